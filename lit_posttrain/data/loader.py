@@ -1,0 +1,153 @@
+"""Loaders that plan whole optimizer steps, so that every micro-batch carries the denominators of its step.
+
+`batch_size` counts conversations (trees) per *optimizer step*. How a step is cut into micro-batches and ranks is the
+trainer's business and changes neither the loss nor the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.data.packing import collate, split_step
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import RowLayout, Tree, TreeBatch
+
+
+class Trees(Protocol):
+    """What a loader needs of a data set; `TreeStore` has it."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]: ...
+    @property
+    def counted_tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def num_responses(self) -> NDArray[np.int64]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tree: ...
+
+
+def step_counts(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
+    """The denominators of a step made of these trees, over all micro-batches and ranks."""
+    return {
+        "tokens": float(store.counted_tokens[members].sum()),
+        "responses": float(store.num_responses[members].sum()),
+        "trees": float(len(members)),
+    }
+
+
+class StepLoader:
+    """Training micro-batches, `accumulate` per optimizer step on each of `world` ranks.
+
+    The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
+    a run resumes in the middle of an epoch. A last, smaller step is kept.
+
+    Raises:
+        PostTrainError: when a checkpoint's state belongs to other data, another batch size or another accumulation.
+    """
+
+    def __init__(
+        self,
+        store: Trees,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        accumulate: int = 1,
+        world: int = 1,
+        rank: int = 0,
+        layout: RowLayout | None = None,
+    ) -> None:
+        if len(store) == 0:
+            raise PostTrainError(
+                "the training data has no usable rows; `lit-posttrain audit` says why"
+            )
+        if batch_size < 1:
+            raise PostTrainError(f"--data.batch_size is {batch_size}; it must be at least 1")
+        self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
+        self.accumulate, self.world, self.rank = accumulate, world, rank
+        self.layout = layout or RowLayout()
+        self.steps = -(-len(store) // batch_size)
+        self._epoch = 0
+        self._yielded = 0
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[TreeBatch]:
+        # A generator: Lightning calls iter() more than once before it takes the first batch.
+        step, skip = divmod(self._yielded, self.accumulate)
+        order = self._order(self._epoch)
+        while step < self.steps:
+            members = order[step * self.batch_size : (step + 1) * self.batch_size]
+            for part, batch in enumerate(self._micro_batches(members)):
+                if part >= skip:
+                    self._yielded += 1
+                    yield batch
+            step, skip = step + 1, 0
+        self._epoch, self._yielded = self._epoch + 1, 0
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(len(self.store))
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.store))
+
+    def _micro_batches(self, members: NDArray[np.int64]) -> Iterator[TreeBatch]:
+        counts = step_counts(self.store, members)
+        parts = split_step(self.store.lengths[members], self.accumulate * self.world)
+        for index in range(self.accumulate):
+            # neighbouring parts hold like lengths: the ranks of one micro-batch finish together
+            chosen = members[parts[index * self.world + self.rank]].tolist()
+            yield collate([self.store[i] for i in chosen], self.layout, counts, chosen)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "data": self.store.fingerprint,
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, micro-batches handed out in it, and what the data was."""
+        epoch, yielded = self._epoch, self._yielded
+        if yielded == len(self):
+            epoch, yielded = epoch + 1, 0
+        return {"epoch": epoch, "yielded": yielded, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the micro-batches of `state`."""
+        for key, now in self._identity().items():
+            if state[key] != now:
+                raise PostTrainError(
+                    f"the checkpoint was trained with {key}={state[key]} and this run has {key}={now}: "
+                    "resume with the same data and settings, or start anew from its exported weights"
+                )
+        self._epoch, self._yielded = int(state["epoch"]), int(state["yielded"])
+
+
+class EvalLoader:
+    """Every tree once, in order, `batch_size` a batch over all ranks; each rank yields equally many batches."""
+
+    def __init__(
+        self, store: Trees, *, batch_size: int, world: int = 1, rank: int = 0, layout: RowLayout | None = None
+    ) -> None:
+        self.store, self.world, self.rank = store, world, rank
+        self.batch_size = max(batch_size, world)
+        self.layout = layout or RowLayout()
+
+    def __len__(self) -> int:
+        return -(-len(self.store) // self.batch_size)
+
+    def __iter__(self) -> Iterator[TreeBatch]:
+        for start in range(0, len(self.store), self.batch_size):
+            members = np.arange(start, min(start + self.batch_size, len(self.store)))
+            chosen = members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist()
+            counts = step_counts(self.store, members)
+            yield collate([self.store[i] for i in chosen], self.layout, counts, chosen)

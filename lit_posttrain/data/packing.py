@@ -1,0 +1,166 @@
+"""From token trees to packed rows: which responses share a prompt, how long rows are, what stands in which row.
+
+Attention over a packed row costs what it masks (a dense mask on CPU), so short rows beat long ones; how long is
+chosen per micro-batch by `RowLayout.attention_cost`. Nothing here changes a loss: only where tokens stand.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_posttrain.types import RowLayout, Tree, TreeBatch
+
+# Candidate row lengths are the longest group times these: more than one group a row pays where lengths are ragged.
+_ROW_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+
+
+@dataclass(slots=True)
+class Group:
+    """Tokens that stand together: a prompt (of tree `tree` of the batch) and some of its responses.
+
+    owns_prompt: the counted tokens of the prompt are targets of this copy; exactly one copy owns them.
+    """
+
+    tree: int
+    responses: list[int]
+    length: int
+    owns_prompt: bool
+
+
+def row_cost(rows: int, length: int, attention_cost: float) -> float:
+    """Cost of a (rows, length) batch in units of one token's matmuls: the linear part plus dense attention."""
+    return rows * length * (1 + attention_cost * length)
+
+
+def make_groups(trees: Sequence[Tree], layout: RowLayout) -> list[Group]:
+    """Decide per tree whether its responses share one copy of the prompt."""
+    groups: list[Group] = []
+    for index, tree in enumerate(trees):
+        prompt, tails = len(tree.prompt), [len(r.tokens) for r in tree.responses]
+        together = Group(index, list(range(len(tails))), prompt + sum(tails), owns_prompt=True)
+        apart = [Group(index, [k], prompt + tail, owns_prompt=k == 0) for k, tail in enumerate(tails)]
+        if len(tails) < 2:
+            groups.append(together)
+            continue
+        cost_apart = sum(row_cost(1, g.length, layout.attention_cost) for g in apart)
+        pays = row_cost(1, together.length, layout.attention_cost) <= cost_apart
+        groups.extend([together] if layout.shared and pays else apart)
+    return groups
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing bin packing: indices of `lengths` per bin; every length must be at most `capacity`."""
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = bisect.bisect_left(room, (lengths[item], -1))
+        if place == len(room):
+            bins.append([item])
+            free, home = capacity - lengths[item], len(bins) - 1
+        else:
+            free, home = room.pop(place)
+            bins[home].append(item)
+            free -= lengths[item]
+        bisect.insort(room, (free, home))
+    return bins
+
+
+def plan_rows(lengths: Sequence[int], layout: RowLayout) -> tuple[int, list[list[int]]]:
+    """The cheapest row length found and the groups of each row."""
+    longest = max(lengths)
+    if not layout.packed:
+        return _round_up(longest, layout.multiple), [[i] for i in range(len(lengths))]
+    plans = []
+    for factor in _ROW_FACTORS:
+        rows = best_fit(lengths, _round_up(int(longest * factor), layout.multiple))
+        # the capacity is a budget; a row is only as long as the fullest one
+        used = _round_up(max(sum(lengths[i] for i in row) for row in rows), layout.multiple)
+        plans.append((row_cost(len(rows), used, layout.attention_cost), used, rows))
+    _, length, rows = min(plans, key=lambda plan: plan[0])
+    return length, rows
+
+
+def split_step(lengths: NDArray[np.int64], parts: int) -> list[list[int]]:
+    """Cut the trees of one optimizer step into `parts` micro-batches of about equal tokens and similar lengths.
+
+    Longest first, so that a micro-batch holds trees of like length and wastes little. With fewer trees than parts
+    some are empty.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    # a tree belongs to the part in which its middle falls: parts of about equal tokens
+    middles = ends - lengths[order] / 2
+    owner = np.minimum((middles * parts / max(int(ends[-1]), 1)).astype(np.int64), parts - 1)
+    return [order[owner == part].tolist() for part in range(parts)]
+
+
+def collate(
+    trees: Sequence[Tree], layout: RowLayout, counts: Mapping[str, float], tree_rows: Sequence[int] = ()
+) -> TreeBatch:
+    """Pack trees into a TreeBatch. No trees give a batch of one padding token and no targets: a rank that has run
+    out of data still takes part in every collective."""
+    groups = make_groups(trees, layout)
+    length, rows = plan_rows([g.length for g in groups], layout) if groups else (1, [[]])
+    shape = (len(rows), length)
+    input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    tree_ids, branch_ids = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
+    first_response = np.cumsum([0, *(len(t.responses) for t in trees)])
+    spans: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []  # (response or -1, indices, ids)
+    last = np.zeros(int(first_response[-1]), np.int64)
+    for row, members in enumerate(rows):
+        column = 0
+        for member in members:
+            group = groups[member]
+            tree = trees[group.tree]
+            start, trunk = row * length + column, len(tree.prompt)
+            here = slice(column, column + trunk)
+            input_ids[row, here], position_ids[row, here] = tree.prompt, np.arange(trunk)
+            tree_ids[row, column : column + group.length] = member
+            if group.owns_prompt and tree.prompt_counted is not None:
+                counted = np.flatnonzero(tree.prompt_counted[1:])
+                spans.append((-1, start + counted, tree.prompt[1:][counted].astype(np.int64)))
+            column += trunk
+            for branch, k in enumerate(group.responses):
+                response = tree.responses[k]
+                size, number = len(response.tokens), int(first_response[group.tree]) + k
+                here = slice(column, column + size)
+                input_ids[row, here], branch_ids[row, here] = response.tokens, branch + 1
+                position_ids[row, here] = np.arange(trunk, trunk + size)
+                # the state that predicts a token is the one before it: the trunk's last for a branch's first
+                before = row * length + column + np.arange(-1, size - 1)
+                before[0] = start + trunk - 1
+                chosen = response.counted if trunk else np.concatenate([[False], response.counted[1:]])
+                spans.append((number, before[chosen], response.tokens[chosen].astype(np.int64)))
+                last[number] = row * length + column + size - 1
+                column += size
+    spans.sort(key=lambda span: span[0])
+    responses = [r for t in trees for r in t.responses]
+    return TreeBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        tree_ids=torch.from_numpy(tree_ids),
+        branch_ids=torch.from_numpy(branch_ids),
+        target_index=_concatenate([s[1] for s in spans]),
+        target_ids=_concatenate([s[2] for s in spans]),
+        target_response=_concatenate([np.full(len(s[1]), s[0], np.int64) for s in spans]),
+        response_tree=_concatenate([np.full(len(t.responses), i, np.int64) for i, t in enumerate(trees)]),
+        response_last=torch.from_numpy(last),
+        response_role=torch.tensor([int(r.role) for r in responses], dtype=torch.int64),
+        response_label=torch.tensor([r.label for r in responses], dtype=torch.float32),
+        counts=dict(counts),
+        tree_rows=list(tree_rows) if tree_rows else list(range(len(trees))),
+    )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _concatenate(parts: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts]))

@@ -1,0 +1,139 @@
+"""The shapes every method shares: a prompt with its K responses (`Tree`), and a packed batch of them (`TreeBatch`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+IntArray = NDArray[np.int32]
+BoolArray = NDArray[np.bool_]
+
+Message = Mapping[str, Any]
+Conversation = Sequence[Message]
+
+
+class Role(IntEnum):
+    """What a response is to its prompt. A ranked response has role RANKED and its rank as label."""
+
+    SAMPLE = 0
+    CHOSEN = 1
+    REJECTED = 2
+    RANKED = 3
+    MISMATCHED = 4
+
+
+@dataclass(slots=True)
+class Response:
+    """One response to a prompt, as token ids.
+
+    tokens: (n,) int32, everything after the prompt, later user turns and tool results included.
+    counted: (n,) bool, the tokens that the policy is trained on (or sampled itself).
+    label: a rank, a margin, 1/0 for good/bad, or a reward, by `role`.
+    """
+
+    tokens: IntArray
+    counted: BoolArray
+    role: Role = Role.SAMPLE
+    label: float = 0.0
+
+
+@dataclass(slots=True)
+class Tree:
+    """A prompt (the trunk) and its K responses (the branches).
+
+    prompt: (n,) int32. prompt_counted: (n,) bool or None; None means that no prompt token is trained on.
+    file, line: where the record came from, for messages to people.
+    """
+
+    prompt: IntArray
+    responses: list[Response]
+    prompt_counted: BoolArray | None = None
+    file: str = ""
+    line: int = 0
+
+    @property
+    def source(self) -> str:
+        """`file:line` of the record."""
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How trees become rows, as the model's architecture and device allow (models/architectures.py decides).
+
+    shared: the responses of a prompt share one copy of it; otherwise each carries its own.
+    packed: several attention groups may stand in one row; otherwise each has a row to itself, which every causal
+        model understands, recurrent ones included.
+    attention_cost: cost of attending to one more column relative to one token's matmuls (measured; see
+        docs/decisions.md). It decides how long rows are and whether sharing a prompt pays.
+    multiple: rows are padded to a multiple of this many tokens.
+    """
+
+    shared: bool = True
+    packed: bool = True
+    attention_cost: float = 6e-4
+    multiple: int = 1
+
+
+@dataclass
+class TreeBatch:
+    """Packed rows of trees. R rows of T tokens, N targets, M responses. All indices are int64.
+
+    input_ids, position_ids (R, T): tokens and their positions; every branch continues from the end of its trunk.
+    tree_ids (R, T): which attention group a token belongs to, unique in the batch; -1 is padding. In the unshared
+        layout every response is a group of its own with a copy of the trunk; `response_tree` still names the prompt.
+    branch_ids (R, T): 0 for the trunk, k >= 1 for the k-th branch of the group.
+    target_index (N,): flat index into R*T of the hidden state that predicts target n.
+    target_ids (N,): the token to predict. Only counted tokens are targets; those of one response are contiguous and
+        in order.
+    target_response (N,): response (0..M-1) of the target; -1 for a counted token of a prompt.
+    response_tree (M,): which prompt of this batch (0..trees-1) a response answers.
+    response_last (M,): flat index of the response's last token.
+    response_role (M,), response_label (M,) float32: see `Role` and `Response.label`.
+    counts: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
+        (tokens, responses, trees, ...).
+    tree_rows: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    tree_ids: Tensor
+    branch_ids: Tensor
+    target_index: Tensor
+    target_ids: Tensor
+    target_response: Tensor
+    response_tree: Tensor
+    response_last: Tensor
+    response_role: Tensor
+    response_label: Tensor
+    counts: dict[str, float]
+    tree_rows: list[int] = field(default_factory=list)
+
+    @property
+    def num_trees(self) -> int:
+        """How many prompts the batch holds: the batch size that `LightningModule.log` wants."""
+        return len(self.tree_rows)
+
+    @property
+    def num_responses(self) -> int:
+        """How many responses the batch holds (M)."""
+        return self.response_tree.numel()
+
+    def _map(self, change: Any) -> Self:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """A copy of the batch on `device`."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """A copy of the batch in pinned memory."""
+        return self._map(lambda t: t.pin_memory())

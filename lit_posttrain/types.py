@@ -126,6 +126,12 @@ class TreeBatch:
         """How many responses the batch holds (M)."""
         return self.response_tree.numel()
 
+    def own_count(self, unit: str) -> float:
+        """How many tokens, responses or trees this micro-batch itself holds: its share of `counts[unit]`."""
+        if unit == "tokens":
+            return float(self.target_ids.numel())
+        return float({"responses": self.num_responses, "trees": self.num_trees}[unit])
+
     def _map(self, change: Any) -> Self:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()})

@@ -1,0 +1,27 @@
+"""The subcommands of `lit-posttrain` that are not the Trainer's: each file is one, with `run(args) -> exit status`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lit_posttrain.errors import PostTrainError
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose mistakes are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise the message as a PostTrainError."""
+        raise PostTrainError(" ".join(str(message).split())) from ex
+
+
+def call(function: Callable[..., int], args: list[str]) -> int:
+    """Parse the arguments of a subcommand by its function's signature and docstring, and call it."""
+    name = args[0]
+    parser = OneLineParser(prog=f"lit-posttrain {name}", description=(function.__doc__ or "").split("\n\n")[0])
+    parser.add_function_arguments(function, as_positional=False)
+    parsed = parser.parse_args(args[1:])
+    return function(**parser.instantiate_classes(parsed).as_dict())

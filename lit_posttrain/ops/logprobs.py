@@ -58,12 +58,10 @@ def token_logprobs(
         ValueError: if the temperature is not positive.
     """
     if temperature <= 0:
-        raise ValueError(
-            f"temperature is {temperature}; it must be positive"
-        )
+        raise ValueError(f"temperature is {temperature}; it must be positive")
     head = head or HeadTransform()
     rows = max(1, chunk_elements // weight_VD.shape[0])
-    logprobs, entropies, hits = _ChunkedLogprobs.apply(
+    logprobs, entropies, hits = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         hidden_ND, weight_VD, bias_V, target_ids_N, head, temperature, entropy, correct, rows
     )
     return TokenLogprobs(logprobs, entropies if entropy else None, hits if correct else None)
@@ -87,7 +85,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     # Autocast is handled by hand (its dtype is read in forward and kept for backward) so that CPU and GPU behave
     # alike; torch.amp.custom_fwd and custom_bwd each know one device type.
     @staticmethod
-    def forward(  # type: ignore[override]  # torch types forward as (*args)
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -125,7 +123,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs, entropies, hits
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor | None, _hits: Any) -> Any:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor | None, _hits: Any) -> Any:
         hidden, weight, bias, targets, normaliser, *rest = ctx.saved_tensors
         entropies = rest[0] if rest else None
         head, temperature, rows, dtype, precise = ctx.settings

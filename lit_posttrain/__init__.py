@@ -1,0 +1,55 @@
+"""Post-training of language models on Lightning: one batch type, one spine, a short file per method."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_posttrain.data.conversation import ConversationData
+    from lit_posttrain.errors import PostTrainError
+    from lit_posttrain.methods.base import PostTrainingModule, Term
+    from lit_posttrain.methods.sft import SFT
+    from lit_posttrain.models.spec import LoRASpec, ModelSpec
+    from lit_posttrain.rollout.engine import Completion, Sampling
+    from lit_posttrain.types import Response, Role, Tree, TreeBatch
+
+__version__ = "0.1.0"
+
+# Imported on first use: `import lit_posttrain` stays quick, and `--help` does not wait for torch.
+_HOMES = {
+    "Completion": "rollout.engine",
+    "ConversationData": "data.conversation",
+    "LoRASpec": "models.spec",
+    "ModelSpec": "models.spec",
+    "PostTrainError": "errors",
+    "PostTrainingModule": "methods.base",
+    "Response": "types",
+    "Role": "types",
+    "SFT": "methods.sft",
+    "Sampling": "rollout.engine",
+    "Term": "methods.base",
+    "Tree": "types",
+    "TreeBatch": "types",
+}
+__all__ = [
+    "SFT",
+    "Completion",
+    "ConversationData",
+    "LoRASpec",
+    "ModelSpec",
+    "PostTrainError",
+    "PostTrainingModule",
+    "Response",
+    "Role",
+    "Sampling",
+    "Term",
+    "Tree",
+    "TreeBatch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lit_posttrain' has no attribute {name!r}")
+    return getattr(import_module(f"lit_posttrain.{_HOMES[name]}"), name)

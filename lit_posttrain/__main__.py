@@ -1,0 +1,7 @@
+"""`python -m lit_posttrain` is `lit-posttrain`."""
+
+import sys
+
+from lit_posttrain.cli import main
+
+sys.exit(main())

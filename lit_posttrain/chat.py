@@ -1,0 +1,66 @@
+"""Conversations with a restored model: messages in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.restore import restore
+from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.hf import HFEngine
+from lit_posttrain.rollout.text import answer_text, prompt_ids
+from lit_posttrain.runtime import fast_bfloat16_cpu
+
+
+@dataclass
+class Answer:
+    """An answer's text, why it ended, and the sum of its tokens' log-probabilities."""
+
+    text: str
+    finish_reason: str
+    logprob: float
+
+
+class ChatModel:
+    """A model folder, hub name, run folder or checkpoint that answers conversations.
+
+    It computes in bfloat16 where the hardware is fast in it.
+    """
+
+    def __init__(self, path: str, batch_size: int = 16) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        fast = self.device.type == "cuda" or fast_bfloat16_cpu()
+        self.restored = restore(path)
+        self.restored.policy.to(self.device)
+        self.tokenizer = self.restored.tokenizer
+
+        def context() -> AbstractContextManager[Any]:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16) if fast else nullcontext()
+
+        ends = self.restored.eos_ids
+        self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
+
+    def answer(
+        self, conversations: Sequence[Sequence[Mapping[str, Any]]], n: int, sampling: Sampling
+    ) -> list[list[Answer]]:
+        """n answers to each conversation.
+
+        Raises:
+            PostTrainError: for a conversation that leaves no room for an answer in the model's length.
+        """
+        limit = getattr(self.restored.policy.config, "max_position_embeddings", None)
+        ids = [prompt_ids(self.tokenizer, c) for c in conversations]
+        for index, prompt in enumerate(ids):
+            if limit is not None and len(prompt) + 1 > limit:
+                raise PostTrainError(
+                    f"prompt {index + 1} has {len(prompt)} tokens; the model takes {limit}: shorten it"
+                )
+        return [
+            [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs)) for c in completions]
+            for completions in self.engine.generate(ids, n, sampling)
+        ]

@@ -1,0 +1,88 @@
+"""The `lit-posttrain` command.
+
+`fit`, `validate`, `test` and `predict` are LightningCLI (lit_posttrain/training.py); the other subcommands are plain
+functions in lit_posttrain/commands. This file only finds the right one, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from lit_posttrain import __version__
+from lit_posttrain.errors import PostTrainError
+
+TRAINER_COMMANDS = {
+    "fit": "Train: lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl",
+    "validate": "Compute the metrics of a checkpoint on the validation data.",
+    "test": "Compute the metrics of a checkpoint on the test data.",
+    "predict": "Write the log-probability of every response of a data set.",
+}
+OTHER_COMMANDS = {
+    "audit": "Read, tokenise and report on the data of a config, without training.",
+    "export": "Turn a checkpoint into a Hugging Face folder.",
+    "generate": "Answer prompts from a file or the command line, as JSON lines.",
+    "chat": "Talk to a model folder or a checkpoint in the terminal.",
+    "configs": "List the ready-made configs, or copy one to edit.",
+}
+_ERROR_EXIT, _INTERRUPT_EXIT = 2, 130
+
+
+def usage() -> str:
+    """The overview that `--help` prints."""
+    width = max(len(name) for name in (*TRAINER_COMMANDS, *OTHER_COMMANDS))
+    lines = ["usage: lit-posttrain COMMAND [OPTIONS]", "", "Post-training of language models.", "", "commands:"]
+    lines += [f"  {name:<{width}}  {text}" for name, text in (TRAINER_COMMANDS | OTHER_COMMANDS).items()]
+    lines += [
+        "",
+        "options:",
+        "  --traceback  Show where in the code an error came from.",
+        "  --version    Show the version.",
+        "",
+        "`lit-posttrain COMMAND --help` explains every option of a command.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit status: 0 done, 2 a mistake in input or setup, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in args or os.environ.get("LIT_POSTTRAIN_TRACEBACK") == "1"
+    args = [a for a in args if a != "--traceback"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        print(f"lit-posttrain {__version__}")
+        return 0
+    try:
+        return _command(args[0])(args)
+    except PostTrainError as problem:
+        if show_traceback:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        return _ERROR_EXIT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPT_EXIT
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name in TRAINER_COMMANDS:
+        run: Callable[[list[str]], int] = import_module("lit_posttrain.training").run
+        return run
+    if name in OTHER_COMMANDS:
+        run = import_module(f"lit_posttrain.commands.{name}").run
+        return run
+    import difflib
+
+    close = difflib.get_close_matches(name, [*TRAINER_COMMANDS, *OTHER_COMMANDS], n=1)
+    hint = f"did you mean {close[0]}?" if close else "see lit-posttrain --help"
+    raise PostTrainError(f"unknown command {name}: {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

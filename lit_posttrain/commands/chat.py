@@ -1,0 +1,53 @@
+"""`lit-posttrain chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+from lit_posttrain.commands import call
+
+
+def chat(
+    model: str, system: str | None = None, max_new_tokens: int = 256, temperature: float = 0.7, seed: int = 0
+) -> int:
+    """Talk to a model folder, hub name, run folder or checkpoint. /reset starts anew, /exit or Ctrl-D ends.
+
+    Args:
+        model: What answers: a hub name, a model folder, a .gguf file, a run's folder or a .ckpt file.
+        system: System prompt.
+        max_new_tokens: Longest answer, in tokens.
+        temperature: 0 takes the most likely token every time, 1 samples from the model's own distribution.
+        seed: The same seed and the same words give the same conversation.
+    """
+    from lit_posttrain.chat import ChatModel
+    from lit_posttrain.rollout.engine import Sampling
+    from lit_posttrain.runtime import quiet_libraries, tune_allocator
+
+    sampling = Sampling(max_new_tokens, temperature, seed=seed)
+    quiet_libraries()
+    tune_allocator()
+    talker = ChatModel(model)
+    opening = [{"role": "system", "content": system}] if system else []
+    messages = list(opening)
+    print("/reset starts anew, /exit or Ctrl-D ends.")
+    while True:
+        try:
+            said = input("\nyou> ").strip()
+        except EOFError:
+            print()
+            return 0
+        if said in ("/exit", "/quit"):
+            return 0
+        if said == "/reset":
+            messages = list(opening)
+            continue
+        if not said:
+            continue
+        messages.append({"role": "user", "content": said})
+        answer = talker.answer([messages], 1, sampling)[0][0]
+        messages.append({"role": "assistant", "content": answer.text})
+        cut = "" if answer.finish_reason == "stop" else f"  [cut at {max_new_tokens} tokens]"
+        print(f"\nmodel> {answer.text}{cut}")
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    return call(chat, args)

@@ -1,0 +1,28 @@
+"""`lit-posttrain export`: a checkpoint as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from lit_posttrain.commands import call
+from lit_posttrain.models.spec import DType
+
+
+def export(ckpt: str, out: str, adapter: bool = False, dtype: DType | None = None) -> int:
+    """Turn a checkpoint into a Hugging Face folder with tokenizer, chat template and a model card.
+
+    Args:
+        ckpt: A .ckpt file, or a run's folder (best.ckpt before last.ckpt).
+        out: Folder to write; it must not exist or be empty.
+        adapter: Write the LoRA adapters alone, for peft, instead of merging them.
+        dtype: Type of the written weights. Default: that of the training run.
+    """
+    from lit_posttrain.export import export_checkpoint
+    from lit_posttrain.runtime import quiet_libraries
+
+    quiet_libraries()
+    print(f"wrote {export_checkpoint(ckpt, out, adapter=adapter, dtype=dtype)}")
+    return 0
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    return call(export, args)

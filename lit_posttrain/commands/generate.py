@@ -1,0 +1,111 @@
+"""`lit-posttrain generate`: answer prompts, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.commands import call
+from lit_posttrain.errors import PostTrainError
+
+
+def generate(
+    model: str,
+    prompt: list[str] | None = None,
+    prompts: str | None = None,
+    out: str | None = None,
+    n: int = 1,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    system: str | None = None,
+    batch_size: int = 16,
+    overwrite: bool = False,
+) -> int:
+    """Answer prompts with a model folder, hub name, run folder or checkpoint; one JSON object per prompt.
+
+    Args:
+        model: What answers: a hub name, a model folder, a .gguf file, a run's folder or a .ckpt file.
+        prompt: One or more prompts on the command line, as a list: '["What is tea?"]'.
+        prompts: A file of prompts: JSON lines with prompt or messages, or plain text with one prompt a line.
+        out: File for the answers. Default: the console.
+        n: Answers per prompt.
+        max_new_tokens: Longest answer, in tokens.
+        temperature: 0 takes the most likely token every time, 1 samples from the model's own distribution.
+        top_p: Sample from the smallest set of tokens with this much probability.
+        top_k: Sample from this many most likely tokens; 0 is all.
+        seed: The same seed gives the same answers.
+        system: System prompt put before each prompt.
+        batch_size: How many answers are generated together.
+        overwrite: Replace an existing file.
+    """
+    from lit_posttrain.chat import ChatModel
+    from lit_posttrain.rollout.engine import Sampling
+    from lit_posttrain.runtime import quiet_libraries, tune_allocator
+
+    conversations = [[{"role": "user", "content": text}] for text in prompt or []]
+    conversations += list(read_prompts(Path(prompts))) if prompts else []
+    if not conversations:
+        raise PostTrainError("nothing to answer: give --prompt '[\"...\"]' or --prompts FILE")
+    if out and Path(out).exists() and not overwrite:
+        raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
+    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
+    quiet_libraries()
+    tune_allocator()
+    chat = ChatModel(model, batch_size=batch_size)
+    if system:
+        conversations = [[{"role": "system", "content": system}, *c] for c in conversations]
+    rows = [
+        {
+            "prompt": c[-1]["content"] if len(c) == 1 else c,
+            "responses": [{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
+        }
+        for c, answers in zip(conversations, chat.answer(conversations, n, sampling), strict=True)
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if out:
+        scratch = Path(f"{out}.part")
+        scratch.write_text(lines, encoding="utf-8")
+        scratch.replace(out)
+        print(f"wrote {len(rows)} rows to {out}")
+    else:
+        sys.stdout.write(lines)
+    return 0
+
+
+def read_prompts(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """The conversations to answer of a JSONL file (columns `prompt` or `messages`) or a text file.
+
+    Raises:
+        PostTrainError: for a missing file and an unusable line.
+    """
+    if not file.is_file():
+        raise PostTrainError(f"{file}: no such file of prompts")
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        if file.suffix != ".jsonl":
+            yield [{"role": "user", "content": line}]
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as problem:
+            raise PostTrainError(f"{file}:{number}: not valid JSON ({problem.msg}); mend or remove the line") from None
+        found = row.get("messages", row.get("prompt", row.get("question"))) if isinstance(row, dict) else None
+        if isinstance(found, str):
+            found = [{"role": "user", "content": found}]
+        if not isinstance(found, list) or not found:
+            raise PostTrainError(f"{file}:{number}: no column `prompt` or `messages`; rename the column")
+        while found and found[-1].get("role") == "assistant":
+            found = found[:-1]  # the answer to be given again
+        yield found
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    return call(generate, args)

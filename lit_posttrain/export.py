@@ -1,0 +1,138 @@
+"""From a checkpoint to a Hugging Face folder: weights as safetensors, tokenizer, template, generation config, card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain import __version__
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.loading import DTYPES
+from lit_posttrain.models.restore import Restored, find_checkpoint, restore
+from lit_posttrain.models.spec import DType
+
+
+def export_checkpoint(ckpt: str, out: str, *, adapter: bool = False, dtype: DType | None = None) -> Path:
+    """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or peft, with adapter=True) loads.
+
+    LoRA is merged into the base unless `adapter`; a quantized base is unpacked to what it computed with, so the
+    merged model equals the trained one. dtype: of the written weights; by default that of the training run.
+
+    Raises:
+        PostTrainError: when there is no checkpoint, the folder exists already, or adapter=True without LoRA.
+    """
+    found, target = find_checkpoint(ckpt), Path(out)
+    if found is None:
+        raise PostTrainError(f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise PostTrainError(f"--out {target} exists already and is not empty; choose another folder")
+    restored = restore(str(found))
+    if adapter and restored.spec.lora is None:
+        raise PostTrainError(f"--adapter: {found} holds a fully trained model, not LoRA adapters; leave --adapter out")
+    model = restored.policy.model if adapter else merged(restored)
+    if dtype is not None:
+        model = model.to(DTYPES[dtype])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        fresh = Path(scratch) / "model"
+        _write(model, restored, fresh, found, adapter)
+        if target.exists():
+            target.rmdir()
+        shutil.move(fresh, target)
+    return target
+
+
+def merged(restored: Restored) -> Any:
+    """A plain transformers model with the adapters added into its weights."""
+    model: Any = restored.policy.model
+    if restored.spec.lora is None:
+        return model
+    if restored.spec.quantization:
+        _unpack_quantized(model)
+    return model.merge_and_unload(safe_merge=True)
+
+
+def _unpack_quantized(model: Any) -> None:
+    """Replace every 4- or 8-bit base layer by a dense one of the weights it computes with.
+
+    peft would round the merged weights to 4 bits again; a dense folder need not lose that.
+    """
+    import bitsandbytes as bnb
+    import torch
+    from peft.utils.integrations import dequantize_bnb_weight
+
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    base = model.get_base_model()
+    for name, layer in list(base.named_modules()):
+        if not isinstance(layer, kinds):
+            continue
+        weight = dequantize_bnb_weight(layer.weight, state=getattr(layer, "state", None))
+        dense = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        dense.weight = torch.nn.Parameter(weight.to(torch.float32), requires_grad=False)
+        if layer.bias is not None:
+            dense.bias = torch.nn.Parameter(layer.bias.detach().to(torch.float32), requires_grad=False)
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, dense)
+    base.config.__dict__.pop("quantization_config", None)
+
+
+def _write(model: Any, restored: Restored, folder: Path, ckpt: Path, adapter: bool) -> None:
+    from transformers import GenerationConfig
+
+    tokenizer = restored.tokenizer
+    if not adapter:
+        ends = restored.eos_ids
+        model.config.eos_token_id = ends[0] if len(ends) == 1 else ends
+        model.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        )
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(restored, ckpt, adapter), encoding="utf-8")
+
+
+def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
+    """What the model is, what it was trained on and how, and the figures of its run, as far as its folder says."""
+    spec, home = restored.spec, ckpt.parent
+    method = restored.run.get("method", "unknown")
+    kind = "LoRA adapter" if adapter else "model"
+    lines = ["---", f"base_model: {spec.path}", "library_name: transformers", "tags: [lit-posttrain]", "---", ""]
+    lines += [f"# {home.name}", "", f"A {kind} trained with lit-posttrain {__version__} ({method}) from `{spec.path}`."]
+    lines += [
+        "",
+        "## Training",
+        "",
+        f"- method: {method}",
+        f"- tokens seen: {int(restored.run.get('num_tokens', 0)):,}",
+    ]
+    if spec.lora is not None:
+        lines.append(f"- LoRA: r {spec.lora.r}, target {spec.lora.target_modules}")
+    if spec.quantization:
+        lines.append(f"- base quantized to {spec.quantization} while training")
+    lines += _data_lines(home / "audit.json") + _figure_lines(home / "metrics.csv")
+    lines += ["", "## Limits", "", "Not evaluated beyond the figures above; it inherits what its base model does."]
+    return "\n".join(lines) + "\n"
+
+
+def _data_lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    files = json.loads(file.read_text(encoding="utf-8")).get("files", [])
+    named = [f for f in files if isinstance(f, dict) and f.get("name", f.get("path"))]
+    return [f"- data: {f.get('name', f.get('path'))}, {f.get('rows', f.get('rows_read', '?'))} rows" for f in named]
+
+
+def _figure_lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    last: dict[str, str] = {}
+    with file.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            last |= {k: v for k, v in row.items() if v}
+    shown = [k for k in last if k.endswith(("/loss", "mean_token_accuracy", "perplexity"))]
+    lines = ["", "## Figures at the end", ""] + [f"- {name}: {float(last[name]):.4f}" for name in shown]
+    return lines if shown else []

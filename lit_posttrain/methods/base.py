@@ -1,0 +1,310 @@
+"""The spine of every method: policy, optimizer, global loss normalisation, metrics, checkpoints.
+
+A method says what its loss terms are (`loss_terms`); everything else is here, once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.metrics import Sums, Totals, ratios
+from lit_posttrain.models.architectures import layout_of
+from lit_posttrain.models.loading import build_policy, load_config, max_positions
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.sharding import build_sharded_policy
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
+from lit_posttrain.rollout.engine import Completion, Sampling
+from lit_posttrain.rollout.hf import HFEngine
+from lit_posttrain.rollout.text import answer_text, prompt_ids
+from lit_posttrain.types import RowLayout, TreeBatch
+
+
+@dataclass
+class Term:
+    """One term of a loss: a sum over the micro-batch and the unit it is divided by.
+
+    total: scalar, the sum over this micro-batch's tokens, responses, pairs or trees.
+    unit: which of `TreeBatch.counts` is its denominator over the whole optimizer step.
+    weight: coefficient of the term in the loss.
+    """
+
+    total: Tensor
+    unit: Literal["tokens", "responses", "trees"]
+    weight: float = 1.0
+
+
+class PostTrainingModule(pl.LightningModule):
+    """Base class of all methods. Subclasses implement `loss_terms`."""
+
+    policy: Policy | None
+
+    def __init__(
+        self,
+        policy: ModelSpec,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5, weight_decay=0.0),
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup: float = 0.03,
+    ) -> None:
+        """
+        Args:
+            policy: The model to train.
+            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
+            schedule: How the learning rate falls after warm-up, per optimizer step.
+            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+        """
+        super().__init__()
+        self.spec = policy
+        self.optimizer_factory = optimizer
+        self.schedule, self.warmup = schedule, warmup
+        self.policy = None
+        self.num_tokens = 0.0
+        self._totals = Totals()
+        self._eval_totals = Totals()
+        self._file = ""  # prefix of the metrics of the file under evaluation
+        self._grad_norm = 0.0
+        # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
+        self.strict_loading = policy.lora is None
+
+    # What a method defines -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        """The terms of the loss on a micro-batch, by name. Call `track` for further metrics."""
+
+    def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Metrics that are functions of reduced ones, such as a perplexity. `values` holds them unprefixed."""
+        return {}
+
+    # What a method uses ----------------------------------------------------------------------------------------
+
+    def token_logprobs(self, batch: TreeBatch, **options: Any) -> Any:
+        """Log-probs of the batch's targets under the policy; options as in `Policy.forward`."""
+        assert self.policy is not None
+        return self.policy(batch, **options)
+
+    def track(self, name: str, total: Tensor, count: Tensor | float) -> None:
+        """Add to a metric: it is logged as sum(total) / sum(count) over all micro-batches and ranks since the last
+        log, reduced once."""
+        if self.trainer.training:
+            self._totals.update(name, total, count)
+        else:
+            self._eval_totals.update(self._file + name, total, count)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        """n responses to each prompt (token ids) from the current policy. With several processes, call it on all."""
+        return self.engine().generate(prompts, n, sampling)
+
+    def generate_text(
+        self, conversations: Sequence[Sequence[Mapping[str, Any]]], max_new_tokens: int, temperature: float, seed: int
+    ) -> list[str]:
+        """One answer to each conversation, as text: what callbacks that show samples ask for."""
+        ids = [prompt_ids(self.tokenizer, c) for c in conversations]
+        drawn = self.generate(ids, Sampling(max_new_tokens, temperature, seed=seed))
+        return [answer_text(self.tokenizer, answers[0]) for answers in drawn]
+
+    def engine(self, batch_size: int = 32) -> HFEngine:
+        """An engine on the current policy, in the trainer's precision."""
+        assert self.policy is not None
+        trainer = self._attached_trainer()
+
+        def context() -> AbstractContextManager[Any]:
+            return trainer.precision_plugin.forward_context() if trainer is not None else nullcontext()
+
+        sharded = trainer is not None and self.device_mesh is not None
+        ends = eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.causal_lm, "generation_config", None))
+        any_rank = (lambda flag: bool(trainer.strategy.reduce_boolean_decision(flag, all=False))) if sharded else None
+        return HFEngine(self.policy, ends, batch_size=batch_size, context=context, any_rank=any_rank)
+
+    # What data modules and callbacks ask for -------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the policy."""
+        return load_tokenizer(self.spec)
+
+    @cached_property
+    def model_config(self) -> Any:
+        """The transformers config of the policy; known before the model is built."""
+        return load_config(self.spec)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the model takes."""
+        return max_positions(self.model_config)
+
+    @property
+    def layout(self) -> RowLayout:
+        """How trees may be packed for this model and device."""
+        trainer = self._attached_trainer()
+        device = trainer.strategy.root_device.type if trainer is not None else self.device.type
+        return layout_of(self.model_config, device)
+
+    # Lightning's hooks -----------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the policy; Lightning calls it in the right device and dtype context, possibly more than once."""
+        if self.policy is not None:
+            return
+        vocabulary = len(self.tokenizer)
+        if self.device_mesh is None:
+            self.policy = build_policy(self.spec, vocabulary)
+        else:
+            mesh = self.device_mesh["data_parallel"]
+            self.policy = build_sharded_policy(self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or the configured one, on two groups: matrices with weight decay, vectors without."""
+        from transformers import get_scheduler
+
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1]},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer_factory([g for g in groups if g["params"]])
+        total = int(self.trainer.estimated_stepping_batches)
+        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        scheduler = get_scheduler(
+            name, optimizer, num_warmup_steps=round(self.warmup * total), num_training_steps=total
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
+        """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""
+        torch.manual_seed(hash((self.trainer.global_step, batch_idx, self.trainer.global_rank)) % 2**63)
+
+    def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
+        """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
+        terms = self._tracked_terms(batch)
+        loss = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
+        sampler = self.trainer.distributed_sampler_kwargs
+        ranks = sampler["num_replicas"] if sampler else 1
+        return loss * (self.trainer.accumulate_grad_batches * ranks)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure the gradient (before clipping) on the steps that are logged."""
+        if self._logs_step(self.trainer.global_step + 1):
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+            self._grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
+        """At the end of a step that Lightning logs, reduce the metrics once and hand them over."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        self.num_tokens += batch.counts["input_tokens"]
+        if self._logs_step(self.trainer.global_step):
+            values = ratios(self._totals.compute())
+            self._totals.reset()
+            values |= self.derived_metrics(values)
+            values |= {"num_tokens": self.num_tokens, "grad_norm": self._grad_norm}
+            values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self._log("train", values, bar=("loss",))
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the totals of its file."""
+        self._file = f"{dataloader_idx}:"
+        self._tracked_terms(batch)
+
+    def test_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As `validation_step`."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Per response: the row it came from, its counted tokens and their summed log-probability."""
+        logprobs = self.token_logprobs(batch).logprobs
+        of_response = batch.target_response >= 0
+        zeros = logprobs.new_zeros(batch.num_responses)
+        sums = zeros.index_add(0, batch.target_response[of_response], logprobs[of_response])
+        sizes = batch.target_response[of_response].bincount(minlength=batch.num_responses)
+        rows = [batch.tree_rows[tree] for tree in batch.response_tree.tolist()]
+        return [
+            {"row": row, "logprob": logprob, "tokens": size, "file": dataloader_idx}
+            for row, logprob, size in zip(rows, sums.tolist(), sizes.tolist(), strict=True)
+        ]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log each file's metrics and, for several files, their sum."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """As `on_validation_epoch_end`."""
+        self._log_evaluation("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what an export needs to know, and leave frozen weights out."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        if self.spec.lora is not None:
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["lit_posttrain"] = {
+            "method": type(self).__name__,
+            "policy": asdict(self.spec),
+            "num_tokens": self.num_tokens,
+            "totals": self._totals.dump(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore counters; refuse a checkpoint that lacks something that is trained here."""
+        saved = checkpoint["lit_posttrain"]
+        missing = {n for n, p in self.named_parameters() if p.requires_grad} - set(checkpoint.get("state_dict", {}))
+        if missing and checkpoint.get("state_dict"):
+            raise PostTrainError(
+                f"the checkpoint lacks {len(missing)} trained weights, such as {min(missing)}; "
+                "resume with the same --model.policy (lora, quantization) as it was trained with"
+            )
+        self.num_tokens = saved["num_tokens"]
+        self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
+
+    # Inside ----------------------------------------------------------------------------------------------------
+
+    def _attached_trainer(self) -> Any:
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
+
+    def _logs_step(self, step: int) -> bool:
+        trainer: Any = self.trainer  # the attribute is set by Lightning's logger connector, unseen by type checkers
+        return bool(step % trainer.log_every_n_steps == 0)
+
+    def _tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        terms = self.loss_terms(batch)
+        for name, term in terms.items():
+            self.track(f"loss/{name}", term.weight * term.total, batch.own_count(term.unit))
+        return terms
+
+    def _log(self, stage: str, values: Mapping[str, float], bar: Sequence[str] = ()) -> None:
+        for name, value in values.items():  # reduced over ranks already
+            self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1, rank_zero_only=False)
+
+    def _log_evaluation(self, stage: str) -> None:
+        sums = self._eval_totals.compute()
+        self._eval_totals.reset()
+        files: dict[str, Sums] = {}
+        overall: Sums = {}
+        for key, (total, count) in sums.items():
+            file, _, name = key.partition(":")
+            files.setdefault(file, {})[name] = (total, count)
+            before = overall.get(name, (0.0, 0.0))
+            overall[name] = (before[0] + total, before[1] + count)
+        names = getattr(getattr(self.trainer, "datamodule", None), f"{stage}_names", None)
+        for file, part in files.items():
+            if len(files) > 1:
+                values = ratios(part)
+                label = names[int(file)] if names else f"file_{file}"
+                self._log(f"{stage}/{label}", values | self.derived_metrics(values))
+        values = ratios(overall)
+        self._log(stage, values | self.derived_metrics(values), bar=("loss",))

@@ -1,0 +1,30 @@
+"""Supervised fine-tuning: maximise the likelihood of the counted tokens of given responses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lit_posttrain.methods.base import PostTrainingModule, Term
+from lit_posttrain.ops.losses import negative_log_likelihood
+from lit_posttrain.types import TreeBatch
+
+
+class SFT(PostTrainingModule):
+    """Supervised fine-tuning on conversations, instructions or plain text.
+
+    loss = sum over the step's counted tokens of -log pi(token) / number of counted tokens of the step.
+    Metrics: loss, entropy (mean per token, nats), mean_token_accuracy, perplexity (exp of the loss), num_tokens.
+    """
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        """The negative log-likelihood per token."""
+        out = self.token_logprobs(batch, entropy=True, correct=True)
+        count = batch.own_count("tokens")
+        self.track("entropy", out.entropy.sum(), count)
+        self.track("mean_token_accuracy", out.correct.sum(), count)
+        return {"nll": Term(negative_log_likelihood(out.logprobs), "tokens")}
+
+    def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Perplexity is a function of the reduced loss, not a mean of perplexities."""
+        return {"perplexity": math.exp(min(values["loss"], 700.0))} if "loss" in values else {}

@@ -1,0 +1,110 @@
+"""Which architectures are proven to compute packed trees exactly, and what each needs for it.
+
+tests/models/test_architectures.py runs every entry of the table against plain transformers on separate sequences.
+An architecture that is not listed gets one sequence a row and its own head: slower, never silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_posttrain.ops.attention import additive, tree_mask
+from lit_posttrain.ops.logprobs import HeadTransform
+from lit_posttrain.types import RowLayout, TreeBatch
+
+# Measured on two CPU cores with SmolLM2-135M (hidden size 576): time per token = 1 + 6e-4 * row length.
+# The matmuls of a token grow with the square of the hidden size, its attention linearly: the ratio falls as 1/hidden.
+_CPU_ATTENTION_COST_TIMES_HIDDEN = 0.35
+_GPU_ATTENTION_COST_TIMES_HIDDEN = 0.1
+
+
+def _identity(config: Any) -> HeadTransform:
+    return HeadTransform()
+
+
+def _granite(config: Any) -> HeadTransform:
+    return HeadTransform(logit_scale=1.0 / config.logits_scaling)
+
+
+def _cohere(config: Any) -> HeadTransform:
+    return HeadTransform(logit_scale=config.logit_scale)
+
+
+def _gemma(config: Any) -> HeadTransform:
+    return HeadTransform(softcap=config.final_logit_softcapping)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a model family takes its masks and shapes its logits.
+
+    masks: "full": one causal mask; "window": one mask, limited to `config.sliding_window` where that is set;
+        "by_layer": a mask per layer type, handed over as a dict.
+    head: what happens between the LM head and the softmax, from the model's config.
+    soft_capped_attention: attention scores are capped, which sdpa cannot do: eager is the exact choice.
+    """
+
+    masks: Literal["full", "window", "by_layer"] = "full"
+    head: Callable[[Any], HeadTransform] = _identity
+    soft_capped_attention: bool = False
+
+
+PROVEN: dict[str, Architecture] = {
+    "cohere": Architecture(head=_cohere),
+    "gemma2": Architecture("by_layer", _gemma, soft_capped_attention=True),
+    "gemma3_text": Architecture("by_layer", _gemma),
+    "gpt2": Architecture(),
+    "gpt_neox": Architecture(),
+    "granite": Architecture(head=_granite),
+    "llama": Architecture(),
+    "mistral": Architecture("window"),
+    "mixtral": Architecture("window"),
+    "olmo2": Architecture(),
+    "phi3": Architecture("window"),
+    "qwen2": Architecture("by_layer"),
+    "qwen3": Architecture("by_layer"),
+    "qwen3_moe": Architecture("window"),
+    "smollm3": Architecture("by_layer"),
+}
+
+
+def architecture_of(config: Any) -> Architecture | None:
+    """The proven architecture of a model config, or None."""
+    return PROVEN.get(config.model_type)
+
+
+def layout_of(config: Any, device_type: str) -> RowLayout:
+    """How trees may be laid out for a model: shared and packed where proven, else one sequence a row."""
+    proven = architecture_of(config) is not None
+    scale = _CPU_ATTENTION_COST_TIMES_HIDDEN if device_type == "cpu" else _GPU_ATTENTION_COST_TIMES_HIDDEN
+    hidden = getattr(config, "hidden_size", None) or 1024
+    # tensor cores want multiples of 8; a CPU does not care
+    return RowLayout(proven, proven, scale / hidden, multiple=1 if device_type == "cpu" else 8)
+
+
+def attention_masks(batch: TreeBatch, config: Any, implementation: str, dtype: torch.dtype) -> Any:
+    """The mask argument of a proven architecture: a (R, 1, T, T) tensor, boolean for sdpa and additive for eager, or
+    a dict of them by layer type."""
+    architecture = PROVEN[config.model_type]
+
+    def mask(window: int | None) -> Tensor:
+        visible = tree_mask(batch.tree_ids, batch.branch_ids, batch.position_ids, window)
+        return visible if implementation == "sdpa" else additive(visible, dtype)
+
+    window: int | None = getattr(config, "sliding_window", None)
+    if architecture.masks == "full":
+        return mask(None)
+    if architecture.masks == "window":
+        return mask(window)
+    kinds = set(config.layer_types)
+    return {kind: mask(window if kind == "sliding_attention" else None) for kind in kinds}
+
+
+def plain_mask(batch: TreeBatch) -> Tensor:
+    """The ordinary (R, T) padding mask, for one right-padded sequence a row."""
+    return (batch.tree_ids >= 0).long()

@@ -1,0 +1,173 @@
+"""From a ModelSpec to a Policy: hub, folder or GGUF; adapters; 4 and 8 bits; added tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.architectures import architecture_of
+from lit_posttrain.models.paths import made_once, resolve
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.spec import LoRASpec, ModelSpec
+from lit_posttrain.models.tokenizers import first_line
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def load_config(spec: ModelSpec) -> Any:
+    """The transformers config of a model.
+
+    Raises:
+        PostTrainError: if there is no model at the path, or it is not a causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    where, gguf = resolve(spec.path)
+    options = {"gguf_file": gguf} if gguf else {}
+    try:
+        config = AutoConfig.from_pretrained(
+            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **options
+        )
+    except (OSError, ValueError, KeyError) as problem:
+        raise PostTrainError(f"no model found at {spec.path}: {first_line(problem)}") from problem
+    config = config.get_text_config(decoder=True)
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    declared = getattr(config, "architectures", None) or []
+    causal = not declared or any("CausalLM" in name or "LMHead" in name or "Conditional" in name for name in declared)
+    if not spec.trust_remote_code and not (known and causal and not getattr(config, "is_encoder_decoder", False)):
+        raise PostTrainError(
+            f"{spec.path} is a {config.model_type} model ({', '.join(declared) or 'no architecture named'}), which is "
+            "not a causal language model; name a decoder such as a Llama or Qwen"
+        )
+    return config
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence a model takes, where its config says one."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def attention_implementation(spec: ModelSpec, config: Any) -> str:
+    """sdpa, but eager where attention scores are capped: sdpa would leave the cap out silently."""
+    if spec.attention != "auto":
+        return spec.attention
+    architecture = architecture_of(config)
+    return "eager" if architecture and architecture.soft_capped_attention else "sdpa"
+
+
+def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False) -> Policy:
+    """Load the model of a spec and wrap it.
+
+    vocabulary: number of tokens of the tokenizer; embeddings grow when it exceeds the model's (their new rows are
+        drawn around the mean of the old ones, as transformers does).
+    meta: build the module's structure on the meta device, without weights.
+
+    Raises:
+        PostTrainError: when parts of the spec do not go together.
+    """
+    if spec.quantization and spec.lora is None:
+        raise PostTrainError(
+            f"quantization {spec.quantization} freezes the weights, so nothing would be trained; "
+            "add adapters with --model.policy.lora.r 16"
+        )
+    model = _empty_model(spec) if meta else _load_model(spec)
+    if vocabulary > model.get_input_embeddings().num_embeddings:
+        if spec.lora is not None:
+            raise PostTrainError(
+                "the tokenizer has more tokens than the model and adapters would leave the new embeddings untrained; "
+                "train all weights (no --model.policy.lora), or use a template whose tokens the model knows"
+            )
+        model.resize_token_embeddings(vocabulary)
+    if spec.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if spec.lora is not None:
+        model = add_adapters(model, spec.lora)
+    model.train()
+    return Policy(model)
+
+
+def _load_model(spec: ModelSpec) -> Any:
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    config = load_config(spec)
+    where, gguf = resolve(spec.path)
+    options: dict[str, Any] = {}
+    if gguf:
+        options = {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
+    if spec.quantization:
+        if gguf:
+            where, options = str(_dense_folder(spec, Path(where) / gguf)), {}
+        options["quantization_config"] = _quantization_config(spec)
+    implementation = attention_implementation(spec, config)
+    if spec.random_init:
+        with torch.device("cpu"):
+            fresh = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
+        return fresh.to(DTYPES[spec.dtype])
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            where,
+            revision=spec.revision,
+            dtype=DTYPES[spec.dtype],
+            attn_implementation=implementation,
+            trust_remote_code=spec.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
+
+
+def _empty_model(spec: ModelSpec) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(spec)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(spec, config))
+    return model.to(DTYPES[spec.dtype])
+
+
+def _quantization_config(spec: ModelSpec) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if spec.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[spec.dtype],
+    )
+
+
+def _dense_folder(spec: ModelSpec, file: Path) -> Path:
+    """bitsandbytes quantises while transformers loads a dense folder, so a GGUF file is unpacked into the cache."""
+
+    def unpack(folder: Path) -> None:
+        _load_model(replace(spec, quantization=None, dtype="float32", random_init=False)).save_pretrained(folder)
+
+    return made_once(file, "dense", unpack)
+
+
+def add_adapters(model: nn.Module, lora: LoRASpec) -> Any:
+    """Put peft's LoRA layers into a model. Adapters are float32 whatever the base's type."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+    )

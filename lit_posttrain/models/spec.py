@@ -1,0 +1,62 @@
+"""What model to train, as one dataclass that nests in configs and overrides on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+Quantization = Literal["nf4", "int8"]
+Attention = Literal["auto", "sdpa", "eager"]
+
+
+@dataclass
+class LoRASpec:
+    """Low-rank adapters (Hu et al. 2021) through peft; the base weights stay frozen and out of the checkpoints.
+
+    Args:
+        r: Rank of the adapters; larger learns more and costs more memory.
+        alpha: Scale of the adapters; their product is multiplied by alpha / r. Default: 2 * r.
+        dropout: Dropout on the adapters' input while training.
+        target_modules: "all-linear", or the names of the layers to adapt, such as [q_proj, v_proj].
+    """
+
+    r: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+@dataclass
+class ModelSpec:
+    """Where a model comes from and how it is loaded.
+
+    Args:
+        path: A Hugging Face hub name, a folder, a .gguf file, or package:NAME/FILE for a file inside an installed
+            Python package.
+        revision: Branch, tag or commit of a hub model.
+        dtype: Type of the weights in memory. Keep float32 for full fine-tuning and let --trainer.precision bf16-mixed
+            compute in bfloat16: weights kept in bfloat16 do not move under small learning rates.
+        lora: Train low-rank adapters instead of all weights; --model.policy.lora.r 16 is enough to switch it on.
+        quantization: Load the frozen base in 4 bits (nf4) or 8 bits (int8) with bitsandbytes; needs lora to train.
+        attention: Attention implementation; auto takes the one that is exact and fast for the model.
+        checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        chat_template: Template for a model that has none, or to replace its own: chatml, or a Jinja file.
+        tokenizer: Where the tokenizer comes from when it is not beside the model.
+        special_tokens: Tokens to add to the vocabulary; the embeddings grow to fit.
+        random_init: Start from random weights of the same shape, to train from nothing or to measure.
+        trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: DType = "float32"
+    lora: LoRASpec | None = None
+    quantization: Quantization | None = None
+    attention: Attention = "auto"
+    checkpointing: bool = False
+    chat_template: str | None = None
+    tokenizer: str | None = None
+    special_tokens: list[str] = field(default_factory=list)
+    random_init: bool = False
+    trust_remote_code: bool = False

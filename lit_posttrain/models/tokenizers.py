@@ -1,0 +1,85 @@
+"""Tokenizers: where they come from, the chat template, added tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.paths import made_once, resolve
+from lit_posttrain.models.spec import ModelSpec
+
+TEMPLATES = {
+    "chatml": (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}"
+        "{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+}
+_TEMPLATE_TOKENS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
+_END_OF_TURN = {"chatml": "<|im_end|>"}
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """The tokenizer of a model, with the spec's chat template and added tokens.
+
+    Raises:
+        PostTrainError: if there is no tokenizer, or the template file does not exist.
+    """
+    where, gguf = resolve(spec.tokenizer or spec.path)
+    tokenizer = _gguf_tokenizer(where, gguf) if gguf else _pretrained_tokenizer(where, spec)
+    if spec.chat_template is not None:
+        tokenizer.chat_template = _template(spec.chat_template)
+        end = _END_OF_TURN.get(spec.chat_template)
+        missing = [t for t in _TEMPLATE_TOKENS.get(spec.chat_template, []) if t not in tokenizer.get_vocab()]
+        tokenizer.add_special_tokens({"additional_special_tokens": missing})
+        if end is not None:
+            tokenizer.eos_token = end
+    if spec.special_tokens:
+        tokenizer.add_tokens(spec.special_tokens, special_tokens=True)
+    return tokenizer
+
+
+def _template(name: str) -> str:
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    file = Path(name).expanduser()
+    if not file.is_file():
+        known = ", ".join(TEMPLATES)
+        raise PostTrainError(f"--model.policy.chat_template {name}: no such file, and not one of the built-in: {known}")
+    return file.read_text(encoding="utf-8")
+
+
+def _pretrained_tokenizer(where: str, spec: ModelSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code, use_fast=True
+        )
+    except (OSError, ValueError, KeyError) as problem:
+        raise PostTrainError(f"no tokenizer found at {where}: {first_line(problem)}") from problem
+
+
+def _gguf_tokenizer(where: str, gguf: str) -> Any:
+    """Converting a GGUF vocabulary takes seconds, so the result is kept in the cache."""
+    from transformers import AutoTokenizer
+
+    def convert(folder: Path) -> None:
+        AutoTokenizer.from_pretrained(where, gguf_file=gguf).save_pretrained(folder)
+
+    return AutoTokenizer.from_pretrained(made_once(Path(where) / gguf, "tokenizer", convert))
+
+
+def first_line(problem: BaseException) -> str:
+    """The first non-empty line of an exception's message."""
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+
+
+def eos_ids(tokenizer: Any, *configs: Any) -> list[int]:
+    """Every id that ends a generation: the tokenizer's, and those of the model's and the generation config."""
+    found: set[int] = set()
+    for value in (tokenizer.eos_token_id, *(getattr(c, "eos_token_id", None) for c in configs)):
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    return sorted(found)

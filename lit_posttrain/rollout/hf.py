@@ -1,0 +1,163 @@
+"""The embedded engine: batched generation with the policy that is being trained.
+
+Prompts are sorted by length so that a batch has little padding, each is computed once for its n samples, finished
+sequences leave the batch, and every sampled token's log-probability is kept. transformers' own `generate` does none
+of the last three, which is why the loop is written out here; model, cache and masks are transformers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.rollout.engine import Completion, Sampling
+
+# Sequences that ended leave the batch once they are this share of it: a smaller batch saves time, and moving the
+# cache costs some.
+_COMPACT_AT = 0.25
+
+
+class HFEngine:
+    """Generation with a `Policy` in this process.
+
+    Args:
+        policy: The model; its weights are used as they are, so there is nothing to update.
+        eos_ids: Every id that ends a response.
+        batch_size: How many sequences are decoded together.
+        context: Opened once around a whole call: autocast keeps its casts of the weights for that long.
+        any_rank: True if its argument is True on any rank. Sharded policies need every rank in every forward, so
+            ranks that have finished keep taking part until none has work left.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        eos_ids: Sequence[int],
+        *,
+        batch_size: int = 32,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        any_rank: Callable[[bool], bool] | None = None,
+    ) -> None:
+        self.policy, self.batch_size, self.context = policy, batch_size, context
+        self.eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long)
+        self._any_rank = any_rank
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
+        """n responses to each prompt (token ids), in the prompts' order. The policy's train/eval mode is restored."""
+        training = self.policy.training
+        self.policy.eval()
+        try:
+            with self.context():
+                return self._generate(prompts, n, sampling)
+        finally:
+            self.policy.train(training)
+
+    def _generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
+        device = next(self.policy.parameters()).device
+        self.eos_ids = self.eos_ids.to(device)
+        generator = torch.Generator(device).manual_seed(sampling.seed)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        per_batch = max(1, self.batch_size // n)
+        batches = [order[i : i + per_batch] for i in range(0, len(order), per_batch)]
+        results: list[list[Completion]] = [[] for _ in prompts]
+        while self._go_on(bool(batches)):
+            members = batches.pop(0) if batches else []
+            drawn = self._decode_batch([prompts[i] for i in members], n, sampling, generator, device)
+            for place, index in enumerate(members):
+                results[index] = drawn[place * n : (place + 1) * n]
+        return results
+
+    def _go_on(self, work_left: bool) -> bool:
+        return work_left if self._any_rank is None else self._any_rank(work_left)
+
+    def _decode_batch(
+        self,
+        prompts: list[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> list[Completion]:
+        """Prefill each prompt once, copy its cache n times, then one token a step for all that are unfinished."""
+        count = len(prompts) * n
+        ids, mask = _left_pad(prompts or [[0]], device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        out = self.policy.decode(ids, mask, positions, None)
+        logits, cache = out.logits.repeat_interleave(n, 0)[:count], out.cache
+        if n > 1 and count:
+            cache.batch_repeat_interleave(n)
+        mask = mask.repeat_interleave(n, 0)
+        position = positions[:, -1:].repeat_interleave(n, 0)
+        alive = torch.arange(count, device=device)  # which sequence each row of the batch is
+        tokens = torch.zeros(count, sampling.max_new_tokens, dtype=torch.long, device=device)
+        logprobs = torch.zeros(count, sampling.max_new_tokens, device=device)
+        lengths = torch.full((count,), sampling.max_new_tokens, device=device)
+        ended = torch.zeros(count, dtype=torch.bool, device=device)
+        for step in range(sampling.max_new_tokens):
+            if len(alive):
+                drawn, logps = sample(logits, sampling, generator)
+                fresh = ~ended[alive]
+                tokens[alive[fresh], step], logprobs[alive[fresh], step] = drawn[fresh], logps[fresh]
+                stop = fresh & torch.isin(drawn, self.eos_ids)
+                lengths[alive[stop]] = step + 1
+                ended[alive[stop]] = True
+                finished = ended[alive]
+                done = int(finished.sum())
+                if done == len(alive):
+                    alive = alive[:0]
+                elif done >= _COMPACT_AT * len(alive):
+                    keep = (~finished).nonzero()[:, 0]
+                    alive, mask, position, drawn = alive[keep], mask[keep], position[keep], drawn[keep]
+                    cache.batch_select_indices(keep)
+            if step + 1 == sampling.max_new_tokens or not self._go_on(len(alive) > 0):
+                break
+            if len(alive) == 0:  # another rank is not done: take part in its forward
+                self.policy.decode(ids[:1, :1], mask[:1, :1], positions[:1, :1], None)
+                continue
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+            position = position + 1
+            logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
+        return [
+            Completion(tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stopped else "length")
+            for i, (size, stopped) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True))
+        ]
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids and mask (B, S) with the prompts at the right; what stands in the padding is never looked at."""
+    longest = max(len(p) for p in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.as_tensor(list(prompt), dtype=torch.long)
+        mask[row, longest - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw one token per row of logits (B, V): ids (B,) and their log-probs (B,) under the distribution drawn from.
+
+    Greedy decoding (temperature 0) reports the log-prob under the unscaled distribution.
+    """
+    scores = logits.float()
+    if sampling.temperature == 0:
+        ids = scores.argmax(-1)
+        return ids, scores.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+    scores = scores / sampling.temperature
+    if sampling.top_k:
+        floor = scores.topk(min(sampling.top_k, scores.shape[-1])).values[:, -1:]
+        scores = scores.masked_fill(scores < floor, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, index = scores.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        drop = (before >= sampling.top_p).scatter(1, index, before >= sampling.top_p)
+        scores = scores.masked_fill(drop, -torch.inf)
+    logps = scores.log_softmax(-1)
+    ids = torch.multinomial(logps.exp(), 1, generator=generator)
+    return ids[:, 0], logps.gather(1, ids)[:, 0]

@@ -1,0 +1,54 @@
+"""What the command line sets up in its process: memory allocator, precision by processor, quiet libraries."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import warnings
+from pathlib import Path
+
+# mallopt parameters of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_KEEP = 2**31 - 1  # mallopt takes an int; 2 GiB
+
+
+def tune_allocator() -> bool:
+    """Let glibc keep freed memory in the process instead of giving it back and faulting it in again at every step.
+
+    Large tensors are otherwise mapped and unmapped each time: up to half of a CPU training step. True if it was done
+    (Linux with glibc only).
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP), (_M_TOP_PAD, 2**28))
+    return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings)
+
+
+def fast_bfloat16_cpu() -> bool:
+    """Whether the processor multiplies bfloat16 matrices faster than float32: it has AMX tiles.
+
+    AVX512-BF16 without AMX was measured at half of float32's speed (docs/decisions.md).
+    """
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def quiet_libraries() -> None:
+    """Leave the console to the run: no device lines, tips and progress bars of loading."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -1,0 +1,233 @@
+"""`lit-posttrain fit | validate | test | predict`: LightningCLI with a run's folder, tracking and one-line errors."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lit_posttrain.callbacks import (
+    AtomicCheckpointIO,
+    FiniteLossGuard,
+    GracefulInterrupt,
+    PredictionWriter,
+    RunPlan,
+    ThroughputMonitor,
+    run_checkpoints,
+)
+from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported
+from lit_posttrain.data.conversation import ConversationData as ConversationData
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.base import PostTrainingModule
+from lit_posttrain.methods.sft import SFT as SFT
+from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
+from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose mistakes are one line, without the whole usage above it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise the message as a PostTrainError."""
+        raise PostTrainError(" ".join(str(message).split())) from ex
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the resolved config into the run's folder."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Overwrite config.yaml atomically: a resumed run may have changed it."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / "config.yaml.part"
+        self.parser.save(self.config, str(scratch), skip_none=False, overwrite=True, multifile=False)
+        scratch.replace(folder / "config.yaml")
+        datamodule = getattr(trainer, "datamodule", None)
+        audit = getattr(datamodule, "audit", None)
+        if audit is not None and stage == "fit":
+            (folder / "audit.json").write_text(audit.to_json(), encoding="utf-8")
+
+
+class PostTrainCLI(LightningCLI):
+    """LightningCLI with this project's defaults. In notebooks: `PostTrainCLI(run=False, args={...})`."""
+
+    def __init__(self, args: Any = None, run: bool = True) -> None:
+        super().__init__(
+            PostTrainingModule,
+            pl.LightningDataModule,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults={
+                "precision": None,
+                "max_epochs": 1,
+                "log_every_n_steps": 1,
+                "gradient_clip_val": 1.0,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            parser_class=OneLineParser,
+            parser_kwargs={"description": "Post-training of language models."} if not run else None,
+            args=args,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options of a run beside model, data and trainer."""
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run's folder. Default: method, date and time."
+        )
+        parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs keep their folders.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Start anew in a run's folder that exists already."
+        )
+        parser.add_argument(
+            "--tune_allocator",
+            type=bool,
+            default=True,
+            help="On Linux CPUs keep freed memory in the process: up to half of a step's time.",
+        )
+        parser.add_argument(
+            "--checkpoint_every", type=int, default=200, help="Save last.ckpt every so many optimizer steps."
+        )
+        parser.add_argument(
+            "--monitor", type=str, default="val/loss", help="Metric whose lowest value makes best.ckpt."
+        )
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_lightning_class_args(ThroughputMonitor, "throughput")
+
+    def option(self, key: str) -> Any:
+        """A parsed option of this run, by its dotted name."""
+        return self.config.get(f"{self.subcommand}.{key}" if self.subcommand else key)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.option("runs")) / self.run_name
+
+    def before_instantiate_classes(self) -> None:
+        """Decide on name and precision, so that the saved config says what was run."""
+        section = self.config[self.subcommand] if self.subcommand else self.config
+        if section.get("name") is None:
+            section["name"] = _fresh_name(str(section.model.class_path).rsplit(".", 1)[-1].lower())
+        self.run_name = str(section["name"])
+        if section.trainer.precision is None:
+            fast = torch.cuda.is_available() or fast_bfloat16_cpu()
+            section.trainer.precision = "bf16-mixed" if fast else "32-true"
+        if self.option("tune_allocator") and not torch.cuda.is_available():
+            tune_allocator()
+        self._refuse_to_mix_runs(section)
+
+    def _refuse_to_mix_runs(self, section: Any) -> None:
+        resuming = self.subcommand != "fit" or section.get("ckpt_path") is not None
+        child = int(os.environ.get("LOCAL_RANK", 0)) > 0
+        used = (self.run_dir / "config.yaml").exists() or (self.run_dir / "last.ckpt").exists()
+        if used and not resuming and not section["overwrite"] and not child:
+            raise PostTrainError(
+                f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
+                "or start anew in it with --overwrite true"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add the run's folder, loggers, checkpoints and guards to what the config says."""
+        options: dict[str, Any] = {"default_root_dir": str(self.run_dir)}
+        chosen = self.config_init[self.subcommand].trainer if self.subcommand else self.config_init.trainer
+        fitting = self.subcommand in (None, "fit")
+        if chosen.logger is None and fitting:
+            options["logger"] = self._loggers()
+        elif chosen.logger is None:
+            options["logger"] = False
+        plugins = chosen.plugins or []
+        options["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        callbacks = list(chosen.callbacks or [])
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter())
+        if fitting:
+            resume = f"lit-posttrain fit --resume {self.run_name}"
+            if self.option("runs") != "runs":
+                resume += f" --runs {self.option('runs')}"
+            callbacks += [FiniteLossGuard(), RunPlan(), GracefulInterrupt(resume)]
+            if chosen.enable_checkpointing is not False:
+                callbacks += run_checkpoints(self.option("checkpoint_every"), self.option("monitor"))
+        return super().instantiate_trainer(**{**options, "callbacks": callbacks, **kwargs})
+
+    def _loggers(self) -> list[Any]:
+        options = self.option("wandb")
+        config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
+        first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+        wandb = wandb_logger(self.run_dir, WandbOptions(**options.as_dict()), self.run_name, config) if first else None
+        return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
+
+
+def _fresh_name(method: str) -> str:
+    """METHOD-DATE-TIME, the same on every process of this run: children inherit it through the environment."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID")
+    fresh = f"{method}-{job}" if job and job != "none" else f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if "LOCAL_RANK" in os.environ:
+        return os.environ.get("LIT_POSTTRAIN_RUN", fresh)
+    os.environ["LIT_POSTTRAIN_RUN"] = fresh
+    return fresh
+
+
+def resolve_arguments(args: list[str]) -> list[str]:
+    """Rewrite `--resume NAME` into the run's config and checkpoint, and find bundled configs by name.
+
+    Raises:
+        PostTrainError: if the run has nothing to resume from, or a config does not exist.
+    """
+    args = [_bundled(arg, previous) for previous, arg in zip(["", *args], args, strict=False)]
+    name = None
+    rest: list[str] = []
+    index = 0
+    while index < len(args):
+        if args[index] == "--resume" and index + 1 < len(args):
+            name, index = args[index + 1], index + 2
+        elif args[index].startswith("--resume="):
+            name, index = args[index].removeprefix("--resume="), index + 1
+        else:
+            rest.append(args[index])
+            index += 1
+    if name is None:
+        return rest
+    runs = next((rest[i + 1] for i, arg in enumerate(rest[:-1]) if arg == "--runs"), "runs")
+    folder = Path(runs) / name
+    for needed in ("config.yaml", "last.ckpt"):
+        if not (folder / needed).exists():
+            raise PostTrainError(
+                f"--resume {name}: {folder / needed} does not exist, so there is nothing to go on from"
+            )
+    own = ["--config", str(folder / "config.yaml"), "--name", name, "--ckpt_path", str(folder / "last.ckpt")]
+    return [rest[0], *own, *rest[1:]]
+
+
+def _bundled(arg: str, previous: str) -> str:
+    joined = arg.startswith("--config=")
+    if previous != "--config" and not joined:
+        return arg
+    path = arg.removeprefix("--config=")
+    if Path(path).exists():
+        return arg
+    home = Path(__file__).parent / "configs"
+    found = home / path.removeprefix("configs/")
+    if not found.is_file():
+        known = ", ".join(sorted(str(f.relative_to(home)) for f in home.rglob("*.yaml")))
+        raise PostTrainError(f"--config {path}: no such file, and not one of the ready-made configs ({known})")
+    return f"--config={found}" if joined else str(found)
+
+
+def run(args: list[str]) -> int:
+    """Run a trainer subcommand; 130 when it was stopped by Ctrl-C."""
+    quiet_libraries()
+    cli = PostTrainCLI(args=resolve_arguments(args))
+    stopped = any(isinstance(c, GracefulInterrupt) and c.interrupted for c in cli.trainer.callbacks)
+    return 130 if stopped else 0

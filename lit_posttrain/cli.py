@@ -75,8 +75,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         run: Callable[[list[str]], int] = import_module("lit_posttrain.training").run
         return run
     if name in OTHER_COMMANDS:
-        run = import_module(f"lit_posttrain.commands.{name}").run
-        return run
+        command: Callable[[list[str]], int] = import_module(f"lit_posttrain.commands.{name}").run
+        return command
     import difflib
 
     close = difflib.get_close_matches(name, [*TRAINER_COMMANDS, *OTHER_COMMANDS], n=1)

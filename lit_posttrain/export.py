@@ -101,7 +101,7 @@ def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
     method = restored.run.get("method", "unknown")
     kind = "LoRA adapter" if adapter else "model"
     lines = ["---", f"base_model: {spec.path}", "library_name: transformers", "tags: [lit-posttrain]", "---", ""]
-    lines += [f"# {home.name}", "", f"A {kind} trained with lit-posttrain {__version__} ({method}) from `{spec.path}`."]
+    lines += [f"# {home.name}", "", f"A {kind} trained from `{spec.path}` with lit-posttrain {__version__} ({method})."]
     lines += [
         "",
         "## Training",

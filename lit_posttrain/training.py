@@ -22,7 +22,7 @@ from lit_posttrain.callbacks import (
 )
 from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported
 from lit_posttrain.data.conversation import ConversationData as ConversationData
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.sft import SFT as SFT
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
@@ -30,12 +30,8 @@ from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_alloc
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose mistakes are one line, without the whole usage above it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raise the message as a PostTrainError."""
-        raise PostTrainError(" ".join(str(message).split())) from ex
+class OneLineParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with one-line mistakes."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -204,7 +200,7 @@ def resolve_arguments(args: list[str]) -> list[str]:
     for needed in ("config.yaml", "last.ckpt"):
         if not (folder / needed).exists():
             raise PostTrainError(
-                f"--resume {name}: {folder / needed} does not exist, so there is nothing to go on from"
+                f"--resume {name}: {folder / needed} does not exist: nothing to go on from"
             )
     own = ["--config", str(folder / "config.yaml"), "--name", name, "--ckpt_path", str(folder / "last.ckpt")]
     return [rest[0], *own, *rest[1:]]
@@ -229,5 +225,6 @@ def run(args: list[str]) -> int:
     """Run a trainer subcommand; 130 when it was stopped by Ctrl-C."""
     quiet_libraries()
     cli = PostTrainCLI(args=resolve_arguments(args))
-    stopped = any(isinstance(c, GracefulInterrupt) and c.interrupted for c in cli.trainer.callbacks)
+    trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
+    stopped = any(isinstance(c, GracefulInterrupt) and c.interrupted for c in trainer.callbacks)
     return 130 if stopped else 0

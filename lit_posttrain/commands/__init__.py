@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import OneLineErrors
 
 
-class OneLineParser(ArgumentParser):
-    """A parser whose mistakes are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raise the message as a PostTrainError."""
-        raise PostTrainError(" ".join(str(message).split())) from ex
+class OneLineParser(OneLineErrors, ArgumentParser):
+    """jsonargparse's parser with one-line mistakes."""
 
 
 def call(function: Callable[..., int], args: list[str]) -> int:

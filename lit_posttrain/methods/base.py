@@ -170,7 +170,7 @@ class PostTrainingModule(pl.LightningModule):
         from transformers import get_scheduler
 
         trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.dim() > 1]},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]

@@ -80,7 +80,7 @@ def restore(path: str, dtype: DType | None = None) -> Restored:
         saved = dict(run["policy"])
         saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         spec = ModelSpec(**saved)
-        spec = replace(spec, checkpointing=False, **({"dtype": dtype} if dtype else {}))
+        spec = replace(spec, checkpointing=False, dtype=dtype or spec.dtype)
         state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
     tokenizer = load_tokenizer(spec)
     policy = build_policy(spec, len(tokenizer))

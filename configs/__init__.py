@@ -1,0 +1,1 @@
+"""Runnable configurations, one per method; `lit-posttrain configs` lists them."""

@@ -1,0 +1,82 @@
+"""The gradient of one optimizer step, however it is cut. Also a script: a Trainer with several processes starts it
+once per process (`python gradients.py METHOD MODEL DTYPE ACCUMULATE STRATEGY DEVICES OUT`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from cases import METHODS, ListStore, build
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lit_posttrain.data.loader import StepLoader
+from lit_posttrain.models.sharding import FSDP2Strategy
+
+
+class GradientCatcher(pl.Callback):
+    """Keeps the gradients as they are before the first optimizer step, and its denominators."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        for name, parameter in pl_module.named_parameters():
+            grad = parameter.grad
+            if grad is not None:
+                whole = grad.full_tensor() if isinstance(grad, DTensor) else grad
+                self.gradients[name] = whole.detach().clone()
+
+
+class OneStep(pl.LightningDataModule):
+    """All rows as one optimizer step."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.store = ListStore(METHODS[method].trees())
+
+    def train_dataloader(self) -> StepLoader:
+        trainer: Any = self.trainer
+        ranks = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+        return StepLoader(
+            self.store,
+            batch_size=len(self.store),
+            accumulate=trainer.accumulate_grad_batches,
+            world=ranks["num_replicas"],
+            rank=ranks["rank"],
+            layout=trainer.lightning_module.layout,
+        )
+
+
+def one_step(
+    method: str, folder: Path, dtype: str, accumulate: int, strategy: str = "auto", devices: int = 1
+) -> dict[str, Tensor]:
+    """The gradient by parameter name (on rank zero) of one step over all rows of the method's case."""
+    module = build(method, folder, dtype=dtype)
+    catcher = GradientCatcher()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,
+        accumulate_grad_batches=accumulate,
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[catcher],
+    )
+    trainer.fit(module, datamodule=OneStep(method))
+    assert trainer.global_step == 1
+    return catcher.gradients
+
+
+if __name__ == "__main__":
+    method_, folder_, dtype_, accumulate_, strategy_, devices_, out_ = sys.argv[1:]
+    torch.set_num_threads(1)
+    found = one_step(method_, Path(folder_), dtype_, int(accumulate_), strategy_, int(devices_))
+    if torch.distributed.get_rank() == 0:
+        torch.save(found, out_)

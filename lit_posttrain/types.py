@@ -74,12 +74,15 @@ class RowLayout:
     attention_cost: cost of attending to one more column relative to one token's matmuls (measured; see
         docs/decisions.md). It decides how long rows are and whether sharing a prompt pays.
     multiple: rows are padded to a multiple of this many tokens.
+    flat: all groups stand in a single row without padding; the model's attention works a group at a time, so a long
+        row costs nothing.
     """
 
     shared: bool = True
     packed: bool = True
     attention_cost: float = 6e-4
     multiple: int = 1
+    flat: bool = False
 
 
 @dataclass

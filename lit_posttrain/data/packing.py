@@ -49,7 +49,8 @@ def make_groups(trees: Sequence[Tree], layout: RowLayout) -> list[Group]:
             groups.append(together)
             continue
         cost_apart = sum(row_cost(1, g.length, layout.attention_cost) for g in apart)
-        pays = row_cost(1, together.length, layout.attention_cost) <= cost_apart
+        # flat rows compute each branch against its trunk alone: sharing costs no attention, so it always pays
+        pays = layout.flat or row_cost(1, together.length, layout.attention_cost) <= cost_apart
         groups.extend([together] if layout.shared and pays else apart)
     return groups
 
@@ -73,6 +74,8 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def plan_rows(lengths: Sequence[int], layout: RowLayout) -> tuple[int, list[list[int]]]:
     """The cheapest row length found and the groups of each row."""
+    if layout.flat:
+        return sum(lengths), [list(range(len(lengths)))]
     longest = max(lengths)
     if not layout.packed:
         return _round_up(longest, layout.multiple), [[i] for i in range(len(lengths))]

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.metrics import Sums, Totals, ratios
-from lit_posttrain.models.architectures import layout_of
+from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import build_policy, load_config, max_positions
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.sharding import build_sharded_policy
@@ -148,9 +148,10 @@ class PostTrainingModule(pl.LightningModule):
     @property
     def layout(self) -> RowLayout:
         """How trees may be packed for this model and device."""
-        trainer = self._attached_trainer()
-        device = trainer.strategy.root_device.type if trainer is not None else self.device.type
-        return layout_of(self.model_config, device)
+        device = self._device_type()
+        return layout_of(
+            self.model_config, device, attention_implementation(self.spec.attention, self.model_config, device)
+        )
 
     # Lightning's hooks -----------------------------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class PostTrainingModule(pl.LightningModule):
             return
         vocabulary = len(self.tokenizer)
         if self.device_mesh is None:
-            self.policy = build_policy(self.spec, vocabulary)
+            self.policy = build_policy(self.spec, vocabulary, device_type=self._device_type())
         else:
             mesh = self.device_mesh["data_parallel"]
             self.policy = build_sharded_policy(self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
@@ -275,6 +276,10 @@ class PostTrainingModule(pl.LightningModule):
             return self.trainer
         except RuntimeError:
             return None
+
+    def _device_type(self) -> str:
+        trainer = self._attached_trainer()
+        return str(trainer.strategy.root_device.type) if trainer is not None else self.device.type
 
     def _logs_step(self, step: int) -> bool:
         trainer: Any = self.trainer  # the attribute is set by Lightning's logger connector, unseen by type checkers

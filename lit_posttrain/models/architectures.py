@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_posttrain.models import attention
 from lit_posttrain.ops.attention import additive, tree_mask
 from lit_posttrain.ops.logprobs import HeadTransform
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -78,9 +79,24 @@ def architecture_of(config: Any) -> Architecture | None:
     return PROVEN.get(config.model_type)
 
 
-def layout_of(config: Any, device_type: str) -> RowLayout:
+def attention_implementation(requested: str, config: Any, device_type: str) -> str:
+    """The implementation that transformers is asked for: on CPU the segment-wise one where the architecture is
+    proven, elsewhere sdpa; eager where attention scores are capped, because sdpa would leave the cap out silently."""
+    if requested != "auto":
+        return requested
+    architecture = architecture_of(config)
+    if architecture is None:
+        return "sdpa"
+    if architecture.soft_capped_attention:
+        return "eager"
+    return attention.register() if device_type == "cpu" else "sdpa"
+
+
+def layout_of(config: Any, device_type: str, implementation: str) -> RowLayout:
     """How trees may be laid out for a model: shared and packed where proven, else one sequence a row."""
     proven = architecture_of(config) is not None
+    if proven and implementation == attention.NAME:
+        return RowLayout(flat=True)
     scale = _CPU_ATTENTION_COST_TIMES_HIDDEN if device_type == "cpu" else _GPU_ATTENTION_COST_TIMES_HIDDEN
     hidden = getattr(config, "hidden_size", None) or 1024
     # tensor cores want multiples of 8; a CPU does not care
@@ -94,7 +110,7 @@ def attention_masks(batch: TreeBatch, config: Any, implementation: str, dtype: t
 
     def mask(window: int | None) -> Tensor:
         visible = tree_mask(batch.tree_ids, batch.branch_ids, batch.position_ids, window)
-        return visible if implementation == "sdpa" else additive(visible, dtype)
+        return additive(visible, dtype) if implementation == "eager" else visible
 
     window: int | None = getattr(config, "sliding_window", None)
     if architecture.masks == "full":
@@ -103,6 +119,15 @@ def attention_masks(batch: TreeBatch, config: Any, implementation: str, dtype: t
         return mask(window)
     kinds = set(config.layer_types)
     return {kind: mask(window if kind == "sliding_attention" else None) for kind in kinds}
+
+
+def flat_masks(batch: TreeBatch, config: Any) -> Any:
+    """Stand-ins for masks that the segment-wise attention does not need; four-dimensional, so that transformers
+    builds none of its own."""
+    nothing = batch.input_ids.new_zeros((1, 1, 1, 1), dtype=torch.bool)
+    if PROVEN[config.model_type].masks == "by_layer":
+        return dict.fromkeys(set(config.layer_types), nothing)
+    return nothing
 
 
 def plain_mask(batch: TreeBatch) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.architectures import architecture_of
+from lit_posttrain.models.architectures import attention_implementation
 from lit_posttrain.models.paths import made_once, resolve
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
@@ -57,20 +57,13 @@ def max_positions(config: Any) -> int | None:
     return None
 
 
-def attention_implementation(spec: ModelSpec, config: Any) -> str:
-    """sdpa, but eager where attention scores are capped: sdpa would leave the cap out silently."""
-    if spec.attention != "auto":
-        return spec.attention
-    architecture = architecture_of(config)
-    return "eager" if architecture and architecture.soft_capped_attention else "sdpa"
-
-
-def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False) -> Policy:
+def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device_type: str = "cpu") -> Policy:
     """Load the model of a spec and wrap it.
 
     vocabulary: number of tokens of the tokenizer; embeddings grow when it exceeds the model's (their new rows are
         drawn around the mean of the old ones, as transformers does).
     meta: build the module's structure on the meta device, without weights.
+    device_type: where it will compute, which decides the attention implementation.
 
     Raises:
         PostTrainError: when parts of the spec do not go together.
@@ -80,7 +73,7 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False) -> Pol
             f"quantization {spec.quantization} freezes the weights, so nothing would be trained; "
             "add adapters with --model.policy.lora.r 16"
         )
-    model = _empty_model(spec) if meta else _load_model(spec)
+    model = _empty_model(spec, device_type) if meta else _load_model(spec, device_type)
     if vocabulary > model.get_input_embeddings().num_embeddings:
         if spec.lora is not None:
             raise PostTrainError(
@@ -96,7 +89,7 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False) -> Pol
     return Policy(model)
 
 
-def _load_model(spec: ModelSpec) -> Any:
+def _load_model(spec: ModelSpec, device_type: str) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     config = load_config(spec)
@@ -108,7 +101,7 @@ def _load_model(spec: ModelSpec) -> Any:
         if gguf:
             where, options = str(_dense_folder(spec, Path(where) / gguf)), {}
         options["quantization_config"] = _quantization_config(spec)
-    implementation = attention_implementation(spec, config)
+    implementation = attention_implementation(spec.attention, config, device_type)
     if spec.random_init:
         with torch.device("cpu"):
             fresh = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
@@ -126,12 +119,14 @@ def _load_model(spec: ModelSpec) -> Any:
         raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
 
 
-def _empty_model(spec: ModelSpec) -> Any:
+def _empty_model(spec: ModelSpec, device_type: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = load_config(spec)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(spec, config))
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention_implementation(spec.attention, config, device_type)
+        )
     return model.to(DTYPES[spec.dtype])
 
 
@@ -151,8 +146,10 @@ def _quantization_config(spec: ModelSpec) -> Any:
 def _dense_folder(spec: ModelSpec, file: Path) -> Path:
     """bitsandbytes quantises while transformers loads a dense folder, so a GGUF file is unpacked into the cache."""
 
+    dense = replace(spec, quantization=None, dtype="float32", random_init=False, attention="sdpa")
+
     def unpack(folder: Path) -> None:
-        _load_model(replace(spec, quantization=None, dtype="float32", random_init=False)).save_pretrained(folder)
+        _load_model(dense, "cpu").save_pretrained(folder)
 
     return made_once(file, "dense", unpack)
 

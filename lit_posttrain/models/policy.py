@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_posttrain.models.architectures import architecture_of, attention_masks, plain_mask
+from lit_posttrain.models import attention
+from lit_posttrain.models.architectures import architecture_of, attention_masks, flat_masks, plain_mask
 from lit_posttrain.ops.logprobs import HeadTransform, TokenLogprobs, token_logprobs
 from lit_posttrain.types import TreeBatch
 
@@ -86,12 +87,13 @@ class Policy(nn.Module):
 
     def _hidden(self, batch: TreeBatch) -> Tensor:
         decoder = self.causal_lm.base_model
-        hidden: Tensor = decoder(
-            input_ids=batch.input_ids,
-            attention_mask=self._mask(batch),
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+        if self.config._attn_implementation == attention.NAME and len(batch.input_ids) == 1:
+            segments = attention.segments_of(batch)
+            out = decoder(**inputs, attention_mask=flat_masks(batch, self.config), tree_segments=segments)
+        else:
+            out = decoder(**inputs, attention_mask=self._mask(batch))
+        hidden: Tensor = out.last_hidden_state
         return hidden
 
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:

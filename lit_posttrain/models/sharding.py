@@ -53,7 +53,7 @@ def build_sharded_policy(spec: ModelSpec, vocabulary: int, mesh: DeviceMesh, dev
             f"quantization {spec.quantization} and FSDP2 do not go together: losses were seen to diverge from DDP's; "
             "use --trainer.strategy ddp, or LoRA without quantization"
         )
-    policy = build_policy(spec, vocabulary, meta=True)
+    policy = build_policy(spec, vocabulary, meta=True, device_type=device.type)
     for layer in decoder_layers(policy):
         fully_shard(layer, mesh=mesh)
     fully_shard(policy, mesh=mesh)
@@ -62,7 +62,7 @@ def build_sharded_policy(spec: ModelSpec, vocabulary: int, mesh: DeviceMesh, dev
     full: dict[str, Any] = {}
     whole: Policy | None = None
     if torch.distributed.get_rank() == 0:
-        whole = build_policy(spec, vocabulary)
+        whole = build_policy(spec, vocabulary, device_type=device.type)
         full = whole.state_dict()
     set_model_state_dict(policy, full, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     _restore_buffers(policy, spec, vocabulary, whole)

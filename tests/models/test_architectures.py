@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lit_posttrain.data.packing import collate
-from lit_posttrain.models.architectures import PROVEN, layout_of
+from lit_posttrain.models.architectures import PROVEN, attention_implementation, layout_of
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.types import Response, RowLayout, Tree
 
@@ -97,6 +97,22 @@ def test_trees_equal_separate_sequences(kind: str, shared: bool) -> None:
     _compare(model, trees, batch)
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "unshared"])
+@pytest.mark.parametrize("kind", sorted(kind for kind, a in PROVEN.items() if not a.soft_capped_attention))
+def test_flat_rows_equal_separate_sequences(kind: str, shared: bool) -> None:
+    model = tiny(kind)
+    implementation = attention_implementation("auto", model.config, "cpu")
+    layout = layout_of(model.config, "cpu", implementation)
+    assert layout.flat
+    trees = make_trees([1, 2, 4, 2, 1])
+    if not shared:
+        trees = [Tree(t.prompt, [r]) for t in trees for r in t.responses]
+    batch = collate(trees, layout, {"tokens": 1.0})
+    assert batch.input_ids.shape[0] == 1
+    assert (batch.tree_ids >= 0).all()
+    _compare(model, trees, batch, implementation)
+
+
 @pytest.mark.parametrize("kind", ["bloom", "mamba"])
 def test_unlisted_architectures_fall_back_to_plain_rows(kind: str) -> None:
     torch.manual_seed(1)
@@ -105,18 +121,20 @@ def test_unlisted_architectures_fall_back_to_plain_rows(kind: str) -> None:
         CONFIG_MAPPING[kind](**sizes, n_head=4) if kind == "bloom" else CONFIG_MAPPING[kind](**sizes, state_size=4)
     )
     trees = make_trees([1, 2, 3])
-    layout = layout_of(model.config, "cpu")
+    layout = layout_of(model.config, "cpu", "eager")
     assert not layout.shared
     assert not layout.packed
     _compare(model, trees, collate(trees, layout, {"tokens": 1.0}))
 
 
-def _compare(model: Any, trees: list[Tree], batch: Any) -> None:
+def _compare(model: Any, trees: list[Tree], batch: Any, implementation: str | None = None) -> None:
     expected = separate(model, trees)
     weights = torch.linspace(0.5, 2.0, len(expected))
     (expected * weights).sum().backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
+    if implementation is not None:
+        model.set_attn_implementation(implementation)
     actual = Policy(model)(batch).logprobs
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     loss, loss_expected = -actual.mean(), -expected.mean()

@@ -45,10 +45,9 @@ def test_values_and_gradients_in_float64(name: str, temperature: float, with_bia
     logps, entropy, hits = plain(hidden, weight, bias, targets, head, temperature)
     upstream = torch.linspace(-1, 2, 23, dtype=torch.float64)
     expected = torch.autograd.grad((logps * upstream + entropy * upstream.flip(0)).sum(), leaves)
-    # 5 rows a chunk: several chunks and a shorter last one
-    out = token_logprobs(
-        hidden, weight, targets, bias, head=head, temperature=temperature, entropy=True, correct=True, chunk_elements=185
-    )
+    five_rows = 185  # several chunks and a shorter last one
+    options = {"temperature": temperature, "entropy": True, "correct": True, "chunk_elements": five_rows}
+    out = token_logprobs(hidden, weight, targets, bias, head=head, **options)
     assert out.entropy is not None
     torch.testing.assert_close(out.logprobs, logps, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(out.entropy, entropy, atol=1e-12, rtol=1e-12)

@@ -1,0 +1,99 @@
+"""The embedded engine against transformers' own generate, and its log-probs against a teacher-forced forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.hf import HFEngine, sample
+
+EOS = [2, 9]
+PROMPTS = [[5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 17, 18], [40, 41], [30, 31, 32, 33, 34, 35], [50]]
+
+
+def make(kind: str = "llama", **changes: Any) -> Any:
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**sizes, **changes}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("llama", {}), ("mistral", {"sliding_window": 5}), ("gemma3_text", {"sliding_window": 5}), ("gpt_neox", {})],
+)
+def test_greedy_equals_transformers(kind: str, changes: dict[str, Any]) -> None:
+    model = make(kind, **changes)
+    drawn = HFEngine(Policy(model), EOS, batch_size=3).generate(PROMPTS, 1, Sampling(20, temperature=0.0))
+    lengths = set()
+    for prompt, (completion,) in zip(PROMPTS, drawn, strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, eos_token_id=EOS
+        )[0, len(prompt) :].tolist()
+        assert completion.tokens == expected
+        assert completion.finish_reason == ("stop" if expected[-1] in EOS else "length")
+        lengths.add(len(expected))
+    assert len(lengths) > 1 or kind != "llama", "responses of different lengths are the point of this test"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_the_distribution_sampled_from(temperature: float) -> None:
+    model = make()
+    sampling = Sampling(16, temperature=temperature, seed=5)
+    drawn = HFEngine(Policy(model), EOS).generate(PROMPTS, 4, sampling)
+    reasons = {c.finish_reason for group in drawn for c in group}
+    assert reasons == {"stop", "length"}
+    for prompt, group in zip(PROMPTS, drawn, strict=True):
+        assert len({tuple(c.tokens) for c in group}) > 1, "samples of one prompt differ"
+        for completion in group:
+            ids = torch.tensor([[*prompt, *completion.tokens]])
+            logps = (model(ids).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
+            expected = logps.gather(1, ids[0, len(prompt) :, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_same_seed_same_responses_and_global_rng_untouched() -> None:
+    engine = HFEngine(Policy(make()), EOS)
+    state = torch.get_rng_state()
+    first = engine.generate(PROMPTS, 2, Sampling(8, seed=1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert engine.generate(PROMPTS, 2, Sampling(8, seed=1)) == first
+    assert engine.generate(PROMPTS, 2, Sampling(8, seed=2)) != first
+
+
+def test_training_mode_is_restored() -> None:
+    policy = Policy(make()).train()
+    HFEngine(policy, EOS).generate(PROMPTS, 1, Sampling(2))
+    assert policy.training
+
+
+def test_no_prompts_give_no_responses() -> None:
+    assert HFEngine(Policy(make()), EOS).generate([], 2, Sampling(2)) == []
+
+
+def test_truncated_sampling_draws_from_the_kept_set_with_its_own_logprobs() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(4000, 1)
+    generator = torch.Generator().manual_seed(0)
+    ids, logps = sample(logits, Sampling(1, top_k=2), generator)
+    assert set(ids.tolist()) == {0, 1}
+    torch.testing.assert_close(logps.exp(), torch.tensor([0.625, 0.375])[ids])
+    assert abs(float((ids == 0).float().mean()) - 0.625) < 0.03
+    ids, logps = sample(logits, Sampling(1, top_p=0.7), generator)
+    assert set(ids.tolist()) == {0, 1}
+    torch.testing.assert_close(logps.exp(), torch.tensor([0.625, 0.375])[ids])
+
+
+@pytest.mark.parametrize("options", [{"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"top_k": -1}])
+def test_impossible_sampling_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(PostTrainError, match=next(iter(options))):
+        Sampling(**options)

@@ -36,6 +36,7 @@ def step_counts(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dic
     """The denominators of a step made of these trees, over all micro-batches and ranks."""
     return {
         "tokens": float(store.counted_tokens[members].sum()),
+        "input_tokens": float(store.lengths[members].sum()),
         "responses": float(store.num_responses[members].sum()),
         "trees": float(len(members)),
     }

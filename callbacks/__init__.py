@@ -1,0 +1,25 @@
+"""Callbacks that every method shares; imported as `lit_posttrain.callbacks`."""
+
+from __future__ import annotations
+
+from lit_posttrain.callbacks.checkpoint import BestCheckpoint, LastCheckpoint, run_checkpoints
+from lit_posttrain.callbacks.checkpoint_io import AtomicCheckpointIO
+from lit_posttrain.callbacks.finite import FiniteLossGuard
+from lit_posttrain.callbacks.interrupt import GracefulInterrupt
+from lit_posttrain.callbacks.predictions import PredictionWriter
+from lit_posttrain.callbacks.run_plan import RunPlan
+from lit_posttrain.callbacks.samples import SampleLogger
+from lit_posttrain.callbacks.throughput import ThroughputMonitor
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "BestCheckpoint",
+    "FiniteLossGuard",
+    "GracefulInterrupt",
+    "LastCheckpoint",
+    "PredictionWriter",
+    "RunPlan",
+    "SampleLogger",
+    "ThroughputMonitor",
+    "run_checkpoints",
+]

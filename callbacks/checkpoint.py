@@ -1,0 +1,155 @@
+"""Checkpoints that survive anything: written whole or not at all, at moments from which a run resumes exactly.
+
+Lightning 2.6 resumes exactly from a checkpoint written at the end of an optimizer step (`on_train_batch_end`) or of a
+validation. From one written at the end of an epoch or of training it does not, once `max_steps` is set: it replays a
+phantom batch (issue 19617) or counts an epoch twice. Its ModelCheckpoint writes there, and after a resume also in the
+middle of an accumulation; so `LastCheckpoint` and `BestCheckpoint` choose their own moments.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lit_posttrain.callbacks.checkpoint_io import require_space
+from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
+from lit_posttrain.callbacks.protocols import dry_run, ends_step
+from lit_posttrain.errors import PostTrainError
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt` in the run's folder: every few optimizer steps, at the end of every epoch and of training.
+
+    A request to stop in the middle of an accumulation (a time limit, say) waits for the end of the optimizer step.
+    """
+
+    def __init__(self, every_n_steps: int = 200) -> None:
+        """
+        Args:
+            every_n_steps: Save every so many optimizer steps.
+        """
+        if every_n_steps < 1:
+            raise PostTrainError(f"--checkpoint_every is {every_n_steps}; it must be at least 1")
+        self.every_n_steps = every_n_steps
+        self._saved_step = 0
+        self._between_steps = True
+        self._stop_later = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to train what could not be saved."""
+        self._saved_step = trainer.global_step
+        self._between_steps, self._stop_later = True, False
+        if not dry_run(trainer) and trainer.is_global_zero:
+            _require_space_for_run(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time, when the epoch's last step is done, and when training is about to stop."""
+        self._between_steps = ends_step(trainer, batch_idx)
+        if not self._between_steps:
+            if trainer.should_stop:
+                trainer.should_stop, self._stop_later = False, True
+            return
+        if self._stop_later:
+            trainer.should_stop, self._stop_later = True, False
+        due = trainer.global_step % self.every_n_steps == 0
+        last = trainer.global_step == trainer.max_steps or batch_idx + 1 == trainer.num_training_batches
+        if due or last or _stops(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save again what was saved just before validation, now with its results: a resumed run skips to after it."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._between_steps:
+            saved_before = self._saved_step == trainer.global_step
+            if trainer.global_step > 0 and (saved_before or _stops(trainer)):
+                self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save steps that no other moment saved, such as those of an epoch that was cut short."""
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if not dry_run(trainer):
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
+            self._saved_step = trainer.global_step
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps `best.ckpt` in the run's folder: the state with the best value of a metric of the validation."""
+
+    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
+        """
+        Args:
+            monitor: Name of a metric of the validation.
+            mode: Whether the lowest (min) or the highest (max) value is the best.
+        """
+        self.monitor, self.mode = monitor, mode
+        self.best_score: float | None = None
+        self.best_model_path = ""  # what Trainer.test(ckpt_path="best") reads
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__}[{self.monitor},{self.mode}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if the metric is better than ever.
+
+        Raises:
+            PostTrainError: if the validation has no such metric.
+        """
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or dry_run(trainer):
+            return
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            known = ", ".join(sorted(name for name in metrics if name.startswith("val/"))) or "none"
+            raise PostTrainError(f"--monitor {self.monitor}: not a metric of the validation; choose one of: {known}")
+        score = float(metrics[self.monitor])
+        if not trainer.strategy.reduce_boolean_decision(self._better(score)):
+            return
+        path = Path(trainer.default_root_dir) / "best.ckpt"
+        self.best_score, self.best_model_path = score, str(path)
+        trainer.save_checkpoint(path)
+
+    def _better(self, score: float) -> bool:
+        if math.isnan(score) or self.best_score is None:
+            return not math.isnan(score)
+        return score < self.best_score if self.mode == "min" else score > self.best_score
+
+
+def run_checkpoints(
+    every_n_steps: int = 200, monitor: str = "val/loss", mode: Literal["min", "max"] = "min"
+) -> list[Checkpoint]:
+    """`best.ckpt` and `last.ckpt`; in this order, so that the last one knows the best score."""
+    return [BestCheckpoint(monitor, mode), LastCheckpoint(every_n_steps)]
+
+
+def _stops(trainer: Trainer) -> bool:
+    """Whether Lightning will heed `should_stop` now."""
+    enough = trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
+    return trainer.should_stop and enough
+
+
+def _require_space_for_run(trainer: Trainer, pl_module: LightningModule) -> None:
+    folder = Path(trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in pl_module.parameters() if p.requires_grad or pl_module.strict_loading]
+    one = parameter_bytes(parameters)
+    for optimizer in trainer.optimizers:
+        one += optimizer_state_bytes(optimizer) or 0
+    names = ["last.ckpt", "best.ckpt"] if trainer.enable_validation else ["last.ckpt"]
+    held = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    # every file, and the copy that exists while one of them is replaced
+    require_space(folder, one * (len(names) + 1) - held, f"the run's checkpoints ({', '.join(names)})")

@@ -1,0 +1,82 @@
+"""Stop at a loss or gradient that is not finite, before it reaches the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from lit_posttrain.callbacks.protocols import NamesRows
+from lit_posttrain.errors import PostTrainError
+
+_SHOWN = 8
+
+
+class FiniteLossGuard(Callback):
+    """Stops a run whose loss or gradient is NaN or infinite, naming the optimizer step and the rows of its batch.
+
+    The optimizer does not step, and checkpoints stay as they are. Costs one synchronisation per optimizer step.
+    Gradients are not judged in 16-mixed precision, where a scaler skips such steps by itself.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[list[int]] = []
+        self._finite: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget a run that broke off."""
+        self._rows, self._finite = [], []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the rows of the micro-batch."""
+        self._rows.append(list(batch.tree_rows))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look at the loss, on its device."""
+        self._finite.append(torch.isfinite(loss.detach()).all())
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Judge all micro-batches of the step at once.
+
+        Raises:
+            PostTrainError: if a loss or the gradient is not finite, on all processes.
+        """
+        rows, losses = self._rows, self._finite
+        self._rows, self._finite = [], []
+        if not losses:
+            return
+        signs = [*losses, self._gradient_finite(pl_module) if trainer.precision != "16-mixed" else losses[0]]
+        verdicts = torch.stack(signs).tolist()
+        if not trainer.strategy.reduce_boolean_decision(not all(verdicts), all=False):
+            return
+        step = trainer.global_step + 1
+        remedy = "look at these rows, or lower the learning rate; no weight was changed by this step"
+        for verdict, members in zip(verdicts, rows, strict=False):
+            if not verdict:
+                raise PostTrainError(
+                    f"the loss of optimizer step {step} is not finite, from {_named(trainer, members)}: {remedy}"
+                )
+        if not verdicts[-1]:
+            members = [row for batch in rows for row in batch]
+            raise PostTrainError(
+                f"the gradient of optimizer step {step} is not finite, from {_named(trainer, members)}: {remedy}"
+            )
+        raise PostTrainError(f"stopped at optimizer step {step}: another process met a loss that is not finite")
+
+    @staticmethod
+    def _gradient_finite(pl_module: LightningModule) -> Tensor:
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def _named(trainer: Trainer, rows: list[int]) -> str:
+    source = getattr(trainer, "datamodule", None)
+    shown = rows[:_SHOWN]
+    names = source.row_sources(shown) if isinstance(source, NamesRows) else [f"row {row}" for row in shown]
+    more = f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
+    return ", ".join(names) + more

@@ -1,0 +1,147 @@
+"""What a run is going to do, said before it starts, and how long it will take, said once it is known."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
+from lit_posttrain.callbacks.protocols import Audit, audit_of, ends_step
+
+_TIMED_STEPS = 3
+
+
+class RunPlan(Callback):
+    """Prints a few lines before the first step, and after a few steps the time that is left."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the plan; show the audit of the data in Weights & Biases."""
+        self._first = trainer.global_step
+        self._clock = self._paused = 0.0
+        if not trainer.is_global_zero:
+            return
+        print("\n".join(f"{name:<10} {text}" for name, text in plan(trainer, pl_module)), flush=True)
+        audit = audit_of(trainer)
+        for logger in trainer.loggers:
+            if audit is not None and isinstance(logger, WandbLogger):
+                logger.log_table("audit", columns=list(_AUDIT_COLUMNS), data=_audit_rows(audit))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is not part of a step's time."""
+        self._pause = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on."""
+        if hasattr(self, "_paused"):
+            self._paused += time.perf_counter() - self._pause
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Time a few steps after the first, which is slower than the others."""
+        done = trainer.global_step - self._first
+        if done > _TIMED_STEPS or not trainer.is_global_zero or not ends_step(trainer, batch_idx):
+            return
+        if done == 1:
+            self._clock, self._paused = time.perf_counter(), 0.0
+        elif done == _TIMED_STEPS:
+            left = trainer.estimated_stepping_batches - trainer.global_step
+            per_step = (time.perf_counter() - self._clock - self._paused) / (_TIMED_STEPS - 1)
+            if 0 < left < math.inf:
+                more = "; validation comes on top" if trainer.enable_validation else ""
+                time_left = duration(left * per_step)
+                print(f"about {time_left} left ({left:.0f} steps of {per_step:.2g} s{more})", flush=True)
+
+
+def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
+    """The lines of the plan, (name, text)."""
+    audit = audit_of(trainer)
+    parameters = list(pl_module.parameters())
+    total = sum(size_of(p) for p in parameters)
+    trained = sum(size_of(p) for p in parameters if p.requires_grad)
+    where = f"{trainer.strategy.root_device.type} x {trainer.world_size}"
+    return [
+        *([("data", _data(audit))] if audit is not None else []),
+        ("steps", _steps(trainer)),
+        ("batch", _batch(trainer)),
+        ("model", f"{_count(total)} parameters, {_count(trained)} trained ({trained / max(total, 1):.2%})"),
+        ("precision", f"{trainer.precision} on {where}"),
+        ("memory", _memory(trainer, pl_module)),
+        ("folder", str(Path(trainer.default_root_dir))),
+    ]
+
+
+def _data(audit: Audit) -> str:
+    total = audit.total
+    dropped = f" ({total.dropped_count:,} dropped)" if total.dropped_count else ""
+    return f"{total.rows:,} rows{dropped}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
+
+
+def _steps(trainer: Trainer) -> str:
+    steps = trainer.estimated_stepping_batches
+    if steps == math.inf or trainer.num_training_batches == math.inf:
+        return "until stopped"
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    resumed = f", from step {trainer.global_step} on" if trainer.global_step else ""
+    return f"{steps:,.0f} optimizer steps{resumed}: {steps / per_epoch:.3g} epochs of {per_epoch:,}"
+
+
+def _batch(trainer: Trainer) -> str:
+    size = getattr(trainer.train_dataloader, "batch_size", None)
+    whole = f"{size} rows a step, in " if isinstance(size, int) else ""
+    micro, ranks = trainer.accumulate_grad_batches, trainer.world_size
+    return f"{whole}{_number(micro, 'micro-batch', 'micro-batches')} x {_number(ranks, 'process', 'processes')}"
+
+
+def _memory(trainer: Trainer, pl_module: LightningModule) -> str:
+    parameters = list(pl_module.parameters())
+    parts = {
+        "weights": parameter_bytes(parameters, local=True),
+        "gradients": parameter_bytes([p for p in parameters if p.requires_grad], local=True),
+    }
+    unknown = ["activations"]
+    for optimizer in trainer.optimizers:
+        name, state = type(optimizer).__name__, optimizer_state_bytes(optimizer, local=True)
+        if state is None:
+            unknown.insert(0, f"the state of {name}")
+        else:
+            parts[f"{name} state"] = state
+    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    return f"{sum(parts.values()) / 1e9:.2f} GB a process ({listed}); {' and '.join(unknown)} on top"
+
+
+_AUDIT_COLUMNS = ("name", "rows", "dropped", "conversations", "tokens", "trained_tokens")
+
+
+def _audit_rows(audit: Audit) -> list[list[Any]]:
+    files = [*audit.files, audit.total] if len(audit.files) > 1 else list(audit.files)
+    return [[f.name, f.rows, f.dropped_count, f.trees, f.tokens, f.trained_tokens] for f in files]
+
+
+def _count(number: int) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g}{letter}"
+    return str(number)
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, to about two figures: `40 s`, `3 min`, `1 h 20 min`, `2 d 3 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

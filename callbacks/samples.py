@@ -1,0 +1,164 @@
+"""Answers to fixed prompts after every validation: how a model changes, for people to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lit_posttrain.callbacks.protocols import GeneratesText
+from lit_posttrain.errors import PostTrainError
+
+_WIDTH = 100
+Conversation = Sequence[Mapping[str, Any]]
+
+
+class SampleLogger(Callback):
+    """Answers the same prompts after validations; into samples.jsonl, the console and a Weights & Biases table."""
+
+    def __init__(
+        self,
+        prompts: list[str] | str,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        every_n_validations: int = 1,
+        show: int = 2,
+    ) -> None:
+        """
+        Args:
+            prompts: User messages; or a .jsonl file whose rows have `messages` (a last assistant turn is left out) or
+                `prompt`.
+            max_new_tokens: Longest answer, in tokens.
+            temperature: 0 takes the most likely token every time; 1 samples, with the same seed every time.
+            every_n_validations: Answer after every so many validations.
+            show: How many answers to print; all are written.
+        """
+        self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [_asked(p) for p in prompts]
+        if not self.conversations:
+            raise PostTrainError("SampleLogger got no prompts; name some, or a .jsonl file with `prompt` or `messages`")
+        if every_n_validations < 1:
+            raise PostTrainError(f"every_n_validations is {every_n_validations}; it must be at least 1")
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.every_n_validations, self.show = every_n_validations, show
+        self._validations = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a method that cannot answer."""
+        if not isinstance(pl_module, GeneratesText):
+            raise PostTrainError(
+                f"SampleLogger needs a method that generates text, and {type(pl_module).__name__} does not: drop it"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the rows of steps that a resumed run takes again."""
+        if trainer.is_global_zero:
+            _rewrite(_file(trainer), trainer.global_step + 1, [])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Answer, on all processes; the first one writes."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations:
+            return
+        assert isinstance(pl_module, GeneratesText)
+        answers = pl_module.generate_text(self.conversations, self.max_new_tokens, self.temperature, 0)
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        prompts = [_shown(conversation) for conversation in self.conversations]
+        pairs = list(zip(prompts, answers, strict=True))
+        _rewrite(_file(trainer), step, ({"step": step, "prompt": p, "response": a} for p, a in pairs))
+        print(_block(step, pairs[: self.show], len(pairs)), flush=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                rows = [[step, p, a] for p, a in pairs]
+                logger.log_table("samples", columns=["step", "prompt", "response"], data=rows, step=step)
+
+
+def read_prompts(path: str) -> list[Conversation]:
+    """The conversations of a .jsonl file, each up to the turn that is to be answered.
+
+    Raises:
+        PostTrainError: if the file cannot be read or a row has neither `messages` nor `prompt`.
+    """
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise PostTrainError(f"{path}: prompts could not be read ({problem}); name a .jsonl file") from problem
+    return [_conversation(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def _conversation(line: str, where: str) -> Conversation:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as problem:
+        raise PostTrainError(f"{where}: not JSON ({problem}); write one object a line") from problem
+    content = row.get("messages", row.get("prompt")) if isinstance(row, dict) else None
+    if isinstance(content, str):
+        return _asked(content)
+    turns = list(content) if isinstance(content, list) else []
+    if turns and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant":
+        turns = turns[:-1]
+    if not turns or not all(isinstance(t, dict) and {"role", "content"} <= t.keys() for t in turns):
+        raise PostTrainError(
+            f"{where}: no prompt found; a row needs `prompt`, or `messages` with `role` and `content` in each"
+        )
+    return turns
+
+
+def _asked(prompt: str) -> Conversation:
+    return [{"role": "user", "content": prompt}]
+
+
+def _shown(conversation: Conversation) -> str:
+    """A lone user message as it is; several turns with their roles."""
+    if len(conversation) == 1:
+        return str(conversation[0]["content"])
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in conversation)
+
+
+def _block(step: int, pairs: Sequence[tuple[str, str]], count: int) -> str:
+    lines = [f"answers at step {step} ({len(pairs)} of {count}):"]
+    for prompt, answer in pairs:
+        lines.append("  > " + textwrap.shorten(prompt, _WIDTH, placeholder=" ..."))
+        wrapped = [part for line in answer.splitlines() for part in textwrap.wrap(line, _WIDTH) or [""]]
+        lines += ["    " + line for line in wrapped or ["(nothing)"]]
+    return "\n".join(lines)
+
+
+def _file(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "samples.jsonl"
+
+
+def _rewrite(file: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Drop the rows of `step` and later and add new ones; the file changes as a whole."""
+    old = file.read_text(encoding="utf-8").rstrip("\n").split("\n") if file.exists() else []
+    kept = [line for line in old if _step_of(line) < step]
+    added = [json.dumps(row, ensure_ascii=False) for row in rows]
+    if kept == old and not added:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text("".join(line + "\n" for line in [*kept, *added]), encoding="utf-8")
+    os.replace(part, file)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that a crash cut short

@@ -1,0 +1,105 @@
+"""Speed, padding, memory and utilisation, logged as perf/..."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_posttrain.callbacks.flops import TrainingFlops, measured_peak, training_flops
+from lit_posttrain.callbacks.protocols import ends_step, logs_step
+from lit_posttrain.errors import PostTrainError
+
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+
+
+class ThroughputMonitor(Callback):
+    """Logs, with the other metrics of a step, over the steps since the last log:
+
+    perf/tokens_per_s: real tokens of all processes by the time from one optimizer step to the next, data loading and
+    checkpoints included, validation not. perf/padding_share: padding by all positions computed.
+    perf/peak_memory_gb: of this process so far; on CPU its resident memory. perf/mfu: what training needs (see
+    callbacks/flops.py) by what the devices could have done in that time.
+    """
+
+    def __init__(self, peak_tflops: float | None = None) -> None:
+        """
+        Args:
+            peak_tflops: What one device can do in the run's precision, in TFLOP/s, for perf/mfu. Default: measured
+                at the start with a matrix product, in 0.3 s.
+        """
+        if peak_tflops is not None and peak_tflops <= 0:
+            raise PostTrainError(f"peak_tflops is {peak_tflops}; it must be above 0, or null to have it measured")
+        self.peak_tflops = peak_tflops
+        self._flops = TrainingFlops(0.0, 0.0, 0.0)
+        self._peak = 0.0  # FLOP/s of all devices
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn what the model costs and what the device can do."""
+        self._flops = training_flops(pl_module, getattr(pl_module, "model_config", None))
+        device = trainer.strategy.root_device
+        dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+        one = self.peak_tflops * 1e12 if self.peak_tflops is not None else measured_peak(device, dtype)
+        self._peak = one * trainer.world_size
+        self._begin(device)
+
+    def _begin(self, device: torch.device) -> None:
+        self._start, self._paused = time.perf_counter(), 0.0
+        self._tokens = self._targets = 0.0
+        # of this process: padding, pairs of positions that attend to each other; all positions
+        self._sums, self._positions = torch.zeros(2, dtype=torch.float64, device=device), 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._pause = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on."""
+        if hasattr(self, "_paused"):
+            self._paused += time.perf_counter() - self._pause
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count on the device; reduce and log at the end of a step that is logged."""
+        real = batch.tree_ids >= 0
+        seen = ((batch.position_ids + 1) * real).sum()  # a token attends to its branch and trunk up to itself
+        self._sums += torch.stack([(~real).sum(), seen])
+        self._positions += real.numel()
+        if not ends_step(trainer, batch_idx):
+            return
+        self._tokens += batch.counts["input_tokens"]
+        self._targets += batch.counts["tokens"]
+        if logs_step(trainer):
+            for name, value in self._values(trainer).items():
+                pl_module.log(f"perf/{name}", value, batch_size=1)
+            self._begin(trainer.strategy.root_device)
+
+    def _values(self, trainer: Trainer) -> dict[str, float]:
+        own = torch.cat([self._sums, self._sums.new_tensor([self._positions])])
+        sums: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
+        padding, pairs, positions = sums.tolist()  # waits for the device, so the clock is right after it
+        seconds = time.perf_counter() - self._start - self._paused
+        needed = self._flops.of(self._tokens, self._targets, pairs)
+        return {
+            "tokens_per_s": self._tokens / seconds,
+            "padding_share": padding / positions,
+            "peak_memory_gb": peak_memory(trainer.strategy.root_device) / 1e9,
+            "mfu": needed / (seconds * self._peak),
+        }
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most bytes this process has used so far: allocated on its GPU, else resident."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)

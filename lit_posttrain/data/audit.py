@@ -1,0 +1,283 @@
+"""The audit: what was read, what became of it, and what a person should look at before training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_EXAMPLES = 5
+_WIDTH = 100
+
+
+@dataclass
+class Tally:
+    """A count with the lines of its first few cases."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int) -> None:
+        """Count a case at `line`."""
+        self.count += 1
+        if len(self.lines) < _EXAMPLES:
+            self.lines.append(line)
+
+
+@dataclass
+class FileAudit:
+    """One file, or all of them together.
+
+    rows: rows read. trees: conversations to train on; more than rows where rows were split or trained turn by turn.
+    dropped: by reason; a row trained turn by turn counts once per dropped turn. cut: rows shortened at their end.
+    split: rows cut into pieces. empty_pieces: pieces without a trained token, left out. unanswered: rows whose last
+    turns nobody answered, left out. rewritten: rows trained turn by turn. duplicates: rows equal to an earlier one.
+    control: rows whose messages contain special tokens. altered: rows with words that the chat template did not write
+    as they are. tokens, trained_tokens, mean, p50, p95, max: of the trees' lengths. longest: (line, tokens).
+    """
+
+    name: str
+    format: str = ""
+    rows: int = 0
+    trees: int = 0
+    dropped: dict[str, Tally] = field(default_factory=dict)
+    cut: int = 0
+    split: int = 0
+    empty_pieces: int = 0
+    unanswered: int = 0
+    rewritten: int = 0
+    duplicates: int = 0
+    control: Tally = field(default_factory=Tally)
+    altered: Tally = field(default_factory=Tally)
+    tokens: int = 0
+    trained_tokens: int = 0
+    mean: float = 0.0
+    p50: int = 0
+    p95: int = 0
+    max: int = 0
+    longest: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def dropped_count(self) -> int:
+        """Drops of all reasons."""
+        return sum(tally.count for tally in self.dropped.values())
+
+    @property
+    def trained_share(self) -> float:
+        """Trained tokens by tokens; 0 without any."""
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+    def drop(self, reason: str, line: int) -> None:
+        """Count a drop."""
+        self.dropped.setdefault(reason, Tally()).add(line)
+
+    def measure(self, lengths: NDArray[np.int64], counted: NDArray[np.int64], lines: NDArray[np.int64]) -> None:
+        """Fill in what is known of the trees, (n,) each: tokens, trained tokens, line of the record."""
+        self.trees, self.tokens, self.trained_tokens = len(lengths), int(lengths.sum()), int(counted.sum())
+        if len(lengths):
+            self.mean, self.max = float(lengths.mean()), int(lengths.max())
+            self.p50, self.p95 = (int(v) for v in np.percentile(lengths, [50, 95], method="inverted_cdf"))
+            order = np.argsort(-lengths, kind="stable")[:_EXAMPLES]
+            self.longest = [(int(lines[i]), int(lengths[i])) for i in order]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        made = cls(**values)
+        made.dropped = {reason: Tally(**tally) for reason, tally in values["dropped"].items()}
+        made.control, made.altered = Tally(**values["control"]), Tally(**values["altered"])
+        made.longest = [(int(line), int(length)) for line, length in values["longest"]]
+        return made
+
+
+@dataclass
+class AuditReport:
+    """All files of one data set.
+
+    total: the sums, and lengths over everything. ends: trained turns by the end token they close with ("" is none).
+    eos: the tokenizer's end-of-sequence token. held_out: trees set aside by --data.val_share. in_training: trees of a
+    validation set whose record is in the training data too. validation: reports of the validation sets by name.
+    """
+
+    files: list[FileAudit]
+    total: FileAudit
+    train_on: str = "assistant"
+    max_length: int = 0
+    overlong: str = "drop"
+    chat_template: bool = True
+    dated_template: bool = False
+    pad_is_eos: bool = False
+    eos: str = ""
+    ends: dict[str, int] = field(default_factory=dict)
+    val_share: float = 0.0
+    held_out: int = 0
+    in_training: int = 0
+    validation: dict[str, AuditReport] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should look at, a line each."""
+        found = [*self._about_ends(), *self._about_rows()]
+        if self.dated_template:
+            found.append("the chat template writes the day of tokenisation into prompts; a fixed date is safer")
+        for name, report in self.validation.items():
+            found += [f"{name}: {line}" for line in report.warnings]
+            if report.in_training:
+                found.append(
+                    f"{name}: {report.in_training} of {report.total.trees} rows are in the training data too; "
+                    "remove them from one side"
+                )
+        if self.val_share and not self.held_out:
+            found.append(
+                f"val_share {self.val_share:g} holds out no row of {self.total.rows}; raise it or name a val_path"
+            )
+        return found
+
+    def _about_ends(self) -> list[str]:
+        turns, open_ended = sum(self.ends.values()), self.ends.get("", 0)
+        if not self.chat_template or not turns:
+            return []
+        if open_ended == turns:
+            return ["no trained turn ends with an end-of-sequence token: the model would never learn to stop"]
+        found = [f"{open_ended} of {turns} trained turns end without an end token"] if open_ended else []
+        if self.eos not in self.ends:
+            closing = ", ".join(repr(token) for token in self.ends if token)
+            found.append(
+                f"turns end with {closing}, not with the tokenizer's eos {self.eos!r}: generation must stop at it"
+            )
+        return found
+
+    def _about_rows(self) -> list[str]:
+        found, total = [], self.total
+        for file in self.files:
+            if count := file.control.count:
+                where = _places(file, file.control.lines)
+                found.append(
+                    f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such"
+                )
+            if count := file.altered.count:
+                where = _places(file, file.altered.lines)
+                found.append(f"the chat template changes or leaves out words of {count} rows ({where})")
+        if total.duplicates:
+            found.append(f"{total.duplicates} of {total.rows} rows repeat an earlier row")
+        if total.unanswered:
+            found.append(f"{total.unanswered} rows end in turns that nobody answered; those turns are left out")
+        if total.rewritten:
+            found.append(f"the template rewrites earlier turns: {total.rewritten} rows are trained turn by turn")
+        overlong = sum(t.count for reason, t in total.dropped.items() if "max_length" in reason)
+        if total.rows and overlong > 0.05 * total.rows:
+            found.append(
+                f"{overlong} of {total.rows} rows are longer than max_length {self.max_length}; "
+                "raise --data.max_length, or pass --data.overlong cut or split"
+            )
+        if total.tokens and total.trained_share < 0.02:
+            found.append(f"only {total.trained_share:.1%} of the tokens are trained on")
+        return found
+
+    def renamed(self, names: Sequence[str]) -> Self:
+        """The report with its files called `names`: a cache may have been filled under other ones."""
+        for file, name in zip(self.files, names, strict=True):
+            file.name = name
+        return self
+
+    def to_json(self) -> str:
+        """JSON that `from_json` reads; warnings are in it for people and other programs."""
+        return json.dumps(self._to_dict(), indent=1)
+
+    def _to_dict(self) -> dict[str, Any]:
+        validation = {name: report._to_dict() for name, report in self.validation.items()}
+        return {**asdict(self), "validation": validation, "warnings": self.warnings}
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        return cls._from_dict(json.loads(text))
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any]) -> Self:
+        values.pop("warnings")
+        made = cls(**values)
+        made.files = [FileAudit.from_dict(file) for file in values["files"]]
+        made.total = FileAudit.from_dict(values["total"])
+        made.validation = {name: cls._from_dict(report) for name, report in values["validation"].items()}
+        return made
+
+    def table(self) -> str:
+        """The audit as plain text, at most 100 columns wide unless names are longer."""
+        sections = [self._block("training data")]
+        sections += [report._block(f"validation: {name}") for name, report in self.validation.items()]
+        if warnings := self.warnings:
+            sections.append("\n".join(["to look at", *(f"  - {line}" for line in warnings)]))
+        return "\n\n".join(sections)
+
+    def _block(self, title: str) -> str:
+        columns = self.files if len(self.files) == 1 else [*self.files, self.total]
+        rows: list[tuple[str, Callable[[FileAudit], str]]] = [
+            ("rows read", lambda f: f"{f.rows:,}"),
+            ("conversations", lambda f: f"{f.trees:,}"),
+            ("dropped", lambda f: f"{f.dropped_count:,}"),
+            *((f"  {reason}", _dropped(reason)) for reason in self.total.dropped),
+            ("cut at the end", lambda f: f"{f.cut:,}"),
+            ("split in pieces", lambda f: f"{f.split:,}"),
+            ("repeated rows", lambda f: f"{f.duplicates:,}"),
+            ("tokens", lambda f: f"{f.tokens:,}"),
+            ("trained tokens", lambda f: f"{f.trained_tokens:,}"),
+            ("trained share", lambda f: f"{f.trained_share:.1%}"),
+            ("length, mean", lambda f: f"{f.mean:,.1f}"),
+            ("length, median", lambda f: f"{f.p50:,}"),
+            ("length, 95 %", lambda f: f"{f.p95:,}"),
+            ("length, longest", lambda f: f"{f.max:,}"),
+        ]
+        if self.total.empty_pieces:
+            rows.insert(5, ("pieces left out", lambda f: f"{f.empty_pieces:,}"))
+        label = max(len(name) for name, _ in rows) + 2
+        shown = dict(zip(map(id, columns), _labels([f.name for f in columns]), strict=True))
+        lines = [title]
+        while columns:
+            widths = [max(len(shown[id(f)]), 11) + 2 for f in columns]
+            fits = max(sum(1 for total in accumulate(widths, initial=label) if total <= _WIDTH) - 1, 1)
+            here, columns = list(zip(columns[:fits], widths, strict=False)), columns[fits:]
+            lines.append(" " * label + "".join(shown[id(f)].rjust(w) for f, w in here))
+            lines += [name.ljust(label) + "".join(value(f).rjust(w) for f, w in here) for name, value in rows]
+        return "\n".join([*lines, *self._footnotes()])
+
+    def _footnotes(self) -> list[str]:
+        notes = [f"trained on: {self.train_on}; max_length {self.max_length}, overlong rows: {self.overlong}"]
+        formats = dict.fromkeys(f.format for f in self.files)
+        notes.append("columns: " + ", ".join(formats))
+        notes.append(
+            "pad = eos: yes; end tokens stay trained, padding is told apart by its place"
+            if self.pad_is_eos
+            else "pad = eos: no"
+        )
+        if self.val_share:
+            notes.append(f"held out for validation: {self.held_out:,} of these conversations")
+        for file in self.files:
+            if file.longest:
+                longest = ", ".join(f"line {line} ({length:,})" for line, length in file.longest[:3])
+                notes.append(f"{file.name}: longest are {longest}")
+            for reason, tally in file.dropped.items():
+                more = ", ..." if tally.count > len(tally.lines) else ""
+                notes.append(f"{_places(file, tally.lines)}{more}: dropped, {reason}")
+        return notes
+
+
+def _dropped(reason: str) -> Callable[[FileAudit], str]:
+    return lambda file: f"{file.dropped[reason].count if reason in file.dropped else 0:,}"
+
+
+def _places(file: FileAudit, lines: Sequence[int]) -> str:
+    return ", ".join([f"{file.name}:{lines[0]}", *(f":{line}" for line in lines[1:])])
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Short names for column heads: the last part of each path, with its folder where that is not enough."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    last = [p[-1] for p in parts]
+    labels = [p[-1] if last.count(p[-1]) == 1 else "/".join(p[-2:]) for p in parts]
+    return [label if len(label) <= 24 else "…" + label[-23:] for label in labels]

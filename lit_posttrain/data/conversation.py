@@ -1,0 +1,256 @@
+"""The data module of supervised fine-tuning: files of conversations in, packed token trees out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+
+from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.formats import Columns
+from lit_posttrain.data.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store import TreeStore
+from lit_posttrain.data.tokenize import TokenizeOptions, build_store, held_out
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import RowLayout
+
+DEFAULT_MAX_LENGTH = 2048
+HELD_OUT = "held_out"
+
+
+@runtime_checkable
+class TokenizerOwner(Protocol):
+    """What a data module needs of the LightningModule it feeds.
+
+    tokenizer: a fast Hugging Face tokenizer, with or without a chat template. max_positions: the longest sequence the
+    model takes, None for no limit. layout: how trees become rows.
+    """
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def max_positions(self) -> int | None: ...
+    @property
+    def layout(self) -> RowLayout: ...
+
+
+class ConversationData(LightningDataModule):
+    """Conversations, prompts with completions, or plain text, from files, folders or the hub.
+
+    Columns are recognised by their names: `messages` (role/content or from/value), prompt/completion (or response),
+    instruction/input/output, instruction/context/response, question/answer, text. Anything else is named with
+    `--data.columns`. What was read, dropped and trained on is in the audit.
+
+    Args:
+        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
+            `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
+        test_path: Data for `test`; the validation data where it is not given.
+        val_share: Share of the training rows to hold out for validation, 0 to 1, chosen by a hash of a row's content:
+            the same rows in every run, and repeated rows on the same side.
+        columns: Names of the columns, where they are not recognised.
+        train_on: `assistant`: every assistant turn. `last`: the last one. `completion`: the assistant turns that
+            follow the row's own prompt (all of them where a row is one conversation). `all`: every token.
+            Plain text is trained on as a whole.
+        system_prompt: System prompt for conversations that bring none.
+        max_length: Most tokens of a conversation. Default: what the model takes, but no more than 2048.
+        overlong: Longer conversations: `drop` them, `cut` them at the end, or `split` them into pieces. The audit
+            counts them.
+        on_bad_row: A row that cannot be trained on: stop with an `error` that names it, or `skip` and count it.
+        batch_size: Conversations per optimizer step, over all micro-batches and devices.
+        eval_batch_size: Conversations per validation batch, over all devices.
+        shuffle: Shuffle the training data anew in every epoch.
+        seed: Seed of the shuffle.
+        cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        val_path: str | list[str] | None = None,
+        test_path: str | list[str] | None = None,
+        val_share: float = 0.0,
+        columns: Columns | None = None,
+        train_on: Literal["assistant", "last", "completion", "all"] = "assistant",
+        system_prompt: str | None = None,
+        max_length: int | None = None,
+        overlong: Literal["drop", "cut", "split"] = "drop",
+        on_bad_row: Literal["error", "skip"] = "error",
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        shuffle: bool = True,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= val_share < 1.0:
+            raise PostTrainError(f"--data.val_share is {val_share}; it must be at least 0 and below 1")
+        if eval_batch_size < 1:
+            raise PostTrainError(f"--data.eval_batch_size is {eval_batch_size}; it must be at least 1")
+        self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
+        if not self.paths:
+            raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
+        self.val_share, self.columns, self.train_on = val_share, columns, train_on
+        self.system_prompt, self.max_length, self.overlong = system_prompt, max_length, overlong
+        self.on_bad_row, self.batch_size, self.eval_batch_size = on_bad_row, batch_size, eval_batch_size
+        self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
+        self._train: TreeStore | None = None
+        self._val: dict[str, TreeStore] = {}
+        self._test: dict[str, TreeStore] = {}
+        self._audit: AuditReport | None = None
+        self._built_for: tuple[int, int | None] | None = None
+
+    # ------------------------------------------------------------------ building
+
+    def build(self, tokenizer: Any, max_positions: int | None = None) -> None:
+        """Read, tokenise (or open from the cache) and audit everything, without a trainer.
+
+        Raises:
+            PostTrainError: data that cannot be read or trained on, no usable row, or a `max_length` beyond
+                `max_positions`.
+        """
+        options = self._options(max_positions)
+        whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
+        aside = held_out(whole, self.val_share)
+        train = whole.select(np.flatnonzero(~aside)) if self.val_share else whole
+        audit.val_share, audit.held_out = self.val_share, int(aside.sum())
+        if len(train) == 0:
+            raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
+        self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
+        for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
+            self._val[name] = self._extra(path, name, tokenizer, options, audit, train)
+        self._test = {}
+        for name, path in _named(self.test_paths, taken=set(self._val)).items():
+            self._test[name] = self._extra(path, name, tokenizer, options, audit, train)
+        self._train, self._audit = train, audit
+        self._built_for = (id(tokenizer), max_positions)
+
+    def _extra(
+        self, path: str, name: str, tokenizer: Any, options: TokenizeOptions, audit: AuditReport, train: TreeStore
+    ) -> TreeStore:
+        store, report = build_store([path], tokenizer, options, self.cache_dir)
+        if len(store) == 0:
+            raise PostTrainError(f"{path}: no usable row; {_why_empty(report)}")
+        report.in_training = int(np.isin(store.row_hash, train.row_hash).sum())
+        audit.validation[name] = report
+        return store
+
+    def _options(self, max_positions: int | None) -> TokenizeOptions:
+        if self.max_length is not None and self.max_length < 2:
+            raise PostTrainError(f"--data.max_length is {self.max_length}; it must be at least 2")
+        if self.max_length is not None and max_positions is not None and self.max_length > max_positions:
+            raise PostTrainError(
+                f"--data.max_length is {self.max_length} and the model takes {max_positions} positions: a sequence "
+                f"longer than the model; pass at most {max_positions}"
+            )
+        limit = self.max_length or min(max_positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+        return TokenizeOptions(self.columns, self.train_on, self.system_prompt, limit, self.overlong, self.on_bad_row)
+
+    # ------------------------------------------------------------------ Lightning
+
+    def prepare_data(self) -> None:
+        """Fill the cache, once per machine; the other processes open it in `setup`."""
+        owner = self._owner()
+        self.build(owner.tokenizer, owner.max_positions)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the stores, unless `prepare_data` of this process has just done so."""
+        owner = self._owner()
+        if self._built_for != (id(owner.tokenizer), owner.max_positions):
+            self.prepare_data()
+
+    def _owner(self) -> TokenizerOwner:
+        module = self.trainer.lightning_module if self.trainer else None
+        if not isinstance(module, TokenizerOwner):
+            raise PostTrainError(
+                f"{type(self).__name__} needs a module with `tokenizer`, `max_positions` and `layout`, and has "
+                f"{type(module).__name__}; train a lit_posttrain method, or call build(tokenizer, max_positions)"
+            )
+        return module
+
+    @property
+    def train_store(self) -> TreeStore:
+        """The training trees."""
+        if self._train is None:
+            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
+        return self._train
+
+    @property
+    def val_stores(self) -> dict[str, TreeStore]:
+        """Validation sets by name: `held_out`, and one per entry of `val_path`."""
+        return self._val
+
+    @property
+    def test_stores(self) -> dict[str, TreeStore]:
+        """Test sets by name; the validation sets where no `test_path` was given."""
+        return self._test or self._val
+
+    @property
+    def audit(self) -> AuditReport:
+        """What became of every row."""
+        if self._audit is None:
+            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
+        return self._audit
+
+    def train_dataloader(self) -> StepLoader:
+        """Micro-batches of whole optimizer steps."""
+        assert self.trainer is not None
+        return StepLoader(
+            self.train_store,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            accumulate=self.trainer.accumulate_grad_batches,
+            layout=self._owner().layout,
+            **self._place(),
+        )
+
+    def val_dataloader(self) -> list[EvalLoader]:
+        """One loader per validation set, in the order of `val_stores`."""
+        return self._eval_loaders(self.val_stores)
+
+    def test_dataloader(self) -> list[EvalLoader]:
+        """One loader per test set, in the order of `test_stores`."""
+        return self._eval_loaders(self.test_stores)
+
+    def predict_dataloader(self) -> list[EvalLoader]:
+        """The validation sets."""
+        return self.val_dataloader()
+
+    def _eval_loaders(self, stores: dict[str, TreeStore]) -> list[EvalLoader]:
+        layout = self._owner().layout
+        return [
+            EvalLoader(store, batch_size=self.eval_batch_size, layout=layout, **self._place())
+            for store in stores.values()
+        ]
+
+    def _place(self) -> dict[str, int]:
+        given = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
+        return {"world": int(given.get("num_replicas", 1)), "rank": int(given.get("rank", 0))}
+
+
+def _listed(paths: str | Sequence[str] | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else list(paths or [])
+
+
+def _named(paths: Sequence[str], taken: set[str]) -> dict[str, str]:
+    """A short unique name per path: its stem, with its folder or a number where that is taken."""
+    named: dict[str, str] = {}
+    for path in paths:
+        place = Path(re.sub(r"^builtin:|:[^/:]*$", "", path))
+        stem = place.name.split(".")[0] or "data"
+        candidates = [stem, f"{place.parent.name}_{stem}", *(f"{stem}_{n}" for n in range(2, len(paths) + 3))]
+        name = next(c for c in candidates if c not in taken and c not in named and not c.startswith("_"))
+        named[name] = path
+    return named
+
+
+def _why_empty(audit: AuditReport) -> str:
+    reasons = [f"{tally.count} {reason}" for reason, tally in audit.total.dropped.items()]
+    if audit.held_out:
+        reasons.append(f"{audit.held_out} held out by val_share {audit.val_share:g}")
+    return f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept")

@@ -1,0 +1,73 @@
+"""What happens to a conversation that is longer than a sequence may be: drop it, cut it at the end, or split it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from lit_posttrain.types import Response, Tree
+
+TOO_LONG = "longer than max_length"
+PROMPT_TOO_LONG = "prompt alone fills max_length"
+NOTHING_LEFT = "max_length cuts every trained token"
+
+
+@dataclass(slots=True)
+class Fitted:
+    """trees: what is left of one. dropped: the reason why nothing is. cut, split: 1 where that was done.
+    empty_pieces: pieces without a trained token, left out."""
+
+    trees: list[Tree] = field(default_factory=list)
+    dropped: str = ""
+    cut: int = 0
+    split: int = 0
+    empty_pieces: int = 0
+
+
+def fit(tree: Tree, max_length: int, overlong: Literal["drop", "cut", "split"]) -> Fitted:
+    """Make a tree with one response at most `max_length` tokens long."""
+    response = tree.responses[0]
+    prompt = len(tree.prompt)
+    if prompt + len(response.tokens) <= max_length:
+        return Fitted([tree])
+    if overlong == "split":
+        return _split(tree, max_length)
+    if prompt >= max_length and tree.prompt_counted is None:
+        return Fitted(dropped=PROMPT_TOO_LONG)
+    if overlong == "drop":
+        return Fitted(dropped=TOO_LONG)
+    pieces = _split(tree, max_length, only_first=True)
+    return Fitted(pieces.trees, cut=1) if pieces.trees else Fitted(dropped=NOTHING_LEFT)
+
+
+def _split(tree: Tree, max_length: int, only_first: bool = False) -> Fitted:
+    """Consecutive pieces of `max_length` tokens. A piece's first token has no state that predicts it, so that one
+    token per later piece is context where it was a target."""
+    response = tree.responses[0]
+    trunk = np.zeros(len(tree.prompt), np.bool_) if tree.prompt_counted is None else tree.prompt_counted
+    tokens, counted = np.concatenate([tree.prompt, response.tokens]), np.concatenate([trunk, response.counted])
+    made = Fitted(split=1)
+    for start in range(0, 1 if only_first else len(tokens), max_length):
+        piece, mask = tokens[start : start + max_length], counted[start : start + max_length]
+        if not mask[1:].any():
+            made.empty_pieces += 1
+            continue
+        # the first piece keeps its prompt as the prompt, a later one starts in the middle of something
+        whole = tree.prompt_counted is not None
+        first = len(tree.prompt) if start == 0 else max(int(np.flatnonzero(mask)[0]), 1)
+        first = min(first, len(piece) - 1)
+        last = len(mask) if whole else int(np.flatnonzero(mask)[-1]) + 1
+        made.trees.append(
+            Tree(
+                prompt=piece[:first],
+                responses=[Response(piece[first:last], mask[first:last], response.role, response.label)],
+                prompt_counted=mask[:first] if whole else None,
+                file=tree.file,
+                line=tree.line,
+            )
+        )
+    if not made.trees:
+        return Fitted(dropped=NOTHING_LEFT)
+    return made

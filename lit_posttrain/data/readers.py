@@ -1,0 +1,157 @@
+"""Read one local file as a stream of (line, row). A `.json` document alone has its text in memory as a whole.
+
+Every reader takes the file's name as shown to people and its path, and raises PostTrainError with `name:line` for
+what it cannot read.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.errors import PostTrainError
+
+_NOT_SPACE = re.compile(r"\S|\Z")
+_BATCH_ROWS = 1024
+_CSV_FIELD_LIMIT = 2**31 - 1
+
+
+def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+    """One JSON value a line, also gzipped; blank lines are no rows."""
+    opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
+    with opener(file, "rb") as stream:
+        number = 0
+        try:
+            for number, raw in enumerate(stream, 1):
+                if not raw.isspace():
+                    yield number, _parse(raw, name, number)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise PostTrainError(
+                f"{name}:{number + 1}: damaged gzip data ({error}); copy or compress the file again"
+            ) from error
+
+
+def _parse(raw: bytes, name: str, number: int) -> Any:
+    try:
+        return json.loads(raw.decode() if number > 1 else raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, f"{name}:{number}") from error
+    except json.JSONDecodeError as error:
+        raise PostTrainError(
+            f"{name}:{number}: not valid JSON ({error.msg} column {error.colno}); mend or remove the line"
+        ) from error
+    except RecursionError as error:
+        raise PostTrainError(f"{name}:{number}: JSON nested too deeply to read; mend or remove the line") from error
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, where) from error
+
+
+def _not_utf8(error: UnicodeDecodeError, where: str) -> PostTrainError:
+    byte = error.object[error.start]
+    return PostTrainError(f"{where}: not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); save the file as UTF-8")
+
+
+def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+    """A list of objects, an object with one list value, or objects one after another (JSONL by another name)."""
+    text = _decode(file.read_bytes(), name)
+    if text.lstrip()[:1] == "[":
+        yield from _json_items(name, text, text.index("[") + 1, listed=True)
+        return
+    first = [value for _, value in islice(_json_items(name, text, 0, listed=False), 2)]
+    if len(first) != 1 or not isinstance(first[0], dict):
+        yield from _json_items(name, text, 0, listed=False)
+        return
+    lists = [value for value in first[0].values() if isinstance(value, list)]
+    if len(lists) != 1:
+        raise PostTrainError(
+            f"{name}: one object with {len(lists)} lists in it, where rows are expected; "
+            "write a list of objects, or an object that holds one such list"
+        )
+    yield from enumerate(lists[0], 1)
+
+
+def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[int, Any]]:
+    """Values one by one from position `at`, so that a large list never stands in memory as objects."""
+    decoder, number = json.JSONDecoder(), 0
+    at = _after_space(text, at)
+    while at < len(text) and not (listed and text[at] == "]"):
+        try:
+            value, at = decoder.raw_decode(text, at)
+            number += 1
+            yield number, value
+            at = _after_space(text, at)
+            if listed and text[at : at + 1] == ",":
+                at = _after_space(text, at + 1)
+            elif listed and text[at : at + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+        except json.JSONDecodeError as error:
+            raise PostTrainError(
+                f"{name}: not valid JSON ({error.msg} line {error.lineno} column {error.colno}); mend the file"
+            ) from error
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _NOT_SPACE.search(text, at)
+    return found.start() if found else len(text)
+
+
+def parquet_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+    """Rows of a Parquet file, numbered from 1."""
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except pyarrow.ArrowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PostTrainError(
+            f"{name}: not readable as Parquet after row {number} ({reason}); write it again"
+        ) from error
+
+
+def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+    """Rows under a header line, every cell a string, numbered by the physical line they start on."""
+    delimiter = "\t" if name.lower().endswith(".tsv") else ","
+    # the limit belongs to the whole process: it is lifted while a row is read, and put back
+    before = csv.field_size_limit()
+    with file.open("rb") as stream:
+        lines = (_decode(raw, f"{name}:{number}") for number, raw in enumerate(stream, 1))
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        while True:
+            line = reader.line_num + 1
+            try:
+                csv.field_size_limit(_CSV_FIELD_LIMIT)
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise PostTrainError(f"{name}:{line}: not valid CSV ({error}); mend the row") from error
+            finally:
+                csv.field_size_limit(before)
+            if cells is None:
+                return
+            if header is None:
+                header = cells
+            elif len(cells) == len(header):
+                yield line, dict(zip(header, cells, strict=True))
+            elif cells:
+                raise PostTrainError(
+                    f"{name}:{line}: {len(cells)} cells under {len(header)} columns ({', '.join(header)}); "
+                    "mend the row: quote cells that hold the separator"
+                )

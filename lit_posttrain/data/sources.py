@@ -1,0 +1,179 @@
+"""Where records come from: files, folders, the data sets shipped with the package, and hub data sets.
+
+Everything is read as a stream; only a `.json` document has its text in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.data.messages import kind
+from lit_posttrain.data.readers import csv_rows, json_rows, jsonl_rows, parquet_rows
+from lit_posttrain.errors import PostTrainError
+
+_READERS = {
+    ".jsonl": jsonl_rows,
+    ".jsonl.gz": jsonl_rows,
+    ".json": json_rows,
+    ".parquet": parquet_rows,
+    ".csv": csv_rows,
+    ".tsv": csv_rows,
+}
+SUFFIXES = tuple(_READERS)
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.%\[\]:+-]+))?")
+_BATCH_ROWS = 1024
+_WHAT_TO_GIVE = "; give a path to a file or folder, builtin:NAME, or owner/name of a hub data set"
+
+
+@dataclass(slots=True)
+class Record:
+    """One row. file: the source as the user named it. line: 1-based; the physical line a row starts on in JSONL and
+    CSV, the row's number elsewhere."""
+
+    data: dict[str, Any]
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One readable thing: `name` as shown to people, the local files that hold its content, and how to read it."""
+
+    name: str
+    files: tuple[Path, ...]
+    rows: Callable[[], Iterator[tuple[int, Any]]]
+
+    def records(self) -> Iterator[Record]:
+        """Stream the rows.
+
+        Raises:
+            PostTrainError: a row that is not an object, a file that cannot be read, or no row at all.
+        """
+        line = 0
+        for line, row in self.rows():
+            if not isinstance(row, dict):
+                raise PostTrainError(
+                    f"{self.name}:{line}: the row is {kind(row)}, not an object with named columns; "
+                    "write one JSON object per row"
+                )
+            yield Record(row, self.name, line)
+        if line == 0:
+            raise PostTrainError(f"{self.name}: the file holds no rows; name another file or fill this one")
+
+    def digest(self) -> str:
+        """Hash of the content and of the way it is read, independent of names and times."""
+        total = hashlib.blake2b(digest_size=16)
+        for file in self.files:
+            total.update("".join(file.suffixes[-2:]).lower().encode())
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "blake2b").digest())
+        if not self.files:
+            for _, row in self.rows():
+                total.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return total.hexdigest()
+
+
+def read_records(path: str) -> Iterator[Record]:
+    """Stream the records of a file, a folder, `builtin:NAME` or a hub data set `owner/name[/config][:split]`."""
+    return chain.from_iterable(source.records() for source in find_sources(path))
+
+
+def find_sources(path: str) -> list[Source]:
+    """What `path` stands for: one source, or one per file of a folder.
+
+    Raises:
+        PostTrainError: nothing there, or nothing readable; the message names files with a similar name.
+    """
+    if path.startswith("builtin:"):
+        return [_builtin(path)]
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _folder(path, place)
+    if place.is_file():
+        return [_file(path, place)]
+    hub = _HUB_NAME.fullmatch(path)
+    similar = _similar(place)
+    # a slip in a local path is no reason to ask the hub, which takes half a minute to fail without a network
+    if hub and not similar and not path.startswith(".") and not path.endswith(SUFFIXES):
+        return [_hub(path, hub["name"], hub["config"], hub["split"] or "train")]
+    raise PostTrainError(f"{path}: no such file, folder or hub data set{similar or _WHAT_TO_GIVE}")
+
+
+def _similar(place: Path) -> str:
+    siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+    close = difflib.get_close_matches(place.name, siblings, n=3)
+    return "; did you mean " + " or ".join(str(place.with_name(name)) for name in close) + "?" if close else ""
+
+
+def _builtin(path: str) -> Source:
+    name = path.removeprefix("builtin:")
+    folder = Path(str(resources.files("lit_posttrain.builtin")))
+    file = folder / f"{name}.jsonl"
+    if not file.is_file():
+        known = ", ".join(f"builtin:{p.stem}" for p in sorted(folder.glob("*.jsonl"))) or "none"
+        raise PostTrainError(f"{path}: no such built-in data set; there are: {known}")
+    return Source(path, (file,), partial(jsonl_rows, path, file))
+
+
+def _file(name: str, file: Path) -> Source:
+    for suffix, reader in _READERS.items():
+        if file.name.lower().endswith(suffix):
+            return Source(name, (file,), partial(reader, name, file))
+    raise PostTrainError(f"{name}: not a known kind of file; rename or convert it to one of {', '.join(SUFFIXES)}")
+
+
+def _folder(path: str, place: Path) -> list[Source]:
+    if (place / "dataset_dict.json").is_file():
+        splits = sorted(p.parent.name for p in place.glob("*/state.json"))
+        if len(splits) != 1 and "train" not in splits:
+            raise PostTrainError(f"{path}: holds the splits {', '.join(splits)}; name one, such as {path}/{splits[0]}")
+        place /= "train" if "train" in splits else splits[0]
+    if (place / "state.json").is_file():
+        return [Source(path, tuple(sorted(place.glob("*.arrow"))), lambda: _saved_rows(path, place))]
+    files = sorted(p for p in place.iterdir() if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    if not files:
+        inside = ", ".join(sorted(p.name for p in place.iterdir())[:8]) or "nothing"
+        raise PostTrainError(f"{path}: no {', '.join(SUFFIXES)} file directly in this folder (it holds {inside})")
+    return [_file(str(Path(path) / p.name), p) for p in files]
+
+
+def _hub(path: str, name: str, config: str | None, split: str) -> Source:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the hub's client raises a dozen kinds: offline, missing, gated, wrong split
+        reason = " ".join(str(error).split())[:200]
+        raise PostTrainError(
+            f"{path}: no such file, folder or hub data set{_WHAT_TO_GIVE} ({type(error).__name__}: {reason})"
+        ) from error
+    return Source(path, tuple(Path(f["filename"]) for f in loaded.cache_files), lambda: _dataset_rows(loaded))
+
+
+def _saved_rows(path: str, place: Path) -> Iterator[tuple[int, Any]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(place))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PostTrainError(f"{path}: not readable as a saved data set ({reason}); save it again") from error
+    return _dataset_rows(loaded)
+
+
+def _dataset_rows(loaded: Any) -> Iterator[tuple[int, Any]]:
+    number = 0
+    for batch in loaded.iter(batch_size=_BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            number += 1
+            yield number, dict(zip(batch, values, strict=True))

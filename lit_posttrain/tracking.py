@@ -1,0 +1,238 @@
+"""Where a run's metrics go: metrics.csv in its folder, and Weights & Biases where that works."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import uuid
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+_INIT_TIMEOUT_S = 30.0
+_FINISH_TIMEOUT_S = 60.0
+_HIDDEN = "***"
+# the last word of a name that holds a secret, and first words of names that only sound like one (`eos_token`)
+_SECRET = re.compile(r"(^|[_\-.])(token|key|apikey|password|passwd|secret|credentials?)s?$")
+_HARMLESS = re.compile(r"^(eos|bos|pad|unk|sep|cls|mask|image|special|stop|end|primary|sort|group)[_\-.]")
+_CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+_SHORTEST_SECRET = 8
+
+
+@dataclass
+class WandbOptions:
+    """Weights & Biases.
+
+    Args:
+        project: Project that the run belongs to.
+        mode: auto is online where WANDB_API_KEY is set, else offline (`wandb sync` uploads later); disabled is off.
+        entity: User or team; by default the key's own.
+    """
+
+    project: str = "lit-posttrain"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    entity: str | None = None
+
+
+class MetricsCSV(Logger):
+    """metrics.csv: one row per step, a column per metric, complete after every call.
+
+    A step that was logged already (a run resumed from an earlier checkpoint) takes the rows from there on away.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__()
+        self.file = Path(folder) / "metrics.csv"
+        self._columns: list[str] = []
+        self._row: dict[str, str] = {}  # the last one, which may get more metrics
+        self._row_start = 0  # where it begins in the file
+        self._open = False
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.file.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run's config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add to the row of `step`, by default the last one."""
+        current = int(self._row.get("step", 0)) if step is None else step
+        if not self._open or current < int(self._row.get("step", -1)):
+            self._go_back_to(current)
+        if self._row.get("step") != str(current):
+            self._row = {"step": str(current)}
+            self._row_start = self.file.stat().st_size
+        self._row |= {name: str(value) for name, value in metrics.items()}
+        fresh = [name for name in self._row if name not in self._columns]
+        if fresh:
+            rows = [row for row in self._read() if row["step"] != str(current)]
+            self._columns += fresh
+            self._write([*rows, self._row])
+        else:
+            with self.file.open("r+", newline="", encoding="utf-8") as stream:
+                stream.seek(self._row_start)
+                stream.truncate()
+                self._writer(stream).writerow(self._row)
+
+    def _go_back_to(self, step: int) -> None:
+        """Keep the rows before `step` alone."""
+        self._open = True
+        rows = [row for row in self._read() if _number(row.get("step")) < step]
+        self._columns = self._columns or ["step"]
+        self._row = {}
+        self._write(rows)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, restval="")
+            rows = list(reader)
+            self._columns = self._columns or list(reader.fieldnames or [])
+        return rows
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(self.file.name + ".part")
+        with part.open("w", newline="", encoding="utf-8") as stream:
+            writer = self._writer(stream)
+            writer.writeheader()
+            for row in rows:
+                self._row_start = stream.tell()
+                writer.writerow(row)
+        os.replace(part, self.file)
+
+    def _writer(self, stream: Any) -> csv.DictWriter[str]:
+        return csv.DictWriter(stream, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return float("inf")  # a row that a crash cut short
+
+
+def forget_run(folder: Path | str) -> None:
+    """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own."""
+    for name in ("metrics.csv", "samples.jsonl", "wandb_id.txt"):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def wandb_logger(folder: Path | str, options: WandbOptions, name: str, config: Mapping[str, Any]) -> WandbLogger | None:
+    """A Weights & Biases logger, or None with a warning if it cannot be had; asks nothing, waits 30 s at most.
+
+    The run's id is kept in wandb_id.txt, so that a resumed run goes on in the same W&B run.
+    """
+    if options.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    try:
+        return _started(Path(folder), options, name, config)
+    except Exception as problem:  # no tracking is better than no training
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        warnings.warn(f"no Weights & Biases: {redacted(reason)}; metrics.csv has everything", stacklevel=2)
+        return None
+
+
+def _started(folder: Path, options: WandbOptions, name: str, config: Mapping[str, Any]) -> WandbLogger:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {
+        "silent": True,
+        "console": "off",
+        "disable_git": True,  # remotes can hold credentials; the commit is saved below
+        "save_code": False,
+        "init_timeout": _INIT_TIMEOUT_S,
+        "finish_timeout": _FINISH_TIMEOUT_S,
+    }
+    known = getattr(wandb.Settings, "model_fields", wanted)
+    logger = WandbLogger(
+        name=name,
+        project=options.project,
+        entity=options.entity,
+        save_dir=str(folder),
+        id=_run_id(folder),
+        mode=_mode(options.mode, wandb),
+        config=redacted(dict(config)) | {"git_commit": git_commit()},
+        settings=wandb.Settings(**{key: value for key, value in wanted.items() if key in known}),
+    )
+    _ = logger.experiment  # starts the run, here rather than inside the trainer, so that it may fail
+    return logger
+
+
+def _mode(asked: str, wandb: Any) -> str:
+    if asked == "auto":
+        asked = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    if asked == "online" and not os.environ.get("WANDB_API_KEY"):
+        try:
+            known = wandb.login(prompt=False, verify=False)
+        except TypeError:  # before wandb 0.31 it would ask
+            known = False
+        if not known:
+            warnings.warn("no Weights & Biases key, so offline: set WANDB_API_KEY, or `wandb sync` later", stacklevel=2)
+            return "offline"
+    return asked
+
+
+def _run_id(folder: Path) -> str:
+    file = folder / "wandb_id.txt"
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, `+changes` with uncommitted ones; None outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(["git", *args], capture_output=True, text=True, check=True, timeout=5)
+    return done.stdout.strip()
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """A copy of a config without secrets: values of names that look like one (`hf_token`), credentials in URLs, and
+    the values of such variables of the environment wherever they stand."""
+    if isinstance(value, Mapping):
+        return {str(key): redacted(item, str(key)) for key, item in value.items()}
+    if _secret(name) and isinstance(value, (str, list, tuple)) and value:
+        return _HIDDEN
+    if isinstance(value, (list, tuple)):
+        return [redacted(item, name) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = _CREDENTIALS_IN_URL.sub(f"{_HIDDEN}@", str(value))
+    for variable, secret in os.environ.items():
+        if _secret(variable) and len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, _HIDDEN)
+    return text
+
+
+def _secret(name: str) -> bool:
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return bool(_SECRET.search(snake)) and not _HARMLESS.search(snake)

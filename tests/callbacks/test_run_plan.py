@@ -1,0 +1,94 @@
+"""What is said before training, and the time that is left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+
+from lit_posttrain.callbacks import LastCheckpoint, RunPlan
+from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
+from lit_posttrain.callbacks.run_plan import duration
+from lit_posttrain.data.audit import AuditReport, FileAudit, Tally
+
+
+class Audited(pl.LightningDataModule):
+    def __init__(self, train: Any, val: Any) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        file = FileAudit("train.jsonl", rows=1240, trees=1200, tokens=310_552, trained_tokens=124_221)
+        file.dropped = {"empty": Tally(40, [3])}
+        self.audit = AuditReport([file], file)
+
+    def train_dataloader(self) -> Any:
+        return self.train
+
+    def val_dataloader(self) -> Any:
+        return self.val
+
+
+def test_plan_says_what_will_happen(fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit_in(tmp_path, [RunPlan()], datamodule=Audited, max_epochs=2)
+    out = capsys.readouterr().out
+    count = sum(p.numel() for p in run.module.parameters())
+    weights = count * 4 / 1e9
+    lines = [
+        "data       1,240 rows (40 dropped), 310,552 tokens, 40.0% of them trained",
+        "steps      10 optimizer steps: 2 epochs of 5",
+        "batch      4 rows a step, in 3 micro-batches x 1 process",
+        f"model      {count / 1e3:.4g}k parameters, {count / 1e3:.4g}k trained (100.00%)",
+        "precision  32-true on cpu x 1",
+        f"memory     {4 * weights:.2f} GB a process (weights {weights:.2f}, gradients {weights:.2f}, "
+        f"AdamW state {2 * weights:.2f}); activations on top",
+        f"folder     {tmp_path}",
+    ]
+    assert out.startswith("\n".join(lines) + "\n")
+    assert re.search(r"^about \d+ s left \(7 steps of \S+ s; validation comes on top\)$", out, re.MULTILINE)
+
+
+def test_resumed_plan_counts_what_is_left(fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit_in(tmp_path, [LastCheckpoint()], max_steps=4, max_epochs=-1)
+    capsys.readouterr()
+    fit_in(tmp_path, [RunPlan()], max_steps=12, max_epochs=-1, resume=tmp_path / "last.ckpt")
+    out = capsys.readouterr().out
+    assert out.startswith("steps      12 optimizer steps, from step 4 on: 2.4 epochs of 5\n")
+    assert "left (5 steps of " in out
+    assert "data " not in out
+
+
+@pytest.mark.parametrize(
+    ("make", "measured_by"),
+    [
+        (lambda p: torch.optim.AdamW(p), 2),
+        (lambda p: torch.optim.SGD(p, lr=0.1), 0),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 1),
+        (lambda p: torch.optim.RMSprop(p), 1),
+        (lambda p: torch.optim.Adagrad(p), 1),
+        (lambda p: torch.optim.NAdam(p), 2),
+        (lambda p: torch.optim.Adamax(p), 2),
+    ],
+)
+def test_optimizer_state_is_what_it_takes(make: Any, measured_by: int) -> None:
+    layer = nn.Linear(100, 100, bias=False)
+    optimizer = make(layer.parameters())
+    layer(torch.ones(1, 100)).sum().backward()
+    optimizer.step()
+    states = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor) and t.dim() == 2]
+    assert optimizer_state_bytes(optimizer) == sum(t.numel() * t.element_size() for t in states)
+    assert optimizer_state_bytes(optimizer) == measured_by * parameter_bytes(layer.parameters())
+
+
+def test_unknown_optimizer_is_said_to_be() -> None:
+    assert optimizer_state_bytes(torch.optim.ASGD(nn.Linear(2, 2).parameters())) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.4, "4 s"), (89, "89 s"), (600, "10 min"), (4790, "1 h 20 min"), (270_000, "3 d 3 h")]
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

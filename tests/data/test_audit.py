@@ -1,0 +1,109 @@
+"""The audit's numbers, its warnings and its table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny
+
+from lit_posttrain.data.audit import AuditReport, FileAudit
+from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+
+
+def talk(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def audit_of(tmp_path: Path, rows: list[Any], template: str = tiny.CHATML, **options: Any) -> AuditReport:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = TokenizeOptions(**{"max_length": 64, **options})
+    return build_store([str(path)], tiny.tokenizer(template), settings, str(tmp_path / "cache"))[1]
+
+
+def test_measures() -> None:
+    file = FileAudit("a.jsonl")
+    file.measure(np.arange(1, 101), np.ones(100, np.int64), np.arange(1001, 1101))
+    assert (file.trees, file.tokens, file.trained_tokens, file.mean) == (100, 5050, 100, 50.5)
+    assert (file.p50, file.p95, file.max) == (50, 95, 100)
+    assert file.longest == [(1100, 100), (1099, 99), (1098, 98), (1097, 97), (1096, 96)]
+    assert file.trained_share == pytest.approx(100 / 5050)
+
+
+def test_examples_are_a_few(tmp_path: Path) -> None:
+    rows = [talk("a", "b"), *(talk("a", " ") for _ in range(9))]
+    report = audit_of(tmp_path, rows, on_bad_row="skip")
+    tally = report.files[0].dropped["empty completion"]
+    assert (tally.count, tally.lines) == (9, [2, 3, 4, 5, 6])
+
+
+def test_json_round_trip_with_validation(tmp_path: Path) -> None:
+    report = audit_of(tmp_path, [talk("a", "b"), talk("a", "b"), talk("c", "fox " * 99)])
+    report.validation["val"] = audit_of(tmp_path, [talk("a", "b")])
+    report.validation["val"].in_training = 1
+    assert AuditReport.from_json(report.to_json()) == report
+    assert json.loads(report.to_json())["warnings"] == report.warnings
+    assert any(line.startswith("val: 1 of 1 rows are in the training data too") for line in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("rows", "template", "options", "warning"),
+    [
+        ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", ""), {}, "the model would never learn to stop"),
+        ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", "<|pad|>"), {}, "turns end with '<|pad|>', not with"),
+        ([talk("a", "b")], tiny.CHATML + "{# strftime_now #}", {}, "writes the day of tokenisation"),
+        ([talk("a <|im_end|>", "b")], tiny.CHATML, {}, "1 rows hold special tokens in their text"),
+        ([talk("a", "b"), talk("a", "b")], tiny.CHATML, {}, "1 of 2 rows repeat an earlier row"),
+        ([talk("a", "b"), talk("a", "fox " * 99)], tiny.CHATML, {}, "1 of 2 rows are longer than max_length 64"),
+        ([talk("fox " * 99, "b")], tiny.CHATML, {"max_length": 512}, "only 1.8% of the tokens are trained on"),
+        (
+            [{"messages": [*talk("a", "b")["messages"], {"role": "user", "content": "c"}]}],
+            tiny.CHATML,
+            {},
+            "1 rows end in turns that nobody answered",
+        ),
+    ],
+)
+def test_warnings(tmp_path: Path, rows: list[Any], template: str, options: dict[str, Any], warning: str) -> None:
+    warnings = audit_of(tmp_path, rows, template, **options).warnings
+    assert len(warnings) == 1
+    assert warning in warnings[0]
+
+
+def test_nothing_to_look_at(tmp_path: Path) -> None:
+    assert audit_of(tmp_path, [talk("a", "b"), talk("c", "d")]).warnings == []
+
+
+def test_pad_is_eos(tmp_path: Path) -> None:
+    path, made = tmp_path / "rows.jsonl", tiny.tokenizer()
+    path.write_text(json.dumps(talk("a", "b")) + "\n")
+    assert "pad = eos: no" in build_store([str(path)], made, TokenizeOptions(), str(tmp_path))[1].table()
+    made.pad_token = made.eos_token
+    report = build_store([str(path)], made, TokenizeOptions(), str(tmp_path))[1]
+    assert report.pad_is_eos
+    assert "pad = eos: yes; end tokens stay trained" in report.table()
+
+
+def test_table(tmp_path: Path) -> None:
+    for name, rows in (("x", [talk("a", "b"), talk("a", "")]), ("y", [talk("c", "d")])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = [str(tmp_path / name / "rows.jsonl") for name in ("x", "y")]
+    options = TokenizeOptions(on_bad_row="skip")
+    lines = build_store(paths, tiny.tokenizer(), options, str(tmp_path))[1].table().splitlines()
+    assert lines[1].split() == ["x/rows.jsonl", "y/rows.jsonl", "total"]
+    assert lines[2].split() == ["rows", "read", "2", "1", "3"]
+    assert lines[3].split() == ["conversations", "1", "1", "2"]
+    assert lines[5].split() == ["empty", "completion", "1", "0", "1"]
+    assert f"{paths[0]}:2: dropped, empty completion" in lines
+
+
+def test_the_table_keeps_to_a_terminal() -> None:
+    files = [FileAudit(f"/very/long/folder/name-{i}/part-{i:05d}-of-00100.jsonl.gz") for i in range(9)]
+    lines = AuditReport(files, FileAudit("total")).table().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("rows read") for line in lines) >= 3

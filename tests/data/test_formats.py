@@ -1,0 +1,168 @@
+"""Columns to conversations: every usual shape, named columns, and rows that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lit_posttrain.data.formats import Columns, Example, recognise
+from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.sources import Record
+from lit_posttrain.errors import PostTrainError
+
+ASKED = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
+def example(row: dict[str, Any], columns: Columns | None = None, system_prompt: str | None = None) -> Example:
+    return recognise(Record(row, "train.jsonl", 1), columns).example(row, system_prompt)
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": ASKED}, "messages"),
+        ({"conversation": ASKED}, "conversation"),
+        ({"conversations": [{"role": "prompter", "content": "Q"}, {"role": "bot", "content": "A"}]}, "conversations"),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "conversations"),
+        ({"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'}, "messages"),
+        ({"prompt": "Q", "completion": "A"}, "prompt/completion"),
+        ({"prompt": "Q", "response": "A", "text": "Q A"}, "prompt/response"),
+        ({"prompt": ASKED[:1], "completion": ASKED[1:]}, "prompt/completion"),
+        ({"prompt": ASKED[:1], "completion": "A"}, "prompt/completion"),
+        ({"instruction": "Q", "input": "", "output": "A"}, "instruction/input/output"),
+        ({"instruction": "Q", "output": "A"}, "instruction/output"),
+        ({"instruction": "Q", "context": None, "response": "A"}, "instruction/context/response"),
+        ({"question": "Q", "answer": "A"}, "question/answer"),
+        ({"id": 1, "messages": ASKED, "prompt": "Q"}, "messages"),
+    ],
+)
+def test_recognised_by_columns(row: dict[str, Any], name: str) -> None:
+    found = recognise(Record(row, "train.jsonl", 1))
+    made = found.example(row)
+    assert (found.name, made.messages, made.prompt_turns) == (name, ASKED, 1)
+
+
+def test_the_input_is_part_of_the_prompt_even_if_the_first_row_has_none() -> None:
+    shape = recognise(Record({"instruction": "Q", "output": "A"}, "train.jsonl", 1))
+    made = shape.example({"instruction": "Q", "input": "more", "output": "A"})
+    assert made.messages[0]["content"] == "Q\n\nmore"
+    assert made.text == ("Q\n\nmore\n\n", "A")
+
+
+def test_strings_stay_as_they_are_without_a_template() -> None:
+    assert example({"prompt": "2+2=", "completion": "4"}).text == ("2+2=", "4")
+    assert example({"text": "words"}) == Example([], text=("", "words"))
+
+
+def test_named_columns_and_their_errors() -> None:
+    row = {"frage": "Q", "antwort": "A", "rolle": "S"}
+    made = example(row, Columns(prompt="frage", completion="antwort", system="rolle"))
+    assert made.messages == [{"role": "system", "content": "S"}, *ASKED]
+    assert example({"dialog": ASKED}, Columns(messages="dialog")).messages == ASKED
+    assert example({"body": "words"}, Columns(text="body")).text == ("", "words")
+    with pytest.raises(
+        PostTrainError,
+        match=r"^train.jsonl:1: no column `fragen` \(--data.columns.prompt\); the columns are frage, antwort, rolle; "
+        r"did you mean `frage`\?$",
+    ):
+        example(row, Columns(prompt="fragen", completion="antwort"))
+    with pytest.raises(PostTrainError, match=r"wants `prompt` with `completion`, or `messages`, or `text`: name one"):
+        example(row, Columns(prompt="frage"))
+    with pytest.raises(
+        PostTrainError, match=r"^train.jsonl:1: columns not recognised: frage, antwort, rolle; name them"
+    ):
+        example(row)
+
+
+def test_system_prompts() -> None:
+    own = {"messages": ASKED, "system": "own"}
+    assert example(own, system_prompt="given").messages[0]["content"] == "own"
+    assert example({"messages": ASKED}, system_prompt="given").messages[0]["content"] == "given"
+    has = {"messages": [{"role": "system", "content": "first"}, *ASKED], "system": "own"}
+    made = example(has, system_prompt="given")
+    assert [m["content"] for m in made.messages] == ["first", "Q", "A"]
+    assert example({"prompt": "Q", "completion": "A"}, system_prompt="given").prompt_turns == 2
+
+
+def test_tools_and_tool_calls() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "Q", "tool_calls": None, "name": None},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1", "name": "f"},
+            {"role": "assistant", "content": "A", "tool_calls": []},
+        ],
+        "tools": '[{"type": "function"}]',
+    }
+    made = example(row)
+    assert made.tools == [{"type": "function"}]
+    assert made.messages[0] == {"role": "user", "content": "Q"}
+    assert made.messages[1]["content"] == ""
+    assert made.messages[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+    assert made.messages[2]["name"] == "f"
+    assert "tool_calls" not in made.messages[3]
+
+
+def test_sharegpt_tool_roles_and_text_parts() -> None:
+    turns = [
+        {"from": "human", "value": "Q"},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+        {"from": "observation", "value": "1"},
+        {"from": "gpt", "value": "A"},
+    ]
+    made = example({"conversations": turns})
+    assert [m["role"] for m in made.messages] == ["user", "assistant", "tool", "assistant"]
+    assert made.messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, ASKED[1]]
+    assert example({"messages": parts}).messages == ASKED
+
+
+def _turns(*roles: str) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": "x"} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "message"),
+    [
+        ({"messages": ASKED[:1]}, "no assistant turn", r"no assistant turn \(roles: user\)"),
+        ({"messages": []}, "no turns", "`messages` is an empty list"),
+        ({"messages": ["a"]}, "wrong type", "`messages` is a list, not a list of messages"),
+        ({"messages": '[{"role"'}, "wrong type", r"messages: not valid JSON \(.* column \d+\)"),
+        (_turns("user", "narrator"), "unknown role", r"messages\[1\]: role 'narrator'; roles are system, user"),
+        (_turns("user", "assistant", "system"), "role order", "a system turn after the first turn"),
+        (_turns("assistant", "user"), "role order", "starts with the assistant"),
+        (_turns("user", "tool", "assistant"), "role order", "a tool turn that no assistant turn called"),
+        (
+            {"messages": [ASKED[0], {"role": "assistant", "content": " "}]},
+            "empty completion",
+            "assistant's turn is empty",
+        ),
+        ({"messages": [{"role": "user", "content": 3}, ASKED[1]]}, "wrong type", r"messages\[0\]: content is 3, not a"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASKED[1]]},
+            "wrong type",
+            "only text can be trained on",
+        ),
+        ({"prompt": "Q", "completion": ""}, "empty completion", "`completion` is empty"),
+        ({"prompt": ASKED[:1], "completion": " "}, "empty completion", "turn is empty"),
+        ({"prompt": "Q", "completion": None}, "wrong type", "`completion` is null, not a string or a list"),
+        ({"prompt": 5, "completion": "A"}, "wrong type", "`prompt` is 5, not a string or a list"),
+        ({"text": " "}, "empty text", "`text` is empty"),
+        ({"text": 7}, "wrong type", "`text` is 7, not a string"),
+        ({"messages": ASKED, "tools": {"a": 1}}, "wrong type", "`tools` is an object, not a list of tool schemas"),
+        ({"messages": ASKED, "system": 1}, "wrong type", "`system` is 1, not a string"),
+    ],
+)
+def test_rows_that_cannot_be_used(row: dict[str, Any], reason: str, message: str) -> None:
+    with pytest.raises(BadRow, match=message) as error:
+        example(row)
+    assert error.value.reason == reason
+    assert "\n" not in str(error.value)
+
+
+def test_every_row_needs_the_columns_of_the_first() -> None:
+    shape = recognise(Record({"question": "Q", "answer": "A"}, "train.jsonl", 1))
+    with pytest.raises(BadRow, match=r"no column `answer` \(found: question, reply\)"):
+        shape.example({"question": "Q", "reply": "A"})

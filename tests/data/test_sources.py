@@ -1,0 +1,203 @@
+"""Reading files: every kind of file gives the same records, and every damage is named with its place."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_posttrain.data.sources import find_sources, read_records
+from lit_posttrain.errors import PostTrainError
+
+ROWS = [{"prompt": f"question {i}", "completion": f"answer\n{i}, with é"} for i in range(5)]
+
+
+def _jsonl(path: Path) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def _gz(path: Path) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def _json(path: Path) -> None:
+    path.write_text(json.dumps(ROWS, indent=2))
+
+
+def _wrapped(path: Path) -> None:
+    path.write_text(json.dumps({"version": 1, "data": ROWS}))
+
+
+def _parquet(path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path, row_group_size=2)
+
+
+def _csv(path: Path, delimiter: str = ",") -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(ROWS[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def _tsv(path: Path) -> None:
+    _csv(path, "\t")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.jsonl", _jsonl),
+        ("a.jsonl.gz", _gz),
+        ("a.json", _json),
+        ("b.json", _wrapped),
+        ("c.json", _jsonl),
+        ("a.parquet", _parquet),
+        ("a.csv", _csv),
+        ("a.tsv", _tsv),
+    ],
+)
+def test_every_kind_of_file(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
+    path = tmp_path / name
+    write(path)
+    records = list(read_records(str(path)))
+    assert [r.data for r in records] == ROWS
+    # a CSV row starts on the physical line below the one its predecessor ended on; every row here has two lines
+    lines = [2, 4, 6, 8, 10] if path.suffix in (".csv", ".tsv") else [1, 2, 3, 4, 5]
+    assert [r.line for r in records] == lines
+    assert {r.file for r in records} == {str(path)}
+
+
+def test_blank_lines_count_as_lines_and_not_as_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff{"text": "a"}\n\n   \n{"text": "b"}', encoding="utf-8")
+    assert [(r.line, r.data["text"]) for r in read_records(str(path))] == [(1, "a"), (4, "b")]
+
+
+def test_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"text": "second"}\n')
+    (tmp_path / "a.json").write_text('[{"text": "first"}]')
+    (tmp_path / "readme.md").write_text("not data")
+    assert [r.data["text"] for r in read_records(str(tmp_path))] == ["first", "second"]
+    assert [Path(s.name).name for s in find_sources(str(tmp_path))] == ["a.json", "b.jsonl"]
+
+
+def test_saved_data_sets(tmp_path: Path) -> None:
+    import datasets
+
+    made = datasets.Dataset.from_list(ROWS)
+    made.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": made, "test": made.select([0])}).save_to_disk(str(tmp_path / "two"))
+    datasets.DatasetDict({"x": made, "y": made}).save_to_disk(str(tmp_path / "three"))
+    assert [r.data for r in read_records(str(tmp_path / "one"))] == ROWS
+    assert [r.line for r in read_records(str(tmp_path / "two"))] == [1, 2, 3, 4, 5]
+    assert len(list(read_records(str(tmp_path / "two" / "test")))) == 1
+    with pytest.raises(PostTrainError, match=r"holds the splits x, y; name one, such as .*three/x"):
+        find_sources(str(tmp_path / "three"))
+
+
+def test_builtin_data_and_the_list_of_it() -> None:
+    assert next(read_records("builtin:demo_sft")).file == "builtin:demo_sft"
+    with pytest.raises(PostTrainError, match=r"^builtin:nope: no such built-in data set; there are: .*demo_sft"):
+        find_sources("builtin:nope")
+
+
+def test_hub_name_goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load(name: str, config: str | None, split: str) -> Any:
+        asked.append((name, config, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert [r.data for r in read_records("owner/name:train[:5]")] == ROWS
+    digests = {source.digest() for source in find_sources("owner/name/main")}
+    assert asked == [("owner/name", None, "train[:5]"), ("owner/name", "main", "train")]
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": b}\n',
+            r":2: not valid JSON \(Expecting value column 10\); mend or remove",
+        ),
+        ("a.jsonl", b'{"text": "a"}\n[1, 2]\n', r":2: the row is a list, not an object"),
+        ("a.jsonl", b'"text"\n', r":1: the row is a string, not an object"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}\n',
+            r":2: not UTF-8 \(byte 0xff at column 11\); save the file as",
+        ),
+        ("a.jsonl", b"", r": the file holds no rows"),
+        ("a.csv", b"text\n", r": the file holds no rows"),
+        ("a.json", b"[]", r": the file holds no rows"),
+        ("a.json", b'[{"text": "a"}, {"text": }]', r": not valid JSON \(Expecting value line 1 column 26\); mend"),
+        ("a.json", b'[{"text": "a"} {"text": "b"}]', r": not valid JSON \(Expecting ',' or '\]' line 1 column 16\)"),
+        ("a.json", b'[{"text": "a"}', r": not valid JSON \(Expecting ',' or '\]'"),
+        ("a.json", b'{"x": [], "y": []}', r": one object with 2 lists in it, where rows are expected"),
+        ("a.jsonl.gz", b"no gzip", r":1: damaged gzip data"),
+        ("a.parquet", b"no parquet", r": not readable as Parquet after row 0"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", r":3: 3 cells under 2 columns \(a, b\); mend the row"),
+        ("a.csv", b'a,b\n"1,2\n', r":2: not valid CSV"),
+        ("a.txt", b"words", r": not a known kind of file; rename or convert it to one of \.jsonl"),
+    ],
+)
+def test_damage_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(PostTrainError, match=message) as error:
+        list(read_records(str(path)))
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_gzip_is_not_a_shorter_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 50)[:-12])
+    with pytest.raises(PostTrainError, match="damaged gzip data"):
+        list(read_records(str(path)))
+
+
+def test_wide_csv_cells_leave_the_limit_of_the_process_alone(tmp_path: Path) -> None:
+    path, before = tmp_path / "a.csv", csv.field_size_limit()
+    path.write_text("text\n" + "x" * (before + 10) + "\n")
+    assert len(next(read_records(str(path))).data["text"]) == before + 10
+    assert csv.field_size_limit() == before
+
+
+def test_missing_things_come_with_suggestions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach\nthe hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "empty").mkdir(parents=True)
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "a"}\n')
+    for slip in ("data/trainn.jsonl", "data/train"):
+        with pytest.raises(
+            PostTrainError, match=r"no such file, folder or hub data set; did you mean data/train\.jsonl\?"
+        ):
+            find_sources(slip)
+    with pytest.raises(
+        PostTrainError, match=r"hub data set; give a path .* \(ConnectionError: Couldn't reach the hub\)$"
+    ):
+        find_sources("nobody/nothing")
+    with pytest.raises(
+        PostTrainError, match=r"empty: no \.jsonl, .* file directly in this folder \(it holds nothing\)"
+    ):
+        find_sources("data/empty")

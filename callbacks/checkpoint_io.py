@@ -78,7 +78,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: holds something other than tensors and plain values, or is no checkpoint, and is not "
                 f"unpickled ({_first_line(problem)}); use a checkpoint that lit-posttrain wrote"
             ) from problem
-        except (OSError, RuntimeError, EOFError, ValueError) as problem:
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError) as problem:
             raise PostTrainError(
                 f"{path}: damaged or cut short ({_first_line(problem)}); go on from another checkpoint of the run"
             ) from problem

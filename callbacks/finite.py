@@ -49,23 +49,23 @@ class FiniteLossGuard(Callback):
         self._rows, self._finite = [], []
         if not losses:
             return
-        signs = [*losses, self._gradient_finite(pl_module) if trainer.precision != "16-mixed" else losses[0]]
-        verdicts = torch.stack(signs).tolist()
-        if not trainer.strategy.reduce_boolean_decision(not all(verdicts), all=False):
+        scaled = trainer.precision == "16-mixed"
+        finite = torch.ones_like(losses[0]) if scaled else self._gradient_finite(pl_module)
+        *verdicts, gradient = torch.stack([*losses, finite]).tolist()
+        strategy = trainer.strategy
+        if not strategy.reduce_boolean_decision(not (all(verdicts) and gradient), all=False):
             return
+        # a bad loss anywhere is a bad gradient everywhere, so losses come first
+        loss_somewhere = strategy.reduce_boolean_decision(not all(verdicts), all=False)
         step = trainer.global_step + 1
-        remedy = "look at these rows, or lower the learning rate; no weight was changed by this step"
-        for verdict, members in zip(verdicts, rows, strict=False):
-            if not verdict:
-                raise PostTrainError(
-                    f"the loss of optimizer step {step} is not finite, from {_named(trainer, members)}: {remedy}"
-                )
-        if not verdicts[-1]:
-            members = [row for batch in rows for row in batch]
-            raise PostTrainError(
-                f"the gradient of optimizer step {step} is not finite, from {_named(trainer, members)}: {remedy}"
-            )
-        raise PostTrainError(f"stopped at optimizer step {step}: another process met a loss that is not finite")
+        if loss_somewhere and all(verdicts):
+            raise PostTrainError(f"stopped at optimizer step {step}: the loss of another process is not finite")
+        what = "loss" if loss_somewhere else "gradient"
+        bad = rows[verdicts.index(False)] if loss_somewhere else [row for members in rows for row in members]
+        raise PostTrainError(
+            f"the {what} of optimizer step {step} is not finite, from {_named(trainer, bad)}: look at these rows, or "
+            "lower the learning rate; no weight was changed by this step"
+        )
 
     @staticmethod
     def _gradient_finite(pl_module: LightningModule) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 import subprocess
 import uuid
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
 
 _INIT_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 60.0
@@ -139,45 +141,65 @@ def forget_run(folder: Path | str) -> None:
 
 
 def wandb_logger(folder: Path | str, options: WandbOptions, name: str, config: Mapping[str, Any]) -> WandbLogger | None:
-    """A Weights & Biases logger, or None with a warning if it cannot be had; asks nothing, waits 30 s at most.
+    """A Weights & Biases logger, or None with a warning if it cannot be had. Asks nothing, and waits 30 s at most.
 
-    The run's id is kept in wandb_id.txt, so that a resumed run goes on in the same W&B run.
+    The run's id is kept in wandb_id.txt, so that a resumed run goes on in the same W&B run. A run that cannot be
+    online is offline.
     """
     if options.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
         return None
     try:
-        return _started(Path(folder), options, name, config)
+        import wandb
+
+        wandb.setup(settings=_quiet_settings(wandb))
+        mode = _mode(options.mode, wandb)
+        try:
+            return _start(wandb, Path(folder), options, mode, name, config)
+        except Exception as problem:
+            if mode != "online":
+                raise
+            log.warning("Weights & Biases cannot be reached (%s): offline, `wandb sync` uploads later", _line(problem))
+            wandb.teardown()  # the run that did not start holds on to its id
+            return _start(wandb, Path(folder), options, "offline", name, config)
     except Exception as problem:  # no tracking is better than no training
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        warnings.warn(f"no Weights & Biases: {redacted(reason)}; metrics.csv has everything", stacklevel=2)
+        log.warning("no Weights & Biases (%s); metrics.csv has the metrics", _line(problem))
         return None
 
 
-def _started(folder: Path, options: WandbOptions, name: str, config: Mapping[str, Any]) -> WandbLogger:
-    import wandb
-
+def _start(
+    wandb: Any, folder: Path, options: WandbOptions, mode: str, name: str, config: Mapping[str, Any]
+) -> WandbLogger:
     folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        name=name,
+        project=options.project,
+        entity=options.entity,
+        dir=str(folder),
+        id=_run_id(folder),
+        resume="allow",
+        reinit="finish_previous",
+        mode=mode,
+        config=redacted(dict(config)) | {"git_commit": git_commit()},
+        settings=_quiet_settings(wandb),
+    )
+    run.define_metric("trainer/global_step")  # as WandbLogger does with a run that it starts itself
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run, project=options.project, save_dir=str(folder), id=run.id)
+
+
+def _quiet_settings(wandb: Any) -> Any:
     wanted = {
         "silent": True,
         "console": "off",
-        "disable_git": True,  # remotes can hold credentials; the commit is saved below
+        # the command line and git remotes can hold secrets; config and commit are saved without them
+        "x_disable_meta": True,
+        "disable_git": True,
         "save_code": False,
         "init_timeout": _INIT_TIMEOUT_S,
         "finish_timeout": _FINISH_TIMEOUT_S,
     }
     known = getattr(wandb.Settings, "model_fields", wanted)
-    logger = WandbLogger(
-        name=name,
-        project=options.project,
-        entity=options.entity,
-        save_dir=str(folder),
-        id=_run_id(folder),
-        mode=_mode(options.mode, wandb),
-        config=redacted(dict(config)) | {"git_commit": git_commit()},
-        settings=wandb.Settings(**{key: value for key, value in wanted.items() if key in known}),
-    )
-    _ = logger.experiment  # starts the run, here rather than inside the trainer, so that it may fail
-    return logger
+    return wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
 
 
 def _mode(asked: str, wandb: Any) -> str:
@@ -189,9 +211,14 @@ def _mode(asked: str, wandb: Any) -> str:
         except TypeError:  # before wandb 0.31 it would ask
             known = False
         if not known:
-            warnings.warn("no Weights & Biases key, so offline: set WANDB_API_KEY, or `wandb sync` later", stacklevel=2)
+            log.warning("no key for Weights & Biases: offline; set WANDB_API_KEY, or `wandb sync` later")
             return "offline"
     return asked
+
+
+def _line(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return str(redacted(lines[0])) if lines else type(problem).__name__
 
 
 def _run_id(folder: Path) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's library is imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +14,6 @@ import pytest
 import torch
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +109,22 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
             fresh = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
         return fresh.to(DTYPES[spec.dtype])
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            where,
-            revision=spec.revision,
-            dtype=DTYPES[spec.dtype],
-            attn_implementation=implementation,
-            trust_remote_code=spec.trust_remote_code,
-            **options,
-        )
+        with _quiet_progress() if gguf else nullcontext():
+            return AutoModelForCausalLM.from_pretrained(
+                where,
+                revision=spec.revision,
+                dtype=DTYPES[spec.dtype],
+                attn_implementation=implementation,
+                trust_remote_code=spec.trust_remote_code,
+                **options,
+            )
     except (OSError, ValueError, KeyError, ImportError) as problem:
         raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
+
+
+def _quiet_progress() -> AbstractContextManager[Any]:
+    """Unpacking GGUF draws a progress bar that no setting of transformers switches off."""
+    return redirect_stderr(StringIO())
 
 
 def _empty_model(spec: ModelSpec, device_type: str) -> Any:

@@ -1,9 +1,9 @@
-"""A tiny training run in memory: a two-layer Llama, random trees, and a record of what it was fed and what it logged."""
+"""A tiny training run in memory: a two-layer Llama, random trees, and a record of what it saw and logged."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,6 @@ def fit_in(tiny_model: Path) -> Fit:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_same_torch_state: None) -> Iterator[None]:
+def _one_thread(_same_torch_state: None) -> None:
     """Tiny matrices are slower on two threads than on one."""
     torch.set_num_threads(1)
-    yield

@@ -37,13 +37,13 @@ def score(folder: Path) -> tuple[int, float]:
 
 
 class Scores(pl.Callback):
-    """Sets the monitored metric of each validation."""
+    """Logs a given value at each validation."""
 
     def __init__(self, *values: float) -> None:
         self.values = list(values)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.callback_metrics["val/loss"] = torch.tensor(self.values.pop(0))
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("val/score", self.values.pop(0))
 
 
 def test_saves_at_steps_epoch_ends_and_the_end(fit_in: Any, tmp_path: Path) -> None:
@@ -70,19 +70,19 @@ def test_no_save_inside_an_accumulation_after_a_resume(fit_in: Any, tmp_path: Pa
 
 
 def test_best_follows_the_metric_over_resumes(fit_in: Any, tmp_path: Path) -> None:
-    best = run_checkpoints(100)
+    best = run_checkpoints(100, "val/score")
     run = fit_in(tmp_path, [Scores(2.0, 1.0, float("nan"), 1.5), *best], max_epochs=4, validate=True)
     assert score(tmp_path) == (10, 1.0)
     assert run.trainer.checkpoint_callback.best_model_path == str(tmp_path / "best.ckpt")
     resumed = {"validate": True, "resume": tmp_path / "last.ckpt"}
-    fit_in(tmp_path, [Scores(1.2), *run_checkpoints(100)], max_epochs=5, **resumed)
+    fit_in(tmp_path, [Scores(1.2), *run_checkpoints(100, "val/score")], max_epochs=5, **resumed)
     assert score(tmp_path) == (10, 1.0)
-    fit_in(tmp_path, [Scores(0.5), *run_checkpoints(100)], max_epochs=6, **resumed)
+    fit_in(tmp_path, [Scores(0.5), *run_checkpoints(100, "val/score")], max_epochs=6, **resumed)
     assert score(tmp_path) == (30, 0.5)
 
 
 def test_best_can_be_the_highest(fit_in: Any, tmp_path: Path) -> None:
-    fit_in(tmp_path, [Scores(0.1, 0.3, 0.2), BestCheckpoint("val/loss", "max")], max_epochs=3, validate=True)
+    fit_in(tmp_path, [Scores(0.1, 0.3, 0.2), BestCheckpoint("val/score", "max")], max_epochs=3, validate=True)
     assert score(tmp_path) == (10, pytest.approx(0.3))
 
 

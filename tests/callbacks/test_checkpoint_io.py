@@ -125,7 +125,8 @@ def test_abandoned_files_are_cleared(tmp_path: Path) -> None:
         (lambda path: path.unlink(), "no such checkpoint"),
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "damaged or cut short"),
         (lambda path: path.write_bytes(b""), "damaged or cut short"),
-        (lambda path: path.write_bytes(b"hello there"), "is no checkpoint"),
+        (lambda path: path.write_bytes(b"hello there"), "damaged or cut short"),
+        (lambda path: path.write_text("<html>not found</html>"), "is no checkpoint"),
         (lambda path: torch.save({"x": Runs()}, path), "something other than tensors"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lit_posttrain.callbacks import LastCheckpoint, SampleLogger
 from lit_posttrain.callbacks.samples import read_prompts
@@ -83,5 +84,5 @@ def test_no_prompts_no_file_no_method(fit_in: Any, tmp_path: Path) -> None:
         SampleLogger(str(tmp_path / "none.jsonl"))
     with pytest.raises(PostTrainError, match="BoringModel does not"):
         pl.Trainer(logger=False, enable_checkpointing=False, callbacks=[SampleLogger(["x"])], accelerator="cpu").fit(
-            pl.demos.boring_classes.BoringModel()
+            BoringModel()
         )

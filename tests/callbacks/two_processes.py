@@ -1,0 +1,108 @@
+"""Run by test_distributed.py in two processes: train with all callbacks, stop, go on, fail.
+
+Usage: two_processes.py MODEL FOLDER WHAT...; each of fit, interrupt, resume, bad_loss.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from conftest import MemoryTrees, Recorder
+
+from lit_posttrain.callbacks import (
+    AtomicCheckpointIO,
+    FiniteLossGuard,
+    GracefulInterrupt,
+    RunPlan,
+    SampleLogger,
+    ThroughputMonitor,
+    run_checkpoints,
+)
+from lit_posttrain.data.loader import EvalLoader, StepLoader
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.sft import SFT
+from lit_posttrain.models.spec import ModelSpec
+
+
+class OneRankInterrupted(pl.Callback):
+    """The second process alone gets Ctrl-C, inside the fifth micro-batch."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == 1 and batch_idx == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class OneRankBad(SFT):
+    """The loss of the second process is not finite in the third step."""
+
+    def loss_terms(self, batch: Any) -> Any:
+        terms = super().loss_terms(batch)
+        if self.trainer.global_rank == 1 and self.trainer.global_step == 2:
+            terms = {name: replace(term, total=term.total * float("nan")) for name, term in terms.items()}
+        return terms
+
+
+def main(model: str, folder: Path, what: str) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    method = OneRankBad if what == "bad_loss" else SFT
+    module = method(ModelSpec(model), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant")
+    recorder = Recorder()
+    callbacks = [
+        FiniteLossGuard(),
+        GracefulInterrupt(),
+        RunPlan(),
+        ThroughputMonitor(peak_tflops=1.0),
+        SampleLogger(["one plus two"], max_new_tokens=3),
+        *([OneRankInterrupted()] if what == "interrupt" else []),
+        *run_checkpoints(100),
+    ]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        accumulate_grad_batches=2,
+        max_epochs=2 if what == "fit" else 3,
+        callbacks=[recorder, *callbacks],
+        default_root_dir=str(folder),
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    place = {"world": 2, "rank": int(os.environ["RANK"])}
+    train = StepLoader(MemoryTrees(20), batch_size=8, accumulate=2, **place)
+    val = EvalLoader(MemoryTrees(5, seed=1), batch_size=4, **place)
+    error = None
+    try:
+        trainer.fit(module, train, val, ckpt_path=folder / "last.ckpt" if what == "resume" else None)
+    except PostTrainError as problem:
+        error = str(problem)
+    weights = [p.detach() for p in module.parameters()]
+    last = folder / "last.ckpt"
+    saved_step = torch.load(last, weights_only=True)["global_step"] if last.exists() else None
+    metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    found = {
+        "error": error,
+        "step": trainer.global_step,
+        "saved_step": saved_step,
+        "metrics": metrics,
+        "batches": recorder.batches,
+    }
+    torch.save({**found, "weights": weights}, folder / f"{what}-{place['rank']}.pt")
+    trainer.strategy.barrier()
+
+
+if __name__ == "__main__":
+    for what in sys.argv[3:]:
+        print(f"== {what}", flush=True)
+        main(sys.argv[1], Path(sys.argv[2]), what)

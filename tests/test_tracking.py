@@ -1,0 +1,211 @@
+"""metrics.csv over crashes and resumes; Weights & Biases without a network, a key, or the package."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_posttrain import tracking
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, redacted, wandb_logger
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_one_row_per_step_and_columns_as_they_come(tmp_path: Path) -> None:
+    log = MetricsCSV(tmp_path / "new")
+    log.log_metrics({"train/loss": 1.5, "epoch": 0}, 0)
+    log.log_metrics({"train/loss": 1.25, "epoch": 0}, 1)
+    log.log_metrics({"val/loss": 1.3, "epoch": 0}, 1)
+    log.log_metrics({"train/loss": 1e-7}, 2)
+    log.log_metrics({"note": 3.0})
+    assert table(tmp_path / "new") == [
+        {"step": "0", "train/loss": "1.5", "epoch": "0", "val/loss": "", "note": ""},
+        {"step": "1", "train/loss": "1.25", "epoch": "0", "val/loss": "1.3", "note": ""},
+        {"step": "2", "train/loss": "1e-07", "epoch": "", "val/loss": "", "note": "3.0"},
+    ]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["metrics.csv"]
+
+
+def test_complete_after_every_call(tmp_path: Path) -> None:
+    log = MetricsCSV(tmp_path)
+    for step in range(20):
+        log.log_metrics({"a": step}, step)
+        log.log_metrics({"b": step} if step % 3 else {"a": -step}, step)
+        rows = table(tmp_path)
+        assert [r["step"] for r in rows] == [str(s) for s in range(step + 1)]
+        assert rows[-1]["a"] == str(step if step % 3 else -step)
+        assert len((tmp_path / "metrics.csv").read_text().splitlines()) == step + 2
+
+
+def test_resumed_run_takes_later_rows_away(tmp_path: Path) -> None:
+    first = MetricsCSV(tmp_path)
+    for step in range(8):
+        first.log_metrics({"loss": step, "val": 0.5}, step)
+    with (tmp_path / "metrics.csv").open("a") as stream:
+        stream.write("8,1.")  # the crash
+    resumed = MetricsCSV(tmp_path)
+    resumed.log_metrics({"loss": -5.0}, 5)
+    assert [(r["step"], r["loss"], r["val"]) for r in table(tmp_path)][4:] == [("4", "4", "0.5"), ("5", "-5.0", "")]
+    resumed.log_metrics({"loss": -6.0, "fresh": 1}, 6)
+    resumed.log_metrics({"loss": -4.0}, 4)
+    assert [(r["step"], r["loss"]) for r in table(tmp_path)][3:] == [("3", "3"), ("4", "-4.0")]
+
+
+def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking.rank_zero_only, "rank", 1)
+    MetricsCSV(tmp_path).log_metrics({"loss": 1.0}, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_forget_run(tmp_path: Path) -> None:
+    for name in ("metrics.csv", "samples.jsonl", "wandb_id.txt", "config.yaml"):
+        (tmp_path / name).touch()
+    forget_run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_redacted_keeps_what_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+    monkeypatch.setenv("SHORT_TOKEN", "a")
+    config: dict[str, Any] = {
+        "max_new_tokens": 64,
+        "eos_token": "<|im_end|>",
+        "tokenizer": "x",
+        "num_tokens": 3,
+        "label_keys": 2,
+        "key_value_heads": 4,
+        "path": Path("data/a.jsonl"),
+        "nested": [{"apiKey": "abc", "hf_token": "abc", "password": "abc"}, {"clientSecret": "abc", "token": None}],
+        "AWS_SECRET_ACCESS_KEY": "abc",
+        "keys": ["abc", "def"],
+        "url": "https://bob:abc@host/x?y=1",
+        "command": f"run --key={KEY} now",
+    }
+    assert redacted(config) == {
+        "max_new_tokens": 64,
+        "eos_token": "<|im_end|>",
+        "tokenizer": "x",
+        "num_tokens": 3,
+        "label_keys": 2,
+        "key_value_heads": 4,
+        "path": "data/a.jsonl",
+        "nested": [{"apiKey": "***", "hf_token": "***", "password": "***"}, {"clientSecret": "***", "token": None}],
+        "AWS_SECRET_ACCESS_KEY": "***",
+        "keys": "***",
+        "url": "https://***@host/x?y=1",
+        "command": "run --key=*** now",
+    }
+    assert config["keys"] == ["abc", "def"]
+
+
+def test_git_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() is None
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("1")
+    for args in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "x"]):
+        subprocess.run(["git", *args], check=True)
+    commit = git_commit()
+    assert commit is not None
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("2")
+    assert git_commit() == commit + "+changes"
+
+
+@pytest.fixture
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which nobody has logged in, and on which W&B's server cannot be reached."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+def everything_in(folder: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.usefixtures("no_account")
+def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["lit-posttrain", "fit", "--data.hf_token", "an-argument-of-mine"])
+    for key in (None, KEY):
+        if key:
+            monkeypatch.setenv("WANDB_API_KEY", key)
+        options = WandbOptions("my-project", "offline" if key else "auto")
+        logger = wandb_logger(run, options, "a-name", {"lr": 0.125, "api_key": "from-the-config"})
+        assert logger is not None
+        logger.log_metrics({"train/loss": 0.5}, 3)
+        logger.log_table("samples", columns=["prompt"], data=[["a-prompt-to-see"]], step=3)
+        wandb.finish()
+    run_id = (run / "wandb_id.txt").read_text().strip()
+    runs = [p for p in (run / "wandb").iterdir() if p.name.startswith("offline-run-")]
+    assert len(runs) == 2
+    assert all(p.name.endswith(run_id) for p in runs)
+    content = everything_in(run)
+    for shown in (b"my-project", b"a-name", b"train/loss", b"a-prompt-to-see", b"git_commit", b"***"):
+        assert shown in content
+    for hidden in (KEY.encode(), b"from-the-config", b"an-argument-of-mine"):
+        assert hidden not in content
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("no_account")
+def test_unreachable_server_means_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(tracking, "_INIT_TIMEOUT_S", 2.0)
+    with caplog.at_level(logging.WARNING, "lit_posttrain"):
+        logger = wandb_logger(tmp_path, WandbOptions(), "x", {})
+    assert logger is not None
+    assert logger.experiment.offline
+    [message] = [r.message for r in caplog.records if r.name.startswith("lit_posttrain")]
+    assert message.startswith("Weights & Biases cannot be reached (")
+    assert KEY not in caplog.text
+
+
+@pytest.mark.usefixtures("no_account")
+def test_online_without_a_key_asks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = wandb_logger(tmp_path, WandbOptions(mode="online"), "x", {})
+    assert logger is not None
+    assert logger.experiment.offline
+    assert "no key for Weights & Biases: offline" in caplog.text
+
+
+def test_without_wandb_or_room_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert wandb_logger(tmp_path / "file/run", WandbOptions(mode="offline"), "x", {}) is None
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert wandb_logger(tmp_path, WandbOptions(mode="offline"), "x", {}) is None
+    assert wandb_logger(tmp_path, WandbOptions(mode="disabled"), "x", {}) is None
+    assert [r.message.partition(" (")[0] for r in caplog.records] == ["no Weights & Biases"] * 2
+    assert "wandb" not in os.listdir(tmp_path)
+
+
+def test_importing_does_not_import_wandb() -> None:
+    code = "import sys, lit_posttrain.tracking, lit_posttrain.callbacks; sys.exit('wandb' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -57,9 +57,7 @@ class ChatModel:
         ids = [prompt_ids(self.tokenizer, c) for c in conversations]
         for index, prompt in enumerate(ids):
             if limit is not None and len(prompt) + 1 > limit:
-                raise PostTrainError(
-                    f"prompt {index + 1} has {len(prompt)} tokens; the model takes {limit}"
-                )
+                raise PostTrainError(f"prompt {index + 1} has {len(prompt)} tokens; the model takes {limit}")
         return [
             [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs)) for c in completions]
             for completions in self.engine.generate(ids, n, sampling)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from lit_posttrain import __version__
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, UsageError, explained
 
 TRAINER_COMMANDS = {
     "fit": "Train: lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl",
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PostTrainError as problem:
         if show_traceback:
             traceback.print_exc()
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        text = explained(str(problem), problem.known) if isinstance(problem, UsageError) else str(problem)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return _ERROR_EXIT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

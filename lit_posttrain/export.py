@@ -6,12 +6,14 @@ import csv
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lit_posttrain import __version__
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import DTYPES
+from lit_posttrain.models.loading import DTYPES, build_policy
+from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.restore import Restored, find_checkpoint, restore
 from lit_posttrain.models.spec import DType
 
@@ -48,36 +50,31 @@ def export_checkpoint(ckpt: str, out: str, *, adapter: bool = False, dtype: DTyp
 
 def merged(restored: Restored) -> Any:
     """A plain transformers model with the adapters added into its weights."""
-    model: Any = restored.policy.model
     if restored.spec.lora is None:
-        return model
-    if restored.spec.quantization:
-        _unpack_quantized(model)
+        return restored.policy.model
+    policy = _unquantized(restored) if restored.spec.quantization else restored.policy
+    model: Any = policy.model
     return model.merge_and_unload(safe_merge=True)
 
 
-def _unpack_quantized(model: Any) -> None:
-    """Replace every 4- or 8-bit base layer by a dense one of the weights it computes with.
+def _unquantized(restored: Restored) -> Policy:
+    """The same policy on a dense base of the very weights that the quantized one computes with.
 
     peft would round the merged weights to 4 bits again; a dense folder need not lose that.
     """
-    import bitsandbytes as bnb
-    import torch
     from peft.utils.integrations import dequantize_bnb_weight
 
-    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
-    base = model.get_base_model()
-    for name, layer in list(base.named_modules()):
-        if not isinstance(layer, kinds):
-            continue
-        weight = dequantize_bnb_weight(layer.weight, state=getattr(layer, "state", None))
-        dense = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        dense.weight = torch.nn.Parameter(weight.to(torch.float32), requires_grad=False)
-        if layer.bias is not None:
-            dense.bias = torch.nn.Parameter(layer.bias.detach().to(torch.float32), requires_grad=False)
-        parent, _, child = name.rpartition(".")
-        setattr(base.get_submodule(parent), child, dense)
-    base.config.__dict__.pop("quantization_config", None)
+    dense = build_policy(replace(restored.spec, quantization=None, dtype="float32"), len(restored.tokenizer))
+    weights = {}
+    for name, module in restored.policy.named_modules():
+        for own, value in module.named_parameters(prefix=name, recurse=False):
+            quantized = type(value).__name__ in ("Params4bit", "Int8Params")
+            full = dequantize_bnb_weight(value, state=getattr(module, "state", None)) if quantized else value
+            weights[own] = full.detach().float()
+    lacking = {name for name, _ in dense.named_parameters()} - set(weights)
+    assert not lacking, lacking
+    dense.load_state_dict(weights, strict=False)
+    return dense.eval()
 
 
 def _write(model: Any, restored: Restored, folder: Path, ckpt: Path, adapter: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.sft import SFT as SFT
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
+from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
 
@@ -33,12 +35,20 @@ from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_log
 class OneLineParser(OneLineErrors, LightningArgumentParser):
     """Lightning's parser with one-line mistakes."""
 
+    def option_names(self) -> list[str]:
+        """The names that people type: of the trainer, the methods, the data modules and the model."""
+        homes = (pl.Trainer, SFT, ConversationData, ModelSpec, LoRASpec, WandbOptions)
+        own = ["model", "data", "trainer", "policy", "name", "runs", "resume", "overwrite", "config", "monitor"]
+        return [*own, *(name for home in homes for name in inspect.signature(home).parameters)]
+
 
 class SaveRunConfig(SaveConfigCallback):
     """Write the resolved config into the run's folder."""
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Overwrite config.yaml atomically: a resumed run may have changed it."""
+        if stage != "fit":
+            return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / "config.yaml.part"
@@ -46,14 +56,18 @@ class SaveRunConfig(SaveConfigCallback):
         scratch.replace(folder / "config.yaml")
         datamodule = getattr(trainer, "datamodule", None)
         audit = getattr(datamodule, "audit", None)
-        if audit is not None and stage == "fit":
+        if audit is not None:
             (folder / "audit.json").write_text(audit.to_json(), encoding="utf-8")
 
 
 class PostTrainCLI(LightningCLI):
-    """LightningCLI with this project's defaults. In notebooks: `PostTrainCLI(run=False, args={...})`."""
+    """LightningCLI with this project's defaults. In notebooks: `PostTrainCLI(run=False, args={...})`.
 
-    def __init__(self, args: Any = None, run: bool = True) -> None:
+    tracking: whether to keep a run's folder with metrics, checkpoints and W&B; `audit` does without.
+    """
+
+    def __init__(self, args: Any = None, run: bool = True, tracking: bool = True) -> None:
+        self.tracking = tracking
         super().__init__(
             PostTrainingModule,
             pl.LightningDataModule,
@@ -125,7 +139,7 @@ class PostTrainCLI(LightningCLI):
         self._refuse_to_mix_runs(section)
 
     def _refuse_to_mix_runs(self, section: Any) -> None:
-        resuming = self.subcommand != "fit" or section.get("ckpt_path") is not None
+        resuming = not self.tracking or self.subcommand not in (None, "fit") or section.get("ckpt_path") is not None
         child = int(os.environ.get("LOCAL_RANK", 0)) > 0
         used = (self.run_dir / "config.yaml").exists() or (self.run_dir / "last.ckpt").exists()
         if used and not resuming and not section["overwrite"] and not child:
@@ -138,7 +152,7 @@ class PostTrainCLI(LightningCLI):
         """Add the run's folder, loggers, checkpoints and guards to what the config says."""
         options: dict[str, Any] = {"default_root_dir": str(self.run_dir)}
         chosen = self.config_init[self.subcommand].trainer if self.subcommand else self.config_init.trainer
-        fitting = self.subcommand in (None, "fit")
+        fitting = self.tracking and self.subcommand in (None, "fit")
         if chosen.logger is None and fitting:
             options["logger"] = self._loggers()
         elif chosen.logger is None:
@@ -199,9 +213,7 @@ def resolve_arguments(args: list[str]) -> list[str]:
     folder = Path(runs) / name
     for needed in ("config.yaml", "last.ckpt"):
         if not (folder / needed).exists():
-            raise PostTrainError(
-                f"--resume {name}: {folder / needed} does not exist: nothing to go on from"
-            )
+            raise PostTrainError(f"--resume {name}: {folder / needed} does not exist: nothing to go on from")
     own = ["--config", str(folder / "config.yaml"), "--name", name, "--ckpt_path", str(folder / "last.ckpt")]
     return [rest[0], *own, *rest[1:]]
 

@@ -42,7 +42,8 @@ def test_one_row_per_step_and_columns_as_they_come(tmp_path: Path) -> None:
 def test_complete_after_every_call(tmp_path: Path) -> None:
     log = MetricsCSV(tmp_path)
     for step in range(20):
-        log.log_metrics({"a": step}, step)
+        log.log_metrics({"a": step + 0.123456}, step)
+        log.log_metrics({"a": step}, step)  # a shorter line than before
         log.log_metrics({"b": step} if step % 3 else {"a": -step}, step)
         rows = table(tmp_path)
         assert [r["step"] for r in rows] == [str(s) for s in range(step + 1)]

@@ -14,7 +14,7 @@ def run(args: list[str]) -> int:
 
     quiet_libraries()
     rest, out = _take_out(args)
-    cli = PostTrainCLI(args=resolve_arguments(rest)[1:], run=False)
+    cli = PostTrainCLI(args=resolve_arguments(rest)[1:], run=False, tracking=False)
     cli.datamodule.build(cli.model.tokenizer, cli.model.max_positions)
     print(cli.datamodule.audit.table())
     if out is not None:

@@ -110,7 +110,7 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
         return fresh.to(DTYPES[spec.dtype])
     try:
         with _quiet_progress() if gguf else nullcontext():
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 where,
                 revision=spec.revision,
                 dtype=DTYPES[spec.dtype],
@@ -120,6 +120,12 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
             )
     except (OSError, ValueError, KeyError, ImportError) as problem:
         raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # At its first evaluation on such a processor bitsandbytes repacks the weights and rounds their scales to
+            # bfloat16 for good: a validation would change the model that is being trained.
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _quiet_progress() -> AbstractContextManager[Any]:

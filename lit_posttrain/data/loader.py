@@ -65,9 +65,7 @@ class StepLoader:
         layout: RowLayout | None = None,
     ) -> None:
         if len(store) == 0:
-            raise PostTrainError(
-                "the training data has no usable rows; `lit-posttrain audit` says why"
-            )
+            raise PostTrainError("the training data has no usable rows; `lit-posttrain audit` says why")
         if batch_size < 1:
             raise PostTrainError(f"--data.batch_size is {batch_size}; it must be at least 1")
         self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
@@ -81,7 +79,10 @@ class StepLoader:
         return self.steps * self.accumulate
 
     def __iter__(self) -> Iterator[TreeBatch]:
-        # A generator: Lightning calls iter() more than once before it takes the first batch.
+        # A generator: Lightning calls iter() more than once before it takes the first batch. It never asks for the
+        # StopIteration behind an epoch's last batch either, so the next epoch begins here.
+        if self._yielded == len(self):
+            self._epoch, self._yielded = self._epoch + 1, 0
         step, skip = divmod(self._yielded, self.accumulate)
         order = self._order(self._epoch)
         while step < self.steps:
@@ -91,7 +92,6 @@ class StepLoader:
                     self._yielded += 1
                     yield batch
             step, skip = step + 1, 0
-        self._epoch, self._yielded = self._epoch + 1, 0
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if not self.shuffle:

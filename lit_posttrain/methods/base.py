@@ -75,6 +75,7 @@ class PostTrainingModule(pl.LightningModule):
         self._eval_totals = Totals()
         self._file = ""  # prefix of the metrics of the file under evaluation
         self._grad_norm = 0.0
+        self._loader_state: dict[str, Any] | None = None
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
 
@@ -183,12 +184,21 @@ class PostTrainingModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
+        before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end."""
+        if self._loader_state is not None:
+            self.trainer.train_dataloader.load_state_dict(self._loader_state)
+            self._loader_state = None
+
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""
         torch.manual_seed(hash((self.trainer.global_step, batch_idx, self.trainer.global_rank)) % 2**63)
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.num_tokens += batch.counts["input_tokens"]  # before callbacks save at the step's end
         terms = self._tracked_terms(batch)
         loss = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
         sampler = self.trainer.distributed_sampler_kwargs
@@ -206,7 +216,6 @@ class PostTrainingModule(pl.LightningModule):
         """At the end of a step that Lightning logs, reduce the metrics once and hand them over."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
             return
-        self.num_tokens += batch.counts["input_tokens"]
         if self._logs_step(self.trainer.global_step):
             values = ratios(self._totals.compute())
             self._totals.reset()
@@ -250,11 +259,15 @@ class PostTrainingModule(pl.LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         if self.spec.lora is not None:
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        loader = self.trainer.train_dataloader
+        # callbacks save before `on_train_batch_end` has logged and reset the sums of a step that is logged
+        totals = Totals() if self._logs_step(self.trainer.global_step) else self._totals
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
             "policy": asdict(self.spec),
             "num_tokens": self.num_tokens,
-            "totals": self._totals.dump(),
+            "totals": totals.dump(),
+            "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -267,6 +280,7 @@ class PostTrainingModule(pl.LightningModule):
                 "resume with the same --model.policy (lora, quantization) as it was trained with"
             )
         self.num_tokens = saved["num_tokens"]
+        self._loader_state = saved["loader"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
 
     # Inside ----------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as problem:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError) as problem:
         raise PostTrainError(f"{path}: not a readable checkpoint ({first_line(problem)})") from problem
     if not isinstance(content, dict) or "lit_posttrain" not in content:
         raise PostTrainError(f"{path}: a checkpoint, but not one that lit-posttrain wrote")

@@ -28,6 +28,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     """
 
     def __init__(self, **options: Any) -> None:
+        # one file, written atomically like any other checkpoint; Lightning's default is a folder that is not
+        options.setdefault("save_distributed_checkpoint", False)
         super().__init__(data_parallel_size="auto", tensor_parallel_size=1, **options)
 
     def setup_environment(self) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain import SFT, ModelSpec, PostTrainingModule, Response, Tree
+from lit_posttrain import SFT, ConversationData, ModelSpec, PostTrainingModule, Response, Tree
 
 
 @dataclass
 class Case:
-    """How to build a method on a model folder, and the rows that it trains on."""
+    """How to build a method on a model folder, the rows that it trains on, and a data module on files in a folder."""
 
     build: Callable[[ModelSpec], PostTrainingModule]
     trees: Callable[[], list[Tree]]
+    data: Callable[[Path], pl.LightningDataModule]
 
 
 class ListStore:
@@ -54,8 +57,27 @@ def conversations(rows: int = 64, seed: int = 0) -> list[Tree]:
     return trees
 
 
+def conversation_files(folder: Path) -> ConversationData:
+    """Several files of chats of unequal lengths, shuffled and packed."""
+    files = []
+    for number in range(3):
+        file = folder / f"chats-{number}.jsonl"
+        if not file.exists():
+            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
+            rows = [
+                {
+                    "prompt": f"tell me about {words[i % 8]} {i}",
+                    "completion": " ".join(words[: 1 + (i * 5 + number) % 8]),
+                }
+                for i in range(17)
+            ]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(str(file))
+    return ConversationData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+
 METHODS: dict[str, Case] = {
-    "sft": Case(lambda spec: SFT(spec, warmup=0.0, schedule="constant"), conversations),
+    "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
 }
 
 

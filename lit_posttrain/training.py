@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins import BitsandbytesPrecision
 
 from lit_posttrain.callbacks import (
     AtomicCheckpointIO,
@@ -166,8 +167,13 @@ class PostTrainCLI(LightningCLI):
             options["logger"] = self._loggers()
         elif chosen.logger is None:
             options["logger"] = False
-        plugins = chosen.plugins or []
-        options["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        plugins = chosen.plugins if isinstance(chosen.plugins, list) else [chosen.plugins] if chosen.plugins else []
+        if any(isinstance(p, BitsandbytesPrecision) for p in plugins):
+            raise PostTrainError(
+                "--trainer.plugins BitsandbytesPrecision cannot quantize a model that is built later, and is for CUDA alone; "
+                "leave it out and pass --model.policy.quantization nf4 (or int8)"
+            )
+        options["plugins"] = [*plugins, AtomicCheckpointIO()]
         callbacks = list(chosen.callbacks or [])
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())

@@ -238,3 +238,11 @@ def test_every_config_is_read_and_opens_with_its_command(name: str, tiny_model: 
     configs += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
     cli: Any = PostTrainCLI(args=configs, run=False, tracking=False)
     assert cli.model.spec.path == str(tiny_model)
+
+
+def test_lightnings_own_quantization_is_refused_with_the_reason(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = '{"class_path": "lightning.pytorch.plugins.BitsandbytesPrecision", "init_args": {"mode": "nf4"}}'
+    assert fit(chats, tiny_model, f"--trainer.plugins={plugin}") == 2
+    assert "--model.policy.quantization nf4" in one_line(capsys)

@@ -1,0 +1,54 @@
+"""Greedy generation in the validation of an FSDP2 run; a Trainer starts it once per process (MODEL OUT)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from lit_posttrain import SFT, ModelSpec, Sampling
+from lit_posttrain.models.sharding import FSDP2Strategy
+
+# the ranks have unequal numbers of prompts, of batches and of tokens to generate
+PROMPTS = [[[5, 6, 7], [8, 9], [10, 11, 12, 13], [40, 41, 42]], [[20, 21, 22, 23, 24]]]
+LIMITS = [12, 5]
+
+
+class Probe(SFT):
+    """Generates at the start of validation, on every rank."""
+
+    drawn: list[list[int]]
+
+    def on_validation_start(self) -> None:
+        rank = self.trainer.global_rank
+        answers = self.engine(batch_size=2).generate(PROMPTS[rank], 1, Sampling(LIMITS[rank], temperature=0.0))
+        self.drawn = [a[0].tokens for a in answers]
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        pass
+
+    def on_validation_epoch_end(self) -> None:
+        pass
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    module = Probe(ModelSpec(sys.argv[1]))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=FSDP2Strategy(),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(module, torch.utils.data.DataLoader([0, 1]), verbose=False)
+    Path(f"{sys.argv[2]}-{trainer.global_rank}.json").write_text(json.dumps(module.drawn))
+
+
+if __name__ == "__main__":
+    main()

@@ -170,7 +170,7 @@ class PostTrainCLI(LightningCLI):
         plugins = chosen.plugins if isinstance(chosen.plugins, list) else [chosen.plugins] if chosen.plugins else []
         if any(isinstance(p, BitsandbytesPrecision) for p in plugins):
             raise PostTrainError(
-                "--trainer.plugins BitsandbytesPrecision cannot quantize a model that is built later, and is for CUDA alone; "
+                "--trainer.plugins BitsandbytesPrecision cannot quantize a model built later, and is CUDA-only; "
                 "leave it out and pass --model.policy.quantization nf4 (or int8)"
             )
         options["plugins"] = [*plugins, AtomicCheckpointIO()]

@@ -71,6 +71,14 @@ def test_fit_leaves_a_run_behind_and_resume_goes_on(
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 2 * first
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_model: Path) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", precision) == 0
+    saved = torch.load("runs/one/last.ckpt", weights_only=True)["state_dict"]
+    expected = torch.float32 if precision == "bf16-mixed" else torch.bfloat16
+    assert {weight.dtype for weight in saved.values()} == {expected}
+
+
 def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
     common = ["--config", "runs/one/config.yaml", "--ckpt_path", "runs/one/last.ckpt", "--data.val_path", str(chats)]

@@ -213,6 +213,23 @@ class PostTrainingModule(pl.LightningModule):
             norm = torch.nn.utils.get_total_norm(grads)
             self._grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, sharded gradients included. Lightning refuses to clip for fused optimizers under bf16-mixed too, where
+        there is no loss scale that they could unscale twice; only 16-mixed is left to it."""
+        if not gradient_clip_val:
+            return
+        if self.trainer.precision == "16-mixed":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
         """At the end of a step that Lightning logs, reduce the metrics once and hand them over."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches:

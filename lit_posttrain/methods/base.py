@@ -191,6 +191,13 @@ class PostTrainingModule(pl.LightningModule):
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(self._loader_state)
             self._loader_state = None
+        # Resumed at the end of an epoch, Lightning begins the next one without counting it: harmless once, but a run
+        # killed and resumed at two epoch ends would train an epoch too many.
+        loop = self.trainer.fit_loop
+        progress = loop.epoch_progress
+        if loop.restarted_mid_epoch and progress.current.ready == progress.current.completed and not loop.done:
+            progress.increment_ready()
+            progress.increment_started()
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""

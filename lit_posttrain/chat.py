@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.rollout.hf import HFEngine
@@ -32,10 +31,10 @@ class ChatModel:
     It computes in bfloat16 where the hardware is fast in it.
     """
 
-    def __init__(self, path: str, batch_size: int = 16) -> None:
+    def __init__(self, path: str, batch_size: int = 16, trust_remote_code: bool = False) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         fast = self.device.type == "cuda" or fast_bfloat16_cpu()
-        self.restored = restore(path)
+        self.restored = restore(path, trust_remote_code)
         self.restored.policy.to(self.device)
         self.tokenizer = self.restored.tokenizer
 
@@ -53,11 +52,7 @@ class ChatModel:
         Raises:
             PostTrainError: for a conversation that leaves no room for an answer in the model's length.
         """
-        limit = getattr(self.restored.policy.config, "max_position_embeddings", None)
         ids = [prompt_ids(self.tokenizer, c) for c in conversations]
-        for index, prompt in enumerate(ids):
-            if limit is not None and len(prompt) + 1 > limit:
-                raise PostTrainError(f"prompt {index + 1} has {len(prompt)} tokens; the model takes {limit}")
         return [
             [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs)) for c in completions]
             for completions in self.engine.generate(ids, n, sampling)

@@ -18,7 +18,9 @@ from lit_posttrain.models.restore import Restored, find_checkpoint, restore
 from lit_posttrain.models.spec import DType
 
 
-def export_checkpoint(ckpt: str, out: str, *, adapter: bool = False, dtype: DType | None = None) -> Path:
+def export_checkpoint(
+    ckpt: str, out: str, *, adapter: bool = False, dtype: DType | None = None, trust_remote_code: bool = False
+) -> Path:
     """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or peft, with adapter=True) loads.
 
     LoRA is merged into the base unless `adapter`; a quantized base is unpacked to what it computed with, so the
@@ -32,7 +34,7 @@ def export_checkpoint(ckpt: str, out: str, *, adapter: bool = False, dtype: DTyp
         raise PostTrainError(f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PostTrainError(f"--out {target} exists already and is not empty; choose another folder")
-    restored = restore(str(found))
+    restored = restore(str(found), trust_remote_code)
     if adapter and restored.spec.lora is None:
         raise PostTrainError(f"--adapter: {found} holds a fully trained model, not LoRA adapters; leave --adapter out")
     model = restored.policy.model if adapter else merged(restored)

@@ -136,7 +136,8 @@ def _number(text: str | None) -> float:
 
 def forget_run(folder: Path | str) -> None:
     """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own."""
-    for name in ("metrics.csv", "samples.jsonl", "wandb_id.txt"):
+    old = ("metrics.csv", "samples.jsonl", "wandb_id.txt", "audit.json", "last.ckpt", "best.ckpt")
+    for name in (*old, *(f.name for f in Path(folder).glob("predictions*.jsonl"))):
         (Path(folder) / name).unlink(missing_ok=True)
 
 

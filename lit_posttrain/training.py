@@ -53,7 +53,10 @@ class SaveRunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / "config.yaml.part"
-        self.parser.save(self.config, str(scratch), skip_none=False, overwrite=True, multifile=False)
+        # what began this run must not begin the next one that is made from its config
+        config = self.config.clone()
+        config["ckpt_path"], config["overwrite"] = None, False
+        self.parser.save(config, str(scratch), skip_none=False, overwrite=True, multifile=False)
         scratch.replace(folder / "config.yaml")
         datamodule = getattr(trainer, "datamodule", None)
         audit = getattr(datamodule, "audit", None)
@@ -211,26 +214,36 @@ def resolve_arguments(args: list[str]) -> list[str]:
         PostTrainError: if the run has nothing to resume from, or a config does not exist.
     """
     args = [_bundled(arg, previous) for previous, arg in zip(["", *args], args, strict=False)]
-    name = None
-    rest: list[str] = []
-    index = 0
-    while index < len(args):
-        if args[index] == "--resume" and index + 1 < len(args):
-            name, index = args[index + 1], index + 2
-        elif args[index].startswith("--resume="):
-            name, index = args[index].removeprefix("--resume="), index + 1
-        else:
-            rest.append(args[index])
-            index += 1
+    name, rest = take_option(args, "--resume")
     if name is None:
         return rest
-    runs = next((rest[i + 1] for i, arg in enumerate(rest[:-1]) if arg == "--runs"), "runs")
-    folder = Path(runs) / name
+    runs, _ = take_option(rest, "--runs")
+    folder = Path(runs or "runs") / name
     for needed in ("config.yaml", "last.ckpt"):
         if not (folder / needed).exists():
             raise PostTrainError(f"--resume {name}: {folder / needed} does not exist: nothing to go on from")
     own = ["--config", str(folder / "config.yaml"), "--name", name, "--ckpt_path", str(folder / "last.ckpt")]
     return [rest[0], *own, *rest[1:]]
+
+
+def take_option(args: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of `--option VALUE` or `--option=VALUE` (the last one, None without), and the other arguments.
+
+    Raises:
+        PostTrainError: if the option stands at the end, without a value.
+    """
+    value, rest = None, []
+    words = iter(args)
+    for word in words:
+        if word == option:
+            value = next(words, None)
+            if value is None:
+                raise PostTrainError(f"{option} needs a value")
+        elif word.startswith(f"{option}="):
+            value = word.removeprefix(f"{option}=")
+        else:
+            rest.append(word)
+    return value, rest
 
 
 def _bundled(arg: str, previous: str) -> str:

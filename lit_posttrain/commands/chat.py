@@ -6,7 +6,12 @@ from lit_posttrain.commands import call
 
 
 def chat(
-    model: str, system: str | None = None, max_new_tokens: int = 256, temperature: float = 0.7, seed: int = 0
+    model: str,
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> int:
     """Talk to a model folder, hub name, run folder or checkpoint. /reset starts anew, /exit or Ctrl-D ends.
 
@@ -16,6 +21,7 @@ def chat(
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 takes the most likely token every time, 1 samples from the model's own distribution.
         seed: The same seed and the same words give the same conversation.
+        trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
     from lit_posttrain.chat import ChatModel
     from lit_posttrain.rollout.engine import Sampling
@@ -24,7 +30,7 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, seed=seed)
     quiet_libraries()
     tune_allocator()
-    talker = ChatModel(model)
+    talker = ChatModel(model, trust_remote_code=trust_remote_code)
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     print("/reset starts anew, /exit or Ctrl-D ends.")

@@ -6,7 +6,9 @@ from lit_posttrain.commands import call
 from lit_posttrain.models.spec import DType
 
 
-def export(ckpt: str, out: str, adapter: bool = False, dtype: DType | None = None) -> int:
+def export(
+    ckpt: str, out: str, adapter: bool = False, dtype: DType | None = None, trust_remote_code: bool = False
+) -> int:
     """Turn a checkpoint into a Hugging Face folder with tokenizer, chat template and a model card.
 
     Args:
@@ -14,12 +16,13 @@ def export(ckpt: str, out: str, adapter: bool = False, dtype: DType | None = Non
         out: Folder to write; it must not exist or be empty.
         adapter: Write the LoRA adapters alone, for peft, instead of merging them.
         dtype: Type of the written weights. Default: that of the training run.
+        trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
     from lit_posttrain.export import export_checkpoint
     from lit_posttrain.runtime import quiet_libraries
 
     quiet_libraries()
-    print(f"wrote {export_checkpoint(ckpt, out, adapter=adapter, dtype=dtype)}")
+    print(f"wrote {export_checkpoint(ckpt, out, adapter=adapter, dtype=dtype, trust_remote_code=trust_remote_code)}")
     return 0
 
 

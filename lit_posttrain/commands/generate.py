@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.callbacks.samples import read_prompts
 from lit_posttrain.commands import call
 from lit_posttrain.errors import PostTrainError
 
@@ -26,6 +27,7 @@ def generate(
     system: str | None = None,
     batch_size: int = 16,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> int:
     """Answer prompts with a model folder, hub name, run folder or checkpoint; one JSON object per prompt.
 
@@ -43,21 +45,26 @@ def generate(
         system: System prompt put before each prompt.
         batch_size: How many answers are generated together.
         overwrite: Replace an existing file.
+        trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
     from lit_posttrain.chat import ChatModel
     from lit_posttrain.rollout.engine import Sampling
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
 
-    conversations = [[{"role": "user", "content": text}] for text in prompt or []]
-    conversations += list(read_prompts(Path(prompts))) if prompts else []
+    conversations: list[Sequence[Mapping[str, Any]]] = [[{"role": "user", "content": text}] for text in prompt or []]
+    conversations += conversations_of(Path(prompts)) if prompts else []
     if not conversations:
         raise PostTrainError("nothing to answer: give --prompt '[\"...\"]' or --prompts FILE")
     if out and Path(out).exists() and not overwrite:
         raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
+    if n < 1 or batch_size < 1:
+        raise PostTrainError(f"--n is {n} and --batch_size is {batch_size}; both must be at least 1")
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     quiet_libraries()
     tune_allocator()
-    chat = ChatModel(model, batch_size=batch_size)
+    chat = ChatModel(model, batch_size, trust_remote_code)
     if system:
         conversations = [[{"role": "system", "content": system}, *c] for c in conversations]
     rows = [
@@ -78,32 +85,18 @@ def generate(
     return 0
 
 
-def read_prompts(file: Path) -> Iterator[list[dict[str, Any]]]:
-    """The conversations to answer of a JSONL file (columns `prompt` or `messages`) or a text file.
+def conversations_of(file: Path) -> list[Sequence[Mapping[str, Any]]]:
+    """The conversations to answer of a JSONL file (`prompt` or `messages`), or of a text file with one prompt a line.
 
     Raises:
         PostTrainError: for a missing file and an unusable line.
     """
+    if file.suffix == ".jsonl":
+        return read_prompts(str(file))
     if not file.is_file():
         raise PostTrainError(f"{file}: no such file of prompts")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        if file.suffix != ".jsonl":
-            yield [{"role": "user", "content": line}]
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise PostTrainError(f"{file}:{number}: not valid JSON ({problem.msg}); mend or remove the line") from None
-        found = row.get("messages", row.get("prompt", row.get("question"))) if isinstance(row, dict) else None
-        if isinstance(found, str):
-            found = [{"role": "user", "content": found}]
-        if not isinstance(found, list) or not found:
-            raise PostTrainError(f"{file}:{number}: no column `prompt` or `messages`; rename the column")
-        while found and found[-1].get("role") == "assistant":
-            found = found[:-1]  # the answer to be given again
-        yield found
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return [[{"role": "user", "content": line}] for line in lines if line.strip()]
 
 
 def run(args: list[str]) -> int:

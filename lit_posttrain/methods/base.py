@@ -5,6 +5,7 @@ A method says what its loss terms are (`loss_terms`); everything else is here, o
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -66,6 +67,8 @@ class PostTrainingModule(pl.LightningModule):
             warmup: Share of all optimizer steps over which the learning rate rises from zero.
         """
         super().__init__()
+        if not 0 <= warmup <= 1:
+            raise PostTrainError(f"--model.warmup is {warmup}; it is a share of all steps, 0 to 1 (0.03 is usual)")
         self.spec = policy
         self.optimizer_factory = optimizer
         self.schedule, self.warmup = schedule, warmup
@@ -177,7 +180,13 @@ class PostTrainingModule(pl.LightningModule):
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer = self.optimizer_factory([g for g in groups if g["params"]])
-        total = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf") and (self.schedule != "constant" or self.warmup):
+            raise PostTrainError(
+                f"a {self.schedule} schedule needs an end: give --trainer.max_epochs or --trainer.max_steps, "
+                "or --model.schedule constant --model.warmup 0"
+            )
+        total = 1 if steps == float("inf") else int(steps)
         name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         scheduler = get_scheduler(
             name, optimizer, num_warmup_steps=round(self.warmup * total), num_training_steps=total
@@ -201,7 +210,8 @@ class PostTrainingModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""
-        torch.manual_seed(hash((self.trainer.global_step, batch_idx, self.trainer.global_rank)) % 2**63)
+        place = (self.trainer.global_step, batch_idx, self.trainer.global_rank)
+        torch.manual_seed(hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)) % 2**63)
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
@@ -297,6 +307,8 @@ class PostTrainingModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore counters; refuse a checkpoint that lacks something that is trained here."""
+        if "lit_posttrain" not in checkpoint:
+            raise PostTrainError("--ckpt_path: a checkpoint, but not one that lit-posttrain wrote")
         saved = checkpoint["lit_posttrain"]
         missing = {n for n, p in self.named_parameters() if p.requires_grad} - set(checkpoint.get("state_dict", {}))
         if missing and checkpoint.get("state_dict"):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models import attention
 from lit_posttrain.ops.attention import additive, tree_mask
 from lit_posttrain.ops.logprobs import HeadTransform
@@ -79,26 +80,32 @@ def architecture_of(config: Any) -> Architecture | None:
     return PROVEN.get(config.model_type)
 
 
-def attention_implementation(requested: str, config: Any, device_type: str) -> str:
+def attention_implementation(requested: str, config: Any, device_type: str) -> str | None:
     """The implementation that transformers is asked for: on CPU the segment-wise one where the architecture is
-    proven, elsewhere sdpa; eager where attention scores are capped, because sdpa would leave the cap out silently."""
+    proven, elsewhere sdpa; eager where attention scores are capped, which sdpa would leave out silently; None,
+    transformers' own choice, where nothing is proven."""
+    architecture = architecture_of(config)
+    if requested == "sdpa" and architecture is not None and architecture.soft_capped_attention:
+        raise PostTrainError(
+            f"--model.policy.attention sdpa: {config.model_type} caps its attention scores, which sdpa leaves out; "
+            "take auto or eager"
+        )
     if requested != "auto":
         return requested
-    architecture = architecture_of(config)
     if architecture is None:
-        return "sdpa"
+        return None
     if architecture.soft_capped_attention:
         return "eager"
     return attention.register() if device_type == "cpu" else "sdpa"
 
 
-def layout_of(config: Any, device_type: str, implementation: str) -> RowLayout:
+def layout_of(config: Any, device_type: str, implementation: str | None) -> RowLayout:
     """How trees may be laid out for a model: shared and packed where proven, else one sequence a row."""
     proven = architecture_of(config) is not None
     if proven and implementation == attention.NAME:
         return RowLayout(flat=True)
     scale = _CPU_ATTENTION_COST_TIMES_HIDDEN if device_type == "cpu" else _GPU_ATTENTION_COST_TIMES_HIDDEN
-    hidden = getattr(config, "hidden_size", None) or 1024
+    hidden = getattr(config.get_text_config(decoder=True), "hidden_size", None) or 1024
     # tensor cores want multiples of 8; a CPU does not care
     return RowLayout(proven, proven, scale / hidden, multiple=1 if device_type == "cpu" else 8)
 

@@ -38,7 +38,7 @@ def load_config(spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError, KeyError) as problem:
         raise PostTrainError(f"no model found at {spec.path}: {first_line(problem)}") from problem
-    config = config.get_text_config(decoder=True)
+    # kept whole: what AutoModel builds from it, a vision-language model say, decides the architecture
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     declared = getattr(config, "architectures", None) or []
     causal = not declared or any("CausalLM" in name or "LMHead" in name or "Conditional" in name for name in declared)
@@ -52,6 +52,7 @@ def load_config(spec: ModelSpec) -> Any:
 
 def max_positions(config: Any) -> int | None:
     """The longest sequence a model takes, where its config says one."""
+    config = config.get_text_config(decoder=True)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, name, None)
         if isinstance(value, int):
@@ -74,6 +75,11 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
         raise PostTrainError(
             f"quantization {spec.quantization} freezes the weights, so nothing would be trained; "
             "add adapters with --model.policy.lora.r 16"
+        )
+    if spec.random_init and spec.lora is not None:
+        raise PostTrainError(
+            "random_init draws the base anew whenever a checkpoint is loaded, and adapters are saved without it; "
+            "train all weights (no lora), or start from a saved model"
         )
     model = _empty_model(spec, device_type) if meta else _load_model(spec, device_type)
     if vocabulary > model.get_input_embeddings().num_embeddings:

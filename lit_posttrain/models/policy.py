@@ -25,6 +25,12 @@ class DecodeOutput:
     cache: Any
 
 
+def _packs(batch: TreeBatch) -> bool:
+    """Whether a row holds more than one sequence."""
+    first = batch.tree_ids[:, :1]
+    return bool(((batch.tree_ids != first) & (batch.tree_ids >= 0)).any() or (batch.branch_ids > 1).any())
+
+
 class Policy(nn.Module):
     """A causal language model with the operators that methods need.
 
@@ -62,6 +68,8 @@ class Policy(nn.Module):
         self, batch: TreeBatch, *, temperature: float = 1.0, entropy: bool = False, correct: bool = False
     ) -> TokenLogprobs:
         """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct."""
+        if self.architecture is None and _packs(batch):
+            raise ValueError(f"{self.config.model_type} is not proven for packed rows; lay batches out with layout_of")
         if not self.fused_head:
             return self._own_head(batch, temperature, entropy, correct)
         hidden = self._hidden(batch)

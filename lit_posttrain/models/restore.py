@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.policy import Policy
-from lit_posttrain.models.spec import DType, LoRASpec, ModelSpec
+from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
 
 
@@ -61,17 +61,15 @@ def find_checkpoint(path: str) -> Path | None:
     return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
 
 
-def restore(path: str, dtype: DType | None = None) -> Restored:
+def restore(path: str, trust_remote_code: bool = False) -> Restored:
     """Load a model folder, hub name, GGUF file, run folder or checkpoint.
-
-    dtype: type of the weights in memory; by default that of the training run, float32 for a model folder.
 
     Raises:
         PostTrainError: as `read_checkpoint` and `build_policy`; for a checkpoint that lacks trained weights.
     """
     checkpoint = find_checkpoint(path)
     if checkpoint is None:
-        spec = ModelSpec(path) if dtype is None else ModelSpec(path, dtype=dtype)
+        spec = ModelSpec(path, trust_remote_code=trust_remote_code)
         run: dict[str, Any] = {}
         state: dict[str, Any] = {}
     else:
@@ -79,8 +77,12 @@ def restore(path: str, dtype: DType | None = None) -> Restored:
         run = content["lit_posttrain"]
         saved = dict(run["policy"])
         saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
+        unknown = set(saved) - {f.name for f in fields(ModelSpec)}
+        if unknown:
+            raise PostTrainError(f"{checkpoint}: from a newer lit-posttrain ({', '.join(sorted(unknown))}); update it")
         spec = ModelSpec(**saved)
-        spec = replace(spec, checkpointing=False, dtype=dtype or spec.dtype)
+        # a file of weights must not be able to switch on code: only the caller can
+        spec = replace(spec, checkpointing=False, trust_remote_code=trust_remote_code)
         state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
     tokenizer = load_tokenizer(spec)
     policy = build_policy(spec, len(tokenizer))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.rollout.engine import Completion, Sampling
 
@@ -49,7 +51,13 @@ class HFEngine:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n responses to each prompt (token ids), in the prompts' order. The policy's train/eval mode is restored."""
+        """n responses to each prompt (token ids), in the prompts' order. The policy's train/eval mode is restored.
+
+        Raises:
+            PostTrainError: for n below 1, and a prompt that is empty or leaves no room in the model's length.
+        """
+        if n < 1:
+            raise PostTrainError(f"n is {n}; it must be at least 1")
         training = self.policy.training
         self.policy.eval()
         try:
@@ -86,6 +94,9 @@ class HFEngine:
     ) -> list[Completion]:
         """Prefill each prompt once, copy its cache n times, then one token a step for all that are unfinished."""
         count = len(prompts) * n
+        limits = torch.tensor(
+            [self._room(p, sampling) for p in prompts], dtype=torch.long, device=device
+        ).repeat_interleave(n)
         ids, mask = _left_pad(prompts or [[0]], device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.policy.decode(ids, mask, positions, None)
@@ -94,19 +105,23 @@ class HFEngine:
             cache.batch_repeat_interleave(n)
         mask = mask.repeat_interleave(n, 0)
         position = positions[:, -1:].repeat_interleave(n, 0)
+        longest = int(limits.max()) if count else 0
         alive = torch.arange(count, device=device)  # which sequence each row of the batch is
-        tokens = torch.zeros(count, sampling.max_new_tokens, dtype=torch.long, device=device)
-        logprobs = torch.zeros(count, sampling.max_new_tokens, device=device)
-        lengths = torch.full((count,), sampling.max_new_tokens, device=device)
+        tokens = torch.zeros(count, longest, dtype=torch.long, device=device)
+        logprobs = torch.zeros(count, longest, device=device)
+        lengths = torch.zeros(count, dtype=torch.long, device=device)
+        stopped = torch.zeros(count, dtype=torch.bool, device=device)
         ended = torch.zeros(count, dtype=torch.bool, device=device)
-        for step in range(sampling.max_new_tokens):
+        step = 0
+        while True:
             if len(alive):
                 drawn, logps = sample(logits, sampling, generator)
                 fresh = ~ended[alive]
-                tokens[alive[fresh], step], logprobs[alive[fresh], step] = drawn[fresh], logps[fresh]
-                stop = fresh & torch.isin(drawn, self.eos_ids)
-                lengths[alive[stop]] = step + 1
-                ended[alive[stop]] = True
+                now = alive[fresh]
+                tokens[now, step], logprobs[now, step] = drawn[fresh], logps[fresh]
+                lengths[now] = step + 1
+                stopped[now] = torch.isin(drawn[fresh], self.eos_ids)
+                ended[now] = stopped[now] | (step + 1 >= limits[now])
                 finished = ended[alive]
                 done = int(finished.sum())
                 if done == len(alive):
@@ -115,18 +130,30 @@ class HFEngine:
                     keep = (~finished).nonzero()[:, 0]
                     alive, mask, position, drawn = alive[keep], mask[keep], position[keep], drawn[keep]
                     cache.batch_select_indices(keep)
-            if step + 1 == sampling.max_new_tokens or not self._go_on(len(alive) > 0):
+            # asked once a step on every rank, so that all leave the loop together
+            if not self._go_on(len(alive) > 0):
                 break
+            step += 1
             if len(alive) == 0:  # another rank is not done: take part in its forward
-                self.policy.decode(ids[:1, :1], mask[:1, :1], positions[:1, :1], None)
+                self.policy.decode(ids[:1, -1:], mask[:1, -1:], positions[:1, :1], None)
                 continue
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             position = position + 1
             logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
         return [
-            Completion(tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stopped else "length")
-            for i, (size, stopped) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True))
+            Completion(tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stop else "length")
+            for i, (size, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))
         ]
+
+    def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """How many tokens may follow a prompt: as many as asked for, and as the model has positions for."""
+        if len(prompt) == 0:
+            raise PostTrainError("an empty prompt: there is nothing to continue; give it at least one token")
+        limit = max_positions(self.policy.config)
+        room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(prompt))
+        if room < 1:
+            raise PostTrainError(f"a prompt of {len(prompt)} tokens, and the model takes {limit}: shorten it")
+        return room
 
 
 def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lit_posttrain.data.packing import collate
 from lit_posttrain.models.architectures import PROVEN, attention_implementation, layout_of
+from lit_posttrain.models.loading import build_policy, load_config
 from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.types import Response, RowLayout, Tree
 
 VOCABULARY = 101
@@ -111,6 +114,25 @@ def test_flat_rows_equal_separate_sequences(kind: str, shared: bool) -> None:
     assert batch.input_ids.shape[0] == 1
     assert (batch.tree_ids >= 0).all()
     _compare(model, trees, batch, implementation)
+
+
+def test_a_vision_language_model_is_not_taken_for_its_text_half(tmp_path: Path) -> None:
+    sizes = {**COMMON, **SPECIFIC["gemma3_text"], "sliding_window": 64}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CONFIG_MAPPING["gemma3"](text_config=sizes, vision_config={**vision, "image_size": 28, "patch_size": 14})
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    spec = ModelSpec(str(tmp_path))
+    loaded = load_config(spec)
+    layout = layout_of(loaded, "cpu", attention_implementation("auto", loaded, "cpu"))
+    policy = build_policy(spec, VOCABULARY).eval()
+    trees = make_trees([2, 2])
+    batch = collate(trees, layout, {"tokens": 1.0})
+    actual = policy(batch).logprobs
+    torch.testing.assert_close(actual, separate(policy.causal_lm, trees), atol=1e-5, rtol=1e-5)
+    packed = collate(trees, RowLayout(flat=True), {"tokens": 1.0})
+    with pytest.raises(ValueError, match="not proven for packed rows"):
+        policy(packed)
 
 
 @pytest.mark.parametrize("kind", ["bloom", "mamba"])

@@ -77,6 +77,16 @@ def test_training_mode_is_restored() -> None:
     assert policy.training
 
 
+def test_the_models_length_is_a_limit() -> None:
+    engine = HFEngine(Policy(make(max_position_embeddings=20)), eos_ids=[])
+    (short,), (long,) = engine.generate([[5, 6], [7] * 17], 1, Sampling(30, temperature=0.0))
+    assert (len(short.tokens), len(long.tokens)) == (18, 3)
+    assert short.finish_reason == long.finish_reason == "length"
+    for prompt, message in (([7] * 20, "shorten it"), ([], "empty prompt")):
+        with pytest.raises(PostTrainError, match=message):
+            engine.generate([prompt], 1, Sampling(2))
+
+
 def test_no_prompts_give_no_responses() -> None:
     assert HFEngine(Policy(make()), EOS).generate([], 2, Sampling(2)) == []
 

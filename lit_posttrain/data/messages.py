@@ -83,7 +83,7 @@ def _content(value: Any, where: str, optional: bool) -> str:
     texts = [p.get("text") if isinstance(p, dict) and p.get("type", "text") == "text" else None for p in parts]
     if not all(isinstance(text, str) for text in texts):
         raise BadRow("wrong type", f"{where}: content is {kind(value)}, not a string; only text can be trained on")
-    return "".join(texts)  # type: ignore[arg-type]
+    return "".join(texts)  # type: ignore[arg-type]  # all are str: checked above
 
 
 def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:

@@ -230,8 +230,8 @@ class TreeStoreWriter:
         trees = self.columns()
         for column in (*segments.values(), trees["first_segment"], trees["row_hash"]):
             self._hash.update(np.asarray(column).tobytes())
-        np.savez(self._draft / "segments.npz", **segments)  # type: ignore[arg-type]
-        np.savez(self._draft / "trees.npz", **trees)  # type: ignore[arg-type]
+        np.savez(self._draft / "segments.npz", **segments)  # type: ignore[arg-type]  # keywords are arrays; the stub has allow_pickle among them
+        np.savez(self._draft / "trees.npz", **trees)  # type: ignore[arg-type]  # keywords are arrays; the stub has allow_pickle among them
         about = {"files": self.files, "fingerprint": self._hash.hexdigest()}
         for name, text in {"store.json": json.dumps(about), **(notes or {})}.items():
             (self._draft / name).write_text(text)

@@ -67,11 +67,11 @@ def build_sharded_policy(spec: ModelSpec, vocabulary: int, mesh: DeviceMesh, dev
         whole = build_policy(spec, vocabulary, device_type=device.type)
         full = whole.state_dict()
     set_model_state_dict(policy, full, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
-    _restore_buffers(policy, spec, vocabulary, whole)
+    _restore_buffers(policy, whole)
     return policy
 
 
-def _restore_buffers(policy: Policy, spec: ModelSpec, vocabulary: int, whole: Policy | None) -> None:
+def _restore_buffers(policy: Policy, whole: Policy | None) -> None:
     """Buffers outside the state dict (rotary frequencies, embedding scales) are garbage after `to_empty`: take them
     from rank zero's model."""
     saved = set(policy.state_dict().keys())

@@ -1,19 +1,24 @@
 """Log-probabilities of given tokens without a logits matrix.
 
-Only hidden states that predict a counted token meet the LM head, in chunks; the backward computes each chunk again.
-The largest temporary is one chunk of float32 logits whatever the number of tokens and the size of the vocabulary.
+Only hidden states that predict a counted token meet the LM head, a tile of rows and vocabulary at a time, with a
+running softmax over the tiles (Milakov and Gimelshein 2018); the backward computes each tile again. The largest
+temporary is one tile of float32 logits and its part of the head, whatever the number of tokens and the size of the
+vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# 2^23 float32 logits are 32 MiB: small beside any model, large enough to keep matmuls efficient.
-_CHUNK_ELEMENTS = 2**23
+# Rows and vocabulary entries of a tile. On CPU at most 16 MiB of float32 logits, which the processor's cache holds
+# between the passes over them (docs/decisions.md); on GPUs 128 MiB: few launches, and small beside any model.
+_CPU_TILE = (2048, 2048)
+_GPU_TILE = (4096, 8192)
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,33 @@ def token_logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     correct: bool = False,
-    chunk_elements: int = _CHUNK_ELEMENTS,
+    tile: tuple[int, int] | None = None,
 ) -> TokenLogprobs:
     """Log-softmax of `head(hidden @ weight.T + bias) / temperature` at `target_ids`; differentiable in hidden, weight
     and bias, through `entropy` too. Under autocast the matmuls run in its dtype; everything after them is float32
-    (float64 for float64 inputs).
+    (float64 for float64 inputs). tile: rows and vocabulary entries computed at a time; the default suits the device.
 
     Raises:
         ValueError: if the temperature is not positive.
+        IndexError: on CPU, if a target is not in the vocabulary (on GPUs it would cost a synchronisation).
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
-    head = head or HeadTransform()
-    rows = max(1, chunk_elements // weight_VD.shape[0])
-    logprobs, entropies, hits = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-        hidden_ND, weight_VD, bias_V, target_ids_N, head, temperature, entropy, correct, rows
+    on_cpu = hidden_ND.device.type == "cpu"
+    if on_cpu and bool(((target_ids_N < 0) | (target_ids_N >= weight_VD.shape[0])).any()):
+        raise IndexError(f"a target id is outside the vocabulary of {weight_VD.shape[0]} entries")
+    tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
+    logprobs, entropies, hits = _TiledLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        hidden_ND, weight_VD, bias_V, target_ids_N, head or HeadTransform(), temperature, entropy, correct, tile
     )
     return TokenLogprobs(logprobs, entropies if entropy else None, hits if correct else None)
+
+
+def _slices(size: int, most: int) -> list[slice]:
+    """Consecutive slices of about equal size, at most `most`, over `size` entries."""
+    count = -(-size // most)
+    ends = [size * (i + 1) // count for i in range(count)]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _shape_logits(raw: Tensor, head: HeadTransform, temperature: float) -> tuple[Tensor, Tensor | None]:
@@ -81,7 +96,39 @@ def _shape_logits(raw: Tensor, head: HeadTransform, temperature: float) -> tuple
     return raw, slope
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
+@dataclass
+class _Softmax:
+    """A softmax over logits that arrive in parts. largest (N,) so far; total (N,): sum of exp(logit - largest);
+    weighted (N,): sum of exp(logit - largest) * (logit - largest); best (N,): index of the largest."""
+
+    largest: Tensor
+    total: Tensor
+    weighted: Tensor | None
+    best: Tensor | None
+
+    def add(self, logits: Tensor, rows: slice, first: int) -> None:
+        """Take in the logits (n, W) of `rows` for the vocabulary from `first` on; overwrites them."""
+        before = self.largest[rows]
+        if self.best is not None:
+            value, index = logits.max(1)
+            self.best[rows] = torch.where(value > before, index + first, self.best[rows])
+        else:
+            value = logits.amax(1)
+        largest = torch.maximum(before, value)
+        shrink = (before - largest).exp_()
+        logits.sub_(largest[:, None])
+        if self.weighted is not None:
+            exponentials = logits.exp()
+            added = logits.mul_(exponentials).sum(1)
+            moved = self.weighted[rows] + (before - largest) * self.total[rows]
+            self.weighted[rows] = moved.mul_(shrink).add_(added)
+        else:
+            exponentials = logits.exp_()
+        self.total[rows] = self.total[rows].mul_(shrink).add_(exponentials.sum(1))
+        self.largest[rows] = largest
+
+
+class _TiledLogprobs(torch.autograd.Function):
     # Autocast is handled by hand (its dtype is read in forward and kept for backward) so that CPU and GPU behave
     # alike; torch.amp.custom_fwd and custom_bwd each know one device type.
     @staticmethod
@@ -95,73 +142,95 @@ class _ChunkedLogprobs(torch.autograd.Function):
         temperature: float,
         want_entropy: bool,
         want_correct: bool,
-        rows: int,
+        tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         dtype = _matmul_dtype(hidden)
-        weight_cast, bias_cast = weight.to(dtype), None if bias is None else bias.to(dtype)
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        count = hidden.shape[0]
-        logprobs = torch.empty(count, dtype=precise, device=hidden.device)
-        normaliser = torch.empty_like(logprobs)
-        entropies = torch.empty_like(logprobs) if want_entropy else None
-        hits = torch.empty(count, dtype=torch.bool, device=hidden.device) if want_correct else None
-        for start in range(0, count, rows):
-            part = slice(start, min(start + rows, count))
-            logits, _ = _shape_logits(_project(hidden[part], weight_cast, bias_cast, dtype, precise), head, temperature)
-            at_target = logits.gather(1, targets[part, None])[:, 0]
-            lse = torch.logsumexp(logits, 1)
-            logprobs[part], normaliser[part] = at_target - lse, lse
-            if hits is not None:
-                hits[part] = logits.argmax(1) == targets[part]
-            if entropies is not None:
-                probabilities = (logits - lse[:, None]).exp_()
-                entropies[part] = lse - (probabilities * logits).sum(1)
+        at_target = torch.zeros(hidden.shape[0], dtype=precise, device=hidden.device)
+        softmax = _Softmax(
+            torch.full_like(at_target, torch.finfo(precise).min),
+            torch.zeros_like(at_target),
+            torch.zeros_like(at_target) if want_entropy else None,
+            torch.zeros_like(targets) if want_correct else None,
+        )
+        cast = hidden.to(dtype)
+        for entries, part, bias_part in _head_parts(weight, bias, dtype, tile[1]):
+            for rows in _slices(hidden.shape[0], tile[0]):
+                logits, _ = _shape_logits(_project(cast[rows], part, bias_part, precise), head, temperature)
+                place, inside = _places(targets[rows], entries)
+                at_target[rows] += torch.where(inside, logits.gather(1, place[:, None])[:, 0], 0.0)
+                softmax.add(logits, rows, entries.start)
+        log_total = softmax.total.log()
+        normaliser = softmax.largest + log_total
+        entropies = None if softmax.weighted is None else log_total - softmax.weighted / softmax.total
+        hits = None if softmax.best is None else softmax.best == targets
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, *([entropies] if want_entropy else []))
-        ctx.settings = (head, temperature, rows, dtype, precise)
+        ctx.settings = (head, temperature, tile, dtype, precise)
         ctx.set_materialize_grads(False)  # a missing gradient of the entropy saves half of the elementwise work
         if hits is not None:
             ctx.mark_non_differentiable(hits)
-        return logprobs, entropies, hits
+        return at_target - normaliser, entropies, hits
 
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _hits: Any) -> Any:
         hidden, weight, bias, targets, normaliser, *rest = ctx.saved_tensors
         entropies = rest[0] if rest else None
-        head, temperature, rows, dtype, precise = ctx.settings
-        given = torch.zeros_like(normaliser) if grad_logprobs is None else grad_logprobs
+        head, temperature, tile, dtype, precise = ctx.settings
+        given = torch.zeros_like(normaliser) if grad_logprobs is None else grad_logprobs.to(precise)
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
-        weight_cast, bias_cast = weight.to(dtype), None if bias is None else bias.to(dtype)
-        grad_hidden = torch.empty_like(hidden) if want_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=precise) if want_weight else None
-        grad_bias = torch.zeros(bias.shape, dtype=precise, device=bias.device) if want_bias else None
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, min(start + rows, hidden.shape[0]))
-            raw = _project(hidden[part], weight_cast, bias_cast, dtype, precise)
-            logits, slope = _shape_logits(raw, head, temperature)
-            shifted = logits.sub_(normaliser[part, None])
-            upstream = given[part, None].to(precise)
-            if entropies is not None and grad_entropy is not None:
-                probabilities = shifted.exp()
-                # dH/dz = -p * (log p + H)
-                coefficient = (shifted + entropies[part, None]).mul_(-grad_entropy[part, None].to(precise)) - upstream
-                grad = probabilities.mul_(coefficient)
-            else:
-                grad = shifted.exp_().mul_(-upstream)
-            grad.scatter_add_(1, targets[part, None], upstream)
-            if slope is not None:
-                grad.mul_(slope)
-            if head.logit_scale != temperature:
-                grad.mul_(head.logit_scale / temperature)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            grad_cast = grad.to(dtype)
-            if grad_hidden is not None:
-                grad_hidden[part] = _matmul(grad_cast, weight_cast)
-            if grad_weight is not None:
-                _accumulate(grad_weight, grad_cast, hidden[part].to(dtype))
-        # summed over chunks in full precision, rounded once
-        total_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, total_weight, None if grad_bias is None else grad_bias.to(bias.dtype), *[None] * 6
+        cast = hidden.to(dtype)
+        # summed over tiles in full precision and rounded once
+        grad_hidden = torch.zeros_like(hidden, dtype=precise) if want_hidden else None
+        grad_weight = torch.empty_like(weight) if want_weight else None
+        grad_bias = torch.empty_like(bias) if want_bias else None
+        for entries, part, bias_part in _head_parts(weight, bias, dtype, tile[1]):
+            weight_sum = torch.zeros_like(part, dtype=precise) if want_weight else None
+            bias_sum = torch.zeros(len(part), dtype=precise, device=part.device) if want_bias else None
+            for rows in _slices(hidden.shape[0], tile[0]):
+                raw = _project(cast[rows], part, bias_part, precise)
+                logits, slope = _shape_logits(raw, head, temperature)
+                shifted = logits.sub_(normaliser[rows, None])
+                upstream = given[rows, None]
+                if entropies is not None and grad_entropy is not None:
+                    probabilities = shifted.exp()
+                    # dH/dz = -p * (log p + H)
+                    coefficient = shifted.add_(entropies[rows, None]).mul_(-grad_entropy[rows, None].to(precise))
+                    grad = probabilities.mul_(coefficient.sub_(upstream))
+                else:
+                    grad = shifted.exp_().mul_(-upstream)
+                place, inside = _places(targets[rows], entries)
+                grad.scatter_add_(1, place[:, None], torch.where(inside[:, None], upstream, 0.0))
+                if slope is not None:
+                    grad.mul_(slope)
+                if head.logit_scale != temperature:
+                    grad.mul_(head.logit_scale / temperature)
+                if bias_sum is not None:
+                    bias_sum += grad.sum(0)
+                grad_cast = grad.to(dtype)
+                if grad_hidden is not None:
+                    _accumulate(grad_hidden[rows], grad_cast, part)
+                if weight_sum is not None:
+                    _accumulate(weight_sum, grad_cast.t(), cast[rows])
+            if grad_weight is not None and weight_sum is not None:
+                grad_weight[entries] = weight_sum
+            if grad_bias is not None and bias_sum is not None:
+                grad_bias[entries] = bias_sum
+        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias, *[None] * 6
+
+
+def _head_parts(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, entries: int
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """The head a few vocabulary entries at a time, in the type of the matmuls."""
+    for part in _slices(weight.shape[0], entries):
+        yield part, weight[part].to(dtype), None if bias is None else bias[part].to(dtype)
+
+
+def _places(targets: Tensor, entries: slice) -> tuple[Tensor, Tensor]:
+    """Where in a part of the vocabulary each target stands, and whether it does; the place is 0 where not."""
+    place = targets - entries.start
+    inside = (place >= 0) & (place < entries.stop - entries.start)
+    return place * inside, inside
 
 
 def _matmul_dtype(hidden: Tensor) -> torch.dtype:
@@ -169,23 +238,19 @@ def _matmul_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
-    with torch.autocast(left.device.type, enabled=False):
-        return left @ right
-
-
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, precise: torch.dtype) -> Tensor:
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, precise: torch.dtype) -> Tensor:
     """Fresh logits in `precise`: the caller works on them in place."""
-    logits = _matmul(hidden.to(dtype), weight.t())
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = hidden @ weight.t()
     if bias is not None:
         logits += bias
     return logits.to(precise)
 
 
-def _accumulate(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
-    """total += grad.T @ hidden, in `total`'s own precision."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        if total.dtype == grad.dtype:
-            total.addmm_(grad.t(), hidden)
+def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in `total`'s own precision."""
+    with torch.autocast(left.device.type, enabled=False):
+        if total.dtype == left.dtype:
+            total.addmm_(left, right)
         else:
-            total += grad.t() @ hidden
+            total += left @ right

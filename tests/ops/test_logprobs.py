@@ -1,4 +1,4 @@
-"""Chunked log-probabilities against a plain float64 log-softmax, and their gradients against autograd's."""
+"""Tiled log-probabilities against a plain float64 log-softmax, and their gradients against autograd's."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_values_and_gradients_in_float64(name: str, temperature: float, with_bia
     logps, entropy, hits = plain(hidden, weight, bias, targets, head, temperature)
     upstream = torch.linspace(-1, 2, 23, dtype=torch.float64)
     expected = torch.autograd.grad((logps * upstream + entropy * upstream.flip(0)).sum(), leaves)
-    five_rows = 185  # several chunks and a shorter last one
-    options = {"temperature": temperature, "entropy": True, "correct": True, "chunk_elements": five_rows}
+    tile = (5, 8)  # several tiles of rows and of vocabulary, some shorter
+    options = {"temperature": temperature, "entropy": True, "correct": True, "tile": tile}
     out = token_logprobs(hidden, weight, targets, bias, head=head, **options)
     assert out.entropy is not None
     torch.testing.assert_close(out.logprobs, logps, atol=1e-12, rtol=1e-12)
@@ -96,3 +96,18 @@ def test_a_temperature_of_zero_is_refused() -> None:
     hidden, weight, _, targets = inputs(torch.float32, False)
     with pytest.raises(ValueError, match="must be positive"):
         token_logprobs(hidden, weight, targets, temperature=0.0)
+
+
+@pytest.mark.parametrize("wrong", [-1, 37])
+def test_a_target_outside_the_vocabulary_is_refused(wrong: int) -> None:
+    hidden, weight, _, targets = inputs(torch.float32, False)
+    targets[3] = wrong
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        token_logprobs(hidden, weight, targets)
+
+
+def test_of_equal_logits_the_first_is_the_most_likely_across_tiles() -> None:
+    hidden, weight = torch.ones(2, 1), torch.tensor([[0.0], [1.0], [1.0], [0.5]])
+    out = token_logprobs(hidden, weight, torch.tensor([1, 2]), correct=True, tile=(2, 2))
+    assert out.correct is not None
+    assert out.correct.tolist() == [True, False]

@@ -1,8 +1,9 @@
-"""Attention over one flat row of trees, a segment at a time: nothing is computed for padding or masked pairs.
+"""Attention over one flat row of trees, a block of queries at a time: nothing is computed for padding or masked pairs.
 
 A dense mask over a packed row computes what it masks, and on CPU that was the second largest cost of a step (see
-docs/decisions.md). Here queries of a trunk or a branch meet only the keys they may see. It works in float32 whatever
-the model's type: exact where bfloat16 rounds, and faster on processors without AMX.
+docs/decisions.md). Here the queries of a trunk or a branch meet only the keys they may see. As in FlashAttention (Dao
+et al. 2022) the backward computes the probabilities again, so no matrix of scores is kept; scores and softmax are
+float32 (float64 for float64), the other products have the model's type.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 from lit_posttrain.types import TreeBatch
 
 NAME = "lit_posttrain_tree"
+# Long enough for efficient products, short enough that causality saves much of a long segment.
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,66 @@ class Segment:
     trunk: int | None
 
 
-def segments_of(batch: TreeBatch) -> list[Segment]:
-    """The segments of a flat batch (one row, no padding): per group its trunk and each branch; a trunk with a single
-    branch is one causal segment."""
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive queries of a row and the keys that they see.
+
+    queries: slice of the row. keys: one or two slices of it, trunk first. mask (queries, keys): 0 where visible, else
+    -inf.
+    """
+
+    queries: slice
+    keys: tuple[slice, ...]
+    mask: Tensor
+
+
+class TreePlan:
+    """What of a flat row meets what, worked out once for all layers."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self.segments = segments
+        self._blocks: dict[int | None, list[Block]] = {}
+
+    def blocks(self, window: int | None) -> list[Block]:
+        """Every query of the row once; with `window` a query sees keys less than so many positions back."""
+        if window not in self._blocks:
+            self._blocks[window] = list(self._cut(window))
+        return self._blocks[window]
+
+    def _cut(self, window: int | None) -> list[Block]:
+        found: list[Block] = []
+        starts: list[int] = []
+        start = 0
+        for segment in self.segments:
+            starts.append(start)
+            before = 0 if segment.trunk is None else self.segments[segment.trunk].size
+            count = -(-segment.size // _BLOCK)
+            ends = [segment.size * (i + 1) // count for i in range(count)]
+            for first, end in zip([0, *ends], ends, strict=False):
+                # keys are numbered from the trunk's first token on, as positions are
+                lowest = 0 if window is None else max(0, before + first - window + 1)
+                own = slice(start + max(lowest - before, 0), start + end)
+                keys: tuple[slice, ...] = (own,)
+                if lowest < before:
+                    assert segment.trunk is not None
+                    trunk = starts[segment.trunk]
+                    seen = slice(trunk + lowest, trunk + before)
+                    keys = (slice(seen.start, own.stop),) if seen.stop == own.start else (seen, own)
+                mask = _mask(range(before + first, before + end), range(lowest, before + end), window)
+                found.append(Block(slice(start + first, start + end), keys, mask))
+            start += segment.size
+        return found
+
+
+def _mask(queries: range, keys: range, window: int | None) -> Tensor:
+    distance = torch.arange(queries.start, queries.stop)[:, None] - torch.arange(keys.start, keys.stop)
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    return torch.zeros(distance.shape).masked_fill_(hidden, -torch.inf)
+
+
+def plan_of(batch: TreeBatch) -> TreePlan:
+    """The plan of a flat batch (one row, no padding): per group its trunk and each branch; a trunk with a single branch
+    is one causal segment."""
     keys = torch.stack([batch.tree_ids[0], batch.branch_ids[0]])
     unique, sizes = torch.unique_consecutive(keys, dim=1, return_counts=True)
     found: list[Segment] = []
@@ -45,7 +105,7 @@ def segments_of(batch: TreeBatch) -> list[Segment]:
             continue
         trunk = len(found) if first_branch == 0 else None
         found += [Segment(first_size, None), *(Segment(size, trunk) for _, _, size in others)]
-    return found
+    return TreePlan(found)
 
 
 def tree_attention(
@@ -56,52 +116,118 @@ def tree_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    tree_segments: list[Segment] | None = None,
+    tree_plan: TreePlan | None = None,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (B, H, T, D), key and value (B, H_kv, T, D) -> (B, T, H, D).
 
-    Without `tree_segments` (generation) it is transformers' own sdpa.
+    Without `tree_plan` (generation) it is transformers' own sdpa.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if tree_segments is None:
+    if tree_plan is None:
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return result
-    sizes = [s.size for s in tree_segments]
-    precise = torch.float64 if query.dtype == torch.float64 else torch.float32
-    # split, not slices: the backward of one split is one cat, that of a slice a full-size tensor of zeros
-    queries, keys, values = (torch.split(x.to(precise), sizes, dim=2) for x in (query, key, value))
-    repeats = query.shape[1] // key.shape[1]
-    outputs = []
-    for index, segment in enumerate(tree_segments):
-        own_key, own_value, before = keys[index], values[index], 0
-        if segment.trunk is not None:
-            before = sizes[segment.trunk]
-            own_key = torch.cat([keys[segment.trunk], own_key], 2)
-            own_value = torch.cat([values[segment.trunk], own_value], 2)
-        if repeats > 1:
-            own_key, own_value = own_key.repeat_interleave(repeats, 1), own_value.repeat_interleave(repeats, 1)
-        mask = _band(segment.size, before, sliding_window, query.device)
-        out = F.scaled_dot_product_attention(
-            queries[index], own_key, own_value, mask, dropout, is_causal=mask is None, scale=scaling
-        )
-        outputs.append(out)
-    return torch.cat(outputs, 2).to(query.dtype).transpose(1, 2).contiguous(), None
+    blocks = tree_plan.blocks(sliding_window)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if dropout:
+        return _with_dropout(query, key, value, blocks, scale, dropout), None
+    # under autocast rotary embeddings can leave queries and keys in float32
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
+        out = _BlockAttention.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]  # torch's own
+    return out, None
 
 
-def _band(size: int, before: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Which of `before + size` keys each of `size` queries sees; None where plain causality says it all."""
-    if window is not None and before + size <= window:
-        window = None
-    if before == 0 and window is None:
-        return None
-    distance = torch.arange(before, before + size, device=device)[:, None] - torch.arange(before + size, device=device)
-    visible = distance >= 0
-    return visible if window is None else visible & (distance < window)
+class _BlockAttention(torch.autograd.Function):
+    # Grouped-query attention without repeated keys: the queries of a key head are rows of one product.
+    # q: (H_kv, H / H_kv, T, D). k and v: (H_kv, T, D). Outputs are written where they belong: (T, H_kv, H / H_kv, D).
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], scale: float) -> Tensor:
+        q, k, v = _grouped(query, key, value)
+        out = query.new_empty(q.shape[2], *q.shape[:2], value.shape[-1])
+        for block in blocks:
+            weights = _weights(q, k, block, scale)
+            mixed = torch.bmm(weights.to(v.dtype).flatten(1, 2), _take(v, block.keys))
+            out[block.queries] = _by_query(mixed, weights)
+        result = out.flatten(1, 2)[None]
+        ctx.save_for_backward(query, key, value, result)
+        ctx.plan = blocks, scale
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
+        query, key, value, out = ctx.saved_tensors
+        blocks, scale = ctx.plan
+        q, k, v = _grouped(query, key, value)
+        precise = _precise(query)
+        by_group = (q.shape[2], *q.shape[:2], value.shape[-1])
+        grad = grad_out[0].reshape(by_group).permute(1, 2, 0, 3)
+        # what all of a query's scores lose alike: sum_j P_ij dP_ij = sum_d O_id dO_id
+        shared = (grad_out[0].to(precise) * out[0].to(precise)).sum(-1, keepdim=True)
+        shared = shared.view(*by_group[:3], 1).permute(1, 2, 0, 3)
+        grad_q = query.new_empty(*by_group[:3], query.shape[-1])
+        grad_k, grad_v = (torch.zeros_like(x, dtype=precise) for x in (k, v))
+        for block in blocks:
+            weights = _weights(q, k, block, scale)
+            queries, upstream = (x[:, :, block.queries].flatten(1, 2) for x in (q, grad))
+            _give(grad_v, block.keys, torch.bmm(weights.to(v.dtype).flatten(1, 2).transpose(1, 2), upstream))
+            grad_weights = torch.bmm(upstream, _take(v, block.keys).transpose(1, 2)).to(precise).view_as(weights)
+            grad_scores = grad_weights.sub_(shared[:, :, block.queries]).mul_(weights).mul_(scale)
+            scores = grad_scores.to(q.dtype).flatten(1, 2)
+            grad_q[block.queries] = _by_query(torch.bmm(scores, _take(k, block.keys)), weights)
+            _give(grad_k, block.keys, torch.bmm(scores.transpose(1, 2), queries))
+        query_grad = grad_q.flatten(1, 2).transpose(0, 1)[None]
+        return query_grad, grad_k.to(key.dtype)[None], grad_v.to(value.dtype)[None], None, None
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _, heads, length, width = query.shape
+    q = query[0].view(key.shape[1], heads // key.shape[1], length, width)
+    return q, key[0].contiguous(), value[0].contiguous()
+
+
+def _weights(q: Tensor, k: Tensor, block: Block, scale: float) -> Tensor:
+    """Attention weights (H_kv, H / H_kv, queries, keys) of a block."""
+    queries = q[:, :, block.queries]
+    precise = _precise(q)
+    keys = _take(k, block.keys).to(precise)
+    scores = torch.bmm(queries.flatten(1, 2).to(precise), keys.transpose(1, 2))
+    return torch.softmax(scores.view(*queries.shape[:3], -1).mul_(scale).add_(block.mask), -1)
+
+
+def _by_query(rows: Tensor, weights: Tensor) -> Tensor:
+    """(H_kv, H / H_kv * queries, D) as (queries, H_kv, H / H_kv, D)."""
+    return rows.view(*weights.shape[:3], -1).permute(2, 0, 1, 3)
+
+
+def _precise(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _take(x: Tensor, keys: tuple[slice, ...]) -> Tensor:
+    return x[:, keys[0]] if len(keys) == 1 else torch.cat([x[:, part] for part in keys], 1)
+
+
+def _give(total: Tensor, keys: tuple[slice, ...], grad: Tensor) -> None:
+    for part, own in zip(keys, torch.split(grad, [part.stop - part.start for part in keys], 1), strict=True):
+        total[:, part] += own
+
+
+def _with_dropout(
+    query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], scale: float, dropout: float
+) -> Tensor:
+    """The same through sdpa, which can drop attention weights."""
+    out = []
+    for block in blocks:
+        q = query[:, :, block.queries]
+        k, v = (_take(x[0], block.keys)[None] for x in (key, value))
+        mask = block.mask.to(q.dtype)
+        out.append(F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=True))
+    return torch.cat(out, 2).transpose(1, 2).contiguous()
 
 
 def register() -> str:

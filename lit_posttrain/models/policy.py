@@ -97,8 +97,8 @@ class Policy(nn.Module):
         decoder = self.causal_lm.base_model
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
         if self.config._attn_implementation == attention.NAME and len(batch.input_ids) == 1:
-            segments = attention.segments_of(batch)
-            out = decoder(**inputs, attention_mask=flat_masks(batch, self.config), tree_segments=segments)
+            plan = attention.plan_of(batch)
+            out = decoder(**inputs, attention_mask=flat_masks(batch, self.config), tree_plan=plan)
         else:
             out = decoder(**inputs, attention_mask=self._mask(batch))
         hidden: Tensor = out.last_hidden_state

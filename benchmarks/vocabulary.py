@@ -2,101 +2,99 @@
 
     python benchmarks/vocabulary.py
 
-Each vocabulary is measured in a process of its own. From the peak are taken what must be there: weights, gradients and
-optimizer state. What remains are activations and temporaries.
+Counts the bytes of live tensors beyond weights, gradients and optimizer state over a whole step of a small random
+model, float32 and bf16-mixed; beside it the same model with transformers' own loss, which has the matrix of logits.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+import torch
+from live_bytes import LiveBytes
+from transformers import LlamaConfig
+
+from lit_posttrain.data.packing import collate
+from lit_posttrain.models.architectures import attention_implementation, layout_of
+from lit_posttrain.models.loading import build_policy
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.types import Response, Tree, TreeBatch
 
 VOCABULARIES = (49_152, 200_000)
 TOKENS = 4096
-HIDDEN, LAYERS = 512, 6
-# every freed tensor goes back to the system at once, so that resident memory is what is in use
-GIVE_BACK = "glibc.malloc.mmap_threshold=65536:glibc.malloc.trim_threshold=65536"
 
 
-def measure(vocabulary: int) -> dict[str, float]:
-    """Peak resident memory of a step beyond weights, gradients and optimizer state, in MB."""
-    import numpy as np
-    import psutil
-    import torch
-    from transformers import LlamaConfig
-
-    from lit_posttrain.data.packing import collate
-    from lit_posttrain.models.architectures import attention_implementation, layout_of
-    from lit_posttrain.models.loading import build_policy
-    from lit_posttrain.models.spec import ModelSpec
-    from lit_posttrain.types import Response, Tree
-
+def model_and_batch(vocabulary: int, tokens: int, hidden: int, layers: int) -> tuple[Policy, TreeBatch]:
+    """A random Llama with activation checkpointing, and one sequence of which all tokens but the first are trained."""
     torch.manual_seed(0)
     config: Any = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=HIDDEN,
-        intermediate_size=4 * HIDDEN,
-        num_hidden_layers=LAYERS,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=8,
-        max_position_embeddings=TOKENS,
+        max_position_embeddings=tokens,
         tie_word_embeddings=False,
     )
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         policy = build_policy(ModelSpec(folder, random_init=True, checkpointing=True), vocabulary)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
-    random = np.random.default_rng(0)
-    tokens = random.integers(0, vocabulary, TOKENS).astype(np.int32)
-    tree = Tree(tokens[:1], [Response(tokens[1:], np.ones(TOKENS - 1, np.bool_))])
+    ids = np.random.default_rng(0).integers(0, vocabulary, tokens).astype(np.int32)
+    tree = Tree(ids[:1], [Response(ids[1:], np.ones(tokens - 1, np.bool_))])
     layout = layout_of(config, "cpu", attention_implementation("auto", config, "cpu"))
-    batch = collate([tree], layout, {"tokens": TOKENS - 1})
+    return policy, collate([tree], layout, {"tokens": tokens - 1})
+
+
+def tiled_loss(policy: Policy, batch: TreeBatch) -> torch.Tensor:
+    """This project's loss, with the metrics of SFT."""
+    return policy(batch, entropy=True, correct=True).logprobs.mean().neg()
+
+
+def plain_loss(policy: Policy, batch: TreeBatch) -> torch.Tensor:
+    """transformers' loss on the same tokens."""
+    loss: torch.Tensor = policy.causal_lm(input_ids=batch.input_ids, labels=batch.input_ids, use_cache=False).loss
+    return loss
+
+
+def peak_beyond(
+    vocabulary: int,
+    loss: Callable[[Policy, TreeBatch], torch.Tensor] = tiled_loss,
+    *,
+    tokens: int = TOKENS,
+    hidden: int = 512,
+    layers: int = 6,
+    mixed: bool = False,
+) -> float:
+    """MB alive at once in the second step beyond weights, gradients and optimizer state."""
+    policy, batch = model_and_batch(vocabulary, tokens, hidden, layers)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        policy(batch, entropy=True, correct=True).logprobs.mean().neg().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            value = loss(policy, batch)
+        value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     step()
-    process, peak, done = psutil.Process(), 0, False
-    base = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal peak
-        while not done:
-            peak = max(peak, process.memory_info().rss)
-            time.sleep(0.002)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    step()
-    done = True
-    thread.join()
-    weights = sum(p.numel() * p.element_size() for p in policy.parameters()) / 1e6
-    # before the step only weights and the two AdamW states are held; the step adds gradients and the rest
-    return {"vocabulary": vocabulary, "weights_mb": weights, "beyond_mb": (peak - base) / 1e6 - weights}
+    with LiveBytes(list(policy.parameters())) as live:
+        step()
+    return live.peak / 1e6
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]))))
-        return
-    found = []
-    for vocabulary in VOCABULARIES:
-        command = [sys.executable, str(Path(__file__)), str(vocabulary)]
-        environment = {**os.environ, "GLIBC_TUNABLES": GIVE_BACK}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-        print(found[-1], flush=True)
-    small, large = (f["beyond_mb"] for f in found)
-    print(f"activations and temporaries: {small:.0f} MB and {large:.0f} MB, {abs(large / small - 1):.1%} apart")
+    print("| loss | precision | " + " | ".join(f"{v:,} tokens" for v in VOCABULARIES) + " | apart |")
+    print("|---|---|" + "---|" * (len(VOCABULARIES) + 1))
+    for name, loss in (("lit_posttrain", tiled_loss), ("transformers", plain_loss)):
+        for mixed in (False, True):
+            small, large = (peak_beyond(vocabulary, loss, mixed=mixed) for vocabulary in VOCABULARIES)
+            precision = "bf16-mixed" if mixed else "float32"
+            print(f"| {name} | {precision} | {small:.0f} MB | {large:.0f} MB | {large / small - 1:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.checkpoint_io import require_space
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
-from lit_posttrain.callbacks.protocols import dry_run, ends_step
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class LastCheckpoint(Checkpoint):
@@ -103,6 +103,20 @@ class BestCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to validate within an optimizer step: a run could not be resumed exactly from such a checkpoint.
+
+        Raises:
+            PostTrainError: if the interval of the validation is not a multiple of the accumulation.
+        """
+        interval, accumulate = trainer.val_check_batch, trainer.accumulate_grad_batches
+        within_epochs = trainer.enable_validation and interval != trainer.num_training_batches
+        if within_epochs and isinstance(interval, int) and interval % accumulate:
+            raise PostTrainError(
+                f"--trainer.val_check_interval is {interval} micro-batches, which is not a multiple of "
+                f"--trainer.accumulate_grad_batches {accumulate}: best.ckpt would hold half an optimizer step"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the metric is better than ever.

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lit_posttrain.callbacks.protocols import NamesRows
+from lit_posttrain.callbacks.protocols import MeasuresGradient, NamesRows
 from lit_posttrain.errors import PostTrainError
 
 _SHOWN = 8
@@ -49,8 +48,9 @@ class FiniteLossGuard(Callback):
         self._rows, self._finite = [], []
         if not losses:
             return
+        assert isinstance(pl_module, MeasuresGradient)
         scaled = trainer.precision == "16-mixed"
-        finite = torch.ones_like(losses[0]) if scaled else self._gradient_finite(pl_module)
+        finite = torch.ones_like(losses[0]) if scaled else torch.isfinite(pl_module.gradient_norm())
         *verdicts, gradient = torch.stack([*losses, finite]).tolist()
         strategy = trainer.strategy
         if not strategy.reduce_boolean_decision(not (all(verdicts) and gradient), all=False):
@@ -66,12 +66,6 @@ class FiniteLossGuard(Callback):
             f"the {what} of optimizer step {step} is not finite, from {_named(trainer, bad)}: look at these rows, or "
             "lower the learning rate; no weight was changed by this step"
         )
-
-    @staticmethod
-    def _gradient_finite(pl_module: LightningModule) -> Tensor:
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _named(trainer: Trainer, rows: list[int]) -> str:

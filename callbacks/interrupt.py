@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
-from lit_posttrain.callbacks.protocols import dry_run, ends_step
+from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class GracefulInterrupt(Callback):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 
 @runtime_checkable
@@ -25,6 +26,24 @@ class NamesRows(Protocol):
 
     def row_sources(self, rows: list[int]) -> list[str]:
         """`file:line` of each row; `rows` are `TreeBatch.tree_rows`."""
+        ...
+
+
+@runtime_checkable
+class NamesEvaluatedRows(Protocol):
+    """The same for the data sets that are validated and predicted on."""
+
+    def evaluated_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
+        """`file:line` of each row; dataloader_idx: which data set they are of."""
+        ...
+
+
+@runtime_checkable
+class MeasuresGradient(Protocol):
+    """A method that knows the norm of the gradient which the next optimizer step will take."""
+
+    def gradient_norm(self) -> Tensor:
+        """Scalar, on the device, over all shards; before clipping. Computed once a step, however often it is asked."""
         ...
 
 
@@ -56,21 +75,3 @@ def audit_of(trainer: Trainer) -> Audit | None:
     """The audit of the training data, where the data module has one."""
     audit: Audit | None = getattr(getattr(trainer, "datamodule", None), "audit", None)
     return audit
-
-
-def ends_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer has stepped on this micro-batch. Lightning steps on an epoch's last one in any case."""
-    done = batch_idx + 1
-    return done % trainer.accumulate_grad_batches == 0 or done == trainer.num_training_batches
-
-
-def logs_step(trainer: Trainer) -> bool:
-    """Whether Lightning logs the optimizer step that just ended."""
-    loosely: Any = trainer  # the attribute is set by Lightning's logger connector, unseen by type checkers
-    return bool(trainer.global_step % loosely.log_every_n_steps == 0)
-
-
-def dry_run(trainer: Trainer) -> bool:
-    """Whether this is Lightning's fast_dev_run, which leaves nothing on disk."""
-    loosely: Any = trainer
-    return bool(loosely.fast_dev_run)

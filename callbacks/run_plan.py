@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
-from lit_posttrain.callbacks.protocols import Audit, audit_of, ends_step
+from lit_posttrain.callbacks.protocols import Audit, audit_of
+from lit_posttrain.trainer_state import ends_step
 
 _TIMED_STEPS = 3
 
@@ -19,10 +20,13 @@ _TIMED_STEPS = 3
 class RunPlan(Callback):
     """Prints a few lines before the first step, and after a few steps the time that is left."""
 
+    def __init__(self) -> None:
+        self._first = 0
+        self._clock = TrainingClock()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the plan; show the audit of the data in Weights & Biases."""
         self._first = trainer.global_step
-        self._clock = self._paused = 0.0
         if not trainer.is_global_zero:
             return
         print("\n".join(f"{name:<10} {text}" for name, text in plan(trainer, pl_module)), flush=True)
@@ -33,12 +37,11 @@ class RunPlan(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not part of a step's time."""
-        self._pause = time.perf_counter()
+        self._clock.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
-        if hasattr(self, "_paused"):
-            self._paused += time.perf_counter() - self._pause
+        self._clock.go_on()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,10 +51,10 @@ class RunPlan(Callback):
         if done > _TIMED_STEPS or not trainer.is_global_zero or not ends_step(trainer, batch_idx):
             return
         if done == 1:
-            self._clock, self._paused = time.perf_counter(), 0.0
+            self._clock.restart()
         elif done == _TIMED_STEPS:
             left = trainer.estimated_stepping_batches - trainer.global_step
-            per_step = (time.perf_counter() - self._clock - self._paused) / (_TIMED_STEPS - 1)
+            per_step = self._clock.seconds / (_TIMED_STEPS - 1)
             if 0 < left < math.inf:
                 more = "; validation comes on top" if trainer.enable_validation else ""
                 time_left = duration(left * per_step)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.flops import TrainingFlops, measured_peak, training_flops
-from lit_posttrain.callbacks.protocols import ends_step, logs_step
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.trainer_state import ends_step, logs_step
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 
@@ -37,6 +37,7 @@ class ThroughputMonitor(Callback):
         self.peak_tflops = peak_tflops
         self._flops = TrainingFlops(0.0, 0.0, 0.0)
         self._peak = 0.0  # FLOP/s of all devices
+        self._clock = TrainingClock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Learn what the model costs and what the device can do."""
@@ -48,19 +49,18 @@ class ThroughputMonitor(Callback):
         self._begin(device)
 
     def _begin(self, device: torch.device) -> None:
-        self._start, self._paused = time.perf_counter(), 0.0
+        self._clock.restart()
         self._tokens = self._targets = 0.0
         # of this process: padding, pairs of positions that attend to each other; all positions
         self._sums, self._positions = torch.zeros(2, dtype=torch.float64, device=device), 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
-        self._pause = time.perf_counter()
+        self._clock.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
-        if hasattr(self, "_paused"):
-            self._paused += time.perf_counter() - self._pause
+        self._clock.go_on()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,7 +83,7 @@ class ThroughputMonitor(Callback):
         own = torch.cat([self._sums, self._sums.new_tensor([self._positions])])
         sums: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
         padding, pairs, positions = sums.tolist()  # waits for the device, so the clock is right after it
-        seconds = time.perf_counter() - self._start - self._paused
+        seconds = self._clock.seconds
         needed = self._flops.of(self._tokens, self._targets, pairs)
         return {
             "tokens_per_s": self._tokens / seconds,

@@ -5,6 +5,7 @@ A method says what its loss terms are (`loss_terms`); everything else is here, o
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.metrics import Sums, Totals, ratios
+from lit_posttrain.methods.schedules import Schedule, scheduler_of
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import build_policy, load_config, max_positions
 from lit_posttrain.models.policy import Policy
@@ -30,6 +32,7 @@ from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import answer_text, prompt_ids
+from lit_posttrain.trainer_state import ends_step, logs_step
 from lit_posttrain.types import RowLayout, TreeBatch
 
 
@@ -56,7 +59,7 @@ class PostTrainingModule(pl.LightningModule):
         self,
         policy: ModelSpec,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5, weight_decay=0.0),
-        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        schedule: Schedule = "linear",
         warmup: float = 0.03,
     ) -> None:
         """
@@ -77,7 +80,7 @@ class PostTrainingModule(pl.LightningModule):
         self._totals = Totals()
         self._eval_totals = Totals()
         self._file = ""  # prefix of the metrics of the file under evaluation
-        self._grad_norm = 0.0
+        self._gradient_norm: Tensor | None = None  # of the step at hand, before clipping
         self._loader_state: dict[str, Any] | None = None
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
@@ -172,8 +175,6 @@ class PostTrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW or the configured one, on two groups: matrices with weight decay, vectors without."""
-        from transformers import get_scheduler
-
         trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.dim() > 1]},
@@ -187,15 +188,22 @@ class PostTrainingModule(pl.LightningModule):
                 "or --model.schedule constant --model.warmup 0"
             )
         total = 1 if steps == float("inf") else int(steps)
-        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        scheduler = get_scheduler(
-            name, optimizer, num_warmup_steps=round(self.warmup * total), num_training_steps=total
-        )
+        scheduler = scheduler_of(optimizer, self.schedule, round(self.warmup * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
-        before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end."""
+        before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end.
+
+        Raises:
+            PostTrainError: if an epoch would end within an optimizer step, whose denominators count the whole step.
+        """
+        accumulate, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        if batches != math.inf and batches % accumulate:
+            raise PostTrainError(
+                f"--trainer.limit_train_batches leaves {batches} micro-batches an epoch, which is not a multiple of "
+                f"--trainer.accumulate_grad_batches {accumulate}: the last optimizer step would lack a part of its rows"
+            )
         if self._loader_state is not None:
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(self._loader_state)
@@ -215,7 +223,7 @@ class PostTrainingModule(pl.LightningModule):
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+        if ends_step(self.trainer, batch_idx):
             self.num_tokens += batch.counts["input_tokens"]  # before callbacks save at the step's end
         terms = self._tracked_terms(batch)
         loss = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
@@ -223,12 +231,23 @@ class PostTrainingModule(pl.LightningModule):
         ranks = sampler["num_replicas"] if sampler else 1
         return loss * (self.trainer.accumulate_grad_batches * ranks)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure the gradient (before clipping) on the steps that are logged."""
-        if self._logs_step(self.trainer.global_step + 1):
+    def on_after_backward(self) -> None:
+        """A new part of the gradient: its norm is another one."""
+        self._gradient_norm = None
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradient that the optimizer step at hand will take, before clipping: a scalar on the device.
+        Measured once, however many ask."""
+        if self._gradient_norm is None:
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads)
-            self._grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return self._gradient_norm
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure the gradient before it is clipped on the steps that are logged."""
+        if logs_step(self.trainer, self.trainer.global_step + 1):
+            self.gradient_norm()
 
     def configure_gradient_clipping(
         self,
@@ -245,17 +264,17 @@ class PostTrainingModule(pl.LightningModule):
         elif gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.gradient_norm())
 
     def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
         """At the end of a step that Lightning logs, reduce the metrics once and hand them over."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+        if not ends_step(self.trainer, batch_idx):
             return
-        if self._logs_step(self.trainer.global_step):
+        if logs_step(self.trainer):
             values = ratios(self._totals.compute())
             self._totals.reset()
             values |= self.derived_metrics(values)
-            values |= {"num_tokens": self.num_tokens, "grad_norm": self._grad_norm}
+            values |= {"num_tokens": self.num_tokens, "grad_norm": float(self.gradient_norm())}
             values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
             self._log("train", values, bar=("loss",))
 
@@ -269,7 +288,7 @@ class PostTrainingModule(pl.LightningModule):
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Per response: the row it came from, its counted tokens and their summed log-probability."""
+        """Per response: the row it came from, its counted tokens and their summed log-probability (nats)."""
         logprobs = self.token_logprobs(batch).logprobs
         of_response = batch.target_response >= 0
         zeros = logprobs.new_zeros(batch.num_responses)
@@ -277,7 +296,7 @@ class PostTrainingModule(pl.LightningModule):
         sizes = batch.target_response[of_response].bincount(minlength=batch.num_responses)
         rows = [batch.tree_rows[tree] for tree in batch.response_tree.tolist()]
         return [
-            {"row": row, "logprob": logprob, "tokens": size, "file": dataloader_idx}
+            {"row": row, "logprob": logprob, "tokens": size}
             for row, logprob, size in zip(rows, sums.tolist(), sizes.tolist(), strict=True)
         ]
 
@@ -296,7 +315,7 @@ class PostTrainingModule(pl.LightningModule):
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         loader: Any = self.trainer.train_dataloader
         # callbacks save before `on_train_batch_end` has logged and reset the sums of a step that is logged
-        totals = Totals() if self._logs_step(self.trainer.global_step) else self._totals
+        totals = Totals() if logs_step(self.trainer) else self._totals
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
             "policy": asdict(self.spec),
@@ -331,10 +350,6 @@ class PostTrainingModule(pl.LightningModule):
     def _device_type(self) -> str:
         trainer = self._attached_trainer()
         return str(trainer.strategy.root_device.type) if trainer is not None else self.device.type
-
-    def _logs_step(self, step: int) -> bool:
-        trainer: Any = self.trainer  # the attribute is set by Lightning's logger connector, unseen by type checkers
-        return bool(step % trainer.log_every_n_steps == 0)
 
     def _tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
         terms = self.loss_terms(batch)

@@ -16,19 +16,27 @@ from torch.distributed.tensor import DTensor
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.models.sharding import FSDP2Strategy
 
+CLIP = 0.05
+
 
 class GradientCatcher(pl.Callback):
-    """Keeps the gradients as they are before the first optimizer step, and its denominators."""
+    """Keeps the gradients as they are before the first optimizer step, and, as `clipped:NAME`, as it took them."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, Tensor] = {}
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self._keep(pl_module, "")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._keep(pl_module, "clipped:")
+
+    def _keep(self, pl_module: Any, prefix: str) -> None:
         for name, parameter in pl_module.named_parameters():
             grad = parameter.grad
             if grad is not None:
                 whole = grad.full_tensor() if isinstance(grad, DTensor) else grad
-                self.gradients[name] = whole.detach().clone()
+                self.gradients[prefix + name] = whole.detach().clone()
 
 
 class OneStep(pl.LightningDataModule):
@@ -63,6 +71,7 @@ def one_step(
         strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,
         accumulate_grad_batches=accumulate,
         max_steps=1,
+        gradient_clip_val=CLIP,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

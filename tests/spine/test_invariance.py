@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import METHODS
-from gradients import one_step
+from gradients import CLIP, one_step
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 HERE = Path(__file__).parent
@@ -20,6 +20,8 @@ def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     assert max(float(g.abs().max()) for g in expected.values()) > 1e-3, "a gradient of zeros would prove nothing"
     worst = max(float((actual[name] - expected[name]).abs().max()) for name in expected)
     assert worst <= tolerance, f"gradients differ by {worst}"
+    clipped = torch.stack([g.norm() for name, g in actual.items() if name.startswith("clipped:")]).norm()
+    assert float(clipped) == pytest.approx(CLIP, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

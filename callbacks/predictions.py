@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from lit_posttrain.callbacks.protocols import NamesEvaluatedRows
+
 
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.jsonl` (with several processes one file a rank) into the run's folder."""
@@ -28,7 +30,11 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append the rows of a batch; the first batch of a run starts the file anew."""
+        """Append the rows of a batch, each with the `source` it came from; the first batch starts the file anew."""
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, NamesEvaluatedRows):
+            sources = data.evaluated_row_sources([row.pop("row") for row in prediction], dataloader_idx)
+            prediction = [{"source": source, **row} for source, row in zip(sources, prediction, strict=True)]
         suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
         file = Path(trainer.default_root_dir) / f"predictions{suffix}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)

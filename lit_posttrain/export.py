@@ -112,7 +112,7 @@ def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
         lines.append(f"- LoRA: r {spec.lora.r}, target {spec.lora.target_modules}")
     if spec.quantization:
         lines.append(f"- base quantized to {spec.quantization} while training")
-    lines += _data_lines(home / "audit.json") + _figure_lines(home / "metrics.csv")
+    lines += _data_lines(home / "audit.json") + _figure_lines(home / "metrics.csv", restored.step)
     lines += ["", "## Limits", "", "Not evaluated beyond the figures above; it inherits what its base model does."]
     return "\n".join(lines) + "\n"
 
@@ -125,13 +125,15 @@ def _data_lines(file: Path) -> list[str]:
     return [f"- data: {f.get('name', f.get('path'))}, {f.get('rows', f.get('rows_read', '?'))} rows" for f in named]
 
 
-def _figure_lines(file: Path) -> list[str]:
+def _figure_lines(file: Path, step: int) -> list[str]:
+    """The last figures logged until the checkpoint was saved. Rows count optimizer steps from 0, checkpoints from 1."""
     if not file.is_file():
         return []
     last: dict[str, str] = {}
     with file.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            last |= {k: v for k, v in row.items() if v}
+            if int(row["step"]) < step:
+                last |= {k: v for k, v in row.items() if v}
     shown = [k for k in last if k.endswith(("/loss", "mean_token_accuracy", "perplexity"))]
-    lines = ["", "## Figures at the end", ""] + [f"- {name}: {float(last[name]):.4f}" for name in shown]
+    lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {float(last[name]):.4f}" for name in shown]
     return lines if shown else []

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import BitsandbytesPrecision
 
@@ -29,8 +34,11 @@ from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.sft import SFT as SFT
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
+from lit_posttrain.models.tokenizers import first_line
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, redacted, wandb_logger
+
+_BEGUN = ("metrics.csv", "last.ckpt")  # what a run's first steps leave behind
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
@@ -64,6 +72,21 @@ class SaveRunConfig(SaveConfigCallback):
             (folder / "audit.json").write_text(audit.to_json(), encoding="utf-8")
 
 
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Make one-line errors of what Lightning refuses and of a GPU that is too small."""
+    try:
+        yield
+    except MisconfigurationException as problem:
+        raise PostTrainError(f"--trainer: {first_line(problem)}") from problem
+    except torch.OutOfMemoryError as problem:
+        raise PostTrainError(
+            f"the GPU's memory is too small ({first_line(problem)}); cut a step into more micro-batches "
+            "(--trainer.accumulate_grad_batches 4), recompute activations (--model.policy.checkpointing true), or "
+            "train adapters (--config with/lora.yaml)"
+        ) from problem
+
+
 class PostTrainCLI(LightningCLI):
     """LightningCLI with this project's defaults. In notebooks: `PostTrainCLI(run=False, args={...})`.
 
@@ -72,29 +95,46 @@ class PostTrainCLI(LightningCLI):
 
     def __init__(self, args: Any = None, run: bool = True, tracking: bool = True) -> None:
         self.tracking = tracking
-        super().__init__(
-            PostTrainingModule,
-            pl.LightningDataModule,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            trainer_defaults={
-                "precision": None,
-                "max_epochs": 1,
-                "log_every_n_steps": 1,
-                "gradient_clip_val": 1.0,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-            },
-            parser_class=OneLineParser,
-            parser_kwargs={"description": "Post-training of language models."} if not run else None,
-            args=args,
-            run=run,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        self.run_name = ""
+        self._fresh = False
+        try:
+            with explained_failures():
+                super().__init__(
+                    PostTrainingModule,
+                    pl.LightningDataModule,
+                    save_config_callback=SaveRunConfig,
+                    save_config_kwargs={"save_to_log_dir": False},
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    seed_everything_default=0,
+                    trainer_defaults={
+                        "precision": None,
+                        "max_epochs": 1,
+                        "log_every_n_steps": 1,
+                        "gradient_clip_val": 1.0,
+                        "num_sanity_val_steps": 0,
+                        "enable_model_summary": False,
+                    },
+                    parser_class=OneLineParser,
+                    parser_kwargs={"description": "Post-training of language models."} if not run else None,
+                    args=args,
+                    run=run,
+                    auto_configure_optimizers=False,
+                    load_from_checkpoint_support=False,
+                )
+        except Exception:
+            self._forget_unborn_run()
+            raise
+
+    def _forget_unborn_run(self) -> None:
+        """Nothing stays of a run that failed before its first step."""
+        if not self.run_name or not self._fresh or any(f.exists() for f in map(self.run_dir.joinpath, _BEGUN)):
+            return
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()  # it holds files open in the folder
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        with suppress(OSError):  # holds other runs
+            self.run_dir.parent.rmdir()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""
@@ -142,6 +182,7 @@ class PostTrainCLI(LightningCLI):
         if section.get("name") is None:
             section["name"] = _fresh_name(str(section.model.class_path).rsplit(".", 1)[-1].lower())
         self.run_name = str(section["name"])
+        self._fresh = not self.run_dir.exists() and not _child()
         if section.trainer.precision is None:
             fast = torch.cuda.is_available() or fast_bfloat16_cpu()
             section.trainer.precision = "bf16-mixed" if fast else "32-true"
@@ -151,14 +192,13 @@ class PostTrainCLI(LightningCLI):
 
     def _refuse_to_mix_runs(self, section: Any) -> None:
         resuming = not self.tracking or self.subcommand not in (None, "fit") or section.get("ckpt_path") is not None
-        child = int(os.environ.get("LOCAL_RANK", 0)) > 0
         used = (self.run_dir / "config.yaml").exists() or (self.run_dir / "last.ckpt").exists()
-        if used and not resuming and not section["overwrite"] and not child:
+        if used and not resuming and not section["overwrite"] and not _child():
             raise PostTrainError(
                 f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
                 "or start anew in it with --overwrite true"
             )
-        if used and not resuming and not child:
+        if used and not resuming and not _child():
             forget_run(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -195,6 +235,11 @@ class PostTrainCLI(LightningCLI):
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
         wandb = wandb_logger(self.run_dir, WandbOptions(**options.as_dict()), self.run_name, config) if first else None
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
+
+
+def _child() -> bool:
+    """Whether another process on this machine sees to the run's folder."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def _fresh_name(method: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,7 @@ def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_
 
 
 def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--trainer.precision", "32-true") == 0
     common = ["--config", "runs/one/config.yaml", "--ckpt_path", "runs/one/last.ckpt", "--data.val_path", str(chats)]
     assert main(["validate", *common]) == 0
     assert "val/loss" in capsys.readouterr().out
@@ -88,6 +90,29 @@ def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.Capt
     rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
     assert rows
     assert all(r["logprob"] < 0 and r["tokens"] > 0 for r in rows)
+    sources = [r["source"] for r in rows]
+    # the held-out rows, then the validation file, each by its own lines
+    assert sources[-24:] == [f"{chats}:{line}" for line in range(1, 25)]
+    assert 0 < len(set(sources[:-24])) == len(sources) - 24 < 24
+    answer = json.loads(chats.read_text().splitlines()[3])["completion"]
+    fourth = restore("runs/one")
+    text = fourth.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "what is 3 plus 3"}], tokenize=False, add_generation_prompt=True
+    )
+    before, whole = (fourth.tokenizer(t, return_tensors="pt")["input_ids"] for t in (text, f"{text}{answer}<|im_end|>"))
+    with torch.no_grad():
+        logps = fourth.policy.causal_lm(whole).logits.log_softmax(-1)[0, before.shape[1] - 1 : -1]
+    expected = float(logps.gather(1, whole[0, before.shape[1] :, None]).sum())
+    assert rows[-21]["logprob"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(("command", "option"), [("validate", "val"), ("test", "test"), ("predict", "val")])
+def test_nothing_to_evaluate_is_an_error(
+    command: str, option: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--config", "sft.yaml", "--model.policy.path", str(tiny_model), "--data.path", str(chats)]
+    assert main([command, *common, "--data.val_share", "0", "--trainer.accelerator", "cpu"]) == 2
+    assert f"--data.{option}_path" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +190,7 @@ def test_configs_are_listed_and_copied(chats: Path, capsys: pytest.CaptureFixtur
     assert "exists already" in one_line(capsys)
 
 
+SFT_TINY = ["--config", "sft.yaml", "--model.policy.path", "TINY", "--data.batch_size", "4"]
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["fitt"], ["unknown command fitt", "did you mean fit"]),
     "unknown option": (["fit", "--config", "sft.yaml", "--data.pth", "x"], ["data.pth"]),
@@ -178,6 +204,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no package": (
         ["fit", "--config", "sft.yaml", "--model.policy.path", "package:not_there/x.gguf"],
         ["not_there", "pip install"],
+    ),
+    "epochs that end within a step": (
+        ["fit", *SFT_TINY, "--trainer.accumulate_grad_batches", "2", "--trainer.limit_train_batches", "3"],
+        ["--trainer.limit_train_batches", "3", "multiple"],
+    ),
+    "validation within a step": (
+        ["fit", *SFT_TINY, "--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"],
+        ["--trainer.val_check_interval", "3", "multiple"],
     ),
     "4 bits without adapters": (
         ["fit", "--config", "sft.yaml", "--model.policy.quantization", "nf4", "--model.policy.path", "TINY"],
@@ -198,7 +232,25 @@ def test_mistakes_are_one_line_with_a_remedy(
     error = one_line(capsys)
     for part in parts:
         assert part in error
-    assert not list(Path().glob("runs/*/*.ckpt"))
+    assert {f.name for f in Path().iterdir()} <= {"chats.jsonl", "cache"}, "nothing half-written stays"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--config", "with/gpu.yaml", "--trainer.accelerator", "gpu") == 2
+    assert "--trainer: " in one_line(capsys)
+    assert not Path("runs").exists()
+
+
+def test_too_little_gpu_memory_is_explained(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_small(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("lit_posttrain.methods.sft.negative_log_likelihood", too_small)
+    assert fit(chats, tiny_model) == 2
+    assert "--trainer.accumulate_grad_batches" in one_line(capsys)
 
 
 def test_an_encoder_is_refused(chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +259,33 @@ def test_an_encoder_is_refused(chats: Path, tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
     assert fit(chats, tmp_path / "bert") == 2
     assert "not a causal language model" in one_line(capsys)
+
+
+def test_damaged_weights_are_named(
+    chats: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "cut")
+    weights = tmp_path / "cut/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert fit(chats, tmp_path / "cut") == 2
+    assert "could not load the model" in one_line(capsys)
+    assert not list(Path().glob("runs/*/*.ckpt"))
+
+
+def test_the_card_of_the_best_checkpoint_shows_its_own_figures(chats: Path, tiny_model: Path) -> None:
+    # a learning rate that ruins the model: the first validation is the best one
+    rates = ["--model.optimizer.init_args.lr", "0.5", "--model.warmup", "0", "--model.schedule", "constant"]
+    steps = ["--data.batch_size", "4", "--trainer.val_check_interval", "1"]
+    assert fit(chats, tiny_model, "--name", "one", *rates, *steps) == 0
+    best = torch.load("runs/one/best.ckpt", weights_only=True)
+    assert best["global_step"] < torch.load("runs/one/last.ckpt", weights_only=True)["global_step"]
+    assert main(["export", "--ckpt", "runs/one/best.ckpt", "--out", "out"]) == 0
+    with Path("runs/one/metrics.csv").open() as stream:
+        logged = [r for r in csv.DictReader(stream) if r["val/loss"]]
+    lowest = min(float(r["val/loss"]) for r in logged)
+    card = Path("out/README.md").read_text()
+    assert f"- val/loss: {lowest:.4f}" in card
+    assert f"- val/loss: {float(logged[-1]['val/loss']):.4f}" not in card
 
 
 def test_a_damaged_checkpoint_is_named(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

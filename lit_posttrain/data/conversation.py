@@ -158,10 +158,19 @@ class ConversationData(LightningDataModule):
         self.build(owner.tokenizer, owner.max_positions)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the stores, unless `prepare_data` of this process has just done so."""
+        """Open the stores, unless `prepare_data` of this process has just done so.
+
+        Raises:
+            PostTrainError: for a stage that has nothing to work on.
+        """
         owner = self._owner()
         if self._built_for != (id(owner.tokenizer), owner.max_positions):
             self.prepare_data()
+        stores, option = (self.test_stores, "test_path") if stage == "test" else (self.val_stores, "val_path")
+        if stage in ("validate", "test", "predict") and not stores:
+            raise PostTrainError(
+                f"nothing to {stage} on: name a file with --data.{option}, or hold rows out with --data.val_share 0.05"
+            )
 
     def _owner(self) -> TokenizerOwner:
         module = self.trainer.lightning_module if self.trainer else None
@@ -201,8 +210,11 @@ class ConversationData(LightningDataModule):
 
     def row_sources(self, rows: list[int]) -> list[str]:
         """`file:line` of training rows (`TreeBatch.tree_rows`), for messages to people."""
-        store = self.train_store
-        return [f"{store.files[int(store.file_index[row])]}:{int(store.lines[row])}" for row in rows]
+        return self.train_store.sources(rows)
+
+    def evaluated_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
+        """`file:line` of rows of a validation set, by its place in `val_dataloader`."""
+        return list(self.val_stores.values())[dataloader_idx].sources(rows)
 
     @property
     def audit(self) -> AuditReport:

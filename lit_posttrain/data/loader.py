@@ -149,6 +149,6 @@ class EvalLoader:
     def __iter__(self) -> Iterator[TreeBatch]:
         for start in range(0, len(self.store), self.batch_size):
             members = np.arange(start, min(start + self.batch_size, len(self.store)))
-            chosen = members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist()
+            chosen = sorted(members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist())
             counts = step_counts(self.store, members)
             yield collate([self.store[i] for i in chosen], self.layout, counts, chosen)

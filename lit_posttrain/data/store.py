@@ -104,6 +104,10 @@ class TreeStore:
             line=int(self.lines[index]),
         )
 
+    def sources(self, rows: Sequence[int]) -> list[str]:
+        """`file:line` of trees."""
+        return [f"{self.files[int(self.file_index[row])]}:{int(self.lines[row])}" for row in rows]
+
     def select(self, indices: Sequence[int] | Longs) -> TreeStore:
         """A view of some trees, in the order given; no token is copied."""
         chosen = np.asarray(indices, dtype=np.int64)

@@ -98,6 +98,7 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
 
 
 def _load_model(spec: ModelSpec, device_type: str) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GgufConfig
 
     config = load_config(spec)
@@ -124,7 +125,7 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
                 trust_remote_code=spec.trust_remote_code,
                 **options,
             )
-    except (OSError, ValueError, KeyError, ImportError) as problem:
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as problem:
         raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -18,12 +18,14 @@ from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
 
 @dataclass
 class Restored:
-    """A policy in eval mode with its tokenizer, the spec it was built from and what its checkpoint says of the run."""
+    """A policy in eval mode with its tokenizer, the spec it was built from, and of its checkpoint what it says of the
+    run, and the optimizer step it was saved at."""
 
     policy: Policy
     tokenizer: Any
     spec: ModelSpec
     run: dict[str, Any]
+    step: int = 0
 
     @property
     def eos_ids(self) -> list[int]:
@@ -72,9 +74,10 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
         spec = ModelSpec(path, trust_remote_code=trust_remote_code)
         run: dict[str, Any] = {}
         state: dict[str, Any] = {}
+        step = 0
     else:
         content = read_checkpoint(checkpoint)
-        run = content["lit_posttrain"]
+        run, step = content["lit_posttrain"], int(content["global_step"])
         saved = dict(run["policy"])
         saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         unknown = set(saved) - {f.name for f in fields(ModelSpec)}
@@ -92,4 +95,4 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
         if missing:
             raise PostTrainError(f"{checkpoint}: lacks {len(missing)} weights of its model, such as {min(missing)}")
         policy.load_state_dict(state, strict=False)
-    return Restored(policy.eval(), tokenizer, spec, run)
+    return Restored(policy.eval(), tokenizer, spec, run, step)

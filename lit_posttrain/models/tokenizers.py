@@ -28,7 +28,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         PostTrainError: if there is no tokenizer, or the template file does not exist.
     """
     where, gguf = resolve(spec.tokenizer or spec.path)
-    tokenizer = _gguf_tokenizer(where, gguf) if gguf else _pretrained_tokenizer(where, spec)
+    revision = None if spec.tokenizer else spec.revision  # it names a state of the model's repository
+    trusted = spec.trust_remote_code
+    tokenizer = _gguf_tokenizer(where, gguf) if gguf else _pretrained_tokenizer(where, revision, trusted)
     if spec.chat_template is not None:
         tokenizer.chat_template = _template(spec.chat_template)
         end = _END_OF_TURN.get(spec.chat_template)
@@ -51,12 +53,12 @@ def _template(name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _pretrained_tokenizer(where: str, spec: ModelSpec) -> Any:
+def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(
-            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code, use_fast=True
+            where, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
     except (OSError, ValueError, KeyError) as problem:
         raise PostTrainError(f"no tokenizer found at {where}: {first_line(problem)}") from problem

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -48,6 +49,9 @@ class HFEngine:
         self.policy, self.batch_size, self.context = policy, batch_size, context
         self.eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long)
         self._any_rank = any_rank
+        # The caches of other models may hold recurrent states, which transformers neither copies nor selects, and which
+        # padding may enter.
+        self._attention_only = policy.architecture is not None
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
@@ -70,9 +74,7 @@ class HFEngine:
         device = next(self.policy.parameters()).device
         self.eos_ids = self.eos_ids.to(device)
         generator = torch.Generator(device).manual_seed(sampling.seed)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        per_batch = max(1, self.batch_size // n)
-        batches = [order[i : i + per_batch] for i in range(0, len(order), per_batch)]
+        batches = self._batches(prompts, n)
         results: list[list[Completion]] = [[] for _ in prompts]
         while self._go_on(bool(batches)):
             members = batches.pop(0) if batches else []
@@ -80,6 +82,15 @@ class HFEngine:
             for place, index in enumerate(members):
                 results[index] = drawn[place * n : (place + 1) * n]
         return results
+
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[list[int]]:
+        """Which prompts are decoded together: neighbours in length, or of one length where padding is not safe."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        runs = [order]
+        if not self._attention_only:
+            runs = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
+        per_batch = max(1, self.batch_size // n)
+        return [run[i : i + per_batch] for run in runs for i in range(0, len(run), per_batch)]
 
     def _go_on(self, work_left: bool) -> bool:
         return work_left if self._any_rank is None else self._any_rank(work_left)
@@ -94,17 +105,18 @@ class HFEngine:
     ) -> list[Completion]:
         """Prefill each prompt once, copy its cache n times, then one token a step for all that are unfinished."""
         count = len(prompts) * n
+        copies = n if self._attention_only else 1
         limits = torch.tensor(
             [self._room(p, sampling) for p in prompts], dtype=torch.long, device=device
         ).repeat_interleave(n)
-        ids, mask = _left_pad(prompts or [[0]], device)
+        ids, mask = _left_pad([p for p in prompts for _ in range(n // copies)] or [[0]], device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.policy.decode(ids, mask, positions, None)
-        logits, cache = out.logits.repeat_interleave(n, 0)[:count], out.cache
-        if n > 1 and count:
-            cache.batch_repeat_interleave(n)
-        mask = mask.repeat_interleave(n, 0)
-        position = positions[:, -1:].repeat_interleave(n, 0)
+        logits, cache = out.logits.repeat_interleave(copies, 0)[:count], out.cache
+        if copies > 1 and count:
+            cache.batch_repeat_interleave(copies)
+        mask = mask.repeat_interleave(copies, 0)
+        position = positions[:, -1:].repeat_interleave(copies, 0)
         longest = int(limits.max()) if count else 0
         alive = torch.arange(count, device=device)  # which sequence each row of the batch is
         tokens = torch.zeros(count, longest, dtype=torch.long, device=device)
@@ -126,7 +138,7 @@ class HFEngine:
                 done = int(finished.sum())
                 if done == len(alive):
                     alive = alive[:0]
-                elif done >= _COMPACT_AT * len(alive):
+                elif self._attention_only and done >= _COMPACT_AT * len(alive):
                     keep = (~finished).nonzero()[:, 0]
                     alive, mask, position, drawn = alive[keep], mask[keep], position[keep], drawn[keep]
                     cache.batch_select_indices(keep)

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class DecodeOutput:
-    """One step of generation: logits (B, V) of the last position, and the cache to go on with."""
+    """One step of generation: logits (B, V) of the last position, and the cache to go on with; None for a model whose
+    state is no such cache (Mamba), which is to be given whole sequences."""
 
     logits: Tensor
     cache: Any
@@ -130,4 +131,4 @@ class Policy(nn.Module):
             use_cache=True,
             logits_to_keep=1,
         )
-        return DecodeOutput(out.logits[:, -1], out.past_key_values)
+        return DecodeOutput(out.logits[:, -1], getattr(out, "past_key_values", None))

@@ -151,7 +151,11 @@ class HFEngine:
                 continue
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             position = position + 1
-            logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
+            if cache is None:
+                ids = torch.cat([ids, drawn[:, None]], 1)
+                logits = self.policy.decode(ids, mask, mask.cumsum(1) - 1, None).logits
+            else:
+                logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
         return [
             Completion(tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stop else "length")
             for i, (size, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))

@@ -29,7 +29,14 @@ def make(kind: str = "llama", **changes: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("llama", {}), ("mistral", {"sliding_window": 5}), ("gemma3_text", {"sliding_window": 5}), ("gpt_neox", {})],
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": 5}),
+        ("gemma3_text", {"sliding_window": 5}),
+        ("gpt_neox", {}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("mamba", {"state_size": 4}),
+    ],
 )
 def test_greedy_equals_transformers(kind: str, changes: dict[str, Any]) -> None:
     model = make(kind, **changes)
@@ -46,9 +53,15 @@ def test_greedy_equals_transformers(kind: str, changes: dict[str, Any]) -> None:
     assert len(lengths) > 1 or kind != "llama", "responses of different lengths are the point of this test"
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("llama", {}), ("lfm2", {"layer_types": ["conv", "full_attention"]}), ("mamba", {"state_size": 4})],
+)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_are_those_of_the_distribution_sampled_from(temperature: float) -> None:
-    model = make()
+def test_logprobs_are_those_of_the_distribution_sampled_from(
+    temperature: float, kind: str, changes: dict[str, Any]
+) -> None:
+    model = make(kind, **changes)
     sampling = Sampling(16, temperature=temperature, seed=5)
     drawn = HFEngine(Policy(model), EOS).generate(PROMPTS, 4, sampling)
     reasons = {c.finish_reason for group in drawn for c in group}

@@ -18,8 +18,9 @@ _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 
 
 class ThroughputMonitor(Callback):
-    """Logs, with the other metrics of a step, over the steps since the last log:
+    """Speed, padding, memory and utilisation.
 
+    Logged with the other metrics of a step, over the steps since the last log.
     perf/tokens_per_s: real tokens of all processes by the time from one optimizer step to the next, data loading and
     checkpoints included, validation not. perf/padding_share: padding by all positions computed.
     perf/peak_memory_gb: of this process so far; on CPU its resident memory. perf/mfu: what training needs (see

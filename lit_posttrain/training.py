@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import BitsandbytesPrecision
@@ -306,9 +307,31 @@ def _bundled(arg: str, previous: str) -> str:
     return f"--config={found}" if joined else str(found)
 
 
+def explain(command: str, args: list[str]) -> int:
+    """Print every option of a trainer subcommand: of the method and the data module that `args` choose, then the rest.
+
+    Lightning's own help leaves the first two out, since other classes have other options.
+    """
+    classes = {"model": "SFT", "data": "ConversationData"}
+    config, rest = take_option(resolve_arguments(args), "--config")
+    written = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config is not None else None
+    for name in classes:
+        chosen, rest = take_option(rest, f"--{name}")
+        section = (written or {}).get(name)
+        in_config = section.get("class_path") if isinstance(section, dict) else None
+        classes[name] = str(chosen or in_config or classes[name])
+    for option in (["--model.help", classes["model"]], ["--data.help", classes["data"]], ["--help"]):
+        with suppress(SystemExit):
+            PostTrainCLI(args=[command, *option])
+        print()
+    return 0
+
+
 def run(args: list[str]) -> int:
     """Run a trainer subcommand; 130 when it was stopped by Ctrl-C."""
     quiet_libraries()
+    if {"-h", "--help"} & set(args):
+        return explain(args[0], [a for a in args[1:] if a not in ("-h", "--help")])
     cli = PostTrainCLI(args=resolve_arguments(args))
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
     stopped = any(isinstance(c, GracefulInterrupt) and c.interrupted for c in trainer.callbacks)

@@ -52,6 +52,15 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {command}" in shown
 
 
+@pytest.mark.parametrize("extra", [[], ["--config", "sft.yaml"], ["--model", "SFT"]])
+def test_help_of_a_command_explains_every_option(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *extra, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in ("--model.policy.lora", "--data.path", "--data.overlong", "--trainer.max_epochs", "--wandb.mode"):
+        assert f"  {option} " in shown
+    assert "Longer conversations: `drop` them" in " ".join(shown.split())
+
+
 def test_fit_leaves_a_run_behind_and_resume_goes_on(
     chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,13 @@ hides as many bytes of activations.
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,17 +21,18 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Counts tensors that are made while it is open, but for the gradients of `parameters`.
 
-    peak: most bytes alive at once. What was there before (weights, optimizer state) is not counted, nor is a gradient:
-    a `.grad`, or one on its way to becoming one, which is a tensor of the shape of a parameter that has none yet.
+    peak: most bytes alive at once. The parameters are not counted, nor are their gradients: each `.grad`, and, once
+    `backward` is set, one on its way to becoming one: a tensor of the shape and type of a parameter without one yet.
+    Open it with no gradients; tensors of before that no operator touches stay unseen.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self.parameters = parameters
         self.peak = 0
-        self._alive: dict[
-            int, tuple[int, tuple[int, ...]]
-        ] = {}  # by storage: bytes, shape of the tensor it was made for
+        self.backward = False
+        # by storage: bytes, and shape and type of the tensor it was made for
+        self._alive: dict[int, tuple[int, tuple[tuple[int, ...], torch.dtype]]] = {}
         self._before = {p.untyped_storage().data_ptr() for p in parameters}
 
     def __torch_dispatch__(
@@ -46,13 +50,15 @@ class LiveBytes(TorchDispatchMode):
         key = storage.data_ptr()
         if key == 0 or key in self._before or key in self._alive:
             return
-        self._alive[key] = (storage.nbytes(), tuple(tensor.shape))
+        self._alive[key] = (storage.nbytes(), (tuple(tensor.shape), tensor.dtype))
         weakref.finalize(storage, self._alive.pop, key, None)
 
     def _gradients(self) -> int:
-        shapes = [shape for _, shape in self._alive.values()]
+        kinds = Counter(kind for _, kind in self._alive.values())
+        known = Counter((tuple(p.shape), p.dtype) for p in self.parameters if p.grad is not None)
+        lacking = {(tuple(p.shape), p.dtype) for p in self.parameters if p.grad is None} if self.backward else set()
         found = 0
-        for parameter in {tuple(p.shape): p for p in self.parameters}.values():
-            alike = sum(p.shape == parameter.shape for p in self.parameters)
-            found += min(alike, shapes.count(tuple(parameter.shape))) * parameter.numel() * parameter.element_size()
+        for (shape, dtype), alive in kinds.items():
+            counted = known[shape, dtype] + ((shape, dtype) in lacking)
+            found += min(alive, counted) * math.prod(shape) * dtype.itemsize
         return found

@@ -74,15 +74,19 @@ def peak_beyond(
     policy, batch = model_and_batch(vocabulary, tokens, hidden, layers)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
 
+    live = LiveBytes(list(policy.parameters()))
+
     def step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             value = loss(policy, batch)
+        live.backward = True
         value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        live.backward = False
 
     step()
-    with LiveBytes(list(policy.parameters())) as live:
+    with live:
         step()
     return live.peak / 1e6
 

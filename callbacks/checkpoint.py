@@ -111,10 +111,12 @@ class BestCheckpoint(Checkpoint):
             PostTrainError: if the interval of the validation is not a multiple of the accumulation.
         """
         interval, accumulate = trainer.val_check_batch, trainer.accumulate_grad_batches
-        within_epochs = trainer.enable_validation and interval != trainer.num_training_batches
-        if within_epochs and isinstance(interval, int) and interval % accumulate:
+        if not trainer.enable_validation or accumulate == 1 or interval == trainer.num_training_batches:
+            return
+        if interval is None or (isinstance(interval, int) and interval % accumulate):
+            what = "a time" if interval is None else f"{interval} micro-batches"
             raise PostTrainError(
-                f"--trainer.val_check_interval is {interval} micro-batches, which is not a multiple of "
+                f"--trainer.val_check_interval is {what}, which is not a multiple of "
                 f"--trainer.accumulate_grad_batches {accumulate}: best.ckpt would hold half an optimizer step"
             )
 

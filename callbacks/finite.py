@@ -27,7 +27,11 @@ class FiniteLossGuard(Callback):
         self._finite: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget a run that broke off."""
+        """Forget a run that broke off; refuse a module that does not measure its gradient."""
+        if not isinstance(pl_module, MeasuresGradient):
+            raise PostTrainError(
+                f"FiniteLossGuard needs `gradient_norm()`, which {type(pl_module).__name__} does not have: drop it"
+            )
         self._rows, self._finite = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

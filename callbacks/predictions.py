@@ -33,8 +33,11 @@ class PredictionWriter(BasePredictionWriter):
         """Append the rows of a batch, each with the `source` it came from; the first batch starts the file anew."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, NamesEvaluatedRows):
-            sources = data.evaluated_row_sources([row.pop("row") for row in prediction], dataloader_idx)
-            prediction = [{"source": source, **row} for source, row in zip(sources, prediction, strict=True)]
+            sources = data.evaluated_row_sources([row["row"] for row in prediction], dataloader_idx)
+            prediction = [
+                {"source": source, **{k: v for k, v in row.items() if k not in ("row", "file")}}
+                for source, row in zip(sources, prediction, strict=True)
+            ]
         suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
         file = Path(trainer.default_root_dir) / f"predictions{suffix}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)

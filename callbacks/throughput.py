@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.flops import TrainingFlops, measured_peak, training_flops
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.ops.precision import sum_dtype
 from lit_posttrain.trainer_state import ends_step, logs_step
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
@@ -53,7 +54,7 @@ class ThroughputMonitor(Callback):
         self._clock.restart()
         self._tokens = self._targets = 0.0
         # of this process: padding, pairs of positions that attend to each other; all positions
-        self._sums, self._positions = torch.zeros(2, dtype=torch.float64, device=device), 0
+        self._sums, self._positions = torch.zeros(2, dtype=sum_dtype(device), device=device), 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

@@ -18,6 +18,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import BitsandbytesPrecision
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_posttrain.callbacks import (
     AtomicCheckpointIO,
@@ -38,8 +39,6 @@ from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, redacted, wandb_logger
-
-_BEGUN = ("metrics.csv", "last.ckpt")  # what a run's first steps leave behind
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
@@ -96,8 +95,8 @@ class PostTrainCLI(LightningCLI):
 
     def __init__(self, args: Any = None, run: bool = True, tracking: bool = True) -> None:
         self.tracking = tracking
-        self.run_name = ""
-        self._fresh = False
+        self._fresh = False  # whether this process began the run's folder, and the one around it
+        self._made_runs = False
         try:
             with explained_failures():
                 super().__init__(
@@ -128,14 +127,19 @@ class PostTrainCLI(LightningCLI):
             raise
 
     def _forget_unborn_run(self) -> None:
-        """Nothing stays of a run that failed before its first step."""
-        if not self.run_name or not self._fresh or any(f.exists() for f in map(self.run_dir.joinpath, _BEGUN)):
+        """Nothing stays of a run that failed before its first step; what it did not write itself does."""
+        trainer = getattr(self, "trainer", None)
+        if not self._fresh or not self.run_dir.exists() or (trainer is not None and trainer.global_step > 0):
             return
-        if "wandb" in sys.modules:
+        if (self.run_dir / "wandb").exists():
             sys.modules["wandb"].teardown()  # it holds files open in the folder
-        shutil.rmtree(self.run_dir, ignore_errors=True)
-        with suppress(OSError):  # holds other runs
-            self.run_dir.parent.rmdir()
+            shutil.rmtree(self.run_dir / "wandb", ignore_errors=True)
+        for name in ("config.yaml", "audit.json", "wandb_id.txt"):
+            (self.run_dir / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in there
+            self.run_dir.rmdir()
+            if self._made_runs:
+                self.run_dir.parent.rmdir()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""
@@ -183,7 +187,8 @@ class PostTrainCLI(LightningCLI):
         if section.get("name") is None:
             section["name"] = _fresh_name(str(section.model.class_path).rsplit(".", 1)[-1].lower())
         self.run_name = str(section["name"])
-        self._fresh = not self.run_dir.exists() and not _child()
+        self._fresh = self.subcommand == "fit" and _main_process() and not self.run_dir.exists()
+        self._made_runs = not self.run_dir.parent.exists()
         if section.trainer.precision is None:
             fast = torch.cuda.is_available() or fast_bfloat16_cpu()
             section.trainer.precision = "bf16-mixed" if fast else "32-true"
@@ -194,12 +199,12 @@ class PostTrainCLI(LightningCLI):
     def _refuse_to_mix_runs(self, section: Any) -> None:
         resuming = not self.tracking or self.subcommand not in (None, "fit") or section.get("ckpt_path") is not None
         used = (self.run_dir / "config.yaml").exists() or (self.run_dir / "last.ckpt").exists()
-        if used and not resuming and not section["overwrite"] and not _child():
+        if used and not resuming and not section["overwrite"] and _main_process():
             raise PostTrainError(
                 f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
                 "or start anew in it with --overwrite true"
             )
-        if used and not resuming and not _child():
+        if used and not resuming and _main_process():
             forget_run(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -238,9 +243,10 @@ class PostTrainCLI(LightningCLI):
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
 
 
-def _child() -> bool:
-    """Whether another process on this machine sees to the run's folder."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
+def _main_process() -> bool:
+    """Whether this is the process that sees to the run's folder."""
+    known: Any = rank_zero_only  # Lightning sets the attribute from the launcher's environment, unseen by type checkers
+    return bool(known.rank == 0)
 
 
 def _fresh_name(method: str) -> str:

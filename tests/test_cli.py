@@ -13,6 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lit_posttrain import SFT, PostTrainError, PostTrainingModule
 from lit_posttrain.cli import main
 from lit_posttrain.models.restore import restore
 
@@ -88,6 +89,48 @@ def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_
     saved = torch.load("runs/one/last.ckpt", weights_only=True)["state_dict"]
     expected = torch.float32 if precision == "bf16-mixed" else torch.bfloat16
     assert {weight.dtype for weight in saved.values()} == {expected}
+
+
+def test_metrics_are_summed_exactly_in_bf16_true(chats: Path, tiny_model: Path) -> None:
+    rows = [{"prompt": f"what is {i}", "completion": f"{i} " * (1 + i % 4)} for i in range(600)]
+    Path("many.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    losses = []
+    for size in ("1", "600"):
+        extra = ["--trainer.precision", "bf16-true", "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
+        extra += ["--name", size]
+        extra += ["--data.val_path", "many.jsonl", "--data.val_share", "0", "--data.eval_batch_size", size]
+        assert fit(chats, tiny_model, *extra) == 0
+        with Path(f"runs/{size}/metrics.csv").open() as stream:
+            losses += [float(r["val/loss"]) for r in csv.DictReader(stream) if r["val/loss"]]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)  # the model itself rounds
+
+
+def test_a_dry_run_leaves_nothing_and_takes_any_accumulation(chats: Path, tiny_model: Path) -> None:
+    assert fit(chats, tiny_model, "--trainer.fast_dev_run", "true", "--trainer.accumulate_grad_batches", "2") == 0
+    assert not list(Path().glob("runs/*/*.ckpt"))
+
+
+def test_a_run_that_fails_later_keeps_its_folder(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = iter(range(100))
+
+    def fails_at_the_third(module: SFT, batch: Any, batch_idx: int) -> Any:
+        if next(steps) == 2:
+            raise PostTrainError("the third step")
+        return PostTrainingModule.training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", fails_at_the_third, raising=False)
+    extra = ["--data.batch_size", "4", "--trainer.logger", "false", "--trainer.val_check_interval", "2"]
+    assert fit(chats, tiny_model, "--name", "one", *extra) == 2
+    assert "the third step" in one_line(capsys)
+    assert {"config.yaml", "audit.json", "best.ckpt"} <= {f.name for f in Path("runs/one").iterdir()}
+
+
+def test_what_a_failed_run_did_not_write_stays(chats: Path, tiny_model: Path) -> None:
+    Path("own").mkdir()
+    assert fit(chats, tiny_model, "--runs", "own", "--model.policy.quantization", "nf4") == 2
+    assert list(Path("own").iterdir()) == []
 
 
 def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

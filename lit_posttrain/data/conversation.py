@@ -233,6 +233,7 @@ class ConversationData(LightningDataModule):
             shuffle=self.shuffle,
             accumulate=self.trainer.accumulate_grad_batches,
             layout=self._owner().layout,
+            limit=self.trainer.limit_train_batches,
             **self._place(),
         )
 

@@ -46,7 +46,8 @@ class StepLoader:
     """Training micro-batches, `accumulate` per optimizer step on each of `world` ranks.
 
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
-    a run resumes in the middle of an epoch. A last, smaller step is kept.
+    a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
+    says where Lightning leaves an epoch.
 
     Raises:
         PostTrainError: when a checkpoint's state belongs to other data, another batch size or another accumulation.
@@ -63,6 +64,7 @@ class StepLoader:
         world: int = 1,
         rank: int = 0,
         layout: RowLayout | None = None,
+        limit: int | float = 1.0,
     ) -> None:
         if len(store) == 0:
             raise PostTrainError("the training data has no usable rows; `lit-posttrain audit` says why")
@@ -72,6 +74,8 @@ class StepLoader:
         self.accumulate, self.world, self.rank = accumulate, world, rank
         self.layout = layout or RowLayout()
         self.steps = -(-len(store) // batch_size)
+        # the micro-batches of an epoch as Lightning counts them
+        self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
         self._epoch = 0
         self._yielded = 0
 
@@ -81,7 +85,7 @@ class StepLoader:
     def __iter__(self) -> Iterator[TreeBatch]:
         # A generator: Lightning calls iter() more than once before it takes the first batch. It never asks for the
         # StopIteration behind an epoch's last batch either, so the next epoch begins here.
-        if self._yielded == len(self):
+        if self._yielded >= self._end:
             self._epoch, self._yielded = self._epoch + 1, 0
         step, skip = divmod(self._yielded, self.accumulate)
         order = self._order(self._epoch)
@@ -118,7 +122,7 @@ class StepLoader:
     def state_dict(self) -> dict[str, Any]:
         """Epoch, micro-batches handed out in it, and what the data was."""
         epoch, yielded = self._epoch, self._yielded
-        if yielded == len(self):
+        if yielded >= self._end:
             epoch, yielded = epoch + 1, 0
         return {"epoch": epoch, "yielded": yielded, **self._identity()}
 

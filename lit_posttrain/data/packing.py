@@ -132,6 +132,8 @@ def collate(
             for branch, k in enumerate(group.responses):
                 response = tree.responses[k]
                 size, number = len(response.tokens), int(first_response[group.tree]) + k
+                if size == 0:
+                    raise ValueError(f"{tree.source}: a response without tokens")
                 here = slice(column, column + size)
                 input_ids[row, here], branch_ids[row, here] = response.tokens, branch + 1
                 position_ids[row, here] = np.arange(trunk, trunk + size)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -32,7 +33,7 @@ from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import answer_text, prompt_ids
-from lit_posttrain.trainer_state import ends_step, logs_step
+from lit_posttrain.trainer_state import dry_run, ends_step, logs_step
 from lit_posttrain.types import RowLayout, TreeBatch
 
 
@@ -181,6 +182,11 @@ class PostTrainingModule(pl.LightningModule):
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer = self.optimizer_factory([g for g in groups if g["params"]])
+        if self.trainer.precision == "16-mixed" and any(group.get("fused") for group in optimizer.param_groups):
+            raise PostTrainError(
+                "--trainer.precision 16-mixed: a fused optimizer undoes the scale of the loss too late to clip or "
+                "measure the gradient; pass --model.optimizer.init_args.fused false, or take bf16-mixed"
+            )
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf") and (self.schedule != "constant" or self.warmup):
             raise PostTrainError(
@@ -199,10 +205,10 @@ class PostTrainingModule(pl.LightningModule):
             PostTrainError: if an epoch would end within an optimizer step, whose denominators count the whole step.
         """
         accumulate, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        if batches != math.inf and batches % accumulate:
+        if batches != math.inf and batches % accumulate and not dry_run(self.trainer):
             raise PostTrainError(
-                f"--trainer.limit_train_batches leaves {batches} micro-batches an epoch, which is not a multiple of "
-                f"--trainer.accumulate_grad_batches {accumulate}: the last optimizer step would lack a part of its rows"
+                f"--trainer.limit_train_batches (or overfit_batches) leaves {batches} micro-batches an epoch, not a "
+                f"multiple of --trainer.accumulate_grad_batches {accumulate}: the last step would lack some of its rows"
             )
         if self._loader_state is not None:
             loader: Any = self.trainer.train_dataloader
@@ -296,7 +302,7 @@ class PostTrainingModule(pl.LightningModule):
         sizes = batch.target_response[of_response].bincount(minlength=batch.num_responses)
         rows = [batch.tree_rows[tree] for tree in batch.response_tree.tolist()]
         return [
-            {"row": row, "logprob": logprob, "tokens": size}
+            {"row": row, "file": dataloader_idx, "logprob": logprob, "tokens": size}
             for row, logprob, size in zip(rows, sums.tolist(), sizes.tolist(), strict=True)
         ]
 
@@ -325,7 +331,7 @@ class PostTrainingModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore counters; refuse a checkpoint that lacks something that is trained here."""
+        """Restore counters when training goes on; refuse a checkpoint that lacks something that is trained here."""
         if "lit_posttrain" not in checkpoint:
             raise PostTrainError("--ckpt_path: a checkpoint, but not one that lit-posttrain wrote")
         saved = checkpoint["lit_posttrain"]
@@ -335,6 +341,8 @@ class PostTrainingModule(pl.LightningModule):
                 f"the checkpoint lacks {len(missing)} trained weights, such as {min(missing)}; "
                 "resume with the same --model.policy (lora, quantization) as it was trained with"
             )
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
         self.num_tokens = saved["num_tokens"]
         self._loader_state = saved["loader"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from lit_posttrain.ops.precision import sum_dtype
 
 Sums = dict[str, tuple[float, float]]
 
@@ -25,6 +28,16 @@ class Totals(Metric):
         super().__init__()
         self.names: list[str] = []
         self.add_state("sums", torch.zeros(0, 2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
+        """Follow the module to its device, but not to its type: in bfloat16 a count stops growing at 256."""
+
+        def move(tensor: Tensor) -> Tensor:
+            device = fn(torch.empty(0, device=tensor.device)).device
+            return tensor.to(device, sum_dtype(device) if tensor.is_floating_point() else tensor.dtype)
+
+        super()._apply(move, exclude_state)
+        return self
 
     def update(self, name: str, total: Tensor, count: Tensor | float) -> None:
         """Add to a pair of sums; tensors are detached."""

@@ -39,8 +39,8 @@ class Segment:
 class Block:
     """Some consecutive queries of a row and the keys that they see.
 
-    queries: slice of the row. keys: one or two slices of it, trunk first. mask (queries, keys): 0 where visible, else
-    -inf.
+    queries: slice of the row. keys: one or two slices of it, trunk first. mask (queries, n): for the last n of the keys
+    0 where visible, else -inf; the keys before are visible to all.
     """
 
     queries: slice
@@ -54,6 +54,7 @@ class TreePlan:
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
         self._blocks: dict[int | None, list[Block]] = {}
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
     def blocks(self, window: int | None) -> list[Block]:
         """Every query of the row once; with `window` a query sees keys less than so many positions back."""
@@ -80,14 +81,19 @@ class TreePlan:
                     trunk = starts[segment.trunk]
                     seen = slice(trunk + lowest, trunk + before)
                     keys = (slice(seen.start, own.stop),) if seen.stop == own.start else (seen, own)
-                mask = _mask(range(before + first, before + end), range(lowest, before + end), window)
-                found.append(Block(slice(start + first, start + end), keys, mask))
+                # without a window all see everything before the block, and the mask is one of few triangles
+                shown = before + first if window is None else lowest
+                shape = (end - first, before + end - shown, window)
+                if shape not in self._masks:
+                    self._masks[shape] = _mask(*shape)
+                found.append(Block(slice(start + first, start + end), keys, self._masks[shape]))
             start += segment.size
         return found
 
 
-def _mask(queries: range, keys: range, window: int | None) -> Tensor:
-    distance = torch.arange(queries.start, queries.stop)[:, None] - torch.arange(keys.start, keys.stop)
+def _mask(queries: int, keys: int, window: int | None) -> Tensor:
+    """For the last `queries` of `keys` consecutive positions."""
+    distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     return torch.zeros(distance.shape).masked_fill_(hidden, -torch.inf)
 
@@ -160,6 +166,11 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> Any:
+        with torch.autocast(grad_out.device.type, enabled=False):  # a loop of one's own may call backward inside it
+            return _BlockAttention._backward(ctx, grad_out)
+
+    @staticmethod
+    def _backward(ctx: Any, grad_out: Tensor) -> Any:
         query, key, value, out = ctx.saved_tensors
         blocks, scale = ctx.plan
         q, k, v = _grouped(query, key, value)
@@ -196,7 +207,9 @@ def _weights(q: Tensor, k: Tensor, block: Block, scale: float) -> Tensor:
     precise = _precise(q)
     keys = _take(k, block.keys).to(precise)
     scores = torch.bmm(queries.flatten(1, 2).to(precise), keys.transpose(1, 2))
-    return torch.softmax(scores.view(*queries.shape[:3], -1).mul_(scale).add_(block.mask), -1)
+    scores = scores.view(*queries.shape[:3], -1).mul_(scale)
+    scores[..., -block.mask.shape[1] :].add_(block.mask)
+    return torch.softmax(scores, -1)
 
 
 def _by_query(rows: Tensor, weights: Tensor) -> Tensor:
@@ -225,7 +238,7 @@ def _with_dropout(
     for block in blocks:
         q = query[:, :, block.queries]
         k, v = (_take(x[0], block.keys)[None] for x in (key, value))
-        mask = block.mask.to(q.dtype)
+        mask = F.pad(block.mask, (k.shape[2] - block.mask.shape[1], 0)).to(q.dtype)
         out.append(F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=True))
     return torch.cat(out, 2).transpose(1, 2).contiguous()
 

@@ -125,6 +125,8 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
                 trust_remote_code=spec.trust_remote_code,
                 **options,
             )
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as problem:
         raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
     for module in model.modules():

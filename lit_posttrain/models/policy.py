@@ -86,32 +86,27 @@ class Policy(nn.Module):
             correct=correct,
         )
 
-    def _mask(self, batch: TreeBatch) -> Any:
+    def _inputs(self, batch: TreeBatch) -> dict[str, Any]:
+        """What the transformers model is called with: tokens, positions, and who may look at whom."""
+        inputs = {"input_ids": batch.input_ids, "use_cache": False}
         if self.architecture is None:
-            return plain_mask(batch)
+            return inputs | {"attention_mask": plain_mask(batch)}
+        inputs["position_ids"] = batch.position_ids
         lm = self.causal_lm
+        if lm.config._attn_implementation == attention.NAME and len(batch.input_ids) == 1:
+            masks = flat_masks(batch, lm.config)
+            return inputs | {"attention_mask": masks, "tree_plan": attention.plan_of(batch)}
         device = batch.input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
-        return attention_masks(batch, lm.config, lm.config._attn_implementation, dtype)
+        masks = attention_masks(batch, lm.config, lm.config._attn_implementation, dtype)
+        return inputs | {"attention_mask": masks}
 
     def _hidden(self, batch: TreeBatch) -> Tensor:
-        decoder = self.causal_lm.base_model
-        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
-        if self.config._attn_implementation == attention.NAME and len(batch.input_ids) == 1:
-            plan = attention.plan_of(batch)
-            out = decoder(**inputs, attention_mask=flat_masks(batch, self.config), tree_plan=plan)
-        else:
-            out = decoder(**inputs, attention_mask=self._mask(batch))
-        hidden: Tensor = out.last_hidden_state
+        hidden: Tensor = self.causal_lm.base_model(**self._inputs(batch)).last_hidden_state
         return hidden
 
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
-        logits = self.causal_lm(
-            input_ids=batch.input_ids,
-            attention_mask=self._mask(batch),
-            position_ids=batch.position_ids if self.architecture else None,
-            use_cache=False,
-        ).logits
+        logits = self.causal_lm(**self._inputs(batch)).logits
         chosen = logits.reshape(-1, logits.shape[-1])[batch.target_index]
         precise = torch.float64 if chosen.dtype == torch.float64 else torch.float32
         logps = torch.log_softmax(chosen.to(precise) / temperature, dim=-1)

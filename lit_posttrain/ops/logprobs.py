@@ -61,7 +61,8 @@ def token_logprobs(
 
     Raises:
         ValueError: if the temperature is not positive.
-        IndexError: on CPU, if a target is not in the vocabulary (on GPUs it would cost a synchronisation).
+        IndexError: on CPU, if a target is not in the vocabulary. On GPUs, where looking would cost a synchronisation,
+            its log-probability is NaN.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
@@ -118,7 +119,7 @@ class _Softmax:
         shrink = (before - largest).exp_()
         logits.sub_(largest[:, None])
         if self.weighted is not None:
-            exponentials = logits.exp()
+            exponentials = logits.clamp_(min=torch.finfo(logits.dtype).min).exp()  # 0 * -inf would be NaN
             added = logits.mul_(exponentials).sum(1)
             moved = self.weighted[rows] + (before - largest) * self.total[rows]
             self.weighted[rows] = moved.mul_(shrink).add_(added)
@@ -146,7 +147,7 @@ class _TiledLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         dtype = _matmul_dtype(hidden)
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        at_target = torch.zeros(hidden.shape[0], dtype=precise, device=hidden.device)
+        at_target = torch.full(hidden.shape[:1], torch.nan, dtype=precise, device=hidden.device)
         softmax = _Softmax(
             torch.full_like(at_target, torch.finfo(precise).min),
             torch.zeros_like(at_target),
@@ -158,7 +159,7 @@ class _TiledLogprobs(torch.autograd.Function):
             for rows in _slices(hidden.shape[0], tile[0]):
                 logits, _ = _shape_logits(_project(cast[rows], part, bias_part, precise), head, temperature)
                 place, inside = _places(targets[rows], entries)
-                at_target[rows] += torch.where(inside, logits.gather(1, place[:, None])[:, 0], 0.0)
+                at_target[rows] = torch.where(inside, logits.gather(1, place[:, None])[:, 0], at_target[rows])
                 softmax.add(logits, rows, entries.start)
         log_total = softmax.total.log()
         normaliser = softmax.largest + log_total
@@ -179,7 +180,7 @@ class _TiledLogprobs(torch.autograd.Function):
         given = torch.zeros_like(normaliser) if grad_logprobs is None else grad_logprobs.to(precise)
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         cast = hidden.to(dtype)
-        # summed over tiles in full precision and rounded once
+        # products have the type of the matmuls; their sums over tiles are kept in full precision and rounded once
         grad_hidden = torch.zeros_like(hidden, dtype=precise) if want_hidden else None
         grad_weight = torch.empty_like(weight) if want_weight else None
         grad_bias = torch.empty_like(bias) if want_bias else None
@@ -192,7 +193,7 @@ class _TiledLogprobs(torch.autograd.Function):
                 shifted = logits.sub_(normaliser[rows, None])
                 upstream = given[rows, None]
                 if entropies is not None and grad_entropy is not None:
-                    probabilities = shifted.exp()
+                    probabilities = shifted.clamp_(min=torch.finfo(precise).min).exp()
                     # dH/dz = -p * (log p + H)
                     coefficient = shifted.add_(entropies[rows, None]).mul_(-grad_entropy[rows, None].to(precise))
                     grad = probabilities.mul_(coefficient.sub_(upstream))
@@ -248,7 +249,7 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, precise: torch
 
 
 def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in `total`'s own precision."""
+    """total += left @ right; the sum has `total`'s precision, the product that of its factors."""
     with torch.autocast(left.device.type, enabled=False):
         if total.dtype == left.dtype:
             total.addmm_(left, right)

@@ -2,7 +2,9 @@
 
 Prompts are sorted by length so that a batch has little padding, each is computed once for its n samples, finished
 sequences leave the batch, and every sampled token's log-probability is kept. transformers' own `generate` does none
-of the last three, which is why the loop is written out here; model, cache and masks are transformers'.
+of the last three, which is why the loop is written out here; model, cache and masks are transformers'. Architectures
+that are not proven (models/architectures.py) may keep recurrent states: their prompts are batched by equal length and
+computed once per sample, and nothing leaves a batch before its end.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class HFEngine:
         self._any_rank = any_rank
         # The caches of other models may hold recurrent states, which transformers neither copies nor selects, and which
         # padding may enter.
-        self._attention_only = policy.architecture is not None
+        self._shares = policy.architecture is not None
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
@@ -62,6 +64,7 @@ class HFEngine:
         """
         if n < 1:
             raise PostTrainError(f"n is {n}; it must be at least 1")
+        self._refuse_together(prompts)
         training = self.policy.training
         self.policy.eval()
         try:
@@ -87,7 +90,7 @@ class HFEngine:
         """Which prompts are decoded together: neighbours in length, or of one length where padding is not safe."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         runs = [order]
-        if not self._attention_only:
+        if not self._shares:
             runs = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
         per_batch = max(1, self.batch_size // n)
         return [run[i : i + per_batch] for run in runs for i in range(0, len(run), per_batch)]
@@ -105,7 +108,7 @@ class HFEngine:
     ) -> list[Completion]:
         """Prefill each prompt once, copy its cache n times, then one token a step for all that are unfinished."""
         count = len(prompts) * n
-        copies = n if self._attention_only else 1
+        copies = n if self._shares else 1
         limits = torch.tensor(
             [self._room(p, sampling) for p in prompts], dtype=torch.long, device=device
         ).repeat_interleave(n)
@@ -138,7 +141,7 @@ class HFEngine:
                 done = int(finished.sum())
                 if done == len(alive):
                     alive = alive[:0]
-                elif self._attention_only and done >= _COMPACT_AT * len(alive):
+                elif self._shares and done >= _COMPACT_AT * len(alive):
                     keep = (~finished).nonzero()[:, 0]
                     alive, mask, position, drawn = alive[keep], mask[keep], position[keep], drawn[keep]
                     cache.batch_select_indices(keep)
@@ -161,15 +164,22 @@ class HFEngine:
             for i, (size, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))
         ]
 
+    def _refuse_together(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raise on every rank if a prompt of any cannot be continued: a rank alone would leave the others waiting."""
+        limit = max_positions(self.policy.config)
+        problem = ""
+        for prompt in prompts:
+            if len(prompt) == 0:
+                problem = "an empty prompt: there is nothing to continue; give it at least one token"
+            elif limit is not None and len(prompt) >= limit:
+                problem = f"a prompt of {len(prompt)} tokens, and the model takes {limit}: shorten it"
+        if self._go_on(bool(problem)):
+            raise PostTrainError(problem or "another process has a prompt that cannot be continued; see its message")
+
     def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """How many tokens may follow a prompt: as many as asked for, and as the model has positions for."""
-        if len(prompt) == 0:
-            raise PostTrainError("an empty prompt: there is nothing to continue; give it at least one token")
         limit = max_positions(self.policy.config)
-        room = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(prompt))
-        if room < 1:
-            raise PostTrainError(f"a prompt of {len(prompt)} tokens, and the model takes {limit}: shorten it")
-        return room
+        return sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(prompt))
 
 
 def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -68,10 +68,24 @@ def test_blocks_compute_little_that_is_masked() -> None:
     batch = flat_batch()
     blocks = attention.plan_of(batch).blocks(None)
     visible = int(tree_mask(batch.tree_ids, batch.branch_ids, batch.position_ids).sum())
-    computed = sum(b.mask.numel() for b in blocks)
-    assert sum(int((b.mask == 0).sum()) for b in blocks) == visible
+    computed, hidden = 0, 0
+    for block in blocks:
+        computed += len(block.mask) * sum(part.stop - part.start for part in block.keys)
+        hidden += int((block.mask < 0).sum())
+    assert computed - hidden == visible
     assert computed < 2 * visible
     assert batch.input_ids.shape[1] ** 2 > 5 * visible, "a dense mask would compute much more"
+
+
+def test_backward_inside_autocast_does_not_round() -> None:
+    batch = flat_batch()
+    qkv = inputs(batch.input_ids.shape[1], torch.float32)
+    out = by_blocks(batch, None, *qkv)
+    upstream = torch.randn_like(out)
+    expected = torch.autograd.grad(out, qkv, upstream, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = torch.autograd.grad(out, qkv, upstream)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def test_autocast_does_not_round_the_scores() -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from live_bytes import LiveBytes
+from torch import Tensor
 from vocabulary import peak_beyond, plain_loss
+
+from lit_posttrain.ops import logprobs
 
 SIZES = {"tokens": 256, "hidden": 64, "layers": 2}
 
@@ -14,6 +21,20 @@ SIZES = {"tokens": 256, "hidden": 64, "layers": 2}
 def test_the_vocabulary_costs_no_memory(mixed: bool) -> None:
     small, large = (peak_beyond(vocabulary, mixed=mixed, **SIZES) for vocabulary in (8_192, 32_768))
     assert large < 1.05 * small
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("when", ["forward", "backward"])
+def test_the_measure_sees_a_copy_of_the_head(when: str, mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = logprobs._head_parts
+
+    def whole_head_first(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, entries: int) -> Iterator[Any]:
+        copied = sys._getframe(1).f_code.co_name == when
+        yield from tiles(weight.to(dtype, copy=True) if copied else weight, bias, dtype, entries)
+
+    monkeypatch.setattr(logprobs, "_head_parts", whole_head_first)
+    small, large = (peak_beyond(vocabulary, mixed=mixed, **SIZES) for vocabulary in (8_192, 32_768))
+    assert large > 1.05 * small
 
 
 def test_the_measure_sees_a_matrix_of_logits() -> None:
@@ -30,7 +51,9 @@ def test_live_bytes_counts_what_is_alive_at_once() -> None:
         second = torch.ones(500) + torch.ones(500)  # three of them at once
         third = second.view(5, 100)  # no memory of its own
         assert third.numel() == 500
+        live.backward = True
         weight.sum().backward()  # a gradient is not counted either
+        live.backward = False
     assert weight.grad is not None
     assert live.peak == 2000 * 4
     with live:

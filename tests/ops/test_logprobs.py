@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_posttrain.ops.logprobs import HeadTransform, token_logprobs
+from lit_posttrain.ops.logprobs import HeadTransform, _TiledLogprobs, token_logprobs
 
 HEADS = {
     "plain": HeadTransform(),
@@ -104,6 +104,26 @@ def test_a_target_outside_the_vocabulary_is_refused(wrong: int) -> None:
     targets[3] = wrong
     with pytest.raises(IndexError, match="outside the vocabulary"):
         token_logprobs(hidden, weight, targets)
+
+
+def test_without_the_check_a_wrong_target_is_nan() -> None:
+    hidden, weight, _, targets = inputs(torch.float32, False)
+    targets[3] = 37
+    logps, *_ = _TiledLogprobs.apply(hidden, weight, None, targets, HeadTransform(), 1.0, False, False, (5, 8))
+    assert logps.isnan().tolist() == [i == 3 for i in range(23)]
+
+
+def test_entropy_where_a_logit_is_minus_infinity() -> None:
+    hidden, weight, _, targets = inputs(torch.float64, False)
+    bias = torch.zeros(37, dtype=torch.float64)
+    bias[30:] = -torch.inf
+    logps, entropy, _ = plain(hidden, weight[:30], None, targets.clamp(max=29), HeadTransform(), 1.0)
+    out = token_logprobs(hidden, weight, targets.clamp(max=29), bias, entropy=True, tile=(5, 8))
+    assert out.entropy is not None
+    torch.testing.assert_close(out.entropy, entropy, atol=1e-12, rtol=1e-12)
+    for mine, theirs in ((out.logprobs, logps), (out.entropy, entropy)):
+        (a,), (b,) = (torch.autograd.grad(x.sum(), [hidden], retain_graph=True) for x in (mine, theirs))
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
 
 
 def test_of_equal_logits_the_first_is_the_most_likely_across_tiles() -> None:

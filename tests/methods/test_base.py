@@ -1,0 +1,101 @@
+"""What the spine does around training: where a loader begins, what a checkpoint restores when."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from cases import METHODS, ListStore, build
+
+from lit_posttrain import PostTrainError
+from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint
+from lit_posttrain.data.loader import EvalLoader, StepLoader
+
+ROWS, BATCH, ACCUMULATE = 24, 8, 2
+
+
+class Rows(pl.LightningDataModule):
+    """Some rows of a method's case, and which of them training saw, by epoch."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.store = ListStore(METHODS[method].trees()[:ROWS])
+
+    def train_dataloader(self) -> StepLoader:
+        trainer: Any = self.trainer
+        limit = trainer.limit_train_batches
+        return StepLoader(self.store, batch_size=BATCH, accumulate=trainer.accumulate_grad_batches, limit=limit)
+
+    def val_dataloader(self) -> EvalLoader:
+        return EvalLoader(self.store, batch_size=BATCH)
+
+
+class Seen(pl.Callback):
+    """The rows of every micro-batch by epoch."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, list[list[int]]] = {}
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.rows.setdefault(trainer.current_epoch, []).append(batch.tree_rows)
+
+
+def trainer(folder: Path, seen: Seen, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        accumulate_grad_batches=ACCUMULATE,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[seen, LastCheckpoint(every_n_steps=1)],
+        **options,
+    )
+
+
+@pytest.mark.parametrize("limit", [4, 0.7])
+@pytest.mark.parametrize("method", METHODS)
+def test_limited_epochs_each_begin_anew(method: str, limit: int | float, tiny_model: Path, tmp_path: Path) -> None:
+    seen = Seen()
+    fit = trainer(tmp_path, seen, limit_train_batches=limit, max_epochs=3)
+    fit.fit(build(method, tiny_model), datamodule=Rows(method))
+    assert {epoch: len(batches) for epoch, batches in seen.rows.items()} == {0: 4, 1: 4, 2: 4}
+    assert fit.global_step == 6
+    order = np.random.default_rng((0, 2)).permutation(ROWS)[: 2 * BATCH]
+    assert sorted(chain(*seen.rows[2])) == sorted(order)
+    # stopped after the first epoch and resumed, the second is the same
+    again, first = Seen(), Seen()
+    trainer(tmp_path / "two", first, limit_train_batches=limit, max_epochs=1).fit(
+        build(method, tiny_model), datamodule=Rows(method)
+    )
+    trainer(tmp_path / "two", again, limit_train_batches=limit, max_epochs=3).fit(
+        build(method, tiny_model), datamodule=Rows(method), ckpt_path=tmp_path / "two/last.ckpt"
+    )
+    assert again.rows == {epoch: seen.rows[epoch] for epoch in (1, 2)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_validating_a_checkpoint_does_not_move_a_later_training(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    trainer(tmp_path, Seen(), max_steps=1).fit(build(method, tiny_model), datamodule=Rows(method))
+    module, seen = build(method, tiny_model), Seen()
+    trainer(tmp_path, Seen()).validate(module, datamodule=Rows(method), ckpt_path=tmp_path / "last.ckpt")
+    trainer(tmp_path / "fresh", seen, max_epochs=1).fit(module, datamodule=Rows(method))
+    assert sorted(chain(*seen.rows[0])) == list(range(ROWS))
+    assert module.num_tokens == Rows(method).store.lengths.sum()
+
+
+def test_fused_optimizers_are_refused_in_16_mixed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")  # which a CPU does not have
+    module = build("sft", tiny_model)
+    module.optimizer_factory = lambda params: torch.optim.AdamW(params, lr=1e-4, fused=True)
+    with pytest.raises(PostTrainError, match="fused false"):
+        trainer(tmp_path, Seen(), max_steps=1).fit(module, datamodule=Rows("sft"))

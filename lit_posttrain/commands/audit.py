@@ -7,8 +7,9 @@ from pathlib import Path
 
 def run(args: list[str]) -> int:
     """Take the options of `fit`, read and tokenise the data, print the report; `--out FILE` writes it as JSON."""
+    from lit_posttrain.arguments import resolve_arguments, take_option
     from lit_posttrain.runtime import quiet_libraries
-    from lit_posttrain.training import PostTrainCLI, resolve_arguments, take_option
+    from lit_posttrain.training import PostTrainCLI
 
     quiet_libraries()
     out, rest = take_option(args, "--out")

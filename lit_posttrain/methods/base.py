@@ -14,16 +14,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.metrics import Sums, Totals, ratios
-from lit_posttrain.methods.schedules import Schedule, scheduler_of
+from lit_posttrain.methods.optimization import OptimizedModule
+from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import build_policy, load_config, max_positions
 from lit_posttrain.models.policy import Policy
@@ -51,7 +50,7 @@ class Term:
     weight: float = 1.0
 
 
-class PostTrainingModule(pl.LightningModule):
+class PostTrainingModule(OptimizedModule):
     """Base class of all methods. Subclasses implement `loss_terms`."""
 
     policy: Policy | None
@@ -70,18 +69,13 @@ class PostTrainingModule(pl.LightningModule):
             schedule: How the learning rate falls after warm-up, per optimizer step.
             warmup: Share of all optimizer steps over which the learning rate rises from zero.
         """
-        super().__init__()
-        if not 0 <= warmup <= 1:
-            raise PostTrainError(f"--model.warmup is {warmup}; it is a share of all steps, 0 to 1 (0.03 is usual)")
+        super().__init__(optimizer, schedule, warmup)
         self.spec = policy
-        self.optimizer_factory = optimizer
-        self.schedule, self.warmup = schedule, warmup
         self.policy = None
         self.num_tokens = 0.0
         self._totals = Totals()
         self._eval_totals = Totals()
         self._file = ""  # prefix of the metrics of the file under evaluation
-        self._gradient_norm: Tensor | None = None  # of the step at hand, before clipping
         self._loader_state: dict[str, Any] | None = None
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
@@ -174,29 +168,6 @@ class PostTrainingModule(pl.LightningModule):
             mesh = self.device_mesh["data_parallel"]
             self.policy = build_sharded_policy(self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
 
-    def configure_optimizers(self) -> Any:
-        """AdamW or the configured one, on two groups: matrices with weight decay, vectors without."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.dim() > 1]},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer_factory([g for g in groups if g["params"]])
-        if self.trainer.precision == "16-mixed" and any(group.get("fused") for group in optimizer.param_groups):
-            raise PostTrainError(
-                "--trainer.precision 16-mixed: a fused optimizer undoes the scale of the loss too late to clip or "
-                "measure the gradient; pass --model.optimizer.init_args.fused false, or take bf16-mixed"
-            )
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf") and (self.schedule != "constant" or self.warmup):
-            raise PostTrainError(
-                f"a {self.schedule} schedule needs an end: give --trainer.max_epochs or --trainer.max_steps, "
-                "or --model.schedule constant --model.warmup 0"
-            )
-        total = 1 if steps == float("inf") else int(steps)
-        scheduler = scheduler_of(optimizer, self.schedule, round(self.warmup * total), total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
     def on_train_start(self) -> None:
         """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
         before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end.
@@ -236,41 +207,6 @@ class PostTrainingModule(pl.LightningModule):
         sampler = self.trainer.distributed_sampler_kwargs
         ranks = sampler["num_replicas"] if sampler else 1
         return loss * (self.trainer.accumulate_grad_batches * ranks)
-
-    def on_after_backward(self) -> None:
-        """A new part of the gradient: its norm is another one."""
-        self._gradient_norm = None
-
-    def gradient_norm(self) -> Tensor:
-        """Norm of the gradient that the optimizer step at hand will take, before clipping: a scalar on the device.
-        Measured once, however many ask."""
-        if self._gradient_norm is None:
-            grads = [p.grad for p in self.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(grads)
-            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return self._gradient_norm
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure the gradient before it is clipped on the steps that are logged."""
-        if logs_step(self.trainer, self.trainer.global_step + 1):
-            self.gradient_norm()
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip, sharded gradients included. Lightning refuses to clip for fused optimizers under bf16-mixed too, where
-        there is no loss scale that they could unscale twice; only 16-mixed is left to it."""
-        if not gradient_clip_val:
-            return
-        if self.trainer.precision == "16-mixed":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-        else:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.gradient_norm())
 
     def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
         """At the end of a step that Lightning logs, reduce the metrics once and hand them over."""

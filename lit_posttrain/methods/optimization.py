@@ -1,0 +1,91 @@
+"""The optimizer's side of every method: parameter groups, schedule, the gradient's norm, clipping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.schedules import Schedule, scheduler_of
+from lit_posttrain.trainer_state import logs_step
+
+
+class OptimizedModule(pl.LightningModule):
+    """A LightningModule with one optimizer, stepped by Lightning's automatic optimisation."""
+
+    def __init__(self, optimizer: OptimizerCallable, schedule: Schedule, warmup: float) -> None:
+        """
+        Args:
+            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
+            schedule: How the learning rate falls after warm-up, per optimizer step.
+            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+        """
+        super().__init__()
+        if not 0 <= warmup <= 1:
+            raise PostTrainError(f"--model.warmup is {warmup}; it is a share of all steps, 0 to 1 (0.03 is usual)")
+        self.optimizer_factory = optimizer
+        self.schedule, self.warmup = schedule, warmup
+        self._gradient_norm: Tensor | None = None  # of the step at hand, before clipping
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or the configured one, on two groups: matrices with weight decay, vectors without."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.dim() > 1]},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer_factory([g for g in groups if g["params"]])
+        if self.trainer.precision == "16-mixed" and any(group.get("fused") for group in optimizer.param_groups):
+            raise PostTrainError(
+                "--trainer.precision 16-mixed: a fused optimizer undoes the scale of the loss too late to clip or "
+                "measure the gradient; pass --model.optimizer.init_args.fused false, or take bf16-mixed"
+            )
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf") and (self.schedule != "constant" or self.warmup):
+            raise PostTrainError(
+                f"a {self.schedule} schedule needs an end: give --trainer.max_epochs or --trainer.max_steps, "
+                "or --model.schedule constant --model.warmup 0"
+            )
+        total = 1 if steps == float("inf") else int(steps)
+        scheduler = scheduler_of(optimizer, self.schedule, round(self.warmup * total), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_after_backward(self) -> None:
+        """A new part of the gradient: its norm is another one."""
+        self._gradient_norm = None
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradient that the optimizer step at hand will take, before clipping: a scalar on the device.
+        Measured once, however many ask."""
+        if self._gradient_norm is None:
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return self._gradient_norm
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure the gradient before it is clipped on the steps that are logged."""
+        if logs_step(self.trainer, self.trainer.global_step + 1):
+            self.gradient_norm()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, sharded gradients included. Lightning refuses to clip for fused optimizers under bf16-mixed too, where
+        there is no loss scale that they could unscale twice; only 16-mixed is left to it."""
+        if not gradient_clip_val:
+            return
+        if self.trainer.precision == "16-mixed":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.gradient_norm())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class PostTrainError(Exception):
@@ -27,7 +27,11 @@ class UsageError(PostTrainError):
 
 
 class OneLineErrors:
-    """Mixin for argument parsers: a mistake is raised, instead of printed below the whole usage."""
+    """Mixin for argument parsers: a mistake is raised, instead of printed below the whole usage. Half an option's name
+    is a mistake too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UsageError. Parsers of nested options raise it too, and the outer one adds where it was."""

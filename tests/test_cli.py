@@ -246,6 +246,10 @@ SFT_TINY = ["--config", "sft.yaml", "--model.policy.path", "TINY", "--data.batch
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["fitt"], ["unknown command fitt", "did you mean fit"]),
     "unknown option": (["fit", "--config", "sft.yaml", "--data.pth", "x"], ["data.pth"]),
+    "half an option": (
+        ["fit", "--config", "sft.yaml", "--trainer.max_epoch", "2"],
+        ["--trainer.max_epoch", "did you mean --trainer.max_epochs?"],
+    ),
     "unknown config": (["fit", "--config", "nothere.yaml"], ["nothere.yaml", "sft.yaml"]),
     "missing file": (["fit", "--config", "sft.yaml", "--data.path", "nothere.jsonl"], ["nothere.jsonl"]),
     "missing model": (["fit", "--config", "sft.yaml", "--model.policy.path", "./nothere"], ["./nothere"]),

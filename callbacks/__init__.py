@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from lit_posttrain.callbacks.checkpoint import BestCheckpoint, LastCheckpoint, run_checkpoints
 from lit_posttrain.callbacks.checkpoint_io import AtomicCheckpointIO
+from lit_posttrain.callbacks.evaluation import EvaluationReport
 from lit_posttrain.callbacks.finite import FiniteLossGuard
 from lit_posttrain.callbacks.interrupt import GracefulInterrupt
 from lit_posttrain.callbacks.predictions import PredictionWriter
+from lit_posttrain.callbacks.progress import StepProgressBar
 from lit_posttrain.callbacks.run_plan import RunPlan
 from lit_posttrain.callbacks.samples import SampleLogger
 from lit_posttrain.callbacks.throughput import ThroughputMonitor
@@ -14,12 +16,14 @@ from lit_posttrain.callbacks.throughput import ThroughputMonitor
 __all__ = [
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "EvaluationReport",
     "FiniteLossGuard",
     "GracefulInterrupt",
     "LastCheckpoint",
     "PredictionWriter",
     "RunPlan",
     "SampleLogger",
+    "StepProgressBar",
     "ThroughputMonitor",
     "run_checkpoints",
 ]

@@ -8,6 +8,7 @@ middle of an accumulation; so `LastCheckpoint` and `BestCheckpoint` choose their
 
 from __future__ import annotations
 
+import difflib
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +94,7 @@ class BestCheckpoint(Checkpoint):
         self.monitor, self.mode = monitor, mode
         self.best_score: float | None = None
         self.best_model_path = ""  # what Trainer.test(ckpt_path="best") reads
+        self._looked = False
 
     @property
     def state_key(self) -> str:
@@ -119,6 +121,23 @@ class BestCheckpoint(Checkpoint):
                 f"--trainer.val_check_interval is {what}, which is not a multiple of "
                 f"--trainer.accumulate_grad_batches {accumulate}: best.ckpt would hold half an optimizer step"
             )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """After the first step that is logged, refuse a misspelt metric, which would otherwise show at the end of an
+        epoch: a validation has the metrics of training, and those of callbacks.
+
+        Raises:
+            PostTrainError: if the metric's name is close to one of them, or not of a validation.
+        """
+        known = [f"val/{n.removeprefix('train/')}" for n in trainer.callback_metrics if n.startswith("train/")]
+        if self._looked or not known or not trainer.enable_validation:
+            return
+        self._looked = True
+        alike = [name for name in known if name.count("/") == self.monitor.count("/")]
+        close = difflib.get_close_matches(self.monitor, alike, n=1, cutoff=0.85)
+        if self.monitor not in known and (close or not self.monitor.startswith("val/")):
+            choice = f"did you mean {close[0]}?" if close else f"choose one such as {', '.join(sorted(known)[:3])}"
+            raise PostTrainError(f"--monitor {self.monitor}: not a metric of the validation; {choice}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the metric is better than ever.

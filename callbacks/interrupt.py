@@ -1,4 +1,5 @@
-"""Ctrl-C ends a run at the end of an optimizer step, saved, so that it can go on later as if nothing had happened."""
+"""Ctrl-C or SIGTERM ends a run at the end of an optimizer step, saved, so that it can go on later as if nothing had
+happened."""
 
 from __future__ import annotations
 
@@ -10,15 +11,18 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class GracefulInterrupt(Callback):
-    """On the first Ctrl-C finishes the optimizer step, saves last.ckpt and ends the run; the second stops at once.
+    """On the first Ctrl-C or SIGTERM finishes the optimizer step, saves last.ckpt and ends the run; the second stops at
+    once.
 
-    The validation that would follow the step is left out. `interrupted` says afterwards whether it came to that.
+    The validation that would follow the step is left out, except after the last step, which ends the run by itself.
+    `interrupted` says afterwards whether it came to that, `signal` which one it was.
     """
 
     def __init__(self, resume_command: str = "") -> None:
@@ -28,21 +32,31 @@ class GracefulInterrupt(Callback):
         """
         self.resume_command = resume_command
         self.interrupted = False
-        self._previous_handler: Any = None
+        self.signal: int = signal.SIGINT
+        self._previous_handlers: dict[int, Any] = {}
         self._validation_batches: int | float | None = None
         self._between_steps = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over Ctrl-C. Before training there is nothing to save, and in other threads Python does not let us."""
+        """Take over the signals. Before training there is nothing to save, and in other threads Python does not let
+        us.
+
+        Raises:
+            SIGTERMException: if SIGTERM came since Lightning took it over; it would end the run after a batch, unsaved.
+        """
+        if trainer.received_sigterm:
+            raise SIGTERMException
         self.interrupted, self._between_steps = False, True
-        if threading.current_thread() is threading.main_thread() and self._previous_handler is None:
-            self._previous_handler = signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
-        self.interrupted = True
-        print("\nstopping after this optimizer step; Ctrl-C again stops at once", flush=True)
+        self.interrupted, self.signal = True, number
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        print(f"\nstopping after this optimizer step{again}", flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -50,7 +64,6 @@ class GracefulInterrupt(Callback):
         """At the end of a step stop, if any process was asked to; `LastCheckpoint` comes after this and saves."""
         self._between_steps = ends_step(trainer, batch_idx)
         if self._between_steps and self._asked(trainer):
-            self._validation_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
             self._stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -63,6 +76,11 @@ class GracefulInterrupt(Callback):
         return self.interrupted
 
     def _stop(self, trainer: Trainer) -> None:
+        if trainer.global_step >= trainer.estimated_stepping_batches:  # the run ends here by itself, validated and all
+            self.interrupted = False
+            return
+        if trainer.training:
+            self._validation_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
         trainer.should_stop = True
         saving = any(isinstance(c, LastCheckpoint) for c in trainer.checkpoint_callbacks)
         if not saving and not dry_run(trainer):
@@ -71,22 +89,28 @@ class GracefulInterrupt(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how to go on."""
         if self.interrupted and trainer.is_global_zero:
-            path = str(Path(trainer.default_root_dir) / "last.ckpt")
-            command = self.resume_command or f"trainer.fit(..., ckpt_path={path!r})"
-            print(f"stopped at step {trainer.global_step}; go on with: {command}", flush=True)
+            print(f"stopped at step {trainer.global_step}; go on with: {self._how(trainer)}", flush=True)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give Ctrl-C and validation back."""
+    def _how(self, trainer: Trainer) -> str:
+        path = str(Path(trainer.default_root_dir) / "last.ckpt")
+        return self.resume_command or f"trainer.fit(..., ckpt_path={path!r})"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals and validation back, before Lightning gives back those that it took over."""
         self._restore(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As `teardown`, which Lightning does not call then; after Ctrl-C it leaves the signal ignored."""
+        """As `on_train_end`, which does not come then. After the second Ctrl-C say what can be gone on from."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self._previous_handlers:
+            saved = (Path(trainer.default_root_dir) / "last.ckpt").exists()
+            way = f"go on from the last save with: {self._how(trainer)}" if saved else "nothing was saved yet"
+            print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
         if self._validation_batches is not None:
             trainer.limit_val_batches = self._validation_batches
             self._validation_batches = None

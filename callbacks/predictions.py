@@ -10,15 +10,21 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from lit_posttrain.callbacks.protocols import NamesEvaluatedRows
+from lit_posttrain.callbacks.protocols import NamesPredictedRows
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.jsonl` (with several processes one file a rank) into the run's folder."""
+    """Writes `predictions.jsonl` (with several processes one file a rank) into the run's folder, at the end."""
 
     def __init__(self) -> None:
         super().__init__("batch")
-        self._written: set[Path] = set()
+        self._rows = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with an empty file, beside the place of the finished one."""
+        self._rows = 0
+        self._part(trainer).parent.mkdir(parents=True, exist_ok=True)
+        self._part(trainer).write_text("", encoding="utf-8")
 
     def write_on_batch_end(
         self,
@@ -30,22 +36,30 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append the rows of a batch, each with the `source` it came from; the first batch starts the file anew."""
+        """Append the rows of a batch, each with the `source` it came from."""
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, NamesEvaluatedRows):
-            sources = data.evaluated_row_sources([row["row"] for row in prediction], dataloader_idx)
+        if isinstance(data, NamesPredictedRows):
+            sources = data.predicted_row_sources([row["row"] for row in prediction], dataloader_idx)
             prediction = [
                 {"source": source, **{k: v for k, v in row.items() if k not in ("row", "file")}}
                 for source, row in zip(sources, prediction, strict=True)
             ]
-        suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
-        file = Path(trainer.default_root_dir) / f"predictions{suffix}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a" if file in self._written else "w", encoding="utf-8") as stream:
+        with self._part(trainer).open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in prediction)
-        self._written.add(file)
+        self._rows += len(prediction)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the predictions are."""
-        if trainer.is_global_zero:
-            print(f"wrote {', '.join(str(f) for f in sorted(self._written))}")
+        """Put the file in its place and say where that is."""
+        self._part(trainer).replace(self._file(trainer))
+        print(f"wrote {self._rows:,} rows to {self._file(trainer)}", flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing half-written."""
+        self._part(trainer).unlink(missing_ok=True)
+
+    def _file(self, trainer: Trainer) -> Path:
+        suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
+        return Path(trainer.default_root_dir) / f"predictions{suffix}.jsonl"
+
+    def _part(self, trainer: Trainer) -> Path:
+        return self._file(trainer).with_suffix(".part")

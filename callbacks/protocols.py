@@ -30,11 +30,20 @@ class NamesRows(Protocol):
 
 
 @runtime_checkable
-class NamesEvaluatedRows(Protocol):
-    """The same for the data sets that are validated and predicted on."""
+class NamesPredictedRows(Protocol):
+    """The same for the data sets that are predicted on."""
 
-    def evaluated_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
+    def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
         """`file:line` of each row; dataloader_idx: which data set they are of."""
+        ...
+
+
+@runtime_checkable
+class CountsEvaluatedRows(Protocol):
+    """A data module that says what a stage works on."""
+
+    def evaluated_rows(self, stage: str) -> dict[str, int]:
+        """Rows of each data set, by its name; stage: validate, test or predict."""
         ...
 
 
@@ -69,6 +78,8 @@ class Audit(Protocol):
     def files(self) -> Sequence[AuditedFile]: ...
     @property
     def total(self) -> AuditedFile: ...
+    @property
+    def held_out(self) -> int: ...
 
 
 def audit_of(trainer: Trainer) -> Audit | None:

@@ -12,16 +12,21 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
 from lit_posttrain.callbacks.protocols import Audit, audit_of
-from lit_posttrain.trainer_state import ends_step
+from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3
 
 
 class RunPlan(Callback):
-    """Prints a few lines before the first step, and after a few steps the time that is left."""
+    """Prints a few lines before the first step, after a few steps the time that is left, and at the end the outcome."""
 
-    def __init__(self) -> None:
-        self._first = 0
+    def __init__(self, next_command: str = "") -> None:
+        """
+        Args:
+            next_command: What to tell people to do with the trained model.
+        """
+        self.next_command = next_command
+        self._first: int | None = None  # the step at which training began, if it did
         self._clock = TrainingClock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,7 +52,7 @@ class RunPlan(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Time a few steps after the first, which is slower than the others."""
-        done = trainer.global_step - self._first
+        done = trainer.global_step - (self._first or 0)
         if done > _TIMED_STEPS or not trainer.is_global_zero or not ends_step(trainer, batch_idx):
             return
         if done == 1:
@@ -58,7 +63,31 @@ class RunPlan(Callback):
             if 0 < left < math.inf:
                 more = "; validation comes on top" if trainer.enable_validation else ""
                 time_left = duration(left * per_step)
-                print(f"about {time_left} left ({left:.0f} steps of {per_step:.2g} s{more})", flush=True)
+                steps = _number(int(left), "step", "steps")
+                pl_module.print(f"about {time_left} left ({steps} of {per_step:.2g} s{more})")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what came of it, unless someone stopped the run (`GracefulInterrupt` speaks then)."""
+        loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
+        stopped = any(getattr(callback, "interrupted", False) for callback in loosely.callbacks)
+        if trainer.is_global_zero and not stopped and not dry_run(trainer):
+            print("\n".join(f"{name:<10} {text}" for name, text in self._outcome(trainer)), flush=True)
+
+    def _outcome(self, trainer: Trainer) -> list[tuple[str, str]]:
+        if self._first is None or trainer.global_step == self._first:
+            more = "--trainer.max_steps" if trainer.max_steps > 0 else "--trainer.max_epochs"
+            return [
+                ("done", f"nothing was left to do: the run is at step {trainer.global_step:,}; raise {more} for more")
+            ]
+        figures = [
+            f"{name} {float(trainer.callback_metrics[name]):.4g}"
+            for name in ("train/loss", "val/loss")
+            if name in trainer.callback_metrics
+        ]
+        kept = [str(f) for n in ("best.ckpt", "last.ckpt") if (f := Path(trainer.default_root_dir) / n).exists()]
+        lines = [("done", "; ".join([f"step {trainer.global_step:,}", *figures]))]
+        lines += [("kept", ", ".join(kept))] if kept else []
+        return lines + ([("next", self.next_command)] if kept and self.next_command else [])
 
 
 def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
@@ -71,6 +100,7 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
     return [
         *([("data", _data(audit))] if audit is not None else []),
         ("steps", _steps(trainer)),
+        *([("validation", note)] if (note := _validation(trainer)) else []),
         ("batch", _batch(trainer)),
         ("model", f"{_count(total)} parameters, {_count(trained)} trained ({trained / max(total, 1):.2%})"),
         ("precision", f"{trainer.precision} on {where}"),
@@ -81,8 +111,10 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
 
 def _data(audit: Audit) -> str:
     total = audit.total
-    dropped = f" ({total.dropped_count:,} dropped)" if total.dropped_count else ""
-    return f"{total.rows:,} rows{dropped}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
+    aside = [(total.dropped_count, "dropped"), (audit.held_out, "held out for validation")]
+    noted = ", ".join(f"{count:,} {what}" for count, what in aside if count)
+    rows = _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
+    return f"{rows}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
 
 
 def _steps(trainer: Trainer) -> str:
@@ -91,7 +123,19 @@ def _steps(trainer: Trainer) -> str:
         return "until stopped"
     per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     resumed = f", from step {trainer.global_step} on" if trainer.global_step else ""
-    return f"{steps:,.0f} optimizer steps{resumed}: {steps / per_epoch:.3g} epochs of {per_epoch:,}"
+    epochs = steps / per_epoch
+    counted = f"{epochs:.3g} {'epoch' if epochs == 1 else 'epochs'} of {per_epoch:,}"
+    return f"{_number(int(steps), 'optimizer step', 'optimizer steps')}{resumed}: {counted}"
+
+
+def _validation(trainer: Trainer) -> str:
+    """A notice where there is validation data and the run ends before it is used."""
+    interval = trainer.val_check_batch
+    if not trainer.enable_validation or interval is None or trainer.max_steps < 0:
+        return ""
+    if trainer.max_steps * trainer.accumulate_grad_batches >= min(interval, trainer.num_training_batches):
+        return ""
+    return f"none: --trainer.max_steps {trainer.max_steps} comes before it; --trainer.val_check_interval N is sooner"
 
 
 def _batch(trainer: Trainer) -> str:
@@ -134,7 +178,7 @@ def _count(number: int) -> str:
 
 
 def _number(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def duration(seconds: float) -> str:

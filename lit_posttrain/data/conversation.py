@@ -49,9 +49,10 @@ class ConversationData(LightningDataModule):
         path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
             `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
         val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
-        test_path: Data for `test`; the validation data where it is not given.
-        val_share: Share of the training rows to hold out for validation, 0 to 1, chosen by a hash of a row's content:
-            the same rows in every run, and repeated rows on the same side.
+        test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
+            every row of `path`.
+        val_share: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
+            by a hash of a row's content: the same rows in every run, and repeated rows on the same side.
         columns: Names of the columns, where they are not recognised.
         train_on: `assistant`: every assistant turn. `last`: the last one. `completion`: the assistant turns that
             follow the row's own prompt (all of them where a row is one conversation). `all`: every token.
@@ -98,6 +99,7 @@ class ConversationData(LightningDataModule):
         self.system_prompt, self.max_length, self.overlong = system_prompt, max_length, overlong
         self.on_bad_row, self.batch_size, self.eval_batch_size = on_bad_row, batch_size, eval_batch_size
         self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
+        self._whole: TreeStore | None = None
         self._train: TreeStore | None = None
         self._val: dict[str, TreeStore] = {}
         self._test: dict[str, TreeStore] = {}
@@ -115,9 +117,10 @@ class ConversationData(LightningDataModule):
         """
         options = self._options(max_positions)
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
-        aside = held_out(whole, self.val_share)
-        train = whole.select(np.flatnonzero(~aside)) if self.val_share else whole
-        audit.val_share, audit.held_out = self.val_share, int(aside.sum())
+        share = 0.0 if self.val_paths else self.val_share
+        aside = held_out(whole, share)
+        train = whole.select(np.flatnonzero(~aside)) if share else whole
+        audit.val_share, audit.held_out = share, int(aside.sum())
         if len(train) == 0:
             raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
         self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
@@ -126,7 +129,7 @@ class ConversationData(LightningDataModule):
         self._test = {}
         for name, path in _named(self.test_paths, taken=set(self._val)).items():
             self._test[name] = self._extra(path, name, tokenizer, options, audit, train)
-        self._train, self._audit = train, audit
+        self._whole, self._train, self._audit = whole, train, audit
         self._built_for = (id(tokenizer), max_positions)
 
     def _extra(
@@ -166,10 +169,10 @@ class ConversationData(LightningDataModule):
         owner = self._owner()
         if self._built_for != (id(owner.tokenizer), owner.max_positions):
             self.prepare_data()
-        stores, option = (self.test_stores, "test_path") if stage == "test" else (self.val_stores, "val_path")
-        if stage in ("validate", "test", "predict") and not stores:
+        if stage in ("validate", "test") and not (self.test_stores if stage == "test" else self.val_stores):
+            word, option = ("test", "test_path") if stage == "test" else ("validate", "val_path")  # stage is an enum
             raise PostTrainError(
-                f"nothing to {stage} on: name a file with --data.{option}, or hold rows out with --data.val_share 0.05"
+                f"nothing to {word} on: name a file with --data.{option}, or hold rows out with --data.val_share 0.05"
             )
 
     def _owner(self) -> TokenizerOwner:
@@ -190,13 +193,18 @@ class ConversationData(LightningDataModule):
 
     @property
     def val_stores(self) -> dict[str, TreeStore]:
-        """Validation sets by name: `held_out`, and one per entry of `val_path`."""
+        """Validation sets by name: one per entry of `val_path`, or `held_out`."""
         return self._val
 
     @property
     def test_stores(self) -> dict[str, TreeStore]:
         """Test sets by name; the validation sets where no `test_path` was given."""
         return self._test or self._val
+
+    @property
+    def predict_stores(self) -> dict[str, TreeStore]:
+        """What `predict` works on, by name: the test sets, or where no `test_path` was given all of `path`."""
+        return self._test or {"data": self._whole} if self._whole is not None else {}
 
     @property
     def val_names(self) -> list[str]:
@@ -212,9 +220,20 @@ class ConversationData(LightningDataModule):
         """`file:line` of training rows (`TreeBatch.tree_rows`), for messages to people."""
         return self.train_store.sources(rows)
 
-    def evaluated_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
-        """`file:line` of rows of a validation set, by its place in `val_dataloader`."""
-        return list(self.val_stores.values())[dataloader_idx].sources(rows)
+    def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
+        """`file:line` of rows of a data set, by its place in `predict_dataloader`."""
+        return list(self.predict_stores.values())[dataloader_idx].sources(rows)
+
+    def evaluated_rows(self, stage: str) -> dict[str, int]:
+        """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
+        stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
+        return {self._shown(name): len(store) for name, store in stores.items()}
+
+    def _shown(self, name: str) -> str:
+        named = _named(self.val_paths, {HELD_OUT})
+        named |= _named(self.test_paths, {HELD_OUT, *named})
+        whole = ", ".join(self.paths)
+        return f"the rows held out of {whole}" if name == HELD_OUT else named.get(name, whole)
 
     @property
     def audit(self) -> AuditReport:
@@ -246,8 +265,8 @@ class ConversationData(LightningDataModule):
         return self._eval_loaders(self.test_stores)
 
     def predict_dataloader(self) -> list[EvalLoader]:
-        """The validation sets."""
-        return self.val_dataloader()
+        """One loader per data set, in the order of `predict_stores`."""
+        return self._eval_loaders(self.predict_stores)
 
     def _eval_loaders(self, stores: dict[str, TreeStore]) -> list[EvalLoader]:
         layout = self._owner().layout
@@ -281,4 +300,5 @@ def _why_empty(audit: AuditReport) -> str:
     reasons = [f"{tally.count} {reason}" for reason, tally in audit.total.dropped.items()]
     if audit.held_out:
         reasons.append(f"{audit.held_out} held out by val_share {audit.val_share:g}")
-    return f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept")
+    advice = "; raise --data.max_length" if any("max_length" in reason for reason in reasons) else ""
+    return f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept") + advice

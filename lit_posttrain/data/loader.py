@@ -28,6 +28,8 @@ class Trees(Protocol):
     def num_responses(self) -> NDArray[np.int64]: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def files(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Tree: ...
 
@@ -124,16 +126,23 @@ class StepLoader:
         epoch, yielded = self._epoch, self._yielded
         if yielded >= self._end:
             epoch, yielded = epoch + 1, 0
-        return {"epoch": epoch, "yielded": yielded, **self._identity()}
+        return {"epoch": epoch, "yielded": yielded, "files": list(self.store.files), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the micro-batches of `state`."""
         for key, now in self._identity().items():
-            if state[key] != now:
-                raise PostTrainError(
-                    f"the checkpoint was trained with {key}={state[key]} and this run has {key}={now}: "
-                    "resume with the same data and settings, or start anew from its exported weights"
+            if state[key] == now:
+                continue
+            before, after = f"with {key}={state[key]}", f"has {key}={now}"
+            if key == "data":
+                before, after = (
+                    f"on {', '.join(state['files'])}",
+                    f"gets other conversations from {', '.join(self.store.files)}",
                 )
+            raise PostTrainError(
+                f"the checkpoint was trained {before} and this run {after}: resume with the same data and settings, or "
+                "start anew from its exported weights"
+            )
         self._epoch, self._yielded = int(state["epoch"]), int(state["yielded"])
 
 

@@ -39,6 +39,7 @@ class MemoryTrees:
         self.counted_tokens = np.array([len(t.responses[0].tokens) for t in self.trees])
         self.num_responses = np.ones(count, dtype=np.int64)
         self.fingerprint = f"{count}-{seed}"
+        self.files = ["memory"]
 
     def __len__(self) -> int:
         return len(self.trees)

@@ -77,15 +77,23 @@ def trainer(tmp_path: Path, **options: Any) -> Trainer:
 
 
 def test_a_run_sees_every_row_once(train: str, tmp_path: Path) -> None:
-    val = write(tmp_path / "val.jsonl", pairs(200, 10))
-    module, module_data = Counting(), data(train, tmp_path, val_path=val, val_share=0.2, batch_size=8)
+    module, module_data = Counting(), data(train, tmp_path, val_share=0.2, batch_size=8)
     run = trainer(tmp_path, accumulate_grad_batches=2)
     run.fit(module, datamodule=module_data)
     kept, aside = len(module_data.train_store), len(module_data.val_stores["held_out"])
     assert (kept + aside, sorted(module.seen)) == (100, list(range(kept)))
     assert run.global_step == -(-kept // 8)
-    assert list(module_data.val_stores) == ["held_out", "val"]
-    assert module.validated == {0: aside, 1: 10}
+    assert module.validated == {0: aside}
+
+
+def test_with_validation_files_nothing_is_held_out(train: str, tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.jsonl", pairs(start, 10)) for name, start in (("a", 200), ("b", 300))]
+    module, module_data = Counting(), data(train, tmp_path, val_path=paths, val_share=0.2, batch_size=8)
+    trainer(tmp_path).fit(module, datamodule=module_data)
+    assert sorted(module.seen) == list(range(100))
+    assert module_data.audit.held_out == 0
+    assert module.validated == {0: 10, 1: 10}
+    assert module_data.evaluated_rows("validate") == dict.fromkeys(paths, 10)
 
 
 def test_a_run_without_validation(train: str, tmp_path: Path) -> None:

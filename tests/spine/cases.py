@@ -29,6 +29,7 @@ class ListStore:
     def __init__(self, trees: list[Tree]) -> None:
         self.trees = trees
         self.fingerprint = "list"
+        self.files = ["memory"]
         self.lengths = _array(trees, lambda t: len(t.prompt) + sum(len(r.tokens) for r in t.responses))
         self.counted_tokens = _array(trees, lambda t: sum(int(r.counted.sum()) for r in t.responses))
         self.num_responses = _array(trees, lambda t: len(t.responses))

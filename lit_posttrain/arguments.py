@@ -1,29 +1,52 @@
-"""What is done to the arguments of a trainer command before LightningCLI sees them: `--resume`, bundled configs."""
+"""What is done to the arguments of a trainer command before LightningCLI sees them: `--resume`, bundled configs,
+checkpoints named by their run, and the mistakes that a parser would explain badly."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_posttrain.errors import PostTrainError
 
+_SHARDED = ("meta.pt", ".metadata")  # what a sharded checkpoint's folder holds
+
 
 def resolve_arguments(args: list[str]) -> list[str]:
-    """Rewrite `--resume NAME` into the run's config and checkpoint, and find bundled configs by name.
+    """Rewrite `--resume NAME` into the run's config and checkpoint, and find bundled configs and checkpoints by name.
+
+    args: the command and its options.
 
     Raises:
-        PostTrainError: if the run has nothing to resume from, or a config does not exist.
+        PostTrainError: if the run has nothing to resume from, a config or a checkpoint does not exist, or neither a
+            config nor what stands in for it is given.
     """
-    args = [_bundled(arg, previous) for previous, arg in zip(["", *args], args, strict=False)]
-    name, rest = take_option(args, "--resume")
-    if name is None:
-        return rest
-    runs, _ = take_option(rest, "--runs")
-    folder = Path(runs or "runs") / name
-    for needed in ("config.yaml", "last.ckpt"):
-        if not (folder / needed).exists():
-            raise PostTrainError(f"--resume {name}: {folder / needed} does not exist: nothing to go on from")
-    own = ["--config", str(folder / "config.yaml"), "--name", name, "--ckpt_path", str(folder / "last.ckpt")]
-    return [rest[0], *own, *rest[1:]]
+    command, *rest = args
+    if rest and not rest[0].startswith("-"):
+        hint = f"did you mean --data.path {rest[0]}?" if Path(rest[0]).exists() else "--help lists the options"
+        raise PostTrainError(f"{rest[0]}: every value needs its option's name before it; {hint}")
+    rest = bundled_configs(rest)
+    resume, rest = take_option(rest, "--resume")
+    if resume is not None:
+        return [command, *_resumed(command, resume, rest)]
+    given = {word.split("=")[0] for word in rest}
+    if "--config" not in given and not {"--model", "--data"} <= given:
+        raise PostTrainError(
+            f"{command} needs a config, such as --config configs/sft.yaml (`lit-posttrain configs` lists them)"
+        )
+    checkpoint, others = take_option(rest, "--ckpt_path")
+    if checkpoint is None:
+        return [command, *rest]
+    return [command, *others, "--ckpt_path", str(_checkpoint(command, checkpoint, rest))]
+
+
+def bundled_configs(args: list[str]) -> list[str]:
+    """The arguments with the ready-made configs' names replaced by their files.
+
+    Raises:
+        PostTrainError: for a config that does not exist.
+    """
+    return [_bundled(arg, previous) for previous, arg in zip(["", *args], args, strict=False)]
 
 
 def take_option(args: list[str], option: str) -> tuple[str | None, list[str]]:
@@ -32,18 +55,88 @@ def take_option(args: list[str], option: str) -> tuple[str | None, list[str]]:
     Raises:
         PostTrainError: if the option stands at the end, without a value.
     """
-    value, rest = None, []
+    values, rest = take_options(args, option)
+    return values[-1] if values else None, rest
+
+
+def take_options(args: list[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of an option that may be given several times, as they were typed, and the other arguments.
+
+    Raises:
+        PostTrainError: as `take_option`.
+    """
+    values, rest = [], []
     words = iter(args)
     for word in words:
         if word == option:
             value = next(words, None)
             if value is None:
                 raise PostTrainError(f"{option} needs a value")
+            values.append(value)
         elif word.startswith(f"{option}="):
-            value = word.removeprefix(f"{option}=")
+            values.append(word.removeprefix(f"{option}="))
         else:
             rest.append(word)
-    return value, rest
+    return values, rest
+
+
+def alternatives(name: str, known: Sequence[str], many: str) -> str:
+    """What to say of a name that is not known: the close ones, else all of them; `many` is what they are called."""
+    close = difflib.get_close_matches(name, known, n=2)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"{many}: {', '.join(sorted(known)[:12]) or 'none'}"
+
+
+def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
+    given, others = take_option(rest, "--runs")
+    runs = Path(given or "runs")
+    folder = runs / name
+    if not folder.is_dir() and (Path(name) / "config.yaml").exists():  # the run's folder instead of its name
+        folder = Path(name)
+        runs, rest = folder.parent, others
+    elif given is not None:
+        rest = others
+    if not folder.is_dir():
+        known = [place.parent.name for place in runs.glob("*/config.yaml")]
+        raise PostTrainError(f"--resume {name}: no such run; {alternatives(name, known, f'runs in {runs}')}")
+    if not (folder / "config.yaml").exists():
+        raise PostTrainError(f"--resume {name}: {folder / 'config.yaml'} does not exist: nothing to go on from")
+    checkpoint = _in_run(command, folder)
+    if checkpoint is None:
+        raise PostTrainError(f"--resume {name}: {folder / 'last.ckpt'} does not exist: nothing to go on from")
+    own = ["--config", str(folder / "config.yaml"), "--runs", str(runs), "--name", folder.name]
+    return [*own, "--ckpt_path", str(checkpoint), *rest]
+
+
+def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
+    if value in ("best", "last"):
+        name, _ = take_option(args, "--name")
+        runs, _ = take_option(args, "--runs")
+        configs, _ = take_options(args, "--config")
+        folders = [Path(runs or "runs") / name] if name is not None else [Path(c).parent for c in configs]
+        found = next((f for folder in folders if (f := folder / f"{value}.ckpt").exists()), None)
+        if found is None:
+            raise PostTrainError(f"--ckpt_path {value}: of which run? Give the file, such as runs/NAME/{value}.ckpt")
+        return found
+    place = Path(value)
+    if "://" in value or value == "hpc" or value.startswith("registry"):
+        return value  # Lightning's own words
+    if not place.exists():
+        beside = [str(f) for f in [*place.parent.glob("*.ckpt"), *place.parent.glob("*/last.ckpt")]]
+        raise PostTrainError(f"--ckpt_path {value}: no such file; {alternatives(value, beside, 'checkpoints there')}")
+    if not place.is_dir() or any((place / name).exists() for name in _SHARDED):
+        return place
+    found = _in_run(command, place)
+    if found is None:
+        raise PostTrainError(f"--ckpt_path {value}: a folder that holds neither best.ckpt nor last.ckpt")
+    return found
+
+
+def _in_run(command: str, folder: Path) -> Path | None:
+    """What to train on from is the last state; what to measure is the best one."""
+    names = ("last.ckpt",) if command == "fit" else ("best.ckpt", "last.ckpt")
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def _bundled(arg: str, previous: str) -> str:
@@ -56,6 +149,8 @@ def _bundled(arg: str, previous: str) -> str:
     home = Path(__file__).parent / "configs"
     found = home / path.removeprefix("configs/")
     if not found.is_file():
-        known = ", ".join(sorted(str(f.relative_to(home)) for f in home.rglob("*.yaml")))
-        raise PostTrainError(f"--config {path}: no such file, and not one of the ready-made configs ({known})")
+        known = [str(f.relative_to(home)) for f in home.rglob("*.yaml")]
+        nearby = [str(f) for f in Path(path).parent.glob("*.yaml")]
+        hint = alternatives(path.removeprefix("configs/"), [*known, *nearby], "the ready-made ones")
+        raise PostTrainError(f"--config {path}: no such file, and not one of the ready-made configs; {hint}")
     return f"--config={found}" if joined else str(found)

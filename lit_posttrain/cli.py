@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from lit_posttrain import __version__
-from lit_posttrain.errors import PostTrainError, UsageError, explained
+from lit_posttrain.errors import PostTrainError, UsageError, buried, explained
 
 TRAINER_COMMANDS = {
     "fit": "Train: lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl",
     "validate": "Compute the metrics of a checkpoint on the validation data.",
     "test": "Compute the metrics of a checkpoint on the test data.",
-    "predict": "Write the log-probability of every response of a data set.",
+    "predict": "Write the log-probability of every response of a file.",
 }
 OTHER_COMMANDS = {
     "audit": "Read, tokenise and report on the data of a config, without training.",
@@ -28,7 +28,7 @@ OTHER_COMMANDS = {
     "chat": "Talk to a model folder or a checkpoint in the terminal.",
     "configs": "List the ready-made configs, or copy one to edit.",
 }
-_ERROR_EXIT, _INTERRUPT_EXIT = 2, 130
+_ERROR_EXIT, _INTERRUPT_EXIT, _BROKEN_PIPE_EXIT = 2, 130, 141
 
 
 def usage() -> str:
@@ -59,8 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lit-posttrain {__version__}")
         return 0
     try:
-        return _command(args[0])(args)
-    except PostTrainError as problem:
+        status = _command(args[0], asks_help=bool({"-h", "--help"} & set(args)))(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE_EXIT
+    except Exception as failure:
+        problem = buried(failure)
+        if problem is None:
+            raise
         if show_traceback:
             traceback.print_exc()
         text = explained(str(problem), problem.known) if isinstance(problem, UsageError) else str(problem)
@@ -71,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPT_EXIT
 
 
-def _command(name: str) -> Callable[[list[str]], int]:
-    if name in TRAINER_COMMANDS:
-        run: Callable[[list[str]], int] = import_module("lit_posttrain.training").run
+def _command(name: str, asks_help: bool) -> Callable[[list[str]], int]:
+    if name in TRAINER_COMMANDS or (name == "audit" and asks_help):
+        home = "lit_posttrain.help" if asks_help else "lit_posttrain.training"
+        run: Callable[[list[str]], int] = import_module(home).run
         return run
     if name in OTHER_COMMANDS:
         command: Callable[[list[str]], int] = import_module(f"lit_posttrain.commands.{name}").run

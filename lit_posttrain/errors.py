@@ -38,29 +38,95 @@ class OneLineErrors:
         raise UsageError(str(message), self.option_names()) from ex
 
     def option_names(self) -> list[str]:
-        """Names to suggest for a mistyped one."""
+        """Dotted names to suggest for a mistyped one."""
         return []
+
+
+def buried(problem: BaseException) -> PostTrainError | None:
+    """The PostTrainError that a library wrapped in `problem`, as jsonargparse does with those of constructors."""
+    seen: BaseException | None = problem
+    while seen is not None and not isinstance(seen, PostTrainError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def explained(message: str, known: Sequence[str] = ()) -> str:
     """A parser's message as one line that names the option. jsonargparse lists every type that a value is not.
 
-    known: option names, of which a close one is suggested.
+    known: dotted option names, of which the likely one is suggested.
     """
     text = " ".join(message.split())
-    keys = re.findall(r'[Pp]arser key "([^"]+)"', text)
-    nested = re.findall(r"NestedArg\(key='([^']+)'", text)
-    option = "--" + ".".join([*keys[:1], *(max(nested, key=len).split(".") if nested else keys[1:])])
+    required = re.search(r"arguments are required: (.+)", text)
+    if required:
+        return f"{' and '.join('--' + name for name in required[1].split(', '))}: required; --help says what it means"
+    empty = re.match(r"argument (--[\w.]+)\S*: expected", text)
+    if empty:
+        return f"{empty[1]} needs a value"
+    stray = re.search(r"unrecognized arguments: ([^-]\S*)", text)
+    if stray:
+        return f"{stray[1]}: every value needs its option's name before it; --help lists the options"
+    option = _option(text)
     refused = re.search(r"Option '([^']+)' is not accepted", text) or re.search(r"unrecognized arguments: (\S+)", text)
     if refused:
-        option = refused[1].split("=")[0] if refused[1].startswith("-") else option
-        parts = option.lstrip("-").split(".")
-        wrong = parts[-1] if parts[0] in known else parts[0]
-        close = difflib.get_close_matches(wrong, [k for k in known if k != wrong], n=1)
-        hint = f"did you mean {option.replace(wrong, close[0])}?" if close else "--help lists the options"
-        return f"{option}: no such option; {hint}"
-    expected = re.search(r"Expected an? (.+?)\.? Got value: (\S+)", text)
-    if expected and keys:
-        kind = re.sub(r"<class '([\w.]+)'>", r"\1", expected[1])
-        return f"{option}: expected {kind}, got {expected[2]}"
+        option = refused[1].split("=")[0].lstrip("-") if refused[1].startswith("-") else option
+        close = likely(option, known)
+        hint = f"did you mean --{close}?" if close else "--help lists the options"
+        return f"--{option}: no such option; {hint}"
+    # the innermost list of types is that of the option itself
+    listed = re.findall(r"Expected an? (.+?)\. Got value", text) or re.findall(r"Subtypes: \[(.+?)\] Errors:", text)
+    kinds = (
+        [k for k in map(_kind, re.findall(r"[\w.]+\[[^\[\]]+\]|<class '[\w.]+'>", listed[-1])) if k] if listed else []
+    )
+    value = re.search(r"(?:Got value|Given value): (?!NestedArg)(\S+)", text) or re.search(r"val='([^']*)'", text)
+    if kinds and value:
+        return f"--{option}: expected {' or '.join(kinds)}, got {value[1].rstrip(',')}"
+    unknown = re.search(r"Expected a dot import path string: (\S+)", text)
+    parts = [k for k in known if k.startswith(f"{option}.") and "." in option and ".init_args." not in k]
+    if unknown and parts:
+        return f"--{option} {unknown[1]}: it has options of its own, such as --{parts[0]}"
+    if unknown:
+        return f"--{option} {unknown[1]}: there is no such class; give its name, or where to import it from (a.b.Name)"
     return text
+
+
+def likely(name: str, known: Sequence[str]) -> str | None:
+    """The known dotted name that a mistyped or misplaced one stands for: the same last part, else a close spelling."""
+    last = _ELSEWHERE.get(name.rpartition(".")[2], name.rpartition(".")[2])
+    same = [k for k in known if k.rpartition(".")[2] == last and k != name]
+    if same:
+        return difflib.get_close_matches(name, same, n=1, cutoff=0.0)[0]
+    whole = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    lasts = {k.rpartition(".")[2]: k for k in known}
+    part = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
+    return whole[0] if whole else lasts[part[0]] if part else None
+
+
+# what other trainers call the same thing
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "epochs": "max_epochs",
+    "num_train_epochs": "max_epochs",
+    "gradient_accumulation_steps": "accumulate_grad_batches",
+    "gradient_checkpointing": "checkpointing",
+    "max_seq_length": "max_length",
+    "train_batch_size": "batch_size",
+    "model_name_or_path": "path",
+    "output_dir": "runs",
+}
+
+
+def _option(text: str) -> str:
+    """The dotted name of the option that a message is about."""
+    keys = re.findall(r'[Pp]arser key "([^"]+)"', text)
+    nested = re.findall(r"NestedArg\(key='([^']+)'", text)
+    return ".".join([*keys[:1], max(nested, key=len) if nested else ".".join(keys[1:])]).rstrip(".")
+
+
+def _kind(annotation: str) -> str:
+    """A type as people call it; empty for None and for classes, which are no values to type."""
+    if "Literal[" in annotation:
+        return "one of " + ", ".join(re.findall(r"'([^']+)'", annotation))
+    if annotation.startswith(("list[", "List[")):
+        return "a list"
+    name = re.sub(r"<class '([\w.]+)'>", r"\1", annotation)
+    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}.get(name, "")

@@ -6,9 +6,10 @@ import csv
 import json
 import shutil
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_posttrain import __version__
 from lit_posttrain.errors import PostTrainError
@@ -18,9 +19,17 @@ from lit_posttrain.models.restore import Restored, find_checkpoint, restore
 from lit_posttrain.models.spec import DType
 
 
+class Exported(NamedTuple):
+    """A written folder, the checkpoint it came from and the optimizer step that was saved at."""
+
+    folder: Path
+    checkpoint: Path
+    step: int
+
+
 def export_checkpoint(
     ckpt: str, out: str, *, adapter: bool = False, dtype: DType | None = None, trust_remote_code: bool = False
-) -> Path:
+) -> Exported:
     """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or peft, with adapter=True) loads.
 
     LoRA is merged into the base unless `adapter`; a quantized base is unpacked to what it computed with, so the
@@ -47,7 +56,7 @@ def export_checkpoint(
         if target.exists():
             target.rmdir()
         shutil.move(fresh, target)
-    return target
+    return Exported(target, found, restored.step)
 
 
 def merged(restored: Restored) -> Any:
@@ -89,9 +98,14 @@ def _write(model: Any, restored: Restored, folder: Path, ckpt: Path, adapter: bo
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
         )
-    model.save_pretrained(folder, safe_serialization=True)
+    with warnings.catch_warnings():
+        # peft asks the hub whether the base's vocabulary has changed; it has not, adapters train no embeddings
+        warnings.filterwarnings("ignore", message="Could not find a config file in")
+        model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(restored, ckpt, adapter), encoding="utf-8")
+    for file in folder.glob("*.safetensors"):  # written for its owner alone, whatever the umask
+        shutil.copymode(folder / "README.md", file)
 
 
 def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:

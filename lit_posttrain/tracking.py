@@ -9,7 +9,7 @@ import re
 import subprocess
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,11 +141,40 @@ def forget_run(folder: Path | str) -> None:
         (Path(folder) / name).unlink(missing_ok=True)
 
 
-def wandb_logger(folder: Path | str, options: WandbOptions, name: str, config: Mapping[str, Any]) -> WandbLogger | None:
+class ForgivingWandbLogger(WandbLogger):
+    """A WandbLogger that warns once and falls silent when its background process is gone, instead of ending the run."""
+
+    _lost = False
+
+    def _try(self, call: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if self._lost:
+            return
+        try:
+            call(*args, **kwargs)
+        except Exception as problem:  # whatever it is, it is not worth the run
+            self._lost = True
+            log.warning("Weights & Biases is gone (%s); metrics.csv has the rest", _line(problem))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._try(super().log_metrics, metrics, step)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        self._try(super().log_hyperparams, params)
+
+    def log_table(self, *args: Any, **kwargs: Any) -> None:
+        self._try(super().log_table, *args, **kwargs)
+
+    def finalize(self, status: str) -> None:
+        self._try(super().finalize, status)
+
+
+def wandb_logger(
+    folder: Path | str, options: WandbOptions, name: str, config: Mapping[str, Any], anew: bool = False
+) -> WandbLogger | None:
     """A Weights & Biases logger, or None with a warning if it cannot be had. Asks nothing, and waits 30 s at most.
 
-    The run's id is kept in wandb_id.txt, so that a resumed run goes on in the same W&B run. A run that cannot be
-    online is offline.
+    A resumed run goes on in the W&B run whose id is in wandb_id.txt (`keep_run_id`), unless `anew`. A run that cannot
+    be online is offline.
     """
     if options.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
         return None
@@ -155,20 +184,20 @@ def wandb_logger(folder: Path | str, options: WandbOptions, name: str, config: M
         wandb.setup(settings=_quiet_settings(wandb))
         mode = _mode(options.mode, wandb)
         try:
-            return _start(wandb, Path(folder), options, mode, name, config)
+            return _start(wandb, Path(folder), options, mode, name, config, anew)
         except Exception as problem:
             if mode != "online":
                 raise
             log.warning("Weights & Biases cannot be reached (%s): offline, `wandb sync` uploads later", _line(problem))
             wandb.teardown()  # the run that did not start holds on to its id
-            return _start(wandb, Path(folder), options, "offline", name, config)
+            return _start(wandb, Path(folder), options, "offline", name, config, anew)
     except Exception as problem:  # no tracking is better than no training
         log.warning("no Weights & Biases (%s); metrics.csv has the metrics", _line(problem))
         return None
 
 
 def _start(
-    wandb: Any, folder: Path, options: WandbOptions, mode: str, name: str, config: Mapping[str, Any]
+    wandb: Any, folder: Path, options: WandbOptions, mode: str, name: str, config: Mapping[str, Any], anew: bool
 ) -> WandbLogger:
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(
@@ -176,7 +205,7 @@ def _start(
         project=options.project,
         entity=options.entity,
         dir=str(folder),
-        id=_run_id(folder),
+        id=_run_id(folder, anew),
         resume="allow",
         reinit="finish_previous",
         mode=mode,
@@ -185,7 +214,7 @@ def _start(
     )
     run.define_metric("trainer/global_step")  # as WandbLogger does with a run that it starts itself
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run, project=options.project, save_dir=str(folder), id=run.id)
+    return ForgivingWandbLogger(experiment=run, project=options.project, save_dir=str(folder), id=run.id)
 
 
 def _quiet_settings(wandb: Any) -> Any:
@@ -222,11 +251,16 @@ def _line(problem: BaseException) -> str:
     return str(redacted(lines[0])) if lines else type(problem).__name__
 
 
-def _run_id(folder: Path) -> str:
+def keep_run_id(folder: Path, identity: str) -> None:
+    """Remember the W&B run of a run's folder, for when it is resumed."""
+    part = folder / "wandb_id.txt.part"
+    part.write_text(identity + "\n", encoding="utf-8")
+    part.replace(folder / "wandb_id.txt")
+
+
+def _run_id(folder: Path, anew: bool) -> str:
     file = folder / "wandb_id.txt"
-    if not file.exists():
-        file.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
+    return uuid.uuid4().hex[:12] if anew or not file.exists() else file.read_text(encoding="utf-8").strip()
 
 
 def git_commit() -> str | None:

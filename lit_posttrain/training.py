@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -14,24 +15,29 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lit_posttrain.arguments import resolve_arguments, take_option
+from lit_posttrain.arguments import resolve_arguments
 from lit_posttrain.callbacks import (
     AtomicCheckpointIO,
+    EvaluationReport,
     FiniteLossGuard,
     GracefulInterrupt,
     PredictionWriter,
     RunPlan,
+    StepProgressBar,
     ThroughputMonitor,
     run_checkpoints,
 )
 from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported
 from lit_posttrain.data.conversation import ConversationData as ConversationData
+from lit_posttrain.data.formats import Columns
 from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.sft import SFT as SFT
@@ -39,38 +45,67 @@ from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, redacted, wandb_logger
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, keep_run_id, redacted, wandb_logger
+
+_TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
+_PROCESSES_PER_CORE = 4
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
     """Lightning's parser with one-line mistakes."""
 
     def option_names(self) -> list[str]:
-        """The names that people type: of the trainer, the methods, the data modules and the model."""
-        homes = (pl.Trainer, SFT, ConversationData, ModelSpec, LoRASpec, WandbOptions)
-        own = ["model", "data", "trainer", "policy", "name", "runs", "resume", "overwrite", "config", "monitor"]
-        return [*own, *(name for home in homes for name in inspect.signature(home).parameters)]
+        """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
+        homes = {
+            "trainer": pl.Trainer,
+            "model": SFT,
+            "model.policy": ModelSpec,
+            "model.policy.lora": LoRASpec,
+            "data": ConversationData,
+            "data.columns": Columns,
+            "wandb": WandbOptions,
+            "throughput": ThroughputMonitor,
+        }
+        own = ["name", "runs", "resume", "overwrite", "config", "monitor", "checkpoint_every", "ckpt_path"]
+        own += ["model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
+        return own + [f"{place}.{name}" for place, home in homes.items() for name in inspect.signature(home).parameters]
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Write the resolved config into the run's folder."""
+    """Write the resolved config, the audit and the W&B run's id into the run's folder, once the run is under way: what
+    is refused until then, such as a resume on other data, leaves the folder of the earlier run as it was."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lightning would save here, before the checkpoint is read."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save at the first batch."""
+        if not self.already_saved and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+        self.already_saved = True
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Overwrite config.yaml atomically: a resumed run may have changed it."""
-        if stage != "fit":
-            return
+        """Overwrite the files atomically: a resumed run may have changed them."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / "config.yaml.part"
+        if self.config["overwrite"] and self.config.get("ckpt_path") is None:
+            forget_run(folder)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.version:
+                keep_run_id(folder, logger.version)
         # what began this run must not begin the next one that is made from its config
         config = self.config.clone()
         config["ckpt_path"], config["overwrite"] = None, False
+        scratch = folder / "config.yaml.part"
         self.parser.save(config, str(scratch), skip_none=False, overwrite=True, multifile=False)
         scratch.replace(folder / "config.yaml")
-        datamodule = getattr(trainer, "datamodule", None)
-        audit = getattr(datamodule, "audit", None)
+        audit = getattr(getattr(trainer, "datamodule", None), "audit", None)
         if audit is not None:
-            (folder / "audit.json").write_text(audit.to_json(), encoding="utf-8")
+            scratch = folder / "audit.json.part"
+            scratch.write_text(audit.to_json(), encoding="utf-8")
+            scratch.replace(folder / "audit.json")
 
 
 @contextmanager
@@ -123,7 +158,16 @@ class PostTrainCLI(LightningCLI):
                     auto_configure_optimizers=False,
                     load_from_checkpoint_support=False,
                 )
-        except Exception:
+        except SIGTERMException:
+            self._forget_unborn_run()
+            raise SystemExit(_TERMINATED) from None  # Lightning's own status would be 0
+        except SystemExit as stop:
+            trainer = getattr(self, "trainer", None)
+            if trainer is None or not trainer.interrupted:
+                raise  # such as after --print_config
+            self._forget_unborn_run()
+            raise KeyboardInterrupt from stop
+        except BaseException:
             self._forget_unborn_run()
             raise
 
@@ -195,18 +239,24 @@ class PostTrainCLI(LightningCLI):
             section.trainer.precision = "bf16-mixed" if fast else "32-true"
         if self.option("tune_allocator") and not torch.cuda.is_available():
             tune_allocator()
-        self._refuse_to_mix_runs(section)
+        if "verbose" in section:
+            section.verbose = False  # EvaluationReport prints the figures
+        _refuse_too_many_processes(section.trainer)
+        if _main_process():
+            self._refuse_to_mix_runs(section)
 
     def _refuse_to_mix_runs(self, section: Any) -> None:
-        resuming = not self.tracking or self.subcommand not in (None, "fit") or section.get("ckpt_path") is not None
+        if not self.tracking or section["overwrite"]:
+            return
         used = (self.run_dir / "config.yaml").exists() or (self.run_dir / "last.ckpt").exists()
-        if used and not resuming and not section["overwrite"] and _main_process():
+        if self.subcommand in (None, "fit") and used and section.get("ckpt_path") is None:
             raise PostTrainError(
                 f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
                 "or start anew in it with --overwrite true"
             )
-        if used and not resuming and _main_process():
-            forget_run(self.run_dir)
+        written = next(self.run_dir.glob("predictions*.jsonl"), None)
+        if self.subcommand == "predict" and written is not None:
+            raise PostTrainError(f"{written} exists already; choose another --name, or pass --overwrite true")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the run's folder, loggers, checkpoints and guards to what the config says."""
@@ -227,11 +277,18 @@ class PostTrainCLI(LightningCLI):
         callbacks = list(chosen.callbacks or [])
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
+        if self.subcommand in ("validate", "test", "predict"):
+            checkpoint = self.option("ckpt_path")
+            state = f"with the weights of {checkpoint}" if checkpoint else "as it is, without a --ckpt_path"
+            model = self.option("model.init_args.policy.path")
+            callbacks.append(EvaluationReport(f"{model} {state}"))
+        if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(StepProgressBar())
         if fitting:
             resume = f"lit-posttrain fit --resume {self.run_name}"
             if self.option("runs") != "runs":
                 resume += f" --runs {self.option('runs')}"
-            callbacks += [FiniteLossGuard(), RunPlan(), GracefulInterrupt(resume)]
+            callbacks += [FiniteLossGuard(), RunPlan(_next_command(self.run_dir)), GracefulInterrupt(resume)]
             if chosen.enable_checkpointing is not False:
                 callbacks += run_checkpoints(self.option("checkpoint_every"), self.option("monitor"))
         return super().instantiate_trainer(**{**options, "callbacks": callbacks, **kwargs})
@@ -240,8 +297,24 @@ class PostTrainCLI(LightningCLI):
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-        wandb = wandb_logger(self.run_dir, WandbOptions(**options.as_dict()), self.run_name, config) if first else None
+        anew = bool(self.option("overwrite")) and self.option("ckpt_path") is None
+        chosen = WandbOptions(**options.as_dict())
+        wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
+
+
+def _next_command(run: Path) -> str:
+    """What people do after training."""
+    place = shlex.quote(str(run))
+    return f"lit-posttrain export --ckpt {place} --out {shlex.quote(f'{run.name}-hf')}"
+
+
+def _refuse_too_many_processes(trainer: Any) -> None:
+    """A slip in --trainer.devices would start thousands of processes on a CPU."""
+    devices, cores = str(trainer.devices), os.cpu_count() or 1
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if on_cpu and devices.isdigit() and int(devices) > _PROCESSES_PER_CORE * cores:
+        raise PostTrainError(f"--trainer.devices {devices}: so many processes on {cores} CPU cores; leave it out")
 
 
 def _main_process() -> bool:
@@ -260,32 +333,10 @@ def _fresh_name(method: str) -> str:
     return fresh
 
 
-def explain(command: str, args: list[str]) -> int:
-    """Print every option of a trainer subcommand: of the method and the data module that `args` choose, then the rest.
-
-    Lightning's own help leaves the first two out, since other classes have other options.
-    """
-    classes = {"model": "SFT", "data": "ConversationData"}
-    config, rest = take_option(resolve_arguments(args), "--config")
-    written = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config is not None else None
-    for name in classes:
-        chosen, rest = take_option(rest, f"--{name}")
-        section = (written or {}).get(name)
-        in_config = section.get("class_path") if isinstance(section, dict) else None
-        classes[name] = str(chosen or in_config or classes[name])
-    for option in (["--model.help", classes["model"]], ["--data.help", classes["data"]], ["--help"]):
-        with suppress(SystemExit):
-            PostTrainCLI(args=[command, *option])
-        print()
-    return 0
-
-
 def run(args: list[str]) -> int:
-    """Run a trainer subcommand; 130 when it was stopped by Ctrl-C."""
+    """Run a trainer subcommand; 128 + its number when a signal (Ctrl-C is 2) stopped it, as shells count."""
     quiet_libraries()
-    if {"-h", "--help"} & set(args):
-        return explain(args[0], [a for a in args[1:] if a not in ("-h", "--help")])
     cli = PostTrainCLI(args=resolve_arguments(args))
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
-    stopped = any(isinstance(c, GracefulInterrupt) and c.interrupted for c in trainer.callbacks)
-    return 130 if stopped else 0
+    stops = [c.signal for c in trainer.callbacks if isinstance(c, GracefulInterrupt) and c.interrupted]
+    return 128 + stops[0] if stops else 0

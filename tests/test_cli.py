@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +135,39 @@ def test_what_a_failed_run_did_not_write_stays(chats: Path, tiny_model: Path) ->
     assert list(Path("own").iterdir()) == []
 
 
-def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_says_what_it_measured(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", "32-true") == 0
+    shown = capsys.readouterr().out
+    aside = json.loads(Path("runs/one/audit.json").read_text())["held_out"]
+    with Path("runs/one/metrics.csv").open() as stream:
+        loss = [float(r["val/loss"]) for r in csv.DictReader(stream) if r["val/loss"]][-1]
+    assert f"{aside} held out for validation" in shown
+    assert f"val/loss {loss:.4g}" in shown
+    assert "lit-posttrain export --ckpt runs/one --out one-hf" in shown
+    # a run's folder stands for its best checkpoint, and its config for its data
+    assert main(["validate", "--config", "runs/one/config.yaml", "--ckpt_path", "runs/one"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{tiny_model} with the weights of runs/one/best.ckpt" in shown
+    assert f"{aside} conversations: the rows held out of {chats}" in shown
+    figures = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if line.startswith("val/")}
+    assert figures["val/loss"] == pytest.approx(loss, rel=1e-4)
+    # a file of its own is measured alone
+    own = ["--config", "sft.yaml", "--data.val_path", str(chats), "--model.policy.path", str(tiny_model)]
+    assert main(["validate", *own, "--trainer.accelerator", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "as it is, without a --ckpt_path" in shown
+    assert f"24 conversations: {chats}" in shown
+    assert "held out" not in shown
+
+
+def test_predict_covers_every_row(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--trainer.precision", "32-true") == 0
-    common = ["--config", "runs/one/config.yaml", "--ckpt_path", "runs/one/last.ckpt", "--data.val_path", str(chats)]
-    assert main(["validate", *common]) == 0
-    assert "val/loss" in capsys.readouterr().out
-    assert main(["predict", *common]) == 0
+    common = ["predict", "--config", "runs/one/config.yaml", "--ckpt_path", "last"]
+    assert main(common) == 0
+    assert "wrote 24 rows to runs/one/predictions.jsonl" in capsys.readouterr().out
     rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
-    assert rows
     assert all(r["logprob"] < 0 and r["tokens"] > 0 for r in rows)
-    sources = [r["source"] for r in rows]
-    # the held-out rows, then the validation file, each by its own lines
-    assert sources[-24:] == [f"{chats}:{line}" for line in range(1, 25)]
-    assert 0 < len(set(sources[:-24])) == len(sources) - 24 < 24
+    assert [r["source"] for r in rows] == [f"{chats}:{line}" for line in range(1, 25)]
     answer = json.loads(chats.read_text().splitlines()[3])["completion"]
     fourth = restore("runs/one")
     text = fourth.tokenizer.apply_chat_template(
@@ -155,16 +177,104 @@ def test_validate_and_predict(chats: Path, tiny_model: Path, capsys: pytest.Capt
     with torch.no_grad():
         logps = fourth.policy.causal_lm(whole).logits.log_softmax(-1)[0, before.shape[1] - 1 : -1]
     expected = float(logps.gather(1, whole[0, before.shape[1] :, None]).sum())
-    assert rows[-21]["logprob"] == pytest.approx(expected, abs=1e-3)
+    assert rows[3]["logprob"] == pytest.approx(expected, abs=1e-3)
+    assert main(common) == 2
+    assert "predictions.jsonl exists already" in one_line(capsys)
+    Path("two.jsonl").write_text("".join(chats.read_text().splitlines(keepends=True)[:2]))
+    assert main([*common, "--data.test_path", "two.jsonl", "--overwrite", "true"]) == 0
+    rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
+    assert [r["source"] for r in rows] == ["two.jsonl:1", "two.jsonl:2"]
 
 
-@pytest.mark.parametrize(("command", "option"), [("validate", "val"), ("test", "test"), ("predict", "val")])
+@pytest.mark.parametrize(("command", "option"), [("validate", "val"), ("test", "test")])
 def test_nothing_to_evaluate_is_an_error(
     command: str, option: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--config", "sft.yaml", "--model.policy.path", str(tiny_model), "--data.path", str(chats)]
     assert main([command, *common, "--data.val_share", "0", "--trainer.accelerator", "cpu"]) == 2
-    assert f"--data.{option}_path" in one_line(capsys)
+    assert f"nothing to {command} on: name a file with --data.{option}_path" in one_line(capsys)
+
+
+def test_a_refused_resume_or_overwrite_changes_nothing(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_epochs", "2", "--data.batch_size", "8") == 0
+    capsys.readouterr()
+    before = {f: f.read_bytes() for f in Path("runs/one").iterdir() if f.is_file()}
+    other = Path("other.jsonl")
+    other.write_text("".join(chats.read_text().splitlines(keepends=True)[:20]))
+    assert main(["fit", "--resume", "one", "--data.path", "other.jsonl", "--trainer.max_epochs", "3"]) == 2
+    assert "other.jsonl" in one_line(capsys)
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "1"]) == 0
+    assert "nothing was left to do" in capsys.readouterr().out, "a run's folder names it too"
+    assert fit(other, tiny_model, "--name", "one", "--overwrite", "true", "--data.max_length", "2") == 2
+    assert "raise --data.max_length" in one_line(capsys)
+    assert {f: f.read_bytes() for f in Path("runs/one").iterdir() if f.is_file()} == before
+    assert main(["fit", "--resume", "runs/one"]) == 0
+    assert "nothing was left to do" in capsys.readouterr().out, "a run's folder names it too"
+    assert fit(other, tiny_model, "--name", "one", "--overwrite", "true") == 0
+    assert json.loads(Path("runs/one/audit.json").read_text())["files"][0]["name"] == "other.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("at", "sent", "status", "said"),
+    [
+        (2, [signal.SIGINT], 130, "stopped at step 2; go on with: lit-posttrain fit --resume one"),
+        (2, [signal.SIGTERM], 143, "stopped at step 2; go on with: lit-posttrain fit --resume one"),
+        (2, [signal.SIGINT, signal.SIGINT], 130, "stopped at once, at step 1; go on from the last save"),
+        (4, [signal.SIGINT], 0, "done       step 4"),
+    ],
+)
+def test_signals(
+    at: int,
+    sent: list[signal.Signals],
+    status: int,
+    said: str,
+    chats: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = SFT.training_step
+
+    def sends(module: SFT, batch: Any, batch_idx: int) -> Any:
+        if module.trainer.global_step == at - 1:
+            for number in sent:
+                os.kill(os.getpid(), number)
+        return original(module, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", sends)
+    options = ["--name", "one", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--checkpoint_every", "1"]
+    assert fit(chats, tiny_model, *options) == status
+    assert said in capsys.readouterr().out
+    assert torch.load("runs/one/last.ckpt", weights_only=True)["global_step"] == int(said.split("step ")[1][0])
+    assert Path("runs/one/best.ckpt").exists() == (at == 4), "the last step is validated"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    monkeypatch.undo()
+
+
+def test_ctrl_c_before_training_leaves_nothing(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = SFT.configure_model
+
+    def sends(module: SFT) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        original(module)
+
+    monkeypatch.setattr(SFT, "configure_model", sends)
+    assert fit(chats, tiny_model, "--name", "one", "--wandb.mode", "offline") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_longer_plan_is_told(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one") == 0
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2"]) == 0
+    assert "planned for 1 steps and is now for 2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -253,10 +363,36 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown config": (["fit", "--config", "nothere.yaml"], ["nothere.yaml", "sft.yaml"]),
     "missing file": (["fit", "--config", "sft.yaml", "--data.path", "nothere.jsonl"], ["nothere.jsonl"]),
     "missing model": (["fit", "--config", "sft.yaml", "--model.policy.path", "./nothere"], ["./nothere"]),
-    "no such run": (["fit", "--resume", "nothere"], ["nothere", "nothing to go on from"]),
+    "no such run": (["fit", "--resume", "nothere"], ["nothere", "no such run"]),
+    "no config": (["fit", "--data.path", "chats.jsonl"], ["--config configs/sft.yaml"]),
+    "a file without its option": (["fit", "chats.jsonl"], ["did you mean --data.path chats.jsonl?"]),
+    "a misplaced option": (["fit", *SFT_TINY, "--model.lr", "1"], ["did you mean --model.optimizer.init_args.lr?"]),
+    "another trainer's option": (["fit", *SFT_TINY, "--num_train_epochs", "1"], ["did you mean --trainer.max_epochs?"]),
+    "a misspelt column": (["fit", *SFT_TINY, "--data.columns.promt", "x"], ["did you mean --data.columns.prompt?"]),
+    "a misspelt option of adapters": (
+        ["fit", *SFT_TINY, "--model.policy.lora.rank", "4"],
+        ["did you mean --model.policy.lora.r?"],
+    ),
+    "a misspelt option of a command": (["chat", "--modle", "x"], ["--modle", "did you mean --model?"]),
+    "a wrong choice": (["fit", *SFT_TINY, "--data.overlong", "chop"], ["--data.overlong: expected one of drop, cut"]),
+    "a wrong number": (["fit", *SFT_TINY, "--trainer.max_epochs", "three"], ["expected a whole number, got three"]),
+    "a wrong nested number": (
+        ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "high"],
+        ["--model.optimizer.init_args.lr: expected a number, got high"],
+    ),
+    "no such class": (["fit", *SFT_TINY, "--model.optimizer", "Adamm"], ["--model.optimizer Adamm", "no such class"]),
+    "a value out of range": (["fit", *SFT_TINY, "--data.val_share", "5"], ["--data.val_share is 5"]),
+    "best of nothing": (["validate", *SFT_TINY, "--ckpt_path", "best"], ["runs/NAME/best.ckpt"]),
+    "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),
+    "a folder without checkpoints": (["validate", *SFT_TINY, "--ckpt_path", "."], ["neither best.ckpt nor last.ckpt"]),
+    "too many processes": (["fit", *SFT_TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2000"], ["2000"]),
+    "a metric that no validation has": (
+        ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "val/los"],
+        ["val/loss?"],
+    ),
     "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),
     "bad type": (["fit", "--config", "sft.yaml", "--data.batch_size", "many"], ["batch_size"]),
-    "missing option": (["export", "--ckpt", "x.ckpt"], ["out"]),
+    "missing option": (["export", "--ckpt", "x.ckpt"], ["--out: required"]),
     "no package": (
         ["fit", "--config", "sft.yaml", "--model.policy.path", "package:not_there/x.gguf"],
         ["not_there", "pip install"],
@@ -282,13 +418,14 @@ def test_mistakes_are_one_line_with_a_remedy(
 ) -> None:
     arguments, parts = MISTAKES[mistake]
     arguments = [str(tiny_model) if a == "TINY" else a for a in arguments]
-    if arguments[0] == "fit" and "--data.path" not in arguments and "--resume" not in arguments:
+    if arguments[0] in ("fit", "validate") and "sft.yaml" in arguments and "--data.path" not in arguments:
         arguments += ["--data.path", str(chats)]
     assert main(arguments) == 2
     error = one_line(capsys)
     for part in parts:
         assert part in error
-    assert {f.name for f in Path().iterdir()} <= {"chats.jsonl", "cache"}, "nothing half-written stays"
+    kept = {"runs"} if "--monitor" in arguments else set()  # it shows after the first step
+    assert {f.name for f in Path().iterdir()} <= {"chats.jsonl", "cache", *kept}, "nothing half-written stays"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -23,7 +23,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
     (row,) = re.findall(r'^    (\{"messages".*\})$', README, re.MULTILINE)
-    Path("my.jsonl").write_text("\n".join(json.dumps(json.loads(row)) for _ in range(8)) + "\n")
+    rows = "".join(row.replace("What is tea?", f"What is tea number {n}?") + "\n" for n in range(40))
+    Path("my.jsonl").write_text(rows)
+    Path("other.jsonl").write_text(row + "\n")
     return tmp_path
 
 
@@ -43,6 +45,7 @@ def test_every_command_runs_in_order(workplace: Path, tiny_model: Path, monkeypa
         if arguments[0] == "chat":
             arguments += ["--max_new_tokens", "4"]
         assert main(arguments) == 0, command
+    assert json.loads(Path("runs/mine/predictions.jsonl").read_text())["source"] == "other.jsonl:1"
 
 
 def test_the_python_example_runs(workplace: Path, tiny_model: Path) -> None:

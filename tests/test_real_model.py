@@ -15,6 +15,9 @@ from lit_posttrain.models.restore import restore
 
 # logits may differ by so much: float32 sums in another order
 TOLERANCE = 1e-4
+# a base that was unpacked from 4 bits is merged within float32's own rounding, which the test measures: each of the two
+# models may be so far from the float64 one
+ROUNDINGS = 2
 OVERLAYS = {"all weights": [], "lora": ["--config", "with/lora.yaml"], "qlora": ["--config", "with/qlora.yaml"]}
 
 
@@ -35,19 +38,23 @@ def test_thirty_steps_of_gsm8k(
     assert main(["export", "--ckpt", "runs/one/last.ckpt", "--out", "hf"]) == 0
     trained = restore("runs/one/last.ckpt").policy.causal_lm
     plain = AutoModelForCausalLM.from_pretrained("hf", dtype=torch.float32).eval()
+    exact = AutoModelForCausalLM.from_pretrained("hf", dtype=torch.float64).eval()
     tokenizer = AutoTokenizer.from_pretrained("hf")
-    worst = 0.0
+    worst = rounding = 0.0
     for line in rows.read_text(encoding="utf-8").splitlines()[:4]:
         row = json.loads(line)
         turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
         ids = torch.tensor([tokenizer(tokenizer.apply_chat_template(turns, tokenize=False))["input_ids"]])
         with torch.no_grad():
-            worst = max(worst, float((plain(ids).logits - trained(ids).logits).abs().max()))
+            exported = plain(ids).logits
+            worst = max(worst, float((exported - trained(ids).logits).abs().max()))
+            rounding = max(rounding, float((exported - exact(ids).logits).abs().max()))
     with Path("runs/one/metrics.csv").open(encoding="utf-8") as stream:
         losses = [float(r["train/loss"]) for r in csv.DictReader(stream) if r["train/loss"]]
     assert len(losses) == 30
     with capsys.disabled():
         first, last = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
         print(f"\n{overlay}: loss of 5 steps {first:.4f} first, {last:.4f} last; logits {worst:.1e} apart")
+        print(f"float32 itself is {rounding:.1e} from float64")
     assert last < first
-    assert worst <= TOLERANCE
+    assert worst <= (ROUNDINGS * rounding if overlay == "qlora" else TOLERANCE)

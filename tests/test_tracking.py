@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lit_posttrain import tracking
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, redacted, wandb_logger
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, redacted, wandb_logger
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -157,6 +157,8 @@ def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
         options = WandbOptions("my-project", "offline" if key else "auto")
         logger = wandb_logger(run, options, "a-name", {"lr": 0.125, "api_key": "from-the-config"})
         assert logger is not None
+        assert not (run / "wandb_id.txt").exists() or key, "the run has not begun yet"
+        keep_run_id(run, str(logger.version))
         logger.log_metrics({"train/loss": 0.5}, 3)
         logger.log_table("samples", columns=["prompt"], data=[["a-prompt-to-see"]], step=3)
         wandb.finish()
@@ -170,6 +172,39 @@ def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
     for hidden in (KEY.encode(), b"from-the-config", b"an-argument-of-mine"):
         assert hidden not in content
     assert capfd.readouterr() == ("", "")
+
+
+LOSING_ITS_BACKEND = """
+import logging, os, signal, time
+from pathlib import Path
+from lit_posttrain.tracking import WandbOptions, wandb_logger
+logging.basicConfig(level=logging.WARNING)
+logger = wandb_logger("run", WandbOptions(mode="offline"), "x", {})
+logger.log_metrics({"a": 1.0}, 1)
+for place in Path("/proc").glob("[0-9]*"):
+    try:
+        command, parent = (place / "cmdline").read_bytes(), (place / "stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        continue
+    if b"wandb-core" in command and int(parent) == os.getpid():
+        os.kill(int(place.name), signal.SIGKILL)
+        print("killed")
+time.sleep(1)
+for step in range(2, 20):
+    logger.log_metrics({"a": 1.0}, step)
+    logger.log_table("t", columns=["a"], data=[["b"]], step=step)
+logger.finalize("success")
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the process in /proc")
+def test_a_run_goes_on_without_its_backend(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOSING_ITS_BACKEND]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["killed", "done"], done.stdout
+    assert done.stderr.count("Weights & Biases is gone (") == 1, done.stderr
 
 
 @pytest.mark.usefixtures("no_account")

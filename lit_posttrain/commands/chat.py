@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lit_posttrain.commands import call
 
+_COMMANDS = "/reset starts anew, /exit or Ctrl-D ends."
+
 
 def chat(
     model: str,
@@ -33,7 +35,7 @@ def chat(
     talker = ChatModel(model, trust_remote_code=trust_remote_code)
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
-    print("/reset starts anew, /exit or Ctrl-D ends.")
+    print(_COMMANDS)
     while True:
         try:
             said = input("\nyou> ").strip()
@@ -44,6 +46,9 @@ def chat(
             return 0
         if said == "/reset":
             messages = list(opening)
+            continue
+        if said.startswith("/"):
+            print(f"{said.split()[0]}: not a command; {_COMMANDS}")
             continue
         if not said:
             continue

@@ -22,7 +22,8 @@ def export(
     from lit_posttrain.runtime import quiet_libraries
 
     quiet_libraries()
-    print(f"wrote {export_checkpoint(ckpt, out, adapter=adapter, dtype=dtype, trust_remote_code=trust_remote_code)}")
+    done = export_checkpoint(ckpt, out, adapter=adapter, dtype=dtype, trust_remote_code=trust_remote_code)
+    print(f"wrote {done.folder}: {done.checkpoint} (step {done.step:,}){' as an adapter' if adapter else ''}")
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.arguments import take_options
 from lit_posttrain.callbacks.samples import read_prompts
 from lit_posttrain.commands import call
 from lit_posttrain.errors import PostTrainError
@@ -33,7 +34,7 @@ def generate(
 
     Args:
         model: What answers: a hub name, a model folder, a .gguf file, a run's folder or a .ckpt file.
-        prompt: One or more prompts on the command line, as a list: '["What is tea?"]'.
+        prompt: A prompt, as plain text. May be given several times.
         prompts: A file of prompts: JSON lines with prompt or messages, or plain text with one prompt a line.
         out: File for the answers. Default: the console.
         n: Answers per prompt.
@@ -54,7 +55,7 @@ def generate(
     conversations: list[Sequence[Mapping[str, Any]]] = [[{"role": "user", "content": text}] for text in prompt or []]
     conversations += conversations_of(Path(prompts)) if prompts else []
     if not conversations:
-        raise PostTrainError("nothing to answer: give --prompt '[\"...\"]' or --prompts FILE")
+        raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
     if out and Path(out).exists() and not overwrite:
         raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
     if n < 1 or batch_size < 1:
@@ -101,4 +102,5 @@ def conversations_of(file: Path) -> list[Sequence[Mapping[str, Any]]]:
 
 def run(args: list[str]) -> int:
     """Entry point."""
-    return call(generate, args)
+    prompts, rest = take_options(args, "--prompt")
+    return call(generate, rest, prompt=prompts)

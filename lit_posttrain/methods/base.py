@@ -5,6 +5,7 @@ A method says what its loss terms are (`loss_terms`); everything else is here, o
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from abc import abstractmethod
@@ -34,6 +35,8 @@ from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import answer_text, prompt_ids
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step
 from lit_posttrain.types import RowLayout, TreeBatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,6 +80,7 @@ class PostTrainingModule(OptimizedModule):
         self._eval_totals = Totals()
         self._file = ""  # prefix of the metrics of the file under evaluation
         self._loader_state: dict[str, Any] | None = None
+        self._steps_planned: float | None = None  # of the run that is resumed
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
 
@@ -185,6 +189,12 @@ class PostTrainingModule(OptimizedModule):
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(self._loader_state)
             self._loader_state = None
+        steps, planned = self.trainer.estimated_stepping_batches, self._steps_planned
+        if planned is not None and planned != steps and self.schedule != "constant" and self.global_rank == 0:
+            log.warning(
+                "the run was planned for %s steps and is now for %s: from here on the learning rate follows the new "
+                "plan, so it may jump (--model.schedule constant would not)", planned, steps
+            )  # fmt: skip
         # Resumed at the end of an epoch, Lightning begins the next one without counting it: harmless once, but a run
         # killed and resumed at two epoch ends would train an epoch too many.
         loop = self.trainer.fit_loop
@@ -264,6 +274,7 @@ class PostTrainingModule(OptimizedModule):
             "num_tokens": self.num_tokens,
             "totals": totals.dump(),
             "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
+            "steps_planned": self.trainer.estimated_stepping_batches,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -280,7 +291,7 @@ class PostTrainingModule(OptimizedModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         self.num_tokens = saved["num_tokens"]
-        self._loader_state = saved["loader"]
+        self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
 
     # Inside ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import nn
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation
-from lit_posttrain.models.paths import made_once, resolve
+from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
@@ -37,7 +37,7 @@ def load_config(spec: ModelSpec) -> Any:
             where, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **options
         )
     except (OSError, ValueError, KeyError) as problem:
-        raise PostTrainError(f"no model found at {spec.path}: {first_line(problem)}") from problem
+        raise not_found(spec.path, first_line(problem)) from problem
     # kept whole: what AutoModel builds from it, a vision-language model say, decides the architecture
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     declared = getattr(config, "architectures", None) or []

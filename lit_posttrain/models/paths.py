@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import os
@@ -38,12 +39,28 @@ def resolve(path: str) -> tuple[str, str | None]:
             raise PostTrainError(f"model path {path}: no such file")
         return str(local.parent), local.name
     if local.is_dir():
+        if (local / "adapter_config.json").is_file():
+            raise PostTrainError(
+                f"model path {path}: the folder holds a LoRA adapter without its model; name the run's folder or "
+                "checkpoint instead, or export it merged (without --adapter)"
+            )
         if not (local / "config.json").is_file():
             raise PostTrainError(f"model path {path}: the folder holds no config.json, so it is not a model folder")
         return str(local), None
-    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-        raise PostTrainError(f"model path {path}: no such folder")
+    folders = [str(place) for place in local.parent.glob("*") if place.is_dir()] if local.parent.is_dir() else []
+    close = difflib.get_close_matches(path, folders, n=2, cutoff=0.75)
+    # a slip in a local path is no reason to ask the hub, which takes long to fail without a network
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or close:
+        raise PostTrainError(
+            f"model path {path}: no such folder" + (f"; did you mean {' or '.join(close)}?" if close else "")
+        )
     return path, None
+
+
+def not_found(path: str, reason: str) -> PostTrainError:
+    """The error for a model that neither lies here nor came from the hub."""
+    here = "" if Path(path).expanduser().exists() else "; it is no folder here, and the hub did not give it"
+    return PostTrainError(f"no model found at {path}{here} ({reason})")
 
 
 def made_once(source: Path, kind: str, make: Callable[[Path], None]) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.paths import made_once, resolve
+from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.spec import ModelSpec
 
 TEMPLATES = {
@@ -61,6 +61,8 @@ def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: b
             where, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
     except (OSError, ValueError, KeyError) as problem:
+        if not Path(where).exists():
+            raise not_found(where, first_line(problem)) from problem
         raise PostTrainError(f"no tokenizer found at {where}: {first_line(problem)}") from problem
 
 

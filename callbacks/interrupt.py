@@ -18,8 +18,8 @@ from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class GracefulInterrupt(Callback):
-    """On the first Ctrl-C or SIGTERM finishes the optimizer step, saves last.ckpt and ends the run; the second stops at
-    once.
+    """On the first Ctrl-C or SIGTERM finishes the optimizer step, saves last.ckpt and ends the run; a further Ctrl-C
+    stops at once.
 
     The validation that would follow the step is left out, except after the last step, which ends the run by itself.
     `interrupted` says afterwards whether it came to that, `signal` which one it was.
@@ -52,8 +52,10 @@ class GracefulInterrupt(Callback):
                 self._previous_handlers[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.interrupted:  # a scheduler may send SIGTERM to the process and to its group
+            return
         self.interrupted, self.signal = True, number
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         print(f"\nstopping after this optimizer step{again}", flush=True)
@@ -72,7 +74,12 @@ class GracefulInterrupt(Callback):
             self._stop(trainer)
 
     def _asked(self, trainer: Trainer) -> bool:
-        self.interrupted = bool(trainer.strategy.reduce_boolean_decision(self.interrupted, all=False))
+        own = self.interrupted
+        self.interrupted = bool(trainer.strategy.reduce_boolean_decision(own, all=False))
+        if self.interrupted:  # known to all processes by now
+            terminated = own and self.signal == signal.SIGTERM
+            terminated = bool(trainer.strategy.reduce_boolean_decision(terminated, all=False))
+            self.signal = signal.SIGTERM if terminated else signal.SIGINT
         return self.interrupted
 
     def _stop(self, trainer: Trainer) -> None:

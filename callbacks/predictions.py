@@ -21,8 +21,13 @@ class PredictionWriter(BasePredictionWriter):
         self._rows = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty file, beside the place of the finished one."""
+        """Begin with an empty file, beside the place of the finished one. Those of an earlier prediction go: it
+        may have had more processes."""
         self._rows = 0
+        if trainer.is_global_zero:
+            for old in Path(trainer.default_root_dir).glob("predictions*.jsonl"):
+                old.unlink()
+        trainer.strategy.barrier()
         self._part(trainer).parent.mkdir(parents=True, exist_ok=True)
         self._part(trainer).write_text("", encoding="utf-8")
 

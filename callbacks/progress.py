@@ -12,20 +12,32 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from lit_posttrain.trainer_state import ends_step
 
-_LOG_FILE_INTERVAL_S = 10.0
+_LOG_FILE_INTERVAL_S, _LOG_FILE_BATCHES = 10.0, 100
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Counts optimizer steps of all the run, where Lightning's counts micro-batches of an epoch, from zero. A file
-    that the console goes to gets a line's worth every ten seconds."""
+    """Counts optimizer steps of all the run, where Lightning's counts micro-batches of an epoch, from zero. In a file
+    that the console goes to it is redrawn every ten seconds, and every hundred batches of a validation."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else _LOG_FILE_BATCHES)
+
+    BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
     def init_train_tqdm(self) -> Tqdm:
-        """A bar of steps."""
-        bar = super().init_train_tqdm()
-        bar.unit = "step"
-        if not sys.stdout.isatty():
-            bar.mininterval = _LOG_FILE_INTERVAL_S
-        return bar
+        """A bar of steps that begins where the run is resumed."""
+        steps = self.trainer.estimated_stepping_batches
+        return Tqdm(
+            initial=self.trainer.global_step,
+            total=None if math.isinf(steps) else int(steps),
+            unit="step",
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+            mininterval=0.1 if sys.stdout.isatty() else _LOG_FILE_INTERVAL_S,
+        )
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -34,18 +46,10 @@ class StepProgressBar(TQDMProgressBar):
         shown = super().get_metrics(trainer, pl_module)
         return {name.removeprefix("train/"): value for name, value in shown.items() if name != "v_num"}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the step that the run is resumed from."""
-        super().on_train_start(trainer, pl_module)
-        steps = trainer.estimated_stepping_batches
-        bar = self.train_progress_bar
-        bar.reset(total=None if math.isinf(steps) else int(steps))
-        bar.initial = bar.n = trainer.global_step
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say which epoch it is, from one."""
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}{of}")
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}{of}", refresh=False)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

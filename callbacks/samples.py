@@ -48,6 +48,7 @@ class SampleLogger(Callback):
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.every_n_validations, self.show = every_n_validations, show
         self._validations = 0
+        self._begun = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations}
@@ -63,9 +64,14 @@ class SampleLogger(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the rows of steps that a resumed run takes again."""
-        if trainer.is_global_zero:
+        """Begin to count."""
+        self._begun = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Now that the run is under way, drop the rows of steps that it takes again."""
+        if not self._begun and trainer.is_global_zero:
             _rewrite(_file(trainer), trainer.global_step + 1, [])
+        self._begun = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answer, on all processes; the first one writes."""

@@ -25,17 +25,18 @@ def resolve_arguments(args: list[str]) -> list[str]:
     if rest and not rest[0].startswith("-"):
         hint = f"did you mean --data.path {rest[0]}?" if Path(rest[0]).exists() else "--help lists the options"
         raise PostTrainError(f"{rest[0]}: every value needs its option's name before it; {hint}")
-    rest = bundled_configs(rest)
+    rest = bundled_configs(["--config" if word == "-c" else word for word in rest])
     resume, rest = take_option(rest, "--resume")
     if resume is not None:
         return [command, *_resumed(command, resume, rest)]
     given = {word.split("=")[0] for word in rest}
-    if "--config" not in given and not {"--model", "--data"} <= given:
+    asks = any(word.endswith(".help") or word == "--print_config" for word in given)
+    if "--config" not in given and not {"--model", "--data"} <= given and not asks:
         raise PostTrainError(
             f"{command} needs a config, such as --config configs/sft.yaml (`lit-posttrain configs` lists them)"
         )
     checkpoint, others = take_option(rest, "--ckpt_path")
-    if checkpoint is None:
+    if checkpoint in (None, "null"):
         return [command, *rest]
     return [command, *others, "--ckpt_path", str(_checkpoint(command, checkpoint, rest))]
 
@@ -89,23 +90,23 @@ def alternatives(name: str, known: Sequence[str], many: str) -> str:
 
 
 def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
-    given, others = take_option(rest, "--runs")
+    given, rest = take_option(rest, "--runs")
+    chosen, rest = take_option(rest, "--ckpt_path")
     runs = Path(given or "runs")
     folder = runs / name
     if not folder.is_dir() and (Path(name) / "config.yaml").exists():  # the run's folder instead of its name
         folder = Path(name)
-        runs, rest = folder.parent, others
-    elif given is not None:
-        rest = others
     if not folder.is_dir():
         known = [place.parent.name for place in runs.glob("*/config.yaml")]
         raise PostTrainError(f"--resume {name}: no such run; {alternatives(name, known, f'runs in {runs}')}")
     if not (folder / "config.yaml").exists():
         raise PostTrainError(f"--resume {name}: {folder / 'config.yaml'} does not exist: nothing to go on from")
+    own = ["--config", str(folder / "config.yaml"), "--runs", str(folder.parent), "--name", folder.name]
+    if chosen is not None:
+        return [*own, "--ckpt_path", str(_checkpoint(command, chosen, own)), *rest]
     checkpoint = _in_run(command, folder)
     if checkpoint is None:
         raise PostTrainError(f"--resume {name}: {folder / 'last.ckpt'} does not exist: nothing to go on from")
-    own = ["--config", str(folder / "config.yaml"), "--runs", str(runs), "--name", folder.name]
     return [*own, "--ckpt_path", str(checkpoint), *rest]
 
 
@@ -129,7 +130,8 @@ def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
         return place
     found = _in_run(command, place)
     if found is None:
-        raise PostTrainError(f"--ckpt_path {value}: a folder that holds neither best.ckpt nor last.ckpt")
+        lacking = "no last.ckpt" if command == "fit" else "neither best.ckpt nor last.ckpt"
+        raise PostTrainError(f"--ckpt_path {value}: a folder that holds {lacking}")
     return found
 
 

@@ -62,8 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _command(args[0], asks_help=bool({"-h", "--help"} & set(args)))(args)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
         return _BROKEN_PIPE_EXIT
     except Exception as failure:
         problem = buried(failure)
@@ -77,6 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPT_EXIT
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of our output, such as `head`, has had enough; if so, what is left goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _command(name: str, asks_help: bool) -> Callable[[list[str]], int]:

@@ -46,7 +46,7 @@ def buried(problem: BaseException) -> PostTrainError | None:
     """The PostTrainError that a library wrapped in `problem`, as jsonargparse does with those of constructors."""
     seen: BaseException | None = problem
     while seen is not None and not isinstance(seen, PostTrainError):
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return seen
 
 
@@ -58,11 +58,12 @@ def explained(message: str, known: Sequence[str] = ()) -> str:
     text = " ".join(message.split())
     required = re.search(r"arguments are required: (.+)", text)
     if required:
-        return f"{' and '.join('--' + name for name in required[1].split(', '))}: required; --help says what it means"
+        names = [f"--{re.sub(r'^(fit|validate|test|predict)[.]', '', name)}" for name in required[1].split(", ")]
+        return f"{' and '.join(names)}: required; --help says what it means"
     empty = re.match(r"argument (--[\w.]+)\S*: expected", text)
     if empty:
         return f"{empty[1]} needs a value"
-    stray = re.search(r"unrecognized arguments: ([^-]\S*)", text)
+    stray = re.search(r"unrecognized arguments: ([^-]\S*|-\d\S*)", text)
     if stray:
         return f"{stray[1]}: every value needs its option's name before it; --help lists the options"
     option = _option(text)
@@ -78,7 +79,7 @@ def explained(message: str, known: Sequence[str] = ()) -> str:
         [k for k in map(_kind, re.findall(r"[\w.]+\[[^\[\]]+\]|<class '[\w.]+'>", listed[-1])) if k] if listed else []
     )
     value = re.search(r"(?:Got value|Given value): (?!NestedArg)(\S+)", text) or re.search(r"val='([^']*)'", text)
-    if kinds and value:
+    if option and kinds and value:
         return f"--{option}: expected {' or '.join(kinds)}, got {value[1].rstrip(',')}"
     unknown = re.search(r"Expected a dot import path string: (\S+)", text)
     parts = [k for k in known if k.startswith(f"{option}.") and "." in option and ".init_args." not in k]
@@ -91,8 +92,9 @@ def explained(message: str, known: Sequence[str] = ()) -> str:
 
 def likely(name: str, known: Sequence[str]) -> str | None:
     """The known dotted name that a mistyped or misplaced one stands for: the same last part, else a close spelling."""
+    known = [k for k in known if k != name]
     last = _ELSEWHERE.get(name.rpartition(".")[2], name.rpartition(".")[2])
-    same = [k for k in known if k.rpartition(".")[2] == last and k != name]
+    same = [k for k in known if k.rpartition(".")[2] == last]
     if same:
         return difflib.get_close_matches(name, same, n=1, cutoff=0.0)[0]
     whole = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from lit_posttrain.arguments import bundled_configs, take_option
+from lit_posttrain.arguments import bundled_configs, take_option, take_options
 from lit_posttrain.runtime import quiet_libraries
 from lit_posttrain.training import PostTrainCLI
 
@@ -21,8 +21,8 @@ _OPENING = """usage: lit-posttrain {command} --config CONFIG [OPTIONS]
 Ready-made configs, and how to begin:
   --config CONFIG       configs/sft.yaml, with overlays such as a second --config configs/with/lora.yaml;
                         `lit-posttrain configs` lists them. Options given after it win.
-  --resume NAME         Go on with the run of this name (or folder) where its last.ckpt is, exactly.
 """
+_RESUME = "  --resume NAME         Go on with the run of this name (or folder) from its last.ckpt, exactly.\n"
 _AUDIT = "  --out FILE            Write the report as JSON too.\n"
 # how a section of Lightning's help begins, and what it holds
 _TITLES = {
@@ -42,14 +42,15 @@ def run(args: list[str]) -> int:
     command = args[0]
     classes = {"model": "SFT", "data": "ConversationData"}
     rest = bundled_configs([a for a in args[1:] if a not in ("-h", "--help")])
-    config, rest = take_option(rest, "--config")
-    written = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config is not None else None
-    for name in classes:
+    configs, rest = take_options(rest, "--config")
+    for config in configs:  # the last one that names a class wins
+        written = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
+        sections = {name: written.get(name) for name in classes}
+        classes |= {name: s["class_path"] for name, s in sections.items() if isinstance(s, dict) and "class_path" in s}
+    for name in list(classes):
         chosen, rest = take_option(rest, f"--{name}")
-        section = (written or {}).get(name)
-        in_config = section.get("class_path") if isinstance(section, dict) else None
-        classes[name] = str(chosen or in_config or classes[name])
-    opening = _OPENING.format(command=command) + (_AUDIT if command == "audit" else "")
+        classes[name] = chosen or classes[name]
+    opening = _OPENING.format(command=command) + {"audit": _AUDIT, "fit": _RESUME}.get(command, "")
     pages = [["--model.help", classes["model"]], ["--data.help", classes["data"]], ["--help"]]
     of = "fit" if command == "audit" else command  # it takes the options of `fit`
     print("\n".join([opening, *(_sections(of, page) for page in pages)]))

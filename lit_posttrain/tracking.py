@@ -135,8 +135,9 @@ def _number(text: str | None) -> float:
 
 
 def forget_run(folder: Path | str) -> None:
-    """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own."""
-    old = ("metrics.csv", "samples.jsonl", "wandb_id.txt", "audit.json", "last.ckpt", "best.ckpt")
+    """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own.
+    metrics.csv and samples.jsonl are begun anew by those who write them."""
+    old = ("wandb_id.txt", "audit.json", "last.ckpt", "best.ckpt")
     for name in (*old, *(f.name for f in Path(folder).glob("predictions*.jsonl"))):
         (Path(folder) / name).unlink(missing_ok=True)
 
@@ -151,9 +152,11 @@ class ForgivingWandbLogger(WandbLogger):
             return
         try:
             call(*args, **kwargs)
-        except Exception as problem:  # whatever it is, it is not worth the run
+        except OSError as problem:  # the connection to the process is gone for good
             self._lost = True
             log.warning("Weights & Biases is gone (%s); metrics.csv has the rest", _line(problem))
+        except Exception as problem:  # whatever it is, it is not worth the run
+            log.warning("Weights & Biases did not take something (%s); metrics.csv has the metrics", _line(problem))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._try(super().log_metrics, metrics, step)

@@ -73,7 +73,7 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
 
 class SaveRunConfig(SaveConfigCallback):
     """Write the resolved config, the audit and the W&B run's id into the run's folder, once the run is under way: what
-    is refused until then, such as a resume on other data, leaves the folder of the earlier run as it was."""
+    is refused until then, such as a resume on other data, leaves those of the earlier run as they were."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lightning would save here, before the checkpoint is read."""
@@ -90,7 +90,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Overwrite the files atomically: a resumed run may have changed them."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.config["overwrite"] and self.config.get("ckpt_path") is None:
+        if self.config.get("ckpt_path") is None:
             forget_run(folder)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and logger.version:
@@ -248,7 +248,7 @@ class PostTrainCLI(LightningCLI):
     def _refuse_to_mix_runs(self, section: Any) -> None:
         if not self.tracking or section["overwrite"]:
             return
-        used = (self.run_dir / "config.yaml").exists() or (self.run_dir / "last.ckpt").exists()
+        used = any((self.run_dir / name).exists() for name in ("last.ckpt", "best.ckpt"))  # else nothing is lost
         if self.subcommand in (None, "fit") and used and section.get("ckpt_path") is None:
             raise PostTrainError(
                 f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
@@ -282,8 +282,6 @@ class PostTrainCLI(LightningCLI):
             state = f"with the weights of {checkpoint}" if checkpoint else "as it is, without a --ckpt_path"
             model = self.option("model.init_args.policy.path")
             callbacks.append(EvaluationReport(f"{model} {state}"))
-        if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(StepProgressBar())
         if fitting:
             resume = f"lit-posttrain fit --resume {self.run_name}"
             if self.option("runs") != "runs":
@@ -291,13 +289,15 @@ class PostTrainCLI(LightningCLI):
             callbacks += [FiniteLossGuard(), RunPlan(_next_command(self.run_dir)), GracefulInterrupt(resume)]
             if chosen.enable_checkpointing is not False:
                 callbacks += run_checkpoints(self.option("checkpoint_every"), self.option("monitor"))
+        if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(StepProgressBar())
         return super().instantiate_trainer(**{**options, "callbacks": callbacks, **kwargs})
 
     def _loggers(self) -> list[Any]:
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-        anew = bool(self.option("overwrite")) and self.option("ckpt_path") is None
+        anew = self.option("ckpt_path") is None
         chosen = WandbOptions(**options.as_dict())
         wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
@@ -339,4 +339,5 @@ def run(args: list[str]) -> int:
     cli = PostTrainCLI(args=resolve_arguments(args))
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
     stops = [c.signal for c in trainer.callbacks if isinstance(c, GracefulInterrupt) and c.interrupted]
-    return 128 + stops[0] if stops else 0
+    # a process that another one started ends well: its launcher would kill the others for anything else
+    return 128 + stops[0] if stops and trainer.is_global_zero else 0

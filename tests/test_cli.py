@@ -274,7 +274,7 @@ def test_a_longer_plan_is_told(
 ) -> None:
     assert fit(chats, tiny_model, "--name", "one") == 0
     assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2"]) == 0
-    assert "planned for 1 steps and is now for 2" in caplog.text
+    assert "planned for 1 steps, now for 2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -386,6 +386,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),
     "a folder without checkpoints": (["validate", *SFT_TINY, "--ckpt_path", "."], ["neither best.ckpt nor last.ckpt"]),
     "too many processes": (["fit", *SFT_TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2000"], ["2000"]),
+    "the training's loss": (
+        ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "loss"],
+        ["--monitor", "val/loss"],
+    ),
     "a metric that no validation has": (
         ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "val/los"],
         ["val/loss?"],

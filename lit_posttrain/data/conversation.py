@@ -100,6 +100,7 @@ class ConversationData(LightningDataModule):
         self.on_bad_row, self.batch_size, self.eval_batch_size = on_bad_row, batch_size, eval_batch_size
         self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
         self._whole: TreeStore | None = None
+        self._places: dict[str, str] = {}  # what the data sets to measure on are, by name, in words
         self._train: TreeStore | None = None
         self._val: dict[str, TreeStore] = {}
         self._test: dict[str, TreeStore] = {}
@@ -124,12 +125,14 @@ class ConversationData(LightningDataModule):
         if len(train) == 0:
             raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
         self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
+        self._places = {HELD_OUT: f"the rows held out of {', '.join(self.paths)}"}
         for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
             self._val[name] = self._extra(path, name, tokenizer, options, audit, train)
         self._test = {}
-        for name, path in _named(self.test_paths, taken=set(self._val)).items():
+        for name, path in _named(self.test_paths, taken={HELD_OUT, *self._val}).items():
             self._test[name] = self._extra(path, name, tokenizer, options, audit, train)
         self._whole, self._train, self._audit = whole, train, audit
+        self._places[", ".join(self.paths)] = ", ".join(self.paths)
         self._built_for = (id(tokenizer), max_positions)
 
     def _extra(
@@ -138,6 +141,7 @@ class ConversationData(LightningDataModule):
         store, report = build_store([path], tokenizer, options, self.cache_dir)
         if len(store) == 0:
             raise PostTrainError(f"{path}: no usable row; {_why_empty(report)}")
+        self._places[name] = path
         report.in_training = int(np.isin(store.row_hash, train.row_hash).sum())
         audit.validation[name] = report
         return store
@@ -204,7 +208,7 @@ class ConversationData(LightningDataModule):
     @property
     def predict_stores(self) -> dict[str, TreeStore]:
         """What `predict` works on, by name: the test sets, or where no `test_path` was given all of `path`."""
-        return self._test or {"data": self._whole} if self._whole is not None else {}
+        return self._test or ({", ".join(self.paths): self._whole} if self._whole is not None else {})
 
     @property
     def val_names(self) -> list[str]:
@@ -227,13 +231,7 @@ class ConversationData(LightningDataModule):
     def evaluated_rows(self, stage: str) -> dict[str, int]:
         """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
         stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
-        return {self._shown(name): len(store) for name, store in stores.items()}
-
-    def _shown(self, name: str) -> str:
-        named = _named(self.val_paths, {HELD_OUT})
-        named |= _named(self.test_paths, {HELD_OUT, *named})
-        whole = ", ".join(self.paths)
-        return f"the rows held out of {whole}" if name == HELD_OUT else named.get(name, whole)
+        return {self._places[name]: len(store) for name, store in stores.items()}
 
     @property
     def audit(self) -> AuditReport:

@@ -135,10 +135,9 @@ class StepLoader:
                 continue
             before, after = f"with {key}={state[key]}", f"has {key}={now}"
             if key == "data":
-                before, after = (
-                    f"on {', '.join(state['files'])}",
-                    f"gets other conversations from {', '.join(self.store.files)}",
-                )
+                same = state["files"] == list(self.store.files)
+                before = f"on {', '.join(state['files'])}"
+                after = f"takes {'other rows or tokens of it' if same else ', '.join(self.store.files)}"
             raise PostTrainError(
                 f"the checkpoint was trained {before} and this run {after}: resume with the same data and settings, or "
                 "start anew from its exported weights"

@@ -190,11 +190,10 @@ class PostTrainingModule(OptimizedModule):
             loader.load_state_dict(self._loader_state)
             self._loader_state = None
         steps, planned = self.trainer.estimated_stepping_batches, self._steps_planned
-        if planned is not None and planned != steps and self.schedule != "constant" and self.global_rank == 0:
-            log.warning(
-                "the run was planned for %s steps and is now for %s: from here on the learning rate follows the new "
-                "plan, so it may jump (--model.schedule constant would not)", planned, steps
-            )  # fmt: skip
+        moves = self.schedule != "constant" or self.warmup > 0
+        if planned is not None and planned != steps and moves and self.global_rank == 0:
+            told = "the run was planned for %s steps, now for %s: the learning rate follows the new plan and may jump"
+            log.warning(told, planned, steps)
         # Resumed at the end of an epoch, Lightning begins the next one without counting it: harmless once, but a run
         # killed and resumed at two epoch ends would train an epoch too many.
         loop = self.trainer.fit_loop

@@ -47,20 +47,23 @@ def resolve(path: str) -> tuple[str, str | None]:
         if not (local / "config.json").is_file():
             raise PostTrainError(f"model path {path}: the folder holds no config.json, so it is not a model folder")
         return str(local), None
-    folders = [str(place) for place in local.parent.glob("*") if place.is_dir()] if local.parent.is_dir() else []
-    close = difflib.get_close_matches(path, folders, n=2, cutoff=0.75)
-    # a slip in a local path is no reason to ask the hub, which takes long to fail without a network
-    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or close:
-        raise PostTrainError(
-            f"model path {path}: no such folder" + (f"; did you mean {' or '.join(close)}?" if close else "")
-        )
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+        raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
     return path, None
 
 
 def not_found(path: str, reason: str) -> PostTrainError:
     """The error for a model that neither lies here nor came from the hub."""
-    here = "" if Path(path).expanduser().exists() else "; it is no folder here, and the hub did not give it"
-    return PostTrainError(f"no model found at {path}{here} ({reason})")
+    place = Path(path).expanduser()
+    if place.exists():
+        return PostTrainError(f"no model found at {path} ({reason})")
+    return PostTrainError(f"no model {path}: no such folder{_similar(place)}, and the hub did not give it ({reason})")
+
+
+def _similar(place: Path) -> str:
+    folders = [str(f) for f in place.parent.glob("*") if f.is_dir()] if place.parent.is_dir() else []
+    close = difflib.get_close_matches(str(place), folders, n=2, cutoff=0.75)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def made_once(source: Path, kind: str, make: Callable[[Path], None]) -> Path:

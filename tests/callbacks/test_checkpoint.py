@@ -92,19 +92,12 @@ def test_unknown_monitor_names_the_known(fit_in: Any, tmp_path: Path) -> None:
     assert (tmp_path / "last.ckpt").exists(), "what was trained is not lost"
 
 
-@pytest.mark.parametrize("monitor", ["val/lss", "loss"])
-def test_a_misspelt_monitor_shows_after_the_first_step(fit_in: Any, tmp_path: Path, monitor: str) -> None:
-    with pytest.raises(PostTrainError, match=rf"--monitor {monitor}: not a metric of the validation; .*val/loss"):
-        fit_in(tmp_path, run_checkpoints(100, monitor), max_epochs=1, validate=True)
-    assert not (tmp_path / "last.ckpt").exists()
-
-
-def test_a_metric_of_one_of_several_files_may_be_monitored(fit_in: Any, tmp_path: Path) -> None:
+def test_a_metric_of_somebodys_own_may_be_monitored(fit_in: Any, tmp_path: Path) -> None:
     class Own(pl.Callback):
         def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            pl_module.log("val/maths/loss", 1.0)
+            pl_module.log("val/losses", 1.0)
 
-    fit_in(tmp_path, [*run_checkpoints(100, "val/maths/loss"), Own()], max_epochs=1, validate=True)
+    fit_in(tmp_path, [*run_checkpoints(100, "val/losses"), Own()], max_epochs=1, validate=True)
     assert (tmp_path / "best.ckpt").exists()
 
 

@@ -1,0 +1,91 @@
+"""How the arguments of a trainer command are rewritten before LightningCLI sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lit_posttrain.arguments import resolve_arguments
+from lit_posttrain.errors import PostTrainError, buried, likely
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for folder, names in {"runs/mine": ("last", "best"), "runs/group/mine": ("last",), "old/mine": ("last",)}.items():
+        Path(folder).mkdir(parents=True)
+        for name in ("config.yaml", *(f"{n}.ckpt" for n in names)):
+            (Path(folder) / name).touch()
+    return tmp_path
+
+
+def place(arguments: list[str]) -> str:
+    """The folder in which the run goes on, and the checkpoint it goes on from."""
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    return f"{options['--runs']}/{options['--name']} {options['--ckpt_path']}"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--resume", "mine"], "runs/mine runs/mine/last.ckpt"),
+        (["--resume", "runs/mine"], "runs/mine runs/mine/last.ckpt"),
+        (["--resume", "group/mine"], "runs/group/mine runs/group/mine/last.ckpt"),
+        (["--resume", "old/mine"], "old/mine old/mine/last.ckpt"),
+        (["--resume", "mine", "--runs", "old"], "old/mine old/mine/last.ckpt"),
+        (["--resume=ABSOLUTE"], "ABSOLUTE ABSOLUTE/last.ckpt"),
+        (["--resume", "mine", "--ckpt_path", "best"], "runs/mine runs/mine/best.ckpt"),
+    ],
+)
+def test_a_resumed_run_stays_in_its_folder(given: list[str], expected: str, runs: Path) -> None:
+    absolute = str(runs / "old/mine")
+    resolved = resolve_arguments(["fit", *(word.replace("ABSOLUTE", absolute) for word in given)])
+    assert place(resolved) == expected.replace("ABSOLUTE", absolute)
+
+
+def test_a_folder_stands_for_its_checkpoint(runs: Path) -> None:
+    assert resolve_arguments(["validate", "-c", "sft.yaml", "--ckpt_path", "runs/mine"])[-1] == "runs/mine/best.ckpt"
+    assert resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "runs/mine"])[-1] == "runs/mine/last.ckpt"
+    named = ["validate", "--config", "runs/mine/config.yaml", "--ckpt_path", "best"]
+    assert resolve_arguments(named)[-1] == "runs/mine/best.ckpt"
+    assert resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "null"])[-1] == "null"
+    (runs / "runs/mine/last.ckpt").unlink()
+    with pytest.raises(PostTrainError, match=r"a folder that holds no last\.ckpt"):
+        resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "runs/mine"])
+
+
+def test_a_mistyped_run_is_suggested(runs: Path) -> None:
+    with pytest.raises(PostTrainError, match="--resume mime: no such run; did you mean mine"):
+        resolve_arguments(["fit", "--resume", "mime"])
+
+
+@pytest.mark.parametrize("asking", [["--print_config"], ["--model.help", "SFT"]])
+def test_questions_need_no_config(asking: list[str]) -> None:
+    assert resolve_arguments(["fit", *asking]) == ["fit", *asking]
+
+
+def test_a_wrapped_error_is_found_and_a_handled_one_is_not() -> None:
+    def wrapped() -> None:
+        try:
+            raise PostTrainError("the cause")
+        except PostTrainError:
+            raise ValueError("a library's words")  # noqa: B904  as jsonargparse does
+
+    def handled() -> None:
+        try:
+            raise PostTrainError("long over")
+        except PostTrainError:
+            raise KeyError("a bug") from None
+
+    with pytest.raises(ValueError, match="words") as first:
+        wrapped()
+    assert str(buried(first.value)) == "the cause"
+    with pytest.raises(KeyError) as second:
+        handled()
+    assert buried(second.value) is None
+
+
+def test_a_name_is_not_suggested_for_itself() -> None:
+    assert likely("ckpt_path", ["ckpt_path"]) is None
+    assert likely("batch_size", ["data.batch_size", "data.eval_batch_size"]) == "data.batch_size"

@@ -17,12 +17,17 @@ _LOG_FILE_INTERVAL_S, _LOG_FILE_BATCHES = 10.0, 100
 
 class StepProgressBar(TQDMProgressBar):
     """Counts optimizer steps of all the run, where Lightning's counts micro-batches of an epoch, from zero. In a file
-    that the console goes to it is redrawn every ten seconds, and every hundred batches of a validation."""
+    that the console goes to it is redrawn every ten seconds, and validations draw none."""
 
     def __init__(self) -> None:
+        self._begun = False
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else _LOG_FILE_BATCHES)
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Seen while it runs, and nowhere else."""
+        return super().init_validation_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
 
     def init_train_tqdm(self) -> Tqdm:
         """A bar of steps that begins where the run is resumed."""
@@ -46,8 +51,17 @@ class StepProgressBar(TQDMProgressBar):
         shown = super().get_metrics(trainer, pl_module)
         return {name.removeprefix("train/"): value for name, value in shown.items() if name != "v_num"}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing yet: what is resumed may still be refused."""
+        self._begun = False
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say which epoch it is, from one."""
+        """Nothing: the bar goes on through the epochs."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin at the first batch; say which epoch it is, from one."""
+        if not self._begun:
+            self.train_progress_bar, self._begun = self.init_train_tqdm(), True
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}{of}", refresh=False)
 
@@ -59,6 +73,16 @@ class StepProgressBar(TQDMProgressBar):
             bar = self.train_progress_bar
             bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
             bar.update(trainer.global_step - bar.n)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        if self._begun:
+            self.train_progress_bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """What is said of it belongs on a line of its own."""
+        if self._begun:
+            self.train_progress_bar.close()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last step's figures."""

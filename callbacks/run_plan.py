@@ -30,7 +30,13 @@ class RunPlan(Callback):
         self._clock = TrainingClock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the plan; show the audit of the data in Weights & Biases."""
+        """Nothing yet: what is resumed may still be refused."""
+        self._first = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """At the first batch print the plan; show the audit of the data in Weights & Biases."""
+        if self._first is not None:
+            return
         self._first = trainer.global_step
         if not trainer.is_global_zero:
             return

@@ -69,7 +69,8 @@ def explained(message: str, known: Sequence[str] = ()) -> str:
     option = _option(text)
     refused = re.search(r"Option '([^']+)' is not accepted", text) or re.search(r"unrecognized arguments: (\S+)", text)
     if refused:
-        option = refused[1].split("=")[0].lstrip("-") if refused[1].startswith("-") else option
+        typed = refused[1].split("=")[0].lstrip("-") if refused[1].startswith("-") else ""
+        option = option or typed
         close = likely(option, known)
         hint = f"did you mean --{close}?" if close else "--help lists the options"
         return f"--{option}: no such option; {hint}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_posttrain import __version__
+from lit_posttrain.arguments import alternatives
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import DTYPES, build_policy
 from lit_posttrain.models.policy import Policy
@@ -40,7 +41,12 @@ def export_checkpoint(
     """
     found, target = find_checkpoint(ckpt), Path(out)
     if found is None:
-        raise PostTrainError(f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt")
+        place = Path(ckpt)
+        runs = [str(f.parent) for f in place.parent.glob("*/last.ckpt")]
+        raise PostTrainError(
+            f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt; "
+            + alternatives(ckpt, runs, "runs there")
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PostTrainError(f"--out {target} exists already and is not empty; choose another folder")
     restored = restore(str(found), trust_remote_code)

@@ -6,7 +6,9 @@ import inspect
 import os
 import shlex
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -114,13 +116,33 @@ def explained_failures() -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as problem:
-        raise PostTrainError(f"--trainer: {first_line(problem)}") from problem
+        text = first_line(problem)
+        if "backend found" in text:
+            text = f"accelerator: {text} torch sees no such device here; leave --trainer.accelerator out, or pass cpu"
+        raise PostTrainError(f"--trainer: {text}") from problem
     except torch.OutOfMemoryError as problem:
         raise PostTrainError(
             f"the GPU's memory is too small ({first_line(problem)}); cut a step into more micro-batches "
             "(--trainer.accumulate_grad_batches 4), recompute activations (--model.policy.checkpointing true), or "
             "train adapters (--config with/lora.yaml)"
         ) from problem
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the process, so that what a run has begun before its first step is cleared away; while it
+    trains, `GracefulInterrupt` saves instead."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(_TERMINATED)
+
+    ours = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, leave) if ours else None
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, previous)
 
 
 class PostTrainCLI(LightningCLI):
@@ -166,6 +188,8 @@ class PostTrainCLI(LightningCLI):
             if trainer is None or not trainer.interrupted:
                 raise  # such as after --print_config
             self._forget_unborn_run()
+            if stop.code == _TERMINATED:
+                raise
             raise KeyboardInterrupt from stop
         except BaseException:
             self._forget_unborn_run()
@@ -290,7 +314,8 @@ class PostTrainCLI(LightningCLI):
             if chosen.enable_checkpointing is not False:
                 callbacks += run_checkpoints(self.option("checkpoint_every"), self.option("monitor"))
         if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(StepProgressBar())
+            # behind the plan, which it is drawn below, and before what is said of an evaluation at its end
+            callbacks.insert(len(callbacks) if fitting else 0, StepProgressBar())
         return super().instantiate_trainer(**{**options, "callbacks": callbacks, **kwargs})
 
     def _loggers(self) -> list[Any]:
@@ -336,7 +361,8 @@ def _fresh_name(method: str) -> str:
 def run(args: list[str]) -> int:
     """Run a trainer subcommand; 128 + its number when a signal (Ctrl-C is 2) stopped it, as shells count."""
     quiet_libraries()
-    cli = PostTrainCLI(args=resolve_arguments(args))
+    with terminable():
+        cli = PostTrainCLI(args=resolve_arguments(args))
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
     stops = [c.signal for c in trainer.callbacks if isinstance(c, GracefulInterrupt) and c.interrupted]
     # a process that another one started ends well: its launcher would kill the others for anything else

@@ -269,6 +269,35 @@ def test_ctrl_c_before_training_leaves_nothing(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--model.optimizer.init_args.lr", "1e-3", "with lr 2e-05 and this run has lr 0.001"),
+        ("--model.optimizer.init_args.weight_decay", "0.1", "weight_decay 0.0"),
+        ("--model.schedule", "linear", "schedule cosine"),
+        ("--model.warmup", "0.5", "warmup 0.03"),
+    ],
+)
+def test_resuming_with_another_optimizer_is_refused(
+    option: str, value: str, said: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_epochs", "1") == 0
+    before = Path("runs/one/config.yaml").read_bytes()
+    more = ["fit", "--resume", "one", "--trainer.max_epochs", "2"]
+    assert main([*more, option, value]) == 2
+    assert said in one_line(capsys)
+    assert Path("runs/one/config.yaml").read_bytes() == before
+    assert main([*more, "--model.optimizer.init_args.fused", "false"]) == 0
+
+
+def test_the_logged_learning_rate_is_the_one_of_the_step(chats: Path, tiny_model: Path) -> None:
+    options = ["--name", "one", "--data.batch_size", "4", "--model.schedule", "linear", "--model.warmup", "0"]
+    assert fit(chats, tiny_model, *options, "--model.optimizer.init_args.lr", "1.0") == 0
+    with Path("runs/one/metrics.csv").open() as stream:
+        rates = [float(r["train/lr"]) for r in csv.DictReader(stream) if r["train/lr"]]
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
 def test_a_longer_plan_is_told(
     chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,6 +410,15 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["--model.optimizer.init_args.lr: expected a number, got high"],
     ),
     "no such class": (["fit", *SFT_TINY, "--model.optimizer", "Adamm"], ["--model.optimizer Adamm", "no such class"]),
+    "an impossible learning rate": (
+        ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "-1"],
+        ["--model.optimizer: Invalid learning rate: -1"],
+    ),
+    "another spelling": (
+        ["fit", *SFT_TINY, "--model.optimiser.init_args.lr", "1"],
+        ["--model.optimiser.init_args.lr: no such option; did you mean --model.optimizer.init_args.lr?"],
+    ),
+    "no steps": (["fit", *SFT_TINY, "--data.batch_size", "0"], ["--data.batch_size is 0"]),
     "a value out of range": (["fit", *SFT_TINY, "--data.val_share", "5"], ["--data.val_share is 5"]),
     "best of nothing": (["validate", *SFT_TINY, "--ckpt_path", "best"], ["runs/NAME/best.ckpt"]),
     "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),

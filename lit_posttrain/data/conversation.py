@@ -90,8 +90,9 @@ class ConversationData(LightningDataModule):
         super().__init__()
         if not 0.0 <= val_share < 1.0:
             raise PostTrainError(f"--data.val_share is {val_share}; it must be at least 0 and below 1")
-        if eval_batch_size < 1:
-            raise PostTrainError(f"--data.eval_batch_size is {eval_batch_size}; it must be at least 1")
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size < 1:
+                raise PostTrainError(f"--data.{name} is {size}; it must be at least 1")
         self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
         if not self.paths:
             raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")

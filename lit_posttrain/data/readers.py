@@ -40,7 +40,8 @@ def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
 
 def _parse(raw: bytes, name: str, number: int) -> Any:
     try:
-        return json.loads(raw.decode() if number > 1 else raw.decode("utf-8-sig"))
+        # without the line's end: what is missing before it would be reported as column 1 of the next line
+        return json.loads((raw.decode() if number > 1 else raw.decode("utf-8-sig")).rstrip())
     except UnicodeDecodeError as error:
         raise _not_utf8(error, f"{name}:{number}") from error
     except json.JSONDecodeError as error:

@@ -81,6 +81,7 @@ class PostTrainingModule(OptimizedModule):
         self._file = ""  # prefix of the metrics of the file under evaluation
         self._loader_state: dict[str, Any] | None = None
         self._steps_planned: float | None = None  # of the run that is resumed
+        self._settings_resumed: dict[str, Any] = {}
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
 
@@ -185,6 +186,7 @@ class PostTrainingModule(OptimizedModule):
                 f"--trainer.limit_train_batches (or overfit_batches) leaves {batches} micro-batches an epoch, not a "
                 f"multiple of --trainer.accumulate_grad_batches {accumulate}: the last step would lack some of its rows"
             )
+        self.require_same_optimizer(self._settings_resumed)
         if self._loader_state is not None:
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(self._loader_state)
@@ -226,7 +228,7 @@ class PostTrainingModule(OptimizedModule):
             self._totals.reset()
             values |= self.derived_metrics(values)
             values |= {"num_tokens": self.num_tokens, "grad_norm": float(self.gradient_norm())}
-            values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            values["lr"] = self._learning_rate
             self._log("train", values, bar=("loss",))
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -274,6 +276,7 @@ class PostTrainingModule(OptimizedModule):
             "totals": totals.dump(),
             "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
             "steps_planned": self.trainer.estimated_stepping_batches,
+            "optimizer": self.optimizer_settings,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -291,6 +294,7 @@ class PostTrainingModule(OptimizedModule):
             return
         self.num_tokens = saved["num_tokens"]
         self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
+        self._settings_resumed = saved["optimizer"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
 
     # Inside ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.schedules import Schedule, scheduler_of
 from lit_posttrain.trainer_state import logs_step
 
+_HOW_IT_IS_COMPUTED = ("fused", "foreach", "capturable", "differentiable", "maximize")
+
 
 class OptimizedModule(pl.LightningModule):
     """A LightningModule with one optimizer, stepped by Lightning's automatic optimisation."""
@@ -30,7 +32,9 @@ class OptimizedModule(pl.LightningModule):
             raise PostTrainError(f"--model.warmup is {warmup}; it is a share of all steps, 0 to 1 (0.03 is usual)")
         self.optimizer_factory = optimizer
         self.schedule, self.warmup = schedule, warmup
+        self.optimizer_settings: dict[str, Any] = {}
         self._gradient_norm: Tensor | None = None  # of the step at hand, before clipping
+        self._learning_rate = 0.0  # of the step at hand
 
     def configure_optimizers(self) -> Any:
         """AdamW or the configured one, on two groups: matrices with weight decay, vectors without."""
@@ -39,7 +43,11 @@ class OptimizedModule(pl.LightningModule):
             {"params": [p for p in trained if p.dim() > 1]},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        optimizer = self.optimizer_factory([g for g in groups if g["params"]])
+        try:
+            optimizer = self.optimizer_factory([g for g in groups if g["params"]])
+        except (ValueError, TypeError) as problem:
+            raise PostTrainError(f"--model.optimizer: {problem}") from problem
+        self.optimizer_settings = self._settings(optimizer)
         if self.trainer.precision == "16-mixed" and any(group.get("fused") for group in optimizer.param_groups):
             raise PostTrainError(
                 "--trainer.precision 16-mixed: a fused optimizer undoes the scale of the loss too late to clip or "
@@ -55,6 +63,27 @@ class OptimizedModule(pl.LightningModule):
         scheduler = scheduler_of(optimizer, self.schedule, round(self.warmup * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _settings(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """What a resumed run must have in common with the one before: its optimizer takes these from the checkpoint,
+        whatever the config says. How the step is computed (fused, foreach) may differ."""
+        kept = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", *_HOW_IT_IS_COMPUTED)}
+        plain = {k: v for k, v in kept.items() if v is None or isinstance(v, (bool, int, float, str, tuple))}
+        return {"optimizer": type(optimizer).__name__, "schedule": self.schedule, "warmup": self.warmup, **plain}
+
+    def require_same_optimizer(self, saved: dict[str, Any]) -> None:
+        """Refuse to resume with another optimizer or schedule: the old one would silently be used.
+
+        Raises:
+            PostTrainError: if the settings differ from those of the checkpoint.
+        """
+        for name, before in saved.items():
+            now = self.optimizer_settings.get(name)
+            if now != before:
+                raise PostTrainError(
+                    f"the checkpoint was trained with {name} {before} and this run has {name} {now}: resume with the "
+                    "same optimizer, schedule and warm-up, or start anew from its exported weights"
+                )
+
     def on_after_backward(self) -> None:
         """A new part of the gradient: its norm is another one."""
         self._gradient_norm = None
@@ -69,7 +98,9 @@ class OptimizedModule(pl.LightningModule):
         return self._gradient_norm
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure the gradient before it is clipped on the steps that are logged."""
+        """Measure the gradient before it is clipped on the steps that are logged, and note the step's learning rate,
+        which the schedule changes right after it."""
+        self._learning_rate = float(optimizer.param_groups[0]["lr"])
         if logs_step(self.trainer, self.trainer.global_step + 1):
             self.gradient_norm()
 

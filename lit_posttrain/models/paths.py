@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from lit_posttrain.errors import PostTrainError
+
+log = logging.getLogger(__name__)
 
 
 def cache_root() -> Path:
@@ -49,7 +53,15 @@ def resolve(path: str) -> tuple[str, str | None]:
         return str(local), None
     if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
+    _say_what_is_asked(path)
     return path, None
+
+
+@cache
+def _say_what_is_asked(path: str) -> None:
+    """Once, before the hub is asked, which takes long to fail without a network."""
+    if similar := _similar(Path(path).expanduser()):
+        log.warning("%s is no folder here%s; asking the hub for a model of that name", path, similar)
 
 
 def not_found(path: str, reason: str) -> PostTrainError:

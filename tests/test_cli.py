@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,15 @@ def test_a_refused_resume_or_overwrite_changes_nothing(
     assert json.loads(Path("runs/one/audit.json").read_text())["files"][0]["name"] == "other.jsonl"
 
 
+@pytest.fixture
+def ctrl_c_works() -> Iterator[None]:
+    """A shell starts its background jobs with Ctrl-C ignored, and tests may run in one."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
 @pytest.mark.parametrize(
     ("at", "sent", "status", "said"),
     [
@@ -254,6 +264,7 @@ def test_signals(
     monkeypatch.undo()
 
 
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_ctrl_c_before_training_leaves_nothing(
     chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

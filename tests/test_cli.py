@@ -408,7 +408,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a file without its option": (["fit", "chats.jsonl"], ["did you mean --data.path chats.jsonl?"]),
     "a misplaced option": (["fit", *SFT_TINY, "--model.lr", "1"], ["did you mean --model.optimizer.init_args.lr?"]),
     "another trainer's option": (["fit", *SFT_TINY, "--num_train_epochs", "1"], ["did you mean --trainer.max_epochs?"]),
-    "a misspelt column": (["fit", *SFT_TINY, "--data.columns.promt", "x"], ["did you mean --data.columns.prompt?"]),
+    "a misspelt column": (["fit", *SFT_TINY, "--data.columns.prompr", "x"], ["did you mean --data.columns.prompt?"]),
     "a misspelt option of adapters": (
         ["fit", *SFT_TINY, "--model.policy.lora.rank", "4"],
         ["did you mean --model.policy.lora.r?"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -35,13 +36,19 @@ class Response:
 
     tokens: (n,) int32, everything after the prompt, later user turns and tool results included.
     counted: (n,) bool, the tokens that the policy is trained on (or sampled itself).
-    label: a rank, a margin, 1/0 for good/bad, or a reward, by `role`.
+    label: by `role` the rank of a RANKED response (0 is the best), the probability that a REJECTED one is the better
+        one after all (soft labels), or a reward.
     """
 
     tokens: IntArray
     counted: BoolArray
     role: Role = Role.SAMPLE
     label: float = 0.0
+
+
+def rank_of(role: int, label: float) -> float:
+    """0 for the best response of a prompt, higher for worse ones; NaN for a response that was compared with none."""
+    return {Role.CHOSEN: 0.0, Role.REJECTED: 1.0, Role.RANKED: label}.get(Role(role), math.nan)
 
 
 @dataclass(slots=True)
@@ -129,10 +136,25 @@ class TreeBatch:
         """How many responses the batch holds (M)."""
         return self.response_tree.numel()
 
+    @property
+    def ranks(self) -> Tensor:
+        """(M,) float32, as `rank_of` has it."""
+        role = self.response_role
+        paired = torch.where(role == Role.CHOSEN, 0.0, torch.where(role == Role.REJECTED, 1.0, math.nan))
+        return torch.where(role == Role.RANKED, self.response_label, paired)
+
     def own_count(self, unit: str) -> float:
-        """How many tokens, responses or trees this micro-batch itself holds: its share of `counts[unit]`."""
+        """How many tokens, responses, pairs or trees this micro-batch itself holds: its share of `counts[unit]`. A pair
+        is two responses to one prompt of unequal rank; chosen_tokens are the counted ones of prompts and of
+        responses of rank 0."""
         if unit == "tokens":
             return float(self.target_ids.numel())
+        if unit == "chosen_tokens":
+            owner = self.target_response
+            return float(((owner < 0) | (self.ranks[owner] == 0)).sum())
+        if unit == "pairs":
+            same, rank = self.response_tree[:, None] == self.response_tree[None, :], self.ranks
+            return float((same & (rank[:, None] < rank[None, :])).sum())
         return float({"responses": self.num_responses, "trees": self.num_trees}[unit])
 
     def _map(self, change: Any) -> Self:

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
-import numpy as np
-from lightning.pytorch import LightningDataModule
-
-from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.formats import Columns
-from lit_posttrain.data.loader import EvalLoader, StepLoader
-from lit_posttrain.data.store import TreeStore
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store, held_out
-from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import RowLayout
-
-DEFAULT_MAX_LENGTH = 2048
-HELD_OUT = "held_out"
+from lit_posttrain.data.module import TreeData
+from lit_posttrain.data.tokenize import TokenizeOptions
 
 
-@runtime_checkable
-class TokenizerOwner(Protocol):
-    """What a data module needs of the LightningModule it feeds.
-
-    tokenizer: a fast Hugging Face tokenizer, with or without a chat template. max_positions: the longest sequence the
-    model takes, None for no limit. layout: how trees become rows.
-    """
-
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def max_positions(self) -> int | None: ...
-    @property
-    def layout(self) -> RowLayout: ...
-
-
-class ConversationData(LightningDataModule):
+class ConversationData(TreeData):
     """Conversations, prompts with completions, or plain text, from files, folders or the hub.
 
     Columns are recognised by their names: `messages` (role/content or from/value), prompt/completion (or response),
@@ -87,217 +58,13 @@ class ConversationData(LightningDataModule):
         seed: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__()
-        if not 0.0 <= val_share < 1.0:
-            raise PostTrainError(f"--data.val_share is {val_share}; it must be at least 0 and below 1")
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if size < 1:
-                raise PostTrainError(f"--data.{name} is {size}; it must be at least 1")
-        self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
-        if not self.paths:
-            raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
-        self.val_share, self.columns, self.train_on = val_share, columns, train_on
-        self.system_prompt, self.max_length, self.overlong = system_prompt, max_length, overlong
-        self.on_bad_row, self.batch_size, self.eval_batch_size = on_bad_row, batch_size, eval_batch_size
-        self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
-        self._whole: TreeStore | None = None
-        self._places: dict[str, str] = {}  # what the data sets to measure on are, by name, in words
-        self._train: TreeStore | None = None
-        self._val: dict[str, TreeStore] = {}
-        self._test: dict[str, TreeStore] = {}
-        self._audit: AuditReport | None = None
-        self._built_for: tuple[int, int | None] | None = None
-
-    # ------------------------------------------------------------------ building
-
-    def build(self, tokenizer: Any, max_positions: int | None = None) -> None:
-        """Read, tokenise (or open from the cache) and audit everything, without a trainer.
-
-        Raises:
-            PostTrainError: data that cannot be read or trained on, no usable row, or a `max_length` beyond
-                `max_positions`.
-        """
-        options = self._options(max_positions)
-        whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
-        share = 0.0 if self.val_paths else self.val_share
-        aside = held_out(whole, share)
-        train = whole.select(np.flatnonzero(~aside)) if share else whole
-        audit.val_share, audit.held_out = share, int(aside.sum())
-        if len(train) == 0:
-            raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
-        self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
-        self._places = {HELD_OUT: f"the rows held out of {', '.join(self.paths)}"}
-        for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
-            self._val[name] = self._extra(path, name, tokenizer, options, audit, train)
-        self._test = {}
-        for name, path in _named(self.test_paths, taken={HELD_OUT, *self._val}).items():
-            self._test[name] = self._extra(path, name, tokenizer, options, audit, train)
-        self._whole, self._train, self._audit = whole, train, audit
-        self._places[", ".join(self.paths)] = ", ".join(self.paths)
-        self._built_for = (id(tokenizer), max_positions)
-
-    def _extra(
-        self, path: str, name: str, tokenizer: Any, options: TokenizeOptions, audit: AuditReport, train: TreeStore
-    ) -> TreeStore:
-        store, report = build_store([path], tokenizer, options, self.cache_dir)
-        if len(store) == 0:
-            raise PostTrainError(f"{path}: no usable row; {_why_empty(report)}")
-        self._places[name] = path
-        report.in_training = int(np.isin(store.row_hash, train.row_hash).sum())
-        audit.validation[name] = report
-        return store
-
-    def _options(self, max_positions: int | None) -> TokenizeOptions:
-        if self.max_length is not None and self.max_length < 2:
-            raise PostTrainError(f"--data.max_length is {self.max_length}; it must be at least 2")
-        if self.max_length is not None and max_positions is not None and self.max_length > max_positions:
-            raise PostTrainError(
-                f"--data.max_length is {self.max_length} and the model takes {max_positions} positions: a sequence "
-                f"longer than the model; pass at most {max_positions}"
-            )
-        limit = self.max_length or min(max_positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
-        return TokenizeOptions(self.columns, self.train_on, self.system_prompt, limit, self.overlong, self.on_bad_row)
-
-    # ------------------------------------------------------------------ Lightning
-
-    def prepare_data(self) -> None:
-        """Fill the cache, once per machine; the other processes open it in `setup`."""
-        owner = self._owner()
-        self.build(owner.tokenizer, owner.max_positions)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open the stores, unless `prepare_data` of this process has just done so.
-
-        Raises:
-            PostTrainError: for a stage that has nothing to work on.
-        """
-        owner = self._owner()
-        if self._built_for != (id(owner.tokenizer), owner.max_positions):
-            self.prepare_data()
-        if stage in ("validate", "test") and not (self.test_stores if stage == "test" else self.val_stores):
-            word, option = ("test", "test_path") if stage == "test" else ("validate", "val_path")  # stage is an enum
-            raise PostTrainError(
-                f"nothing to {word} on: name a file with --data.{option}, or hold rows out with --data.val_share 0.05"
-            )
-
-    def _owner(self) -> TokenizerOwner:
-        module = self.trainer.lightning_module if self.trainer else None
-        if not isinstance(module, TokenizerOwner):
-            raise PostTrainError(
-                f"{type(self).__name__} needs a module with `tokenizer`, `max_positions` and `layout`, and has "
-                f"{type(module).__name__}; train a lit_posttrain method, or call build(tokenizer, max_positions)"
-            )
-        return module
-
-    @property
-    def train_store(self) -> TreeStore:
-        """The training trees."""
-        if self._train is None:
-            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
-        return self._train
-
-    @property
-    def val_stores(self) -> dict[str, TreeStore]:
-        """Validation sets by name: one per entry of `val_path`, or `held_out`."""
-        return self._val
-
-    @property
-    def test_stores(self) -> dict[str, TreeStore]:
-        """Test sets by name; the validation sets where no `test_path` was given."""
-        return self._test or self._val
-
-    @property
-    def predict_stores(self) -> dict[str, TreeStore]:
-        """What `predict` works on, by name: the test sets, or where no `test_path` was given all of `path`."""
-        return self._test or ({", ".join(self.paths): self._whole} if self._whole is not None else {})
-
-    @property
-    def val_names(self) -> list[str]:
-        """What the metrics of each validation set are called, in the order of `val_dataloader`."""
-        return list(self.val_stores)
-
-    @property
-    def test_names(self) -> list[str]:
-        """What the metrics of each test set are called, in the order of `test_dataloader`."""
-        return list(self.test_stores)
-
-    def row_sources(self, rows: list[int]) -> list[str]:
-        """`file:line` of training rows (`TreeBatch.tree_rows`), for messages to people."""
-        return self.train_store.sources(rows)
-
-    def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
-        """`file:line` of rows of a data set, by its place in `predict_dataloader`."""
-        return list(self.predict_stores.values())[dataloader_idx].sources(rows)
-
-    def evaluated_rows(self, stage: str) -> dict[str, int]:
-        """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
-        stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
-        return {self._places[name]: len(store) for name, store in stores.items()}
-
-    @property
-    def audit(self) -> AuditReport:
-        """What became of every row."""
-        if self._audit is None:
-            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
-        return self._audit
-
-    def train_dataloader(self) -> StepLoader:
-        """Micro-batches of whole optimizer steps."""
-        assert self.trainer is not None
-        return StepLoader(
-            self.train_store,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            shuffle=self.shuffle,
-            accumulate=self.trainer.accumulate_grad_batches,
-            layout=self._owner().layout,
-            limit=self.trainer.limit_train_batches,
-            **self._place(),
+        super().__init__(
+            path, val_path, test_path, val_share, max_length, batch_size, eval_batch_size, shuffle, seed, cache_dir
         )
+        self.columns, self.train_on, self.system_prompt = columns, train_on, system_prompt
+        self.overlong, self.on_bad_row = overlong, on_bad_row
 
-    def val_dataloader(self) -> list[EvalLoader]:
-        """One loader per validation set, in the order of `val_stores`."""
-        return self._eval_loaders(self.val_stores)
-
-    def test_dataloader(self) -> list[EvalLoader]:
-        """One loader per test set, in the order of `test_stores`."""
-        return self._eval_loaders(self.test_stores)
-
-    def predict_dataloader(self) -> list[EvalLoader]:
-        """One loader per data set, in the order of `predict_stores`."""
-        return self._eval_loaders(self.predict_stores)
-
-    def _eval_loaders(self, stores: dict[str, TreeStore]) -> list[EvalLoader]:
-        layout = self._owner().layout
-        return [
-            EvalLoader(store, batch_size=self.eval_batch_size, layout=layout, **self._place())
-            for store in stores.values()
-        ]
-
-    def _place(self) -> dict[str, int]:
-        given = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
-        return {"world": int(given.get("num_replicas", 1)), "rank": int(given.get("rank", 0))}
-
-
-def _listed(paths: str | Sequence[str] | None) -> list[str]:
-    return [paths] if isinstance(paths, str) else list(paths or [])
-
-
-def _named(paths: Sequence[str], taken: set[str]) -> dict[str, str]:
-    """A short unique name per path: its stem, with its folder or a number where that is taken."""
-    named: dict[str, str] = {}
-    for path in paths:
-        place = Path(re.sub(r"^builtin:|:[^/:]*$", "", path))
-        stem = place.name.split(".")[0] or "data"
-        candidates = [stem, f"{place.parent.name}_{stem}", *(f"{stem}_{n}" for n in range(2, len(paths) + 3))]
-        name = next(c for c in candidates if c not in taken and c not in named and not c.startswith("_"))
-        named[name] = path
-    return named
-
-
-def _why_empty(audit: AuditReport) -> str:
-    reasons = [f"{tally.count} {reason}" for reason, tally in audit.total.dropped.items()]
-    if audit.held_out:
-        reasons.append(f"{audit.held_out} held out by val_share {audit.val_share:g}")
-    advice = "; raise --data.max_length" if any("max_length" in reason for reason in reasons) else ""
-    return f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept") + advice
+    def _options(self, max_length: int) -> TokenizeOptions:
+        return TokenizeOptions(
+            self.columns, self.train_on, self.system_prompt, max_length, self.overlong, self.on_bad_row
+        )

@@ -8,13 +8,14 @@ counted.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lit_posttrain.data.messages import BadRow, as_messages, as_tools, check_order, kind
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Role
 
 _CONVERSATION = ("messages", "conversations", "conversation")
 _INPUT = ("input", "context")
@@ -59,6 +60,14 @@ class Example:
     text: tuple[str, str] | None = None
 
 
+@dataclass(slots=True)
+class Labelled:
+    """Examples that share a prompt and become one tree, each with the role and label of its response."""
+
+    examples: list[Example]
+    labels: list[tuple[Role, float]]
+
+
 @dataclass(frozen=True)
 class Format:
     """How the records of one file become examples. `name` is what the audit calls it."""
@@ -75,13 +84,7 @@ class Format:
         Raises:
             BadRow: a column is missing or mis-typed, or the conversation cannot be one.
         """
-        for column in self.needs:
-            if column not in data:
-                raise BadRow(
-                    "missing column",
-                    f"no column `{column}` (found: {', '.join(data)}); every row of a file needs the columns "
-                    "of its first row",
-                )
+        check_needs(self.needs, data)
         example = self.read(data)
         if not example.messages:
             return example
@@ -95,6 +98,17 @@ class Format:
         return example
 
 
+def check_needs(needs: Sequence[str], data: Mapping[str, Any]) -> None:
+    """Raise BadRow where a record lacks a column of its file's first record."""
+    for column in needs:
+        if column not in data:
+            raise BadRow(
+                "missing column",
+                f"no column `{column}` (found: {', '.join(data)}); every row of a file needs the columns "
+                "of its first row",
+            )
+
+
 def recognise(record: Record, columns: Columns | None = None) -> Format:
     """Decide by the columns of a file's first record, or by the columns that the user named.
 
@@ -102,14 +116,7 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
         PostTrainError: a named column does not exist, or no known set of columns does.
     """
     data, named = record.data, columns or Columns()
-    for option, column in vars(named).items():
-        if column is not None and column not in data:
-            close = difflib.get_close_matches(column, data, n=1)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise PostTrainError(
-                f"{record.file}:{record.line}: no column `{column}` (--data.columns.{option}); "
-                f"the columns are {', '.join(data)}{hint}"
-            )
+    require_columns(record, named)
     found = _named(record, named) or _by_columns(data)
     if found is None:
         raise PostTrainError(
@@ -119,6 +126,23 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     name, needs, read = found
     needs += tuple(column for column in (named.system, named.tools) if column)
     return Format(name, needs, read, named.system or "system", named.tools or "tools")
+
+
+def require_columns(record: Record, named: Any) -> None:
+    """Check the columns that the user named, the values of a dataclass, against a file's first record.
+
+    Raises:
+        PostTrainError: for one that does not exist.
+    """
+    for option, value in vars(named).items():
+        for column in value if isinstance(value, list) else [value] if value is not None else []:
+            if column not in record.data:
+                close = difflib.get_close_matches(column, record.data, n=1)
+                hint = f"; did you mean `{close[0]}`?" if close else ""
+                raise PostTrainError(
+                    f"{record.file}:{record.line}: no column `{column}` (--data.columns.{option}); "
+                    f"the columns are {', '.join(record.data)}{hint}"
+                )
 
 
 _Found = tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], Example]]

@@ -27,6 +27,10 @@ class Trees(Protocol):
     @property
     def num_responses(self) -> NDArray[np.int64]: ...
     @property
+    def num_pairs(self) -> NDArray[np.int64]: ...
+    @property
+    def chosen_tokens(self) -> NDArray[np.int64]: ...
+    @property
     def fingerprint(self) -> str: ...
     @property
     def files(self) -> Sequence[str]: ...
@@ -40,6 +44,8 @@ def step_counts(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dic
         "tokens": float(store.counted_tokens[members].sum()),
         "input_tokens": float(store.lengths[members].sum()),
         "responses": float(store.num_responses[members].sum()),
+        "pairs": float(store.num_pairs[members].sum()),
+        "chosen_tokens": float(store.chosen_tokens[members].sum()),
         "trees": float(len(members)),
     }
 

@@ -39,6 +39,10 @@ class BadRow(Exception):
         self.reason = reason
 
 
+class NoPreference(BadRow):
+    """A record of preference data that says nothing: always counted and listed, never an error."""
+
+
 def as_messages(value: Any, column: str) -> list[dict[str, Any]]:
     """Messages with normalised roles and string content, from role/content, from/value, or JSON text of either.
 

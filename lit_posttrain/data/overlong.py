@@ -11,6 +11,7 @@ from lit_posttrain.types import Response, Tree
 
 TOO_LONG = "longer than max_length"
 PROMPT_TOO_LONG = "prompt alone fills max_length"
+RESPONSE_TOO_LONG = "response alone fills max_length"
 NOTHING_LEFT = "max_length cuts every trained token"
 
 
@@ -40,6 +41,21 @@ def fit(tree: Tree, max_length: int, overlong: Literal["drop", "cut", "split"]) 
         return Fitted(dropped=TOO_LONG)
     pieces = _split(tree, max_length, only_first=True)
     return Fitted(pieces.trees, cut=1) if pieces.trees else Fitted(dropped=NOTHING_LEFT)
+
+
+def fit_comparison(tree: Tree, max_length: int, overlong: Literal["drop", "cut_prompt"]) -> Fitted:
+    """Make a prompt with its longest response at most `max_length` tokens long. A response is never cut."""
+    longest = max(len(response.tokens) for response in tree.responses)
+    if len(tree.prompt) + longest <= max_length:
+        return Fitted([tree])
+    if overlong == "drop":
+        return Fitted(dropped=TOO_LONG)
+    if longest >= max_length:
+        return Fitted(dropped=RESPONSE_TOO_LONG)
+    marks = tree.prompt_counted
+    kept = slice(len(tree.prompt) - (max_length - longest), None)
+    cut = Tree(tree.prompt[kept], tree.responses, None if marks is None else marks[kept], tree.file, tree.line)
+    return Fitted([cut], cut=1)
 
 
 def _split(tree: Tree, max_length: int, only_first: bool = False) -> Fitted:

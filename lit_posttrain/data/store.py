@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Response, Role, Tree
+from lit_posttrain.types import Response, Role, Tree, rank_of
 
 Longs = NDArray[np.int64]
 
@@ -36,6 +36,8 @@ _TREE_COLUMNS = (
     "longest_branch",
     "num_responses",
     "counted_tokens",
+    "num_pairs",
+    "chosen_tokens",
     "prompt_counted",
     "file_index",
     "lines",
@@ -48,9 +50,10 @@ class TreeStore:
 
     lengths (n,): tokens of the prompt and all responses. prompt_lengths (n,). longest_branch (n,): the prompt and the
     longest response. num_responses (n,). counted_tokens (n,): targets, that is counted tokens of responses and
-    prompt, except the first token of a sequence, which nothing predicts. file_index (n,) into `files`, lines (n,):
-    where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the same in every file.
-    fingerprint: hash of the trees and their order.
+    prompt, except the first token of a sequence, which nothing predicts. num_pairs (n,): pairs of responses of unequal
+    rank. chosen_tokens (n,): counted tokens of the responses of rank 0, and of their prompt. file_index (n,) into
+    `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the
+    same in every file. fingerprint: hash of the trees and their order.
     """
 
     def __init__(self, folder: Path | str, files: Sequence[str] | None = None) -> None:
@@ -76,6 +79,8 @@ class TreeStore:
         self.longest_branch: Longs = columns["longest_branch"]
         self.num_responses: Longs = columns["num_responses"]
         self.counted_tokens: Longs = columns["counted_tokens"]
+        self.num_pairs: Longs = columns["num_pairs"]
+        self.chosen_tokens: Longs = columns["chosen_tokens"]
         self.file_index: Longs = columns["file_index"]
         self.lines: Longs = columns["lines"]
         self.row_hash: NDArray[np.uint64] = columns["row_hash"]
@@ -103,6 +108,11 @@ class TreeStore:
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
         )
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether a pair's label is a probability instead of certain."""
+        return bool(((self._role == int(Role.REJECTED)) & (self._label > 0)).any())
 
     def sources(self, rows: Sequence[int]) -> list[str]:
         """`file:line` of trees."""
@@ -172,6 +182,9 @@ class TreeStoreWriter:
         targets = sum([int(np.count_nonzero(r.counted[skip:])) for r in responses])
         if marks is not None:
             targets += int(np.count_nonzero(marks[1:]))
+        pairs, chosen = _compared(responses, skip)
+        if marks is not None:
+            chosen += int(np.count_nonzero(marks[1:]))
         row = (
             len(self._role),
             len(prompt),
@@ -179,6 +192,8 @@ class TreeStoreWriter:
             len(prompt) + max(tails, default=0),
             len(tails),
             targets,
+            pairs,
+            chosen,
             int(marks is not None and marks.any()),
             self._index[tree.file],
             tree.line,
@@ -245,6 +260,15 @@ class TreeStoreWriter:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         return TreeStore(self.folder)
+
+
+def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int]:
+    """Pairs of unequal rank, and counted tokens of the responses of rank 0."""
+    if all(r.role == Role.SAMPLE for r in responses):
+        return 0, 0
+    ranks = [rank_of(r.role, r.label) for r in responses]
+    best = [np.count_nonzero(r.counted[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
+    return sum(a < b for a in ranks for b in ranks), int(sum(best))
 
 
 def _map(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

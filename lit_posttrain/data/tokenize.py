@@ -12,24 +12,25 @@ import json
 import os
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit import AuditReport, FileAudit
-from lit_posttrain.data.formats import Columns, recognise
+from lit_posttrain.data.formats import Columns, Example, Format, Labelled, recognise
 from lit_posttrain.data.masks import TokenMask, plain_backend
-from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.messages import BadRow, NoPreference
 from lit_posttrain.data.overlong import Fitted, fit
 from lit_posttrain.data.sources import Record, Source, find_sources
 from lit_posttrain.data.store import TreeStore, TreeStoreWriter
 from lit_posttrain.data.templates import ConversationTemplate, Rendered, TrainOn
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Response, Role, Tree
 
 # raised with every change that gives other trees for the same input
 _VERSION = 1
@@ -37,6 +38,38 @@ _VERSION = 1
 _CHUNK_ROWS = 500
 _CHUNK_CHARACTERS = 1_000_000
 _CHUNKS_AHEAD = 2
+
+
+class Reader(Protocol):
+    """How the records of one file become examples; `name` is what the audit calls its columns."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The examples of one record, all with the same prompt, and what their responses are."""
+        ...
+
+
+class Options(Protocol):
+    """What decides which trees come out of files; hashed into the cache's key."""
+
+    @property
+    def train_on(self) -> TrainOn: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def overlong(self) -> str: ...
+    @property
+    def on_bad_row(self) -> Literal["error", "skip"]: ...
+
+    def reader(self, record: Record) -> Reader:
+        """Decide by a file's first record how it is read."""
+        ...
+
+    def fit(self, tree: Tree) -> Fitted:
+        """What to do with a tree that may be longer than `max_length`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,9 +83,30 @@ class TokenizeOptions:
     overlong: Literal["drop", "cut", "split"] = "drop"
     on_bad_row: Literal["error", "skip"] = "error"
 
+    def reader(self, record: Record) -> Reader:
+        """By the columns of conversations."""
+        return _Conversations(recognise(record, self.columns), self.system_prompt)
+
+    def fit(self, tree: Tree) -> Fitted:
+        """Drop, cut or split."""
+        return fit(tree, self.max_length, self.overlong)
+
+
+@dataclass(frozen=True)
+class _Conversations:
+    shape: Format
+    system_prompt: str | None
+
+    @property
+    def name(self) -> str:
+        return self.shape.name
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        return Labelled([self.shape.example(data, self.system_prompt)], [(Role.SAMPLE, 0.0)])
+
 
 def build_store(
-    paths: Sequence[str], tokenizer: Any, options: TokenizeOptions, cache_dir: str | None = None
+    paths: Sequence[str], tokenizer: Any, options: Options, cache_dir: str | None = None
 ) -> tuple[TreeStore, AuditReport]:
     """The trees of all rows of `paths` in order, and the audit; from the cache where it holds them.
 
@@ -76,14 +130,14 @@ def _cache_root(cache_dir: str | None) -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "lit_posttrain" / "data"
 
 
-def _key(sources: Sequence[Source], tokenizer: Any, options: TokenizeOptions) -> str:
+def _key(sources: Sequence[Source], tokenizer: Any, options: Any) -> str:
     parts = {
         "version": _VERSION,
         "sources": [source.digest() for source in sources],
         "tokenizer": hashlib.blake2b(plain_backend(tokenizer).to_str().encode()).hexdigest(),
         "template": tokenizer.chat_template,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "options": asdict(options),
+        "options": {"kind": type(options).__name__, **asdict(options)},
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -105,7 +159,8 @@ class _Item:
     file: int
     line: int
     hash: int
-    rendered: Rendered
+    rendered: list[Rendered]
+    labels: list[tuple[Role, float]]
 
 
 @dataclass
@@ -114,7 +169,7 @@ class _Build:
 
     sources: Sequence[Source]
     tokenizer: Any
-    options: TokenizeOptions
+    options: Options
     audits: list[FileAudit] = field(default_factory=list)
 
     def run(self, folder: Path) -> None:
@@ -127,8 +182,8 @@ class _Build:
             with ThreadPoolExecutor(max_workers=1) as rust:
                 under_way: deque[tuple[list[_Item], Future[list[Any]]]] = deque()
                 for chunk in self._chunks():
-                    texts = [item.rendered.text for item in chunk]
-                    under_way.append((chunk, rust.submit(self.mask.encode, texts, chunk[0].rendered.plain)))
+                    texts = [rendered.text for item in chunk for rendered in item.rendered]
+                    under_way.append((chunk, rust.submit(self.mask.encode, texts, chunk[0].rendered[0].plain)))
                     if len(under_way) > _CHUNKS_AHEAD:
                         self._write(writer, *under_way.popleft())
                 while under_way:
@@ -141,33 +196,34 @@ class _Build:
         characters = 0
         for item in self._items():
             full = len(chunk) >= _CHUNK_ROWS or characters >= _CHUNK_CHARACTERS
-            if chunk and (full or item.rendered.plain != chunk[0].rendered.plain):
+            if chunk and (full or item.rendered[0].plain != chunk[0].rendered[0].plain):
                 yield chunk
                 chunk, characters = [], 0
             chunk.append(item)
-            characters += len(item.rendered.text)
+            characters += sum(len(rendered.text) for rendered in item.rendered)
         if chunk:
             yield chunk
 
     def _items(self) -> Iterator[_Item]:
         for index, source in enumerate(self.sources):
-            shape = None
+            reader: Reader | None = None
             audit = self.audits[index]
             for record in source.records():
-                if shape is None:
-                    shape = recognise(record, self.options.columns)
-                    audit.format = shape.name
+                if reader is None:
+                    reader = self.options.reader(record)
+                    audit.format = reader.name
                 audit.rows += 1
                 digest = row_hash(record.data)
                 self.hashes[index].append(digest)
                 try:
-                    for rendered in self._render(shape, record, audit):
-                        yield _Item(index, record.line, digest, rendered)
+                    labelled = reader.read(record.data)
+                    texts = [self._render(example, record, audit) for example in labelled.examples]
+                    for rendered in _by_tree(texts):
+                        yield _Item(index, record.line, digest, rendered, labelled.labels)
                 except BadRow as error:
                     self._bad(index, record.line, error)
 
-    def _render(self, shape: Any, record: Record, audit: FileAudit) -> list[Rendered]:
-        example = shape.example(record.data, self.options.system_prompt)
+    def _render(self, example: Example, record: Record, audit: FileAudit) -> list[Rendered]:
         template = self.template
         before = template.rewritten, template.unanswered, template.altered
         try:
@@ -188,22 +244,24 @@ class _Build:
         return texts
 
     def _bad(self, file: int, line: int, error: BadRow) -> None:
-        if self.options.on_bad_row == "error":
+        if self.options.on_bad_row == "error" and not isinstance(error, NoPreference):
             raise PostTrainError(
                 f"{self.sources[file].name}:{line}: {error} (or drop such rows with --data.on_bad_row skip)"
             ) from error
         self.audits[file].drop(error.reason, line)
 
     def _write(self, writer: TreeStoreWriter, chunk: list[_Item], encodings: Future[list[Any]]) -> None:
-        for item, encoding in zip(chunk, encodings.result(), strict=True):
+        encoded = iter(encodings.result())
+        for item in chunk:
             audit = self.audits[item.file]
+            own = [(rendered, next(encoded)) for rendered in item.rendered]
             try:
-                tree = self.mask.tree(item.rendered, encoding)
+                tree = _joined([self.mask.tree(rendered, encoding) for rendered, encoding in own], item.labels)
             except BadRow as error:
                 self._bad(item.file, item.line, error)
                 continue
             tree.file, tree.line = self.sources[item.file].name, item.line
-            fitted: Fitted = fit(tree, self.options.max_length, self.options.overlong)
+            fitted = self.options.fit(tree)
             if fitted.dropped:
                 audit.drop(fitted.dropped, item.line)
             audit.cut += fitted.cut
@@ -243,6 +301,36 @@ class _Build:
         ):
             audit.duplicates = int(np.count_nonzero(~seen))
         total.duplicates = int(np.count_nonzero(~first))
+
+
+def _by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
+    """The texts of each tree: one tree of all examples, or, of a single example that is trained turn by turn, one a
+    turn."""
+    if len(texts) == 1:
+        return [[rendered] for rendered in texts[0]]
+    if any(len(rendered) != 1 for rendered in texts):
+        raise BadRow(
+            "rewritten turns",
+            "the chat template rewrites earlier turns, so that a response of several turns is no single text; cut the "
+            "response to one turn",
+        )
+    return [[rendered[0] for rendered in texts]]
+
+
+def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
+    """Trees of one response each as one tree.
+
+    Raises:
+        BadRow: the tokens of their prompts differ.
+    """
+    first = trees[0]
+    if any(not np.array_equal(tree.prompt, first.prompt) for tree in trees[1:]):
+        raise BadRow("token boundary", "the prompt has other tokens before one response than before another; mend it")
+    said = [tree.responses[0] for tree in trees]
+    if len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
+        raise NoPreference("equal sides", "all responses have the same tokens: no preference; remove the row")
+    responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
+    return Tree(first.prompt, responses, first.prompt_counted)
 
 
 def _sum(audits: Sequence[FileAudit]) -> FileAudit:

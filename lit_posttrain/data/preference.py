@@ -1,0 +1,146 @@
+"""The data module of reward models and of preference optimisation: a prompt and its compared responses is a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lit_posttrain.data.comparisons import (
+    Annotators,
+    Candidate,
+    ComparisonFormat,
+    PreferenceColumns,
+    recognise_comparison,
+)
+from lit_posttrain.data.formats import Example, Labelled, check_needs
+from lit_posttrain.data.messages import check_order
+from lit_posttrain.data.module import TreeData
+from lit_posttrain.data.overlong import Fitted, fit_comparison
+from lit_posttrain.data.sources import Record
+from lit_posttrain.data.templates import TrainOn
+from lit_posttrain.data.tokenize import Reader
+from lit_posttrain.types import Tree
+
+
+@dataclass(frozen=True)
+class PreferenceOptions:
+    """What decides which trees come out, see `PreferenceData`."""
+
+    columns: PreferenceColumns | None = None
+    annotators: Annotators = "soft"
+    system_prompt: str | None = None
+    max_length: int = 2048
+    overlong: Literal["drop", "cut_prompt"] = "drop"
+    on_bad_row: Literal["error", "skip"] = "error"
+    train_on_prompt: bool = False
+    train_on: TrainOn = "completion"
+
+    def reader(self, record: Record) -> Reader:
+        """By the columns of preference data."""
+        return _Comparisons(recognise_comparison(record, self.columns, self.annotators), self.system_prompt)
+
+    def fit(self, tree: Tree) -> Fitted:
+        """Drop, or cut the prompt; count its tokens where they are trained on."""
+        if self.train_on_prompt:
+            tree.prompt_counted = np.ones(len(tree.prompt), np.bool_)
+        return fit_comparison(tree, self.max_length, self.overlong)
+
+
+@dataclass(frozen=True)
+class _Comparisons:
+    shape: ComparisonFormat
+    system_prompt: str | None
+
+    @property
+    def name(self) -> str:
+        return self.shape.name
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        check_needs(self.shape.needs, data)
+        comparison = self.shape.read(data)
+        prompt = list(comparison.prompt)
+        if self.system_prompt and prompt[0]["role"] not in ("system", "developer"):
+            prompt.insert(0, {"role": "system", "content": self.system_prompt})
+        examples = [_example(prompt, candidate) for candidate in comparison.candidates]
+        return Labelled(examples, [(candidate.role, candidate.label) for candidate in comparison.candidates])
+
+
+def _example(prompt: list[dict[str, Any]], candidate: Candidate) -> Example:
+    messages = [*prompt, *candidate.messages]
+    check_order(messages)
+    bare = len(prompt) == 1 and len(candidate.messages) == 1  # all that a tokenizer without a template can show
+    text = (str(prompt[0]["content"]), str(candidate.messages[0]["content"])) if bare else None
+    return Example(messages, prompt_turns=len(prompt), text=text)
+
+
+class PreferenceData(TreeData):
+    """Comparisons of responses to the same prompt, from files, folders or the hub.
+
+    Columns are recognised by their names: chosen/rejected (strings, messages, or `Human:`/`Assistant:` transcripts,
+    with or without a prompt of their own), a prompt with a list of ranked `responses`, two judged responses
+    (response1/response2 with annotator1.., output_1/output_2 with label), and prompt/completion/label for single good
+    and bad ones. Anything else is named with `--data.columns`. Rows without a preference (equal sides, no common
+    prompt, only ties) are dropped, counted and listed in the audit.
+
+    Args:
+        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
+            `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
+        test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
+            every row of `path`.
+        val_share: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
+            by a hash of a row's content.
+        columns: Names of the columns, where they are not recognised.
+        annotators: Where several people judged a pair: `soft` keeps the share of their votes as a probability,
+            `majority` takes the more frequent vote as certain and drops ties.
+        system_prompt: System prompt for prompts that bring none.
+        train_on_prompt: Whether likelihood terms per token cover the prompt too; preferences never do.
+        max_length: Most tokens of a prompt with its longest response. Default: what the model takes, at most 2048.
+        overlong: Longer rows: `drop` them, or `cut_prompt` at its beginning. Responses are never cut. The audit counts.
+        on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
+        batch_size: Prompts per optimizer step, over all micro-batches and devices.
+        eval_batch_size: Prompts per validation batch, over all devices.
+        shuffle: Shuffle the training data anew in every epoch.
+        seed: Seed of the shuffle.
+        cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        val_path: str | list[str] | None = None,
+        test_path: str | list[str] | None = None,
+        val_share: float = 0.0,
+        columns: PreferenceColumns | None = None,
+        annotators: Literal["soft", "majority"] = "soft",
+        system_prompt: str | None = None,
+        train_on_prompt: bool = False,
+        max_length: int | None = None,
+        overlong: Literal["drop", "cut_prompt"] = "drop",
+        on_bad_row: Literal["error", "skip"] = "error",
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        shuffle: bool = True,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, val_share, max_length, batch_size, eval_batch_size, shuffle, seed, cache_dir
+        )
+        self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
+        self.train_on_prompt = train_on_prompt
+        self.overlong, self.on_bad_row = overlong, on_bad_row
+
+    def _options(self, max_length: int) -> PreferenceOptions:
+        return PreferenceOptions(
+            self.columns,
+            self.annotators,
+            self.system_prompt,
+            max_length,
+            self.overlong,
+            self.on_bad_row,
+            self.train_on_prompt,
+        )

@@ -1,0 +1,228 @@
+"""Columns to comparisons: every usual shape of preference data, and rows that say nothing or cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lit_posttrain.data.comparisons import Comparison, PreferenceColumns, recognise_comparison
+from lit_posttrain.data.loader import StepLoader
+from lit_posttrain.data.messages import BadRow, NoPreference
+from lit_posttrain.data.preference import PreferenceData, PreferenceOptions
+from lit_posttrain.data.sources import Record
+from lit_posttrain.data.tokenize import build_store
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Role
+
+USER = {"role": "user", "content": "Q"}
+HUMAN = "\n\nHuman: Q\n\nAssistant:"
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def comparison(row: dict[str, Any], columns: PreferenceColumns | None = None, **options: Any) -> Comparison:
+    return recognise_comparison(Record(row, "pairs.jsonl", 1), columns, **options).read(row)
+
+
+def shown(made: Comparison) -> list[tuple[str, str, float]]:
+    return [(c.messages[-1]["content"], c.role.name, round(c.label, 6)) for c in made.candidates]
+
+
+CHOSEN_A = [("A", "CHOSEN", 0.0), ("B", "REJECTED", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"chosen": f"{HUMAN} A", "rejected": f"{HUMAN} B"}, CHOSEN_A),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, CHOSEN_A),
+        ({"prompt": HUMAN[:-12], "chosen": "A", "rejected": "B"}, CHOSEN_A),
+        ({"prompt": "Q", "chosen": [USER, said("A")], "rejected": [USER, said("B")]}, CHOSEN_A),
+        ({"prompt": [USER], "chosen": [said("A")], "rejected": [said("B")]}, CHOSEN_A),
+        ({"chosen": [USER, said("A")], "rejected": [USER, said("B")]}, CHOSEN_A),
+        ({"prompt": HUMAN, "chosen": " A", "rejected": " B"}, [(" A", *CHOSEN_A[0][1:]), (" B", *CHOSEN_A[1][1:])]),
+        ({"prompt": "Human: Q\n\nAssistant:", "chosen": "A", "rejected": "B"}, CHOSEN_A),
+        ({"prompt": "Q", "chosen": json.dumps([USER, said("A")]), "rejected": json.dumps([USER, said("B")])}, CHOSEN_A),
+        ({"prompt": "Q", "chosen": '[{"a": 1}]', "rejected": "B"}, [('[{"a": 1}]', "CHOSEN", 0.0), CHOSEN_A[1]]),
+        ({"prompt": "Q", "output_1": "A", "output_2": "B", "label": "1"}, CHOSEN_A),
+        ({"instruction": "Q", "input": "", "response1": "B", "response2": "A", "annotator1": 2}, CHOSEN_A),
+        (
+            {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 1, "annotator2": 0, "annotator3": 2},
+            [("A", "CHOSEN", 0.0), ("B", "REJECTED", 0.5)],
+        ),
+        (
+            {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 2, "annotator2": 2, "annotator3": 0},
+            [("B", "CHOSEN", 0.0), ("A", "REJECTED", 0.166667)],
+        ),
+        ({"input": "Q", "output_1": "A", "output_2": "B", "label": 1}, CHOSEN_A),
+        (
+            {
+                "messages": [{"role": "prompter", "content": "Q"}],
+                "responses": [{"rank": 1, "text": "B"}, {"rank": 0, "text": "A"}],
+            },
+            [("B", "RANKED", 1.0), ("A", "RANKED", 0.0)],
+        ),
+        (
+            {"prompt": "Q", "responses": ["A", "B", "C"], "ranks": [1, 1, 3]},
+            [("A", "RANKED", 0.0), ("B", "RANKED", 0.0), ("C", "RANKED", 1.0)],
+        ),
+        ({"prompt": "Q", "completion": "A", "label": True}, [("A", "CHOSEN", 0.0)]),
+        ({"prompt": "Q", "completion": "A", "label": "bad"}, [("A", "REJECTED", 0.0)]),
+    ],
+)
+def test_recognised_by_columns(row: dict[str, Any], expected: list[tuple[str, str, float]]) -> None:
+    made = comparison(row)
+    assert made.prompt == [USER]
+    assert shown(made) == expected
+
+
+def test_named_columns() -> None:
+    row = {"q": "Q", "gut": "A", "schlecht": "B"}
+    columns = PreferenceColumns(prompt="q", chosen="gut", rejected="schlecht")
+    assert shown(comparison(row, columns)) == CHOSEN_A
+    half = {"prompt": "Q", "gut": "A", "rejected": "B"}
+    assert comparison(half, PreferenceColumns(chosen="gut", rejected="rejected")).prompt == [USER]
+    judged = PreferenceColumns(prompt="q", first="gut", second="schlecht", labels=["wer"])
+    assert shown(comparison({**row, "wer": 2}, judged))[0][0] == "B"
+    with pytest.raises(PostTrainError, match=r"pairs\.jsonl:1: no column `guut` .* did you mean `gut`"):
+        comparison(row, PreferenceColumns(prompt="q", chosen="guut", rejected="schlecht"))
+    with pytest.raises(PostTrainError, match="columns not recognised as preferences: q, gut"):
+        comparison(row)
+
+
+def test_inputs_and_system_prompts_belong_to_the_prompt() -> None:
+    pair = {"instruction": "Q", "input": "more", "system": "S", "chosen": "A", "rejected": "B"}
+    ranked = {"prompt": "Q", "context": "more", "system": "S", "responses": ["A", "B"], "ranks": [0, 1]}
+    judged = {"instruction": "Q", "input": "more", "system": "S", "response1": "A", "response2": "B", "annotator1": 1}
+    expected = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q\n\nmore"}]
+    assert [comparison(row).prompt for row in (pair, ranked, judged)] == [expected] * 3
+    alone = comparison({"input": "Q", "output_1": "A", "output_2": "B", "label": 1}, PreferenceColumns(prompt="input"))
+    assert alone.prompt == [USER]
+
+
+def test_majority_takes_votes_as_certain() -> None:
+    row = {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 2, "annotator2": 2, "annotator3": 1}
+    assert shown(comparison(row, annotators="majority")) == [("B", "CHOSEN", 0.0), ("A", "REJECTED", 0.0)]
+    with pytest.raises(NoPreference, match="no preference"):
+        comparison({**row, "annotator1": 0}, annotators="majority")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": f"{HUMAN} A", "rejected": f"{HUMAN} A"}, "equal sides"),
+        ({"prompt": "Q", "chosen": "A", "rejected": "A "}, "equal sides"),
+        ({"prompt": [USER], "chosen": [said("A")], "rejected": [said(" ")]}, "empty response"),
+        ({"chosen": f"{HUMAN} A", "rejected": "\n\nHuman: other\n\nAssistant: B"}, "no shared prompt"),
+        ({"chosen": f"{HUMAN} A\n\nAssistant: C", "rejected": f"{HUMAN} B"}, "no shared prompt"),
+        ({"chosen": f"{HUMAN} A", "rejected": f"{HUMAN}  "}, "empty response"),
+        ({"prompt": "Q", "responses": ["A", "B"], "ranks": [1, 1]}, "all tied"),
+    ],
+)
+def test_rows_that_say_nothing_are_no_errors(row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(NoPreference) as caught:
+        comparison(row)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Q", "responses": ["A"], "ranks": [0]}, "1 responses; a comparison needs two"),
+        ({"prompt": "Q", "responses": ["A", "B", "C"], "ranks": [0, 2, 3]}, "have gaps"),
+        ({"prompt": "Q", "responses": ["A", "B"], "ranks": [2, 3]}, "have gaps"),
+        ({"prompt": "Q", "responses": ["A", "B"], "ranks": [0]}, "1 ranks for 2 responses"),
+        ({"prompt": "Q", "responses": ["A", "B"], "ranks": [0, 0.5]}, "not whole numbers"),
+        ({"prompt": "Q", "responses": ["A", {"score": 1}], "ranks": [0, 1]}, r"responses\[1\] has none of text"),
+        ({"prompt": "Q", "completion": "A", "label": "so-so"}, "neither good nor bad"),
+        ({"input": "Q", "output_1": "A", "output_2": "B", "label": 3}, "must be 1, 2, or 0"),
+        ({"prompt": "Q", "chosen": [USER], "rejected": "B"}, "must begin with the assistant's turn"),
+        ({"prompt": None, "chosen": "A", "rejected": "B"}, "`prompt` is null"),
+    ],
+)
+def test_bad_rows_say_what_and_how(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRow, match=message) as caught:
+        comparison(row)
+    assert not isinstance(caught.value, NoPreference)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_tree_is_a_prompt_with_its_responses(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [
+        {"prompt": "what is 3 plus 3", "responses": ["it is 6", "three", "no idea at all"], "ranks": [0, 1, 1]},
+        {"prompt": "what is 3 plus 3", "responses": ["same", "same too"], "ranks": [0, 0]},
+    ]
+    path = write(tmp_path / "ranked.jsonl", rows)
+    store, audit = build_store([path], tokenizer, PreferenceOptions(), str(tmp_path / "cache"))
+    assert (len(store), audit.files[0].dropped["all tied"].lines) == (1, [2])
+    tree = store[0]
+    asked = [{"role": "user", "content": rows[0]["prompt"]}]
+    template = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    assert tokenizer.decode(tree.prompt) == template
+    assert [tokenizer.decode(r.tokens) for r in tree.responses] == [f"{t}<|im_end|>" for t in rows[0]["responses"]]
+    assert all(r.counted.all() for r in tree.responses)
+    assert [(r.role, r.label) for r in tree.responses] == [(Role.RANKED, 0), (Role.RANKED, 1), (Role.RANKED, 1)]
+    assert store.num_pairs.tolist() == [2]
+    loader = StepLoader(store, batch_size=1)
+    (batch,) = list(loader)
+    assert (batch.counts["pairs"], batch.own_count("pairs"), batch.counts["responses"]) == (2, 2, 3)
+    assert batch.ranks.tolist() == [0, 1, 1]
+
+
+def test_a_response_is_never_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"prompt": "a long prompt " * 5, "chosen": "an answer", "rejected": "b " * size} for size in (2, 60)]
+    path = write(tmp_path / "long.jsonl", rows)
+    whole, _ = build_store([path], tokenizer, PreferenceOptions(), str(tmp_path / "cache"))
+    limit = len(whole[0].prompt)
+    options = PreferenceOptions(max_length=limit, overlong="cut_prompt")
+    cut, audit = build_store([path], tokenizer, options, str(tmp_path / "cache"))
+    assert (len(cut), audit.total.cut) == (1, 1)
+    assert audit.files[0].dropped["response alone fills max_length"].lines == [2]
+    longest = max(len(r.tokens) for r in whole[0].responses)
+    assert np.array_equal(cut[0].prompt, whole[0].prompt[-(limit - longest) :])
+    for before, after in zip(whole[0].responses, cut[0].responses, strict=True):
+        assert np.array_equal(before.tokens, after.tokens)
+    dropped, audit = build_store([path], tokenizer, PreferenceOptions(max_length=limit), str(tmp_path / "cache"))
+    assert (len(dropped), audit.total.dropped_count) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "drops", "pairs"),
+    [
+        ("hh_harmless", 1341, {"no shared prompt": 2, "empty response": 3}, 1336),
+        ("hh_helpful", 1214, {"no shared prompt": 2, "empty response": 3, "empty turn": 1}, 1208),
+        ("oasst_rankings", 130, {}, 37 + 75 * 3 + 13 * 6 + 2 * 10 + 3 * 15),
+        ("pandalm", 747, {"empty response": 38}, 709),
+        ("llmbar", 527, {"equal sides": 1}, 526),
+    ],
+)
+def test_published_preferences_are_read_as_they_are(
+    name: str,
+    rows: int,
+    drops: dict[str, int],
+    pairs: int,
+    real_data: Path,
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    data = PreferenceData(str(real_data / name / "dev.jsonl"), max_length=10**6, cache_dir=str(tmp_path))
+    data.build(tokenizer)
+    assert data.audit.total.rows == rows
+    assert {reason: tally.count for reason, tally in data.audit.total.dropped.items()} == drops
+    assert int(data.train_store.num_pairs.sum()) == pairs
+    assert len(data.train_store) == rows - sum(drops.values())
+    tree = data.train_store[0]
+    assert all(tokenizer.decode(r.tokens).endswith("<|im_end|>") for r in tree.responses)
+    assert torch.isfinite(next(iter(StepLoader(data.train_store, batch_size=4))).ranks).all()

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_posttrain.data.conversation import ConversationData
+    from lit_posttrain.data.preference import PreferenceData
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.methods.base import PostTrainingModule, Term
+    from lit_posttrain.methods.dpo import DPO
+    from lit_posttrain.methods.orpo import ORPO
     from lit_posttrain.methods.sft import SFT
+    from lit_posttrain.methods.simpo import SimPO
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
     from lit_posttrain.rollout.engine import Completion, Sampling
     from lit_posttrain.types import Response, Role, Tree, TreeBatch
@@ -20,19 +24,25 @@ __version__ = "0.1.0"
 _HOMES = {
     "Completion": "rollout.engine",
     "ConversationData": "data.conversation",
+    "DPO": "methods.dpo",
     "LoRASpec": "models.spec",
     "ModelSpec": "models.spec",
+    "ORPO": "methods.orpo",
     "PostTrainError": "errors",
     "PostTrainingModule": "methods.base",
+    "PreferenceData": "data.preference",
     "Response": "types",
     "Role": "types",
     "SFT": "methods.sft",
     "Sampling": "rollout.engine",
+    "SimPO": "methods.simpo",
     "Term": "methods.base",
     "Tree": "types",
     "TreeBatch": "types",
 }
 __all__ = [
+    "DPO",
+    "ORPO",
     "SFT",
     "Completion",
     "ConversationData",
@@ -40,9 +50,11 @@ __all__ = [
     "ModelSpec",
     "PostTrainError",
     "PostTrainingModule",
+    "PreferenceData",
     "Response",
     "Role",
     "Sampling",
+    "SimPO",
     "Term",
     "Tree",
     "TreeBatch",

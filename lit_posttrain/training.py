@@ -38,11 +38,16 @@ from lit_posttrain.callbacks import (
     run_checkpoints,
 )
 from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported
+from lit_posttrain.data.comparisons import PreferenceColumns
 from lit_posttrain.data.conversation import ConversationData as ConversationData
 from lit_posttrain.data.formats import Columns
+from lit_posttrain.data.preference import PreferenceData as PreferenceData
 from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
+from lit_posttrain.methods.dpo import DPO as DPO
+from lit_posttrain.methods.orpo import ORPO as ORPO
 from lit_posttrain.methods.sft import SFT as SFT
+from lit_posttrain.methods.simpo import SimPO as SimPO
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
@@ -58,19 +63,22 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
 
     def option_names(self) -> list[str]:
         """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
-        homes = {
-            "trainer": pl.Trainer,
-            "model": SFT,
-            "model.policy": ModelSpec,
-            "model.policy.lora": LoRASpec,
-            "data": ConversationData,
-            "data.columns": Columns,
-            "wandb": WandbOptions,
-            "throughput": ThroughputMonitor,
+        homes: dict[str, tuple[Any, ...]] = {
+            "trainer": (pl.Trainer,),
+            "model": (SFT, DPO, SimPO, ORPO),
+            "model.policy": (ModelSpec,),
+            "model.policy.lora": (LoRASpec,),
+            "data": (ConversationData, PreferenceData),
+            "data.columns": (Columns, PreferenceColumns),
+            "wandb": (WandbOptions,),
+            "throughput": (ThroughputMonitor,),
         }
         own = ["name", "runs", "resume", "overwrite", "config", "monitor", "checkpoint_every", "ckpt_path"]
         own += ["model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
-        return own + [f"{place}.{name}" for place, home in homes.items() for name in inspect.signature(home).parameters]
+        named = [
+            (place, name) for place, kinds in homes.items() for k in kinds for name in inspect.signature(k).parameters
+        ]
+        return list(dict.fromkeys([*own, *(f"{place}.{name}" for place, name in named)]))
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -136,6 +136,23 @@ def test_what_a_failed_run_did_not_write_stays(chats: Path, tiny_model: Path) ->
     assert list(Path("own").iterdir()) == []
 
 
+@pytest.mark.parametrize("config", ["dpo.yaml", "simpo.yaml", "orpo.yaml"])
+def test_preferences_from_the_command_to_the_folder(
+    config: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"what is {i}", "chosen": f"it is {i}", "rejected": "no " * (1 + i % 5)} for i in range(32)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    common = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
+    common += ["--data.path", "pairs.jsonl", "--model.optimizer.init_args.lr", "3e-3", "--trainer.max_epochs", "6"]
+    assert main(["fit", "--config", config, *common, "--name", "one", "--data.val_share", "0.2"]) == 0
+    with Path("runs/one/metrics.csv").open() as stream:
+        measured = [r for r in csv.DictReader(stream) if r["val/loss"]]
+    assert float(measured[-1]["val/rewards/accuracies"]) == 1.0, "rows so alike are learned at once"
+    assert float(measured[-1]["val/rewards/margins"]) > float(measured[0]["val/rewards/margins"])
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert main(["generate", "--model", "out", "--prompt", "what is 3", "--max_new_tokens", "4"]) == 0
+
+
 def test_validate_says_what_it_measured(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", "32-true") == 0
     shown = capsys.readouterr().out
@@ -400,7 +417,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["fit", "--config", "sft.yaml", "--trainer.max_epoch", "2"],
         ["--trainer.max_epoch", "did you mean --trainer.max_epochs?"],
     ),
-    "unknown config": (["fit", "--config", "nothere.yaml"], ["nothere.yaml", "sft.yaml"]),
+    "unknown config": (["fit", "--config", "sfft.yaml"], ["sfft.yaml", "sft.yaml"]),
     "missing file": (["fit", "--config", "sft.yaml", "--data.path", "nothere.jsonl"], ["nothere.jsonl"]),
     "missing model": (["fit", "--config", "sft.yaml", "--model.policy.path", "./nothere"], ["./nothere"]),
     "no such run": (["fit", "--resume", "nothere"], ["nothere", "no such run"]),
@@ -430,6 +447,26 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["--model.optimiser.init_args.lr: no such option; did you mean --model.optimizer.init_args.lr?"],
     ),
     "no steps": (["fit", *SFT_TINY, "--data.batch_size", "0"], ["--data.batch_size is 0"]),
+    "ranks with gaps": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "RANKED"],
+        ["ranked.jsonl:1", "have gaps"],
+    ),
+    "smoothing that no loss uses": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.label_smoothing", "0.1"],
+        ["--model.label_smoothing 0.1", "conservative and robust"],
+    ),
+    "nothing to compare": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "LONE"],
+        ["lone.jsonl:1", "no two responses to compare"],
+    ),
+    "conversations are no preferences": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "CHATS"],
+        ["chats.jsonl:1", "not recognised as preferences: prompt, completion"],
+    ),
+    "a reference that cannot be": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.reference", "adapter_off"],
+        ["--model.reference adapter_off", "--model.policy.lora.r"],
+    ),
     "a value out of range": (["fit", *SFT_TINY, "--data.val_share", "5"], ["--data.val_share is 5"]),
     "best of nothing": (["validate", *SFT_TINY, "--ckpt_path", "best"], ["runs/NAME/best.ckpt"]),
     "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),
@@ -470,7 +507,13 @@ def test_mistakes_are_one_line_with_a_remedy(
     mistake: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, parts = MISTAKES[mistake]
-    arguments = [str(tiny_model) if a == "TINY" else a for a in arguments]
+    ranked = {"prompt": "a", "responses": ["b", "c"], "ranks": [0, 3]}
+    places = {"TINY": str(tiny_model), "CHATS": str(chats), "RANKED": str(chats.parent.parent / "ranked.jsonl")}
+    Path(places["RANKED"]).write_text(json.dumps(ranked) + "\n")
+    places["LONE"] = str(chats.parent.parent / "lone.jsonl")
+    lone = [{"prompt": f"a {n}", "completion": "b", "label": True} for n in range(20)]
+    Path(places["LONE"]).write_text("".join(json.dumps(row) + "\n" for row in lone))
+    arguments = [places.get(a, a) for a in arguments]
     if arguments[0] in ("fit", "validate") and "sft.yaml" in arguments and "--data.path" not in arguments:
         arguments += ["--data.path", str(chats)]
     assert main(arguments) == 2

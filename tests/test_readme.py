@@ -26,6 +26,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = "".join(row.replace("What is tea?", f"What is tea number {n}?") + "\n" for n in range(40))
     Path("my.jsonl").write_text(rows)
     Path("other.jsonl").write_text(row + "\n")
+    pair = {"prompt": "What is tea?", "chosen": "A drink of leaves.", "rejected": "No idea."}
+    Path("pairs.jsonl").write_text("".join(json.dumps(pair | {"prompt": f"What is {n}?"}) + "\n" for n in range(40)))
     return tmp_path
 
 

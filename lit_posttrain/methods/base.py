@@ -49,7 +49,7 @@ class Term:
     """
 
     total: Tensor
-    unit: Literal["tokens", "responses", "trees"]
+    unit: Literal["tokens", "chosen_tokens", "responses", "pairs", "trees"]
     weight: float = 1.0
 
 
@@ -164,14 +164,8 @@ class PostTrainingModule(OptimizedModule):
 
     def configure_model(self) -> None:
         """Build the policy; Lightning calls it in the right device and dtype context, possibly more than once."""
-        if self.policy is not None:
-            return
-        vocabulary = len(self.tokenizer)
-        if self.device_mesh is None:
-            self.policy = build_policy(self.spec, vocabulary, device_type=self._device_type())
-        else:
-            mesh = self.device_mesh["data_parallel"]
-            self.policy = build_sharded_policy(self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
+        if self.policy is None:
+            self.policy = self.build_policy()
 
     def on_train_start(self) -> None:
         """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
@@ -296,6 +290,14 @@ class PostTrainingModule(OptimizedModule):
         self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
         self._settings_resumed = saved["optimizer"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
+
+    def build_policy(self) -> Policy:
+        """A policy with the weights that the spec names, sharded where the strategy shards."""
+        vocabulary = len(self.tokenizer)
+        if self.device_mesh is None:
+            return build_policy(self.spec, vocabulary, device_type=self._device_type())
+        mesh = self.device_mesh["data_parallel"]
+        return build_sharded_policy(self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
 
     # Inside ----------------------------------------------------------------------------------------------------
 

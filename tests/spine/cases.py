@@ -11,7 +11,19 @@ import lightning.pytorch as pl
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain import SFT, ConversationData, ModelSpec, PostTrainingModule, Response, Tree
+from lit_posttrain import (
+    DPO,
+    ORPO,
+    SFT,
+    ConversationData,
+    ModelSpec,
+    PostTrainingModule,
+    PreferenceData,
+    Response,
+    Role,
+    SimPO,
+    Tree,
+)
 
 
 @dataclass
@@ -33,6 +45,10 @@ class ListStore:
         self.lengths = _array(trees, lambda t: len(t.prompt) + sum(len(r.tokens) for r in t.responses))
         self.counted_tokens = _array(trees, lambda t: sum(int(r.counted.sum()) for r in t.responses))
         self.num_responses = _array(trees, lambda t: len(t.responses))
+        self.num_pairs = _array(trees, lambda t: len(t.responses) // 2)
+        self.chosen_tokens = _array(
+            trees, lambda t: sum(int(r.counted.sum()) for r in t.responses if r.role == Role.CHOSEN)
+        )
 
     def __len__(self) -> int:
         return len(self.trees)
@@ -77,8 +93,46 @@ def conversation_files(folder: Path) -> ConversationData:
     return ConversationData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
 
 
+def comparisons(rows: int = 64, seed: int = 0) -> list[Tree]:
+    """Random pairs of very unequal lengths; every fourth has a soft label."""
+    random = np.random.default_rng(seed)
+    trees = []
+    for row in range(rows):
+        prompt = random.integers(3, 500, random.integers(2, 30)).astype(np.int32)
+        sides = []
+        for role in (Role.CHOSEN, Role.REJECTED):
+            tokens = random.integers(3, 500, random.integers(1, 40)).astype(np.int32)
+            label = 0.3 if role == Role.REJECTED and row % 4 == 0 else 0.0
+            sides.append(Response(tokens, np.ones(len(tokens), np.bool_), role, label))
+        trees.append(Tree(prompt, sides))
+    return trees
+
+
+def comparison_files(folder: Path) -> PreferenceData:
+    """Several files of pairs of unequal lengths, shuffled and packed."""
+    files = []
+    for number in range(3):
+        file = folder / f"pairs-{number}.jsonl"
+        if not file.exists():
+            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
+            rows = [
+                {
+                    "prompt": f"tell me about {words[i % 8]} {i}",
+                    "chosen": " ".join(words[: 1 + (i * 5 + number) % 8]),
+                    "rejected": " ".join(words[7 - (i * 3) % 7 :]) + " no",
+                }
+                for i in range(17)
+            ]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(str(file))
+    return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+
 METHODS: dict[str, Case] = {
     "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
+    "dpo": Case(lambda spec: DPO(spec, nll=0.3, nll_per="token"), comparisons, comparison_files),
+    "simpo": Case(SimPO, comparisons, comparison_files),
+    "orpo": Case(ORPO, comparisons, comparison_files),
 }
 
 

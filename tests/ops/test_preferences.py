@@ -46,7 +46,8 @@ def test_pairwise_losses_by_hand(h: float) -> None:
     assert ops.hinge(margin).item() == pytest.approx(max(1 - h, 0))
     zero = torch.zeros(1, dtype=torch.float64)
     assert ops.apo_zero(margin, zero).item() == pytest.approx(1 - s + 0.5)
-    assert ops.apo_down(margin, zero).item() == pytest.approx(s + 1 - s)
+    other = torch.tensor([0.4], dtype=torch.float64)
+    assert ops.apo_down(margin, other).item() == pytest.approx(s + 1 - 1 / (1 + math.exp(0.4 - h)), rel=1e-12)
     assert ops.ipo(margin, zero, 0.1).item() == pytest.approx((h - 5) ** 2)
     assert ops.simpo(margin, zero, 2.0, 0.5).item() == pytest.approx(-log_sigmoid(2 * h - 0.5), abs=1e-12)
 

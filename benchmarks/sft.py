@@ -41,7 +41,7 @@ def model_folder(path: str, folder: Path) -> str:
         return path
     quiet_libraries()
     tokenizer = load_tokenizer(ModelSpec(path))
-    build_policy(ModelSpec(path), len(tokenizer)).causal_lm.save_pretrained(folder)
+    build_policy(ModelSpec(path), len(tokenizer)).transformer.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

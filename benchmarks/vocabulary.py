@@ -57,7 +57,7 @@ def tiled_loss(policy: Policy, batch: TreeBatch) -> torch.Tensor:
 
 def plain_loss(policy: Policy, batch: TreeBatch) -> torch.Tensor:
     """transformers' loss on the same tokens."""
-    loss: torch.Tensor = policy.causal_lm(input_ids=batch.input_ids, labels=batch.input_ids, use_cache=False).loss
+    loss: torch.Tensor = policy.transformer(input_ids=batch.input_ids, labels=batch.input_ids, use_cache=False).loss
     return loss
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lit_posttrain.methods.base import PostTrainingModule, Term
     from lit_posttrain.methods.dpo import DPO
     from lit_posttrain.methods.orpo import ORPO
+    from lit_posttrain.methods.reward import RewardModel
     from lit_posttrain.methods.sft import SFT
     from lit_posttrain.methods.simpo import SimPO
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
@@ -32,6 +33,7 @@ _HOMES = {
     "PostTrainingModule": "methods.base",
     "PreferenceData": "data.preference",
     "Response": "types",
+    "RewardModel": "methods.reward",
     "Role": "types",
     "SFT": "methods.sft",
     "Sampling": "rollout.engine",
@@ -52,6 +54,7 @@ __all__ = [
     "PostTrainingModule",
     "PreferenceData",
     "Response",
+    "RewardModel",
     "Role",
     "Sampling",
     "SimPO",

@@ -25,6 +25,7 @@ OTHER_COMMANDS = {
     "audit": "Read, tokenise and report on the data of a config, without training.",
     "export": "Turn a checkpoint into a Hugging Face folder.",
     "generate": "Answer prompts from a file or the command line, as JSON lines.",
+    "score": "Score the responses of a file with a reward model, as JSON lines.",
     "chat": "Talk to a model folder or a checkpoint in the terminal.",
     "configs": "List the ready-made configs, or copy one to edit.",
 }

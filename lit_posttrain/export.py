@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 from lit_posttrain import __version__
 from lit_posttrain.arguments import alternatives
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import DTYPES, build_policy
-from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.loading import DTYPES, build_policy, build_scorer
+from lit_posttrain.models.policy import Backbone, Scorer
 from lit_posttrain.models.restore import Restored, find_checkpoint, restore
 from lit_posttrain.models.spec import DType
 
@@ -31,13 +32,15 @@ class Exported(NamedTuple):
 def export_checkpoint(
     ckpt: str, out: str, *, adapter: bool = False, dtype: DType | None = None, trust_remote_code: bool = False
 ) -> Exported:
-    """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or peft, with adapter=True) loads.
+    """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or peft, with adapter=True) loads; for a
+    reward model `AutoModelForSequenceClassification`.
 
     LoRA is merged into the base unless `adapter`; a quantized base is unpacked to what it computed with, so the
     merged model equals the trained one. dtype: of the written weights; by default that of the training run.
 
     Raises:
-        PostTrainError: when there is no checkpoint, the folder exists already, or adapter=True without LoRA.
+        PostTrainError: when there is no checkpoint, the folder exists already, or adapter=True without LoRA or for a
+            reward model.
     """
     found, target = find_checkpoint(ckpt), Path(out)
     if found is None:
@@ -52,7 +55,11 @@ def export_checkpoint(
     restored = restore(str(found), trust_remote_code)
     if adapter and restored.spec.lora is None:
         raise PostTrainError(f"--adapter: {found} holds a fully trained model, not LoRA adapters; leave --adapter out")
-    model = restored.policy.model if adapter else merged(restored)
+    if adapter and isinstance(restored.model, Scorer):
+        raise PostTrainError(
+            "--adapter: a reward model needs a padding token of its own, which an adapter cannot bring; leave it out"
+        )
+    model = restored.model.model if adapter else merged(restored)
     if dtype is not None:
         model = model.to(DTYPES[dtype])
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,22 +75,23 @@ def export_checkpoint(
 def merged(restored: Restored) -> Any:
     """A plain transformers model with the adapters added into its weights."""
     if restored.spec.lora is None:
-        return restored.policy.model
-    policy = _unquantized(restored) if restored.spec.quantization else restored.policy
-    model: Any = policy.model
+        return restored.model.model
+    whole = _unquantized(restored) if restored.spec.quantization else restored.model
+    model: Any = whole.model
     return model.merge_and_unload(safe_merge=True)
 
 
-def _unquantized(restored: Restored) -> Policy:
-    """The same policy on a dense base of the very weights that the quantized one computes with.
+def _unquantized(restored: Restored) -> Backbone:
+    """The same model on a dense base of the very weights that the quantized one computes with.
 
     peft would round the merged weights to 4 bits again; a dense folder need not lose that.
     """
     from peft.utils.integrations import dequantize_bnb_weight
 
-    dense = build_policy(replace(restored.spec, quantization=None, dtype="float32"), len(restored.tokenizer))
+    build: Callable[..., Backbone] = build_scorer if isinstance(restored.model, Scorer) else build_policy
+    dense = build(replace(restored.spec, quantization=None, dtype="float32"), len(restored.tokenizer))
     weights = {}
-    for name, module in restored.policy.named_modules():
+    for name, module in restored.model.named_modules():
         for own, value in module.named_parameters(prefix=name, recurse=False):
             quantized = type(value).__name__ in ("Params4bit", "Int8Params")
             full = dequantize_bnb_weight(value, state=getattr(module, "state", None)) if quantized else value
@@ -98,7 +106,9 @@ def _write(model: Any, restored: Restored, folder: Path, ckpt: Path, adapter: bo
     from transformers import GenerationConfig
 
     tokenizer = restored.tokenizer
-    if not adapter:
+    if isinstance(restored.model, Scorer):
+        add_padding_token(model, tokenizer)
+    elif not adapter:
         ends = restored.eos_ids
         model.config.eos_token_id = ends[0] if len(ends) == 1 else ends
         model.generation_config = GenerationConfig(
@@ -114,11 +124,23 @@ def _write(model: Any, restored: Restored, folder: Path, ckpt: Path, adapter: bo
         shutil.copymode(folder / "README.md", file)
 
 
+def add_padding_token(model: Any, tokenizer: Any) -> None:
+    """Give a sequence classifier a padding token that no text has. transformers reads the score at the last token that
+    is not padding: where padding is the end token, it would look past the end of every response."""
+    if "<|padding|>" not in tokenizer.get_vocab():
+        tokenizer.add_tokens(["<|padding|>"], special_tokens=True)
+    tokenizer.pad_token = "<|padding|>"
+    tokenizer.padding_side = "right"
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
 def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
     """What the model is, what it was trained on and how, and the figures of its run, as far as its folder says."""
     spec, home = restored.spec, ckpt.parent
     method = restored.run.get("method", "unknown")
-    kind = "LoRA adapter" if adapter else "model"
+    kind = "LoRA adapter" if adapter else "reward model" if isinstance(restored.model, Scorer) else "model"
     lines = ["---", f"base_model: {spec.path}", "library_name: transformers", "tags: [lit-posttrain]", "---", ""]
     lines += [f"# {home.name}", "", f"A {kind} trained from `{spec.path}` with lit-posttrain {__version__} ({method})."]
     lines += [
@@ -154,6 +176,6 @@ def _figure_lines(file: Path, step: int) -> list[str]:
         for row in csv.DictReader(stream):
             if int(row["step"]) < step:
                 last |= {k: v for k, v in row.items() if v}
-    shown = [k for k in last if k.endswith(("/loss", "mean_token_accuracy", "perplexity"))]
+    shown = [k for k in last if k.endswith(("/loss", "mean_token_accuracy", "perplexity", "accuracies", "/ece"))]
     lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {float(last[name]):.4f}" for name in shown]
     return lines if shown else []

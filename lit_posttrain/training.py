@@ -46,6 +46,7 @@ from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.dpo import DPO as DPO
 from lit_posttrain.methods.orpo import ORPO as ORPO
+from lit_posttrain.methods.reward import RewardModel as RewardModel
 from lit_posttrain.methods.sft import SFT as SFT
 from lit_posttrain.methods.simpo import SimPO as SimPO
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
@@ -65,7 +66,7 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
         """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
         homes: dict[str, tuple[Any, ...]] = {
             "trainer": (pl.Trainer,),
-            "model": (SFT, DPO, SimPO, ORPO),
+            "model": (SFT, DPO, SimPO, ORPO, RewardModel),
             "model.policy": (ModelSpec,),
             "model.policy.lora": (LoRASpec,),
             "data": (ConversationData, PreferenceData),

@@ -36,8 +36,8 @@ class Response:
 
     tokens: (n,) int32, everything after the prompt, later user turns and tool results included.
     counted: (n,) bool, the tokens that the policy is trained on (or sampled itself).
-    label: by `role` the rank of a RANKED response (0 is the best), the probability that a REJECTED one is the better
-        one after all (soft labels), or a reward.
+    label: by `role` the rank of a RANKED response (0 is the best), the margin of a CHOSEN one over the other (0 where
+        nobody gave one), the probability that a REJECTED one is the better one after all (soft labels), or a reward.
     """
 
     tokens: IntArray
@@ -83,6 +83,7 @@ class RowLayout:
     multiple: rows are padded to a multiple of this many tokens.
     flat: all groups stand in a single row without padding; the model's attention works a group at a time, so a long
         row costs nothing.
+    tails: keep what stands behind a response's last counted token, where a score is read; likelihoods need it not.
     """
 
     shared: bool = True
@@ -90,6 +91,7 @@ class RowLayout:
     attention_cost: float = 6e-4
     multiple: int = 1
     flat: bool = False
+    tails: bool = False
 
 
 @dataclass

@@ -52,7 +52,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "predict", "audit", "export", "generate", "chat", "configs"):
+    for command in ("fit", "validate", "test", "predict", "audit", "export", "generate", "score", "chat", "configs"):
         assert f"  {command}" in shown
 
 
@@ -193,7 +193,7 @@ def test_predict_covers_every_row(chats: Path, tiny_model: Path, capsys: pytest.
     )
     before, whole = (fourth.tokenizer(t, return_tensors="pt")["input_ids"] for t in (text, f"{text}{answer}<|im_end|>"))
     with torch.no_grad():
-        logps = fourth.policy.causal_lm(whole).logits.log_softmax(-1)[0, before.shape[1] - 1 : -1]
+        logps = fourth.policy.transformer(whole).logits.log_softmax(-1)[0, before.shape[1] - 1 : -1]
     expected = float(logps.gather(1, whole[0, before.shape[1] :, None]).sum())
     assert rows[3]["logprob"] == pytest.approx(expected, abs=1e-3)
     assert main(common) == 2
@@ -348,7 +348,7 @@ def test_the_exported_folder_equals_the_trained_module(
     # a learning rate that moves the weights enough for a wrong merge to show
     assert fit(chats, tiny_model, *extra, "--name", "one", "--model.optimizer.init_args.lr", "0.01") == 0
     assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
-    trained = restore("runs/one").policy.causal_lm
+    trained = restore("runs/one").policy.transformer
     plain = AutoModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained("out")
     assert tokenizer.chat_template
@@ -375,7 +375,7 @@ def test_adapters_are_exported_for_peft(chats: Path, tiny_model: Path) -> None:
     loaded = PeftModel.from_pretrained(base, "adapter").eval()
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, restore("runs/one").policy.causal_lm(ids).logits)
+        torch.testing.assert_close(loaded(ids).logits, restore("runs/one").policy.transformer(ids).logits)
 
 
 def test_generate_and_audit(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def test_thirty_steps_of_gsm8k(
     command = ["fit", "--config", "configs/sft.yaml", *OVERLAYS[overlay], "--data.path", str(rows)]
     assert main([*command, "--trainer.max_steps", "30", "--name", "one"]) == 0
     assert main(["export", "--ckpt", "runs/one/last.ckpt", "--out", "hf"]) == 0
-    trained = restore("runs/one/last.ckpt").policy.causal_lm
+    trained = restore("runs/one/last.ckpt").policy.transformer
     plain = AutoModelForCausalLM.from_pretrained("hf", dtype=torch.float32).eval()
     exact = AutoModelForCausalLM.from_pretrained("hf", dtype=torch.float64).eval()
     tokenizer = AutoTokenizer.from_pretrained("hf")

@@ -7,6 +7,7 @@ cannot be used raises `BadRow`.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,10 +60,16 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
     """A reader of rows with a chosen and a rejected response: transcripts, strings or messages, with the prompt in a
     column of its own or as what both sides begin with.
 
-    columns: names of `chosen` and `rejected`, of `prompt` or None, and the list of `extra`.
+    columns: names of `chosen` and `rejected`, of `prompt` and `margin` or None, and the list of `extra`.
     """
 
     def read(data: Mapping[str, Any]) -> Comparison:
+        found = sides_of(data)
+        if columns["margin"]:
+            found.candidates[0].label = _margin(data[columns["margin"]], str(columns["margin"]))
+        return found
+
+    def sides_of(data: Mapping[str, Any]) -> Comparison:
         names = [columns["chosen"], columns["rejected"]]
         sides = [_conversation(data[name], str(name)) for name in names]
         if columns["prompt"]:
@@ -76,6 +83,16 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
         return _pair(_with_system(prompt, data), sides[0][len(prompt) :], sides[1][len(prompt) :])
 
     return read
+
+
+def _margin(value: Any, column: str) -> float:
+    try:
+        margin = float(value)
+    except (TypeError, ValueError):
+        margin = math.nan
+    if not 0 <= margin < math.inf:
+        raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, 0 or more")
+    return margin
 
 
 def _asked(data: Mapping[str, Any], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -191,6 +208,10 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
         given, name = data[str(columns["responses"])], str(columns["responses"])
         if not isinstance(given, list) or not all(isinstance(r, (str, dict)) for r in given):
             raise BadRow("wrong type", f"`{name}` is {kind(given)}, not a list of responses; mend it")
+        texts = [_text_of(r, f"{name}[{i}]") for i, r in enumerate(given)]
+        said = [_conversation(text, f"{name}[{i}]") for i, text in enumerate(texts)]
+        if not columns["labelled"]:
+            return Comparison(prompt, [Candidate(m, Role.SAMPLE) for m in said])
         if len(given) < 2:
             raise BadRow("one response", f"`{name}` has {len(given)} responses; a comparison needs two or more")
         ranks = (
@@ -198,8 +219,6 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
             if columns["ranks"]
             else [r.get("rank") if isinstance(r, dict) else None for r in given]
         )
-        texts = [_text_of(r, f"{name}[{i}]") for i, r in enumerate(given)]
-        said = [_conversation(text, f"{name}[{i}]") for i, text in enumerate(texts)]
         places = _ranks(ranks, len(given))
         return Comparison(prompt, [Candidate(m, Role.RANKED, r) for m, r in zip(said, places, strict=True)])
 
@@ -249,6 +268,8 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Mapp
     def read(data: Mapping[str, Any]) -> Comparison:
         prompt = _asked(data, columns)
         first, second = (_conversation(data[columns[name]], str(columns[name])) for name in ("first", "second"))
+        if not columns["labelled"]:
+            return Comparison(prompt, [Candidate(first, Role.SAMPLE), Candidate(second, Role.SAMPLE)])
         share = _share_for_first([data[c] for c in columns["labels"]], columns["labels"])
         if annotators == "majority" and share == 0.5:
             raise NoPreference(
@@ -292,6 +313,7 @@ class PreferenceColumns:
         prompt: Column with the prompt: a string, a transcript, or a list of messages.
         chosen: Column with the preferred response. Needs `rejected`.
         rejected: Column with the other response.
+        margin: Column that says by how much `chosen` is better, 0 or more; reward models ask for that much.
         responses: Column with a list of responses: strings, or objects with text and rank. Needs `prompt`.
         ranks: Column with a list of ranks, where `responses` holds strings; lowest is best, equal ones are ties.
         first: Column with one of two judged responses. Needs `prompt`, `second` and `labels`.
@@ -304,6 +326,7 @@ class PreferenceColumns:
     prompt: str | None = None
     chosen: str | None = None
     rejected: str | None = None
+    margin: str | None = None
     responses: str | None = None
     ranks: str | None = None
     first: str | None = None
@@ -314,9 +337,10 @@ class PreferenceColumns:
 
 
 def recognise_comparison(
-    record: Record, columns: PreferenceColumns | None = None, annotators: Annotators = "soft"
+    record: Record, columns: PreferenceColumns | None = None, annotators: Annotators = "soft", labelled: bool = True
 ) -> ComparisonFormat:
-    """Decide by the columns of a file's first record, or by the columns that the user named.
+    """Decide by the columns of a file's first record, or by the columns that the user named. labelled: False for
+    responses that are yet to be compared: they stay in the record's order, whatever its labels and ranks.
 
     Raises:
         PostTrainError: a named column does not exist, or no known set of columns does.
@@ -326,13 +350,14 @@ def recognise_comparison(
     wanted = {name: value for name, value in vars(named).items() if value is not None}
     guessed = _guessed(data)
     if set(wanted) - {"prompt"}:  # the user says what is compared; only what it answers is guessed beside that
-        guessed = {name: guessed[name] for name in ("prompt", "extra") if name in guessed}
+        guessed = {name: guessed[name] for name in ("prompt", "extra", "margin") if name in guessed}
     found = {**guessed, **wanted}
     for name, needs, make in _SHAPES:
-        if set(needs) <= set(found):
+        needs = tuple(need for need in needs if labelled or need != "labels")
+        if set(needs) <= set(found) and (labelled or name != "unpaired"):
             used = {key: found.get(key) for key in (*needs, *_OPTIONAL.get(name, ()))}
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
-            read = make({**used, "extra": found.get("extra", [])}, annotators)
+            read = make({**used, "extra": found.get("extra", []), "labelled": labelled}, annotators)
             return ComparisonFormat("/".join(needed), tuple(needed), read)
     raise PostTrainError(
         f"{record.file}:{record.line}: columns not recognised as preferences: {', '.join(data)}; name them with "
@@ -341,7 +366,7 @@ def recognise_comparison(
     )
 
 
-_OPTIONAL = {"pair": ("prompt",), "ranking": ("ranks",)}
+_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks",)}
 _SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], Any]], ...] = (
     ("pair", ("chosen", "rejected"), lambda used, _: paired(used)),
     ("ranking", ("prompt", "responses"), lambda used, _: ranked(used)),
@@ -361,6 +386,7 @@ def _guessed(data: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": asked or first_of("input"),
         "chosen": first_of("chosen"),
         "rejected": first_of("rejected"),
+        "margin": first_of("margin"),
         "responses": first_of("responses", "completions", "outputs", "answers"),
         "ranks": first_of("ranks", "rank"),
         "first": first_of("response1", "response_1", "output_1", "output1"),

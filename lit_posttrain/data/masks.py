@@ -34,9 +34,10 @@ class TokenMask:
         """Encodings of texts. `plain`: the tokenizer adds its special tokens, which a chat template writes itself."""
         return list(self.backend.encode_batch(texts, add_special_tokens=plain))
 
-    def tree(self, rendered: Rendered, encoding: Any) -> Tree:
+    def tree(self, rendered: Rendered, encoding: Any, whole: bool = False) -> Tree:
         """A prompt and one response. The prompt is all before the first trained token, the response ends with the
-        last trained one: what stands behind it cannot change a loss.
+        last trained one: what stands behind it cannot change a likelihood. whole: keep that too, for a score is read
+        at the text's last token.
 
         Raises:
             BadRow: nothing to train on, or a prompt whose tokens are not the first tokens of the conversation.
@@ -52,7 +53,7 @@ class TokenMask:
         # the first token of a sequence has no state that could predict it
         if len(where) == 0 or where[-1] == 0:
             raise BadRow("no trained token", "no token to train on; fill or remove the row")
-        first, last = max(int(where[0]), 1), int(where[-1]) + 1
+        first, last = max(int(where[0]), 1), len(ids) if whole else int(where[-1]) + 1
         if rendered.everything:
             response = Response(tokens[first:], np.ones(len(ids) - first, np.bool_))
             return Tree(tokens[:first], [response], np.ones(first, np.bool_))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -108,6 +108,7 @@ def collate(
 ) -> TreeBatch:
     """Pack trees into a TreeBatch. No trees give a batch of one padding token and no targets: a rank that has run
     out of data still takes part in every collective."""
+    trees = trees if layout.tails else [_without_tails(tree) for tree in trees]
     groups = make_groups(trees, layout)
     length, rows = plan_rows([g.length for g in groups], layout) if groups else (1, [[]])
     shape = (len(rows), length)
@@ -161,6 +162,15 @@ def collate(
         counts=dict(counts),
         tree_rows=list(tree_rows) if tree_rows else list(range(len(trees))),
     )
+
+
+def _without_tails(tree: Tree) -> Tree:
+    """The tree with responses that end at their last counted token."""
+    ends = [max(np.flatnonzero(r.counted)[-1:].sum() + 1, 1) for r in tree.responses]
+    if all(end == len(r.tokens) for end, r in zip(ends, tree.responses, strict=True)):
+        return tree
+    cut = [replace(r, tokens=r.tokens[:n], counted=r.counted[:n]) for n, r in zip(ends, tree.responses, strict=True)]
+    return replace(tree, responses=cut)
 
 
 def _round_up(value: int, multiple: int) -> int:

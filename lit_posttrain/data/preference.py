@@ -37,10 +37,11 @@ class PreferenceOptions:
     on_bad_row: Literal["error", "skip"] = "error"
     train_on_prompt: bool = False
     train_on: TrainOn = "completion"
+    whole_text: bool = True
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data."""
-        return _Comparisons(recognise_comparison(record, self.columns, self.annotators), self.system_prompt)
+        return ComparisonReader(recognise_comparison(record, self.columns, self.annotators), self.system_prompt)
 
     def fit(self, tree: Tree) -> Fitted:
         """Drop, or cut the prompt; count its tokens where they are trained on."""
@@ -50,15 +51,19 @@ class PreferenceOptions:
 
 
 @dataclass(frozen=True)
-class _Comparisons:
+class ComparisonReader:
+    """Comparisons as examples with one prompt."""
+
     shape: ComparisonFormat
     system_prompt: str | None
 
     @property
     def name(self) -> str:
+        """What the audit calls the columns."""
         return self.shape.name
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The examples of a record."""
         check_needs(self.shape.needs, data)
         comparison = self.shape.read(data)
         prompt = list(comparison.prompt)

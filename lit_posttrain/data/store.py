@@ -114,6 +114,11 @@ class TreeStore:
         """Whether a pair's label is a probability instead of certain."""
         return bool(((self._role == int(Role.REJECTED)) & (self._label > 0)).any())
 
+    @property
+    def margins(self) -> bool:
+        """Whether somebody said by how much a chosen response is better."""
+        return bool(((self._role == int(Role.CHOSEN)) & (self._label > 0)).any())
+
     def sources(self, rows: Sequence[int]) -> list[str]:
         """`file:line` of trees."""
         return [f"{self.files[int(self.file_index[row])]}:{int(self.lines[row])}" for row in rows]

@@ -9,11 +9,11 @@ import logging
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -25,9 +25,9 @@ from lit_posttrain.methods.metrics import Sums, Totals, ratios
 from lit_posttrain.methods.optimization import OptimizedModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.architectures import attention_implementation, layout_of
-from lit_posttrain.models.loading import build_policy, load_config, max_positions
-from lit_posttrain.models.policy import Policy
-from lit_posttrain.models.sharding import build_sharded_policy
+from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
+from lit_posttrain.models.policy import Backbone, Policy
+from lit_posttrain.models.sharding import build_sharded
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.rollout.engine import Completion, Sampling
@@ -54,9 +54,13 @@ class Term:
 
 
 class PostTrainingModule(OptimizedModule):
-    """Base class of all methods. Subclasses implement `loss_terms`."""
+    """Base class of all methods. Subclasses implement `loss_terms`.
 
-    policy: Policy | None
+    head: what stands on the model that is trained, a language model's head or a score.
+    """
+
+    head: ClassVar[Head] = "lm"
+    policy: Backbone | None
 
     def __init__(
         self,
@@ -110,6 +114,12 @@ class PostTrainingModule(OptimizedModule):
         else:
             self._eval_totals.update(self._file + name, total, count)
 
+    @property
+    def evaluating(self) -> bool:
+        """Whether validation or test data is under way."""
+        trainer = self._attached_trainer()
+        return trainer is not None and not trainer.training
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """n responses to each prompt (token ids) from the current policy. With several processes, call it on all."""
         return self.engine().generate(prompts, n, sampling)
@@ -124,14 +134,15 @@ class PostTrainingModule(OptimizedModule):
 
     def engine(self, batch_size: int = 32) -> HFEngine:
         """An engine on the current policy, in the trainer's precision."""
-        assert self.policy is not None
+        if not isinstance(self.policy, Policy):
+            raise PostTrainError(f"{type(self).__name__} trains no language model that could answer; leave samples out")
         trainer = self._attached_trainer()
 
         def context() -> AbstractContextManager[Any]:
             return trainer.precision_plugin.forward_context() if trainer is not None else nullcontext()
 
         sharded = trainer is not None and self.device_mesh is not None
-        ends = eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.causal_lm, "generation_config", None))
+        ends = eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.transformer, "generation_config", None))
         any_rank = (lambda flag: bool(trainer.strategy.reduce_boolean_decision(flag, all=False))) if sharded else None
         return HFEngine(self.policy, ends, batch_size=batch_size, context=context, any_rank=any_rank)
 
@@ -145,7 +156,7 @@ class PostTrainingModule(OptimizedModule):
     @cached_property
     def model_config(self) -> Any:
         """The transformers config of the policy; known before the model is built."""
-        return load_config(self.spec)
+        return load_config(self.spec, self.head)
 
     @property
     def max_positions(self) -> int | None:
@@ -265,6 +276,7 @@ class PostTrainingModule(OptimizedModule):
         totals = Totals() if logs_step(self.trainer) else self._totals
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
+            "head": self.head,
             "policy": asdict(self.spec),
             "num_tokens": self.num_tokens,
             "totals": totals.dump(),
@@ -291,13 +303,14 @@ class PostTrainingModule(OptimizedModule):
         self._settings_resumed = saved["optimizer"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
 
-    def build_policy(self) -> Policy:
-        """A policy with the weights that the spec names, sharded where the strategy shards."""
+    def build_policy(self) -> Backbone:
+        """A model with the weights that the spec names, sharded where the strategy shards."""
         vocabulary = len(self.tokenizer)
+        build: Callable[..., Backbone] = build_scorer if self.head == "score" else build_policy
         if self.device_mesh is None:
-            return build_policy(self.spec, vocabulary, device_type=self._device_type())
+            return build(self.spec, vocabulary, device_type=self._device_type())
         mesh = self.device_mesh["data_parallel"]
-        return build_sharded_policy(self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
+        return build_sharded(build, self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
 
     # Inside ----------------------------------------------------------------------------------------------------
 
@@ -319,6 +332,8 @@ class PostTrainingModule(OptimizedModule):
 
     def _log(self, stage: str, values: Mapping[str, float], bar: Sequence[str] = ()) -> None:
         for name, value in values.items():  # reduced over ranks already
+            if name.startswith("_"):  # what derived metrics are made of
+                continue
             self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1, rank_zero_only=False)
 
     def _log_evaluation(self, stage: str) -> None:

@@ -80,7 +80,7 @@ class DPO(ReferencedModule):
         weights = self._length_weights(batch, counts, pairs)
         ratio = losses.response_sums(ratios if weights is None else ratios * weights, owner, batch.num_responses)
         logprob = losses.response_sums(out.logprobs, owner, batch.num_responses)
-        self.track_rewards(self.beta * ratio, logprob, pairs)
+        self.track_rewards(self.beta * ratio, pairs, logprob)
         terms = {"preference": self._preference(batch, ratio, counts, pairs)}
         if self.nll:
             terms["nll"] = self.nll_term(batch, out.logprobs, logprob / counts, self.nll, self.nll_per)
@@ -103,11 +103,7 @@ class DPO(ReferencedModule):
             reward, rank = self.beta * ratio_M, batch.ranks
             return Term(losses.plackett_luce(reward, rank, batch.response_tree, batch.num_trees).sum(), "trees")
         value = ratio_M / counts_M if self.loss == "ipo" else self.beta * ratio_M
-        chosen, rejected = value[pairs.chosen], value[pairs.rejected]
-        loss = self._pair_loss()
-        # a soft label is a mixture of both orders; with certain labels the second one weighs nothing
-        mixed = (1 - pairs.flipped) * loss(chosen, rejected) + pairs.flipped * loss(rejected, chosen)
-        return Term(mixed.sum(), "pairs")
+        return Term(pairs.mixed(self._pair_loss(), value).sum(), "pairs")
 
     def _pair_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         smoothing = self.label_smoothing

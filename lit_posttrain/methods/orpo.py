@@ -50,10 +50,8 @@ class ORPO(PreferenceModule):
         out, pairs = self.token_logprobs(batch), pairs_of(batch)
         logprob = response_sums(out.logprobs, batch.target_response, batch.num_responses)
         mean = logprob / token_counts(batch)
-        self.track_rewards(self.odds_weight * mean, logprob, pairs)
-        chosen, rejected = mean[pairs.chosen], mean[pairs.rejected]
-        mixed = (1 - pairs.flipped) * odds_ratio(chosen, rejected) + pairs.flipped * odds_ratio(rejected, chosen)
+        self.track_rewards(self.odds_weight * mean, pairs, logprob)
         return {
             "nll": self.nll_term(batch, out.logprobs, mean, 1.0, self.nll_per),
-            "preference": Term(mixed.sum(), "pairs", self.odds_weight),
+            "preference": Term(pairs.mixed(odds_ratio, mean).sum(), "pairs", self.odds_weight),
         }

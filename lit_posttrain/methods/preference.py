@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule, Term
 from lit_posttrain.methods.schedules import Schedule
-from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.policy import Backbone
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.preferences import preferred_pairs, response_sums
 from lit_posttrain.types import Role, TreeBatch
@@ -30,12 +31,20 @@ class Pairs:
     """P pairs of responses to the same prompt.
 
     chosen, rejected (P,): which responses of the batch, the preferred one and the other. flipped (P,): the probability
-    that the other one is the better one after all.
+    that the other one is the better one after all. margin (P,): by how much the preferred one is better, 0 where nobody
+    said.
     """
 
     chosen: Tensor
     rejected: Tensor
     flipped: Tensor
+    margin: Tensor
+
+    def mixed(self, loss: Callable[[Tensor, Tensor], Tensor], values_M: Tensor) -> Tensor:
+        """(P,) loss(preferred, other) of the responses' values. A soft label is a mixture of both orders; with certain
+        labels the second one weighs nothing."""
+        first, second = values_M[self.chosen], values_M[self.rejected]
+        return (1 - self.flipped) * loss(first, second) + self.flipped * loss(second, first)
 
 
 def pairs_of(batch: TreeBatch) -> Pairs:
@@ -43,7 +52,8 @@ def pairs_of(batch: TreeBatch) -> Pairs:
     first, second = preferred_pairs(batch.ranks, batch.response_tree)
     role, label = batch.response_role, batch.response_label
     flipped = torch.where(role[second] == Role.REJECTED, label[second], 0.0)
-    return Pairs(first, second, flipped)
+    margin = torch.where(role[first] == Role.CHOSEN, label[first], 0.0)
+    return Pairs(first, second, flipped, margin)
 
 
 def token_counts(batch: TreeBatch) -> Tensor:
@@ -55,21 +65,22 @@ def token_counts(batch: TreeBatch) -> Tensor:
 class PreferenceModule(PostTrainingModule):
     """Base class of the methods that learn from pairs: sums per response, metrics, and an NLL term."""
 
-    def track_rewards(self, rewards_M: Tensor, logprobs_M: Tensor, pairs: Pairs) -> None:
+    def track_rewards(self, rewards_M: Tensor, pairs: Pairs, logprobs_M: Tensor | None = None) -> None:
         """Metrics of the pairs: rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies (strictly greater
-        counts, so it is 0 where all margins are), logps/chosen and logps/rejected (nats a response)."""
-        rewards, logprobs = rewards_M.detach(), logprobs_M.detach()
+        counts, so it is 0 where all margins are), and logps/chosen and logps/rejected (nats a response)."""
+        rewards = rewards_M.detach()
         chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
-        count = float(len(chosen))
-        for name, values in {
+        found = {
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "rewards/accuracies": (chosen > rejected).float(),
-            "logps/chosen": logprobs[pairs.chosen],
-            "logps/rejected": logprobs[pairs.rejected],
-        }.items():
-            self.track(name, values.sum(), count)
+        }
+        if logprobs_M is not None:
+            logprobs = logprobs_M.detach()
+            found |= {"logps/chosen": logprobs[pairs.chosen], "logps/rejected": logprobs[pairs.rejected]}
+        for name, values in found.items():
+            self.track(name, values.sum(), float(len(chosen)))
 
     def nll_term(self, batch: TreeBatch, logprobs_N: Tensor, means_M: Tensor, weight: float, per: str) -> Term:
         """weight * negative log-likelihood of the best responses (rank 0).
@@ -138,7 +149,7 @@ class ReferencedModule(PreferenceModule):
         if reference == "adapter_off" and not adapter:
             raise PostTrainError("--model.reference adapter_off: there is no adapter; add --model.policy.lora.r 16")
         self.reference = ("adapter_off" if adapter else "copy") if reference == "auto" else reference
-        self._frozen: list[Policy] = []  # in a list, so that it is no submodule: neither trained nor saved
+        self._frozen: list[Backbone] = []  # in a list, so that it is no submodule: neither trained nor saved
 
     def configure_model(self) -> None:
         """Build the policy, and the reference before anything is restored into it.
@@ -169,8 +180,8 @@ class ReferencedModule(PreferenceModule):
             if self.reference == "copy":
                 # in the policy's type: under bf16-true Lightning casts only what it knows of
                 frozen = self._frozen[0].to(self.device)
-                if frozen.causal_lm.dtype != self.policy.causal_lm.dtype:
-                    frozen.to(self.policy.causal_lm.dtype)
+                if frozen.transformer.dtype != self.policy.transformer.dtype:
+                    frozen.to(self.policy.transformer.dtype)
                 still: Tensor = frozen(batch).logprobs
                 return still.detach()
             training = self.policy.training

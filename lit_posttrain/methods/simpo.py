@@ -46,7 +46,6 @@ class SimPO(PreferenceModule):
         out, pairs = self.token_logprobs(batch), pairs_of(batch)
         logprob = response_sums(out.logprobs, batch.target_response, batch.num_responses)
         mean = logprob / token_counts(batch)
-        self.track_rewards(self.beta * mean, logprob, pairs)
-        chosen, rejected = mean[pairs.chosen], mean[pairs.rejected]
-        right, wrong = (simpo(*order, self.beta, self.gamma) for order in ((chosen, rejected), (rejected, chosen)))
-        return {"preference": Term(((1 - pairs.flipped) * right + pairs.flipped * wrong).sum(), "pairs")}
+        self.track_rewards(self.beta * mean, pairs, logprob)
+        loss = pairs.mixed(lambda w, r: simpo(w, r, self.beta, self.gamma), mean)
+        return {"preference": Term(loss.sum(), "pairs")}

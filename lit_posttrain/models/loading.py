@@ -1,4 +1,4 @@
-"""From a ModelSpec to a Policy: hub, folder or GGUF; adapters; 4 and 8 bits; added tokens."""
+"""From a ModelSpec to a Policy or a Scorer: hub, folder or GGUF; adapters; 4 and 8 bits; added tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,15 +14,16 @@ from torch import nn
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation
 from lit_posttrain.models.paths import made_once, not_found, resolve
-from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.policy import Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
 
+Head = Literal["lm", "score"]
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
-def load_config(spec: ModelSpec) -> Any:
-    """The transformers config of a model.
+def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
+    """The transformers config of a model. With a score head a reward model is welcome too.
 
     Raises:
         PostTrainError: if there is no model at the path, or it is not a causal language model.
@@ -42,12 +43,28 @@ def load_config(spec: ModelSpec) -> Any:
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     declared = getattr(config, "architectures", None) or []
     causal = not declared or any("CausalLM" in name or "LMHead" in name or "Conditional" in name for name in declared)
+    if any("SequenceClassification" in name for name in declared):
+        if head == "lm":
+            raise PostTrainError(
+                f"{spec.path} is a reward model or classifier, which cannot write; name a language model"
+            )
+        if getattr(config, "num_labels", 1) != 1:
+            raise PostTrainError(f"{spec.path} has {config.num_labels} labels; a reward model has one")
+        causal = True
     if not spec.trust_remote_code and not (known and causal and not getattr(config, "is_encoder_decoder", False)):
         raise PostTrainError(
             f"{spec.path} is a {config.model_type} model ({', '.join(declared) or 'no architecture named'}), which is "
             "not a causal language model; name a decoder such as a Llama or Qwen"
         )
+    if head == "score":
+        config.num_labels = 1
     return config
+
+
+def has_score_head(spec: ModelSpec) -> bool:
+    """Whether a model is a reward model: one that was saved with a score head."""
+    declared = getattr(load_config(spec, "score"), "architectures", None) or []
+    return any("SequenceClassification" in name for name in declared)
 
 
 def max_positions(config: Any) -> int | None:
@@ -61,7 +78,7 @@ def max_positions(config: Any) -> int | None:
 
 
 def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device_type: str = "cpu") -> Policy:
-    """Load the model of a spec and wrap it.
+    """Load the language model of a spec and wrap it.
 
     vocabulary: number of tokens of the tokenizer; embeddings grow when it exceeds the model's (their new rows are
         drawn around the mean of the old ones, as transformers does).
@@ -71,6 +88,15 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
     Raises:
         PostTrainError: when parts of the spec do not go together.
     """
+    return Policy(_trainable(spec, vocabulary, "lm", meta, device_type))
+
+
+def build_scorer(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device_type: str = "cpu") -> Scorer:
+    """Load a reward model, or put a new score head on a language model; arguments and errors as for `build_policy`."""
+    return Scorer(_trainable(spec, vocabulary, "score", meta, device_type))
+
+
+def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_type: str) -> Any:
     if spec.quantization and spec.lora is None:
         raise PostTrainError(
             f"quantization {spec.quantization} freezes the weights, so nothing would be trained; "
@@ -81,7 +107,7 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
             "random_init draws the base anew whenever a checkpoint is loaded, and adapters are saved without it; "
             "train all weights (no lora), or start from a saved model"
         )
-    model = _empty_model(spec, device_type) if meta else _load_model(spec, device_type)
+    model = _empty_model(spec, head, device_type) if meta else _load_model(spec, head, device_type)
     if vocabulary > model.get_input_embeddings().num_embeddings:
         if spec.lora is not None:
             raise PostTrainError(
@@ -92,16 +118,22 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
     if spec.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.lora is not None:
-        model = add_adapters(model, spec.lora)
+        model = add_adapters(model, spec.lora, head)
     model.train()
-    return Policy(model)
+    return model
 
 
-def _load_model(spec: ModelSpec, device_type: str) -> Any:
+def _auto_class(head: Head) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
+
+
+def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import GgufConfig
 
-    config = load_config(spec)
+    config = load_config(spec, head)
     where, gguf = resolve(spec.path)
     options: dict[str, Any] = {}
     if gguf:
@@ -110,19 +142,22 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
         if gguf:
             where, options = str(_dense_folder(spec, Path(where) / gguf)), {}
         options["quantization_config"] = _quantization_config(spec)
+    if head == "score":
+        options["num_labels"] = 1
     implementation = attention_implementation(spec.attention, config, device_type)
     if spec.random_init:
         with torch.device("cpu"):
-            fresh = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
-        return fresh.to(DTYPES[spec.dtype])
+            fresh = _auto_class(head).from_config(config, attn_implementation=implementation)
+        return _with_new_head(fresh.to(DTYPES[spec.dtype])) if head == "score" else fresh.to(DTYPES[spec.dtype])
     try:
         with _quiet_progress() if gguf else nullcontext():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = _auto_class(head).from_pretrained(
                 where,
                 revision=spec.revision,
                 dtype=DTYPES[spec.dtype],
                 attn_implementation=implementation,
                 trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
                 **options,
             )
     except torch.OutOfMemoryError:
@@ -134,6 +169,15 @@ def _load_model(spec: ModelSpec, device_type: str) -> Any:
             # At its first evaluation on such a processor bitsandbytes repacks the weights and rounds their scales to
             # bfloat16 for good: a validation would change the model that is being trained.
             module.support_avx512bf16_for_cpu = False
+    return _with_new_head(model) if head == "score" and "score.weight" in report["missing_keys"] else model
+
+
+def _with_new_head(model: Any) -> Any:
+    """A score head drawn from N(0, 1/(width + 1)) (Stiennon et al. 2020), the same one whenever it is built."""
+    weight = model.score.weight
+    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    with torch.no_grad():
+        weight.copy_(drawn / (weight.shape[1] + 1) ** 0.5)
     return model
 
 
@@ -142,12 +186,10 @@ def _quiet_progress() -> AbstractContextManager[Any]:
     return redirect_stderr(StringIO())
 
 
-def _empty_model(spec: ModelSpec, device_type: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    config = load_config(spec)
+def _empty_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
+    config = load_config(spec, head)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = _auto_class(head).from_config(
             config, attn_implementation=attention_implementation(spec.attention, config, device_type)
         )
     return model.to(DTYPES[spec.dtype])
@@ -172,13 +214,14 @@ def _dense_folder(spec: ModelSpec, file: Path) -> Path:
     dense = replace(spec, quantization=None, dtype="float32", random_init=False, attention="sdpa")
 
     def unpack(folder: Path) -> None:
-        _load_model(dense, "cpu").save_pretrained(folder)
+        _load_model(dense, "lm", "cpu").save_pretrained(folder)
 
     return made_once(file, "dense", unpack)
 
 
-def add_adapters(model: nn.Module, lora: LoRASpec) -> Any:
-    """Put peft's LoRA layers into a model. Adapters are float32 whatever the base's type."""
+def add_adapters(model: nn.Module, lora: LoRASpec, head: Head = "lm") -> Any:
+    """Put peft's LoRA layers into a model. Adapters are float32 whatever the base's type. A score head is trained and
+    saved whole."""
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(
@@ -188,6 +231,6 @@ def add_adapters(model: nn.Module, lora: LoRASpec) -> Any:
             lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,
             lora_dropout=lora.dropout,
             target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
+            task_type="CAUSAL_LM" if head == "lm" else "SEQ_CLS",
         ),
     )

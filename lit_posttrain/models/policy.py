@@ -1,4 +1,7 @@
-"""The trained model as one nn.Module that takes a TreeBatch: FSDP2 gathers parameters by its forward hooks."""
+"""The trained model as one nn.Module that takes a TreeBatch: FSDP2 gathers parameters by its forward hooks.
+
+`Policy` is a language model, `Scorer` a reward model.
+"""
 
 from __future__ import annotations
 
@@ -32,30 +35,20 @@ def _packs(batch: TreeBatch) -> bool:
     return bool(((batch.tree_ids != first) & (batch.tree_ids >= 0)).any() or (batch.branch_ids > 1).any())
 
 
-class Policy(nn.Module):
-    """A causal language model with the operators that methods need.
+class Backbone(nn.Module):
+    """A transformers model that is called on packed rows; what stands on top of it is the subclasses' business.
 
-    `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation. Both are
-    entry points that sharding knows; call nothing inside from outside, or sharded parameters are not gathered.
+    `forward` and `Policy.decode` are entry points that sharding knows; call nothing inside from outside, or sharded
+    parameters are not gathered.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        lm = self.causal_lm
-        self.architecture = architecture_of(lm.config)
-        head = lm.get_output_embeddings()
-        # LoRA on the head, or a head of its own kind: its weight alone would not be what the model computes
-        self.fused_head = self.architecture is not None and type(head) is nn.Linear
-        self.head_transform = self.architecture.head(lm.config) if self.architecture else HeadTransform()
-        if not self.fused_head:
-            log.warning(
-                "%s: no proven chunked head, so full logits of every token are computed (more memory, same numbers)",
-                lm.config.model_type,
-            )
+        self.architecture = architecture_of(self.config)
 
     @property
-    def causal_lm(self) -> Any:
+    def transformer(self) -> Any:
         """The transformers model, without peft's wrapper (adapters stay active inside)."""
         model: Any = self.model
         return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -63,20 +56,74 @@ class Policy(nn.Module):
     @property
     def config(self) -> Any:
         """The transformers config."""
-        return self.causal_lm.config
+        return self.transformer.config
+
+    def _inputs(self, batch: TreeBatch) -> dict[str, Any]:
+        """What the transformers model is called with: tokens, positions, and who may look at whom."""
+        if self.architecture is None and _packs(batch):
+            raise ValueError(f"{self.config.model_type} is not proven for packed rows; lay batches out with layout_of")
+        inputs = {"input_ids": batch.input_ids, "use_cache": False}
+        if self.architecture is None:
+            return inputs | {"attention_mask": plain_mask(batch)}
+        inputs["position_ids"] = batch.position_ids
+        config = self.config
+        if config._attn_implementation == attention.NAME and len(batch.input_ids) == 1:
+            masks = flat_masks(batch, config)
+            return inputs | {"attention_mask": masks, "tree_plan": attention.plan_of(batch)}
+        device = batch.input_ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.transformer.dtype
+        masks = attention_masks(batch, config, config._attn_implementation, dtype)
+        return inputs | {"attention_mask": masks}
+
+    def _hidden(self, batch: TreeBatch, index: Tensor) -> Tensor:
+        """(N, H) hidden states at flat places of the rows."""
+        hidden: Tensor = self.transformer.base_model(**self._inputs(batch)).last_hidden_state
+        return hidden.reshape(-1, hidden.shape[-1])[index]
+
+
+class Scorer(Backbone):
+    """A reward model: the decoder of a transformers sequence classifier with one label, and its score head.
+
+    `forward(batch)` gives (M,) float32 scores, read at the last token of every response.
+    """
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """(M,) scores of the batch's responses."""
+        hidden, head = self._hidden(batch, batch.response_last), self.transformer.score
+        weight = next(head.parameters())
+        # a score in bfloat16 has three digits; the head sees so few rows that precision is free
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = head(hidden.to(weight.dtype))
+        return scores.flatten().float() if scores.dtype != torch.float64 else scores.flatten()
+
+
+class Policy(Backbone):
+    """A causal language model with the operators that methods need.
+
+    `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        config, head = self.config, self.transformer.get_output_embeddings()
+        # LoRA on the head, or a head of its own kind: its weight alone would not be what the model computes
+        self.fused_head = self.architecture is not None and type(head) is nn.Linear
+        self.head_transform = self.architecture.head(config) if self.architecture else HeadTransform()
+        if not self.fused_head:
+            log.warning(
+                "%s: no proven chunked head, so full logits of every token are computed (more memory, same numbers)",
+                config.model_type,
+            )
 
     def forward(
         self, batch: TreeBatch, *, temperature: float = 1.0, entropy: bool = False, correct: bool = False
     ) -> TokenLogprobs:
         """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct."""
-        if self.architecture is None and _packs(batch):
-            raise ValueError(f"{self.config.model_type} is not proven for packed rows; lay batches out with layout_of")
         if not self.fused_head:
             return self._own_head(batch, temperature, entropy, correct)
-        hidden = self._hidden(batch)
-        head = self.causal_lm.get_output_embeddings()
+        head = self.transformer.get_output_embeddings()
         return token_logprobs(
-            hidden.reshape(-1, hidden.shape[-1])[batch.target_index],
+            self._hidden(batch, batch.target_index),
             head.weight,
             batch.target_ids,
             head.bias,
@@ -86,27 +133,8 @@ class Policy(nn.Module):
             correct=correct,
         )
 
-    def _inputs(self, batch: TreeBatch) -> dict[str, Any]:
-        """What the transformers model is called with: tokens, positions, and who may look at whom."""
-        inputs = {"input_ids": batch.input_ids, "use_cache": False}
-        if self.architecture is None:
-            return inputs | {"attention_mask": plain_mask(batch)}
-        inputs["position_ids"] = batch.position_ids
-        lm = self.causal_lm
-        if lm.config._attn_implementation == attention.NAME and len(batch.input_ids) == 1:
-            masks = flat_masks(batch, lm.config)
-            return inputs | {"attention_mask": masks, "tree_plan": attention.plan_of(batch)}
-        device = batch.input_ids.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lm.dtype
-        masks = attention_masks(batch, lm.config, lm.config._attn_implementation, dtype)
-        return inputs | {"attention_mask": masks}
-
-    def _hidden(self, batch: TreeBatch) -> Tensor:
-        hidden: Tensor = self.causal_lm.base_model(**self._inputs(batch)).last_hidden_state
-        return hidden
-
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
-        logits = self.causal_lm(**self._inputs(batch)).logits
+        logits = self.transformer(**self._inputs(batch)).logits
         chosen = logits.reshape(-1, logits.shape[-1])[batch.target_index]
         precise = torch.float64 if chosen.dtype == torch.float64 else torch.float32
         logps = torch.log_softmax(chosen.to(precise) / temperature, dim=-1)
@@ -118,7 +146,7 @@ class Policy(nn.Module):
 
     def decode(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any) -> DecodeOutput:
         """Logits after the last of `input_ids` (B, S); attention_mask (B, past + S), position_ids (B, S)."""
-        out = self.causal_lm(
+        out = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,

@@ -1,4 +1,4 @@
-"""From a checkpoint, a run's folder or a model folder to a policy that can be used outside a Trainer."""
+"""From a checkpoint, a run's folder or a model folder to a model that can be used outside a Trainer."""
 
 from __future__ import annotations
 
@@ -10,27 +10,52 @@ from typing import Any
 import torch
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import build_policy
-from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.loading import Head, build_policy, build_scorer, has_score_head
+from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
 
 
 @dataclass
 class Restored:
-    """A policy in eval mode with its tokenizer, the spec it was built from, and of its checkpoint what it says of the
+    """A model in eval mode with its tokenizer, the spec it was built from, and of its checkpoint what it says of the
     run, and the optimizer step it was saved at."""
 
-    policy: Policy
+    model: Backbone
     tokenizer: Any
     spec: ModelSpec
     run: dict[str, Any]
     step: int = 0
+    path: str = ""  # where it was found
+
+    @property
+    def policy(self) -> Policy:
+        """The language model.
+
+        Raises:
+            PostTrainError: for a reward model.
+        """
+        if not isinstance(self.model, Policy):
+            raise PostTrainError(f"{self.path}: a reward model cannot write, it scores; see lit-posttrain score --help")
+        return self.model
+
+    @property
+    def scorer(self) -> Scorer:
+        """The reward model.
+
+        Raises:
+            PostTrainError: for a language model.
+        """
+        if not isinstance(self.model, Scorer):
+            raise PostTrainError(
+                f"{self.path}: a language model without a score head; train one with --config configs/reward.yaml"
+            )
+        return self.model
 
     @property
     def eos_ids(self) -> list[int]:
         """Every id that ends a response."""
-        return eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.causal_lm, "generation_config", None))
+        return eos_ids(self.tokenizer, self.model.config, getattr(self.model.transformer, "generation_config", None))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -72,12 +97,14 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
     checkpoint = find_checkpoint(path)
     if checkpoint is None:
         spec = ModelSpec(path, trust_remote_code=trust_remote_code)
+        head: Head = "score" if has_score_head(spec) else "lm"
         run: dict[str, Any] = {}
         state: dict[str, Any] = {}
         step = 0
     else:
         content = read_checkpoint(checkpoint)
         run, step = content["lit_posttrain"], int(content["global_step"])
+        head = run["head"]
         saved = dict(run["policy"])
         saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         unknown = set(saved) - {f.name for f in fields(ModelSpec)}
@@ -88,11 +115,11 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
         spec = replace(spec, checkpointing=False, trust_remote_code=trust_remote_code)
         state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
     tokenizer = load_tokenizer(spec)
-    policy = build_policy(spec, len(tokenizer))
+    model = build_scorer(spec, len(tokenizer)) if head == "score" else build_policy(spec, len(tokenizer))
     if checkpoint is not None:
-        wanted = {name for name, p in policy.named_parameters() if p.requires_grad}
+        wanted = {name for name, p in model.named_parameters() if p.requires_grad}
         missing = wanted - set(state)
         if missing:
             raise PostTrainError(f"{checkpoint}: lacks {len(missing)} weights of its model, such as {min(missing)}")
-        policy.load_state_dict(state, strict=False)
-    return Restored(policy.eval(), tokenizer, spec, run, step)
+        model.load_state_dict(state, strict=False)
+    return Restored(model.eval(), tokenizer, spec, run, step, path)

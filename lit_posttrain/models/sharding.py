@@ -1,12 +1,13 @@
-"""FSDP2: build a policy on the meta device, shard it, and fill in the weights from rank zero.
+"""FSDP2: build a model on the meta device, shard it, and fill in the weights from rank zero.
 
-The decoder layers are sharded and then the Policy itself, nothing between: embedding, final norm and LM head stay in
+The decoder layers are sharded and then the model itself, nothing between: embedding, final norm and LM head stay in
 the root group, because a tied or separately sharded head meets mixed Tensor and DTensor operands.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -16,9 +17,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import build_policy
-from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.spec import ModelSpec
+
+AnyModel = TypeVar("AnyModel", bound=Backbone)
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -38,14 +40,18 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
 
-def decoder_layers(policy: Policy) -> nn.ModuleList:
+def decoder_layers(policy: Backbone) -> nn.ModuleList:
     """The stack of transformer blocks: the longest ModuleList of the decoder."""
-    stacks = [m for m in policy.causal_lm.base_model.modules() if isinstance(m, nn.ModuleList)]
+    stacks = [m for m in policy.transformer.base_model.modules() if isinstance(m, nn.ModuleList)]
     return max(stacks, key=len)
 
 
-def build_sharded_policy(spec: ModelSpec, vocabulary: int, mesh: DeviceMesh, device: torch.device) -> Policy:
-    """A policy whose parameters are sharded over `mesh`; only rank zero ever holds all weights, on the CPU.
+def build_sharded(
+    build: Callable[..., AnyModel], spec: ModelSpec, vocabulary: int, mesh: DeviceMesh, device: torch.device
+) -> AnyModel:
+    """A model whose parameters are sharded over `mesh`; only rank zero ever holds all weights, on the CPU.
+
+    build: `build_policy` or `build_scorer`.
 
     Raises:
         PostTrainError: for a quantized base, whose sharded training was seen to diverge from DDP's.
@@ -55,23 +61,24 @@ def build_sharded_policy(spec: ModelSpec, vocabulary: int, mesh: DeviceMesh, dev
             f"quantization {spec.quantization} and FSDP2 do not go together: losses were seen to diverge from DDP's; "
             "use --trainer.strategy ddp, or LoRA without quantization"
         )
-    policy = build_policy(spec, vocabulary, meta=True, device_type=device.type)
+    policy = build(spec, vocabulary, meta=True, device_type=device.type)
     for layer in decoder_layers(policy):
         fully_shard(layer, mesh=mesh)
     fully_shard(policy, mesh=mesh)
-    register_fsdp_forward_method(policy, "decode")
+    if isinstance(policy, Policy):
+        register_fsdp_forward_method(policy, "decode")
     policy.to_empty(device=device)
     full: dict[str, Any] = {}
-    whole: Policy | None = None
+    whole: AnyModel | None = None
     if torch.distributed.get_rank() == 0:
-        whole = build_policy(spec, vocabulary, device_type=device.type)
+        whole = build(spec, vocabulary, device_type=device.type)
         full = whole.state_dict()
     set_model_state_dict(policy, full, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     _restore_buffers(policy, whole)
     return policy
 
 
-def _restore_buffers(policy: Policy, whole: Policy | None) -> None:
+def _restore_buffers(policy: Backbone, whole: Backbone | None) -> None:
     """Buffers outside the state dict (rotary frequencies, embedding scales) are garbage after `to_empty`: take them
     from rank zero's model."""
     saved = set(policy.state_dict().keys())

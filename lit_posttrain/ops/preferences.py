@@ -103,14 +103,12 @@ def preferred_pairs(rank_M: Tensor, tree_M: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def all_pairs(reward_M: Tensor, rank_M: Tensor, tree_M: Tensor, trees: int) -> Tensor:
-    """(G,) mean over a prompt's pairs of -log s(S_w - S_l) (Ouyang et al. 2022): a prompt is one element, however many
-    responses it has. A prompt without a pair gives 0."""
-    first, second = preferred_pairs(rank_M, tree_M)
-    losses = logistic(reward_M[first] - reward_M[second])
-    total = losses.new_zeros(trees).index_add(0, tree_M[first], losses)
-    count = losses.new_zeros(trees).index_add(0, tree_M[first], torch.ones_like(losses))
-    return total / count.clamp(min=1)
+def prompt_means(losses_P: Tensor, tree_P: Tensor, trees: int) -> Tensor:
+    """(G,) the mean of a prompt's pairs (Ouyang et al. 2022, over -log s(S_w - S_l)): a prompt is one element, however
+    many responses it has. A prompt without a pair gives 0."""
+    zeros = losses_P.new_zeros(trees)
+    count = zeros.index_add(0, tree_P, torch.ones_like(losses_P))
+    return zeros.index_add(0, tree_P, losses_P) / count.clamp(min=1)
 
 
 def plackett_luce(reward_M: Tensor, rank_M: Tensor, tree_M: Tensor, trees: int) -> Tensor:

@@ -12,13 +12,14 @@ import torch
 from helpers import tiny
 from torch import Tensor
 
-from lit_posttrain import DPO, ORPO, ModelSpec, PostTrainingModule, Response, Role, SimPO, Tree, TreeBatch
+from lit_posttrain import DPO, ORPO, ModelSpec, PostTrainingModule, Response, RewardModel, Role, SimPO, Tree, TreeBatch
 from lit_posttrain.data.loader import step_counts
 from lit_posttrain.data.packing import collate
 from lit_posttrain.data.store import TreeStoreWriter
 from lit_posttrain.types import RowLayout
 
 RELATIVE = 1e-4
+MARGINS = [0.5, 0.0, 2.0, 1.0]
 PAIRS = [
     ("what is 3 plus 3", " it is 6", " seven"),
     ("the quick brown fox", " jumps over the lazy dog", " is one of seven wizards that brew strong potions at night"),
@@ -40,11 +41,24 @@ def causal(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
+def scorer(folder: Path) -> Any:
+    """A sequence classifier with a head drawn by a fixed seed."""
+    from transformers import AutoModelForSequenceClassification
+
+    made = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    with torch.no_grad():
+        made.score.weight.copy_(torch.randn(made.score.weight.shape, generator=torch.Generator().manual_seed(5)))
+    return made
+
+
 def trl_side(kind: str, models: tuple[Path, Path], out: Path, options: dict[str, Any]) -> tuple[float, Any, Any]:
     """TRL's loss, its model with gradients, and its batch."""
     from datasets import Dataset
 
-    data = Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS])
+    rows: list[dict[str, Any]] = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS]
+    if kind == "reward":  # whole texts, and how much better the chosen one is
+        rows = [{"chosen": p + c, "rejected": p + r, "margin": m} for (p, c, r), m in zip(PAIRS, MARGINS, strict=True)]
+    data = Dataset.from_list(rows)
     common = {
         "output_dir": str(out),
         "per_device_train_batch_size": len(PAIRS),
@@ -56,7 +70,7 @@ def trl_side(kind: str, models: tuple[Path, Path], out: Path, options: dict[str,
         **options,
     }
     arguments: dict[str, Any] = {
-        "model": causal(models[1]),
+        "model": scorer(models[1]) if kind == "reward" else causal(models[1]),
         "train_dataset": data,
         "processing_class": tiny.tokenizer(),
     }
@@ -64,6 +78,10 @@ def trl_side(kind: str, models: tuple[Path, Path], out: Path, options: dict[str,
         from trl import DPOConfig, DPOTrainer
 
         trainer: Any = DPOTrainer(ref_model=causal(models[0]), args=DPOConfig(**common), **arguments)
+    elif kind == "reward":
+        from trl import RewardConfig, RewardTrainer
+
+        trainer = RewardTrainer(args=RewardConfig(**common), **arguments)
     elif kind == "orpo":
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -85,6 +103,13 @@ def sequences(kind: str, inputs: Any) -> list[tuple[list[int], int]]:
         ids, mask, completion = (inputs[k] for k in ("input_ids", "attention_mask", "completion_mask"))
         rows = [(i[m.bool()].tolist(), c[m.bool()].tolist()) for i, m, c in zip(ids, mask, completion, strict=True)]
         return [(tokens, marks.index(1)) for tokens, marks in rows]
+    if kind == "reward":
+        rows = [
+            ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        both = zip(rows[: len(PAIRS)], rows[len(PAIRS) :], strict=True)
+        same = [[a == b for a, b in zip(w, r, strict=False)] for w, r in both]
+        return list(zip(rows, [marks.index(False) for marks in same] * 2, strict=True))
     found = []
     for side in ("chosen", "rejected"):
         for ids, mask, labels in zip(
@@ -99,11 +124,12 @@ def batch_of(kind: str, inputs: Any, folder: Path, whole: bool = False) -> TreeB
     """The same tokens as trees. whole: the chosen response's prompt is trained on, too (TRL's ORPO)."""
     rows = sequences(kind, inputs)
     trees = []
-    for (chosen, cut), (rejected, other) in zip(rows[: len(PAIRS)], rows[len(PAIRS) :], strict=True):
+    margins = inputs["margin"].tolist() if kind == "reward" else [0.0] * len(PAIRS)
+    for (chosen, cut), (rejected, other), margin in zip(rows[: len(PAIRS)], rows[len(PAIRS) :], margins, strict=True):
         assert chosen[:cut] == rejected[:other]
         sides = [
-            Response(np.array(ids[cut:], np.int32), np.ones(len(ids) - cut, np.bool_), role)
-            for ids, role in ((chosen, Role.CHOSEN), (rejected, Role.REJECTED))
+            Response(np.array(ids[cut:], np.int32), np.ones(len(ids) - cut, np.bool_), role, label)
+            for ids, role, label in ((chosen, Role.CHOSEN, margin), (rejected, Role.REJECTED, 0.0))
         ]
         trees.append(Tree(np.array(chosen[:cut], np.int32), sides, np.ones(cut, np.bool_) if whole else None))
     with TreeStoreWriter(folder / "store") as writer:
@@ -118,12 +144,13 @@ def our_side(make: Callable[[ModelSpec], PostTrainingModule], models: tuple[Path
     module = make(ModelSpec(str(models[0])))
     module.configure_model()
     assert module.policy is not None
-    module.policy.causal_lm.load_state_dict(causal(models[1]).state_dict())
+    moved = scorer(models[1]) if module.head == "score" else causal(models[1])
+    module.policy.transformer.load_state_dict(moved.state_dict())
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
     terms = module.loss_terms(batch)
     loss: Tensor = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
     loss.backward()
-    return float(loss), module.policy.causal_lm
+    return float(loss), module.policy.transformer
 
 
 def assert_same(ours: tuple[float, Any], theirs: tuple[float, Any]) -> None:
@@ -169,3 +196,13 @@ def test_simpo_equals_trl(models: tuple[Path, Path], tmp_path: Path) -> None:
     loss, model, inputs = trl_side("cpo", models, tmp_path, options)
     batch = batch_of("cpo", inputs, tmp_path)
     assert_same(our_side(lambda spec: SimPO(spec, beta=1.7, gamma=0.4), models, batch), (loss, model))
+
+
+@pytest.mark.parametrize("loss", ["bradley_terry", "all_pairs"])
+def test_reward_model_with_margins_and_centring_equals_trl(
+    loss: Any, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found, model, inputs = trl_side("reward", models, tmp_path, {"center_rewards_coefficient": 0.2})
+    batch = batch_of("reward", inputs, tmp_path)
+    make = lambda spec: RewardModel(spec, loss=loss, centering=0.2)  # noqa: E731  # read in one line with the above
+    assert_same(our_side(make, models, batch), (found, model))

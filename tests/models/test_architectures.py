@@ -129,7 +129,7 @@ def test_a_vision_language_model_is_not_taken_for_its_text_half(tmp_path: Path) 
     trees = make_trees([2, 2])
     batch = collate(trees, layout, {"tokens": 1.0})
     actual = policy(batch).logprobs
-    torch.testing.assert_close(actual, separate(policy.causal_lm, trees), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, separate(policy.transformer, trees), atol=1e-5, rtol=1e-5)
     packed = collate(trees, RowLayout(flat=True), {"tokens": 1.0})
     with pytest.raises(ValueError, match="not proven for packed rows"):
         policy(packed)

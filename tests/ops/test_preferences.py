@@ -113,10 +113,15 @@ def test_plackett_luce_is_the_mean_over_orders(ranks: list[int]) -> None:
     assert losses.tolist() == pytest.approx([by_orders(values, ranks), by_orders([5.0, 4.0], [0, 1])], rel=1e-12)
 
 
+def all_pairs(reward_M: torch.Tensor, rank_M: torch.Tensor, tree_M: torch.Tensor, trees: int) -> torch.Tensor:
+    first, second = ops.preferred_pairs(rank_M, tree_M)
+    return ops.prompt_means(ops.logistic(reward_M[first] - reward_M[second]), tree_M[first], trees)
+
+
 @pytest.mark.parametrize("ranks", RANKINGS)
 def test_all_pairs_is_the_mean_over_pairs_of_a_prompt(ranks: list[int]) -> None:
     values = [0.3, -1.1, 2.0, 0.4, -0.2][: len(ranks)]
-    losses = ops.all_pairs(rewards(*values), torch.tensor(ranks), torch.zeros(len(ranks), dtype=torch.int64), 1)
+    losses = all_pairs(rewards(*values), torch.tensor(ranks), torch.zeros(len(ranks), dtype=torch.int64), 1)
     pairs = [
         -log_sigmoid(values[i] - values[j]) if ranks[i] < ranks[j] else -log_sigmoid(values[j] - values[i])
         for i, j in combinations(range(len(ranks)), 2)
@@ -131,7 +136,7 @@ def test_two_responses_make_all_three_alike() -> None:
     tree, rank = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0])
     for loss in (
         lambda s: ops.plackett_luce(s, rank, tree, 2).sum(),
-        lambda s: ops.all_pairs(s, rank, tree, 2).sum(),
+        lambda s: all_pairs(s, rank, tree, 2).sum(),
         lambda s: -logsigmoid(torch.stack([s[0] - s[1], s[3] - s[2]])).sum(),
     ):
         scores = torch.tensor([0.3, -0.4, 1.5, 0.1], requires_grad=True)
@@ -152,4 +157,4 @@ def test_pairs_of_a_batch_in_order() -> None:
 def test_empty_batches_give_empty_losses() -> None:
     none, index = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     assert ops.plackett_luce(none, index, index, 0).shape == (0,)
-    assert ops.all_pairs(none, index, index, 0).shape == (0,)
+    assert all_pairs(none, index, index, 0).shape == (0,)

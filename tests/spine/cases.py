@@ -20,10 +20,12 @@ from lit_posttrain import (
     PostTrainingModule,
     PreferenceData,
     Response,
+    RewardModel,
     Role,
     SimPO,
     Tree,
 )
+from lit_posttrain.types import rank_of
 
 
 @dataclass
@@ -45,7 +47,7 @@ class ListStore:
         self.lengths = _array(trees, lambda t: len(t.prompt) + sum(len(r.tokens) for r in t.responses))
         self.counted_tokens = _array(trees, lambda t: sum(int(r.counted.sum()) for r in t.responses))
         self.num_responses = _array(trees, lambda t: len(t.responses))
-        self.num_pairs = _array(trees, lambda t: len(t.responses) // 2)
+        self.num_pairs = _array(trees, _pairs)
         self.chosen_tokens = _array(
             trees, lambda t: sum(int(r.counted.sum()) for r in t.responses if r.role == Role.CHOSEN)
         )
@@ -55,6 +57,11 @@ class ListStore:
 
     def __getitem__(self, index: int) -> Tree:
         return self.trees[index]
+
+
+def _pairs(tree: Tree) -> int:
+    ranks = [rank_of(r.role, r.label) for r in tree.responses]
+    return sum(a < b for a in ranks for b in ranks)
 
 
 def _array(trees: list[Tree], size: Callable[[Tree], int]) -> NDArray[np.int64]:
@@ -128,11 +135,42 @@ def comparison_files(folder: Path) -> PreferenceData:
     return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
 
 
+def ranked_files(folder: Path) -> PreferenceData:
+    """Files of rankings with ties, two to four responses each."""
+    files = []
+    for number in range(3):
+        file = folder / f"rankings-{number}.jsonl"
+        if not file.exists():
+            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
+            rows = []
+            for i in range(17):
+                said = [" ".join(words[(i + j) % 8 :]) + f" {j}" for j in range(2 + (i + number) % 3)]
+                ranks = [min(j, 2) for j in range(len(said))]
+                responses = [{"text": text, "rank": rank} for text, rank in zip(said, ranks, strict=True)]
+                rows.append({"prompt": f"tell me about {words[i % 8]} {i}", "responses": responses})
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(str(file))
+    return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+
+def rankings(rows: int = 64, seed: int = 0) -> list[Tree]:
+    """Random rankings of two to four responses of very unequal lengths."""
+    random = np.random.default_rng(seed)
+    trees = []
+    for row in range(rows):
+        prompt = random.integers(3, 500, random.integers(2, 30)).astype(np.int32)
+        said = [random.integers(3, 500, random.integers(1, 40)).astype(np.int32) for _ in range(2 + row % 3)]
+        responses = [Response(t, np.ones(len(t), np.bool_), Role.RANKED, min(rank, 2)) for rank, t in enumerate(said)]
+        trees.append(Tree(prompt, responses))
+    return trees
+
+
 METHODS: dict[str, Case] = {
     "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
     "dpo": Case(lambda spec: DPO(spec, nll=0.3, nll_per="token"), comparisons, comparison_files),
     "simpo": Case(SimPO, comparisons, comparison_files),
     "orpo": Case(ORPO, comparisons, comparison_files),
+    "reward": Case(lambda spec: RewardModel(spec, loss="all_pairs", centering=0.1), rankings, ranked_files),
 }
 
 

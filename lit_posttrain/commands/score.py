@@ -1,0 +1,61 @@
+"""`lit-posttrain score`: what a reward model thinks of the responses of a file, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from lit_posttrain.commands import call
+from lit_posttrain.errors import PostTrainError
+
+
+def score(
+    model: str,
+    data: str,
+    out: str | None = None,
+    batch_size: int = 16,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> int:
+    """Score the responses of a file with a reward model; every row comes back with `scores`, in its responses' order.
+
+    Args:
+        model: A reward model: a folder that export wrote, a hub name, a run's folder or a .ckpt file.
+        data: Rows to score: chosen/rejected, a prompt with a list of responses (as generate writes them), two
+            responses to compare, prompt and completion, or messages (scored at the last turn). Files as for fit.
+        out: File for the scores. Default: the console.
+        batch_size: How many rows are scored together.
+        overwrite: Replace an existing file.
+        trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
+    """
+    from lit_posttrain.runtime import quiet_libraries, tune_allocator
+    from lit_posttrain.scoring import ResponseScorer
+
+    if out and Path(out).exists() and not overwrite:
+        raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
+    if batch_size < 1:
+        raise PostTrainError(f"--batch_size is {batch_size}; it must be at least 1")
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    quiet_libraries()
+    tune_allocator()
+    scorer = ResponseScorer(model, batch_size, trust_remote_code)
+    rows = [{**row, "scores": scores} for row, scores in scorer.score_file(data)]
+    lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    if out:
+        scratch = Path(f"{out}.part")
+        scratch.write_text(lines, encoding="utf-8")
+        scratch.replace(out)
+        print(f"wrote {len(rows)} rows to {out}")
+    else:
+        sys.stdout.write(lines)
+    if scorer.unscored:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in scorer.unscored.items())
+        print(f"without a score (scores is null): {reasons}", file=sys.stderr)
+    return 0
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    return call(score, args)

@@ -1,0 +1,99 @@
+"""Scores of responses in files, by a restored reward model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from lit_posttrain.data.comparisons import recognise_comparison
+from lit_posttrain.data.formats import Labelled, recognise
+from lit_posttrain.data.loader import EvalLoader
+from lit_posttrain.data.overlong import Fitted, fit_comparison
+from lit_posttrain.data.preference import ComparisonReader
+from lit_posttrain.data.sources import Record, find_sources
+from lit_posttrain.data.templates import TrainOn
+from lit_posttrain.data.tokenize import Reader, build_store
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.reward import RewardModel
+from lit_posttrain.models.architectures import attention_implementation, layout_of
+from lit_posttrain.models.loading import max_positions
+from lit_posttrain.models.restore import restore
+from lit_posttrain.runtime import fast_bfloat16_cpu
+from lit_posttrain.types import Role, Tree
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How rows become trees to score: comparisons without their labels, else conversations up to their last turn."""
+
+    max_length: int
+    train_on: TrainOn = "last"
+    overlong: str = "drop"
+    on_bad_row: Literal["error", "skip"] = "skip"
+    whole_text: bool = True
+
+    def reader(self, record: Record) -> Reader:
+        """By the columns of preference data, or by those of conversations."""
+        try:
+            return ComparisonReader(recognise_comparison(record, labelled=False), None)
+        except PostTrainError:
+            return _LastTurn(recognise(record, None))
+
+    def fit(self, tree: Tree) -> Fitted:
+        """Drop what the model cannot read as a whole."""
+        return fit_comparison(tree, self.max_length, "drop")
+
+
+@dataclass(frozen=True)
+class _LastTurn:
+    shape: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.shape.name)
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        return Labelled([self.shape.example(data, None)], [(Role.SAMPLE, 0.0)])
+
+
+class ResponseScorer:
+    """A reward model folder, run folder or checkpoint that scores the responses of files.
+
+    It computes in bfloat16 where the hardware is fast in it.
+    """
+
+    def __init__(self, path: str, batch_size: int = 16, trust_remote_code: bool = False) -> None:
+        self.restored = restore(path, trust_remote_code)
+        self.model = self.restored.scorer
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.fast = self.device.type == "cuda" or fast_bfloat16_cpu()
+        self.model.to(self.device)
+        self.batch_size = batch_size
+        self.unscored: Counter[str] = Counter()  # rows of the last file without a score, by reason
+
+    def score_file(
+        self, path: str, cache_dir: str | None = None
+    ) -> Iterator[tuple[dict[str, Any], list[float] | None]]:
+        """Every row of a file with the scores of its responses in the row's order, None where it has none to score."""
+        limit = max_positions(self.model.config)
+        options = ScoreOptions(limit or 1_000_000)
+        store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
+        self.unscored = Counter({reason: tally.count for reason, tally in audit.total.dropped.items()})
+        device = self.device.type
+        implementation = attention_implementation("auto", self.model.config, device)
+        layout = RewardModel.layout_for(layout_of(self.model.config, device, implementation))
+        scores: dict[tuple[int, int], list[float]] = {}
+        for batch in EvalLoader(store, batch_size=self.batch_size, layout=layout) if len(store) else ():
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16) if self.fast else nullcontext():
+                found = self.model(batch.to(self.device)).tolist()
+            for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
+                row = batch.tree_rows[tree]
+                scores.setdefault((int(store.file_index[row]), int(store.lines[row])), []).append(score)
+        for number, source in enumerate(find_sources(path)):
+            for record in source.records():
+                yield record.data, scores.get((number, record.line))

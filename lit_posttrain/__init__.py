@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.methods.base import PostTrainingModule, Term
     from lit_posttrain.methods.dpo import DPO
+    from lit_posttrain.methods.kto import KTO
     from lit_posttrain.methods.orpo import ORPO
     from lit_posttrain.methods.reward import RewardModel
     from lit_posttrain.methods.sft import SFT
@@ -26,6 +27,7 @@ _HOMES = {
     "Completion": "rollout.engine",
     "ConversationData": "data.conversation",
     "DPO": "methods.dpo",
+    "KTO": "methods.kto",
     "LoRASpec": "models.spec",
     "ModelSpec": "models.spec",
     "ORPO": "methods.orpo",
@@ -44,6 +46,7 @@ _HOMES = {
 }
 __all__ = [
     "DPO",
+    "KTO",
     "ORPO",
     "SFT",
     "Completion",

@@ -45,6 +45,7 @@ from lit_posttrain.data.preference import PreferenceData as PreferenceData
 from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.dpo import DPO as DPO
+from lit_posttrain.methods.kto import KTO as KTO
 from lit_posttrain.methods.orpo import ORPO as ORPO
 from lit_posttrain.methods.reward import RewardModel as RewardModel
 from lit_posttrain.methods.sft import SFT as SFT
@@ -66,7 +67,7 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
         """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
         homes: dict[str, tuple[Any, ...]] = {
             "trainer": (pl.Trainer,),
-            "model": (SFT, DPO, SimPO, ORPO, RewardModel),
+            "model": (SFT, DPO, KTO, SimPO, ORPO, RewardModel),
             "model.policy": (ModelSpec,),
             "model.policy.lora": (LoRASpec,),
             "data": (ConversationData, PreferenceData),

@@ -112,6 +112,8 @@ class TreeBatch:
     counts: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
         (tokens, responses, trees, ...).
     tree_rows: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
+    mismatched: prompts of the whole step (of this rank) with responses to other prompts, where the method asks for
+        them; on the first micro-batch of a step.
     """
 
     input_ids: Tensor
@@ -127,6 +129,7 @@ class TreeBatch:
     response_label: Tensor
     counts: dict[str, float]
     tree_rows: list[int] = field(default_factory=list)
+    mismatched: list[TreeBatch] = field(default_factory=list)
 
     @property
     def num_trees(self) -> int:
@@ -145,10 +148,26 @@ class TreeBatch:
         paired = torch.where(role == Role.CHOSEN, 0.0, torch.where(role == Role.REJECTED, 1.0, math.nan))
         return torch.where(role == Role.RANKED, self.response_label, paired)
 
+    @property
+    def desirable(self) -> Tensor:
+        """(M,) float32 in [0, 1]: the probability that a response is a good one; NaN where nobody said. Of a ranking
+        the best is good and the worst is bad."""
+        role, label, tree = self.response_role, self.response_label, self.response_tree
+        flipped = label.new_zeros(self.num_trees).index_add(0, tree, torch.where(role == Role.REJECTED, label, 0.0))
+        paired = torch.where(
+            role == Role.CHOSEN, 1 - flipped[tree], torch.where(role == Role.REJECTED, label, math.nan)
+        )
+        ranked = torch.where(role == Role.RANKED, label, 0.0)
+        worst = label.new_zeros(self.num_trees).scatter_reduce(0, tree, ranked, "amax")
+        ends = torch.where(label == 0, 1.0, torch.where(label == worst[tree], 0.0, math.nan))
+        return torch.where(role == Role.RANKED, ends, paired)
+
     def own_count(self, unit: str) -> float:
         """How many tokens, responses, pairs or trees this micro-batch itself holds: its share of `counts[unit]`. A pair
         is two responses to one prompt of unequal rank; chosen_tokens are the counted ones of prompts and of
-        responses of rank 0."""
+        responses of rank 0; labelled are the responses of which somebody said whether they are good."""
+        if unit == "labelled":
+            return float((~self.desirable.isnan()).sum())
         if unit == "tokens":
             return float(self.target_ids.numel())
         if unit == "chosen_tokens":
@@ -161,7 +180,9 @@ class TreeBatch:
 
     def _map(self, change: Any) -> Self:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        moved = {k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        moved["mismatched"] = [other._map(change) for other in self.mismatched]
+        return type(self)(**moved)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """A copy of the batch on `device`."""

@@ -29,6 +29,8 @@ class Trees(Protocol):
     @property
     def num_pairs(self) -> NDArray[np.int64]: ...
     @property
+    def num_labelled(self) -> NDArray[np.int64]: ...
+    @property
     def chosen_tokens(self) -> NDArray[np.int64]: ...
     @property
     def fingerprint(self) -> str: ...
@@ -45,9 +47,16 @@ def step_counts(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dic
         "input_tokens": float(store.lengths[members].sum()),
         "responses": float(store.num_responses[members].sum()),
         "pairs": float(store.num_pairs[members].sum()),
+        "labelled": float(store.num_labelled[members].sum()),
         "chosen_tokens": float(store.chosen_tokens[members].sum()),
         "trees": float(len(members)),
     }
+
+
+class Companions(Protocol):
+    """A further tree for every row of a data set."""
+
+    def __getitem__(self, index: int) -> Tree: ...
 
 
 class StepLoader:
@@ -55,7 +64,8 @@ class StepLoader:
 
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
     a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
-    says where Lightning leaves an epoch.
+    says where Lightning leaves an epoch. companions: by row a further tree, which is not trained on: the first
+    micro-batch of a step carries those of the whole step.
 
     Raises:
         PostTrainError: when a checkpoint's state belongs to other data, another batch size or another accumulation.
@@ -73,6 +83,7 @@ class StepLoader:
         rank: int = 0,
         layout: RowLayout | None = None,
         limit: int | float = 1.0,
+        companions: Companions | None = None,
     ) -> None:
         if len(store) == 0:
             raise PostTrainError("the training data has no usable rows; `lit-posttrain audit` says why")
@@ -81,6 +92,7 @@ class StepLoader:
         self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
         self.accumulate, self.world, self.rank = accumulate, world, rank
         self.layout = layout or RowLayout()
+        self.companions = companions
         self.steps = -(-len(store) // batch_size)
         # the micro-batches of an epoch as Lightning counts them
         self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
@@ -100,6 +112,8 @@ class StepLoader:
         while step < self.steps:
             members = order[step * self.batch_size : (step + 1) * self.batch_size]
             for part, batch in enumerate(self._micro_batches(members)):
+                if part == skip:
+                    batch.mismatched = self._companions(members)
                 if part >= skip:
                     self._yielded += 1
                     yield batch
@@ -112,11 +126,20 @@ class StepLoader:
 
     def _micro_batches(self, members: NDArray[np.int64]) -> Iterator[TreeBatch]:
         counts = step_counts(self.store, members)
-        parts = split_step(self.store.lengths[members], self.accumulate * self.world)
-        for index in range(self.accumulate):
-            # neighbouring parts hold like lengths: the ranks of one micro-batch finish together
-            chosen = members[parts[index * self.world + self.rank]].tolist()
+        for chosen in self._parts(members):
             yield collate([self.store[i] for i in chosen], self.layout, counts, chosen)
+
+    def _parts(self, members: NDArray[np.int64]) -> list[list[int]]:
+        """The rows of this rank's micro-batches."""
+        parts = split_step(self.store.lengths[members], self.accumulate * self.world)
+        # neighbouring parts hold like lengths: the ranks of one micro-batch finish together
+        return [members[parts[index * self.world + self.rank]].tolist() for index in range(self.accumulate)]
+
+    def _companions(self, members: NDArray[np.int64]) -> list[TreeBatch]:
+        if self.companions is None:
+            return []
+        parts = self._parts(members)
+        return [collate([self.companions[i] for i in chosen], self.layout, {}, chosen) for chosen in parts]
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -155,9 +178,16 @@ class EvalLoader:
     """Every tree once, in order, `batch_size` a batch over all ranks; each rank yields equally many batches."""
 
     def __init__(
-        self, store: Trees, *, batch_size: int, world: int = 1, rank: int = 0, layout: RowLayout | None = None
+        self,
+        store: Trees,
+        *,
+        batch_size: int,
+        world: int = 1,
+        rank: int = 0,
+        layout: RowLayout | None = None,
+        companions: Companions | None = None,
     ) -> None:
-        self.store, self.world, self.rank = store, world, rank
+        self.store, self.world, self.rank, self.companions = store, world, rank, companions
         self.batch_size = max(batch_size, world)
         self.layout = layout or RowLayout()
 
@@ -169,4 +199,7 @@ class EvalLoader:
             members = np.arange(start, min(start + self.batch_size, len(self.store)))
             chosen = sorted(members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist())
             counts = step_counts(self.store, members)
-            yield collate([self.store[i] for i in chosen], self.layout, counts, chosen)
+            batch = collate([self.store[i] for i in chosen], self.layout, counts, chosen)
+            if self.companions is not None:
+                batch.mismatched = [collate([self.companions[i] for i in chosen], self.layout, {}, chosen)]
+            yield batch

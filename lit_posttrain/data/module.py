@@ -11,7 +11,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from lit_posttrain.data.audit import AuditReport
-from lit_posttrain.data.loader import EvalLoader, StepLoader
+from lit_posttrain.data.loader import Companions, EvalLoader, StepLoader
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.tokenize import Options, build_store, held_out
 from lit_posttrain.errors import PostTrainError
@@ -221,6 +221,7 @@ class TreeData(LightningDataModule):
             accumulate=self.trainer.accumulate_grad_batches,
             layout=self._owner().layout,
             limit=self.trainer.limit_train_batches,
+            companions=self._companions(self.train_store),
             **self._place(),
         )
 
@@ -239,9 +240,19 @@ class TreeData(LightningDataModule):
     def _eval_loaders(self, stores: dict[str, TreeStore]) -> list[EvalLoader]:
         layout = self._owner().layout
         return [
-            EvalLoader(store, batch_size=self.eval_batch_size, layout=layout, **self._place())
+            EvalLoader(
+                store,
+                batch_size=self.eval_batch_size,
+                layout=layout,
+                companions=self._companions(store),
+                **self._place(),
+            )
             for store in stores.values()
         ]
+
+    def _companions(self, store: TreeStore) -> Companions | None:
+        """What a method wants to see beside the rows of a store; nothing by default."""
+        return None
 
     def _place(self) -> dict[str, int]:
         given = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,13 +16,24 @@ from lit_posttrain.data.comparisons import (
     recognise_comparison,
 )
 from lit_posttrain.data.formats import Example, Labelled, check_needs
+from lit_posttrain.data.loader import Companions
 from lit_posttrain.data.messages import check_order
+from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.data.module import TreeData
 from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.sources import Record
+from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.tokenize import Reader
 from lit_posttrain.types import Tree
+
+
+@runtime_checkable
+class WantsMismatched(Protocol):
+    """A method that looks at prompts with responses to other prompts."""
+
+    @property
+    def wants_mismatched(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,12 @@ class PreferenceData(TreeData):
         self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
         self.train_on_prompt = train_on_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row
+
+    def _companions(self, store: TreeStore) -> Companions | None:
+        owner = self._owner()
+        if not (isinstance(owner, WantsMismatched) and owner.wants_mismatched):
+            return None
+        return Mismatched(store, self._limit(owner.max_positions))
 
     def _options(self, max_length: int) -> PreferenceOptions:
         return PreferenceOptions(

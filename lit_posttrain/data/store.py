@@ -37,6 +37,7 @@ _TREE_COLUMNS = (
     "num_responses",
     "counted_tokens",
     "num_pairs",
+    "num_labelled",
     "chosen_tokens",
     "prompt_counted",
     "file_index",
@@ -51,7 +52,8 @@ class TreeStore:
     lengths (n,): tokens of the prompt and all responses. prompt_lengths (n,). longest_branch (n,): the prompt and the
     longest response. num_responses (n,). counted_tokens (n,): targets, that is counted tokens of responses and
     prompt, except the first token of a sequence, which nothing predicts. num_pairs (n,): pairs of responses of unequal
-    rank. chosen_tokens (n,): counted tokens of the responses of rank 0, and of their prompt. file_index (n,) into
+    rank. num_labelled (n,): responses of which somebody said whether they are good (of a ranking the best and the
+    worst). chosen_tokens (n,): counted tokens of the responses of rank 0, and of their prompt. file_index (n,) into
     `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the
     same in every file. fingerprint: hash of the trees and their order.
     """
@@ -80,6 +82,7 @@ class TreeStore:
         self.num_responses: Longs = columns["num_responses"]
         self.counted_tokens: Longs = columns["counted_tokens"]
         self.num_pairs: Longs = columns["num_pairs"]
+        self.num_labelled: Longs = columns["num_labelled"]
         self.chosen_tokens: Longs = columns["chosen_tokens"]
         self.file_index: Longs = columns["file_index"]
         self.lines: Longs = columns["lines"]
@@ -187,7 +190,7 @@ class TreeStoreWriter:
         targets = sum([int(np.count_nonzero(r.counted[skip:])) for r in responses])
         if marks is not None:
             targets += int(np.count_nonzero(marks[1:]))
-        pairs, chosen = _compared(responses, skip)
+        pairs, labelled, chosen = _compared(responses, skip)
         if marks is not None:
             chosen += int(np.count_nonzero(marks[1:]))
         row = (
@@ -198,6 +201,7 @@ class TreeStoreWriter:
             len(tails),
             targets,
             pairs,
+            labelled,
             chosen,
             int(marks is not None and marks.any()),
             self._index[tree.file],
@@ -267,13 +271,14 @@ class TreeStoreWriter:
         return TreeStore(self.folder)
 
 
-def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int]:
-    """Pairs of unequal rank, and counted tokens of the responses of rank 0."""
+def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int, int]:
+    """Pairs of unequal rank, responses that are known to be good or bad, and counted tokens of those of rank 0."""
     if all(r.role == Role.SAMPLE for r in responses):
-        return 0, 0
+        return 0, 0, 0
     ranks = [rank_of(r.role, r.label) for r in responses]
     best = [np.count_nonzero(r.counted[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
-    return sum(a < b for a in ranks for b in ranks), int(sum(best))
+    ends = {0.0, max(ranks)} if any(r.role == Role.RANKED for r in responses) else {0.0, 1.0}
+    return sum(a < b for a in ranks for b in ranks), sum(rank in ends for rank in ranks), int(sum(best))
 
 
 def _map(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

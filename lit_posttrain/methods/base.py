@@ -49,7 +49,7 @@ class Term:
     """
 
     total: Tensor
-    unit: Literal["tokens", "chosen_tokens", "responses", "pairs", "trees"]
+    unit: Literal["tokens", "chosen_tokens", "responses", "labelled", "pairs", "trees"]
     weight: float = 1.0
 
 
@@ -119,6 +119,14 @@ class PostTrainingModule(OptimizedModule):
         """Whether validation or test data is under way."""
         trainer = self._attached_trainer()
         return trainer is not None and not trainer.training
+
+    def over_ranks(self, sums: Tensor) -> Tensor:
+        """The sum of a tensor over all data-parallel ranks; every rank must ask for it."""
+        trainer = self._attached_trainer()
+        if trainer is None:
+            return sums
+        total: Tensor = trainer.strategy.reduce(sums, reduce_op="sum")
+        return total
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """n responses to each prompt (token ids) from the current policy. With several processes, call it on all."""

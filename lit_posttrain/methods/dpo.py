@@ -86,12 +86,13 @@ class DPO(ReferencedModule):
             terms["nll"] = self.nll_term(batch, out.logprobs, logprob / counts, self.nll, self.nll_per)
         return terms
 
-    def check_labels(self, store: Any) -> None:
-        """A ranking is certain.
+    def check_store(self, store: Any) -> None:
+        """As the base class has it; a ranking is certain.
 
         Raises:
             PostTrainError: for soft labels with plackett_luce.
         """
+        super().check_store(store)
         if self.loss == "plackett_luce" and store.soft_labels:
             raise PostTrainError(
                 "--model.loss plackett_luce takes labels as certain, and annotators of this data disagree; pass "

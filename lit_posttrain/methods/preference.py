@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,24 +100,24 @@ class PreferenceModule(PostTrainingModule):
         return Term(-(share * means_M).sum(), "trees", weight)
 
     def on_fit_start(self) -> None:
+        """Refuse data that the method cannot learn from, before the first step."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        for store in [getattr(data, "train_store", None), *getattr(data, "val_stores", {}).values()]:
+            if store is not None:
+                self.check_store(store)
+
+    def check_store(self, store: Any) -> None:
         """Refuse data without comparisons: a mean over no pairs is no number.
 
         Raises:
             PostTrainError: naming the first row that compares nothing.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        for store in [getattr(data, "train_store", None), *getattr(data, "val_stores", {}).values()]:
-            lone = [] if store is None else (store.num_pairs == 0).nonzero()[0].tolist()
-            if lone:
-                raise PostTrainError(
-                    f"{store.sources(lone[:1])[0]}: no two responses to compare, and {type(self).__name__} learns from "
-                    "comparisons; give chosen and rejected, or ranked responses"
-                )
-            if store is not None:
-                self.check_labels(store)
-
-    def check_labels(self, store: Any) -> None:
-        """Refuse labels that the method cannot use."""
+        lone = (store.num_pairs == 0).nonzero()[0].tolist()
+        if lone:
+            raise PostTrainError(
+                f"{store.sources(lone[:1])[0]}: no two responses to compare, and {type(self).__name__} learns from "
+                "comparisons; give chosen and rejected, or ranked responses"
+            )
 
 
 class ReferencedModule(PreferenceModule):
@@ -176,19 +176,26 @@ class ReferencedModule(PreferenceModule):
         """(N,) log-probs of the batch's targets under the reference, without a graph."""
         assert self.policy is not None
         model: Any = self.policy.model
-        with torch.no_grad():
-            if self.reference == "copy":
-                # in the policy's type: under bf16-true Lightning casts only what it knows of
-                frozen = self._frozen[0].to(self.device)
-                if frozen.transformer.dtype != self.policy.transformer.dtype:
-                    frozen.to(self.policy.transformer.dtype)
-                still: Tensor = frozen(batch).logprobs
-                return still.detach()
-            training = self.policy.training
-            self.policy.eval()  # no dropout in a yardstick
-            try:
-                with model.disable_adapter() if self.reference == "adapter_off" else nullcontext():
-                    bare: Tensor = self.policy(batch).logprobs
-                    return bare.detach()
-            finally:
-                self.policy.train(training)
+        if self.reference == "copy":
+            # in the policy's type: under bf16-true Lightning casts only what it knows of
+            frozen = self._frozen[0].to(self.device)
+            if frozen.transformer.dtype != self.policy.transformer.dtype:
+                frozen.to(self.policy.transformer.dtype)
+            with torch.no_grad():
+                copied: Tensor = frozen(batch).logprobs
+            return copied
+        with self.still_policy() as policy, model.disable_adapter():
+            bare: Tensor = policy(batch).logprobs
+        return bare
+
+    @contextmanager
+    def still_policy(self) -> Iterator[Backbone]:
+        """The policy without a graph and without dropout: what is measured with is no game of chance."""
+        assert self.policy is not None
+        training = self.policy.training
+        self.policy.eval()
+        try:
+            with torch.no_grad():
+                yield self.policy
+        finally:
+            self.policy.train(training)

@@ -97,12 +97,13 @@ class RewardModel(PreferenceModule):
             return Term(losses.prompt_means(each, batch.response_tree[pairs.chosen], batch.num_trees).sum(), "trees")
         return Term(each.sum(), "pairs")
 
-    def check_labels(self, store: Any) -> None:
-        """A ranking is certain and has no margins.
+    def check_store(self, store: Any) -> None:
+        """As the base class has it; a ranking is certain and has no margins.
 
         Raises:
             PostTrainError: for soft labels or margins with plackett_luce.
         """
+        super().check_store(store)
         if self.loss == "plackett_luce" and (store.soft_labels or store.margins):
             what = "margins" if store.margins else "annotators who disagree"
             raise PostTrainError(f"--model.loss plackett_luce has no use for {what}; take bradley_terry or all_pairs")

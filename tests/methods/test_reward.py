@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import rankings
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_posttrain import ModelSpec, PostTrainError, PreferenceData, Response, RewardModel, Role, Tree
 from lit_posttrain.cli import main
@@ -39,7 +40,12 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.setenv("LIT_POSTTRAIN_CACHE", str(home / "cache"))
-        options = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--name", "rm"]
+        shutil.copytree(tiny_model, "base")  # padded with the end token, as most chat models are
+        tokenizer = AutoTokenizer.from_pretrained("base", pad_token="<|im_end|>")
+        tokenizer.save_pretrained("base")
+        config = AutoConfig.from_pretrained("base", pad_token_id=tokenizer.eos_token_id)
+        config.save_pretrained("base")
+        options = ["--model.policy.path", "base", "--wandb.mode", "disabled", "--name", "rm"]
         options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
         options += ["--model.optimizer.init_args.lr", "1e-3", "--trainer.precision", "32-true"]
         assert main(["fit", "--config", "configs/reward_kwise.yaml", *options]) == 0
@@ -157,7 +163,7 @@ def test_margins_come_from_the_data(tiny_model: Path, tokenizer: Any, tmp_path: 
     data.build(tokenizer)
     assert [(r.role, r.label) for r in data.train_store[0].responses] == [(Role.CHOSEN, 1.5), (Role.REJECTED, 0.0)]
     with pytest.raises(PostTrainError, match="no use for margins"):
-        RewardModel(ModelSpec(str(tiny_model)), loss="plackett_luce").check_labels(data.train_store)
+        RewardModel(ModelSpec(str(tiny_model)), loss="plackett_luce").check_store(data.train_store)
     file.write_text(json.dumps({"prompt": "what", "chosen": "a fox", "rejected": "a dog", "margin": "much"}) + "\n")
     with pytest.raises(PostTrainError, match=r"pairs.jsonl:1: `margin` is 'much'; a margin is a number"):
         PreferenceData(str(file), cache_dir=str(tmp_path / "cache")).build(tokenizer)

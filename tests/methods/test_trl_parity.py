@@ -12,13 +12,26 @@ import torch
 from helpers import tiny
 from torch import Tensor
 
-from lit_posttrain import DPO, ORPO, ModelSpec, PostTrainingModule, Response, RewardModel, Role, SimPO, Tree, TreeBatch
+from lit_posttrain import (
+    DPO,
+    KTO,
+    ORPO,
+    ModelSpec,
+    PostTrainingModule,
+    Response,
+    RewardModel,
+    Role,
+    SimPO,
+    Tree,
+    TreeBatch,
+)
 from lit_posttrain.data.loader import step_counts
 from lit_posttrain.data.packing import collate
 from lit_posttrain.data.store import TreeStoreWriter
 from lit_posttrain.types import RowLayout
 
 RELATIVE = 1e-4
+GOOD = [True, False, False, True]
 MARGINS = [0.5, 0.0, 2.0, 1.0]
 PAIRS = [
     ("what is 3 plus 3", " it is 6", " seven"),
@@ -47,7 +60,8 @@ def scorer(folder: Path) -> Any:
 
     made = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     with torch.no_grad():
-        made.score.weight.copy_(torch.randn(made.score.weight.shape, generator=torch.Generator().manual_seed(5)))
+        drawn = torch.randn(made.score.weight.shape, generator=torch.Generator().manual_seed(5))
+        made.score.weight.copy_(drawn * 0.1)  # small scores: the centring must not drown the rest
     return made
 
 
@@ -58,6 +72,11 @@ def trl_side(kind: str, models: tuple[Path, Path], out: Path, options: dict[str,
     rows: list[dict[str, Any]] = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS]
     if kind == "reward":  # whole texts, and how much better the chosen one is
         rows = [{"chosen": p + c, "rejected": p + r, "margin": m} for (p, c, r), m in zip(PAIRS, MARGINS, strict=True)]
+    if kind == "kto":
+        rows = [
+            {"prompt": p, "completion": c if good else r, "label": good}
+            for (p, c, r), good in zip(PAIRS, GOOD, strict=True)
+        ]
     data = Dataset.from_list(rows)
     common = {
         "output_dir": str(out),
@@ -78,6 +97,10 @@ def trl_side(kind: str, models: tuple[Path, Path], out: Path, options: dict[str,
         from trl import DPOConfig, DPOTrainer
 
         trainer: Any = DPOTrainer(ref_model=causal(models[0]), args=DPOConfig(**common), **arguments)
+    elif kind == "kto":
+        from trl import KTOConfig, KTOTrainer
+
+        trainer = KTOTrainer(ref_model=causal(models[0]), args=KTOConfig(**common), **arguments)
     elif kind == "reward":
         from trl import RewardConfig, RewardTrainer
 
@@ -206,3 +229,36 @@ def test_reward_model_with_margins_and_centring_equals_trl(
     batch = batch_of("reward", inputs, tmp_path)
     make = lambda spec: RewardModel(spec, loss=loss, centering=0.2)  # noqa: E731  # read in one line with the above
     assert_same(our_side(make, models, batch), (found, model))
+
+
+@pytest.mark.parametrize("nearer", [False, True])
+def test_kto_equals_trl_at_one_micro_batch(nearer: bool, models: tuple[Path, Path], tmp_path: Path) -> None:
+    """With the prompts and the responses to other prompts that TRL paired: it measures z_0 on its micro-batch."""
+    models = models[::-1] if nearer else models  # z_0 is positive one way and cut off at 0 the other way
+    options = {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.8}
+    loss, model, inputs = trl_side("kto", models, tmp_path, options)
+
+    def rows(prefix: str) -> list[tuple[list[int], int]]:
+        ids, mask, completion = (inputs[prefix + k] for k in ("input_ids", "attention_mask", "completion_mask"))
+        found = [(i[m.bool()].tolist(), c[m.bool()].tolist()) for i, m, c in zip(ids, mask, completion, strict=True)]
+        return [(tokens, marks.index(1)) for tokens, marks in found]
+
+    def trees(prefix: str, roles: list[Role]) -> list[Tree]:
+        found = []
+        for (tokens, cut), role in zip(rows(prefix), roles, strict=True):
+            said = Response(np.array(tokens[cut:], np.int32), np.ones(len(tokens) - cut, np.bool_), role)
+            found.append(Tree(np.array(tokens[:cut], np.int32), [said]))
+        return found
+
+    labels = [Role.CHOSEN if good else Role.REJECTED for good in inputs["label"]]
+    assert len(set(labels)) == 2
+    batch = collate(trees("", labels), RowLayout(), {"labelled": float(len(labels))})
+    batch.mismatched = [collate(trees("KL_", [Role.MISMATCHED] * len(labels)), RowLayout(), {})]
+    made: list[KTO] = []
+
+    def make(spec: ModelSpec) -> KTO:
+        made.append(KTO(spec, **options))
+        return made[0]
+
+    assert_same(our_side(make, models, batch), (loss, model))
+    assert (float(made[0]._moved) > 0.1) is nearer

@@ -84,7 +84,7 @@ def test_odds_ratio_by_hand() -> None:
 
 
 def test_kto_by_hand() -> None:
-    loss = ops.kto(torch.tensor([1.0, -0.5]), torch.tensor([True, False]), torch.tensor(0.2), 2.0, 3.0)
+    loss = ops.kto(torch.tensor([1.0, -0.5]), torch.tensor([1.0, 0.0]), torch.tensor(0.2), 2.0, 3.0)
     s = [1 / (1 + math.exp(-x)) for x in (0.8, 0.7)]
     assert loss.tolist() == pytest.approx([2 * (1 - s[0]), 3 * (1 - s[1])], rel=1e-6)
 

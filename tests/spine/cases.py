@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lit_posttrain import (
     DPO,
+    KTO,
     ORPO,
     SFT,
     ConversationData,
@@ -48,6 +49,7 @@ class ListStore:
         self.counted_tokens = _array(trees, lambda t: sum(int(r.counted.sum()) for r in t.responses))
         self.num_responses = _array(trees, lambda t: len(t.responses))
         self.num_pairs = _array(trees, _pairs)
+        self.num_labelled = _array(trees, _labelled)
         self.chosen_tokens = _array(
             trees, lambda t: sum(int(r.counted.sum()) for r in t.responses if r.role == Role.CHOSEN)
         )
@@ -62,6 +64,12 @@ class ListStore:
 def _pairs(tree: Tree) -> int:
     ranks = [rank_of(r.role, r.label) for r in tree.responses]
     return sum(a < b for a in ranks for b in ranks)
+
+
+def _labelled(tree: Tree) -> int:
+    ranks = [rank_of(r.role, r.label) for r in tree.responses]
+    ends = {0.0, max(ranks)} if tree.responses[0].role == Role.RANKED else {0.0, 1.0}
+    return sum(rank in ends for rank in ranks)
 
 
 def _array(trees: list[Tree], size: Callable[[Tree], int]) -> NDArray[np.int64]:
@@ -165,11 +173,39 @@ def rankings(rows: int = 64, seed: int = 0) -> list[Tree]:
     return trees
 
 
+def feedback(rows: int = 64, seed: int = 0) -> list[Tree]:
+    """Random good and bad responses, some beside each other, some rankings."""
+    pairs = comparisons(rows // 2, seed)
+    lone = [Tree(t.prompt, [t.responses[i % 2]]) for i, t in enumerate(comparisons(rows // 4, seed + 1))]
+    return [*pairs, *lone, *rankings(rows // 4, seed + 2)]
+
+
+def feedback_files(folder: Path) -> PreferenceData:
+    """Files of single responses, good or bad."""
+    files = []
+    for number in range(3):
+        file = folder / f"feedback-{number}.jsonl"
+        if not file.exists():
+            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
+            rows = [
+                {
+                    "prompt": f"tell me about {words[i % 8]} {i}",
+                    "completion": " ".join(words[: 1 + (i * 5 + number) % 8]),
+                    "label": (i + number) % 3 > 0,
+                }
+                for i in range(17)
+            ]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(str(file))
+    return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+
 METHODS: dict[str, Case] = {
     "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
     "dpo": Case(lambda spec: DPO(spec, nll=0.3, nll_per="token"), comparisons, comparison_files),
     "simpo": Case(SimPO, comparisons, comparison_files),
     "orpo": Case(ORPO, comparisons, comparison_files),
+    "kto": Case(KTO, feedback, feedback_files),
     "reward": Case(lambda spec: RewardModel(spec, loss="all_pairs", centering=0.1), rankings, ranked_files),
 }
 

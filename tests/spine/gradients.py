@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain.data.loader import StepLoader
+from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.models.sharding import FSDP2Strategy
 
 CLIP = 0.05
@@ -56,6 +57,7 @@ class OneStep(pl.LightningDataModule):
             world=ranks["num_replicas"],
             rank=ranks["rank"],
             layout=trainer.lightning_module.layout,
+            companions=Mismatched(self.store, 512) if hasattr(trainer.lightning_module, "wants_mismatched") else None,
         )
 
 

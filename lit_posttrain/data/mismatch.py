@@ -1,0 +1,57 @@
+"""Prompts with responses to other prompts, from which KTO measures how far the policy has moved (Ethayarajh et al.
+2024). The pairing is a function of the data alone, so that neither batch sizes nor ranks change it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lit_posttrain.data.loader import Trees
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Response, Role, Tree
+
+_LOOK_AHEAD = 200
+
+
+class Mismatched:
+    """For every tree of a store its prompt with one response of a later tree, the next one that answers another prompt
+    and fits.
+
+    Where none of the next 200 fits into `max_length`, the beginning of the prompt is left out here (nothing is trained
+    on it).
+    """
+
+    def __init__(self, store: Trees, max_length: int) -> None:
+        self.store, self.max_length = store, max_length
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Tree:
+        """A tree with one MISMATCHED response.
+
+        Raises:
+            PostTrainError: if every row asks the same.
+        """
+        own = self.store[index]
+        size = len(self.store)
+        other: Tree | None = None
+        for step in range(1, min(size, _LOOK_AHEAD + 1)):
+            found = self.store[(index + step) % size]
+            if np.array_equal(found.prompt, own.prompt):
+                continue
+            other = other or found
+            if len(own.prompt) + len(self._response(found, index).tokens) <= self.max_length:
+                other = found
+                break
+        if other is None:
+            raise PostTrainError(
+                f"{own.source}: no response to another prompt nearby, and KTO compares with those; mix in other prompts"
+            )
+        response = self._response(other, index)
+        room = max(self.max_length - len(response.tokens), 1)
+        said = Response(response.tokens, response.counted, Role.MISMATCHED)
+        return Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
+
+    @staticmethod
+    def _response(tree: Tree, index: int) -> Response:
+        return tree.responses[index % len(tree.responses)]

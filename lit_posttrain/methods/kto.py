@@ -1,0 +1,110 @@
+"""Kahneman-Tversky optimisation: good and bad responses that need no counterpart (Ethayarajh et al. 2024).
+
+Where TRL measures the baseline z_0 on every micro-batch, here it is measured once over the whole optimizer step, before
+its first backward pass, so that cutting a step into micro-batches or ranks changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.base import Term
+from lit_posttrain.methods.preference import Reference, ReferencedModule
+from lit_posttrain.methods.schedules import Schedule
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.ops.precision import sum_dtype
+from lit_posttrain.ops.preferences import kto, response_sums
+from lit_posttrain.types import TreeBatch
+
+
+class KTO(ReferencedModule):
+    """KTO on responses that are good or bad; of pairs the sides, of rankings the best and the worst response.
+
+    With D = sum_t log pi(y_t) - log pi_ref(y_t) and z_0 the mean D of responses to other prompts, at least 0: the mean
+    over labelled responses of weight * (1 - s(beta (D - z_0))) for good ones, weight * (1 - s(beta (z_0 - D))) for bad
+    ones. A soft label mixes both.
+    Metrics: loss, rewards/chosen (of good responses), rewards/rejected, rewards/margins (of the means), kl (z_0 before
+    it is cut off at 0, nats a response).
+    """
+
+    wants_mismatched: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        policy: ModelSpec,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
+        schedule: Schedule = "linear",
+        warmup: float = 0.1,
+        beta: float = 0.1,
+        desirable_weight: float = 1.0,
+        undesirable_weight: float = 1.0,
+        reference: Reference = "auto",
+    ) -> None:
+        """
+        Args:
+            policy: The model to train.
+            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
+            schedule: How the learning rate falls after warm-up, per optimizer step.
+            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+            beta: How closely the policy is held to the reference; larger is closer.
+            desirable_weight: Weight of good responses. With few of them raise it, so that weight times number is alike
+                on both sides.
+            undesirable_weight: Weight of bad responses.
+            reference: Where the reference's log-probs come from: adapter_off, copy, or auto.
+        """
+        super().__init__(policy, optimizer, schedule, warmup, reference)
+        if beta <= 0:
+            raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
+        self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
+        self._moved = torch.zeros(())  # mean D of mismatched responses, of the step under way
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        """The term over labelled responses."""
+        if batch.mismatched:
+            self._moved = self._mean_ratio(batch.mismatched)
+        reference = self.reference_logprobs(batch)
+        logprobs = self.token_logprobs(batch).logprobs
+        labelled = ~batch.desirable.isnan()
+        ratio = response_sums(logprobs - reference, batch.target_response, batch.num_responses)
+        reward, good = self.beta * ratio[labelled], batch.desirable[labelled]
+        detached = reward.detach()
+        self.track("rewards/chosen", (good * detached).sum(), good.sum())
+        self.track("rewards/rejected", ((1 - good) * detached).sum(), (1 - good).sum())
+        baseline = self.beta * self._moved.clamp(min=0)
+        losses = kto(reward, good, baseline, self.desirable_weight, self.undesirable_weight)
+        return {"preference": Term(losses.sum(), "labelled")}
+
+    def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The margin of the means: no pair has one."""
+        names = ("rewards/chosen", "rewards/rejected")
+        return {"rewards/margins": values[names[0]] - values[names[1]]} if all(n in values for n in names) else {}
+
+    def check_store(self, store: Any) -> None:
+        """Refuse rows without a label.
+
+        Raises:
+            PostTrainError: naming the first one.
+        """
+        bare = (store.num_labelled == 0).nonzero()[0].tolist()
+        if bare:
+            raise PostTrainError(
+                f"{store.sources(bare[:1])[0]}: nobody says whether its response is good; KTO needs a label true or "
+                "false, or comparisons"
+            )
+
+    def _mean_ratio(self, batches: list[TreeBatch]) -> Tensor:
+        """Scalar: mean D of the mismatched responses of the step, over all ranks."""
+        sums = torch.zeros(2, device=self.device, dtype=sum_dtype(self.device))
+        for batch in batches:
+            with self.still_policy() as policy:
+                ratio = policy(batch).logprobs - self.reference_logprobs(batch)
+            sums += torch.stack([ratio.sum(), ratio.new_tensor(float(batch.num_responses))]).to(sums.dtype)
+        self.track("kl", sums[0], sums[1])
+        total: Tensor = self.over_ranks(sums)
+        return (total[0] / total[1].clamp(min=1)).to(ratio.dtype)

@@ -1,0 +1,121 @@
+"""KTO beyond its loss: a baseline over the whole step, a pairing fixed in the data, labels of every kind of data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from cases import ListStore, comparisons
+
+from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Role, Tree
+from lit_posttrain.data.loader import StepLoader
+from lit_posttrain.data.mismatch import Mismatched
+from lit_posttrain.data.packing import collate
+from lit_posttrain.types import RowLayout
+
+
+def good(rows: int) -> list[Tree]:
+    """Good responses alone, so that the policy moves towards responses in general and z_0 above 0."""
+    return [Tree(t.prompt, t.responses[:1]) for t in comparisons(rows)]
+
+
+class Steps(pl.LightningDataModule):
+    """Four optimizer steps."""
+
+    def __init__(self, accumulate: int) -> None:
+        super().__init__()
+        self.accumulate, self.store = accumulate, ListStore(good(32))
+
+    def train_dataloader(self) -> StepLoader:
+        companions = Mismatched(self.store, 512)
+        return StepLoader(self.store, batch_size=8, accumulate=self.accumulate, companions=companions)
+
+
+class Logged(pl.Callback):
+    """What a step logged."""
+
+    def __init__(self) -> None:
+        self.kl: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step > len(self.kl):
+            self.kl.append(float(trainer.callback_metrics["train/kl"]))
+
+
+def weights_after(model: Path, accumulate: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    module = KTO(
+        ModelSpec(str(model), dtype="float64"),
+        lambda params: torch.optim.SGD(params, lr=0.3),
+        schedule="constant",
+        warmup=0.0,
+        beta=0.5,
+    )
+    logged = Logged()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=accumulate,
+        logger=False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[logged],
+    )
+    trainer.fit(module, datamodule=Steps(accumulate))
+    assert trainer.global_step == 4
+    return module.state_dict(), logged.kl
+
+
+def test_micro_batches_do_not_change_where_training_ends(tiny_model: Path) -> None:
+    """At the first step the policy is the reference and z_0 is 0: only later ones show it."""
+    whole, kl = weights_after(tiny_model, 1)
+    parts, again = weights_after(tiny_model, 4)
+    assert min(kl[1:]) > 0.1, kl
+    assert again == pytest.approx(kl, rel=1e-6)  # logged in float32
+    assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-9
+
+
+def test_every_prompt_has_a_response_to_another_one() -> None:
+    tokens = [[1, 2], [1, 2], [3, 4], [5]]
+    trees = [
+        Tree(np.array(t, np.int32), [Response(np.full(3 + i, 10 + i, np.int32), np.ones(3 + i, np.bool_), Role.CHOSEN)])
+        for i, t in enumerate(tokens)
+    ]
+    pairing = Mismatched(ListStore(trees), max_length=6)
+    assert [int(pairing[i].responses[0].tokens[0]) for i in range(4)] == [12, 12, 10, 10]
+    assert all(pairing[i].responses[0].role == Role.MISMATCHED for i in range(4))
+    assert [len(pairing[i].prompt) for i in range(4)] == [1, 1, 2, 1]  # the first are cut: no response near is short
+    with pytest.raises(PostTrainError, match="no response to another prompt"):
+        Mismatched(ListStore(trees[:2]), max_length=7)[0]
+
+
+def test_who_is_good_by_pairs_rankings_and_soft_labels() -> None:
+    def tree(*labels: tuple[Role, float]) -> Tree:
+        said = [Response(np.array([7, 8], np.int32), np.ones(2, np.bool_), role, label) for role, label in labels]
+        return Tree(np.array([1], np.int32), said)
+
+    trees = [
+        tree((Role.CHOSEN, 2.0), (Role.REJECTED, 0.25)),
+        tree((Role.REJECTED, 0.0)),
+        tree((Role.RANKED, 1.0), (Role.RANKED, 0.0), (Role.RANKED, 2.0)),
+        tree((Role.SAMPLE, 0.0)),
+    ]
+    batch = collate(trees, RowLayout(), {})
+    expected = torch.tensor([0.75, 0.25, 0.0, torch.nan, 1.0, 0.0, torch.nan])
+    torch.testing.assert_close(batch.desirable, expected, equal_nan=True)
+    assert batch.own_count("labelled") == 5 == sum(ListStore(trees[:3]).num_labelled)
+
+
+def test_mistakes_are_said_before_training(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "what", "completion": "a fox", "label": "perhaps"}) + "\n")
+    with pytest.raises(PostTrainError, match=r"rows.jsonl:1: `label` is 'perhaps', neither good nor bad"):
+        PreferenceData(str(file), cache_dir=str(tmp_path / "cache")).build(tokenizer)
+    with pytest.raises(PostTrainError, match=r"--model\.beta is 0"):
+        KTO(ModelSpec(str(tiny_model)), beta=0)

@@ -9,6 +9,7 @@ from lit_posttrain.callbacks.finite import FiniteLossGuard
 from lit_posttrain.callbacks.interrupt import GracefulInterrupt
 from lit_posttrain.callbacks.predictions import PredictionWriter
 from lit_posttrain.callbacks.progress import StepProgressBar
+from lit_posttrain.callbacks.reference_sync import ReferenceSync
 from lit_posttrain.callbacks.run_plan import RunPlan
 from lit_posttrain.callbacks.samples import SampleLogger
 from lit_posttrain.callbacks.throughput import ThroughputMonitor
@@ -21,6 +22,7 @@ __all__ = [
     "GracefulInterrupt",
     "LastCheckpoint",
     "PredictionWriter",
+    "ReferenceSync",
     "RunPlan",
     "SampleLogger",
     "StepProgressBar",

@@ -56,6 +56,17 @@ class MeasuresGradient(Protocol):
         ...
 
 
+@runtime_checkable
+class SyncsReference(Protocol):
+    """A method with a reference that may follow the policy. reference: where it comes from; `copy` can move."""
+
+    reference: str
+
+    def sync_reference(self, mix: float) -> None:
+        """reference <- mix * policy + (1 - mix) * reference."""
+        ...
+
+
 class AuditedFile(Protocol):
     """What became of one file, or of all of them together."""
 

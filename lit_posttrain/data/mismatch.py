@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_posttrain.data.loader import Trees
 from lit_posttrain.errors import PostTrainError
@@ -17,11 +21,13 @@ class Mismatched:
     and fits.
 
     Where none of the next 200 fits into `max_length`, the beginning of the prompt is left out here (nothing is trained
-    on it).
+    on it). identity, num_targets, reference: as in `TreeStore`.
     """
 
     def __init__(self, store: Trees, max_length: int) -> None:
         self.store, self.max_length = store, max_length
+        self.identity = f"mismatched {max_length} {store.fingerprint}"
+        self.reference: Any = None
 
     def __len__(self) -> int:
         return len(self.store)
@@ -32,6 +38,14 @@ class Mismatched:
         Raises:
             PostTrainError: if every row asks the same.
         """
+        own, said = self._pair(index)
+        room = max(self.max_length - len(said.tokens), 1)
+        tree = Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
+        if self.reference is not None:
+            tree.reference = np.array(self.reference[slice(*self._ends[index : index + 2])])
+        return tree
+
+    def _pair(self, index: int) -> tuple[Tree, Response]:
         own = self.store[index]
         size = len(self.store)
         other: Tree | None = None
@@ -48,9 +62,21 @@ class Mismatched:
                 f"{own.source}: no response to another prompt nearby, and KTO compares with those; mix in other prompts"
             )
         response = self._response(other, index)
-        room = max(self.max_length - len(response.tokens), 1)
-        said = Response(response.tokens, response.counted, Role.MISMATCHED)
-        return Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
+        return own, Response(response.tokens, response.counted, Role.MISMATCHED)
+
+    def whole(self) -> Mismatched:
+        """These trees, once more."""
+        return Mismatched(self.store, self.max_length)
+
+    @property
+    def num_targets(self) -> int:
+        """Counted tokens of all responses."""
+        return int(self._ends[-1])
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        sizes = [int(np.count_nonzero(self._pair(i)[1].counted)) for i in range(len(self))]
+        return np.cumsum([0, *sizes])
 
     @staticmethod
     def _response(tree: Tree, index: int) -> Response:

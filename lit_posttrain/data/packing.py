@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ from lit_posttrain.types import RowLayout, Tree, TreeBatch
 
 # Candidate row lengths are the longest group times these: more than one group a row pays where lengths are ragged.
 _ROW_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+
+
+# response or -1, indices of hidden states, token ids, and what the tree brought along for them
+Span = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[Any] | None]
 
 
 @dataclass(slots=True)
@@ -115,7 +120,9 @@ def collate(
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     tree_ids, branch_ids = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
     first_response = np.cumsum([0, *(len(t.responses) for t in trees)])
-    spans: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []  # (response or -1, indices, ids)
+    spans: list[Span] = []
+    attached = bool(trees) and trees[0].reference is not None
+    taken = _target_starts(trees) if attached else {}
     last = np.zeros(int(first_response[-1]), np.int64)
     for row, members in enumerate(rows):
         column = 0
@@ -128,7 +135,8 @@ def collate(
             tree_ids[row, column : column + group.length] = member
             if group.owns_prompt and tree.prompt_counted is not None:
                 counted = np.flatnonzero(tree.prompt_counted[1:])
-                spans.append((-1, start + counted, tree.prompt[1:][counted].astype(np.int64)))
+                value = _part(tree, 0, len(counted)) if attached else None
+                spans.append((-1, start + counted, tree.prompt[1:][counted].astype(np.int64), value))
             column += trunk
             for branch, k in enumerate(group.responses):
                 response = tree.responses[k]
@@ -142,7 +150,8 @@ def collate(
                 before = row * length + column + np.arange(-1, size - 1)
                 before[0] = start + trunk - 1
                 chosen = response.counted if trunk else np.concatenate([[False], response.counted[1:]])
-                spans.append((number, before[chosen], response.tokens[chosen].astype(np.int64)))
+                value = _part(tree, taken[number], int(np.count_nonzero(chosen))) if attached else None
+                spans.append((number, before[chosen], response.tokens[chosen].astype(np.int64), value))
                 last[number] = row * length + column + size - 1
                 column += size
     spans.sort(key=lambda span: span[0])
@@ -161,7 +170,24 @@ def collate(
         response_label=torch.tensor([r.label for r in responses], dtype=torch.float32),
         counts=dict(counts),
         tree_rows=list(tree_rows) if tree_rows else list(range(len(trees))),
+        reference=torch.from_numpy(np.concatenate([s[3] for s in spans if s[3] is not None])) if attached else None,
     )
+
+
+def _part(tree: Tree, start: int, count: int) -> NDArray[Any]:
+    assert tree.reference is not None
+    return tree.reference[start : start + count]
+
+
+def _target_starts(trees: Sequence[Tree]) -> dict[int, int]:
+    """Where the targets of each response begin among those of its tree, as `Tree.reference` has them."""
+    starts: dict[int, int] = {}
+    for tree in trees:
+        begin = 0 if tree.prompt_counted is None else int(np.count_nonzero(tree.prompt_counted[1:]))
+        for response in tree.responses:
+            starts[len(starts)] = begin
+            begin += int(np.count_nonzero(response.counted[0 if len(tree.prompt) else 1 :]))
+    return starts
 
 
 def _without_tails(tree: Tree) -> Tree:

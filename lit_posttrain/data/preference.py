@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +18,7 @@ from lit_posttrain.data.comparisons import (
 )
 from lit_posttrain.data.formats import Example, Labelled, check_needs
 from lit_posttrain.data.loader import Companions
+from lit_posttrain.data.logprob_cache import TargetTrees
 from lit_posttrain.data.messages import check_order
 from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.data.module import TreeData
@@ -24,7 +26,7 @@ from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
-from lit_posttrain.data.tokenize import Reader
+from lit_posttrain.data.tokenize import Reader, cache_home
 from lit_posttrain.types import Tree
 
 
@@ -149,12 +151,28 @@ class PreferenceData(TreeData):
         self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
         self.train_on_prompt = train_on_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row
+        self._mismatched: dict[str, Mismatched] = {}
 
     def _companions(self, store: TreeStore) -> Companions | None:
         owner = self._owner()
         if not (isinstance(owner, WantsMismatched) and owner.wants_mismatched):
             return None
-        return Mismatched(store, self._limit(owner.max_positions))
+        key = store.fingerprint
+        if key not in self._mismatched:
+            self._mismatched[key] = Mismatched(store, self._limit(owner.max_positions))
+        return self._mismatched[key]
+
+    @property
+    def target_trees(self) -> list[TargetTrees]:
+        """All that a run computes log-probs of: the rows to train and to validate on, and what stands beside them."""
+        stores = [self.train_store, *self.val_stores.values()]
+        beside = [self._companions(store) for store in stores]
+        return [*stores, *(other for other in beside if isinstance(other, Mismatched))]
+
+    @property
+    def reference_folder(self) -> Path:
+        """Where log-probs of a reference are kept."""
+        return cache_home(self.cache_dir) / "reference"
 
     def _options(self, max_length: int) -> PreferenceOptions:
         return PreferenceOptions(

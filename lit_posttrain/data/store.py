@@ -55,7 +55,9 @@ class TreeStore:
     rank. num_labelled (n,): responses of which somebody said whether they are good (of a ranking the best and the
     worst). chosen_tokens (n,): counted tokens of the responses of rank 0, and of their prompt. file_index (n,) into
     `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the
-    same in every file. fingerprint: hash of the trees and their order.
+    same in every file. fingerprint: hash of the trees and their order. identity, num_targets: hash and number of
+    targets of all trees of the folder. first_target (n,): place of a tree's first target among them. reference: one
+    number for each of them, of which every tree gets its own; None for nothing.
     """
 
     def __init__(self, folder: Path | str, files: Sequence[str] | None = None) -> None:
@@ -64,12 +66,17 @@ class TreeStore:
         about = json.loads((self.folder / "store.json").read_text())
         self.files: list[str] = list(files if files is not None else about["files"])
         self.fingerprint: str = about["fingerprint"]
+        self.identity = self.fingerprint
+        self.reference: Any = None
         self._tokens = _map(self.folder / "tokens.bin", np.dtype(np.int32))
         self._counted = _map(self.folder / "counted.bin", np.dtype(np.bool_))
         with np.load(self.folder / "segments.npz") as segments:
             self._offsets, self._role, self._label = segments["offsets"], segments["role"], segments["label"]
         with np.load(self.folder / "trees.npz") as trees:
             columns = {name: trees[name] for name in (*_TREE_COLUMNS, "row_hash")}
+        ends = np.cumsum(columns["counted_tokens"])
+        self.num_targets = int(ends[-1]) if len(ends) else 0
+        columns["first_target"] = ends - columns["counted_tokens"]
         self._take(columns)
 
     def _take(self, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -86,6 +93,7 @@ class TreeStore:
         self.chosen_tokens: Longs = columns["chosen_tokens"]
         self.file_index: Longs = columns["file_index"]
         self.lines: Longs = columns["lines"]
+        self.first_target: Longs = columns["first_target"]
         self.row_hash: NDArray[np.uint64] = columns["row_hash"]
 
     def __len__(self) -> int:
@@ -110,7 +118,16 @@ class TreeStore:
             prompt_counted=counted[cuts[0]] if self._prompt_counted[index] else None,
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
+            reference=None if self.reference is None else self._values(index),
         )
+
+    def _values(self, index: int) -> NDArray[Any]:
+        start = int(self.first_target[index])
+        return np.array(self.reference[start : start + int(self.counted_tokens[index])])
+
+    def whole(self) -> TreeStore:
+        """All trees of the folder."""
+        return TreeStore(self.folder, self.files)
 
     @property
     def soft_labels(self) -> bool:

@@ -123,14 +123,15 @@ def build_store(
     """
     sources = [source for path in paths for source in find_sources(path)]
     names = [source.name for source in sources]
-    folder = _cache_root(cache_dir) / _key(sources, tokenizer, options)
+    folder = cache_home(cache_dir) / _key(sources, tokenizer, options)
     if not (folder / "audit.json").is_file():
         _Build(sources, tokenizer, options).run(folder)
     audit = AuditReport.from_json((folder / "audit.json").read_text()).renamed(names)
     return TreeStore(folder, names), audit
 
 
-def _cache_root(cache_dir: str | None) -> Path:
+def cache_home(cache_dir: str | None) -> Path:
+    """Where tokenised data is kept."""
     named = cache_dir or os.environ.get("LIT_POSTTRAIN_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "lit_posttrain" / "data"
 

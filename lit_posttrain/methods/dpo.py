@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.preference import Pairs, Reference, ReferencedModule, pairs_of, token_counts
+from lit_posttrain.methods.preference import Pairs, pairs_of, token_counts
+from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops import preferences as losses
@@ -54,7 +55,8 @@ class DPO(ReferencedModule):
             length_alpha: Weight of the tokens of a response beyond the length of the other one of its pair, 0 to 1.
             nll: Weight of a term that keeps the chosen responses likely.
             nll_per: Whether that term is a mean over responses (RPO) or over tokens (TRL's sft).
-            reference: Where the reference's log-probs come from: adapter_off, copy, or auto.
+            reference: Where the reference's log-probs come from: adapter_off, copy, cached (on disk, by one pass before
+                training), or auto: adapter_off where there are adapters, else copy.
         """
         super().__init__(policy, optimizer, schedule, warmup, reference)
         if beta <= 0:

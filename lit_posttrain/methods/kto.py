@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.preference import Reference, ReferencedModule
+from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.precision import sum_dtype
@@ -56,7 +56,8 @@ class KTO(ReferencedModule):
             desirable_weight: Weight of good responses. With few of them raise it, so that weight times number is alike
                 on both sides.
             undesirable_weight: Weight of bad responses.
-            reference: Where the reference's log-probs come from: adapter_off, copy, or auto.
+            reference: Where the reference's log-probs come from: adapter_off, copy, cached (on disk, by one pass before
+                training), or auto: adapter_off where there are adapters, else copy.
         """
         super().__init__(policy, optimizer, schedule, warmup, reference)
         if beta <= 0:

@@ -1,29 +1,18 @@
-"""What the methods on comparisons share: the pairs of a batch, the reference policy, metrics of implicit rewards."""
+"""What the methods on comparisons share: the pairs of a batch, metrics of rewards, a likelihood term."""
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule, Term
-from lit_posttrain.methods.schedules import Schedule
-from lit_posttrain.models.policy import Backbone
-from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.preferences import preferred_pairs, response_sums
 from lit_posttrain.types import Role, TreeBatch
-
-log = logging.getLogger(__name__)
-
-Reference = Literal["auto", "adapter_off", "copy"]
 
 
 @dataclass
@@ -118,84 +107,3 @@ class PreferenceModule(PostTrainingModule):
                 f"{store.sources(lone[:1])[0]}: no two responses to compare, and {type(self).__name__} learns from "
                 "comparisons; give chosen and rejected, or ranked responses"
             )
-
-
-class ReferencedModule(PreferenceModule):
-    """Base class of the methods that compare the policy with what it was at the start of training."""
-
-    def __init__(
-        self,
-        policy: ModelSpec,
-        optimizer: OptimizerCallable,
-        schedule: Schedule,
-        warmup: float,
-        reference: Reference,
-    ) -> None:
-        """
-        Args:
-            policy: The model to train.
-            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
-            schedule: How the learning rate falls after warm-up, per optimizer step.
-            warmup: Share of all optimizer steps over which the learning rate rises from zero.
-            reference: Where the reference's log-probs come from: the policy with its adapter off, a frozen copy, or
-                auto: adapter_off where there is an adapter, else a copy.
-        """
-        super().__init__(policy, optimizer, schedule, warmup)
-        adapter = policy.lora is not None
-        if policy.random_init:
-            raise PostTrainError(
-                "--model.policy.random_init: a reference must be the same after a resume; start from a saved model"
-            )
-        if reference == "adapter_off" and not adapter:
-            raise PostTrainError("--model.reference adapter_off: there is no adapter; add --model.policy.lora.r 16")
-        self.reference = ("adapter_off" if adapter else "copy") if reference == "auto" else reference
-        self._frozen: list[Backbone] = []  # in a list, so that it is no submodule: neither trained nor saved
-
-    def configure_model(self) -> None:
-        """Build the policy, and the reference before anything is restored into it.
-
-        Raises:
-            PostTrainError: if the tokenizer brings tokens that the model lacks: their embeddings are drawn each time.
-        """
-        known = self.model_config.get_text_config(decoder=True).vocab_size
-        if self.reference == "copy" and len(self.tokenizer) > known:
-            raise PostTrainError(
-                f"the tokenizer has {len(self.tokenizer)} tokens and the model {known}: a reference with embeddings "
-                "drawn anew would differ after a resume; fine-tune the new tokens first (SFT), start from that model"
-            )
-        fresh = self.policy is None
-        super().configure_model()
-        if not fresh or self.reference != "copy":
-            return
-        assert self.policy is not None
-        # sharded parameters cannot be copied as they are; built from the same spec they are the same
-        frozen = copy.deepcopy(self.policy) if self.device_mesh is None else self.build_policy()
-        self._frozen = [frozen.requires_grad_(False).eval()]
-
-    def reference_logprobs(self, batch: TreeBatch) -> Tensor:
-        """(N,) log-probs of the batch's targets under the reference, without a graph."""
-        assert self.policy is not None
-        model: Any = self.policy.model
-        if self.reference == "copy":
-            # in the policy's type: under bf16-true Lightning casts only what it knows of
-            frozen = self._frozen[0].to(self.device)
-            if frozen.transformer.dtype != self.policy.transformer.dtype:
-                frozen.to(self.policy.transformer.dtype)
-            with torch.no_grad():
-                copied: Tensor = frozen(batch).logprobs
-            return copied
-        with self.still_policy() as policy, model.disable_adapter():
-            bare: Tensor = policy(batch).logprobs
-        return bare
-
-    @contextmanager
-    def still_policy(self) -> Iterator[Backbone]:
-        """The policy without a graph and without dropout: what is measured with is no game of chance."""
-        assert self.policy is not None
-        training = self.policy.training
-        self.policy.eval()
-        try:
-            with torch.no_grad():
-                yield self.policy
-        finally:
-            self.policy.train(training)

@@ -1,0 +1,121 @@
+"""Log-probabilities of a data set's targets on disk: one float32 each, filled once and shared by later runs.
+
+A folder holds `values.f32`, NaN where nothing has been computed yet, `about.json` that says what it belongs to, and
+`done`, the number of rows from the first on that are finished: a pass that was interrupted goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Tree
+
+_CHUNK = 1 << 20
+
+
+class TargetTrees(Protocol):
+    """Trees whose targets have places in a file.
+
+    reference: what is attached to a tree as `Tree.reference`, one number a target; None for nothing.
+    identity: hash of all trees of the file. num_targets: how many targets the file has.
+    """
+
+    reference: Any
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def num_targets(self) -> int: ...
+    def whole(self) -> TargetTrees:
+        """The trees of the whole file, in its order; these here may be some of them."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tree: ...
+
+
+class Places:
+    """Stands for an array of the numbers 0, 1, 2, ...: as `reference` it tells where the targets of a batch belong."""
+
+    def __getitem__(self, cut: slice) -> NDArray[np.float64]:
+        return np.arange(cut.start, cut.stop, dtype=np.float64)
+
+
+class LogprobCache:
+    """The file of one data set under one model."""
+
+    def __init__(self, root: Path, size: int, about: Mapping[str, str], create: bool = True) -> None:
+        """Open the folder of `about` under `root`, or make it.
+
+        size: number of targets. about: what the values depend on, by name.
+
+        Raises:
+            PostTrainError: for a folder that was made for something else, or is damaged.
+        """
+        wanted = {**about, "targets": str(size)}
+        key = hashlib.blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=16).hexdigest()
+        self.folder = root / key
+        if create and not self.folder.is_dir():
+            self._make(size, wanted)
+        try:
+            found: dict[str, str] = json.loads((self.folder / "about.json").read_text())
+            whole = (self.folder / "values.f32").stat().st_size == 4 * max(size, 1)
+        except (OSError, ValueError) as problem:
+            raise PostTrainError(f"{self.folder}: no reference cache ({problem}); remove the folder") from problem
+        other = [name for name in wanted if found.get(name) != wanted[name]]
+        if other or not whole:
+            what = f"was made for other {', '.join(other)}" if other else "is cut short"
+            raise PostTrainError(f"{self.folder}: the reference cache {what}; remove the folder, and it is made again")
+        self.values = np.memmap(self.folder / "values.f32", dtype=np.float32, mode="r+")
+
+    @property
+    def done(self) -> int:
+        """How many rows, from the first on, are finished."""
+        file = self.folder / "done"
+        return int(file.read_text()) if file.is_file() else 0
+
+    def mark(self, rows: int) -> None:
+        """Say that the first `rows` rows are finished."""
+        self.values.flush()
+        part = self.folder / f"done.{os.getpid()}.tmp"
+        part.write_text(str(rows))
+        part.replace(self.folder / "done")
+
+    def checked(self) -> NDArray[np.float32]:
+        """The values, read-only.
+
+        Raises:
+            PostTrainError: if some are missing though all rows are done: other nodes wrote them elsewhere.
+        """
+        for start in range(0, len(self.values), _CHUNK):
+            if np.isnan(self.values[start : start + _CHUNK]).any():
+                raise PostTrainError(
+                    f"{self.folder}: values are missing; with several nodes the cache must be on a disk that all share "
+                    "(--data.cache_dir), or use --model.reference copy"
+                )
+        return np.memmap(self.folder / "values.f32", dtype=np.float32, mode="r")
+
+    def _make(self, size: int, about: Mapping[str, str]) -> None:
+        draft = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        draft.mkdir(parents=True)
+        with (draft / "values.f32").open("wb") as stream:
+            for start in range(0, max(size, 1), _CHUNK):
+                stream.write(np.full(min(_CHUNK, max(size, 1) - start), np.nan, np.float32).tobytes())
+        (draft / "about.json").write_text(json.dumps(about))
+        try:
+            draft.rename(self.folder)
+        except OSError:
+            if not self.folder.is_dir():  # not a lost race: a real error
+                raise
+            shutil.rmtree(draft)

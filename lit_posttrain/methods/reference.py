@@ -1,0 +1,249 @@
+"""The reference policy: what the policy was at the start of training, never a reload by name.
+
+Its log-probs come from the policy with its adapter off, from a frozen copy, or from a file that one pass before
+training fills: in the run's own precision, continued where it was interrupted, and shared by later runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lit_posttrain.data.logprob_cache import TargetTrees
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.caching import cached_logprobs
+from lit_posttrain.methods.preference import PreferenceModule
+from lit_posttrain.methods.schedules import Schedule
+from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.types import TreeBatch
+
+Reference = Literal["auto", "adapter_off", "copy", "cached"]
+
+
+@runtime_checkable
+class KeepsTargets(Protocol):
+    """A data module whose rows can be given cached log-probs.
+
+    eval_batch_size: rows a batch of the caching pass, over all ranks.
+    """
+
+    eval_batch_size: int
+
+    @property
+    def target_trees(self) -> list[TargetTrees]: ...
+    @property
+    def reference_folder(self) -> Path: ...
+
+
+def weights_hash(model: Backbone) -> str:
+    """A hash of all weights but those of fresh adapters, which change nothing. With sharded weights all ranks must call
+    it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            continue
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        digest.update(name.encode())
+        digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ReferencedModule(PreferenceModule):
+    """Base class of the methods that compare the policy with what it was at the start of training."""
+
+    def __init__(
+        self,
+        policy: ModelSpec,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        warmup: float,
+        reference: Reference,
+    ) -> None:
+        """
+        Args:
+            policy: The model to train.
+            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
+            schedule: How the learning rate falls after warm-up, per optimizer step.
+            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+            reference: Where the reference's log-probs come from: adapter_off, copy, cached (on disk, by one pass before
+                training), or auto: adapter_off where there are adapters, else copy.
+        """
+        super().__init__(policy, optimizer, schedule, warmup)
+        adapter = policy.lora is not None
+        if policy.random_init:
+            raise PostTrainError(
+                "--model.policy.random_init: a reference must be the same after a resume; start from a saved model"
+            )
+        if reference == "adapter_off" and not adapter:
+            raise PostTrainError("--model.reference adapter_off: there is no adapter; add --model.policy.lora.r 16")
+        self.reference = ("adapter_off" if adapter else "copy") if reference == "auto" else reference
+        self._frozen: list[Backbone] = []  # in a list, so that it is no submodule: neither trained nor saved
+        self._start = ""  # hash of the weights at the start
+        self._synced = False
+
+    # Building ----------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the policy, and the reference before anything is restored into it.
+
+        Raises:
+            PostTrainError: if the tokenizer brings tokens that the model lacks: their embeddings are drawn each time.
+        """
+        known = self.model_config.get_text_config(decoder=True).vocab_size
+        if self.reference != "adapter_off" and len(self.tokenizer) > known:
+            raise PostTrainError(
+                f"the tokenizer has {len(self.tokenizer)} tokens and the model {known}: a reference with embeddings "
+                "drawn anew would differ after a resume; fine-tune the new tokens first (SFT), start from that model"
+            )
+        fresh = self.policy is None
+        super().configure_model()
+        if not fresh:
+            return
+        assert self.policy is not None
+        self._start = weights_hash(self.policy)
+        # a checkpoint that is only measured has moved away from what a cache would be made with
+        if self.reference == "copy" or (self.reference == "cached" and not self._fitting):
+            self._freeze()
+
+    def _freeze(self) -> None:
+        assert self.policy is not None
+        # sharded parameters cannot be copied as they are; built from the same spec they are the same
+        frozen = copy.deepcopy(self.policy) if self.device_mesh is None else self.build_policy()
+        self._frozen = [frozen.requires_grad_(False).eval()]
+
+    @property
+    def _fitting(self) -> bool:
+        trainer = self._attached_trainer()
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
+
+    # Using -------------------------------------------------------------------------------------------------------
+
+    def reference_logprobs(self, batch: TreeBatch) -> Tensor:
+        """(N,) log-probs of the batch's targets under the reference, without a graph."""
+        if self._frozen:
+            return self._frozen_logprobs(batch)
+        if self.reference == "cached":
+            if batch.reference is None and batch.target_ids.numel():
+                raise PostTrainError("--model.reference cached: a batch without cached log-probs; use copy")
+            empty = torch.zeros(0, device=batch.target_ids.device)
+            return empty if batch.reference is None else batch.reference
+        return self._bare_logprobs(batch)
+
+    def _frozen_logprobs(self, batch: TreeBatch) -> Tensor:
+        assert self.policy is not None
+        # in the policy's type: under bf16-true Lightning casts only what it knows of
+        frozen = self._frozen[0].to(self.device)
+        if frozen.transformer.dtype != self.policy.transformer.dtype:
+            frozen.to(self.policy.transformer.dtype)
+        with torch.no_grad():
+            copied: Tensor = frozen(batch).logprobs
+        return copied
+
+    def _bare_logprobs(self, batch: TreeBatch) -> Tensor:
+        assert self.policy is not None
+        model: Any = self.policy.model
+        with self.still_policy() as policy, model.disable_adapter() if self.spec.lora else nullcontext():
+            bare: Tensor = policy(batch).logprobs
+        return bare
+
+    def _rebuilt_logprobs(self, batch: TreeBatch) -> Tensor:
+        if not self._frozen:
+            self._frozen = [self.build_policy().requires_grad_(False).eval()]
+        return self._frozen_logprobs(batch)
+
+    @contextmanager
+    def still_policy(self) -> Iterator[Backbone]:
+        """The policy without a graph and without dropout: what is measured with is no game of chance."""
+        assert self.policy is not None
+        training = self.policy.training
+        self.policy.eval()
+        try:
+            with torch.no_grad():
+                yield self.policy
+        finally:
+            self.policy.train(training)
+
+    # The cache ---------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Check the data, and fill what the cache lacks.
+
+        Raises:
+            PostTrainError: for a data module that keeps no rows.
+        """
+        super().on_fit_start()
+        if self.reference != "cached":
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, KeepsTargets):
+            raise PostTrainError(
+                f"--model.reference cached needs PreferenceData, not {type(data).__name__}; use --model.reference copy"
+            )
+        if self.trainer.ckpt_path is not None:  # the policy has moved on; what the cache lacks takes the weights anew
+            logprobs: Callable[[TreeBatch], Tensor] = self._rebuilt_logprobs
+        else:
+            logprobs = self._bare_logprobs
+        about = {"weights": self._start, "precision": str(self.trainer.precision)}
+        for trees in data.target_trees:
+            trees.reference = cached_logprobs(
+                trees, data.reference_folder, about, logprobs, self.trainer, self.layout, data.eval_batch_size
+            )
+        self._frozen = []
+
+    # Resuming and syncing ----------------------------------------------------------------------------------------
+
+    def sync_reference(self, mix: float) -> None:
+        """Move the frozen copy towards the policy: reference <- mix * policy + (1 - mix) * reference (TR-DPO,
+        Gorbatovski et al. 2024).
+
+        Raises:
+            PostTrainError: for a reference that is no copy.
+        """
+        if self.reference != "copy":
+            raise PostTrainError(
+                f"a reference that is {self.reference} cannot follow the policy; --model.reference copy"
+            )
+        assert self.policy is not None
+        with torch.no_grad():
+            theirs = dict(self._frozen[0].named_parameters())
+            for name, parameter in self.policy.named_parameters():
+                if parameter.requires_grad:
+                    theirs[name].lerp_(parameter.detach().to(theirs[name].device), mix)
+        self._synced = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the hash of the weights at the start, and a reference that has followed the policy."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lit_posttrain"]["reference"] = self._start
+        if self._synced:
+            trained = {name for name, p in self.policy.named_parameters() if p.requires_grad} if self.policy else set()
+            state = self._frozen[0].state_dict()
+            checkpoint["reference"] = {name: state[name] for name in sorted(trained)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the reference is still the one that the run began with.
+
+        Raises:
+            PostTrainError: if the model at the path has changed meanwhile.
+        """
+        super().on_load_checkpoint(checkpoint)
+        before = checkpoint["lit_posttrain"].get("reference", self._start)
+        if before != self._start:
+            raise PostTrainError(
+                f"--model.policy.path {self.spec.path}: other weights than when the run began, and they are its "
+                "reference; bring the old ones back, or start anew"
+            )
+        if "reference" in checkpoint and self.reference == "copy":
+            self._frozen[0].load_state_dict(checkpoint["reference"], strict=False)
+            self._synced = True

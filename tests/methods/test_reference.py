@@ -1,0 +1,193 @@
+"""The reference of DPO and KTO: three sources that agree, a cache that is shared and continued, a moving copy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from cases import comparison_files, feedback_files
+from helpers import tiny
+
+from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError
+from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint, ReferenceSync
+from lit_posttrain.methods import caching
+from lit_posttrain.methods.reference import ReferencedModule
+
+STEPS = 10
+
+
+class Losses(pl.Callback):
+    """The loss of every micro-batch, to the last bit."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def run(
+    module: ReferencedModule, data: pl.LightningDataModule, folder: Path, steps: int = STEPS, *callbacks: pl.Callback
+) -> list[float]:
+    """Train for some optimizer steps of two micro-batches, from last.ckpt where it is there."""
+    pl.seed_everything(0, verbose=False)
+    losses, last = Losses(), folder / "last.ckpt"
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[losses, *callbacks, LastCheckpoint(every_n_steps=1)],
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+    assert trainer.global_step == steps
+    return losses.values
+
+
+def adam(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, lr=1e-2)
+
+
+def dpo(spec: ModelSpec, **options: Any) -> DPO:
+    """With a learning rate that does not depend on how many steps are planned."""
+    return DPO(spec, adam, schedule="constant", warmup=0.0, **options)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each caching pass had left to do."""
+    seen: list[int] = []
+    fill = caching._fill
+
+    def counted(cache: Any, whole: Any, *rest: Any) -> None:
+        seen.append(len(whole) - cache.done)
+        fill(cache, whole, *rest)
+
+    monkeypatch.setattr(caching, "_fill", counted)
+    return seen
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_three_sources_of_the_reference_agree(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model), lora=LoRASpec(r=4))
+    kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
+    losses = {
+        reference: run(kind(spec, adam, warmup=0.0, reference=reference), files(tmp_path), tmp_path / reference)
+        for reference in ("adapter_off", "copy", "cached")
+    }
+    first = losses["adapter_off"]
+    assert max(abs(loss - first[0]) for loss in first) > 0.01, "the policy moved away from the reference"
+    assert losses["copy"] == pytest.approx(first, abs=1e-5)
+    assert losses["cached"] == pytest.approx(first, abs=1e-5)
+
+
+def test_a_cache_is_filled_once_and_shared(tiny_model: Path, tmp_path: Path, passes: list[int]) -> None:
+    spec = ModelSpec(str(tiny_model))
+    first = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "one", 2)
+    again = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "two", 2)
+    assert again == first
+    assert passes == [51]
+    other = tiny.save_model(tmp_path / "other", seed=7)
+    run(dpo(ModelSpec(str(other)), reference="cached"), comparison_files(tmp_path), tmp_path / "three", 1)
+    assert passes == [51, 51], "other weights have another cache"
+
+
+def test_an_interrupted_pass_goes_on(
+    tiny_model: Path, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "_MARK_EVERY", 1)
+    spec = ModelSpec(str(tiny_model))
+    whole = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "whole", 2)
+    (values,) = (tmp_path / "cache" / "reference").glob("*/values.f32")
+    expected = np.fromfile(values, np.float32)
+    bare = DPO._bare_logprobs
+    calls = 0
+
+    def breaks(self: DPO, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return bare(self, batch)
+
+    data = comparison_files(tmp_path / "b") if (tmp_path / "b").mkdir() is None else None
+    assert data is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(DPO, "_bare_logprobs", breaks)
+        with pytest.raises(BaseException):  # noqa: B017,PT011  # Lightning leaves by SystemExit or KeyboardInterrupt
+            run(dpo(spec, reference="cached"), data, tmp_path / "part", 2)
+    resumed = run(dpo(spec, reference="cached"), comparison_files(tmp_path / "b"), tmp_path / "rest", 2)
+    assert passes == [51, 51, 51 - 2 * 16]
+    assert resumed == whole
+    (again,) = (tmp_path / "b" / "cache" / "reference").glob("*/values.f32")
+    assert np.fromfile(again, np.float32) == pytest.approx(expected, abs=1e-5)
+
+
+def test_resuming_needs_neither_the_cache_nor_luck(tiny_model: Path, tmp_path: Path, passes: list[int]) -> None:
+    """The policy has moved on when a run resumes; what the cache lacks is computed by the weights of the start."""
+    import shutil
+
+    spec = ModelSpec(str(tiny_model))
+    whole = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "whole", 4)
+    run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "cut", 2)
+    shutil.rmtree(tmp_path / "cache" / "reference")
+    rest = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "cut", 4)
+    assert passes == [51, 51]
+    assert rest == pytest.approx(whole[4:], abs=1e-5)
+
+
+def test_a_cache_of_something_else_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model))
+    run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "one", 1)
+    (about,) = (tmp_path / "cache" / "reference").glob("*/about.json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"weights": "others"}))
+    with pytest.raises(PostTrainError, match="was made for other weights; remove the folder"):
+        run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "two", 1)
+    (about.parent / "values.f32").write_bytes(b"1234")
+    about.write_text(json.dumps(json.loads(about.read_text())))
+    with pytest.raises(PostTrainError, match="remove the folder"):
+        run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "two", 1)
+
+
+def test_a_reference_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", seed=1)
+    run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 1)
+    tiny.save_model(tmp_path / "model", seed=2)
+    with pytest.raises(PostTrainError, match="other weights than when the run began"):
+        run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 2)
+
+
+@pytest.mark.parametrize("lora", [None, LoRASpec(r=4)])
+def test_a_synced_reference_follows_and_resumes(lora: LoRASpec | None, tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model), lora=lora)
+
+    def make() -> DPO:
+        return dpo(spec, reference="copy")
+
+    whole = run(make(), comparison_files(tmp_path), tmp_path / "whole", 6, ReferenceSync(2, mix=0.6))
+    still = run(make(), comparison_files(tmp_path), tmp_path / "still", 6)
+    assert whole[:4] == still[:4], "the first sync is behind the second step"
+    assert whole[4:] != still[4:]
+    cut = run(make(), comparison_files(tmp_path), tmp_path / "cut", 3, ReferenceSync(2, mix=0.6))
+    rest = run(make(), comparison_files(tmp_path), tmp_path / "cut", 6, ReferenceSync(2, mix=0.6))
+    assert cut + rest == whole
+    module = make()
+    run(module, comparison_files(tmp_path), tmp_path / "hard", 2, ReferenceSync(2))
+    assert module.policy is not None
+    for one, other in zip(module.policy.parameters(), module._frozen[0].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_only_a_copy_can_follow(tiny_model: Path, tmp_path: Path) -> None:
+    module = dpo(ModelSpec(str(tiny_model), lora=LoRASpec(r=4)))
+    with pytest.raises(PostTrainError, match=r"--model\.reference copy"):
+        run(module, comparison_files(tmp_path), tmp_path / "run", 1, ReferenceSync(1))

@@ -1,0 +1,94 @@
+"""One run of this project's DPO for benchmarks/dpo.py: prints a JSON line of figures. Not meant to be run by itself."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from sft_ours import Clock
+
+from lit_posttrain import DPO, ModelSpec, PreferenceData
+from lit_posttrain.runtime import quiet_libraries
+from lit_posttrain.types import RowLayout
+
+
+class Unshared(DPO):
+    """Every response with a copy of its prompt, as without trees."""
+
+    @property
+    def layout(self) -> RowLayout:
+        return replace(super().layout, shared=False)
+
+
+class Began(pl.Callback):
+    """When training began, behind the caching pass."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.at = time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--cached", action="store_true")
+    parser.add_argument("--unshared", action="store_true")
+    parser.add_argument("--loss", default="sigmoid")
+    options = parser.parse_args()
+    quiet_libraries()
+    cuda = torch.cuda.is_available()
+    clock, began = Clock(), Began()
+    kind: Any = Unshared if options.unshared else DPO
+    module = kind(
+        ModelSpec(options.model, dtype=options.dtype),
+        lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True),
+        warmup=0.0,
+        loss=options.loss,
+        reference="cached" if options.cached else "copy",
+    )
+    data = PreferenceData(
+        options.data, batch_size=options.batch, eval_batch_size=options.batch, shuffle=False, cache_dir=options.cache
+    )
+    trainer = pl.Trainer(
+        max_steps=options.steps,
+        precision="bf16-mixed",
+        gradient_clip_val=1.0,
+        accelerator="gpu" if cuda else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock, began],
+    )
+    start = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    step = statistics.median(b - a for a, b in itertools.pairwise(clock.times))
+    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    figures = {
+        "rows_per_s": options.batch / step,
+        "median_step_s": step,
+        "before_s": began.at - start,
+        "peak_mb": peak,
+        "losses": clock.losses,
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

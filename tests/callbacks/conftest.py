@@ -38,7 +38,7 @@ class MemoryTrees:
         self.lengths = np.array([len(t.prompt) + len(t.responses[0].tokens) for t in self.trees])
         self.counted_tokens = np.array([len(t.responses[0].tokens) for t in self.trees])
         self.num_responses = np.ones(count, dtype=np.int64)
-        self.num_pairs = self.chosen_tokens = np.zeros(count, dtype=np.int64)
+        self.num_pairs = self.num_labelled = self.chosen_tokens = np.zeros(count, dtype=np.int64)
         self.fingerprint = f"{count}-{seed}"
         self.files = ["memory"]
 

@@ -1,6 +1,7 @@
 """DPO beside TRL: same model, rows, tokens, precision and allocator settings, in turn, each run a process of its own.
 
     python benchmarks/dpo.py --data hh_harmless.jsonl          # pairs with prompts over 500 characters
+    python benchmarks/dpo.py --data hh_harmless.jsonl --memory --dtype float32   # full, LoRA, 4 bits
     python benchmarks/dpo.py --sweep --plot docs/dpo_sweep.png # how the gain of sharing prompts grows
 
 Prints a Markdown table of medians with the range of the runs; `--out FILE` appends every run as a JSON line and goes on
@@ -31,6 +32,12 @@ SIDES = {
     "TRL": ["dpo_trl.py"],
     "lit_posttrain, cached": ["dpo_ours.py", "--cached"],
     "TRL, precomputed": ["dpo_trl.py", "--cached"],
+}
+MEMORY = {
+    "all weights, frozen copy": ["dpo_ours.py"],
+    "all weights, cached reference": ["dpo_ours.py", "--cached"],
+    "LoRA, r 16": ["dpo_ours.py", "--lora", "16"],
+    "NF4 + LoRA, r 16": ["dpo_ours.py", "--lora", "16", "--nf4"],
 }
 PROMPTS, RESPONSES, ANSWER = (32, 128, 512, 1024), (2, 4, 8), 64  # words of prompts, responses, words of an answer
 
@@ -91,12 +98,12 @@ def measure(command: list[str], model: str, data: Path, cache: Path, options: ar
     return figures
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def table(runs: list[dict[str, Any]], sides: dict[str, list[str]]) -> str:
     """Medians per side, with the lowest and highest run, and how they compare."""
     lines = ["| side | pairs/s | peak memory, GB | before the first step, s | runs |", "|---|---|---|---|---|"]
     speed: dict[str, float] = {}
     memory: dict[str, float] = {}
-    for side in SIDES:
+    for side in sides:
         mine = [r for r in runs if r["side"] == side]
         speeds, peaks = [r["rows_per_s"] for r in mine], [r["peak_mb"] / 1000 for r in mine]
         speed[side], memory[side] = statistics.median(speeds), statistics.median(peaks)
@@ -105,6 +112,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         lines.append(f"| {side} | {speed[side]:.2f} ({spread}) | {memory[side]:.2f} | {before:.0f} | {len(mine)} |")
     lines.append("")
     for ours, peer in (("lit_posttrain", "TRL"), ("lit_posttrain, cached", "TRL, precomputed")):
+        if ours not in sides or peer not in sides:
+            continue
         ratio, part = speed[ours] / speed[peer], memory[ours] / memory[peer]
         lines.append(f"{ours} against {peer}: {ratio:.2f}x the pairs/s, {part:.2f}x the peak memory.")
     return "\n".join(lines)
@@ -156,9 +165,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--at-least", type=int, default=500, help="characters of a prompt")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--plot", help="file for a picture of the sweep")
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     options = parser.parse_args()
+    sides = MEMORY if options.memory else SIDES
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
 
@@ -166,7 +177,7 @@ def main() -> None:
         same = [r for r in runs if r["side"] == side and all(r.get(k) == v for k, v in what.items())]
         if len(same) > turn:
             return
-        command = [*SIDES[side], "--loss", "plackett_luce"] if what else SIDES[side]
+        command = [*sides[side], "--loss", "plackett_luce"] if what else sides[side]
         cache = Path(tempfile.mkdtemp(dir=home))  # every run fills its own cache, and says what that costs
         runs.append({"side": side, "dtype": options.dtype, **what, **measure(command, model, data, cache, options)})
         print(json.dumps(runs[-1]), flush=True)
@@ -189,10 +200,10 @@ def main() -> None:
                 data = home / "pairs.jsonl"
                 rows = long_pairs(options.data, options.at_least)
                 data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-                for side in SIDES:
+                for side in sides:
                     once(turn, side, data, home)
     print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.dtype}\n")
-    print(sweep_table(runs) if options.sweep else f"{len(rows)} pairs\n\n{table(runs)}")
+    print(sweep_table(runs) if options.sweep else f"{len(rows)} pairs\n\n{table(runs, sides)}")
     if options.plot:
         plot(runs, options.plot)
 

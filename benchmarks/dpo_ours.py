@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 from sft_ours import Clock
 
-from lit_posttrain import DPO, ModelSpec, PreferenceData
+from lit_posttrain import DPO, LoRASpec, ModelSpec, PreferenceData
 from lit_posttrain.runtime import quiet_libraries
 from lit_posttrain.types import RowLayout
 
@@ -49,17 +49,24 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true")
     parser.add_argument("--unshared", action="store_true")
     parser.add_argument("--loss", default="sigmoid")
+    parser.add_argument("--lora", type=int, help="rank of adapters")
+    parser.add_argument("--nf4", action="store_true")
     options = parser.parse_args()
     quiet_libraries()
     cuda = torch.cuda.is_available()
     clock, began = Clock(), Began()
     kind: Any = Unshared if options.unshared else DPO
     module = kind(
-        ModelSpec(options.model, dtype=options.dtype),
+        ModelSpec(
+            options.model,
+            dtype=options.dtype,
+            lora=LoRASpec(r=options.lora) if options.lora else None,
+            quantization="nf4" if options.nf4 else None,
+        ),
         lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True),
         warmup=0.0,
         loss=options.loss,
-        reference="cached" if options.cached else "copy",
+        reference="cached" if options.cached else "auto",
     )
     data = PreferenceData(
         options.data, batch_size=options.batch, eval_batch_size=options.batch, shuffle=False, cache_dir=options.cache

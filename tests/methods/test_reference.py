@@ -191,3 +191,12 @@ def test_only_a_copy_can_follow(tiny_model: Path, tmp_path: Path) -> None:
     module = dpo(ModelSpec(str(tiny_model), lora=LoRASpec(r=4)))
     with pytest.raises(PostTrainError, match=r"--model\.reference copy"):
         run(module, comparison_files(tmp_path), tmp_path / "run", 1, ReferenceSync(1))
+
+
+def test_four_bits_and_adapters_learn_on_a_cpu(tiny_model: Path, tmp_path: Path) -> None:
+    """The reference is the 4-bit base itself, so the first loss is log 2."""
+    module = dpo(ModelSpec(str(tiny_model), lora=LoRASpec(r=4), quantization="nf4"))
+    assert module.reference == "adapter_off"
+    losses = run(module, comparison_files(tmp_path), tmp_path / "run", 3)
+    assert sum(losses[:2]) == pytest.approx(np.log(2), abs=1e-5)
+    assert sum(losses[-2:]) < 0.99 * np.log(2)

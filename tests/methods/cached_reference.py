@@ -1,0 +1,49 @@
+"""Three steps with a cached reference (METHOD MODEL FOLDER STRATEGY DEVICES): a Trainer starts it once per process.
+Writes FOLDER/weights-DEVICES.pt."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from cases import comparison_files, feedback_files
+from torch.distributed.tensor import DTensor
+
+from lit_posttrain import DPO, KTO, ModelSpec
+from lit_posttrain.models.sharding import FSDP2Strategy
+
+
+def train(method: str, model: str, folder: Path, strategy: str, devices: int) -> None:
+    """The weights after three steps of SGD, which forgives no error of the gradient."""
+
+    def sgd(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.1)
+
+    torch.manual_seed(0)
+    kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
+    module = kind(ModelSpec(model), sgd, schedule="constant", warmup=0.0, reference="cached")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, datamodule=files(folder))
+    weights = {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach() for name, p in module.named_parameters()
+    }
+    if trainer.is_global_zero:
+        torch.save(weights, folder / f"weights-{devices}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

@@ -1,0 +1,33 @@
+"""A cached reference under several processes: everybody computes a part, and training ends as with one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def run(method: str, model: Path, folder: Path, strategy: str, devices: int) -> dict[str, torch.Tensor]:
+    folder.mkdir()
+    paths = [str(HERE), str(HERE.parent / "spine"), str(HERE.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    arguments = [method, str(model), str(folder), strategy, str(devices)]
+    command = [sys.executable, str(HERE / "cached_reference.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    found: dict[str, torch.Tensor] = torch.load(folder / f"weights-{devices}.pt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize(("method", "strategy"), [("kto", "ddp"), ("dpo", "fsdp2")])
+def test_two_processes_fill_one_cache(method: str, strategy: str, tiny_model: Path, tmp_path: Path) -> None:
+    alone = run(method, tiny_model, tmp_path / "one", "auto", 1)
+    together = run(method, tiny_model, tmp_path / "two", strategy, 2)
+    assert alone.keys() == together.keys()
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-5

@@ -306,6 +306,11 @@ class PostTrainingModule(OptimizedModule):
             )
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        if saved["method"] != type(self).__name__:  # nor would its adapters start at zero, as a reference wants them
+            raise PostTrainError(
+                f"--ckpt_path: a checkpoint of {saved['method']}, and {type(self).__name__} cannot go on with it; "
+                "make a model folder of it (lit-posttrain export) and start from that with --model.policy.path"
+            )
         self.num_tokens = saved["num_tokens"]
         self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
         self._settings_resumed = saved["optimizer"]

@@ -200,3 +200,11 @@ def test_four_bits_and_adapters_learn_on_a_cpu(tiny_model: Path, tmp_path: Path)
     losses = run(module, comparison_files(tmp_path), tmp_path / "run", 3)
     assert sum(losses[:2]) == pytest.approx(np.log(2), abs=1e-5)
     assert sum(losses[-2:]) < 0.99 * np.log(2)
+
+
+def test_another_methods_checkpoint_is_no_start(tiny_model: Path, tmp_path: Path) -> None:
+    """Its adapters are not zero: switched off, they would leave another reference than the start of training."""
+    spec = ModelSpec(str(tiny_model), lora=LoRASpec(r=4))
+    run(KTO(spec, adam), feedback_files(tmp_path), tmp_path / "run", 1)
+    with pytest.raises(PostTrainError, match="a checkpoint of KTO, and DPO cannot go on with it"):
+        run(dpo(spec), comparison_files(tmp_path), tmp_path / "run", 2)

@@ -47,7 +47,8 @@ def long_pairs(file: str, at_least: int) -> list[dict[str, Any]]:
     found = []
     for row in read(file):
         text = str(row.record["chosen"])
-        if text.rfind("\n\nAssistant:") + len("\n\nAssistant:") >= at_least:
+        # none may be near the 2,048 tokens at which one side drops a row and the other cuts it
+        if text.rfind("\n\nAssistant:") + len("\n\nAssistant:") >= at_least and len(text) < 6000:
             better, worse = ([{"role": "assistant", "content": text}] for text in row.texts)
             found.append({"prompt": row.prompt, "chosen": better, "rejected": worse})
     random.Random(0).shuffle(found)  # both sides take them in this order
@@ -173,13 +174,19 @@ def main() -> None:
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
 
+    setting = {
+        n: getattr(options, n) for n in ("data", "model", "steps", "batch", "dtype", "at_least", "sweep", "memory")
+    }
+    if any(r["setting"] != setting for r in runs):
+        raise SystemExit(f"{kept} has runs of another experiment; choose another --out")
+
     def once(turn: int, side: str, data: Path, home: Path, **what: Any) -> None:
         same = [r for r in runs if r["side"] == side and all(r.get(k) == v for k, v in what.items())]
         if len(same) > turn:
             return
         command = [*sides[side], "--loss", "plackett_luce"] if what else sides[side]
         cache = Path(tempfile.mkdtemp(dir=home))  # every run fills its own cache, and says what that costs
-        runs.append({"side": side, "dtype": options.dtype, **what, **measure(command, model, data, cache, options)})
+        runs.append({"side": side, "setting": setting, **what, **measure(command, model, data, cache, options)})
         print(json.dumps(runs[-1]), flush=True)
         if kept:
             with kept.open("a") as stream:

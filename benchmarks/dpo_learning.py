@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from dpo import HERE
-from reward import Row, fold_of, interval, read, run
+from reward import Row, fold_of, interval, read, run, same_experiment
 from sft import model_folder
 
 HELD_BACK = (0, 1)
@@ -79,9 +79,9 @@ def logprobs(model: str, file: str, home: Path) -> np.ndarray[Any, Any]:
     data.build(module.tokenizer, module.max_positions)
     found = []
     for batch in EvalLoader(data.train_store, batch_size=16, layout=module.layout):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
             values = module.policy(batch).logprobs
-        found.append(response_sums(values.float(), batch.target_response, batch.num_responses).view(-1, 2))
+        found.append(response_sums(values, batch.target_response, batch.num_responses).view(-1, 2))
     return torch.cat(found).numpy()
 
 
@@ -105,6 +105,7 @@ def main() -> None:
         model = model_folder(options.model, Path(scratch) / "model")
         for side, fit in SIDES.items():
             file = out / f"{side}.json"
+            same_experiment(file, options)
             if not file.exists():
                 home = Path(tempfile.mkdtemp(dir=scratch))
                 began = time.perf_counter()

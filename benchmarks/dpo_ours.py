@@ -81,6 +81,7 @@ def main() -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        log_every_n_steps=1,
         callbacks=[clock, began],
     )
     start = time.perf_counter()

@@ -98,24 +98,31 @@ def ours(train: list[Row], test: list[Row], options: argparse.Namespace, model: 
     command += ["--model.loss", options.loss, "--model.optimizer.init_args.lr", str(options.lr)]
     command += ["--trainer.max_epochs", str(options.epochs), "--trainer.enable_progress_bar", "false", *options.extra]
     run([sys.executable, "-m", "lit_posttrain", *command], home)
+    return scored("runs/rm/last.ckpt", test, home)
+
+
+def scored(model: str, test: list[Row], home: Path) -> list[list[float]]:
+    """The scores of a reward model, whoever trained it, in float32 in the order of the rows' responses."""
     out = ["--data", write(home / "test.jsonl", test), "--out", "scores.jsonl"]
-    run([sys.executable, "-m", "lit_posttrain", "score", "--model", "runs/rm/last.ckpt", *out], home)
-    return [json.loads(line)["scores"] for line in (home / "scores.jsonl").read_text().splitlines()]
+    run([sys.executable, "-m", "lit_posttrain", "score", "--model", model, *out], home)
+    found = [json.loads(line)["scores"] for line in (home / "scores.jsonl").read_text().splitlines()]
+    if None in found:
+        raise SystemExit("some rows got no score")
+    return found
 
 
 def peer(train: list[Row], test: list[Row], options: argparse.Namespace, model: str, home: Path) -> list[list[float]]:
-    """TRL's RewardTrainer on the same rows, batch, epochs, learning rate and precision."""
-    for name, rows in (("train", train), ("test", test)):
-        lines = []
-        for row in rows:
-            chats = [[*row.prompt, {"role": "assistant", "content": text}] for text in row.texts]
-            better, worse = row.pairs[0]
-            lines.append(json.dumps({"chosen": chats[better], "rejected": chats[worse]}) + "\n")
-        (home / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    """TRL's RewardTrainer on the same rows, batch, epochs, learning rate and precision; scored by the same code."""
+    if options.mix or options.extra or any(len(row.texts) != 2 for row in train):
+        raise SystemExit("--peer: TRL trains on pairs alone, and on no further files or options")
+    lines = []
+    for row in train:
+        better, worse = ([*row.prompt, {"role": "assistant", "content": row.texts[i]}] for i in row.pairs[0])
+        lines.append(json.dumps({"chosen": better, "rejected": worse}) + "\n")
+    (home / "train.jsonl").write_text("".join(lines), encoding="utf-8")
     shared = ["--model", model, "--lr", str(options.lr), "--epochs", str(options.epochs), "--batch", str(options.batch)]
     run([sys.executable, str(HERE / "reward_trl.py"), *shared, "--home", str(home)], home)
-    found: list[list[float]] = json.loads((home / "scores.json").read_text())
-    return found
+    return scored("hf", test, home)
 
 
 def tfidf(train: list[Row], test: list[Row], *_: Any) -> list[list[float]]:
@@ -150,6 +157,16 @@ def run(command: list[str], home: Path) -> None:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
 
 
+def same_experiment(file: Path, options: argparse.Namespace) -> None:
+    """Refuse figures that another experiment has left."""
+    if not file.exists():
+        return
+    before, now = json.loads(file.read_text())["options"], vars(options)
+    differs = [name for name in now if name not in ("out", "only", "peer") and before.get(name) != now[name]]
+    if differs:
+        raise SystemExit(f"{file} was made with another --{differs[0]}; choose another --out")
+
+
 def hits(rows: list[Row], scores: list[list[float]], similar: bool = False) -> list[tuple[float, int]]:
     """Per prompt how many of its pairs are in order (half a point for equal scores), and how many there are."""
     found = []
@@ -172,7 +189,7 @@ def taus(rows: list[Row], scores: list[list[float]]) -> list[tuple[float, int]]:
 
 
 def interval(values: NDArray[np.float64], other: NDArray[np.float64] | None = None) -> str:
-    """Mean with its 95 % bootstrap interval over prompts; with `other` of the difference, on the same resamples."""
+    """Mean with its 95 % bootstrap interval over rows; with `other` of the difference, on the same resamples."""
     random = np.random.default_rng(0)
     draws = random.integers(0, len(values), (RESAMPLES, len(values)))
 
@@ -206,7 +223,7 @@ def report(rows: dict[int, list[Row]], found: dict[str, dict[int, Any]], folds: 
         ahead = "" if side == "lit_posttrain" else interval(base, mine)
         lines.append(f"| {side} | {interval(mine)} | {interval(alike)} | {interval(tau)} | {ahead} |")
     pairs = int(base.sum(0)[1])
-    return "\n".join([f"{len(chosen)} prompts, {pairs} pairs, 95 % intervals by bootstrap over prompts", "", *lines])
+    return "\n".join([f"{len(chosen)} prompts, {pairs} pairs, 95 % intervals by bootstrap over rows", "", *lines])
 
 
 def main() -> None:
@@ -240,6 +257,7 @@ def main() -> None:
                 if side == "TRL" and not (options.peer and fold == folds[0]):
                     continue
                 file = out / f"{side}-{fold}.json"
+                same_experiment(file, options)
                 if not file.exists():
                     home = Path(tempfile.mkdtemp(dir=scratch))
                     began = time.perf_counter()

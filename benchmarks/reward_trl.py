@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer for benchmarks/reward.py: it trains on the train.jsonl of a folder and scores its test.jsonl."""
+"""TRL's RewardTrainer for benchmarks/reward.py: it trains on the train.jsonl of a folder and leaves `hf`."""
 
 from __future__ import annotations
 
@@ -50,16 +50,8 @@ def main() -> None:
         processing_class=tokenizer,
     )
     trainer.train()
-    model.eval()
-    scores = []
-    for line in (home / "test.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        inputs = tokenizer.apply_chat_template(
-            [row["chosen"], row["rejected"]], padding=True, return_tensors="pt", return_dict=True
-        )
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            scores.append(model(**inputs.to(model.device)).logits[:, 0].float().tolist())
-    (home / "scores.json").write_text(json.dumps(scores))
+    trainer.save_model(str(home / "hf"))
+    tokenizer.save_pretrained(home / "hf")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,11 @@ class MeasuresGradient(Protocol):
 
 @runtime_checkable
 class SyncsReference(Protocol):
-    """A method with a reference that may follow the policy. reference: where it comes from; `copy` can move."""
+    """A method with a reference that may follow the policy."""
 
-    reference: str
+    def check_sync(self, mix: float) -> None:
+        """Raise PostTrainError where it may not."""
+        ...
 
     def sync_reference(self, mix: float) -> None:
         """reference <- mix * policy + (1 - mix) * reference."""

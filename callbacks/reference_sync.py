@@ -27,9 +27,10 @@ class ReferenceSync(Callback):
         self.every_n_steps, self.mix = every_n_steps, mix
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a method without a reference that can move."""
-        if not isinstance(pl_module, SyncsReference) or pl_module.reference != "copy":
-            raise PostTrainError("ReferenceSync needs a method with a frozen copy; pass --model.reference copy")
+        """Refuse a method without a reference that can move that way."""
+        if not isinstance(pl_module, SyncsReference):
+            raise PostTrainError(f"ReferenceSync needs a method with a reference, not {type(pl_module).__name__}")
+        pl_module.check_sync(self.mix)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

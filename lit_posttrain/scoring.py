@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,16 +22,16 @@ from lit_posttrain.methods.reward import RewardModel
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
-from lit_posttrain.runtime import fast_bfloat16_cpu
 from lit_posttrain.types import Role, Tree
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How rows become trees to score: comparisons without their labels, else conversations up to their last turn."""
+    """How rows become trees to score: comparisons without their labels, else conversations as a whole."""
 
     max_length: int
-    train_on: TrainOn = "last"
+    system: str | None = None
+    train_on: TrainOn = "completion"
     overlong: str = "drop"
     on_bad_row: Literal["error", "skip"] = "skip"
     whole_text: bool = True
@@ -40,9 +39,9 @@ class ScoreOptions:
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data, or by those of conversations."""
         try:
-            return ComparisonReader(recognise_comparison(record, labelled=False), None)
+            return ComparisonReader(recognise_comparison(record, labelled=False), self.system)
         except PostTrainError:
-            return _LastTurn(recognise(record, None))
+            return _Conversation(recognise(record, None), self.system)
 
     def fit(self, tree: Tree) -> Fitted:
         """Drop what the model cannot read as a whole."""
@@ -50,28 +49,41 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
-class _LastTurn:
+class _Conversation:
     shape: Any
+    system: str | None
 
     @property
     def name(self) -> str:
         return str(self.shape.name)
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
-        return Labelled([self.shape.example(data, None)], [(Role.SAMPLE, 0.0)])
+        return Labelled([self.shape.example(data, self.system)], [(Role.SAMPLE, 0.0)])
 
 
 class ResponseScorer:
-    """A reward model folder, run folder or checkpoint that scores the responses of files.
+    """A reward model folder, run folder or checkpoint that scores the responses of files."""
 
-    It computes in bfloat16 where the hardware is fast in it.
-    """
-
-    def __init__(self, path: str, batch_size: int = 16, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 16,
+        trust_remote_code: bool = False,
+        system: str | None = None,
+        bfloat16: bool = False,
+    ) -> None:
+        """
+        Args:
+            path: The reward model.
+            batch_size: Rows a batch.
+            trust_remote_code: Run Python code that comes with a hub model.
+            system: System prompt for rows that bring none.
+            bfloat16: Compute in bfloat16: faster on most hardware, and different in the third digit.
+        """
         self.restored = restore(path, trust_remote_code)
         self.model = self.restored.scorer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.fast = self.device.type == "cuda" or fast_bfloat16_cpu()
+        self.system, self.bfloat16 = system, bfloat16
         self.model.to(self.device)
         self.batch_size = batch_size
         self.unscored: Counter[str] = Counter()  # rows of the last file without a score, by reason
@@ -81,7 +93,7 @@ class ResponseScorer:
     ) -> Iterator[tuple[dict[str, Any], list[float] | None]]:
         """Every row of a file with the scores of its responses in the row's order, None where it has none to score."""
         limit = max_positions(self.model.config)
-        options = ScoreOptions(limit or 1_000_000)
+        options = ScoreOptions(limit or 1_000_000, self.system)
         store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
         self.unscored = Counter({reason: tally.count for reason, tally in audit.total.dropped.items()})
         device = self.device.type
@@ -89,7 +101,7 @@ class ResponseScorer:
         layout = RewardModel.layout_for(layout_of(self.model.config, device, implementation))
         scores: dict[tuple[int, int], list[float]] = {}
         for batch in EvalLoader(store, batch_size=self.batch_size, layout=layout) if len(store) else ():
-            with torch.inference_mode(), torch.autocast(device, torch.bfloat16) if self.fast else nullcontext():
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
                 found = self.model(batch.to(self.device)).tolist()
             for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
                 row = batch.tree_rows[tree]

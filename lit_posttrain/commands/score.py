@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 from lit_posttrain.commands import call
 from lit_posttrain.errors import PostTrainError
@@ -15,6 +16,8 @@ def score(
     data: str,
     out: str | None = None,
     batch_size: int = 16,
+    system: str | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> int:
@@ -26,6 +29,8 @@ def score(
             responses to compare, prompt and completion, or messages (scored at the last turn). Files as for fit.
         out: File for the scores. Default: the console.
         batch_size: How many rows are scored together.
+        system: System prompt put before prompts that bring none; the one that the model was trained with.
+        precision: float32 gives the scores of plain transformers; bfloat16 is faster, and differs in the third digit.
         overwrite: Replace an existing file.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
@@ -40,8 +45,12 @@ def score(
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     quiet_libraries()
     tune_allocator()
-    scorer = ResponseScorer(model, batch_size, trust_remote_code)
-    rows = [{**row, "scores": scores} for row, scores in scorer.score_file(data)]
+    scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16")
+    rows = []
+    for row, scores in scorer.score_file(data):
+        if "scores" in row:
+            raise PostTrainError(f"{data}: has a column `scores` already, which would be lost; rename it")
+        rows.append({**row, "scores": scores})
     lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     if out:
         scratch = Path(f"{out}.part")

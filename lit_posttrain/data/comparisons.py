@@ -65,7 +65,7 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
 
     def read(data: Mapping[str, Any]) -> Comparison:
         found = sides_of(data)
-        if columns["margin"]:
+        if columns["margin"] and columns["labelled"]:
             found.candidates[0].label = _margin(data[columns["margin"]], str(columns["margin"]))
         return found
 
@@ -77,21 +77,24 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
             said = [_without_system(side) for side in sides]
             bare = _without_system(prompt)
             tails = [side[len(bare) :] if side[: len(bare)] == bare else side for side in said]
-            return _pair(prompt, tails[0], tails[1])
+            return _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
         whole = all(isinstance(data[name], str) for name in names)
         prompt = _shared(sides[0], sides[1], only_last=whole)
-        return _pair(_with_system(prompt, data), sides[0][len(prompt) :], sides[1][len(prompt) :])
+        tails = [side[len(prompt) :] for side in sides]
+        return _pair(_with_system(prompt, data), tails[0], tails[1], labelled=columns["labelled"])
 
     return read
 
 
 def _margin(value: Any, column: str) -> float:
+    if value is None:
+        return 0.0
     try:
         margin = float(value)
     except (TypeError, ValueError):
         margin = math.nan
-    if not 0 <= margin < math.inf:
-        raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, 0 or more")
+    if not math.isfinite(margin):
+        raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null where nobody gave one")
     return margin
 
 
@@ -124,8 +127,9 @@ def _pair(
     first: list[dict[str, Any]],
     second: list[dict[str, Any]],
     flipped: float = 0.0,
+    labelled: bool = True,
 ) -> Comparison:
-    if [m["content"].strip() for m in first] == [m["content"].strip() for m in second]:
+    if labelled and [m["content"].strip() for m in first] == [m["content"].strip() for m in second]:
         raise NoPreference("equal sides", "both responses are the same: no preference; remove the row")
     for side in (first, second):
         if not side or side[0]["role"] != "assistant":
@@ -133,6 +137,8 @@ def _pair(
             raise BadRow(
                 "no response", f"a response must begin with the assistant's turn, this one has {said}; mend it"
             )
+    if not labelled:
+        return Comparison(prompt, [Candidate(first, Role.SAMPLE), Candidate(second, Role.SAMPLE)])
     return Comparison(prompt, [Candidate(first, Role.CHOSEN), Candidate(second, Role.REJECTED, flipped)])
 
 
@@ -313,7 +319,7 @@ class PreferenceColumns:
         prompt: Column with the prompt: a string, a transcript, or a list of messages.
         chosen: Column with the preferred response. Needs `rejected`.
         rejected: Column with the other response.
-        margin: Column that says by how much `chosen` is better, 0 or more; reward models ask for that much.
+        margin: Column that says by how much `chosen` is better; reward models ask for that much.
         responses: Column with a list of responses: strings, or objects with text and rank. Needs `prompt`.
         ranks: Column with a list of ranks, where `responses` holds strings; lowest is best, equal ones are ties.
         first: Column with one of two judged responses. Needs `prompt`, `second` and `labels`.

@@ -77,7 +77,11 @@ class LogprobCache:
         if other or not whole:
             what = f"was made for other {', '.join(other)}" if other else "is cut short"
             raise PostTrainError(f"{self.folder}: the reference cache {what}; remove the folder, and it is made again")
-        self.values = np.memmap(self.folder / "values.f32", dtype=np.float32, mode="r+")
+        self.values = np.memmap(self.folder / "values.f32", dtype=np.float32, mode="r")
+
+    def writable(self) -> np.memmap[Any, np.dtype[np.float32]]:
+        """The values, to be filled."""
+        return np.memmap(self.folder / "values.f32", dtype=np.float32, mode="r+")
 
     @property
     def done(self) -> int:
@@ -86,25 +90,21 @@ class LogprobCache:
         return int(file.read_text()) if file.is_file() else 0
 
     def mark(self, rows: int) -> None:
-        """Say that the first `rows` rows are finished."""
-        self.values.flush()
+        """Say that the first `rows` rows are finished (and flushed)."""
         part = self.folder / f"done.{os.getpid()}.tmp"
         part.write_text(str(rows))
         part.replace(self.folder / "done")
 
     def checked(self) -> NDArray[np.float32]:
-        """The values, read-only.
+        """The values.
 
         Raises:
-            PostTrainError: if some are missing though all rows are done: other nodes wrote them elsewhere.
+            PostTrainError: if some are missing though all rows are done.
         """
         for start in range(0, len(self.values), _CHUNK):
             if np.isnan(self.values[start : start + _CHUNK]).any():
-                raise PostTrainError(
-                    f"{self.folder}: values are missing; with several nodes the cache must be on a disk that all share "
-                    "(--data.cache_dir), or use --model.reference copy"
-                )
-        return np.memmap(self.folder / "values.f32", dtype=np.float32, mode="r")
+                raise PostTrainError(f"{self.folder}: the reference cache lacks values; remove the folder")
+        return self.values
 
     def _make(self, size: int, about: Mapping[str, str]) -> None:
         draft = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex[:8]}.tmp")

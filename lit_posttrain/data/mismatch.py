@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +27,7 @@ class Mismatched:
 
     def __init__(self, store: Trees, max_length: int) -> None:
         self.store, self.max_length = store, max_length
-        self.identity = f"mismatched {max_length} {store.fingerprint}"
+        self.identity = f"mismatched, rule 1, {max_length} {store.fingerprint}"
         self.reference: Any = None
 
     def __len__(self) -> int:
@@ -49,7 +50,9 @@ class Mismatched:
         own = self.store[index]
         size = len(self.store)
         other: Tree | None = None
-        for step in range(1, min(size, _LOOK_AHEAD + 1)):
+        for step in range(1, size):
+            if step > _LOOK_AHEAD and other is not None:
+                break
             found = self.store[(index + step) % size]
             if np.array_equal(found.prompt, own.prompt):
                 continue
@@ -59,14 +62,20 @@ class Mismatched:
                 break
         if other is None:
             raise PostTrainError(
-                f"{own.source}: no response to another prompt nearby, and KTO compares with those; mix in other prompts"
+                f"{own.source}: all rows have the same prompt, and KTO compares with responses to others; mix some in"
             )
         response = self._response(other, index)
         return own, Response(response.tokens, response.counted, Role.MISMATCHED)
 
+    @property
+    def possible(self) -> bool:
+        """Whether there are two prompts at all."""
+        first = self.store[0].prompt
+        return any(not np.array_equal(self.store[i].prompt, first) for i in range(1, len(self.store)))
+
     def whole(self) -> Mismatched:
         """These trees, once more."""
-        return Mismatched(self.store, self.max_length)
+        return copy.copy(self)
 
     @property
     def num_targets(self) -> int:

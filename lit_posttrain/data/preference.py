@@ -27,6 +27,7 @@ from lit_posttrain.data.sources import Record
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.tokenize import Reader, cache_home
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Tree
 
 
@@ -151,7 +152,7 @@ class PreferenceData(TreeData):
         self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
         self.train_on_prompt = train_on_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row
-        self._mismatched: dict[str, Mismatched] = {}
+        self._mismatched: dict[str, Mismatched | None] = {}
 
     def _companions(self, store: TreeStore) -> Companions | None:
         owner = self._owner()
@@ -159,7 +160,13 @@ class PreferenceData(TreeData):
             return None
         key = store.fingerprint
         if key not in self._mismatched:
-            self._mismatched[key] = Mismatched(store, self._limit(owner.max_positions))
+            pairing = Mismatched(store, self._limit(owner.max_positions))
+            if not pairing.possible and store is self.train_store:
+                raise PostTrainError(
+                    f"{store.files[0]}: all rows have the same prompt, and {type(owner).__name__} compares with "
+                    "responses to others; mix some in"
+                )
+            self._mismatched[key] = pairing if pairing.possible else None
         return self._mismatched[key]
 
     @property

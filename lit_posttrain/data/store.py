@@ -137,7 +137,7 @@ class TreeStore:
     @property
     def margins(self) -> bool:
         """Whether somebody said by how much a chosen response is better."""
-        return bool(((self._role == int(Role.CHOSEN)) & (self._label > 0)).any())
+        return bool(((self._role == int(Role.CHOSEN)) & (self._label != 0)).any())
 
     def sources(self, rows: Sequence[int]) -> list[str]:
         """`file:line` of trees."""

@@ -334,7 +334,8 @@ def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
     if any(not np.array_equal(tree.prompt, first.prompt) for tree in trees[1:]):
         raise BadRow("token boundary", "the prompt has other tokens before one response than before another; mend it")
     said = [tree.responses[0] for tree in trees]
-    if len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
+    compared = any(role != Role.SAMPLE for role, _ in labels)
+    if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
         raise NoPreference("equal sides", "all responses have the same tokens: no preference; remove the row")
     responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
     return Tree(first.prompt, responses, first.prompt_counted)

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from lit_posttrain.data.logprob_cache import LogprobCache, Places, TargetTrees
 from lit_posttrain.data.packing import collate
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, TreeBatch
 
 _MARK_EVERY = 20  # batches
@@ -32,41 +35,63 @@ def cached_logprobs(
     logprobs: gives (N,) of a batch. batch_size: rows a batch over all ranks; every rank calls this.
     """
     about = {**about, "data": trees.identity}
-    if trainer.is_global_zero:
-        LogprobCache(root, trees.num_targets, about)
-    trainer.strategy.barrier()
+    keeper = trainer.local_rank == 0  # of a node; its disk may be its own
+    problem = ""
+    if keeper:
+        try:
+            LogprobCache(root, trees.num_targets, about)
+        except PostTrainError as error:
+            problem = str(error)
+    problems = [found for found in _from_all(problem, trainer) if found]
+    if problems:  # everywhere, or the others would wait for the one that failed
+        raise PostTrainError(problems[0])
     cache = LogprobCache(root, trees.num_targets, about, create=False)
     whole = trees.whole()
-    if cache.done < len(whole):
-        _fill(cache, whole, logprobs, trainer, layout, max(batch_size, trainer.world_size))
+    begin = min(_from_all(cache.done, trainer))
+    if begin < len(whole):
+        _fill(cache, whole, begin, logprobs, trainer, layout, max(batch_size, trainer.world_size))
     return cache.checked()
+
+
+def _from_all(value: Any, trainer: Trainer) -> list[Any]:
+    """A value of every rank, on every rank."""
+    if trainer.world_size == 1:
+        return [value]
+    found: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, value)
+    return found
 
 
 def _fill(
     cache: LogprobCache,
     whole: TargetTrees,
+    begin: int,
     logprobs: Callable[[TreeBatch], Tensor],
     trainer: Trainer,
     layout: RowLayout,
     batch_size: int,
 ) -> None:
-    begin, first = cache.done, trainer.is_global_zero
+    """Compute the rows from `begin` on, those of a batch spread over the ranks, and write them on every node."""
+    keeper = trainer.local_rank == 0
+    values = cache.writable() if keeper else None
     whole.reference = Places()
-    shown = first and trainer.progress_bar_callback is not None
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     bar = Tqdm(total=len(whole), initial=begin, desc="reference", unit="row", disable=not shown, mininterval=1.0)
     for number, start in enumerate(range(begin, len(whole), batch_size), 1):
         end = min(start + batch_size, len(whole))
         mine = list(range(start + trainer.global_rank, end, trainer.world_size))
         batch = collate([whole[row] for row in mine], layout, {}, mine).to(trainer.strategy.root_device)
         with trainer.precision_plugin.forward_context():
-            found = logprobs(batch)
-        if batch.reference is not None:
-            cache.values[batch.reference.long().cpu().numpy()] = found.float().cpu().numpy()
-        if number % _MARK_EVERY == 0 or end == len(whole):
-            cache.values.flush()
-            trainer.strategy.barrier()  # everybody has written
-            if first:
-                cache.mark(end)
+            found = logprobs(batch).float().cpu()
+        places = batch.reference.long().cpu() if batch.reference is not None else found.long()
+        for where, what in _from_all((places.numpy(), found.numpy()), trainer):
+            if np.isnan(what).any():
+                raise PostTrainError(f"the reference gives a log-prob that is no number, in rows {start} to {end - 1}")
+            if values is not None:
+                values[where] = what
+        if values is not None and (number % _MARK_EVERY == 0 or end == len(whole)):
+            values.flush()
+            cache.mark(end)
         bar.update(end - start)
     bar.close()
     trainer.strategy.barrier()

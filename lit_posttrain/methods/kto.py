@@ -30,7 +30,8 @@ class KTO(ReferencedModule):
     over labelled responses of weight * (1 - s(beta (D - z_0))) for good ones, weight * (1 - s(beta (z_0 - D))) for bad
     ones. A soft label mixes both.
     Metrics: loss, rewards/chosen (of good responses), rewards/rejected, rewards/margins (of the means), kl (z_0 before
-    it is cut off at 0, nats a response).
+    it is cut off at 0, nats a response), logps/chosen and logps/rejected. Validation takes z_0 of each batch; where
+    all prompts are the same, 0.
     """
 
     wants_mismatched: ClassVar[bool] = True
@@ -63,21 +64,25 @@ class KTO(ReferencedModule):
         if beta <= 0:
             raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
         self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
-        self._moved = torch.zeros(())  # mean D of mismatched responses, of the step under way
+        self._moved = torch.zeros(())  # mean D of mismatched responses, of the training step under way
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The term over labelled responses."""
-        if batch.mismatched:
-            self._moved = self._mean_ratio(batch.mismatched)
+        moved = self._mean_ratio(batch.mismatched) if batch.mismatched else self._moved
+        if self.evaluating:  # perhaps in the middle of a step
+            moved = moved if batch.mismatched else torch.zeros_like(self._moved)
+        else:
+            self._moved = moved
         reference = self.reference_logprobs(batch)
         logprobs = self.token_logprobs(batch).logprobs
         labelled = ~batch.desirable.isnan()
         ratio = response_sums(logprobs - reference, batch.target_response, batch.num_responses)
         reward, good = self.beta * ratio[labelled], batch.desirable[labelled]
-        detached = reward.detach()
-        self.track("rewards/chosen", (good * detached).sum(), good.sum())
-        self.track("rewards/rejected", ((1 - good) * detached).sum(), (1 - good).sum())
-        baseline = self.beta * self._moved.clamp(min=0)
+        logprob = response_sums(logprobs, batch.target_response, batch.num_responses)[labelled]
+        for name, value in (("rewards", reward.detach()), ("logps", logprob.detach())):
+            self.track(f"{name}/chosen", (good * value).sum(), good.sum())
+            self.track(f"{name}/rejected", ((1 - good) * value).sum(), (1 - good).sum())
+        baseline = self.beta * moved.clamp(min=0)
         losses = kto(reward, good, baseline, self.desirable_weight, self.undesirable_weight)
         return {"preference": Term(losses.sum(), "labelled")}
 

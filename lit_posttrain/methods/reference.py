@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -26,9 +27,12 @@ from lit_posttrain.methods.preference import PreferenceModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.policy import Backbone
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.trainer_state import dry_run
 from lit_posttrain.types import TreeBatch
 
 Reference = Literal["auto", "adapter_off", "copy", "cached"]
+
+_NO_DIFFERENCE = ("_name_or_path", "transformers_version", "use_cache", "architectures")
 
 
 @runtime_checkable
@@ -47,13 +51,15 @@ class KeepsTargets(Protocol):
 
 
 def weights_hash(model: Backbone) -> str:
-    """A hash of all weights but those of fresh adapters, which change nothing. With sharded weights all ranks must call
-    it."""
+    """A hash of all that decides a model's output: its config and its weights but those of fresh adapters, which change
+    nothing. With sharded weights all ranks must call it."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.named_parameters():
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NO_DIFFERENCE}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, weight in model.state_dict().items():
         if "lora_" in name:
             continue
-        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
         digest.update(name.encode())
         digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -113,7 +119,7 @@ class ReferencedModule(PreferenceModule):
         assert self.policy is not None
         self._start = weights_hash(self.policy)
         # a checkpoint that is only measured has moved away from what a cache would be made with
-        if self.reference == "copy" or (self.reference == "cached" and not self._fitting):
+        if self.reference == "copy" or (self.reference == "cached" and not self._caching):
             self._freeze()
 
     def _freeze(self) -> None:
@@ -123,9 +129,9 @@ class ReferencedModule(PreferenceModule):
         self._frozen = [frozen.requires_grad_(False).eval()]
 
     @property
-    def _fitting(self) -> bool:
+    def _caching(self) -> bool:
         trainer = self._attached_trainer()
-        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING and not dry_run(trainer)
 
     # Using -------------------------------------------------------------------------------------------------------
 
@@ -133,12 +139,12 @@ class ReferencedModule(PreferenceModule):
         """(N,) log-probs of the batch's targets under the reference, without a graph."""
         if self._frozen:
             return self._frozen_logprobs(batch)
-        if self.reference == "cached":
-            if batch.reference is None and batch.target_ids.numel():
-                raise PostTrainError("--model.reference cached: a batch without cached log-probs; use copy")
-            empty = torch.zeros(0, device=batch.target_ids.device)
-            return empty if batch.reference is None else batch.reference
-        return self._bare_logprobs(batch)
+        if self.reference == "adapter_off":
+            return self._bare_logprobs(batch)
+        if batch.reference is None and batch.target_ids.numel():
+            return self._rebuilt_logprobs(batch)  # of a data set that was not cached, such as one to test on
+        empty = torch.zeros(0, device=batch.target_ids.device)
+        return empty if batch.reference is None else batch.reference
 
     def _frozen_logprobs(self, batch: TreeBatch) -> Tensor:
         assert self.policy is not None
@@ -159,7 +165,10 @@ class ReferencedModule(PreferenceModule):
 
     def _rebuilt_logprobs(self, batch: TreeBatch) -> Tensor:
         if not self._frozen:
-            self._frozen = [self.build_policy().requires_grad_(False).eval()]
+            rebuilt = self.build_policy().requires_grad_(False).eval()
+            if weights_hash(rebuilt) != self._start:
+                raise self._changed()
+            self._frozen = [rebuilt]
         return self._frozen_logprobs(batch)
 
     @contextmanager
@@ -183,43 +192,56 @@ class ReferencedModule(PreferenceModule):
             PostTrainError: for a data module that keeps no rows.
         """
         super().on_fit_start()
-        if self.reference != "cached":
+        if self.reference != "cached" or not self._caching:
             return
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, KeepsTargets):
             raise PostTrainError(
                 f"--model.reference cached needs PreferenceData, not {type(data).__name__}; use --model.reference copy"
             )
-        if self.trainer.ckpt_path is not None:  # the policy has moved on; what the cache lacks takes the weights anew
-            logprobs: Callable[[TreeBatch], Tensor] = self._rebuilt_logprobs
-        else:
-            logprobs = self._bare_logprobs
+        assert self.policy is not None
+        # a policy that is resumed or trained once more has moved on: what the cache lacks takes the weights anew
+        still = weights_hash(self.policy) == self._start
         about = {"weights": self._start, "precision": str(self.trainer.precision)}
         for trees in data.target_trees:
             trees.reference = cached_logprobs(
-                trees, data.reference_folder, about, logprobs, self.trainer, self.layout, data.eval_batch_size
+                trees,
+                data.reference_folder,
+                about,
+                self._bare_logprobs if still else self._rebuilt_logprobs,
+                self.trainer,
+                self.layout,
+                data.eval_batch_size,
             )
         self._frozen = []
 
     # Resuming and syncing ----------------------------------------------------------------------------------------
 
-    def sync_reference(self, mix: float) -> None:
-        """Move the frozen copy towards the policy: reference <- mix * policy + (1 - mix) * reference (TR-DPO,
-        Gorbatovski et al. 2024).
+    def check_sync(self, mix: float) -> None:
+        """Refuse what `sync_reference` cannot do.
 
         Raises:
-            PostTrainError: for a reference that is no copy.
+            PostTrainError: for a reference that is no copy, sharded weights, and a soft update of adapters, whose
+                mixture is not that of the weights which they stand for.
         """
         if self.reference != "copy":
             raise PostTrainError(
                 f"a reference that is {self.reference} cannot follow the policy; --model.reference copy"
             )
+        if self.device_mesh is not None:
+            raise PostTrainError("ReferenceSync does not work with FSDP2 yet; use --trainer.strategy ddp")
+        if mix < 1 and self.spec.lora is not None:
+            raise PostTrainError(f"ReferenceSync: mix {mix} of adapters is no mix of weights; take mix 1, or no lora")
+
+    def sync_reference(self, mix: float) -> None:
+        """Move the frozen copy towards the policy: reference <- mix * policy + (1 - mix) * reference (TR-DPO,
+        Gorbatovski et al. 2024)."""
         assert self.policy is not None
         with torch.no_grad():
             theirs = dict(self._frozen[0].named_parameters())
             for name, parameter in self.policy.named_parameters():
                 if parameter.requires_grad:
-                    theirs[name].lerp_(parameter.detach().to(theirs[name].device), mix)
+                    theirs[name].lerp_(parameter.detach().to(theirs[name]), mix)
         self._synced = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -240,10 +262,13 @@ class ReferencedModule(PreferenceModule):
         super().on_load_checkpoint(checkpoint)
         before = checkpoint["lit_posttrain"].get("reference", self._start)
         if before != self._start:
-            raise PostTrainError(
-                f"--model.policy.path {self.spec.path}: other weights than when the run began, and they are its "
-                "reference; bring the old ones back, or start anew"
-            )
+            raise self._changed()
         if "reference" in checkpoint and self.reference == "copy":
             self._frozen[0].load_state_dict(checkpoint["reference"], strict=False)
             self._synced = True
+
+    def _changed(self) -> PostTrainError:
+        return PostTrainError(
+            f"--model.policy.path {self.spec.path}: other weights or another config than when the run began, and they "
+            "are its reference; bring the old ones back, or start anew"
+        )

@@ -104,7 +104,7 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
     else:
         content = read_checkpoint(checkpoint)
         run, step = content["lit_posttrain"], int(content["global_step"])
-        head = run["head"]
+        head = run.get("head", "lm")
         saved = dict(run["policy"])
         saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         unknown = set(saved) - {f.name for f in fields(ModelSpec)}

@@ -20,11 +20,12 @@ def train(method: str, model: str, folder: Path, strategy: str, devices: int) ->
     """The weights after three steps of SGD, which forgives no error of the gradient."""
 
     def sgd(params: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(params, lr=0.1)
+        return torch.optim.SGD(params, lr=0.3)
 
     torch.manual_seed(0)
     kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
-    module = kind(ModelSpec(model), sgd, schedule="constant", warmup=0.0, reference="cached")
+    spec = ModelSpec(model, dtype="float64")
+    module = kind(spec, sgd, schedule="constant", warmup=0.0, beta=0.5, reference="cached")
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,

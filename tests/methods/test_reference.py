@@ -76,18 +76,22 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.parametrize("lora", [LoRASpec(r=4), None])
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_three_sources_of_the_reference_agree(method: str, tiny_model: Path, tmp_path: Path) -> None:
-    spec = ModelSpec(str(tiny_model), lora=LoRASpec(r=4))
+def test_the_sources_of_the_reference_agree(
+    method: str, lora: LoRASpec | None, tiny_model: Path, tmp_path: Path
+) -> None:
+    spec = ModelSpec(str(tiny_model), lora=lora)
     kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
     losses = {
         reference: run(kind(spec, adam, warmup=0.0, reference=reference), files(tmp_path), tmp_path / reference)
         for reference in ("adapter_off", "copy", "cached")
+        if lora or reference != "adapter_off"
     }
-    first = losses["adapter_off"]
+    first = losses["copy"]
     assert max(abs(loss - first[0]) for loss in first) > 0.01, "the policy moved away from the reference"
-    assert losses["copy"] == pytest.approx(first, abs=1e-5)
-    assert losses["cached"] == pytest.approx(first, abs=1e-5)
+    for values in losses.values():
+        assert values == pytest.approx(first, abs=1e-5)
 
 
 def test_a_cache_is_filled_once_and_shared(tiny_model: Path, tmp_path: Path, passes: list[int]) -> None:
@@ -145,16 +149,52 @@ def test_resuming_needs_neither_the_cache_nor_luck(tiny_model: Path, tmp_path: P
     assert rest == pytest.approx(whole[4:], abs=1e-5)
 
 
+def test_training_one_module_twice_caches_where_it_started(tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    module = dpo(spec, reference="cached")
+    run(module, comparison_files(tmp_path / "a"), tmp_path / "first", 5)
+    run(module, comparison_files(tmp_path / "b"), tmp_path / "second", 1)
+    (first,), (second,) = ((tmp_path / name / "cache/reference").glob("*/values.f32") for name in "ab")
+    assert np.fromfile(second, np.float32) == pytest.approx(np.fromfile(first, np.float32), abs=1e-5)
+
+
+def test_another_config_is_another_reference(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", seed=1)
+    run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 1)
+    config = json.loads((model / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 500.0
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PostTrainError, match="another config than when the run began"):
+        run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 2)
+
+
+def test_rows_to_test_on_need_no_cache(tiny_model: Path, tmp_path: Path) -> None:
+    module = dpo(ModelSpec(str(tiny_model)), reference="cached")
+    run(module, comparison_files(tmp_path), tmp_path / "run", 2)
+    other = dpo(ModelSpec(str(tiny_model)), reference="copy")
+    run(other, comparison_files(tmp_path), tmp_path / "copy", 2)
+    figures = []
+    for trained in (module, other):
+        data = comparison_files(tmp_path)
+        data.test_paths = data.paths[:1]
+        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        figures.append(trainer.test(trained, datamodule=data, verbose=False)[0]["test/loss"])
+    assert figures[0] == pytest.approx(figures[1], abs=1e-5)
+
+
 def test_a_cache_of_something_else_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     spec = ModelSpec(str(tiny_model))
     run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "one", 1)
     (about,) = (tmp_path / "cache" / "reference").glob("*/about.json")
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"weights": "others"}))
+    original = about.read_text()
+    about.write_text(json.dumps(json.loads(original) | {"weights": "others"}))
     with pytest.raises(PostTrainError, match="was made for other weights; remove the folder"):
         run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "two", 1)
     (about.parent / "values.f32").write_bytes(b"1234")
-    about.write_text(json.dumps(json.loads(about.read_text())))
-    with pytest.raises(PostTrainError, match="remove the folder"):
+    about.write_text(original)
+    with pytest.raises(PostTrainError, match="the reference cache is cut short; remove the folder"):
         run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "two", 1)
 
 
@@ -162,29 +202,37 @@ def test_a_reference_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     model = tiny.save_model(tmp_path / "model", seed=1)
     run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 1)
     tiny.save_model(tmp_path / "model", seed=2)
-    with pytest.raises(PostTrainError, match="other weights than when the run began"):
+    with pytest.raises(PostTrainError, match="other weights or another config"):
         run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 2)
 
 
-@pytest.mark.parametrize("lora", [None, LoRASpec(r=4)])
-def test_a_synced_reference_follows_and_resumes(lora: LoRASpec | None, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lora", "mix"), [(None, 0.6), (LoRASpec(r=4), 1.0)])
+def test_a_synced_reference_follows_and_resumes(
+    lora: LoRASpec | None, mix: float, tiny_model: Path, tmp_path: Path
+) -> None:
     spec = ModelSpec(str(tiny_model), lora=lora)
 
     def make() -> DPO:
         return dpo(spec, reference="copy")
 
-    whole = run(make(), comparison_files(tmp_path), tmp_path / "whole", 6, ReferenceSync(2, mix=0.6))
+    whole = run(make(), comparison_files(tmp_path), tmp_path / "whole", 6, ReferenceSync(2, mix))
     still = run(make(), comparison_files(tmp_path), tmp_path / "still", 6)
     assert whole[:4] == still[:4], "the first sync is behind the second step"
     assert whole[4:] != still[4:]
-    cut = run(make(), comparison_files(tmp_path), tmp_path / "cut", 3, ReferenceSync(2, mix=0.6))
-    rest = run(make(), comparison_files(tmp_path), tmp_path / "cut", 6, ReferenceSync(2, mix=0.6))
+    cut = run(make(), comparison_files(tmp_path), tmp_path / "cut", 3, ReferenceSync(2, mix))
+    rest = run(make(), comparison_files(tmp_path), tmp_path / "cut", 6, ReferenceSync(2, mix))
     assert cut + rest == whole
     module = make()
     run(module, comparison_files(tmp_path), tmp_path / "hard", 2, ReferenceSync(2))
     assert module.policy is not None
     for one, other in zip(module.policy.parameters(), module._frozen[0].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_soft_update_of_adapters_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    module = dpo(ModelSpec(str(tiny_model), lora=LoRASpec(r=4)), reference="copy")
+    with pytest.raises(PostTrainError, match="no mix of weights"):
+        run(module, comparison_files(tmp_path), tmp_path / "run", 1, ReferenceSync(1, 0.5))
 
 
 def test_only_a_copy_can_follow(tiny_model: Path, tmp_path: Path) -> None:

@@ -85,7 +85,6 @@ def test_exported_folder_scores_a_padded_batch_in_plain_transformers_as_we_do(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run)
-    monkeypatch.setattr("lit_posttrain.scoring.fast_bfloat16_cpu", lambda: False)
     for model, out in (("hf", "a.jsonl"), ("runs/rm/last.ckpt", "b.jsonl")):
         assert main(["score", "--model", model, "--data", "rows.jsonl", "--out", out, "--overwrite", "true"]) == 0
     ours = [json.loads(line)["scores"][0] for line in Path("a.jsonl").read_text().splitlines()]
@@ -112,19 +111,43 @@ def test_score_keeps_the_order_of_responses_and_says_what_it_could_not_score(
         {"prompt": "what is it", "responses": [{"text": "a fox"}, {"text": "a lazy dog"}, {"text": "the night"}]},
         {"prompt": "what is it", "responses": [{"text": "a lazy dog"}, {"text": "a fox"}]},
         {"prompt": "what is it", "responses": [{"text": ""}, {"text": "a fox"}]},
+        {"prompt": "what is it", "responses": [{"text": "a fox"}, {"text": "a fox"}]},
     ]
     Path("drawn.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert main(["score", "--model", "hf", "--data", "drawn.jsonl"]) == 0
     shown = capsys.readouterr()
-    first, second, third = (json.loads(line) for line in shown.out.splitlines())
+    first, second, third, fourth = (json.loads(line) for line in shown.out.splitlines())
     assert first["prompt"] == "what is it"
-    assert first["scores"][:2] == pytest.approx(second["scores"][::-1], abs=1e-2)
+    assert first["scores"][:2] == pytest.approx(second["scores"][::-1], abs=1e-5)
     assert third["scores"] is None
+    assert fourth["scores"] == pytest.approx([first["scores"][0]] * 2, abs=1e-5), "the same twice is no mistake here"
     assert "1 empty response" in shown.err
     judged = {"instruction": "what is it", "output_1": "a fox", "output_2": "a lazy dog", "label": 2}
     Path("judged.jsonl").write_text(json.dumps(judged) + "\n")
     assert main(["score", "--model", "hf", "--data", "judged.jsonl"]) == 0
-    assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(first["scores"][:2], abs=1e-2)
+    assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(first["scores"][:2], abs=1e-5)
+
+
+def test_score_reads_sides_of_several_turns_and_keeps_what_rows_had(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run)
+
+    def chat(*turns: str) -> list[dict[str, str]]:
+        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+
+    sides = {"chosen": chat("what", "a fox", "and", "a dog"), "rejected": chat("what", "the night", "and", "a dog")}
+    Path("one.jsonl").write_text(json.dumps(sides) + "\n")
+    Path("chat.jsonl").write_text(json.dumps({"messages": sides["chosen"]}) + "\n")
+    found = []
+    for file in ("one.jsonl", "chat.jsonl"):
+        assert main(["score", "--model", "hf", "--data", file]) == 0
+        found.append(json.loads(capsys.readouterr().out)["scores"])
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert found[0][0] != pytest.approx(found[0][1], abs=1e-5)
+    Path("one.jsonl").write_text(json.dumps({**sides, "scores": [9, 9]}) + "\n")
+    assert main(["score", "--model", "hf", "--data", "one.jsonl"]) == 2
+    assert "has a column `scores` already" in capsys.readouterr().err
 
 
 def test_validation_reports_calibration_and_length_bias(run: Path) -> None:
@@ -201,7 +224,6 @@ def test_adapters_are_merged_into_the_folder(
     """The score head is trained whole beside the adapters, and kept out of quantization."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lit_posttrain.scoring.fast_bfloat16_cpu", lambda: False)
     options = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--model.policy.lora.r", "4"]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--name", "rm"]
     options += ["--model.optimizer.init_args.lr", "1e-2", "--trainer.max_steps", "3", "--trainer.precision", "32-true"]

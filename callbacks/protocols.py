@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lit_posttrain.types import RewardedResponses, TreeBatch
+
 
 @runtime_checkable
 class GeneratesText(Protocol):
@@ -44,6 +46,27 @@ class CountsEvaluatedRows(Protocol):
 
     def evaluated_rows(self, stage: str) -> dict[str, int]:
         """Rows of each data set, by its name; stage: validate, test or predict."""
+        ...
+
+
+@runtime_checkable
+class RewardsResponses(Protocol):
+    """A method whose `validation_step` returns the rewards of responses."""
+
+    def rewarded(self, batch: TreeBatch) -> RewardedResponses:
+        """What `validation_step` returns."""
+        ...
+
+
+@runtime_checkable
+class ShowsEvaluatedRows(Protocol):
+    """A data module that knows what its validation sets are called, and what stands in them."""
+
+    @property
+    def val_names(self) -> list[str]: ...
+
+    def evaluated_texts(self, row: int, dataloader_idx: int) -> tuple[str, str, list[str]]:
+        """`file:line`, prompt and responses of a row of a validation set."""
         ...
 
 

@@ -73,6 +73,7 @@ class KTO(ReferencedModule):
         logprobs = self.token_logprobs(batch).logprobs
         labelled = ~batch.desirable.isnan()
         ratio = response_sums(logprobs - reference, batch.target_response, batch.num_responses)
+        self.keep_rewards(self.beta * ratio)
         reward, good = self.beta * ratio[labelled], batch.desirable[labelled]
         detached = reward.detach()
         self.track("rewards/chosen", (good * detached).sum(), good.sum())

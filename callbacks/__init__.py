@@ -10,6 +10,7 @@ from lit_posttrain.callbacks.interrupt import GracefulInterrupt
 from lit_posttrain.callbacks.predictions import PredictionWriter
 from lit_posttrain.callbacks.progress import StepProgressBar
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
+from lit_posttrain.callbacks.reward_logging import RewardLogger
 from lit_posttrain.callbacks.run_plan import RunPlan
 from lit_posttrain.callbacks.samples import SampleLogger
 from lit_posttrain.callbacks.throughput import ThroughputMonitor
@@ -23,6 +24,7 @@ __all__ = [
     "LastCheckpoint",
     "PredictionWriter",
     "ReferenceSync",
+    "RewardLogger",
     "RunPlan",
     "SampleLogger",
     "StepProgressBar",

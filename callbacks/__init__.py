@@ -7,6 +7,7 @@ from lit_posttrain.callbacks.checkpoint_io import AtomicCheckpointIO
 from lit_posttrain.callbacks.evaluation import EvaluationReport
 from lit_posttrain.callbacks.finite import FiniteLossGuard
 from lit_posttrain.callbacks.interrupt import GracefulInterrupt
+from lit_posttrain.callbacks.kl_control import KLControl
 from lit_posttrain.callbacks.predictions import PredictionWriter
 from lit_posttrain.callbacks.progress import StepProgressBar
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
@@ -21,6 +22,7 @@ __all__ = [
     "EvaluationReport",
     "FiniteLossGuard",
     "GracefulInterrupt",
+    "KLControl",
     "LastCheckpoint",
     "PredictionWriter",
     "ReferenceSync",

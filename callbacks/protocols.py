@@ -80,6 +80,32 @@ class MeasuresGradient(Protocol):
 
 
 @runtime_checkable
+class MeasuresKL(Protocol):
+    """A method that knows how far its policy is from the reference. max_positions: the longest sequence that the model
+    takes. scores_fresh_text: whether the reference can score what is not in the data."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def max_positions(self) -> int | None: ...
+    @property
+    def scores_fresh_text(self) -> bool: ...
+
+    def sampled_log_ratios(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int) -> list[Tensor]:
+        """(tokens,) log pi - log pi_ref (nats) of one fresh response of the policy to each prompt (token ids)."""
+        ...
+
+
+@runtime_checkable
+class OffersPrompts(Protocol):
+    """A data module with prompts to ask."""
+
+    def example_prompts(self, count: int) -> list[list[int]]:
+        """At most `count` prompts (token ids), the same every time."""
+        ...
+
+
+@runtime_checkable
 class SyncsReference(Protocol):
     """A method with a reference that may follow the policy. reference: where it comes from; `copy` can move."""
 

@@ -37,6 +37,7 @@ from lit_posttrain.callbacks import (
     ThroughputMonitor,
     run_checkpoints,
 )
+from lit_posttrain.callbacks import KLControl as KLControl
 from lit_posttrain.callbacks import ReferenceSync as ReferenceSync
 from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported

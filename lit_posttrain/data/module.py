@@ -206,6 +206,14 @@ class TreeData(LightningDataModule):
         prompt, *responses = [tokenizer.decode(side.tolist(), skip_special_tokens=True).strip() for side in sides]
         return tree.source, prompt, responses
 
+    def example_prompts(self, count: int) -> list[list[int]]:
+        """At most `count` prompts (token ids), spread over the first validation set, without one over the training
+        rows; rows without a prompt are left out."""
+        store = next(iter(self.val_stores.values()), self.train_store)
+        asked = np.flatnonzero(store.prompt_lengths)
+        count = min(count, len(asked))
+        return [store[int(asked[place * len(asked) // count])].prompt.tolist() for place in range(count)]
+
     def evaluated_rows(self, stage: str) -> dict[str, int]:
         """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
         stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]

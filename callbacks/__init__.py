@@ -7,9 +7,11 @@ from lit_posttrain.callbacks.checkpoint_io import AtomicCheckpointIO
 from lit_posttrain.callbacks.evaluation import EvaluationReport
 from lit_posttrain.callbacks.finite import FiniteLossGuard
 from lit_posttrain.callbacks.interrupt import GracefulInterrupt
+from lit_posttrain.callbacks.kl_control import KLControl
 from lit_posttrain.callbacks.predictions import PredictionWriter
 from lit_posttrain.callbacks.progress import StepProgressBar
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
+from lit_posttrain.callbacks.reward_logging import RewardLogger
 from lit_posttrain.callbacks.run_plan import RunPlan
 from lit_posttrain.callbacks.samples import SampleLogger
 from lit_posttrain.callbacks.throughput import ThroughputMonitor
@@ -20,9 +22,11 @@ __all__ = [
     "EvaluationReport",
     "FiniteLossGuard",
     "GracefulInterrupt",
+    "KLControl",
     "LastCheckpoint",
     "PredictionWriter",
     "ReferenceSync",
+    "RewardLogger",
     "RunPlan",
     "SampleLogger",
     "StepProgressBar",

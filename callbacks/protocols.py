@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lit_posttrain.types import RewardedResponses, TreeBatch
+
 
 @runtime_checkable
 class GeneratesText(Protocol):
@@ -48,11 +50,58 @@ class CountsEvaluatedRows(Protocol):
 
 
 @runtime_checkable
+class RewardsResponses(Protocol):
+    """A method whose `validation_step` returns the rewards of responses."""
+
+    def rewarded(self, batch: TreeBatch) -> RewardedResponses:
+        """What `validation_step` returns."""
+        ...
+
+
+@runtime_checkable
+class ShowsEvaluatedRows(Protocol):
+    """A data module that knows what its validation sets are called, and what stands in them."""
+
+    @property
+    def val_names(self) -> list[str]: ...
+
+    def evaluated_texts(self, row: int, dataloader_idx: int) -> tuple[str, str, list[str]]:
+        """`file:line`, prompt and responses of a row of a validation set."""
+        ...
+
+
+@runtime_checkable
 class MeasuresGradient(Protocol):
     """A method that knows the norm of the gradient which the next optimizer step will take."""
 
     def gradient_norm(self) -> Tensor:
         """Scalar, on the device, over all shards; before clipping. Computed once a step, however often it is asked."""
+        ...
+
+
+@runtime_checkable
+class MeasuresKL(Protocol):
+    """A method that knows how far its policy is from the reference. max_positions: the longest sequence that the model
+    takes. scores_fresh_text: whether the reference can score what is not in the data."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def max_positions(self) -> int | None: ...
+    @property
+    def scores_fresh_text(self) -> bool: ...
+
+    def sampled_log_ratios(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int) -> list[Tensor]:
+        """(tokens,) log pi - log pi_ref (nats) of one fresh response of the policy to each prompt (token ids)."""
+        ...
+
+
+@runtime_checkable
+class OffersPrompts(Protocol):
+    """A data module with prompts to ask."""
+
+    def example_prompts(self, count: int) -> list[list[int]]:
+        """At most `count` prompts (token ids), the same every time."""
         ...
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.protocols import GeneratesText
+from lit_posttrain.callbacks.step_rows import rewrite
 from lit_posttrain.errors import PostTrainError
 
 _WIDTH = 100
@@ -40,7 +40,7 @@ class SampleLogger(Callback):
             every_n_validations: Answer after every so many validations.
             show: How many answers to print; all are written.
         """
-        self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [_asked(p) for p in prompts]
+        self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts]
         if not self.conversations:
             raise PostTrainError("SampleLogger got no prompts; name some, or a .jsonl file with `prompt` or `messages`")
         if every_n_validations < 1:
@@ -70,7 +70,7 @@ class SampleLogger(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Now that the run is under way, drop the rows of steps that it takes again."""
         if not self._begun and trainer.is_global_zero:
-            _rewrite(_file(trainer), trainer.global_step + 1, [])
+            rewrite(_file(trainer), trainer.global_step + 1, [])
         self._begun = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,7 +87,7 @@ class SampleLogger(Callback):
         step = trainer.global_step
         prompts = [_shown(conversation) for conversation in self.conversations]
         pairs = list(zip(prompts, answers, strict=True))
-        _rewrite(_file(trainer), step, ({"step": step, "prompt": p, "response": a} for p, a in pairs))
+        rewrite(_file(trainer), step, ({"step": step, "prompt": p, "response": a} for p, a in pairs))
         print(_block(step, pairs[: self.show], len(pairs)), flush=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -115,7 +115,7 @@ def _conversation(line: str, where: str) -> Conversation:
         raise PostTrainError(f"{where}: not JSON ({problem}); write one object a line") from problem
     content = row.get("messages", row.get("prompt")) if isinstance(row, dict) else None
     if isinstance(content, str):
-        return _asked(content)
+        return asked(content)
     turns = list(content) if isinstance(content, list) else []
     if turns and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant":
         turns = turns[:-1]
@@ -126,7 +126,8 @@ def _conversation(line: str, where: str) -> Conversation:
     return turns
 
 
-def _asked(prompt: str) -> Conversation:
+def asked(prompt: str) -> Conversation:
+    """A conversation of one user message."""
     return [{"role": "user", "content": prompt}]
 
 
@@ -148,23 +149,3 @@ def _block(step: int, pairs: Sequence[tuple[str, str]], count: int) -> str:
 
 def _file(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "samples.jsonl"
-
-
-def _rewrite(file: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Drop the rows of `step` and later and add new ones; the file changes as a whole."""
-    old = file.read_text(encoding="utf-8").rstrip("\n").split("\n") if file.exists() else []
-    kept = [line for line in old if _step_of(line) < step]
-    added = [json.dumps(row, ensure_ascii=False) for row in rows]
-    if kept == old and not added:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text("".join(line + "\n" for line in [*kept, *added]), encoding="utf-8")
-    os.replace(part, file)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that a crash cut short

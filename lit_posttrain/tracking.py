@@ -137,9 +137,10 @@ def _number(text: str | None) -> float:
 def forget_run(folder: Path | str) -> None:
     """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own.
     metrics.csv and samples.jsonl are begun anew by those who write them."""
-    old = ("wandb_id.txt", "audit.json", "last.ckpt", "best.ckpt")
-    for name in (*old, *(f.name for f in Path(folder).glob("predictions*.jsonl"))):
-        (Path(folder) / name).unlink(missing_ok=True)
+    old = ("wandb_id.txt", "audit.json", "last.ckpt", "best.ckpt", "rewards.*", "reward_examples.jsonl")
+    for pattern in (*old, "validate_reward*", "predictions*.jsonl"):
+        for file in Path(folder).glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 class ForgivingWandbLogger(WandbLogger):

@@ -37,7 +37,9 @@ from lit_posttrain.callbacks import (
     ThroughputMonitor,
     run_checkpoints,
 )
+from lit_posttrain.callbacks import KLControl as KLControl
 from lit_posttrain.callbacks import ReferenceSync as ReferenceSync
+from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported
 from lit_posttrain.data.comparisons import PreferenceColumns
 from lit_posttrain.data.conversation import ConversationData as ConversationData

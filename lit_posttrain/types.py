@@ -195,3 +195,39 @@ class TreeBatch:
     def pin_memory(self) -> Self:
         """A copy of the batch in pinned memory."""
         return self._map(lambda t: t.pin_memory())
+
+
+@dataclass(frozen=True)
+class RewardedResponses:
+    """Rewards of evaluated responses: M responses, P pairs of them.
+
+    rewards (M,) float32: what the metrics rewards/... are made of, a score or an implicit reward.
+    rows (M,) int64: index of the response's prompt in the evaluated data set. places (M,) int64: which of the prompt's
+        responses it is.
+    desirable (M,) float32: as `TreeBatch.desirable` has it.
+    first, second (P,) int64: indices (0..M-1) of a pair's preferred response and of the other one.
+    flipped (P,) float32: the probability that the other one is the better one after all.
+    """
+
+    rewards: Tensor
+    rows: Tensor
+    places: Tensor
+    desirable: Tensor
+    first: Tensor
+    second: Tensor
+    flipped: Tensor
+
+    def cpu(self) -> Self:
+        """A copy in main memory."""
+        return type(self)(**{f.name: getattr(self, f.name).cpu() for f in fields(self)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Several of them as one, in the order given; at least one."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        begin = 0
+        for number, part in enumerate(parts):
+            columns["first"][number] = part.first + begin
+            columns["second"][number] = part.second + begin
+            begin += len(part.rewards)
+        return cls(**{name: torch.cat(column) for name, column in columns.items()})

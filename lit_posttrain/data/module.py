@@ -198,6 +198,22 @@ class TreeData(LightningDataModule):
         """`file:line` of rows of a data set, by its place in `predict_dataloader`."""
         return list(self.predict_stores.values())[dataloader_idx].sources(rows)
 
+    def evaluated_texts(self, row: int, dataloader_idx: int) -> tuple[str, str, list[str]]:
+        """A row of a validation set, by its place in `val_dataloader`: `file:line`, its prompt and its responses as the
+        model sees them, without special tokens."""
+        tree, tokenizer = list(self.val_stores.values())[dataloader_idx][row], self._owner().tokenizer
+        sides = [tree.prompt, *(response.tokens for response in tree.responses)]
+        prompt, *responses = [tokenizer.decode(side.tolist(), skip_special_tokens=True).strip() for side in sides]
+        return tree.source, prompt, responses
+
+    def example_prompts(self, count: int) -> list[list[int]]:
+        """At most `count` prompts (token ids), spread over the first validation set, without one over the training
+        rows; rows without a prompt are left out."""
+        store = next(iter(self.val_stores.values()), self.train_store)
+        asked = np.flatnonzero(store.prompt_lengths)
+        count = min(count, len(asked))
+        return [store[int(asked[place * len(asked) // count])].prompt.tolist() for place in range(count)]
+
     def evaluated_rows(self, stage: str) -> dict[str, int]:
         """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
         stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]

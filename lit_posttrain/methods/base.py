@@ -244,8 +244,8 @@ class PostTrainingModule(OptimizedModule):
             values["lr"] = self._learning_rate
             self._log("train", values, bar=("loss",))
 
-    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the totals of its file."""
+    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Add a batch to the totals of its file. What a method returns is for callbacks."""
         self._file = f"{dataloader_idx}:"
         self._tracked_terms(batch)
 

@@ -26,7 +26,8 @@ class DPO(ReferencedModule):
 
     With D = sum_t log pi(y_t) - log pi_ref(y_t) of a response and h = beta * (D_chosen - D_rejected), the loss is the
     mean over the step's pairs of a function of h (`loss`; for plackett_luce over its prompts).
-    Metrics: loss, rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies, logps/chosen, logps/rejected.
+    Metrics: loss, rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies, logps/chosen, logps/rejected,
+    kl/batch (mean k3 a token on the given responses, a distance and no KL of samples).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class DPO(ReferencedModule):
         reference = self.reference_logprobs(batch)  # first: its memory is free again before the policy's graph is built
         out = self.token_logprobs(batch)
         ratios, owner, pairs = out.logprobs - reference, batch.target_response, pairs_of(batch)
+        self.track_distance(ratios, batch)
         counts = token_counts(batch)
         weights = self._length_weights(batch, counts, pairs)
         ratio = losses.response_sums(ratios if weights is None else ratios * weights, owner, batch.num_responses)

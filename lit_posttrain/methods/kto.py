@@ -30,8 +30,8 @@ class KTO(ReferencedModule):
     over labelled responses of weight * (1 - s(beta (D - z_0))) for good ones, weight * (1 - s(beta (z_0 - D))) for bad
     ones. A soft label mixes both.
     Metrics: loss, rewards/chosen (of good responses), rewards/rejected, rewards/margins (of the means), kl (z_0 before
-    it is cut off at 0, nats a response), logps/chosen and logps/rejected. Validation takes z_0 of each batch; where
-    all prompts are the same, 0.
+    it is cut off at 0, nats a response), kl/batch (mean k3 a token on the given responses), logps/chosen and
+    logps/rejected. Validation takes z_0 of each batch; where all prompts are the same, 0.
     """
 
     wants_mismatched: ClassVar[bool] = True
@@ -75,8 +75,10 @@ class KTO(ReferencedModule):
             self._moved = moved
         reference = self.reference_logprobs(batch)
         logprobs = self.token_logprobs(batch).logprobs
+        self.track_distance(logprobs - reference, batch)
         labelled = ~batch.desirable.isnan()
         ratio = response_sums(logprobs - reference, batch.target_response, batch.num_responses)
+        self.keep_rewards(self.beta * ratio)
         reward, good = self.beta * ratio[labelled], batch.desirable[labelled]
         logprob = response_sums(logprobs, batch.target_response, batch.num_responses)[labelled]
         for name, value in (("rewards", reward.detach()), ("logps", logprob.detach())):

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule, Term
 from lit_posttrain.ops.preferences import preferred_pairs, response_sums
-from lit_posttrain.types import Role, TreeBatch
+from lit_posttrain.types import RewardedResponses, Role, TreeBatch
 
 
 @dataclass
@@ -52,11 +52,14 @@ def token_counts(batch: TreeBatch) -> Tensor:
 
 
 class PreferenceModule(PostTrainingModule):
-    """Base class of the methods that learn from pairs: sums per response, metrics, and an NLL term."""
+    """Base class of the methods that learn from preferences: metrics and rewards of responses, and an NLL term."""
+
+    _rewards: Tensor | None = None  # of the evaluated batch, until `rewarded` takes them
 
     def track_rewards(self, rewards_M: Tensor, pairs: Pairs, logprobs_M: Tensor | None = None) -> None:
         """Metrics of the pairs: rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies (strictly greater
         counts, so it is 0 where all margins are), and logps/chosen and logps/rejected (nats a response)."""
+        self.keep_rewards(rewards_M)
         rewards = rewards_M.detach()
         chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
         found = {
@@ -70,6 +73,32 @@ class PreferenceModule(PostTrainingModule):
             found |= {"logps/chosen": logprobs[pairs.chosen], "logps/rejected": logprobs[pairs.rejected]}
         for name, values in found.items():
             self.track(name, values.sum(), float(len(chosen)))
+
+    def keep_rewards(self, rewards_M: Tensor) -> None:
+        """Keep the rewards of an evaluated batch for `rewarded`; while training nothing is kept."""
+        if self.evaluating:
+            self._rewards = rewards_M.detach()
+
+    def rewarded(self, batch: TreeBatch) -> RewardedResponses:
+        """The responses of the batch that was evaluated last, with their rewards."""
+        assert self._rewards is not None, "loss_terms keeps the rewards of what it evaluates"
+        rewards, self._rewards = self._rewards.float(), None
+        tree, pairs = batch.response_tree, pairs_of(batch)
+        rows = torch.tensor(batch.tree_rows, dtype=torch.int64, device=tree.device)
+        return RewardedResponses(
+            rewards=rewards,
+            rows=rows[tree],
+            places=torch.arange(len(tree), device=tree.device) - torch.searchsorted(tree, tree),
+            desirable=batch.desirable,
+            first=pairs.chosen,
+            second=pairs.rejected,
+            flipped=pairs.flipped,
+        )
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """As the base class has it. Returns `RewardedResponses` for callbacks; Lightning's types know no dataclass."""
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        return self.rewarded(batch)
 
     def nll_term(self, batch: TreeBatch, logprobs_N: Tensor, means_M: Tensor, weight: float, per: str) -> Term:
         """weight * negative log-likelihood of the best responses (rank 0).

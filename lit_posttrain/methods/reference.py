@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,18 +22,22 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain.data.logprob_cache import TargetTrees
+from lit_posttrain.data.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.caching import cached_logprobs
 from lit_posttrain.methods.preference import PreferenceModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.policy import Backbone
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.ops.kl import k3
+from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.trainer_state import dry_run
-from lit_posttrain.types import TreeBatch
+from lit_posttrain.types import Response, Tree, TreeBatch
 
 Reference = Literal["auto", "adapter_off", "copy", "cached"]
 
 _NO_DIFFERENCE = ("_name_or_path", "transformers_version", "use_cache", "architectures")
+_SCORED_TOGETHER = 32  # fresh responses; more only cost memory
 
 
 @runtime_checkable
@@ -170,6 +175,34 @@ class ReferencedModule(PreferenceModule):
                 raise self._changed()
             self._frozen = [rebuilt]
         return self._frozen_logprobs(batch)
+
+    def track_distance(self, log_ratios_N: Tensor, batch: TreeBatch) -> None:
+        """The metric kl/batch: the mean of k3 over the counted tokens of the batch's responses (nats a token). It is a
+        distance on given responses; a KL would be a mean over the policy's own, see `sampled_log_ratios`."""
+        found = k3(log_ratios_N.detach()[batch.target_response >= 0])
+        self.track("kl/batch", found.sum(), float(len(found)))
+
+    @property
+    def scores_fresh_text(self) -> bool:
+        """Whether the reference is at hand for text that is not in the data; a cache without adapters is not."""
+        return self.reference != "cached" or self.spec.lora is not None
+
+    def sampled_log_ratios(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int) -> list[Tensor]:
+        """(tokens,) log pi - log pi_ref (nats, on the device) of every token of one fresh response to each prompt
+        (token ids), drawn at temperature 1 and scored as training scores. With several processes, call it on all."""
+        drawn = [found[0].tokens for found in self.generate(prompts, Sampling(max_new_tokens, seed=seed))]
+        trees = [
+            Tree(np.array(prompt, np.int32), [Response(np.array(said, np.int32), np.ones(len(said), np.bool_))])
+            for prompt, said in zip(prompts, drawn, strict=True)
+        ]
+        ratios: list[Tensor] = []
+        for start in range(0, len(trees), _SCORED_TOGETHER):
+            batch = collate(trees[start : start + _SCORED_TOGETHER], self.layout, {}).to(self.device)
+            with self.trainer.precision_plugin.forward_context(), self.still_policy() as policy:
+                reference = self._bare_logprobs if self.reference == "cached" else self.reference_logprobs
+                found = policy(batch).logprobs - reference(batch)
+            ratios += found.split(batch.target_response.bincount(minlength=batch.num_responses).tolist())
+        return ratios
 
     @contextmanager
     def still_policy(self) -> Iterator[Backbone]:

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from helpers.rewards import look_at_rewards
 
 HERE = Path(__file__).parent
 
@@ -33,7 +35,7 @@ def launch(model: Path, folder: Path, *what: str) -> tuple[dict[str, list[dict[s
 
 def test_two_processes(tiny_model: Path, tmp_path: Path) -> None:
     """One launch for all, since starting takes the longest."""
-    found, printed = launch(tiny_model, tmp_path, "fit", "interrupt", "resume", "bad_loss")
+    found, printed = launch(tiny_model, tmp_path, "fit", "interrupt", "resume", "bad_loss", "rewards")
 
     fit = found["fit"]
     assert [r["step"] for r in fit] == [6, 6]
@@ -56,3 +58,20 @@ def test_two_processes(tiny_model: Path, tmp_path: Path) -> None:
     assert bad[0]["error"] == "stopped at optimizer step 3: the loss of another process is not finite"
     assert bad[1]["error"].startswith(f"the loss of optimizer step 3 is not finite, from {named}: ")
     assert all(w.isfinite().all() for r in bad for w in r["weights"])
+
+    # the rewards that are gathered are those of one process, in the same order
+    one = tmp_path / "one"
+    one.mkdir()
+    look_at_rewards(str(tiny_model), one)
+    alone, together = (json.loads((f / "run/validate_rewards.jsonl").read_text()) for f in (one, tmp_path))
+    assert alone["pairs"] == together["pairs"] > 20
+    assert together["margins"]["quantiles"] == pytest.approx(alone["margins"]["quantiles"], abs=1e-5)
+    assert together["ece"] == pytest.approx(alone["ece"], abs=1e-5)
+    assert together["ece"] == pytest.approx(found["rewards"][1]["val/ece"], abs=1e-5)
+    alone, together = (
+        [json.loads(line) for line in (f / "run/validate_reward_examples.jsonl").read_text().splitlines()]
+        for f in (one, tmp_path)
+    )
+    for name in ("kind", "prompt", "chosen", "rejected"):
+        assert [row[name] for row in together] == [row[name] for row in alone]
+    assert printed["rewards"].count("rewards:\n") == 1

@@ -1,6 +1,6 @@
-"""Run by test_distributed.py in two processes: train with all callbacks, stop, go on, fail.
+"""Run by test_distributed.py in two processes: train with all callbacks, stop, go on, fail; look at rewards.
 
-Usage: two_processes.py MODEL FOLDER WHAT...; each of fit, interrupt, resume, bad_loss.
+Usage: two_processes.py MODEL FOLDER WHAT...; each of fit, interrupt, resume, bad_loss, rewards.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from conftest import MemoryTrees, Recorder
+from helpers.rewards import look_at_rewards
 
 from lit_posttrain.callbacks import (
     AtomicCheckpointIO,
@@ -105,4 +106,7 @@ def main(model: str, folder: Path, what: str) -> None:
 if __name__ == "__main__":
     for what in sys.argv[3:]:
         print(f"== {what}", flush=True)
-        main(sys.argv[1], Path(sys.argv[2]), what)
+        if what == "rewards":
+            look_at_rewards(sys.argv[1], Path(sys.argv[2]))
+        else:
+            main(sys.argv[1], Path(sys.argv[2]), what)

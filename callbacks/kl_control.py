@@ -1,0 +1,122 @@
+"""How far the policy has moved from its reference, measured on what it says itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts
+from lit_posttrain.callbacks.samples import asked, read_prompts
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.ops.kl import k1, k3
+from lit_posttrain.rollout.text import prompt_ids
+from lit_posttrain.trainer_state import ends_step
+
+log = logging.getLogger(__name__)
+
+
+class KLControl(Callback):
+    """Watches the KL of the policy from its reference on fresh responses, every few optimizer steps.
+
+    Logged: kl/sampled, the mean over responses of the sum over their tokens of d = log pi - log pi_ref, drawn at
+    temperature 1: the k1 estimator, unbiased for responses of up to `max_new_tokens`, in nats a response.
+    kl/sampled_per_token, the mean over all tokens of k3 = exp(-d) - 1 + d, in nats a token: steadier, never negative.
+    Few samples make a coarse figure: their standard error is printed with a ceiling that is crossed.
+
+    Responses are drawn alike on all processes, by a seed of the run's and the step's, from generators of their own:
+    nothing about training changes, and a resumed run draws the same. The time counts as training in perf/tokens_per_s.
+    The method logs kl/batch besides, k3 on the responses of the data: a distance, no KL.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str] | str | None = None,
+        every_n_steps: int = 50,
+        samples: int = 8,
+        max_new_tokens: int = 64,
+        ceiling: float | None = None,
+        on_ceiling: Literal["warn", "stop"] = "warn",
+    ) -> None:
+        """
+        Args:
+            prompts: User messages; or a .jsonl file whose rows have `messages` or `prompt`. Default: prompts of the
+                first validation set, without one of the training rows.
+            every_n_steps: Optimizer steps between two measurements.
+            samples: Responses drawn each time, in turn to the prompts; every prompt that is named here gets one at
+                least.
+            max_new_tokens: Longest response, in tokens.
+            ceiling: What kl/sampled should stay below, in nats a response.
+            on_ceiling: Above the ceiling `warn`, or `stop` the run, saved, at the end of the step.
+        """
+        for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):
+            if value < 1:
+                raise PostTrainError(f"KLControl: {name} is {value}; it must be at least 1")
+        if ceiling is not None and ceiling <= 0:
+            raise PostTrainError(f"KLControl: ceiling is {ceiling}; it must be above 0, in nats a response")
+        if ceiling is None and on_ceiling == "stop":
+            raise PostTrainError("KLControl: on_ceiling is stop and there is no ceiling; name one (20 nats, say)")
+        self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts or []]
+        if prompts is not None and not self.conversations:
+            raise PostTrainError("KLControl got no prompts; name some, or leave them out for those of the data")
+        self.every_n_steps, self.samples, self.max_new_tokens = every_n_steps, samples, max_new_tokens
+        self.ceiling, self.on_ceiling = ceiling, on_ceiling
+        self._asked: list[list[int]] = []  # token ids, one entry a response
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot be measured, and tokenise the prompts."""
+        if not isinstance(pl_module, MeasuresKL):
+            raise PostTrainError(
+                f"KLControl needs a method with a reference (DPO, KTO); {type(pl_module).__name__} has none: drop it"
+            )
+        if not pl_module.scores_fresh_text:
+            raise PostTrainError(
+                "KLControl draws fresh responses, and a cached reference knows those of the data alone; pass "
+                "--model.reference copy"
+            )
+        data = getattr(trainer, "datamodule", None)
+        if self.conversations:
+            prompts = [prompt_ids(pl_module.tokenizer, conversation) for conversation in self.conversations]
+        else:
+            prompts = data.example_prompts(self.samples) if isinstance(data, OffersPrompts) else []
+        if not prompts:
+            raise PostTrainError("KLControl found no prompts in the data; name some with --trainer.callbacks.prompts")
+        limit, longest = pl_module.max_positions, max(len(prompt) for prompt in prompts)
+        if limit is not None and longest >= limit:
+            raise PostTrainError(f"KLControl: a prompt of {longest} tokens, and the model takes {limit}; shorten it")
+        self._asked = [prompts[i % len(prompts)] for i in range(max(self.samples, len(self.conversations)))]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure at the end of every n-th optimizer step."""
+        step = trainer.global_step
+        if not ends_step(trainer, batch_idx) or step % self.every_n_steps:
+            return
+        assert isinstance(pl_module, MeasuresKL)
+        seed = hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), step)) % 2**63
+        drawn = pl_module.sampled_log_ratios(self._asked, self.max_new_tokens, seed)
+        ratios = [ratio.cpu().double() for ratio in drawn]
+        of_responses = torch.stack([k1(ratio).sum() for ratio in ratios])
+        value = float(of_responses.mean())
+        found = {"kl/sampled": value, "kl/sampled_per_token": float(k3(torch.cat(ratios)).mean())}
+        for name, figure in found.items():
+            pl_module.log(name, figure, logger=False, batch_size=1)  # for what monitors it
+        for logger in trainer.loggers:
+            # at once: Lightning would drop it on a step that it does not log. It counts the step under way from 0
+            logger.log_metrics(found, step=step - 1)
+        self._judge(trainer, step, value, float(of_responses.std(correction=0)) / len(ratios) ** 0.5)
+
+    def _judge(self, trainer: Trainer, step: int, value: float, error: float) -> None:
+        above = self.ceiling is not None and not value <= self.ceiling  # NaN is above
+        if not trainer.strategy.reduce_boolean_decision(above, all=False):
+            return
+        stops = self.on_ceiling == "stop"
+        if trainer.is_global_zero:
+            told = f"kl/sampled is {value:.3g} +- {error:.2g} at step {step}, above the ceiling of {self.ceiling:g}"
+            remedy = "the run ends here" if stops else "lower the learning rate or raise --model.beta"
+            log.warning("%s: %s", told, remedy)
+        trainer.should_stop = trainer.should_stop or stops

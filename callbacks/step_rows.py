@@ -1,0 +1,30 @@
+"""Files of JSON lines that carry their step: what is measured again after a resume replaces what was there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def rewrite(file: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Drop the rows of `step` and later and add new ones; the file changes as a whole. A row without a step is dropped
+    by the next call."""
+    old = file.read_text(encoding="utf-8").rstrip("\n").split("\n") if file.exists() else []
+    kept = [line for line in old if _step_of(line) < step]
+    added = [json.dumps(row, ensure_ascii=False) for row in rows]
+    if kept == old and not added:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text("".join(line + "\n" for line in [*kept, *added]), encoding="utf-8")
+    os.replace(part, file)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that a crash cut short

@@ -1,0 +1,32 @@
+"""A validation with RewardLogger, in one process or as one of several."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from cases import comparison_files
+
+from lit_posttrain import ModelSpec, RewardModel
+from lit_posttrain.callbacks import RewardLogger
+
+
+def look_at_rewards(model: str, folder: Path) -> None:
+    """Validate a fresh reward model on half of some pairs; leaves run/ and the metrics, rewards-RANK.pt."""
+    torch.manual_seed(0)
+    data = comparison_files(folder)
+    data.val_share, data.eval_batch_size = 0.5, 5
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=int(os.environ.get("WORLD_SIZE", 1)),
+        callbacks=[RewardLogger(show=3)],
+        default_root_dir=str(folder / "run"),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    found = trainer.validate(RewardModel(ModelSpec(model)), datamodule=data, verbose=False)
+    torch.save(dict(found[0]), folder / f"rewards-{trainer.global_rank}.pt")
+    trainer.strategy.barrier()

@@ -19,6 +19,9 @@ class ConversationData(TreeData):
     Args:
         path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
             `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
+            quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares
+            they make. Default: all rows once.
         val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
         test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
             every row of `path`.
@@ -43,6 +46,7 @@ class ConversationData(TreeData):
     def __init__(
         self,
         path: str | list[str],
+        weights: list[float] | None = None,
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
         val_share: float = 0.0,
@@ -59,7 +63,17 @@ class ConversationData(TreeData):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            path, val_path, test_path, val_share, max_length, batch_size, eval_batch_size, shuffle, seed, cache_dir
+            path,
+            val_path,
+            test_path,
+            val_share,
+            max_length,
+            batch_size,
+            eval_batch_size,
+            shuffle,
+            seed,
+            cache_dir,
+            weights=weights,
         )
         self.columns, self.train_on, self.system_prompt = columns, train_on, system_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row

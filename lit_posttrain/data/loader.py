@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.packing import collate, split_step
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, Tree, TreeBatch
@@ -64,7 +65,8 @@ class StepLoader:
 
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
     a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
-    says where Lightning leaves an epoch. companions: by row a further tree, which is not trained on: the first
+    says where Lightning leaves an epoch. mix: how often an epoch shows the rows of each source; by default every row
+    once. companions: by row a further tree, which is not trained on: the first
     micro-batch of a step carries those of the whole step.
 
     Raises:
@@ -83,6 +85,7 @@ class StepLoader:
         rank: int = 0,
         layout: RowLayout | None = None,
         limit: int | float = 1.0,
+        mix: Mix | None = None,
         companions: Companions | None = None,
     ) -> None:
         if len(store) == 0:
@@ -92,8 +95,8 @@ class StepLoader:
         self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
         self.accumulate, self.world, self.rank = accumulate, world, rank
         self.layout = layout or RowLayout()
-        self.companions = companions
-        self.steps = -(-len(store) // batch_size)
+        self.mix, self.companions = mix, companions
+        self.steps = -(-len(store if mix is None else mix) // batch_size)
         # the micro-batches of an epoch as Lightning counts them
         self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
         self._epoch = 0
@@ -120,6 +123,8 @@ class StepLoader:
             step, skip = step + 1, 0
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self.mix is not None:
+            return self.mix.order(self.seed, epoch, self.shuffle)
         if not self.shuffle:
             return np.arange(len(self.store))
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.store))
@@ -148,6 +153,7 @@ class StepLoader:
             "accumulate": self.accumulate,
             "seed": self.seed,
             "shuffle": self.shuffle,
+            "weights": self.mix and self.mix.identity,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,9 +166,11 @@ class StepLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the micro-batches of `state`."""
         for key, now in self._identity().items():
-            if state[key] == now:
+            # a checkpoint of before there were weights has none
+            saved = state.get(key) if key == "weights" else state[key]
+            if saved == now:
                 continue
-            before, after = f"with {key}={state[key]}", f"has {key}={now}"
+            before, after = f"with {key}={saved}", f"has {key}={now}"
             if key == "data":
                 same = state["files"] == list(self.store.files)
                 before = f"on {', '.join(state['files'])}"

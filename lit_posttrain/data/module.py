@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.loader import Companions, EvalLoader, StepLoader
+from lit_posttrain.data.mixing import Mix, check_weights, mix_sources
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.tokenize import Options, build_store, held_out
 from lit_posttrain.errors import PostTrainError
@@ -52,6 +53,8 @@ class TreeData(LightningDataModule):
         shuffle: bool,
         seed: int,
         cache_dir: str | None,
+        *,
+        weights: list[float] | None = None,
     ) -> None:
         """The arguments are those of `ConversationData`."""
         super().__init__()
@@ -63,12 +66,15 @@ class TreeData(LightningDataModule):
         self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
         if not self.paths:
             raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
+        check_weights(weights, self.paths)
+        self.weights = weights
         self.val_share, self.max_length = val_share, max_length
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
         self._whole: TreeStore | None = None
         self._places: dict[str, str] = {}  # what the data sets to measure on are, by name, in words
         self._train: TreeStore | None = None
+        self._mix: Mix | None = None
         self._val: dict[str, TreeStore] = {}
         self._test: dict[str, TreeStore] = {}
         self._audit: AuditReport | None = None
@@ -95,6 +101,8 @@ class TreeData(LightningDataModule):
         audit.val_share, audit.held_out = share, int(aside.sum())
         if len(train) == 0:
             raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
+        if self.weights is not None:
+            self._mix = mix_sources(train, audit, self.paths, self.weights, self.batch_size)
         self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
         self._places = {HELD_OUT: f"the rows held out of {', '.join(self.paths)}"}
         for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
@@ -221,6 +229,7 @@ class TreeData(LightningDataModule):
             accumulate=self.trainer.accumulate_grad_batches,
             layout=self._owner().layout,
             limit=self.trainer.limit_train_batches,
+            mix=self._mix,
             companions=self._companions(self.train_store),
             **self._place(),
         )

@@ -121,12 +121,14 @@ def build_store(
         PostTrainError: a source cannot be read, a row cannot be used (unless `on_bad_row` is "skip"), or the chat
             template cannot be trained on.
     """
-    sources = [source for path in paths for source in find_sources(path)]
+    found = [(path, source) for path in paths for source in find_sources(path)]
+    sources = [source for _, source in found]
     names = [source.name for source in sources]
     folder = cache_home(cache_dir) / _key(sources, tokenizer, options)
     if not (folder / "audit.json").is_file():
         _Build(sources, tokenizer, options).run(folder)
-    audit = AuditReport.from_json((folder / "audit.json").read_text()).renamed(names)
+    audit = AuditReport.from_json((folder / "audit.json").read_text())
+    audit.renamed(names, [path for path, _ in found])
     return TreeStore(folder, names), audit
 
 

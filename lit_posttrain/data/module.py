@@ -14,7 +14,8 @@ from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.loader import Companions, EvalLoader, StepLoader
 from lit_posttrain.data.mixing import Mix, check_weights, mix_sources
 from lit_posttrain.data.store import TreeStore
-from lit_posttrain.data.tokenize import Options, build_store, held_out
+from lit_posttrain.data.tokenize import build_store, held_out
+from lit_posttrain.data.trees import Options
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout
 

@@ -26,7 +26,8 @@ from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
-from lit_posttrain.data.tokenize import Reader, cache_home
+from lit_posttrain.data.tokenize import cache_home
+from lit_posttrain.data.trees import Reader
 from lit_posttrain.types import Tree
 
 

@@ -92,7 +92,8 @@ class MixedSource(Protocol):
 
 
 class Audit(Protocol):
-    """The report on a data set. mix: where sources are weighted, what each gives to an epoch."""
+    """The report on a data set. mix: where sources are weighted, what each gives to an epoch. first_rows: of a stream,
+    how many rows were looked at; 0 where all were."""
 
     @property
     def files(self) -> Sequence[AuditedFile]: ...
@@ -100,6 +101,8 @@ class Audit(Protocol):
     def total(self) -> AuditedFile: ...
     @property
     def held_out(self) -> int: ...
+    @property
+    def first_rows(self) -> int: ...
     @property
     def mix(self) -> Sequence[MixedSource]: ...
 

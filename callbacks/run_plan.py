@@ -120,7 +120,8 @@ def _data(audit: Audit) -> str:
     total = audit.total
     aside = [(total.dropped_count, "dropped"), (audit.held_out, "held out for validation")]
     noted = ", ".join(f"{count:,} {what}" for count, what in aside if count)
-    rows = _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
+    first = "a stream, first " if audit.first_rows else ""
+    rows = first + _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
     return f"{rows}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
 
 

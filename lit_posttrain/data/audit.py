@@ -116,7 +116,8 @@ class AuditReport:
 
     total: the sums, and lengths over everything. ends: trained turns by the end token they close with ("" is none).
     eos: the tokenizer's end-of-sequence token. held_out: trees set aside by --data.val_share. in_training: trees of a
-    validation set whose record is in the training data too. mix: shares of an epoch, where --data.weights sets them.
+    validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
+    at; 0 where all were. mix: shares of an epoch, where --data.weights sets them.
     validation: reports of the validation sets by name.
     """
 
@@ -132,6 +133,7 @@ class AuditReport:
     ends: dict[str, int] = field(default_factory=dict)
     val_share: float = 0.0
     held_out: int = 0
+    first_rows: int = 0
     in_training: int = 0
     mix: list[Share] = field(default_factory=list)
     validation: dict[str, AuditReport] = field(default_factory=dict)
@@ -242,7 +244,7 @@ class AuditReport:
 
     def table(self) -> str:
         """The audit as plain text, at most 100 columns wide unless names are longer."""
-        sections = [self._block("training data")]
+        sections = [self._block(f"first {self.first_rows:,} rows of a stream" if self.first_rows else "training data")]
         if self.mix:
             sections.append(_mix_table(self.mix))
         sections += [report._block(f"validation: {name}") for name, report in self.validation.items()]

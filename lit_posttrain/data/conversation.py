@@ -40,6 +40,11 @@ class ConversationData(TreeData):
         eval_batch_size: Conversations per validation batch, over all devices.
         shuffle: Shuffle the training data anew in every epoch.
         seed: Seed of the shuffle.
+        streaming: Read the training data as training goes on instead of tokenising it all before: for sets too large
+            for that, on the hub without storing them. Needs --trainer.max_steps, and --data.val_path or no validation;
+            several files are read one after another, in an order drawn anew in every pass. A row that cannot be used is
+            found when it is reached. A resumed run reads the pass again up to its place.
+        shuffle_buffer: With streaming: among how many rows the next one is drawn.
         cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
     """
 
@@ -60,6 +65,8 @@ class ConversationData(TreeData):
         eval_batch_size: int = 16,
         shuffle: bool = True,
         seed: int = 0,
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
@@ -74,6 +81,8 @@ class ConversationData(TreeData):
             seed,
             cache_dir,
             weights=weights,
+            streaming=streaming,
+            shuffle_buffer=shuffle_buffer,
         )
         self.columns, self.train_on, self.system_prompt = columns, train_on, system_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row

@@ -219,9 +219,7 @@ def fit(method: str, model: Path, home: Path, name: str, steps: int) -> dict[str
 
 
 @pytest.mark.parametrize("method", FILES)
-def test_a_killed_or_prolonged_run_ends_like_one_that_never_stopped(
-    method: str, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_killed_or_prolonged_it_ends_as_if_never_stopped(method: str, tiny_model: Path, tmp_path: Path) -> None:
     whole = fit(method, tiny_model, tmp_path, "whole", 12)
     first = fit(method, tiny_model, tmp_path, "part", 5)
     rest = fit(method, tiny_model, tmp_path, "part", 12)

@@ -133,8 +133,18 @@ class AuditedFile(Protocol):
     def trained_share(self) -> float: ...
 
 
+class MixedSource(Protocol):
+    """What an epoch shows of one source. of_trees, of_tokens: its shares of the conversations and trained tokens."""
+
+    path: str
+    shown: int
+    of_trees: float
+    of_tokens: float
+
+
 class Audit(Protocol):
-    """The report on a data set."""
+    """The report on a data set. mix: where sources are weighted, what each gives to an epoch. first_rows: of a stream,
+    how many rows were looked at; 0 where all were."""
 
     @property
     def files(self) -> Sequence[AuditedFile]: ...
@@ -142,6 +152,10 @@ class Audit(Protocol):
     def total(self) -> AuditedFile: ...
     @property
     def held_out(self) -> int: ...
+    @property
+    def first_rows(self) -> int: ...
+    @property
+    def mix(self) -> Sequence[MixedSource]: ...
 
 
 def audit_of(trainer: Trainer) -> Audit | None:

@@ -105,6 +105,7 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
     where = f"{trainer.strategy.root_device.type} x {trainer.world_size}"
     return [
         *([("data", _data(audit))] if audit is not None else []),
+        *([("mix", _mix(audit))] if audit is not None and audit.mix else []),
         ("steps", _steps(trainer)),
         *([("validation", note)] if (note := _validation(trainer)) else []),
         ("batch", _batch(trainer)),
@@ -119,8 +120,14 @@ def _data(audit: Audit) -> str:
     total = audit.total
     aside = [(total.dropped_count, "dropped"), (audit.held_out, "held out for validation")]
     noted = ", ".join(f"{count:,} {what}" for count, what in aside if count)
-    rows = _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
+    first = "a stream, first " if audit.first_rows else ""
+    rows = first + _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
     return f"{rows}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
+
+
+def _mix(audit: Audit) -> str:
+    parts = [f"{s.path} {s.of_trees:.1%} ({s.of_tokens:.1%} of the trained tokens)" for s in audit.mix]
+    return f"{sum(s.shown for s in audit.mix):,} conversations an epoch: " + ", ".join(parts)
 
 
 def _steps(trainer: Trainer) -> str:

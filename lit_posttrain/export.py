@@ -151,7 +151,9 @@ def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
         f"- tokens seen: {int(restored.run.get('num_tokens', 0)):,}",
     ]
     if spec.lora is not None:
-        lines.append(f"- LoRA: r {spec.lora.r}, target {spec.lora.target_modules}")
+        lora = spec.lora
+        name = ("rs" if lora.rslora else "") + ("DoRA" if lora.dora else "LoRA")
+        lines.append(f"- {name}: r {lora.r}, alpha {lora.peft_alpha:g}, target {lora.target_modules}")
     if spec.quantization:
         lines.append(f"- base quantized to {spec.quantization} while training")
     lines += _data_lines(home / "audit.json") + _figure_lines(home / "metrics.csv", restored.step)

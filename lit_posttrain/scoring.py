@@ -16,7 +16,8 @@ from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.preference import ComparisonReader
 from lit_posttrain.data.sources import Record, find_sources
 from lit_posttrain.data.templates import TrainOn
-from lit_posttrain.data.tokenize import Reader, build_store
+from lit_posttrain.data.tokenize import build_store
+from lit_posttrain.data.trees import Reader
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.reward import RewardModel
 from lit_posttrain.models.architectures import attention_implementation, layout_of

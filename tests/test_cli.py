@@ -340,6 +340,9 @@ def test_a_longer_plan_is_told(
         ("none", [], 1e-4),
         ("lora", ["--config", "configs/with/lora.yaml"], 1e-4),
         ("qlora", ["--config", "configs/with/qlora.yaml"], 1e-4),
+        ("dora", ["--model.policy.lora.r", "4", "--model.policy.lora.dora", "true"], 1e-4),
+        ("rslora", ["--model.policy.lora.r", "4", "--model.policy.lora.rslora", "true"], 1e-4),
+        ("qdora", ["--config", "configs/with/qlora.yaml", "--model.policy.lora.dora", "true"], 1e-4),
     ],
 )
 def test_the_exported_folder_equals_the_trained_module(

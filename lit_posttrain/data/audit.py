@@ -39,6 +39,7 @@ class FileAudit:
     turns nobody answered, left out. rewritten: rows trained turn by turn. duplicates: rows equal to an earlier one.
     control: rows whose messages contain special tokens. altered: rows with words that the chat template did not write
     as they are. tokens, trained_tokens, mean, p50, p95, max: of the trees' lengths. longest: (line, tokens).
+    path: the entry of --data.path that the file was found under.
     """
 
     name: str
@@ -61,6 +62,7 @@ class FileAudit:
     p95: int = 0
     max: int = 0
     longest: list[tuple[int, int]] = field(default_factory=list)
+    path: str = ""
 
     @property
     def dropped_count(self) -> int:
@@ -96,12 +98,27 @@ class FileAudit:
 
 
 @dataclass
+class Share:
+    """What an epoch shows of one entry of --data.path. trees: its training conversations. shown: how many conversations
+    of it an epoch shows. of_trees, of_tokens: its shares of an epoch's conversations and trained tokens."""
+
+    path: str
+    weight: float
+    trees: int
+    shown: int
+    of_trees: float
+    of_tokens: float
+
+
+@dataclass
 class AuditReport:
     """All files of one data set.
 
     total: the sums, and lengths over everything. ends: trained turns by the end token they close with ("" is none).
     eos: the tokenizer's end-of-sequence token. held_out: trees set aside by --data.val_share. in_training: trees of a
-    validation set whose record is in the training data too. validation: reports of the validation sets by name.
+    validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
+    at; 0 where all were. mix: shares of an epoch, where --data.weights sets them.
+    validation: reports of the validation sets by name.
     """
 
     files: list[FileAudit]
@@ -116,7 +133,9 @@ class AuditReport:
     ends: dict[str, int] = field(default_factory=dict)
     val_share: float = 0.0
     held_out: int = 0
+    first_rows: int = 0
     in_training: int = 0
+    mix: list[Share] = field(default_factory=list)
     validation: dict[str, AuditReport] = field(default_factory=dict)
 
     @property
@@ -136,7 +155,22 @@ class AuditReport:
             found.append(
                 f"val_share {self.val_share:g} holds out no row of {self.total.rows}; raise it or name a val_path"
             )
+        found += self._about_mix()
         return found
+
+    def _about_mix(self) -> list[str]:
+        """Weights that look like the probabilities of other tools, which ours are not."""
+        meant = [share.weight for share in self.mix]
+        alike = all(abs(share.weight - share.of_trees) < 0.02 for share in self.mix)
+        if len(meant) < 2 or abs(sum(meant) - 1) > 1e-6 or alike or not all(share.trees for share in self.mix):
+            return []
+        most = min(share.trees / share.weight for share in self.mix if share.weight)
+        right = ", ".join(f"{share.weight * most / share.trees:.3g}" for share in self.mix)
+        shares = ", ".join(f"{share.of_trees:.1%}" for share in self.mix)
+        return [
+            f"weights multiply each source's rows: these, which add up to 1, make shares of {shares}; for what they "
+            f"say as shares pass --data.weights '[{right}]'"
+        ]
 
     def _about_ends(self) -> list[str]:
         turns, open_ended = sum(self.ends.values()), self.ends.get("", 0)
@@ -179,10 +213,10 @@ class AuditReport:
             found.append(f"only {total.trained_share:.1%} of the tokens are trained on")
         return found
 
-    def renamed(self, names: Sequence[str]) -> Self:
-        """The report with its files called `names`: a cache may have been filled under other ones."""
-        for file, name in zip(self.files, names, strict=True):
-            file.name = name
+    def renamed(self, names: Sequence[str], paths: Sequence[str]) -> Self:
+        """The report with its files called `names`, found under `paths`: a cache may have been filled under others."""
+        for file, name, path in zip(self.files, names, paths, strict=True):
+            file.name, file.path = name, path
         return self
 
     def to_json(self) -> str:
@@ -204,12 +238,15 @@ class AuditReport:
         made = cls(**values)
         made.files = [FileAudit.from_dict(file) for file in values["files"]]
         made.total = FileAudit.from_dict(values["total"])
+        made.mix = [Share(**share) for share in values.get("mix", [])]  # a cache of earlier versions has none
         made.validation = {name: cls._from_dict(report) for name, report in values["validation"].items()}
         return made
 
     def table(self) -> str:
         """The audit as plain text, at most 100 columns wide unless names are longer."""
-        sections = [self._block("training data")]
+        sections = [self._block(f"first {self.first_rows:,} rows of a stream" if self.first_rows else "training data")]
+        if self.mix:
+            sections.append(_mix_table(self.mix))
         sections += [report._block(f"validation: {name}") for name, report in self.validation.items()]
         if warnings := self.warnings:
             sections.append("\n".join(["to look at", *(f"  - {line}" for line in warnings)]))
@@ -265,6 +302,18 @@ class AuditReport:
                 more = ", ..." if tally.count > len(tally.lines) else ""
                 notes.append(f"{_places(file, tally.lines)}{more}: dropped, {reason}")
         return notes
+
+
+def _mix_table(mix: Sequence[Share]) -> str:
+    heads = ("weight", "conversations", "an epoch", "share", "of tokens")
+    rows = [(f"{s.weight:g}", f"{s.trees:,}", f"{s.shown:,}", f"{s.of_trees:.1%}", f"{s.of_tokens:.1%}") for s in mix]
+    names = _labels([share.path for share in mix])
+    label = max(len(name) for name in ("an epoch's mix", *names)) + 2
+    lines = [
+        name.ljust(label) + "".join(cell.rjust(15) for cell in cells)
+        for name, cells in zip(("an epoch's mix", *names), (heads, *rows), strict=True)
+    ]
+    return "\n".join(lines)
 
 
 def _dropped(reason: str) -> Callable[[FileAudit], str]:

@@ -19,6 +19,9 @@ class ConversationData(TreeData):
     Args:
         path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
             `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
+            quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares
+            they make. Default: all rows once.
         val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
         test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
             every row of `path`.
@@ -37,12 +40,18 @@ class ConversationData(TreeData):
         eval_batch_size: Conversations per validation batch, over all devices.
         shuffle: Shuffle the training data anew in every epoch.
         seed: Seed of the shuffle.
+        streaming: Read the training data as training goes on instead of tokenising it all before: for sets too large
+            for that, on the hub without storing them. Needs --trainer.max_steps, and --data.val_path or no validation;
+            several files are read one after another, in an order drawn anew in every pass. A row that cannot be used is
+            found when it is reached. A resumed run reads the pass again up to its place.
+        shuffle_buffer: With streaming: among how many rows the next one is drawn.
         cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
     """
 
     def __init__(
         self,
         path: str | list[str],
+        weights: list[float] | None = None,
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
         val_share: float = 0.0,
@@ -56,10 +65,24 @@ class ConversationData(TreeData):
         eval_batch_size: int = 16,
         shuffle: bool = True,
         seed: int = 0,
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            path, val_path, test_path, val_share, max_length, batch_size, eval_batch_size, shuffle, seed, cache_dir
+            path,
+            val_path,
+            test_path,
+            val_share,
+            max_length,
+            batch_size,
+            eval_batch_size,
+            shuffle,
+            seed,
+            cache_dir,
+            weights=weights,
+            streaming=streaming,
+            shuffle_buffer=shuffle_buffer,
         )
         self.columns, self.train_on, self.system_prompt = columns, train_on, system_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row

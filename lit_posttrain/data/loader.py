@@ -6,12 +6,14 @@ trainer's business and changes neither the loss nor the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.packing import collate, split_step
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, Tree, TreeBatch
@@ -59,12 +61,45 @@ class Companions(Protocol):
     def __getitem__(self, index: int) -> Tree: ...
 
 
+@dataclass(frozen=True)
+class StepCutter:
+    """Cuts optimizer steps into `accumulate` micro-batches for each of `world` ranks."""
+
+    accumulate: int
+    world: int
+    rank: int
+    layout: RowLayout
+
+    def micro_batches(
+        self, store: Trees, members: NDArray[np.int64], companions: Companions | None, skip: int = 0
+    ) -> Iterator[TreeBatch]:
+        """This rank's micro-batches of the step of trees `members`, from number `skip` on; the first has the companions
+        of the whole step."""
+        counts = step_counts(store, members)
+        parts = self._parts(store.lengths[members], members)
+        for number, chosen in enumerate(parts[skip:]):
+            batch = self._collate(store, chosen, counts)
+            if number == 0 and companions is not None:
+                batch.mismatched = [self._collate(companions, rows, {}) for rows in parts]
+            yield batch
+
+    def _collate(self, trees: Companions, chosen: list[int], counts: Mapping[str, float]) -> TreeBatch:
+        return collate([trees[i] for i in chosen], self.layout, counts, chosen)
+
+    def _parts(self, lengths: NDArray[np.int64], members: NDArray[np.int64]) -> list[list[int]]:
+        """The rows of this rank's micro-batches."""
+        parts = split_step(lengths, self.accumulate * self.world)
+        # neighbouring parts hold like lengths: the ranks of one micro-batch finish together
+        return [members[parts[index * self.world + self.rank]].tolist() for index in range(self.accumulate)]
+
+
 class StepLoader:
     """Training micro-batches, `accumulate` per optimizer step on each of `world` ranks.
 
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
     a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
-    says where Lightning leaves an epoch. companions: by row a further tree, which is not trained on: the first
+    says where Lightning leaves an epoch. mix: how often an epoch shows the rows of each source; by default every row
+    once. companions: by row a further tree, which is not trained on: the first
     micro-batch of a step carries those of the whole step.
 
     Raises:
@@ -83,6 +118,7 @@ class StepLoader:
         rank: int = 0,
         layout: RowLayout | None = None,
         limit: int | float = 1.0,
+        mix: Mix | None = None,
         companions: Companions | None = None,
     ) -> None:
         if len(store) == 0:
@@ -90,10 +126,10 @@ class StepLoader:
         if batch_size < 1:
             raise PostTrainError(f"--data.batch_size is {batch_size}; it must be at least 1")
         self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
-        self.accumulate, self.world, self.rank = accumulate, world, rank
-        self.layout = layout or RowLayout()
-        self.companions = companions
-        self.steps = -(-len(store) // batch_size)
+        self.accumulate = accumulate
+        self.cutter = StepCutter(accumulate, world, rank, layout or RowLayout())
+        self.mix, self.companions = mix, companions
+        self.steps = -(-len(store if mix is None else mix) // batch_size)
         # the micro-batches of an epoch as Lightning counts them
         self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
         self._epoch = 0
@@ -111,35 +147,17 @@ class StepLoader:
         order = self._order(self._epoch)
         while step < self.steps:
             members = order[step * self.batch_size : (step + 1) * self.batch_size]
-            for part, batch in enumerate(self._micro_batches(members)):
-                if part == skip:
-                    batch.mismatched = self._companions(members)
-                if part >= skip:
-                    self._yielded += 1
-                    yield batch
+            for batch in self.cutter.micro_batches(self.store, members, self.companions, skip):
+                self._yielded += 1
+                yield batch
             step, skip = step + 1, 0
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self.mix is not None:
+            return self.mix.order(self.seed, epoch, self.shuffle)
         if not self.shuffle:
             return np.arange(len(self.store))
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.store))
-
-    def _micro_batches(self, members: NDArray[np.int64]) -> Iterator[TreeBatch]:
-        counts = step_counts(self.store, members)
-        for chosen in self._parts(members):
-            yield collate([self.store[i] for i in chosen], self.layout, counts, chosen)
-
-    def _parts(self, members: NDArray[np.int64]) -> list[list[int]]:
-        """The rows of this rank's micro-batches."""
-        parts = split_step(self.store.lengths[members], self.accumulate * self.world)
-        # neighbouring parts hold like lengths: the ranks of one micro-batch finish together
-        return [members[parts[index * self.world + self.rank]].tolist() for index in range(self.accumulate)]
-
-    def _companions(self, members: NDArray[np.int64]) -> list[TreeBatch]:
-        if self.companions is None:
-            return []
-        parts = self._parts(members)
-        return [collate([self.companions[i] for i in chosen], self.layout, {}, chosen) for chosen in parts]
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -148,6 +166,7 @@ class StepLoader:
             "accumulate": self.accumulate,
             "seed": self.seed,
             "shuffle": self.shuffle,
+            "weights": self.mix and self.mix.identity,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,19 +178,30 @@ class StepLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the micro-batches of `state`."""
-        for key, now in self._identity().items():
-            if state[key] == now:
-                continue
-            before, after = f"with {key}={state[key]}", f"has {key}={now}"
-            if key == "data":
-                same = state["files"] == list(self.store.files)
-                before = f"on {', '.join(state['files'])}"
-                after = f"takes {'other rows or tokens of it' if same else ', '.join(self.store.files)}"
-            raise PostTrainError(
-                f"the checkpoint was trained {before} and this run {after}: resume with the same data and settings, or "
-                "start anew from its exported weights"
-            )
+        require_same(state, self._identity(), self.store.files)
         self._epoch, self._yielded = int(state["epoch"]), int(state["yielded"])
+
+
+def require_same(state: Mapping[str, Any], identity: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Refuse a loader's state that belongs to other data or settings. files: what this run takes.
+
+    Raises:
+        PostTrainError: naming the difference.
+    """
+    for key, now in identity.items():
+        # a checkpoint of before there were weights has none
+        saved = state.get(key) if key == "weights" else state[key]
+        if saved == now:
+            continue
+        before, after = f"with {key}={saved}", f"has {key}={now}"
+        if key == "data":
+            same = state["files"] == list(files)
+            before = f"on {', '.join(state['files'])}"
+            after = f"takes {'other rows or tokens of it' if same else ', '.join(files)}"
+        raise PostTrainError(
+            f"the checkpoint was trained {before} and this run {after}: resume with the same data and settings, or "
+            "start anew from its exported weights"
+        )
 
 
 class EvalLoader:

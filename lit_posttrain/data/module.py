@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,11 +13,17 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from lit_posttrain.data.audit import AuditReport
-from lit_posttrain.data.loader import Companions, EvalLoader, StepLoader
+from lit_posttrain.data.loader import Companions, EvalLoader, StepLoader, Trees
+from lit_posttrain.data.mixing import Mix, check_weights, mix_sources
+from lit_posttrain.data.sources import find_sources
 from lit_posttrain.data.store import TreeStore
-from lit_posttrain.data.tokenize import Options, build_store, held_out
+from lit_posttrain.data.streaming import StreamLoader, TreeStream, refuse_with_stream, require_steps
+from lit_posttrain.data.tokenize import build_store, held_out
+from lit_posttrain.data.trees import Options
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 2048
 HELD_OUT = "held_out"
@@ -52,23 +60,35 @@ class TreeData(LightningDataModule):
         shuffle: bool,
         seed: int,
         cache_dir: str | None,
+        *,
+        weights: list[float] | None = None,
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
     ) -> None:
         """The arguments are those of `ConversationData`."""
         super().__init__()
         if not 0.0 <= val_share < 1.0:
             raise PostTrainError(f"--data.val_share is {val_share}; it must be at least 0 and below 1")
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "shuffle_buffer": shuffle_buffer}
+        for name, size in sizes.items():
             if size < 1:
                 raise PostTrainError(f"--data.{name} is {size}; it must be at least 1")
         self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
         if not self.paths:
             raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
+        check_weights(weights, self.paths)
+        if streaming:
+            refuse_with_stream(weights, 0.0 if val_path else val_share)
+        self.weights, self.streaming, self.shuffle_buffer = weights, streaming, shuffle_buffer
         self.val_share, self.max_length = val_share, max_length
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
+        self._stream: Callable[[], TreeStream] | None = None
+        self._stream_loader: StreamLoader | None = None
         self._whole: TreeStore | None = None
         self._places: dict[str, str] = {}  # what the data sets to measure on are, by name, in words
         self._train: TreeStore | None = None
+        self._mix: Mix | None = None
         self._val: dict[str, TreeStore] = {}
         self._test: dict[str, TreeStore] = {}
         self._audit: AuditReport | None = None
@@ -88,6 +108,16 @@ class TreeData(LightningDataModule):
                 `max_positions`.
         """
         options = self._options(self._limit(max_positions))
+        audit = self._build_stream(tokenizer, options) if self.streaming else self._build_rows(tokenizer, options)
+        for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
+            self._val[name] = self._extra(path, name, tokenizer, options, audit)
+        self._test = {}
+        for name, path in _named(self.test_paths, taken={HELD_OUT, *self._val}).items():
+            self._test[name] = self._extra(path, name, tokenizer, options, audit)
+        self._audit = audit
+        self._built_for = (id(tokenizer), max_positions)
+
+    def _build_rows(self, tokenizer: Any, options: Options) -> AuditReport:
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
         share = 0.0 if self.val_paths else self.val_share
         aside = held_out(whole, share)
@@ -95,25 +125,29 @@ class TreeData(LightningDataModule):
         audit.val_share, audit.held_out = share, int(aside.sum())
         if len(train) == 0:
             raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
+        if self.weights is not None:
+            self._mix = mix_sources(train, audit, self.paths, self.weights, self.batch_size)
         self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
-        self._places = {HELD_OUT: f"the rows held out of {', '.join(self.paths)}"}
-        for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
-            self._val[name] = self._extra(path, name, tokenizer, options, audit, train)
-        self._test = {}
-        for name, path in _named(self.test_paths, taken={HELD_OUT, *self._val}).items():
-            self._test[name] = self._extra(path, name, tokenizer, options, audit, train)
-        self._whole, self._train, self._audit = whole, train, audit
-        self._places[", ".join(self.paths)] = ", ".join(self.paths)
-        self._built_for = (id(tokenizer), max_positions)
+        everything = ", ".join(self.paths)
+        self._places = {HELD_OUT: f"the rows held out of {everything}", everything: everything}
+        self._whole, self._train = whole, train
+        return audit
 
-    def _extra(
-        self, path: str, name: str, tokenizer: Any, options: Options, audit: AuditReport, train: TreeStore
-    ) -> TreeStore:
+    def _build_stream(self, tokenizer: Any, options: Options) -> AuditReport:
+        sources = [source for path in self.paths for source in find_sources(path, streaming=True)]
+        self._stream = partial(
+            TreeStream, sources, tokenizer, options, shuffle=self.shuffle, buffer=self.shuffle_buffer, seed=self.seed
+        )
+        self._val, self._places = {}, {}
+        return self._stream().preview()
+
+    def _extra(self, path: str, name: str, tokenizer: Any, options: Options, audit: AuditReport) -> TreeStore:
         store, report = build_store([path], tokenizer, options, self.cache_dir)
         if len(store) == 0:
             raise PostTrainError(f"{path}: no usable row; {_why_empty(report)}")
         self._places[name] = path
-        report.in_training = int(np.isin(store.row_hash, train.row_hash).sum())
+        if self._train is not None:
+            report.in_training = int(np.isin(store.row_hash, self._train.row_hash).sum())
         audit.validation[name] = report
         return store
 
@@ -143,6 +177,10 @@ class TreeData(LightningDataModule):
         owner = self._owner()
         if self._built_for != (id(owner.tokenizer), owner.max_positions):
             self.prepare_data()
+        if stage == "fit" and self.streaming and self.trainer is not None:
+            require_steps(self.trainer)
+        if stage == "predict" and self.streaming and not self.test_stores:
+            raise PostTrainError("nothing to predict on: a stream is for training; name a file with --data.test_path")
         if stage in ("validate", "test") and not (self.test_stores if stage == "test" else self.val_stores):
             word, option = ("test", "test_path") if stage == "test" else ("validate", "val_path")  # stage is an enum
             raise PostTrainError(
@@ -160,7 +198,13 @@ class TreeData(LightningDataModule):
 
     @property
     def train_store(self) -> TreeStore:
-        """The training trees."""
+        """The training trees.
+
+        Raises:
+            PostTrainError: before `build`, and for a stream, whose trees are not known.
+        """
+        if self.streaming:
+            raise PostTrainError("--data.streaming: the rows are not known beforehand; leave it out")
         if self._train is None:
             raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
         return self._train
@@ -192,6 +236,8 @@ class TreeData(LightningDataModule):
 
     def row_sources(self, rows: list[int]) -> list[str]:
         """`file:line` of training rows (`TreeBatch.tree_rows`), for messages to people."""
+        if self._stream_loader is not None:
+            return self._stream_loader.step_trees.sources(rows)
         return self.train_store.sources(rows)
 
     def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
@@ -226,20 +272,32 @@ class TreeData(LightningDataModule):
             raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
         return self._audit
 
-    def train_dataloader(self) -> StepLoader:
+    def train_dataloader(self) -> StepLoader | StreamLoader:
         """Micro-batches of whole optimizer steps."""
         assert self.trainer is not None
-        return StepLoader(
-            self.train_store,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            shuffle=self.shuffle,
-            accumulate=self.trainer.accumulate_grad_batches,
-            layout=self._owner().layout,
-            limit=self.trainer.limit_train_batches,
-            companions=self._companions(self.train_store),
+        how: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "accumulate": self.trainer.accumulate_grad_batches,
+            "layout": self._owner().layout,
+            "limit": self.trainer.limit_train_batches,
             **self._place(),
+        }
+        if self._stream is not None:
+            check = getattr(self._owner(), "check_store", None)
+            self._stream_loader = StreamLoader(
+                self._stream(), steps=self.trainer.max_steps, check=check, companions=self._companions, **how
+            )
+            return self._stream_loader
+        beside = self._companions(self.train_store)
+        return StepLoader(
+            self.train_store, seed=self.seed, shuffle=self.shuffle, mix=self._mix, companions=beside, **how
         )
+
+    def teardown(self, stage: str) -> None:
+        """Say what a stream has dropped: an audit has seen its first rows alone."""
+        loader = self._stream_loader
+        if stage == "fit" and loader is not None and loader.cutter.rank == 0 and (dropped := loader.stream.dropped()):
+            log.warning("of %d rows of the stream: %s", loader.stream.counts["rows"], dropped)
 
     def val_dataloader(self) -> list[EvalLoader]:
         """One loader per validation set, in the order of `val_stores`."""
@@ -266,7 +324,7 @@ class TreeData(LightningDataModule):
             for store in stores.values()
         ]
 
-    def _companions(self, store: TreeStore) -> Companions | None:
+    def _companions(self, store: Trees) -> Companions | None:
         """What a method wants to see beside the rows of a store; nothing by default."""
         return None
 

@@ -17,16 +17,16 @@ from lit_posttrain.data.comparisons import (
     recognise_comparison,
 )
 from lit_posttrain.data.formats import Example, Labelled, check_needs
-from lit_posttrain.data.loader import Companions
+from lit_posttrain.data.loader import Companions, Trees
 from lit_posttrain.data.logprob_cache import TargetTrees
 from lit_posttrain.data.messages import check_order
 from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.data.module import TreeData
 from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.sources import Record
-from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
-from lit_posttrain.data.tokenize import Reader, cache_home
+from lit_posttrain.data.tokenize import cache_home
+from lit_posttrain.data.trees import Reader
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Tree
 
@@ -107,6 +107,9 @@ class PreferenceData(TreeData):
     Args:
         path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
             `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
+            quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares
+            they make. Default: all rows once.
         val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
         test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
             every row of `path`.
@@ -124,12 +127,18 @@ class PreferenceData(TreeData):
         eval_batch_size: Prompts per validation batch, over all devices.
         shuffle: Shuffle the training data anew in every epoch.
         seed: Seed of the shuffle.
+        streaming: Read the training data as training goes on instead of tokenising it all before: for sets too large
+            for that, on the hub without storing them. Needs --trainer.max_steps, and --data.val_path or no validation;
+            several files are read one after another, in an order drawn anew in every pass. A row that cannot be used is
+            found when it is reached. A resumed run reads the pass again up to its place.
+        shuffle_buffer: With streaming: among how many rows the next one is drawn.
         cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
     """
 
     def __init__(
         self,
         path: str | list[str],
+        weights: list[float] | None = None,
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
         val_share: float = 0.0,
@@ -144,20 +153,36 @@ class PreferenceData(TreeData):
         eval_batch_size: int = 16,
         shuffle: bool = True,
         seed: int = 0,
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            path, val_path, test_path, val_share, max_length, batch_size, eval_batch_size, shuffle, seed, cache_dir
+            path,
+            val_path,
+            test_path,
+            val_share,
+            max_length,
+            batch_size,
+            eval_batch_size,
+            shuffle,
+            seed,
+            cache_dir,
+            weights=weights,
+            streaming=streaming,
+            shuffle_buffer=shuffle_buffer,
         )
         self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
         self.train_on_prompt = train_on_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row
         self._mismatched: dict[str, Mismatched | None] = {}
 
-    def _companions(self, store: TreeStore) -> Companions | None:
+    def _companions(self, store: Trees) -> Companions | None:
         owner = self._owner()
         if not (isinstance(owner, WantsMismatched) and owner.wants_mismatched):
             return None
+        if self.streaming:  # a step's rows have those of the same step beside them
+            return Mismatched(store, self._limit(owner.max_positions))
         key = store.fingerprint
         if key not in self._mismatched:
             pairing = Mismatched(store, self._limit(owner.max_positions))
@@ -172,6 +197,11 @@ class PreferenceData(TreeData):
     @property
     def target_trees(self) -> list[TargetTrees]:
         """All that a run computes log-probs of: the rows to train and to validate on, and what stands beside them."""
+        if self.streaming:
+            raise PostTrainError(
+                "--model.reference cached is computed before training, when a stream has not been read; take "
+                "--model.reference copy, or with adapters adapter_off"
+            )
         stores = [self.train_store, *self.val_stores.values()]
         beside = [self._companions(store) for store in stores]
         return [*stores, *(other for other in beside if isinstance(other, Mismatched))]

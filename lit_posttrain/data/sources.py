@@ -88,8 +88,9 @@ def read_records(path: str) -> Iterator[Record]:
     return chain.from_iterable(source.records() for source in find_sources(path))
 
 
-def find_sources(path: str) -> list[Source]:
-    """What `path` stands for: one source, or one per file of a folder.
+def find_sources(path: str, streaming: bool = False) -> list[Source]:
+    """What `path` stands for: one source, or one per file of a folder. streaming: read a hub data set over the network
+    instead of storing it first; files are read as streams in any case.
 
     Raises:
         PostTrainError: nothing there, or nothing readable; the message names files with a similar name.
@@ -105,7 +106,7 @@ def find_sources(path: str) -> list[Source]:
     similar = _similar(place)
     # a slip in a local path is no reason to ask the hub, which takes half a minute to fail without a network
     if hub and not similar and not path.startswith(".") and not path.endswith(SUFFIXES):
-        return [_hub(path, hub["name"], hub["config"], hub["split"] or "train")]
+        return [_hub(path, hub["name"], hub["config"], hub["split"] or "train", streaming)]
     raise PostTrainError(f"{path}: no such file, folder or hub data set{similar or _WHAT_TO_GIVE}")
 
 
@@ -147,17 +148,35 @@ def _folder(path: str, place: Path) -> list[Source]:
     return [_file(str(Path(path) / p.name), p) for p in files]
 
 
-def _hub(path: str, name: str, config: str | None, split: str) -> Source:
+def _hub(path: str, name: str, config: str | None, split: str, streaming: bool) -> Source:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(name, config, split=split, **({"streaming": True} if streaming else {}))
     except Exception as error:  # the hub's client raises a dozen kinds: offline, missing, gated, wrong split
         reason = " ".join(str(error).split())[:200]
         raise PostTrainError(
             f"{path}: no such file, folder or hub data set{_WHAT_TO_GIVE} ({type(error).__name__}: {reason})"
         ) from error
+    if streaming:
+        return Source(path, (), lambda: _streamed_rows(path, loaded))
     return Source(path, tuple(Path(f["filename"]) for f in loaded.cache_files), lambda: _dataset_rows(loaded))
+
+
+def _streamed_rows(path: str, loaded: Any) -> Iterator[tuple[int, Any]]:
+    rows = enumerate(loaded, 1)
+    number = 0
+    while True:
+        try:
+            number, row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # the hub's client raises a dozen kinds
+            reason = " ".join(str(error).split())[:200]
+            raise PostTrainError(
+                f"{path}: not readable after row {number} ({type(error).__name__}: {reason}); resume once it is again"
+            ) from error
+        yield number, row
 
 
 def _saved_rows(path: str, place: Path) -> Iterator[tuple[int, Any]]:

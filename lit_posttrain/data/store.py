@@ -28,9 +28,8 @@ from lit_posttrain.types import Response, Role, Tree, rank_of
 
 Longs = NDArray[np.int64]
 
-# per tree, in the order `append` fills them: what loaders plan with, so that planning reads no tokens
-_TREE_COLUMNS = (
-    "first_segment",
+# per tree what loaders plan with, so that planning reads no tokens
+MEASURES = (
     "prompt_lengths",
     "lengths",
     "longest_branch",
@@ -40,9 +39,9 @@ _TREE_COLUMNS = (
     "num_labelled",
     "chosen_tokens",
     "prompt_counted",
-    "file_index",
-    "lines",
 )
+# in the order in which `append` fills them
+_TREE_COLUMNS = ("first_segment", *MEASURES, "file_index", "lines")
 _FLUSH_TOKENS = 1 << 20
 
 
@@ -201,29 +200,7 @@ class TreeStoreWriter:
             self._index[tree.file] = len(self.files)
             self.files.append(tree.file)
         prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
-        tails = [len(r.tokens) for r in responses]
-        # where the prompt is empty, every response starts its own sequence
-        skip = 0 if len(prompt) else 1
-        targets = sum([int(np.count_nonzero(r.counted[skip:])) for r in responses])
-        if marks is not None:
-            targets += int(np.count_nonzero(marks[1:]))
-        pairs, labelled, chosen = _compared(responses, skip)
-        if marks is not None:
-            chosen += int(np.count_nonzero(marks[1:]))
-        row = (
-            len(self._role),
-            len(prompt),
-            len(prompt) + sum(tails),
-            len(prompt) + max(tails, default=0),
-            len(tails),
-            targets,
-            pairs,
-            labelled,
-            chosen,
-            int(marks is not None and marks.any()),
-            self._index[tree.file],
-            tree.line,
-        )
+        row = (len(self._role), *measures(tree), self._index[tree.file], tree.line)
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
         self._row_hash.append(row_hash)
@@ -286,6 +263,30 @@ class TreeStoreWriter:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         return TreeStore(self.folder)
+
+
+def measures(tree: Tree) -> tuple[int, ...]:
+    """What loaders plan with, `MEASURES` by name; see `TreeStore`."""
+    prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
+    tails = [len(r.tokens) for r in responses]
+    # where the prompt is empty, every response starts its own sequence
+    skip = 0 if len(prompt) else 1
+    targets = sum([int(np.count_nonzero(r.counted[skip:])) for r in responses])
+    pairs, labelled, chosen = _compared(responses, skip)
+    if marks is not None:
+        targets += int(np.count_nonzero(marks[1:]))
+        chosen += int(np.count_nonzero(marks[1:]))
+    return (
+        len(prompt),
+        len(prompt) + sum(tails),
+        len(prompt) + max(tails, default=0),
+        len(tails),
+        targets,
+        pairs,
+        labelled,
+        chosen,
+        int(marks is not None and marks.any()),
+    )
 
 
 def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int, int]:

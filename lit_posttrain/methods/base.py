@@ -28,7 +28,7 @@ from lit_posttrain.models.architectures import attention_implementation, layout_
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
 from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.sharding import build_sharded
-from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
@@ -304,6 +304,7 @@ class PostTrainingModule(OptimizedModule):
                 f"the checkpoint lacks {len(missing)} trained weights, such as {min(missing)}; "
                 "resume with the same --model.policy (lora, quantization) as it was trained with"
             )
+        self._require_same_adapters(saved["policy"]["lora"])
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         if saved["method"] != type(self).__name__:  # nor would its adapters start at zero, as a reference wants them
@@ -315,6 +316,20 @@ class PostTrainingModule(OptimizedModule):
         self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
         self._settings_resumed = saved["optimizer"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
+
+    def _require_same_adapters(self, saved: dict[str, Any] | None) -> None:
+        """Refuse adapters that are read in another way than they were trained: the same weights, another model."""
+        if self.spec.lora is None or saved is None:
+            return
+        before = LoRASpec(**saved)  # a checkpoint of an earlier version lacks newer fields: it was trained without them
+        for name in ("r", "peft_alpha", "rslora", "dora"):
+            was, now = getattr(before, name), getattr(self.spec.lora, name)
+            if was != now:
+                option = name.removeprefix("peft_")
+                raise PostTrainError(
+                    f"the checkpoint's adapters were trained with {option} {was} and this run has {option} {now}: "
+                    f"pass --model.policy.lora.{option} {str(was).lower()}"
+                )
 
     def build_policy(self) -> Backbone:
         """A model with the weights that the spec names, sharded where the strategy shards."""

@@ -120,7 +120,8 @@ class PreferenceModule(PostTrainingModule):
     def on_fit_start(self) -> None:
         """Refuse data that the method cannot learn from, before the first step."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        for store in [getattr(data, "train_store", None), *getattr(data, "val_stores", {}).values()]:
+        known = None if getattr(data, "streaming", False) else getattr(data, "train_store", None)
+        for store in [known, *getattr(data, "val_stores", {}).values()]:
             if store is not None:
                 self.check_store(store)
 

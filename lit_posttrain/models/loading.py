@@ -228,9 +228,11 @@ def add_adapters(model: nn.Module, lora: LoRASpec, head: Head = "lm") -> Any:
         model,
         LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,
+            lora_alpha=lora.peft_alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.target_modules,
+            use_dora=lora.dora,
+            use_rslora=lora.rslora,
             task_type="CAUSAL_LM" if head == "lm" else "SEQ_CLS",
         ),
     )

@@ -16,15 +16,29 @@ class LoRASpec:
 
     Args:
         r: Rank of the adapters; larger learns more and costs more memory.
-        alpha: Scale of the adapters; their product is multiplied by alpha / r. Default: 2 * r.
+        alpha: Scale of the adapters; their product is multiplied by alpha / r, with rslora by alpha / sqrt(r).
+            Default: 2 * r, with rslora 8; at rank 16 both multiply by 2.
         dropout: Dropout on the adapters' input while training.
         target_modules: "all-linear", or the names of the layers to adapt, such as [q_proj, v_proj].
+        dora: Learn the length of every row of a weight apart from its direction, which the adapters change (DoRA, Liu
+            et al. 2024). Often better at small ranks, for more time a step.
+        rslora: Divide by sqrt(r) instead of r (rsLoRA, Kalajdzievski 2023): large ranks, from about 64 on, otherwise
+            learn hardly more than small ones, because their gradients shrink.
     """
 
     r: int = 16
     alpha: float | None = None
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
+    dora: bool = False
+    rslora: bool = False
+
+    @property
+    def peft_alpha(self) -> float:
+        """alpha, or its default."""
+        # a default that grew with the rank would undo what rsLoRA is for: a scale that falls as 1 / sqrt(r)
+        default = 8 if self.rslora else 2 * self.r
+        return default if self.alpha is None else self.alpha
 
 
 @dataclass

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers import tiny
-from lightning.pytorch import LightningModule, Trainer
+from helpers.runs import Counting, pairs, trainer, write
 
 from lit_posttrain.data.conversation import ConversationData
 from lit_posttrain.data.formats import Columns
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import RowLayout, TreeBatch
-
-
-def write(path: Path, rows: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def pairs(first: int, count: int) -> list[dict[str, str]]:
-    return [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(first, first + count)]
 
 
 @pytest.fixture
@@ -34,46 +22,6 @@ def train(tmp_path: Path) -> str:
 
 def data(train: str, tmp_path: Path, **options: Any) -> ConversationData:
     return ConversationData(train, cache_dir=str(tmp_path / "cache"), **options)
-
-
-class Counting(LightningModule):
-    """Holds what a data module asks for, and counts what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokenizer = tiny.tokenizer()
-        self.max_positions = 128
-        self.layout = RowLayout()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[int] = []
-        self.validated: dict[int, int] = {}
-
-    def training_step(self, batch: TreeBatch, _: int) -> torch.Tensor:
-        self.seen += batch.tree_rows
-        return self.weight * batch.target_ids.numel()
-
-    def validation_step(self, batch: TreeBatch, _: int, dataloader_idx: int = 0) -> None:
-        self.validated[dataloader_idx] = self.validated.get(dataloader_idx, 0) + batch.num_trees
-
-    def test_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.validation_step(batch, batch_idx, dataloader_idx)
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(tmp_path: Path, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        **options,
-    )
 
 
 def test_a_run_sees_every_row_once(train: str, tmp_path: Path) -> None:

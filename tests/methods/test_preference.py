@@ -58,8 +58,9 @@ def run(spec: ModelSpec, folder: Path, **options: Any) -> tuple[DPO, list[float]
     return module, losses.values
 
 
-def test_adapter_off_and_a_copy_are_the_same_reference(tiny_model: Path, tmp_path: Path) -> None:
-    spec = ModelSpec(str(tiny_model), lora=LoRASpec(r=4))
+@pytest.mark.parametrize("kind", [{}, {"dora": True}, {"dora": True, "rslora": True}])
+def test_adapter_off_and_a_copy_are_the_same_reference(kind: dict[str, bool], tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model), lora=LoRASpec(r=4, **kind))
     (off, off_losses), (copied, copied_losses) = (
         run(spec, tmp_path / reference, reference=reference) for reference in ("adapter_off", "copy")
     )

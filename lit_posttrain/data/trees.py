@@ -1,0 +1,243 @@
+"""Records to token trees: read by their columns, rendered by the template, masked, fitted; counted in an audit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.data.audit import AuditReport, FileAudit
+from lit_posttrain.data.formats import Example, Labelled
+from lit_posttrain.data.masks import TokenMask
+from lit_posttrain.data.messages import BadRow, NoPreference
+from lit_posttrain.data.overlong import Fitted
+from lit_posttrain.data.sources import Record
+from lit_posttrain.data.templates import ConversationTemplate, Rendered, TrainOn
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Response, Role, Tree
+
+
+class Reader(Protocol):
+    """How the records of one file become examples; `name` is what the audit calls its columns."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The examples of one record, all with the same prompt, and what their responses are."""
+        ...
+
+
+class Options(Protocol):
+    """What decides which trees come out of files; hashed into the cache's key."""
+
+    @property
+    def train_on(self) -> TrainOn: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def overlong(self) -> str: ...
+    @property
+    def on_bad_row(self) -> Literal["error", "skip"]: ...
+    @property
+    def whole_text(self) -> bool:
+        """Whether responses keep what the template writes behind their last trained token."""
+        ...
+
+    def reader(self, record: Record) -> Reader:
+        """Decide by a file's first record how it is read."""
+        ...
+
+    def fit(self, tree: Tree) -> Fitted:
+        """What to do with a tree that may be longer than `max_length`."""
+        ...
+
+
+def row_hash(data: dict[str, Any]) -> int:
+    """A 64-bit hash of a record's content, whatever the order of its columns and wherever it stands."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(slots=True)
+class Item:
+    """The texts of one tree, and where its record stands: file is the place of its source."""
+
+    file: int
+    line: int
+    hash: int
+    rendered: list[Rendered]
+    labels: list[tuple[Role, float]]
+
+    @property
+    def plain(self) -> bool:
+        """Whether the tokenizer adds its special tokens, which a chat template writes itself."""
+        return self.rendered[0].plain
+
+
+class TreeMaker:
+    """Makes trees of records and keeps an audit per source.
+
+    A source's first record that is seen decides how all of it is read: `look` at it before records are shuffled.
+    """
+
+    def __init__(self, names: Sequence[str], tokenizer: Any, options: Options) -> None:
+        """names: of the sources, as people know them."""
+        self.options, self.tokenizer = options, tokenizer
+        self.audits = [FileAudit(name) for name in names]
+        self.template = ConversationTemplate(tokenizer, options.train_on)
+        self.mask = TokenMask(tokenizer)
+        self._readers: list[Reader | None] = [None] * len(names)
+
+    def look(self, file: int, record: Record) -> Reader:
+        """How the records of a source are read."""
+        reader = self._readers[file]
+        if reader is None:
+            reader = self._readers[file] = self.options.reader(record)
+            self.audits[file].format = reader.name
+        return reader
+
+    def items(self, file: int, record: Record, digest: int = 0) -> Iterator[Item]:
+        """The texts of a record's trees; none for a row that is dropped. digest: of the record's content.
+
+        Raises:
+            PostTrainError: for a bad row, unless such rows are skipped.
+        """
+        reader = self.look(file, record)
+        audit = self.audits[file]
+        audit.rows += 1
+        try:
+            labelled = reader.read(record.data)
+            texts = [self._render(example, record, audit) for example in labelled.examples]
+            for rendered in _by_tree(texts):
+                yield Item(file, record.line, digest, rendered, labelled.labels)
+        except BadRow as error:
+            self._bad(file, record.line, error)
+
+    def encode(self, chunk: Sequence[Item]) -> list[Any]:
+        """The encodings of the texts of items that are all plain or all not, one after another."""
+        return self.mask.encode([rendered.text for item in chunk for rendered in item.rendered], chunk[0].plain)
+
+    def trees(self, chunk: Sequence[Item], encodings: Sequence[Any]) -> Iterator[tuple[Tree, int]]:
+        """Trees with their records' digests.
+
+        Raises:
+            PostTrainError: as `items`.
+        """
+        encoded = iter(encodings)
+        for item in chunk:
+            audit = self.audits[item.file]
+            own = [(rendered, next(encoded)) for rendered in item.rendered]
+            try:
+                whole = self.options.whole_text
+                tree = _joined([self.mask.tree(rendered, encoding, whole) for rendered, encoding in own], item.labels)
+            except BadRow as error:
+                self._bad(item.file, item.line, error)
+                continue
+            tree.file, tree.line = audit.name, item.line
+            fitted = self.options.fit(tree)
+            if fitted.dropped:
+                audit.drop(fitted.dropped, item.line)
+            audit.cut += fitted.cut
+            audit.split += fitted.split
+            audit.empty_pieces += fitted.empty_pieces
+            for piece in fitted.trees:
+                yield piece, item.hash
+
+    def _render(self, example: Example, record: Record, audit: FileAudit) -> list[Rendered]:
+        template = self.template
+        before = template.rewritten, template.unanswered, template.altered
+        try:
+            texts = template.render(example)
+        except PostTrainError as error:
+            raise PostTrainError(f"{record.file}:{record.line}: {error}") from error
+        audit.rewritten += template.rewritten - before[0]
+        audit.unanswered += template.unanswered - before[1]
+        if template.altered > before[2]:
+            audit.altered.add(record.line)
+        if template.holds_control_tokens(example):
+            audit.control.add(record.line)
+        for rendered in texts:
+            try:
+                rendered.text.encode()
+            except UnicodeEncodeError as error:
+                raise BadRow("not Unicode", "the text holds half of a surrogate pair; mend it") from error
+        return texts
+
+    def _bad(self, file: int, line: int, error: BadRow) -> None:
+        audit = self.audits[file]
+        if self.options.on_bad_row == "error" and not isinstance(error, NoPreference):
+            raise PostTrainError(
+                f"{audit.name}:{line}: {error} (or drop such rows with --data.on_bad_row skip)"
+            ) from error
+        audit.drop(error.reason, line)
+
+    def report(self, columns: Mapping[str, NDArray[Any]]) -> AuditReport:
+        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, counted_tokens, lines."""
+        total = _sum(self.audits)
+        for index, audit in [*enumerate(self.audits), (-1, total)]:
+            mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lengths"]), np.bool_)
+            audit.measure(*(columns[name][mine] for name in ("lengths", "counted_tokens", "lines")))
+        total.longest = []
+        return AuditReport(
+            files=self.audits,
+            total=total,
+            train_on=self.options.train_on,
+            max_length=self.options.max_length,
+            overlong=self.options.overlong,
+            chat_template=self.template.has_template,
+            dated_template=self.template.dated,
+            pad_is_eos=self.tokenizer.pad_token_id is not None
+            and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id,
+            eos=self.tokenizer.eos_token or "",
+            ends=dict(self.mask.ends),
+        )
+
+
+def _by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
+    """The texts of each tree: one tree of all examples, or, of a single example that is trained turn by turn, one a
+    turn."""
+    if len(texts) == 1:
+        return [[rendered] for rendered in texts[0]]
+    if any(len(rendered) != 1 for rendered in texts):
+        raise BadRow(
+            "rewritten turns",
+            "the chat template rewrites earlier turns, so that a response of several turns is no single text; cut the "
+            "response to one turn",
+        )
+    return [[rendered[0] for rendered in texts]]
+
+
+def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
+    """Trees of one response each as one tree.
+
+    Raises:
+        BadRow: the tokens of their prompts differ.
+    """
+    first = trees[0]
+    if any(not np.array_equal(tree.prompt, first.prompt) for tree in trees[1:]):
+        raise BadRow("token boundary", "the prompt has other tokens before one response than before another; mend it")
+    said = [tree.responses[0] for tree in trees]
+    compared = any(role != Role.SAMPLE for role, _ in labels)
+    if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
+        raise NoPreference("equal sides", "all responses have the same tokens: no preference; remove the row")
+    responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
+    return Tree(first.prompt, responses, first.prompt_counted)
+
+
+def _sum(audits: Sequence[FileAudit]) -> FileAudit:
+    """All files together; places stay with their files."""
+    total = FileAudit("total")
+    for audit in audits:
+        for name in ("rows", "cut", "split", "empty_pieces", "unanswered", "rewritten"):
+            setattr(total, name, getattr(total, name) + getattr(audit, name))
+        for reason, tally in audit.dropped.items():
+            total.dropped.setdefault(reason, type(tally)()).count += tally.count
+        total.control.count += audit.control.count
+        total.altered.count += audit.altered.count
+    return total

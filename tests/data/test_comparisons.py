@@ -224,5 +224,5 @@ def test_published_preferences_are_read_as_they_are(
     assert int(data.train_store.num_pairs.sum()) == pairs
     assert len(data.train_store) == rows - sum(drops.values())
     tree = data.train_store[0]
-    assert all(tokenizer.decode(r.tokens).endswith("<|im_end|>") for r in tree.responses)
+    assert all(tokenizer.decode(r.tokens).endswith("<|im_end|>\n") for r in tree.responses)
     assert torch.isfinite(next(iter(StepLoader(data.train_store, batch_size=4))).ranks).all()

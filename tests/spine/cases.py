@@ -89,22 +89,32 @@ def conversations(rows: int = 64, seed: int = 0) -> list[Tree]:
     return trees
 
 
-def conversation_files(folder: Path) -> ConversationData:
-    """Several files of chats of unequal lengths, shuffled and packed."""
+WORDS = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
+
+
+def _files(folder: Path, name: str, row: Callable[[int, int], dict[str, object]]) -> list[str]:
+    """Three files of 17 rows, `row(number of the file, number of the row)` beside a prompt; made once."""
     files = []
     for number in range(3):
-        file = folder / f"chats-{number}.jsonl"
+        file = folder / f"{name}-{number}.jsonl"
         if not file.exists():
-            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
-            rows = [
-                {
-                    "prompt": f"tell me about {words[i % 8]} {i}",
-                    "completion": " ".join(words[: 1 + (i * 5 + number) % 8]),
-                }
-                for i in range(17)
-            ]
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            rows = [{"prompt": f"tell me about {WORDS[i % 8]} {i}", **row(number, i)} for i in range(17)]
+            file.write_text("".join(json.dumps(one) + "\n" for one in rows))
         files.append(str(file))
+    return files
+
+
+def _preferences(folder: Path, name: str, row: Callable[[int, int], dict[str, object]]) -> PreferenceData:
+    return PreferenceData(_files(folder, name, row), batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+
+def _said(number: int, i: int) -> str:
+    return " ".join(WORDS[: 1 + (i * 5 + number) % 8])
+
+
+def conversation_files(folder: Path) -> ConversationData:
+    """Several files of chats of unequal lengths, shuffled and packed."""
+    files = _files(folder, "chats", lambda number, i: {"completion": _said(number, i)})
     return ConversationData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
 
 
@@ -125,40 +135,21 @@ def comparisons(rows: int = 64, seed: int = 0) -> list[Tree]:
 
 def comparison_files(folder: Path) -> PreferenceData:
     """Several files of pairs of unequal lengths, shuffled and packed."""
-    files = []
-    for number in range(3):
-        file = folder / f"pairs-{number}.jsonl"
-        if not file.exists():
-            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
-            rows = [
-                {
-                    "prompt": f"tell me about {words[i % 8]} {i}",
-                    "chosen": " ".join(words[: 1 + (i * 5 + number) % 8]),
-                    "rejected": " ".join(words[7 - (i * 3) % 7 :]) + " no",
-                }
-                for i in range(17)
-            ]
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files.append(str(file))
-    return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+    def row(number: int, i: int) -> dict[str, object]:
+        return {"chosen": _said(number, i), "rejected": " ".join(WORDS[7 - (i * 3) % 7 :]) + " no"}
+
+    return _preferences(folder, "pairs", row)
 
 
 def ranked_files(folder: Path) -> PreferenceData:
     """Files of rankings with ties, two to four responses each."""
-    files = []
-    for number in range(3):
-        file = folder / f"rankings-{number}.jsonl"
-        if not file.exists():
-            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
-            rows = []
-            for i in range(17):
-                said = [" ".join(words[(i + j) % 8 :]) + f" {j}" for j in range(2 + (i + number) % 3)]
-                ranks = [min(j, 2) for j in range(len(said))]
-                responses = [{"text": text, "rank": rank} for text, rank in zip(said, ranks, strict=True)]
-                rows.append({"prompt": f"tell me about {words[i % 8]} {i}", "responses": responses})
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files.append(str(file))
-    return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+    def row(number: int, i: int) -> dict[str, object]:
+        said = [" ".join(WORDS[(i + j) % 8 :]) + f" {j}" for j in range(2 + (i + number) % 3)]
+        return {"responses": [{"text": text, "rank": min(j, 2)} for j, text in enumerate(said)]}
+
+    return _preferences(folder, "rankings", row)
 
 
 def rankings(rows: int = 64, seed: int = 0) -> list[Tree]:
@@ -182,22 +173,11 @@ def feedback(rows: int = 64, seed: int = 0) -> list[Tree]:
 
 def feedback_files(folder: Path) -> PreferenceData:
     """Files of single responses, good or bad."""
-    files = []
-    for number in range(3):
-        file = folder / f"feedback-{number}.jsonl"
-        if not file.exists():
-            words = ["fox", "dog", "wizard", "potion", "question", "answer", "seven", "night"]
-            rows = [
-                {
-                    "prompt": f"tell me about {words[i % 8]} {i}",
-                    "completion": " ".join(words[: 1 + (i * 5 + number) % 8]),
-                    "label": (i + number) % 3 > 0,
-                }
-                for i in range(17)
-            ]
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files.append(str(file))
-    return PreferenceData(files, batch_size=7, seed=3, cache_dir=str(folder / "cache"))
+
+    def row(number: int, i: int) -> dict[str, object]:
+        return {"completion": _said(number, i), "label": (i + number) % 3 > 0}
+
+    return _preferences(folder, "feedback", row)
 
 
 METHODS: dict[str, Case] = {

@@ -89,7 +89,7 @@ def measure(command: list[str], model: str, data: Path, cache: Path, options: ar
     """One run in a fresh process."""
     script, *extra = command
     shared = ["--model", model, "--data", str(data), "--cache", str(cache), "--dtype", options.dtype]
-    shared += ["--steps", str(options.steps), "--batch", str(options.batch)]
+    shared += ["--precision", options.precision, "--steps", str(options.steps), "--batch", str(options.batch)]
     environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     line = [sys.executable, str(HERE / script), *shared, *extra]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=HERE)
@@ -163,7 +163,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the weights")
+    parser.add_argument("--precision", default="bf16-mixed", choices=["bf16-mixed", "32-true"])
     parser.add_argument("--at-least", type=int, default=500, help="characters of a prompt")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--memory", action="store_true")
@@ -175,7 +176,8 @@ def main() -> None:
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
 
     setting = {
-        n: getattr(options, n) for n in ("data", "model", "steps", "batch", "dtype", "at_least", "sweep", "memory")
+        name: getattr(options, name)
+        for name in ("data", "model", "steps", "batch", "dtype", "precision", "at_least", "sweep", "memory")
     }
     if any(r["setting"] != setting for r in runs):
         raise SystemExit(f"{kept} has runs of another experiment; choose another --out")
@@ -209,7 +211,8 @@ def main() -> None:
                 data.write_text("".join(json.dumps(row) + "\n" for row in rows))
                 for side in sides:
                     once(turn, side, data, home)
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.dtype}\n")
+    processor = platform.processor() or platform.machine()
+    print(f"\n{processor}, {os.cpu_count()} cores, {options.dtype} weights, {options.precision}\n")
     print(sweep_table(runs) if options.sweep else f"{len(rows)} pairs\n\n{table(runs, sides)}")
     if options.plot:
         plot(runs, options.plot)

@@ -2,8 +2,8 @@
 
     python benchmarks/dpo_learning.py --data hh_harmless.jsonl --out DIR
 
-Two of five folds are held back. Both sides train on the same rows in the same order, in float32 weights and bfloat16
-arithmetic, and both models are measured by the same code. Every side leaves a JSON file in DIR (numbers, no text), so
+Two of five folds are held back. Both sides train on the same rows in the same order, in float32 weights, and
+both models are measured by the same code. Every side leaves a JSON file in DIR (numbers, no text), so
 that it can be stopped and started again.
 """
 
@@ -46,9 +46,9 @@ def ours(model: str, train: str, home: Path, options: argparse.Namespace) -> str
         "--trainer.max_steps",
         str(options.steps),
         "--trainer.precision",
-        "bf16-mixed",
+        options.precision,
     ]
-    command += ["--trainer.gradient_clip_val", "1.0", "--model.optimizer.init_args.lr", str(options.lr)]
+    command += ["--model.optimizer.init_args.lr", str(options.lr)]
     run([sys.executable, "-m", "lit_posttrain", *command], home)
     run([sys.executable, "-m", "lit_posttrain", "export", "--ckpt", "runs/dpo/last.ckpt", "--out", "hf"], home)
     return str(home / "hf")
@@ -58,6 +58,7 @@ def peer(model: str, train: str, home: Path, options: argparse.Namespace) -> str
     """TRL's DPOTrainer."""
     command = [sys.executable, str(HERE / "dpo_trl.py"), "--model", model, "--data", train, "--cache", str(home)]
     command += ["--steps", str(options.steps), "--batch", str(options.batch), "--dtype", "float32"]
+    command += ["--precision", options.precision]
     run([*command, "--lr", str(options.lr), "--warmup", "0.1", "--save", str(home / "hf")], home)
     return str(home / "hf")
 
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=5e-6)
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="of both sides")
     options = parser.parse_args()
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)

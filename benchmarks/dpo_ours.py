@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--cache", required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", help="of the weights")
+    parser.add_argument("--precision", default="bf16-mixed", help="of the arithmetic")
     parser.add_argument("--cached", action="store_true")
     parser.add_argument("--unshared", action="store_true")
     parser.add_argument("--loss", default="sigmoid")
@@ -73,7 +74,7 @@ def main() -> None:
     )
     trainer = pl.Trainer(
         max_steps=options.steps,
-        precision="bf16-mixed",
+        precision=options.precision,
         gradient_clip_val=1.0,
         accelerator="gpu" if cuda else "cpu",
         devices=1,

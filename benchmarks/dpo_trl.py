@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--cache", required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", help="of the weights")
+    parser.add_argument("--precision", default="bf16-mixed", help="of the arithmetic")
     parser.add_argument("--cached", action="store_true")
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--warmup", type=float, default=0.0, help="share of the steps")
@@ -54,7 +55,7 @@ def main() -> None:
             max_steps=options.steps,
             beta=0.1,
             precompute_ref_log_probs=options.cached,
-            bf16=True,
+            bf16=options.precision == "bf16-mixed",
             use_cpu=not torch.cuda.is_available(),
             report_to=[],
             logging_steps=1,

@@ -96,7 +96,8 @@ def ours(train: list[Row], test: list[Row], options: argparse.Namespace, model: 
     ]
     command += [f"--data.path={json.dumps(data)}", "--data.val_share", "0", "--data.batch_size", str(options.batch)]
     command += ["--model.loss", options.loss, "--model.optimizer.init_args.lr", str(options.lr)]
-    command += ["--trainer.max_epochs", str(options.epochs), "--trainer.enable_progress_bar", "false", *options.extra]
+    command += ["--trainer.precision", options.precision, "--trainer.enable_progress_bar", "false"]
+    command += ["--trainer.max_epochs", str(options.epochs), *options.extra]
     run([sys.executable, "-m", "lit_posttrain", *command], home)
     return scored("runs/rm/last.ckpt", test, home)
 
@@ -121,7 +122,8 @@ def peer(train: list[Row], test: list[Row], options: argparse.Namespace, model: 
         lines.append(json.dumps({"chosen": better, "rejected": worse}) + "\n")
     (home / "train.jsonl").write_text("".join(lines), encoding="utf-8")
     shared = ["--model", model, "--lr", str(options.lr), "--epochs", str(options.epochs), "--batch", str(options.batch)]
-    run([sys.executable, str(HERE / "reward_trl.py"), *shared, "--home", str(home)], home)
+    shared += ["--precision", options.precision, "--home", str(home)]
+    run([sys.executable, str(HERE / "reward_trl.py"), *shared], home)
     return scored("hf", test, home)
 
 
@@ -236,6 +238,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="of both sides")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--only", type=int, nargs="*", help="these folds alone")
     parser.add_argument("--mix", nargs="*", default=[], help="further files to train on")

@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--precision", required=True)
     options = parser.parse_args()
     home = Path(options.home)
     torch.manual_seed(0)
@@ -38,7 +39,7 @@ def main() -> None:
             warmup_steps=0.05,
             lr_scheduler_type="linear",
             max_length=2048,
-            bf16=True,
+            bf16=options.precision == "bf16-mixed",
             use_cpu=not torch.cuda.is_available(),
             report_to=[],
             logging_steps=10,

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lit_posttrain.callbacks.protocols import GeneratesText
 from lit_posttrain.callbacks.step_rows import rewrite
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.trainer_state import dry_run
 
 _WIDTH = 100
 Conversation = Sequence[Mapping[str, Any]]
@@ -69,7 +70,7 @@ class SampleLogger(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Now that the run is under way, drop the rows of steps that it takes again."""
-        if not self._begun and trainer.is_global_zero:
+        if not self._begun and trainer.is_global_zero and not dry_run(trainer):
             rewrite(_file(trainer), trainer.global_step + 1, [])
         self._begun = True
 
@@ -87,7 +88,8 @@ class SampleLogger(Callback):
         step = trainer.global_step
         prompts = [_shown(conversation) for conversation in self.conversations]
         pairs = list(zip(prompts, answers, strict=True))
-        rewrite(_file(trainer), step, ({"step": step, "prompt": p, "response": a} for p, a in pairs))
+        if not dry_run(trainer):
+            rewrite(_file(trainer), step, ({"step": step, "prompt": p, "response": a} for p, a in pairs))
         print(_block(step, pairs[: self.show], len(pairs)), flush=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from lit_posttrain.data.comparisons import recognise_comparison
-from lit_posttrain.data.formats import Labelled, recognise
+from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats import Columns, Labelled, recognise
 from lit_posttrain.data.loader import EvalLoader
 from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.preference import ComparisonReader
@@ -32,6 +32,7 @@ class ScoreOptions:
 
     max_length: int
     system: str | None = None
+    columns: PreferenceColumns | None = None
     train_on: TrainOn = "completion"
     overlong: str = "drop"
     on_bad_row: Literal["error", "skip"] = "skip"
@@ -39,10 +40,13 @@ class ScoreOptions:
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data, or by those of conversations."""
+        named = self.columns or PreferenceColumns()
         try:
-            return ComparisonReader(recognise_comparison(record, labelled=False), self.system)
+            return ComparisonReader(recognise_comparison(record, named, labelled=False), self.system)
         except PostTrainError:
-            return _Conversation(recognise(record, None), self.system)
+            if {name for name, value in vars(named).items() if value is not None} - {"prompt", "completion"}:
+                raise
+            return _Conversation(recognise(record, Columns(named.prompt, named.completion)), self.system)
 
     def fit(self, tree: Tree) -> Fitted:
         """Drop what the model cannot read as a whole."""
@@ -72,6 +76,7 @@ class ResponseScorer:
         trust_remote_code: bool = False,
         system: str | None = None,
         bfloat16: bool = False,
+        columns: PreferenceColumns | None = None,
     ) -> None:
         """
         Args:
@@ -80,11 +85,12 @@ class ResponseScorer:
             trust_remote_code: Run Python code that comes with a hub model.
             system: System prompt for rows that bring none.
             bfloat16: Compute in bfloat16: faster on most hardware, and different in the third digit.
+            columns: Names of the columns, where they are not recognised.
         """
         self.restored = restore(path, trust_remote_code)
         self.model = self.restored.scorer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.system, self.bfloat16 = system, bfloat16
+        self.system, self.bfloat16, self.columns = system, bfloat16, columns
         self.model.to(self.device)
         self.batch_size = batch_size
         self.unscored: Counter[str] = Counter()  # rows of the last file without a score, by reason
@@ -94,7 +100,7 @@ class ResponseScorer:
     ) -> Iterator[tuple[dict[str, Any], list[float] | None]]:
         """Every row of a file with the scores of its responses in the row's order, None where it has none to score."""
         limit = max_positions(self.model.config)
-        options = ScoreOptions(limit or 1_000_000, self.system)
+        options = ScoreOptions(limit or 1_000_000, self.system, self.columns)
         store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
         self.unscored = Counter({reason: tally.count for reason, tally in audit.total.dropped.items()})
         device = self.device.type

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lit_posttrain.commands import call
+from lit_posttrain.data.comparisons import PreferenceColumns
 from lit_posttrain.errors import PostTrainError
 
 
@@ -16,6 +17,7 @@ def score(
     data: str,
     out: str | None = None,
     batch_size: int = 16,
+    columns: PreferenceColumns | None = None,
     system: str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
@@ -29,6 +31,7 @@ def score(
             responses to compare, prompt and completion, or messages (scored at the last turn). Files as for fit.
         out: File for the scores. Default: the console.
         batch_size: How many rows are scored together.
+        columns: Names of the columns, where they are not recognised; as in --data.columns of fit, without labels.
         system: System prompt put before prompts that bring none; the one that the model was trained with.
         precision: float32 gives the scores of plain transformers; bfloat16 is faster, and differs in the third digit.
         overwrite: Replace an existing file.
@@ -45,12 +48,15 @@ def score(
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     quiet_libraries()
     tune_allocator()
-    scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16")
+    scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16", columns)
     rows = []
-    for row, scores in scorer.score_file(data):
-        if "scores" in row:
-            raise PostTrainError(f"{data}: has a column `scores` already, which would be lost; rename it")
-        rows.append({**row, "scores": scores})
+    try:
+        for row, scores in scorer.score_file(data):
+            if "scores" in row:
+                raise PostTrainError(f"{data}: has a column `scores` already, which would be lost; rename it")
+            rows.append({**row, "scores": scores})
+    except PostTrainError as problem:  # the readers know the option by the name it has in training
+        raise PostTrainError(str(problem).replace("--data.columns", "--columns")) from None
     lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     if out:
         scratch = Path(f"{out}.part")

@@ -76,6 +76,8 @@ class TreeData(LightningDataModule):
         self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
         if not self.paths:
             raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
+        if twice := next((p for p in self.paths if self.paths.count(p) > 1), None):
+            raise PostTrainError(f"--data.path names {twice} twice; to show its rows twice, pass --data.weights")
         check_weights(weights, self.paths)
         if streaming:
             refuse_with_stream(weights, 0.0 if val_path else val_share)

@@ -9,13 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from lit_posttrain.data.comparisons import (
-    Annotators,
-    Candidate,
-    ComparisonFormat,
-    PreferenceColumns,
-    recognise_comparison,
-)
+from lit_posttrain.data.comparison_readers import Annotators, Candidate
+from lit_posttrain.data.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats import Example, Labelled, check_needs
 from lit_posttrain.data.loader import Companions, Trees
 from lit_posttrain.data.logprob_cache import TargetTrees

@@ -106,10 +106,11 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
         run, step = content["lit_posttrain"], int(content["global_step"])
         head = run.get("head", "lm")
         saved = dict(run["policy"])
-        saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         unknown = set(saved) - {f.name for f in fields(ModelSpec)}
+        unknown |= set(saved["lora"] or ()) - {f.name for f in fields(LoRASpec)}
         if unknown:
             raise PostTrainError(f"{checkpoint}: from a newer lit-posttrain ({', '.join(sorted(unknown))}); update it")
+        saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         spec = ModelSpec(**saved)
         # a file of weights must not be able to switch on code: only the caller can
         spec = replace(spec, checkpointing=False, trust_remote_code=trust_remote_code)

@@ -36,6 +36,14 @@ def test_writes_prints_and_leaves_training_alone(
     assert run.same_weights(fit_in(tmp_path, max_epochs=2, validate=True))
 
 
+def test_a_dry_run_shows_answers_and_writes_nothing(
+    fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_in(tmp_path, [SampleLogger(PROMPTS, max_new_tokens=2)], validate=True, fast_dev_run=True)
+    assert "answers at step" in capsys.readouterr().out
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
 def test_every_second_validation_over_a_resume(fit_in: Any, tmp_path: Path) -> None:
     def callbacks() -> list[pl.Callback]:
         return [SampleLogger(PROMPTS[:1], max_new_tokens=2, every_n_validations=2), LastCheckpoint(100)]

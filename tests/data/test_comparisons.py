@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.comparisons import Comparison, PreferenceColumns, recognise_comparison
+from lit_posttrain.data.comparison_readers import Comparison
+from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.messages import BadRow, NoPreference
 from lit_posttrain.data.preference import PreferenceData, PreferenceOptions

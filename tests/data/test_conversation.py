@@ -109,6 +109,8 @@ def test_errors(train: str, tmp_path: Path) -> None:
         data(train, tmp_path, val_share=1.5)
     with pytest.raises(PostTrainError, match=r"--data\.path names nothing"):
         ConversationData([])
+    with pytest.raises(PostTrainError, match=r"--data\.path names a\.jsonl twice; to show its rows twice, pass --data"):
+        ConversationData(["a.jsonl", "b.jsonl", "a.jsonl"])
     with pytest.raises(PostTrainError, match=r"max_length is 300 and the model takes 128 positions: a sequence longer"):
         data(train, tmp_path, max_length=300).build(tiny.tokenizer(), 128)
     with pytest.raises(PostTrainError, match="max_length is 1; it must be at least 2"):

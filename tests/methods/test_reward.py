@@ -128,6 +128,33 @@ def test_score_keeps_the_order_of_responses_and_says_what_it_could_not_score(
     assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(first["scores"][:2], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ({"q": "what is it", "up": "a fox", "down": "a lazy dog"}, ("prompt=q", "chosen=up", "rejected=down")),
+        ({"q": "what is it", "a": "a fox"}, ("prompt=q", "completion=a")),
+    ],
+)
+def test_score_takes_names_of_columns(
+    row: dict[str, str],
+    options: tuple[str, ...],
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(run)
+    known = {"prompt": "what is it", "responses": ["a fox", "a lazy dog"]}
+    Path("known.jsonl").write_text(json.dumps(known) + "\n")
+    Path("own.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["score", "--model", "hf", "--data", "known.jsonl"]) == 0
+    expected = json.loads(capsys.readouterr().out)["scores"][: len(row) - 1]
+    own = ["score", "--model", "hf", "--data", "own.jsonl"]
+    assert main([*own, *(f"--columns.{option}" for option in options)]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(expected, abs=1e-5)
+    assert main([*own, "--columns.chosen", "best", "--columns.rejected", "down"]) == 2
+    assert "no column `best` (--columns.chosen)" in capsys.readouterr().err
+
+
 def test_score_reads_sides_of_several_turns_and_keeps_what_rows_had(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

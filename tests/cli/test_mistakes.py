@@ -1,0 +1,205 @@
+"""What mistakes look like: one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.cli import fit, one_line
+
+from lit_posttrain.cli import main
+
+
+@pytest.mark.parametrize(("command", "option"), [("validate", "val"), ("test", "test")])
+def test_nothing_to_evaluate_is_an_error(
+    command: str, option: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--config", "sft.yaml", "--model.policy.path", str(tiny_model), "--data.path", str(chats)]
+    assert main([command, *common, "--data.val_share", "0", "--trainer.accelerator", "cpu"]) == 2
+    assert f"nothing to {command} on: name a file with --data.{option}_path" in one_line(capsys)
+
+
+SFT_TINY = ["--config", "sft.yaml", "--model.policy.path", "TINY", "--data.batch_size", "4"]
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "unknown command": (["fitt"], ["unknown command fitt", "did you mean fit"]),
+    "unknown option": (["fit", "--config", "sft.yaml", "--data.pth", "x"], ["data.pth"]),
+    "half an option": (
+        ["fit", "--config", "sft.yaml", "--trainer.max_epoch", "2"],
+        ["--trainer.max_epoch", "did you mean --trainer.max_epochs?"],
+    ),
+    "unknown config": (["fit", "--config", "sfft.yaml"], ["sfft.yaml", "sft.yaml"]),
+    "missing file": (["fit", "--config", "sft.yaml", "--data.path", "nothere.jsonl"], ["nothere.jsonl"]),
+    "missing model": (["fit", "--config", "sft.yaml", "--model.policy.path", "./nothere"], ["./nothere"]),
+    "no such run": (["fit", "--resume", "nothere"], ["nothere", "no such run"]),
+    "no config": (["fit", "--data.path", "chats.jsonl"], ["--config configs/sft.yaml"]),
+    "a file without its option": (["fit", "chats.jsonl"], ["did you mean --data.path chats.jsonl?"]),
+    "a misplaced option": (["fit", *SFT_TINY, "--model.lr", "1"], ["did you mean --model.optimizer.init_args.lr?"]),
+    "another trainer's option": (["fit", *SFT_TINY, "--num_train_epochs", "1"], ["did you mean --trainer.max_epochs?"]),
+    "a misspelt column": (["fit", *SFT_TINY, "--data.columns.prompr", "x"], ["did you mean --data.columns.prompt?"]),
+    "a misspelt option of adapters": (
+        ["fit", *SFT_TINY, "--model.policy.lora.rank", "4"],
+        ["did you mean --model.policy.lora.r?"],
+    ),
+    "a misspelt option of a command": (["chat", "--modle", "x"], ["--modle", "did you mean --model?"]),
+    "a wrong choice": (["fit", *SFT_TINY, "--data.overlong", "chop"], ["--data.overlong: expected one of drop, cut"]),
+    "a wrong number": (["fit", *SFT_TINY, "--trainer.max_epochs", "three"], ["expected a whole number, got three"]),
+    "a wrong nested number": (
+        ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "high"],
+        ["--model.optimizer.init_args.lr: expected a number, got high"],
+    ),
+    "no such class": (["fit", *SFT_TINY, "--model.optimizer", "Adamm"], ["--model.optimizer Adamm", "no such class"]),
+    "an impossible learning rate": (
+        ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "-1"],
+        ["--model.optimizer: Invalid learning rate: -1"],
+    ),
+    "another spelling": (
+        ["fit", *SFT_TINY, "--model.optimiser.init_args.lr", "1"],
+        ["--model.optimiser.init_args.lr: no such option; did you mean --model.optimizer.init_args.lr?"],
+    ),
+    "no steps": (["fit", *SFT_TINY, "--data.batch_size", "0"], ["--data.batch_size is 0"]),
+    "ranks with gaps": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "RANKED"],
+        ["ranked.jsonl:1", "have gaps"],
+    ),
+    "smoothing that no loss uses": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.label_smoothing", "0.1"],
+        ["--model.label_smoothing 0.1", "conservative and robust"],
+    ),
+    "nothing to compare": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "LONE"],
+        ["lone.jsonl:1", "no two responses to compare"],
+    ),
+    "conversations are no preferences": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "CHATS"],
+        ["chats.jsonl:1", "not recognised as preferences: prompt, completion"],
+    ),
+    "a reference that cannot be": (
+        ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.reference", "adapter_off"],
+        ["--model.reference adapter_off", "--model.policy.lora.r"],
+    ),
+    "a value out of range": (["fit", *SFT_TINY, "--data.val_share", "5"], ["--data.val_share is 5"]),
+    "best of nothing": (["validate", *SFT_TINY, "--ckpt_path", "best"], ["runs/NAME/best.ckpt"]),
+    "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),
+    "a folder without checkpoints": (["validate", *SFT_TINY, "--ckpt_path", "."], ["neither best.ckpt nor last.ckpt"]),
+    "too many processes": (["fit", *SFT_TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2000"], ["2000"]),
+    "the training's loss": (
+        ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "loss"],
+        ["--monitor", "val/loss"],
+    ),
+    "a metric that no validation has": (
+        ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "val/los"],
+        ["val/loss?"],
+    ),
+    "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),
+    "bad type": (["fit", "--config", "sft.yaml", "--data.batch_size", "many"], ["batch_size"]),
+    "missing option": (["export", "--ckpt", "x.ckpt"], ["--out: required"]),
+    "no package": (
+        ["fit", "--config", "sft.yaml", "--model.policy.path", "package:not_there/x.gguf"],
+        ["not_there", "pip install"],
+    ),
+    "epochs that end within a step": (
+        ["fit", *SFT_TINY, "--trainer.accumulate_grad_batches", "2", "--trainer.limit_train_batches", "3"],
+        ["--trainer.limit_train_batches", "3", "multiple"],
+    ),
+    "validation within a step": (
+        ["fit", *SFT_TINY, "--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"],
+        ["--trainer.val_check_interval", "3", "multiple"],
+    ),
+    "4 bits without adapters": (
+        ["fit", "--config", "sft.yaml", "--model.policy.quantization", "nf4", "--model.policy.path", "TINY"],
+        ["nf4", "--model.policy.lora.r"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_with_a_remedy(
+    mistake: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, parts = MISTAKES[mistake]
+    ranked = {"prompt": "a", "responses": ["b", "c"], "ranks": [0, 3]}
+    places = {"TINY": str(tiny_model), "CHATS": str(chats), "RANKED": str(chats.parent.parent / "ranked.jsonl")}
+    Path(places["RANKED"]).write_text(json.dumps(ranked) + "\n")
+    places["LONE"] = str(chats.parent.parent / "lone.jsonl")
+    lone = [{"prompt": f"a {n}", "completion": "b", "label": True} for n in range(20)]
+    Path(places["LONE"]).write_text("".join(json.dumps(row) + "\n" for row in lone))
+    arguments = [places.get(a, a) for a in arguments]
+    if arguments[0] in ("fit", "validate") and "sft.yaml" in arguments and "--data.path" not in arguments:
+        arguments += ["--data.path", str(chats)]
+    assert main(arguments) == 2
+    error = one_line(capsys)
+    for part in parts:
+        assert part in error
+    kept = {"runs"} if "--monitor" in arguments else set()  # it shows after the first step
+    assert {f.name for f in Path().iterdir()} <= {"chats.jsonl", "cache", *kept}, "nothing half-written stays"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--config", "with/gpu.yaml", "--trainer.accelerator", "gpu") == 2
+    assert "--trainer: " in one_line(capsys)
+    assert not Path("runs").exists()
+
+
+def test_too_little_gpu_memory_is_explained(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_small(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("lit_posttrain.methods.sft.negative_log_likelihood", too_small)
+    assert fit(chats, tiny_model) == 2
+    assert "--trainer.accumulate_grad_batches" in one_line(capsys)
+
+
+def test_an_encoder_is_refused(chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bert").mkdir()
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 8, "vocab_size": 10}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    assert fit(chats, tmp_path / "bert") == 2
+    assert "not a causal language model" in one_line(capsys)
+
+
+def test_damaged_weights_are_named(
+    chats: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "cut")
+    weights = tmp_path / "cut/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert fit(chats, tmp_path / "cut") == 2
+    assert "could not load the model" in one_line(capsys)
+    assert not list(Path().glob("runs/*/*.ckpt"))
+
+
+def test_a_damaged_checkpoint_is_named(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    checkpoint = Path("runs/one/last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert main(["export", "--ckpt", str(checkpoint), "--out", "out"]) == 2
+    assert "last.ckpt" in one_line(capsys)
+    assert not Path("out").exists()
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--config", "with/lora.yaml", "--name", "one") == 0
+    content = torch.load("runs/one/last.ckpt", weights_only=True)
+    content["lit_posttrain"]["policy"]["lora"]["new_trick"] = True
+    torch.save(content, "newer.ckpt")
+    assert main(["export", "--ckpt", "newer.ckpt", "--out", "out"]) == 2
+    assert "newer.ckpt: from a newer lit-posttrain (new_trick)" in one_line(capsys)
+
+
+def test_lightnings_own_quantization_is_refused_with_the_reason(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = '{"class_path": "lightning.pytorch.plugins.BitsandbytesPrecision", "init_args": {"mode": "nf4"}}'
+    assert fit(chats, tiny_model, f"--trainer.plugins={plugin}") == 2
+    assert "--model.policy.quantization nf4" in one_line(capsys)

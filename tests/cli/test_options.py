@@ -1,0 +1,61 @@
+"""Help and configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.cli import one_line
+
+from lit_posttrain.cli import main
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict", "audit", "export", "generate", "score", "chat", "configs"):
+        assert f"  {command}" in shown
+
+
+@pytest.mark.parametrize("extra", [[], ["--config", "sft.yaml"], ["--model", "SFT"]])
+def test_help_of_a_command_explains_every_option(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *extra, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in ("--model.policy.lora", "--data.path", "--data.overlong", "--trainer.max_epochs", "--wandb.mode"):
+        assert f"  {option} " in shown
+    assert "Longer conversations: `drop` them" in " ".join(shown.split())
+
+
+def test_configs_are_listed_and_copied(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 0
+    assert "with/lora.yaml" in capsys.readouterr().out
+    assert main(["configs", "--copy", "sft.yaml"]) == 0
+    assert Path("sft.yaml").is_file()
+    assert main(["configs", "--copy", "sft.yaml"]) == 2
+    assert "exists already" in one_line(capsys)
+
+
+def every_config() -> list[str]:
+    home = REPOSITORY / "configs"
+    return sorted(str(f.relative_to(home)) for f in home.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", every_config())
+def test_every_config_is_read_and_opens_with_its_command(name: str, tiny_model: Path, chats: Path) -> None:
+    from lit_posttrain.training import PostTrainCLI
+
+    text = (REPOSITORY / "configs" / name).read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("lit-posttrain fit --config" in line for line in header)
+    if name == "with/gpu.yaml" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    configs = ["--config", str(REPOSITORY / "configs" / name)]
+    if name.startswith("with/"):
+        configs = ["--config", str(REPOSITORY / "configs/sft.yaml"), *configs]
+    configs += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
+    cli: Any = PostTrainCLI(args=configs, run=False, tracking=False)
+    assert cli.model.spec.path == str(tiny_model)

@@ -1,0 +1,153 @@
+"""What `fit` leaves behind, and how a run is resumed, refused or replaced."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers.cli import fit, one_line
+
+from lit_posttrain import SFT, PostTrainError, PostTrainingModule
+from lit_posttrain.cli import main
+
+
+def test_fit_leaves_a_run_behind_and_resume_goes_on(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--data.batch_size", "8") == 0
+    run = Path("runs/one")
+    first = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
+    assert {"config.yaml", "audit.json", "metrics.csv", "last.ckpt", "best.ckpt"} <= {f.name for f in run.iterdir()}
+    shown = capsys.readouterr().out
+    for word in ("24 rows", "optimizer steps", "trained", "memory"):
+        assert word in shown
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["name"] == "one"
+    assert config["trainer"]["precision"] is not None
+    assert fit(chats, tiny_model, "--name", "one") == 2
+    assert "--resume one" in one_line(capsys)
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2"]) == 0
+    steps = [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == sorted(set(steps), key=int), "no step twice after a resume"
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 2 * first
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_model: Path) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", precision) == 0
+    saved = torch.load("runs/one/last.ckpt", weights_only=True)["state_dict"]
+    expected = torch.float32 if precision == "bf16-mixed" else torch.bfloat16
+    assert {weight.dtype for weight in saved.values()} == {expected}
+
+
+def test_metrics_are_summed_exactly_in_bf16_true(chats: Path, tiny_model: Path) -> None:
+    rows = [{"prompt": f"what is {i}", "completion": f"{i} " * (1 + i % 4)} for i in range(600)]
+    Path("many.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    losses = []
+    for size in ("1", "600"):
+        extra = ["--trainer.precision", "bf16-true", "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
+        extra += ["--name", size]
+        extra += ["--data.val_path", "many.jsonl", "--data.val_share", "0", "--data.eval_batch_size", size]
+        assert fit(chats, tiny_model, *extra) == 0
+        with Path(f"runs/{size}/metrics.csv").open() as stream:
+            losses += [float(r["val/loss"]) for r in csv.DictReader(stream) if r["val/loss"]]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)  # the model itself rounds
+
+
+def test_a_dry_run_leaves_nothing_and_takes_any_accumulation(chats: Path, tiny_model: Path) -> None:
+    assert fit(chats, tiny_model, "--trainer.fast_dev_run", "true", "--trainer.accumulate_grad_batches", "2") == 0
+    assert not list(Path().glob("runs/*/*.ckpt"))
+
+
+def test_a_run_that_fails_later_keeps_its_folder(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = iter(range(100))
+
+    def fails_at_the_third(module: SFT, batch: Any, batch_idx: int) -> Any:
+        if next(steps) == 2:
+            raise PostTrainError("the third step")
+        return PostTrainingModule.training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", fails_at_the_third, raising=False)
+    extra = ["--data.batch_size", "4", "--trainer.logger", "false", "--trainer.val_check_interval", "2"]
+    assert fit(chats, tiny_model, "--name", "one", *extra) == 2
+    assert "the third step" in one_line(capsys)
+    assert {"config.yaml", "audit.json", "best.ckpt"} <= {f.name for f in Path("runs/one").iterdir()}
+
+
+def test_what_a_failed_run_did_not_write_stays(chats: Path, tiny_model: Path) -> None:
+    Path("own").mkdir()
+    assert fit(chats, tiny_model, "--runs", "own", "--model.policy.quantization", "nf4") == 2
+    assert list(Path("own").iterdir()) == []
+
+
+def test_a_refused_resume_or_overwrite_changes_nothing(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_epochs", "2", "--data.batch_size", "8") == 0
+    capsys.readouterr()
+    before = {f: f.read_bytes() for f in Path("runs/one").iterdir() if f.is_file()}
+    other = Path("other.jsonl")
+    other.write_text("".join(chats.read_text().splitlines(keepends=True)[:20]))
+    assert main(["fit", "--resume", "one", "--data.path", "other.jsonl", "--trainer.max_epochs", "3"]) == 2
+    assert "other.jsonl" in one_line(capsys)
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "1"]) == 0
+    assert "nothing was left to do" in capsys.readouterr().out, "a run's folder names it too"
+    assert fit(other, tiny_model, "--name", "one", "--overwrite", "true", "--data.max_length", "2") == 2
+    assert "raise --data.max_length" in one_line(capsys)
+    assert {f: f.read_bytes() for f in Path("runs/one").iterdir() if f.is_file()} == before
+    assert main(["fit", "--resume", "runs/one"]) == 0
+    assert "nothing was left to do" in capsys.readouterr().out, "a run's folder names it too"
+    assert fit(other, tiny_model, "--name", "one", "--overwrite", "true") == 0
+    assert json.loads(Path("runs/one/audit.json").read_text())["files"][0]["name"] == "other.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--model.optimizer.init_args.lr", "1e-3", "with lr 2e-05 and this run has lr 0.001"),
+        ("--model.optimizer.init_args.weight_decay", "0.1", "weight_decay 0.0"),
+        ("--model.schedule", "linear", "schedule cosine"),
+        ("--model.warmup", "0.5", "warmup 0.03"),
+    ],
+)
+def test_resuming_with_another_optimizer_is_refused(
+    option: str, value: str, said: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_epochs", "1") == 0
+    before = Path("runs/one/config.yaml").read_bytes()
+    more = ["fit", "--resume", "one", "--trainer.max_epochs", "2"]
+    assert main([*more, option, value]) == 2
+    assert said in one_line(capsys)
+    assert Path("runs/one/config.yaml").read_bytes() == before
+    assert main([*more, "--model.optimizer.init_args.fused", "false"]) == 0
+
+
+def test_the_logged_learning_rate_is_the_one_of_the_step(chats: Path, tiny_model: Path) -> None:
+    options = ["--name", "one", "--data.batch_size", "4", "--model.schedule", "linear", "--model.warmup", "0"]
+    assert fit(chats, tiny_model, *options, "--model.optimizer.init_args.lr", "1.0") == 0
+    with Path("runs/one/metrics.csv").open() as stream:
+        rates = [float(r["train/lr"]) for r in csv.DictReader(stream) if r["train/lr"]]
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_a_longer_plan_is_told(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one") == 0
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2"]) == 0
+    assert "planned for 1 steps, now for 2" in caplog.text
+
+
+def test_secrets_stay_out_of_saved_configs(chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    for file in Path("runs/one").rglob("*"):
+        if file.is_file():
+            assert b"a" * 40 not in file.read_bytes(), file

@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM, before and in training."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.cli import fit
+
+from lit_posttrain import SFT
+
+
+@pytest.fixture
+def ctrl_c_works() -> Iterator[None]:
+    """A shell starts its background jobs with Ctrl-C ignored, and tests may run in one."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
+@pytest.mark.parametrize(
+    ("at", "sent", "status", "said"),
+    [
+        (2, [signal.SIGINT], 130, "stopped at step 2; go on with: lit-posttrain fit --resume one"),
+        (2, [signal.SIGTERM], 143, "stopped at step 2; go on with: lit-posttrain fit --resume one"),
+        (2, [signal.SIGINT, signal.SIGINT], 130, "stopped at once, at step 1; go on from the last save"),
+        (4, [signal.SIGINT], 0, "done       step 4"),
+    ],
+)
+def test_signals(
+    at: int,
+    sent: list[signal.Signals],
+    status: int,
+    said: str,
+    chats: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = SFT.training_step
+
+    def sends(module: SFT, batch: Any, batch_idx: int) -> Any:
+        if module.trainer.global_step == at - 1:
+            for number in sent:
+                os.kill(os.getpid(), number)
+        return original(module, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", sends)
+    options = ["--name", "one", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--checkpoint_every", "1"]
+    assert fit(chats, tiny_model, *options) == status
+    assert said in capsys.readouterr().out
+    assert torch.load("runs/one/last.ckpt", weights_only=True)["global_step"] == int(said.split("step ")[1][0])
+    assert Path("runs/one/best.ckpt").exists() == (at == 4), "the last step is validated"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
+def test_ctrl_c_before_training_leaves_nothing(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = SFT.configure_model
+
+    def sends(module: SFT) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        original(module)
+
+    monkeypatch.setattr(SFT, "configure_model", sends)
+    assert fit(chats, tiny_model, "--name", "one", "--wandb.mode", "offline") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not Path("runs").exists()

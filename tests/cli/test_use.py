@@ -1,0 +1,168 @@
+"""What follows a run: validate, predict, export, generate, chat."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.cli import fit, one_line
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_posttrain.cli import main
+from lit_posttrain.models.restore import restore
+
+
+@pytest.mark.parametrize("config", ["dpo.yaml", "simpo.yaml", "orpo.yaml"])
+def test_preferences_from_the_command_to_the_folder(
+    config: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"what is {i}", "chosen": f"it is {i}", "rejected": "no " * (1 + i % 5)} for i in range(32)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    common = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
+    common += ["--data.path", "pairs.jsonl", "--model.optimizer.init_args.lr", "3e-3", "--trainer.max_epochs", "6"]
+    assert main(["fit", "--config", config, *common, "--name", "one", "--data.val_share", "0.2"]) == 0
+    with Path("runs/one/metrics.csv").open() as stream:
+        measured = [r for r in csv.DictReader(stream) if r["val/loss"]]
+    assert float(measured[-1]["val/rewards/accuracies"]) == 1.0, "rows so alike are learned at once"
+    assert float(measured[-1]["val/rewards/margins"]) > float(measured[0]["val/rewards/margins"])
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert main(["generate", "--model", "out", "--prompt", "what is 3", "--max_new_tokens", "4"]) == 0
+
+
+def test_validate_says_what_it_measured(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", "32-true") == 0
+    shown = capsys.readouterr().out
+    aside = json.loads(Path("runs/one/audit.json").read_text())["held_out"]
+    with Path("runs/one/metrics.csv").open() as stream:
+        loss = [float(r["val/loss"]) for r in csv.DictReader(stream) if r["val/loss"]][-1]
+    assert f"{aside} held out for validation" in shown
+    assert f"val/loss {loss:.4g}" in shown
+    assert "lit-posttrain export --ckpt runs/one --out one-hf" in shown
+    # a run's folder stands for its best checkpoint, and its config for its data
+    assert main(["validate", "--config", "runs/one/config.yaml", "--ckpt_path", "runs/one"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{tiny_model} with the weights of runs/one/best.ckpt" in shown
+    assert f"{aside} conversations: the rows held out of {chats}" in shown
+    figures = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if line.startswith("val/")}
+    assert figures["val/loss"] == pytest.approx(loss, rel=1e-4)
+    # a file of its own is measured alone
+    own = ["--config", "sft.yaml", "--data.val_path", str(chats), "--model.policy.path", str(tiny_model)]
+    assert main(["validate", *own, "--trainer.accelerator", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "as it is, without a --ckpt_path" in shown
+    assert f"24 conversations: {chats}" in shown
+    assert "held out" not in shown
+
+
+def test_predict_covers_every_row(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--trainer.precision", "32-true") == 0
+    common = ["predict", "--config", "runs/one/config.yaml", "--ckpt_path", "last"]
+    assert main(common) == 0
+    assert "wrote 24 rows to runs/one/predictions.jsonl" in capsys.readouterr().out
+    rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
+    assert all(r["logprob"] < 0 and r["tokens"] > 0 for r in rows)
+    assert [r["source"] for r in rows] == [f"{chats}:{line}" for line in range(1, 25)]
+    answer = json.loads(chats.read_text().splitlines()[3])["completion"]
+    fourth = restore("runs/one")
+    text = fourth.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "what is 3 plus 3"}], tokenize=False, add_generation_prompt=True
+    )
+    before, whole = (fourth.tokenizer(t, return_tensors="pt")["input_ids"] for t in (text, f"{text}{answer}<|im_end|>"))
+    with torch.no_grad():
+        logps = fourth.policy.transformer(whole).logits.log_softmax(-1)[0, before.shape[1] - 1 : -1]
+    expected = float(logps.gather(1, whole[0, before.shape[1] :, None]).sum())
+    assert rows[3]["logprob"] == pytest.approx(expected, abs=1e-3)
+    assert main(common) == 2
+    assert "predictions.jsonl exists already" in one_line(capsys)
+    Path("two.jsonl").write_text("".join(chats.read_text().splitlines(keepends=True)[:2]))
+    assert main([*common, "--data.test_path", "two.jsonl", "--overwrite", "true"]) == 0
+    rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
+    assert [r["source"] for r in rows] == ["two.jsonl:1", "two.jsonl:2"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "extra", "tolerance"),
+    [
+        ("none", [], 1e-4),
+        ("lora", ["--config", "configs/with/lora.yaml"], 1e-4),
+        ("qlora", ["--config", "configs/with/qlora.yaml"], 1e-4),
+        ("dora", ["--model.policy.lora.r", "4", "--model.policy.lora.dora", "true"], 1e-4),
+        ("rslora", ["--model.policy.lora.r", "4", "--model.policy.lora.rslora", "true"], 1e-4),
+        ("qdora", ["--config", "configs/with/qlora.yaml", "--model.policy.lora.dora", "true"], 1e-4),
+    ],
+)
+def test_the_exported_folder_equals_the_trained_module(
+    overlay: str, extra: list[str], tolerance: float, chats: Path, tiny_model: Path
+) -> None:
+    # a learning rate that moves the weights enough for a wrong merge to show
+    assert fit(chats, tiny_model, *extra, "--name", "one", "--model.optimizer.init_args.lr", "0.01") == 0
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    trained = restore("runs/one").policy.transformer
+    plain = AutoModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    assert tokenizer.chat_template
+    assert not (Path("out") / "adapter_config.json").exists()
+    ids = torch.tensor([tokenizer("what is 3 plus 3")["input_ids"]])
+    with torch.no_grad():
+        actual, expected = plain(ids).logits, trained(ids).logits
+        start = AutoModelForCausalLM.from_pretrained(tiny_model)(ids).logits
+    assert float((actual - expected).abs().max()) <= tolerance
+    assert float((actual - start).abs().max()) > 100 * tolerance, "training changed the model"
+    card = (Path("out") / "README.md").read_text()
+    assert "SFT" in card
+    assert "24 rows" in card
+    saved = torch.load("runs/one/last.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in saved) == (overlay != "none"), "adapters are saved alone"
+
+
+def test_adapters_are_exported_for_peft(chats: Path, tiny_model: Path) -> None:
+    from peft import PeftModel
+
+    assert fit(chats, tiny_model, "--config", "with/lora.yaml", "--name", "one") == 0
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    loaded = PeftModel.from_pretrained(base, "adapter").eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, restore("runs/one").policy.transformer(ids).logits)
+
+
+def test_generate_and_audit(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["--prompts", str(chats), "--max_new_tokens", "4", "--n", "2", "--temperature", "1.0"]
+    assert main(["generate", "--model", str(tiny_model), *prompts, "--out", "answers.jsonl"]) == 0
+    rows = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert all(len(r["responses"]) == 2 for r in rows)
+    arguments = ["--config", "sft.yaml", "--data.path", str(chats), "--model.policy.path", str(tiny_model)]
+    assert main(["audit", *arguments, "--out", "audit.json"]) == 0
+    assert "24" in capsys.readouterr().out
+    assert json.loads(Path("audit.json").read_text())["total"]["rows"] == 24
+    assert not Path("runs").exists(), "an audit leaves no run behind"
+
+
+def test_chat_keeps_the_conversation(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = iter(["what is one", "and two", "/reset", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+    assert main(["chat", "--model", str(tiny_model), "--max_new_tokens", "3"]) == 0
+    assert capsys.readouterr().out.count("model>") == 2
+
+
+def test_the_card_of_the_best_checkpoint_shows_its_own_figures(chats: Path, tiny_model: Path) -> None:
+    # a learning rate that ruins the model: the first validation is the best one
+    rates = ["--model.optimizer.init_args.lr", "0.5", "--model.warmup", "0", "--model.schedule", "constant"]
+    steps = ["--data.batch_size", "4", "--trainer.val_check_interval", "1"]
+    assert fit(chats, tiny_model, "--name", "one", *rates, *steps) == 0
+    best = torch.load("runs/one/best.ckpt", weights_only=True)
+    assert best["global_step"] < torch.load("runs/one/last.ckpt", weights_only=True)["global_step"]
+    assert main(["export", "--ckpt", "runs/one/best.ckpt", "--out", "out"]) == 0
+    with Path("runs/one/metrics.csv").open() as stream:
+        logged = [r for r in csv.DictReader(stream) if r["val/loss"]]
+    lowest = min(float(r["val/loss"]) for r in logged)
+    card = Path("out/README.md").read_text()
+    assert f"- val/loss: {lowest:.4f}" in card
+    assert f"- val/loss: {float(logged[-1]['val/loss']):.4f}" not in card

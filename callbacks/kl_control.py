@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts
+from lit_posttrain.callbacks.reference_sync import ReferenceSync
 from lit_posttrain.callbacks.samples import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.kl import k1, k3
@@ -50,7 +51,7 @@ class KLControl(Callback):
                 least.
             max_new_tokens: Longest response, in tokens.
             ceiling: What kl/sampled should stay below, in nats a response.
-            on_ceiling: Above the ceiling `warn`, or `stop` the run, saved, at the end of the step.
+            on_ceiling: Above the ceiling `warn`, or `stop` the run at the end of the step (the command line saves it).
         """
         for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):
             if value < 1:
@@ -76,6 +77,13 @@ class KLControl(Callback):
             raise PostTrainError(
                 "KLControl draws fresh responses, and a cached reference knows those of the data alone; pass "
                 "--model.reference copy"
+            )
+        loosely: Any = trainer
+        before = loosely.callbacks[: loosely.callbacks.index(self)]
+        if any(isinstance(callback, ReferenceSync) for callback in before):
+            raise PostTrainError(
+                "KLControl stands behind ReferenceSync, and would measure from a reference that has just followed the "
+                "policy; name it first"
             )
         data = getattr(trainer, "datamodule", None)
         if self.conversations:
@@ -108,15 +116,16 @@ class KLControl(Callback):
         for logger in trainer.loggers:
             # at once: Lightning would drop it on a step that it does not log. It counts the step under way from 0
             logger.log_metrics(found, step=step - 1)
-        self._judge(trainer, step, value, float(of_responses.std(correction=0)) / len(ratios) ** 0.5)
+        error = f" +- {float(of_responses.std()) / len(ratios) ** 0.5:.2g}" if len(ratios) > 1 else ""
+        self._judge(trainer, step, value, error)
 
-    def _judge(self, trainer: Trainer, step: int, value: float, error: float) -> None:
+    def _judge(self, trainer: Trainer, step: int, value: float, error: str) -> None:
         above = self.ceiling is not None and not value <= self.ceiling  # NaN is above
         if not trainer.strategy.reduce_boolean_decision(above, all=False):
             return
         stops = self.on_ceiling == "stop"
         if trainer.is_global_zero:
-            told = f"kl/sampled is {value:.3g} +- {error:.2g} at step {step}, above the ceiling of {self.ceiling:g}"
+            told = f"kl/sampled is {value:.3g}{error} at step {step}, above the ceiling of {self.ceiling:g}"
             remedy = "the run ends here" if stops else "lower the learning rate or raise --model.beta"
             log.warning("%s: %s", told, remedy)
         trainer.should_stop = trainer.should_stop or stops

@@ -37,9 +37,10 @@ class RewardLogger(Callback):
     rewards.png of the last validation. `validate` writes validate_rewards.jsonl and so on. In Weights & Biases:
     histograms val/rewards/chosen_histogram, ..., and a table reward_examples.
 
-    Of pairs both sides count, as in the metrics rewards/chosen and rewards/rejected; of single responses (KTO) the good
-    and the bad ones, which have no margin and are no examples. The reliability takes s(margin) for the probability of a
-    preference: what a reward model and DPO with its sigmoid loss are trained to predict.
+    Of pairs both sides count, as in the metrics rewards/chosen and rewards/rejected (KTO's own weigh every response
+    once, by how good it is); of single responses the good and the bad ones, which have no margin and are no examples.
+    The reliability takes s(margin) for the probability of a preference: what a reward model and DPO with its sigmoid
+    loss are trained to predict.
     """
 
     def __init__(self, show: int = 8) -> None:
@@ -117,7 +118,8 @@ class RewardLogger(Callback):
         print(_block(step, summaries, examples), flush=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                _to_wandb(logger, trainer.global_step, summaries, examples)
+                # while training, beside the validation's metrics: Lightning counts the step under way from 0
+                _to_wandb(logger, trainer.global_step - (step is not None), summaries, examples)
 
     def _write(
         self,
@@ -136,6 +138,9 @@ class RewardLogger(Callback):
         except ImportError:
             self._plots = False
             log.warning("no matplotlib, so no rewards.png: `pip install matplotlib`; rewards.jsonl has the figures")
+        except (OSError, ValueError) as problem:  # a picture is no reason to lose a run
+            self._plots = False
+            log.warning("rewards.png could not be drawn (%s); rewards.jsonl has the figures", problem)
 
 
 def _gathered(own: dict[int, RewardedResponses], trainer: Trainer) -> dict[int, RewardedResponses]:
@@ -185,7 +190,8 @@ def _block(step: int | None, summaries: Sequence[RewardSummary], examples: Seque
     lines = [f"rewards{'' if step is None else f' at step {step}'}:"]
     for summary in summaries:
         sides = [f"chosen {_spread(summary.chosen)}", f"rejected {_spread(summary.rejected)}"]
-        sides += [f"margin {_spread(summary.margins)}"] if len(summary.margins.values) else []
+        if len(summary.margins.values) or summary.margins.not_finite:
+            sides.append(f"margin {_spread(summary.margins)}")
         lines.append(f"  {summary.name}: {', '.join(sides)} (5 % .. median .. 95 %)")
         shown: set[str] = set()
         for row in examples:
@@ -199,9 +205,10 @@ def _block(step: int | None, summaries: Sequence[RewardSummary], examples: Seque
 
 
 def _spread(found: Distribution) -> str:
+    left_out = f" and {found.not_finite} not finite" if found.not_finite else ""
     if not len(found.values):
-        return "(none)"
-    return " .. ".join(f"{value:.3g}" for value in np.quantile(found.values, (0.05, 0.5, 0.95)))
+        return f"(none{left_out})"
+    return " .. ".join(f"{value:.3g}" for value in np.quantile(found.values, (0.05, 0.5, 0.95))) + left_out
 
 
 def _cut(name: str, text: str, width: int) -> str:

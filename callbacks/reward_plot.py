@@ -27,7 +27,8 @@ def draw(summaries: Sequence[RewardSummary], title: str, file: Path) -> None:
         above, below = (figure.add_subplot(grid[2 * number + line, 0]) for line in (0, 1))
         _histograms(above, {"rejected": summary.rejected, "chosen": summary.chosen}, "reward")
         _histograms(below, {"margin": summary.margins}, "margin: chosen - rejected")
-        above.set_title(f"{summary.name}: {summary.responses:,} responses")
+        # a file's name is no formula
+        above.set_title(f"{summary.name}: {summary.responses:,} responses", parse_math=False)
         _reliability(figure.add_subplot(grid[2 * number : 2 * number + 2, 1]), summary.reliability)
     figure.suptitle(title)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -29,12 +29,13 @@ class Distribution:
 
     def as_row(self) -> dict[str, Any] | None:
         """Count, mean, quantiles by probability, and the histogram's range and counts; None where there is nothing."""
+        left_out = {"not_finite": self.not_finite} if self.not_finite else {}
         if not len(self.values):
-            return None
+            return {"count": 0, **left_out} if left_out else None
         quantiles = np.quantile(self.values, QUANTILES)
         return {
             "count": len(self.values),
-            **({"not_finite": self.not_finite} if self.not_finite else {}),
+            **left_out,
             "mean": short(self.values.mean()),
             "quantiles": {f"{q:g}": short(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
             "histogram": {
@@ -87,8 +88,9 @@ class RewardSummary:
 
 
 def summarise(found: RewardedResponses, name: str) -> RewardSummary:
-    """Of pairs both sides, as the metrics rewards/chosen and rewards/rejected have them; of responses to prompts
-    without a pair the good and the bad ones. Chosen and rejected share their histogram's edges."""
+    """Of pairs both sides, as the metrics rewards/chosen and rewards/rejected have them but for KTO, which takes each
+    response once, by how good it is; of responses to prompts without a pair the good and the bad ones. Chosen and
+    rejected share their histogram's edges."""
     margin = margins(found)
     paired = torch.isin(found.rows, found.rows[found.first])
     chosen = torch.cat([found.rewards[found.first], found.rewards[~paired & (found.desirable > 0.5)]])

@@ -94,7 +94,8 @@ class SampleLogger(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 rows = [[step, p, a] for p, a in pairs]
-                logger.log_table("samples", columns=["step", "prompt", "response"], data=rows, step=step)
+                # beside the validation's metrics: Lightning counts the step under way from 0
+                logger.log_table("samples", columns=["step", "prompt", "response"], data=rows, step=step - 1)
 
 
 def read_prompts(path: str) -> list[Conversation]:

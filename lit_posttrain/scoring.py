@@ -63,7 +63,11 @@ class _Conversation:
         return str(self.shape.name)
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
-        return Labelled([self.shape.example(data, self.system)], [(Role.SAMPLE, 0.0)])
+        example = self.shape.example(data, self.system)
+        said = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
+        if said:  # one score, behind the last turn: a template that rewrites earlier ones would give one a turn
+            example.prompt_turns = said[-1]
+        return Labelled([example], [(Role.SAMPLE, 0.0)])
 
 
 class ResponseScorer:
@@ -95,10 +99,8 @@ class ResponseScorer:
         self.batch_size = batch_size
         self.unscored: Counter[str] = Counter()  # rows of the last file without a score, by reason
 
-    def score_file(
-        self, path: str, cache_dir: str | None = None
-    ) -> Iterator[tuple[dict[str, Any], list[float] | None]]:
-        """Every row of a file with the scores of its responses in the row's order, None where it has none to score."""
+    def score_file(self, path: str, cache_dir: str | None = None) -> Iterator[tuple[Record, list[float] | None]]:
+        """Every record of a file with the scores of its responses, in their order; None where there are none."""
         limit = max_positions(self.model.config)
         options = ScoreOptions(limit or 1_000_000, self.system, self.columns)
         store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
@@ -115,4 +117,4 @@ class ResponseScorer:
                 scores.setdefault((int(store.file_index[row]), int(store.lines[row])), []).append(score)
         for number, source in enumerate(find_sources(path)):
             for record in source.records():
-                yield record.data, scores.get((number, record.line))
+                yield record, scores.get((number, record.line))

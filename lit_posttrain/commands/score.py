@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lit_posttrain.commands import call
 from lit_posttrain.data.comparisons import PreferenceColumns
+from lit_posttrain.data.sources import Record, find_sources
 from lit_posttrain.errors import PostTrainError
 
 
@@ -48,16 +49,17 @@ def score(
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     quiet_libraries()
     tune_allocator()
+    for source in find_sources(data):
+        _refuse_column(next(source.records()))  # before the work, again
     scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16", columns)
     rows = []
     try:
-        for row, scores in scorer.score_file(data):
-            if "scores" in row:
-                raise PostTrainError(f"{data}: has a column `scores` already, which would be lost; rename it")
-            rows.append({**row, "scores": scores})
+        for record, scores in scorer.score_file(data):
+            _refuse_column(record)
+            rows.append({**record.data, "scores": scores})
     except PostTrainError as problem:  # the readers know the option by the name it has in training
         raise PostTrainError(str(problem).replace("--data.columns", "--columns")) from None
-    lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    lines = "".join(_line(row) for row in rows)
     if out:
         scratch = Path(f"{out}.part")
         scratch.write_text(lines, encoding="utf-8")
@@ -69,6 +71,22 @@ def score(
         reasons = ", ".join(f"{count} {reason}" for reason, count in scorer.unscored.items())
         print(f"without a score (scores is null): {reasons}", file=sys.stderr)
     return 0
+
+
+def _refuse_column(record: Record) -> None:
+    if "scores" in record.data:
+        raise PostTrainError(
+            f"{record.file}:{record.line}: has a column `scores` already, which would be lost; rename it"
+        )
+
+
+def _line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which came as an escape and leaves as one
+        line = json.dumps(row, default=str)
+    return line + "\n"
 
 
 def run(args: list[str]) -> int:

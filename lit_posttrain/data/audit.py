@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 
 _EXAMPLES = 5
 _WIDTH = 100
+_ALTERED = {
+    "cut": "cut at the end",
+    "split": "split in pieces",
+    "empty_pieces": "pieces left out",
+    "unanswered": "without an answer to their last turns",
+    "rewritten": "trained turn by turn",
+}
+_REMARKABLE = {"control": "with special tokens in their text", "altered": "altered by the chat template"}
 
 
 @dataclass
@@ -77,6 +85,21 @@ class FileAudit:
     def drop(self, reason: str, line: int) -> None:
         """Count a drop."""
         self.dropped.setdefault(reason, Tally()).add(line)
+
+    def findings(self) -> dict[str, int]:
+        """What became of rows other than to be taken as they are, in words; reasons without a case are left out."""
+        found = {reason: tally.count for reason, tally in self.dropped.items()}
+        found |= {words: getattr(self, name) for name, words in _ALTERED.items()}
+        found |= {words: getattr(self, name).count for name, words in _REMARKABLE.items()}
+        return {words: count for words, count in found.items() if count}
+
+    def forget(self) -> None:
+        """Begin to count anew what `findings` tells of."""
+        self.dropped = {}
+        for name in _ALTERED:
+            setattr(self, name, 0)
+        for name in _REMARKABLE:
+            setattr(self, name, Tally())
 
     def measure(self, lengths: NDArray[np.int64], counted: NDArray[np.int64], lines: NDArray[np.int64]) -> None:
         """Fill in what is known of the trees, (n,) each: tokens, trained tokens, line of the record."""

@@ -161,6 +161,7 @@ class StepLoader:
 
     def _identity(self) -> dict[str, Any]:
         return {
+            "streaming": False,
             "data": self.store.fingerprint,
             "batch_size": self.batch_size,
             "accumulate": self.accumulate,
@@ -189,8 +190,7 @@ def require_same(state: Mapping[str, Any], identity: Mapping[str, Any], files: S
         PostTrainError: naming the difference.
     """
     for key, now in identity.items():
-        # a checkpoint of before there were weights has none
-        saved = state.get(key) if key == "weights" else state[key]
+        saved = state.get(key, False if key == "streaming" else None)  # which an older checkpoint may lack
         if saved == now:
             continue
         before, after = f"with {key}={saved}", f"has {key}={now}"

@@ -38,7 +38,7 @@ class MemoryTrees:
     @property
     def margins(self) -> bool:
         """Whether somebody said by how much a chosen response is better."""
-        return any(r.role == Role.CHOSEN and r.label > 0 for tree in self._trees for r in tree.responses)
+        return any(r.role == Role.CHOSEN and r.label != 0 for tree in self._trees for r in tree.responses)
 
     def sources(self, rows: Sequence[int]) -> list[str]:
         """`file:line` of trees."""

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.loader import Trees
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Role, Tree
 
 _LOOK_AHEAD = 200
@@ -22,7 +21,8 @@ class Mismatched:
     and fits.
 
     Where none of the next 200 fits into `max_length`, the beginning of the prompt is left out here (nothing is trained
-    on it). identity, num_targets, reference: as in `TreeStore`.
+    on it). Where all ask the same, the response is the tree's own and none of its tokens counts: D is 0.
+    identity, num_targets, reference: as in `TreeStore`.
     """
 
     def __init__(self, store: Trees, max_length: int) -> None:
@@ -34,11 +34,7 @@ class Mismatched:
         return len(self.store)
 
     def __getitem__(self, index: int) -> Tree:
-        """A tree with one MISMATCHED response.
-
-        Raises:
-            PostTrainError: if every row asks the same.
-        """
+        """A tree with one MISMATCHED response."""
         own, said = self._pair(index)
         room = max(self.max_length - len(said.tokens), 1)
         tree = Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
@@ -60,12 +56,9 @@ class Mismatched:
             if len(own.prompt) + len(self._response(found, index).tokens) <= self.max_length:
                 other = found
                 break
-        if other is None:
-            raise PostTrainError(
-                f"{own.source}: all rows have the same prompt, and KTO compares with responses to others; mix some in"
-            )
-        response = self._response(other, index)
-        return own, Response(response.tokens, response.counted, Role.MISMATCHED)
+        response = self._response(other or own, index)
+        counted = response.counted if other is not None else np.zeros_like(response.counted)
+        return own, Response(response.tokens, counted, Role.MISMATCHED)
 
     @property
     def possible(self) -> bool:

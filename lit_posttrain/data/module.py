@@ -78,6 +78,8 @@ class TreeData(LightningDataModule):
             raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
         if twice := next((p for p in self.paths if self.paths.count(p) > 1), None):
             raise PostTrainError(f"--data.path names {twice} twice; to show its rows twice, pass --data.weights")
+        if seed < 0:
+            raise PostTrainError(f"--data.seed is {seed}; it must be at least 0")
         check_weights(weights, self.paths)
         if streaming:
             refuse_with_stream(weights, 0.0 if val_path else val_share)
@@ -138,7 +140,14 @@ class TreeData(LightningDataModule):
     def _build_stream(self, tokenizer: Any, options: Options) -> AuditReport:
         sources = [source for path in self.paths for source in find_sources(path, streaming=True)]
         self._stream = partial(
-            TreeStream, sources, tokenizer, options, shuffle=self.shuffle, buffer=self.shuffle_buffer, seed=self.seed
+            TreeStream,
+            sources,
+            tokenizer,
+            options,
+            shuffle=self.shuffle,
+            buffer=self.shuffle_buffer,
+            seed=self.seed,
+            quiet=self._place()["rank"] > 0,
         )
         self._val, self._places = {}, {}
         return self._stream().preview()
@@ -256,8 +265,10 @@ class TreeData(LightningDataModule):
 
     def example_prompts(self, count: int) -> list[list[int]]:
         """At most `count` prompts (token ids), spread over the first validation set, without one over the training
-        rows; rows without a prompt are left out."""
-        store = next(iter(self.val_stores.values()), self.train_store)
+        rows unless they are a stream; rows without a prompt are left out."""
+        store = next(iter(self.val_stores.values()), None) or self._train
+        if store is None:
+            return []
         asked = np.flatnonzero(store.prompt_lengths)
         count = min(count, len(asked))
         return [store[int(asked[place * len(asked) // count])].prompt.tolist() for place in range(count)]
@@ -296,10 +307,10 @@ class TreeData(LightningDataModule):
         )
 
     def teardown(self, stage: str) -> None:
-        """Say what a stream has dropped: an audit has seen its first rows alone."""
+        """Say what a stream has dropped and altered: an audit has seen its first rows alone."""
         loader = self._stream_loader
-        if stage == "fit" and loader is not None and loader.cutter.rank == 0 and (dropped := loader.stream.dropped()):
-            log.warning("of %d rows of the stream: %s", loader.stream.counts["rows"], dropped)
+        if stage == "fit" and loader is not None and not loader.stream.quiet and (found := loader.stream.findings()):
+            log.warning("of %d rows of the stream: %s", loader.stream.counts["rows"], found)
 
     def val_dataloader(self) -> list[EvalLoader]:
         """One loader per validation set, in the order of `val_stores`."""

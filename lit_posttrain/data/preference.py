@@ -14,6 +14,7 @@ from lit_posttrain.data.comparisons import ComparisonFormat, PreferenceColumns, 
 from lit_posttrain.data.formats import Example, Labelled, check_needs
 from lit_posttrain.data.loader import Companions, Trees
 from lit_posttrain.data.logprob_cache import TargetTrees
+from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.messages import check_order
 from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.data.module import TreeData
@@ -170,23 +171,29 @@ class PreferenceData(TreeData):
         self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
         self.train_on_prompt = train_on_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row
-        self._mismatched: dict[str, Mismatched | None] = {}
+        self._mismatched: dict[str, Mismatched] = {}
 
     def _companions(self, store: Trees) -> Companions | None:
         owner = self._owner()
         if not (isinstance(owner, WantsMismatched) and owner.wants_mismatched):
             return None
-        if self.streaming:  # a step's rows have those of the same step beside them
-            return Mismatched(store, self._limit(owner.max_positions))
+        limit = self._limit(owner.max_positions)
+        if isinstance(store, MemoryTrees):  # of a stream's step: its rows have each other's responses beside them
+            if self.batch_size < 2:
+                raise PostTrainError(
+                    f"--data.batch_size 1 with --data.streaming: {type(owner).__name__} compares the rows of a step "
+                    "with each other; take 2 or more"
+                )
+            return Mismatched(store, limit)
         key = store.fingerprint
         if key not in self._mismatched:
-            pairing = Mismatched(store, self._limit(owner.max_positions))
-            if not pairing.possible and store is self.train_store:
+            pairing = Mismatched(store, limit)
+            if not pairing.possible and store is self._train:
                 raise PostTrainError(
                     f"{store.files[0]}: all rows have the same prompt, and {type(owner).__name__} compares with "
                     "responses to others; mix some in"
                 )
-            self._mismatched[key] = pairing if pairing.possible else None
+            self._mismatched[key] = pairing
         return self._mismatched[key]
 
     @property
@@ -199,7 +206,7 @@ class PreferenceData(TreeData):
             )
         stores = [self.train_store, *self.val_stores.values()]
         beside = [self._companions(store) for store in stores]
-        return [*stores, *(other for other in beside if isinstance(other, Mismatched))]
+        return [*stores, *(other for other in beside if isinstance(other, Mismatched) and other.num_targets)]
 
     @property
     def reference_folder(self) -> Path:

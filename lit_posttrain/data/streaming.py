@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, islice
 from typing import Any
@@ -22,7 +23,7 @@ from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.loader import Companions, StepCutter, Trees, require_same
 from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.sources import Record, Source
-from lit_posttrain.data.trees import Options, TreeMaker
+from lit_posttrain.data.trees import TreeMaker
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, Tree, TreeBatch
 
@@ -68,15 +69,24 @@ def require_steps(trainer: Trainer) -> None:
 class TreeStream:
     """The trees of sources, pass after pass without an end.
 
-    counts: rows of the chunks taken so far, and of them the dropped ones by reason.
+    counts: rows of the chunks taken so far, and of them the dropped and altered ones by reason.
     """
 
     def __init__(
-        self, sources: Sequence[Source], tokenizer: Any, options: Options, *, shuffle: bool, buffer: int, seed: int
+        self,
+        sources: Sequence[Source],
+        tokenizer: Any,
+        options: Any,
+        *,
+        shuffle: bool,
+        buffer: int,
+        seed: int,
+        quiet: bool = False,
     ) -> None:
-        """shuffle: draw each row among the next `buffer` ones, and the order of the sources anew in every pass."""
+        """shuffle: draw each row among the next `buffer` ones, and the order of the sources anew in every pass. quiet:
+        leave it to another process to say what is dropped. options: a dataclass that is `Options`."""
         self.sources, self.tokenizer, self.options = sources, tokenizer, options
-        self.shuffle, self.buffer, self.seed = shuffle, buffer, seed
+        self.shuffle, self.buffer, self.seed, self.quiet = shuffle, buffer, seed, quiet
         self.maker = TreeMaker([source.name for source in sources], tokenizer, options)
         self.counts: dict[str, int] = {"rows": 0}
         # of the chunk at hand: the pass, its rows before it, its trees that were handed out, the counts before it
@@ -101,34 +111,44 @@ class TreeStream:
                 self._row, self._used = self._row + len(chunk), 0
                 self._before = dict(self.counts)
             if not found:
-                raise PostTrainError(f"{self._names()}: no usable row; {self.dropped() or 'none read'}")
+                raise PostTrainError(f"{self._names()}: no usable row; {self.findings() or 'none read'}")
             self._pass, self._row = self._pass + 1, 0
 
     def preview(self) -> AuditReport:
-        """The audit of the first rows of all sources, in their order."""
+        """The audit of the first rows of all sources, in their order.
+
+        Raises:
+            PostTrainError: for a source whose columns are not recognised, or a row among the first that is unusable.
+        """
         maker = TreeMaker([source.name for source in self.sources], self.tokenizer, self.options)
+        for index, source in enumerate(self.sources):  # not only when its turn comes, hours later
+            maker.look(index, next(source.records()))
         records = islice(self._in_order(range(len(self.sources)), maker), _PREVIEW_ROWS)
         trees = MemoryTrees(_made(maker, list(records)))
         place = {audit.name: index for index, audit in enumerate(maker.audits)}
-        index = np.array([place[trees.files[k]] for k in trees.file_index], dtype=np.int64)
+        origin = np.array([place[trees.files[k]] for k in trees.file_index], dtype=np.int64)
         columns = {"lengths": trees.lengths, "counted_tokens": trees.counted_tokens, "lines": trees.lines}
-        report = maker.report({"file_index": index, **columns})
+        report = maker.report({"file_index": origin, **columns})
         report.files = [audit for audit in report.files if audit.rows] or report.files[:1]
         report.first_rows = report.total.rows
         return report
 
-    def dropped(self) -> str:
-        """What was dropped, in words; empty for nothing."""
+    def findings(self) -> str:
+        """What was dropped and altered, in words; empty for nothing."""
         return ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items() if reason != "rows")
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the rows and their order, as far as it is known without reading them all."""
-        sizes = [[file.stat().st_size for file in source.files] for source in self.sources]
-        kind = {"options": repr(self.options), "template": self.tokenizer.chat_template, "sizes": sizes}
+        # of files their sizes, so that they may be moved; what has no files is known by its name alone
+        kinds = [[file.stat().st_size for file in source.files] or source.name for source in self.sources]
+        # who meets a bad row may decide to skip such rows, and go on
+        options = repr(replace(self.options, on_bad_row="error"))
+        kind = {"options": options, "template": self.tokenizer.chat_template, "sources": kinds}
         kind["tokenizer"] = self.maker.mask.backend.to_str()
         digest = hashlib.blake2b(json.dumps(kind).encode(), digest_size=16).hexdigest()
-        return {"data": digest, "seed": self.seed, "shuffle": self.shuffle, "shuffle_buffer": self.buffer}
+        order = {"seed": self.seed, "shuffle": self.shuffle, "shuffle_buffer": self.buffer}
+        return {"streaming": True, "data": digest, **order}
 
     def place(self) -> dict[str, Any]:
         """Where the stream is."""
@@ -173,12 +193,13 @@ class TreeStream:
         for index in {index for index, _ in chunk}:
             audit = self.maker.audits[index]
             for reason, tally in audit.dropped.items():
-                before = self.counts.get(reason, 0)
-                if before.bit_length() < (before + tally.count).bit_length():  # the first, the second, the fourth, ...
-                    where = f"{audit.name}:{tally.lines[0]}"
-                    log.warning("%s: dropped, %s (%d so far)", where, reason, before + tally.count)
-                self.counts[reason] = before + tally.count
-            audit.dropped.clear()
+                before, now = self.counts.get(reason, 0), self.counts.get(reason, 0) + tally.count
+                doubled = before.bit_length() < now.bit_length()  # the first, the second, the fourth, ...
+                if doubled and not self.quiet:
+                    log.warning("%s:%d: dropped, %s (%d so far)", audit.name, tally.lines[0], reason, now)
+            for reason, count in audit.findings().items():
+                self.counts[reason] = self.counts.get(reason, 0) + count
+            audit.forget()
         return trees
 
 

@@ -31,7 +31,7 @@ class KTO(ReferencedModule):
     ones. A soft label mixes both.
     Metrics: loss, rewards/chosen (of good responses), rewards/rejected, rewards/margins (of the means), kl (z_0 before
     it is cut off at 0, nats a response), kl/batch (mean k3 a token on the given responses), logps/chosen and
-    logps/rejected. Validation takes z_0 of each batch; where all prompts are the same, 0.
+    logps/rejected. Validation takes z_0 of each batch, a stream that of each step; where all prompts are the same, 0.
     """
 
     wants_mismatched: ClassVar[bool] = True

@@ -20,7 +20,7 @@ def reliability_sums(margin_P: Tensor, flipped_P: Tensor, bins: int = BINS) -> t
     dtype = sum_dtype(margin_P.device)
     confidence = torch.sigmoid(margin_P.abs().to(dtype))
     agreement = torch.where(margin_P > 0, 1 - flipped_P, torch.where(margin_P < 0, flipped_P, 0.5)).to(dtype)
-    place = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    place = ((confidence - 0.5) * 2 * bins).long().clamp(0, bins - 1)  # of a NaN, which the sums show
     zeros = confidence.new_zeros(bins)
     count = zeros.index_add(0, place, torch.ones_like(confidence))
     return count, zeros.index_add(0, place, confidence), zeros.index_add(0, place, agreement)

@@ -13,7 +13,7 @@ import torch
 from cases import comparison_files, feedback_files
 
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
-from lit_posttrain.callbacks import AtomicCheckpointIO, KLControl, LastCheckpoint
+from lit_posttrain.callbacks import AtomicCheckpointIO, KLControl, LastCheckpoint, ReferenceSync
 from lit_posttrain.tracking import MetricsCSV
 
 
@@ -144,6 +144,20 @@ def test_the_ceiling_warns_or_stops(tiny_model: Path, tmp_path: Path, caplog: py
     assert not [r for r in caplog.records if "ceiling" in r.message]
 
 
+def test_the_standard_error_is_the_one_of_a_mean(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def drawn(values: list[float]) -> None:
+        ratios = [torch.tensor([value / 2, value / 2]) for value in values]
+        monkeypatch.setattr(DPO, "sampled_log_ratios", lambda *_: ratios)
+        fit(tmp_path / str(len(values)), tiny_model, KLControl(every_n_steps=1, ceiling=0.1), steps=1)
+
+    drawn([1.0, 2.0, 6.0])
+    assert "kl/sampled is 3 +- 1.5 at step 1, above" in caplog.text  # std 2.646 over the root of 3
+    drawn([4.0])
+    assert "kl/sampled is 4 at step 1, above" in caplog.text, "one sample knows no error"
+
+
 def test_figures_stand_in_the_row_of_their_step(tiny_model: Path, tmp_path: Path) -> None:
     """Also of steps that Lightning does not log, and beside the step's other metrics where it does."""
     watch = KLControl(every_n_steps=2, max_new_tokens=4)
@@ -167,6 +181,8 @@ def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> 
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[KLControl()])
     with pytest.raises(PostTrainError, match="SimPO has none: drop it"):
         trainer.fit(simpo, datamodule=comparison_files(tmp_path))
+    with pytest.raises(PostTrainError, match=r"stands behind ReferenceSync, .* name it first"):
+        fit(tmp_path / "c", tiny_model, ReferenceSync(every_n_steps=2), KLControl(every_n_steps=2))
     with pytest.raises(PostTrainError, match="the model takes 512; shorten it"):
         fit(tmp_path / "b", tiny_model, KLControl(["one " * 600]))
     for options, told in (

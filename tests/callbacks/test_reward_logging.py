@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain import DPO, KTO, SFT, ModelSpec, PostTrainError, PreferenceData, RewardModel
 from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint, RewardLogger
+from lit_posttrain.callbacks.reward_plot import draw
 from lit_posttrain.callbacks.reward_summary import summarise, telling_pairs
 from lit_posttrain.types import RewardedResponses
 
@@ -49,19 +50,19 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("method", ["reward", "dpo", "simpo", "orpo", "kto"])
 def test_distributions_agree_with_the_metrics_of_every_method(method: str, tiny_model: Path, tmp_path: Path) -> None:
     data = with_validation(METHODS[method].data(tmp_path))
-    trainer = trainer_in(tmp_path, RewardLogger())
-    trainer.fit(build(method, tiny_model), datamodule=data)
+    trainer, module = trainer_in(tmp_path, RewardLogger()), build(method, tiny_model)
+    module.optimizer_factory, module.warmup = lambda params: torch.optim.AdamW(params, lr=1e-2), 0.0
+    trainer.fit(module, datamodule=data)
     (row,) = rows_of(tmp_path / "run" / "rewards.jsonl")
     assert (row["step"], row["data"]) == (2, "held_out")
     for name in ("chosen", "rejected", "margins"):
         if method == "kto" and name == "margins":  # of means there, and no pair has one
             assert row[name] is None
             continue
-        assert row[name]["mean"] == pytest.approx(
-            float(trainer.callback_metrics[f"val/rewards/{name}"]), rel=1e-6, abs=1e-6
-        )
+        logged = float(trainer.callback_metrics[f"val/rewards/{name}"])
+        assert abs(logged) > 1e-3, "figures of nothing would agree with anything"
+        assert row[name]["mean"] == pytest.approx(logged, rel=1e-5, abs=1e-7)
         assert sum(row[name]["histogram"]["counts"]) == row[name]["count"]
-        assert list(row[name]["quantiles"].values()) == sorted(row[name]["quantiles"].values())
     if method == "reward":
         assert row["ece"] == pytest.approx(float(trainer.callback_metrics["val/ece"]), abs=1e-5)
     assert (tmp_path / "run" / "rewards.png").read_bytes().startswith(b"\x89PNG")
@@ -125,7 +126,10 @@ def test_what_is_not_finite_is_counted_and_left_out() -> None:
     row = summarise(found, "x").as_row(7)
     assert (row["chosen"]["count"], row["chosen"]["not_finite"], row["chosen"]["mean"]) == (2, 1, 2.0)
     assert (row["pairs"], row["margins"]["count"], row["margins"]["not_finite"]) == (2, 1, 1)
+    assert row["margins"]["quantiles"]["0.5"] == 1.0
     assert row["ece"] == pytest.approx(1 - 1 / (1 + np.exp(-1.0)), abs=1e-5)
+    found.rewards[:] = torch.nan
+    assert summarise(found, "x").as_row(7)["chosen"] == {"count": 0, "not_finite": 3}, "which is not the same as none"
     assert json.loads(json.dumps(row)) == row
 
 
@@ -224,6 +228,25 @@ def test_without_matplotlib_it_says_so_once(
     ) == 1
     assert len(rows_of(tmp_path / "run" / "rewards.jsonl")) == 3
     assert not (tmp_path / "run" / "rewards.png").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("lit_posttrain.callbacks.reward_logging.draw", full)
+    trainer = trainer_in(tmp_path, RewardLogger(), max_steps=3, val_check_interval=1)
+    trainer.fit(DPO(ModelSpec(str(tiny_model))), datamodule=with_validation(comparison_files(tmp_path)))
+    assert caplog.text.count("rewards.png could not be drawn (no space left)") == 1
+    assert trainer.global_step == 3
+
+
+def test_names_of_data_are_no_formulas(tmp_path: Path) -> None:
+    one = torch.arange(2)
+    part = RewardedResponses(one.float(), one, one, one.float(), one[1:], one[:1], torch.zeros(1))
+    draw([summarise(part, r"cost_$5_vs_$\oops")], "rewards", tmp_path / "rewards.png")
 
 
 def test_a_dry_run_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:

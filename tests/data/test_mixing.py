@@ -193,6 +193,9 @@ def test_errors(weights: list[float], says: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_found_twice(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", pairs(0, 4))
+    (tmp_path / "both").mkdir()
+    path = write(tmp_path / "both" / "a.jsonl", pairs(0, 4))
     with pytest.raises(PostTrainError, match=r"a\.jsonl is found twice in --data\.path; name it once"):
-        ConversationData([path, path], [1.0, 2.0], cache_dir=str(tmp_path / "c")).build(tiny.tokenizer())
+        ConversationData([path, str(tmp_path / "both")], [1.0, 2.0], cache_dir=str(tmp_path / "c")).build(
+            tiny.tokenizer()
+        )

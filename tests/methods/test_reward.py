@@ -18,6 +18,7 @@ from lit_posttrain.cli import main
 from lit_posttrain.data.packing import collate
 from lit_posttrain.methods.preference import Pairs
 from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.ops.calibration import reliability_sums
 from lit_posttrain.types import RowLayout
 
 TEXTS = [
@@ -128,6 +129,33 @@ def test_score_keeps_the_order_of_responses_and_says_what_it_could_not_score(
     assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(first["scores"][:2], abs=1e-5)
 
 
+def test_score_gives_a_conversation_one_score_and_keeps_what_is_no_unicode(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run)
+    turns = [("user", "what is it"), ("assistant", "a fox"), ("user", "and then"), ("assistant", "a lazy dog")]
+    talk = {"messages": [{"role": role, "content": said} for role, said in turns]}
+    Path("talk.jsonl").write_text(json.dumps(talk) + "\n")
+    assert main(["score", "--model", "hf", "--data", "talk.jsonl"]) == 0
+    (expected,) = json.loads(capsys.readouterr().out)["scores"]
+    shutil.copytree("hf", "rewriting")
+    tokenizer = AutoTokenizer.from_pretrained("rewriting")
+    # leaves "a" out of all turns but the last, as templates of reasoning models leave the reasoning out
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "(message['content'] if loop.last else message['content'].replace('a ', ''))"
+    )
+    tokenizer.save_pretrained("rewriting")
+    assert main(["score", "--model", "rewriting", "--data", "talk.jsonl"]) == 0
+    (rewritten,) = json.loads(capsys.readouterr().out)["scores"]
+    assert rewritten != pytest.approx(expected, abs=1e-5)
+    Path("half.jsonl").write_text(json.dumps({"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}) + "\n")
+    assert main(["score", "--model", "hf", "--data", "half.jsonl", "--out", "half-scored.jsonl"]) == 0
+    row = json.loads(Path("half-scored.jsonl").read_text())
+    assert (row["chosen"], row["scores"]) == ("b \ud83d", None)
+    assert main(["score", "--model", "hf", "--data", "half-scored.jsonl"]) == 2
+    assert "half-scored.jsonl:1: has a column `scores` already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("row", "options"),
     [
@@ -182,6 +210,12 @@ def test_validation_reports_calibration_and_length_bias(run: Path) -> None:
     for name in ("rewards/accuracies", "rewards/margins", "ece", "brier", "length/score_correlation"):
         assert f"val/{name}" in header
     assert not any("_bin" in name or "_moment" in name for name in header)
+
+
+def test_a_margin_that_is_no_number_shows_in_the_calibration_and_ends_nothing() -> None:
+    count, confidence, _ = reliability_sums(torch.tensor([1.0, torch.nan]), torch.zeros(2))
+    assert float(count.sum()) == 2
+    assert bool(confidence.sum().isnan())
 
 
 def test_figures_of_calibration_and_length_on_hand_computed_pairs(tiny_model: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from lit_posttrain.arguments import take_options
 from lit_posttrain.callbacks.samples import read_prompts
 from lit_posttrain.commands import call
+from lit_posttrain.commands.rows import prepare, write
 from lit_posttrain.errors import PostTrainError
 
 
@@ -56,12 +55,9 @@ def generate(
     conversations += conversations_of(Path(prompts)) if prompts else []
     if not conversations:
         raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
-    if out and Path(out).exists() and not overwrite:
-        raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
     if n < 1 or batch_size < 1:
         raise PostTrainError(f"--n is {n} and --batch_size is {batch_size}; both must be at least 1")
-    if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    prepare(out, overwrite)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     quiet_libraries()
     tune_allocator()
@@ -75,14 +71,7 @@ def generate(
         }
         for c, answers in zip(conversations, chat.answer(conversations, n, sampling), strict=True)
     ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if out:
-        scratch = Path(f"{out}.part")
-        scratch.write_text(lines, encoding="utf-8")
-        scratch.replace(out)
-        print(f"wrote {len(rows)} rows to {out}")
-    else:
-        sys.stdout.write(lines)
+    write(rows, out)
     return 0
 
 

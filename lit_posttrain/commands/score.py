@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lit_posttrain.commands import call
+from lit_posttrain.commands.rows import prepare, write
 from lit_posttrain.data.comparisons import PreferenceColumns
 from lit_posttrain.data.sources import Record, find_sources
 from lit_posttrain.errors import PostTrainError
@@ -41,12 +40,9 @@ def score(
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
     from lit_posttrain.scoring import ResponseScorer
 
-    if out and Path(out).exists() and not overwrite:
-        raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
     if batch_size < 1:
         raise PostTrainError(f"--batch_size is {batch_size}; it must be at least 1")
-    if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    prepare(out, overwrite)
     quiet_libraries()
     tune_allocator()
     for source in find_sources(data):
@@ -59,14 +55,7 @@ def score(
             rows.append({**record.data, "scores": scores})
     except PostTrainError as problem:  # the readers know the option by the name it has in training
         raise PostTrainError(str(problem).replace("--data.columns", "--columns")) from None
-    lines = "".join(_line(row) for row in rows)
-    if out:
-        scratch = Path(f"{out}.part")
-        scratch.write_text(lines, encoding="utf-8")
-        scratch.replace(out)
-        print(f"wrote {len(rows)} rows to {out}")
-    else:
-        sys.stdout.write(lines)
+    write(rows, out)
     if scorer.unscored:
         reasons = ", ".join(f"{count} {reason}" for reason, count in scorer.unscored.items())
         print(f"without a score (scores is null): {reasons}", file=sys.stderr)
@@ -78,15 +67,6 @@ def _refuse_column(record: Record) -> None:
         raise PostTrainError(
             f"{record.file}:{record.line}: has a column `scores` already, which would be lost; rename it"
         )
-
-
-def _line(row: dict[str, Any]) -> str:
-    line = json.dumps(row, ensure_ascii=False, default=str)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which came as an escape and leaves as one
-        line = json.dumps(row, default=str)
-    return line + "\n"
 
 
 def run(args: list[str]) -> int:

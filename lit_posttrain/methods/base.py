@@ -21,8 +21,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.methods.metrics import Sums, Totals, ratios
-from lit_posttrain.methods.optimization import OptimizedModule
+from lit_posttrain.methods.measured import MeasuredModule
+from lit_posttrain.methods.metrics import Totals
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
@@ -53,7 +53,7 @@ class Term:
     weight: float = 1.0
 
 
-class PostTrainingModule(OptimizedModule):
+class PostTrainingModule(MeasuredModule):
     """Base class of all methods. Subclasses implement `loss_terms`.
 
     head: what stands on the model that is trained, a language model's head or a score.
@@ -80,9 +80,6 @@ class PostTrainingModule(OptimizedModule):
         self.spec = policy
         self.policy = None
         self.num_tokens = 0.0
-        self._totals = Totals()
-        self._eval_totals = Totals()
-        self._file = ""  # prefix of the metrics of the file under evaluation
         self._loader_state: dict[str, Any] | None = None
         self._steps_planned: float | None = None  # of the run that is resumed
         self._settings_resumed: dict[str, Any] = {}
@@ -95,38 +92,12 @@ class PostTrainingModule(OptimizedModule):
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The terms of the loss on a micro-batch, by name. Call `track` for further metrics."""
 
-    def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Metrics that are functions of reduced ones, such as a perplexity. `values` holds them unprefixed."""
-        return {}
-
     # What a method uses ----------------------------------------------------------------------------------------
 
     def token_logprobs(self, batch: TreeBatch, **options: Any) -> Any:
         """Log-probs of the batch's targets under the policy; options as in `Policy.forward`."""
         assert self.policy is not None
         return self.policy(batch, **options)
-
-    def track(self, name: str, total: Tensor, count: Tensor | float) -> None:
-        """Add to a metric: it is logged as sum(total) / sum(count) over all micro-batches and ranks since the last
-        log, reduced once."""
-        if self.trainer.training:
-            self._totals.update(name, total, count)
-        else:
-            self._eval_totals.update(self._file + name, total, count)
-
-    @property
-    def evaluating(self) -> bool:
-        """Whether validation or test data is under way."""
-        trainer = self._attached_trainer()
-        return trainer is not None and not trainer.training
-
-    def over_ranks(self, sums: Tensor) -> Tensor:
-        """The sum of a tensor over all data-parallel ranks; every rank must ask for it."""
-        trainer = self._attached_trainer()
-        if trainer is None:
-            return sums
-        total: Tensor = trainer.strategy.reduce(sums, reduce_op="sum")
-        return total
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """n responses to each prompt (token ids) from the current policy. With several processes, call it on all."""
@@ -237,12 +208,8 @@ class PostTrainingModule(OptimizedModule):
         if not ends_step(self.trainer, batch_idx):
             return
         if logs_step(self.trainer):
-            values = ratios(self._totals.compute())
-            self._totals.reset()
-            values |= self.derived_metrics(values)
-            values |= {"num_tokens": self.num_tokens, "grad_norm": float(self.gradient_norm())}
-            values["lr"] = self._learning_rate
-            self._log("train", values, bar=("loss",))
+            values = {"num_tokens": self.num_tokens, "grad_norm": float(self.gradient_norm())}
+            self.log_training(values | {"lr": self._learning_rate})
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Add a batch to the totals of its file. What a method returns is for callbacks."""
@@ -265,14 +232,6 @@ class PostTrainingModule(OptimizedModule):
             {"row": row, "file": dataloader_idx, "logprob": logprob, "tokens": size}
             for row, logprob, size in zip(rows, sums.tolist(), sizes.tolist(), strict=True)
         ]
-
-    def on_validation_epoch_end(self) -> None:
-        """Log each file's metrics and, for several files, their sum."""
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """As `on_validation_epoch_end`."""
-        self._log_evaluation("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what an export needs to know, and leave frozen weights out."""
@@ -342,12 +301,6 @@ class PostTrainingModule(OptimizedModule):
 
     # Inside ----------------------------------------------------------------------------------------------------
 
-    def _attached_trainer(self) -> Any:
-        try:
-            return self.trainer
-        except RuntimeError:
-            return None
-
     def _device_type(self) -> str:
         trainer = self._attached_trainer()
         return str(trainer.strategy.root_device.type) if trainer is not None else self.device.type
@@ -357,28 +310,3 @@ class PostTrainingModule(OptimizedModule):
         for name, term in terms.items():
             self.track(f"loss/{name}", term.weight * term.total, batch.own_count(term.unit))
         return terms
-
-    def _log(self, stage: str, values: Mapping[str, float], bar: Sequence[str] = ()) -> None:
-        for name, value in values.items():  # reduced over ranks already
-            if name.startswith("_"):  # what derived metrics are made of
-                continue
-            self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1, rank_zero_only=False)
-
-    def _log_evaluation(self, stage: str) -> None:
-        sums = self._eval_totals.compute()
-        self._eval_totals.reset()
-        files: dict[str, Sums] = {}
-        overall: Sums = {}
-        for key, (total, count) in sums.items():
-            file, _, name = key.partition(":")
-            files.setdefault(file, {})[name] = (total, count)
-            before = overall.get(name, (0.0, 0.0))
-            overall[name] = (before[0] + total, before[1] + count)
-        names = getattr(getattr(self.trainer, "datamodule", None), f"{stage}_names", None)
-        for file, part in files.items():
-            if len(files) > 1:
-                values = ratios(part)
-                label = names[int(file)] if names else f"file_{file}"
-                self._log(f"{stage}/{label}", values | self.derived_metrics(values))
-        values = ratios(overall)
-        self._log(stage, values | self.derived_metrics(values), bar=("loss",))

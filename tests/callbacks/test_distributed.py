@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.processes import environment
 from helpers.rewards import look_at_rewards
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ def launch(model: Path, folder: Path, *what: str) -> tuple[dict[str, list[dict[s
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, str(HERE / "two_processes.py"), str(model), str(folder), *what],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

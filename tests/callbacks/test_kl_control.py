@@ -11,9 +11,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from cases import comparison_files, feedback_files
+from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
-from lit_posttrain.callbacks import AtomicCheckpointIO, KLControl, LastCheckpoint, ReferenceSync
+from lit_posttrain.callbacks import KLControl, LastCheckpoint, ReferenceSync
 from lit_posttrain.tracking import MetricsCSV
 
 
@@ -54,16 +55,14 @@ def fit(
     pl.seed_everything(0, verbose=False)
     module = method(ModelSpec(str(tiny_model), lora=lora), adam, schedule="constant", warmup=0.0, reference=reference)
     seen, last = Seen(), folder / "last.ckpt"
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        *callbacks,
+        seen,
+        LastCheckpoint(every_n_steps=1),
         max_steps=steps,
         accumulate_grad_batches=2,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, seen, LastCheckpoint(every_n_steps=1)],
-        **{"logger": False, **options},
+        **options,
     )
     data = (feedback_files if method is KTO else comparison_files)(folder.parent)
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)

@@ -16,9 +16,9 @@ import lightning.pytorch as pl
 import torch
 from conftest import MemoryTrees, Recorder
 from helpers.rewards import look_at_rewards
+from helpers.runs import quiet_trainer
 
 from lit_posttrain.callbacks import (
-    AtomicCheckpointIO,
     FiniteLossGuard,
     GracefulInterrupt,
     RunPlan,
@@ -65,20 +65,16 @@ def main(model: str, folder: Path, what: str) -> None:
         *([OneRankInterrupted()] if what == "interrupt" else []),
         *run_checkpoints(100),
     ]
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        recorder,
+        *callbacks,
         devices=2,
         strategy="ddp",
         accumulate_grad_batches=2,
         max_epochs=2 if what == "fit" else 3,
-        callbacks=[recorder, *callbacks],
         default_root_dir=str(folder),
-        plugins=[AtomicCheckpointIO()],
-        logger=False,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     place = {"world": 2, "rank": int(os.environ["RANK"])}
     train = StepLoader(MemoryTrees(20), batch_size=8, accumulate=2, **place)

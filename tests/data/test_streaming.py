@@ -14,10 +14,10 @@ import pytest
 import torch
 from cases import METHODS, build, comparison_files, conversation_files, feedback_files
 from helpers import tiny
-from helpers.runs import Counting, pairs, trainer, write
+from helpers.runs import Counting, pairs, quiet_trainer, trainer, write
 
 from lit_posttrain import ModelSpec, PostTrainError
-from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.conversation import ConversationData
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.sources import find_sources
@@ -220,17 +220,13 @@ def fit(method: str, model: Path, home: Path, name: str, steps: int) -> dict[str
     folder = home / name
     last, known = folder / "last.ckpt", FILES[method](home)
     streamed = type(known)(known.paths, streaming=True, shuffle_buffer=9, batch_size=7, seed=3)
-    run = pl.Trainer(
-        accelerator="cpu",
+    run = quiet_trainer(
+        LastCheckpoint(every_n_steps=1),
+        Keep(),
         max_epochs=1,
         max_steps=steps,
         accumulate_grad_batches=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[LastCheckpoint(every_n_steps=1), Keep()],
     )
     module = METHODS[method].build(ModelSpec(str(model)))
     module.schedule, module.warmup = "constant", 0.0
@@ -268,9 +264,9 @@ def test_kto_takes_zero_for_a_step_that_asks_one_thing(tiny_model: Path, tmp_pat
     module = build("kto", tiny_model)
     options: dict[str, Any] = {"shuffle": False, "streaming": True, "cache_dir": str(tmp_path / "cache")}
     seen = ZSeen()
-    run = trainer(tmp_path, max_steps=2, val_check_interval=2, callbacks=[seen], accumulate_grad_batches=2)
+    run = trainer(tmp_path, seen, max_steps=2, val_check_interval=2, accumulate_grad_batches=2)
     run.fit(module, datamodule=type(known)([known.paths[0], same], batch_size=17, val_path=val, **options))
-    run = trainer(tmp_path, max_steps=1, callbacks=[seen])
+    run = trainer(tmp_path, seen, max_steps=1)
     run.fit(module, datamodule=type(known)(same, batch_size=9, **options))
     assert seen.moved[-1] == 0.0
     with pytest.raises(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
 from cases import comparison_files
 
+from helpers.runs import quiet_trainer
 from lit_posttrain import ModelSpec, RewardModel
 from lit_posttrain.callbacks import RewardLogger
 
@@ -18,14 +18,10 @@ def look_at_rewards(model: str, folder: Path) -> None:
     torch.manual_seed(0)
     data = comparison_files(folder)
     data.val_share, data.eval_batch_size = 0.5, 5
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        RewardLogger(show=3),
         devices=int(os.environ.get("WORLD_SIZE", 1)),
-        callbacks=[RewardLogger(show=3)],
         default_root_dir=str(folder / "run"),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     found = trainer.validate(RewardModel(ModelSpec(model)), datamodule=data, verbose=False)
     torch.save(dict(found[0]), folder / f"rewards-{trainer.global_rank}.pt")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from helpers import tiny
+from lit_posttrain.callbacks import AtomicCheckpointIO
 from lit_posttrain.types import RowLayout, TreeBatch
 
 
@@ -48,15 +50,18 @@ class Counting(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(tmp_path: Path, **options: Any) -> Trainer:
+def trainer(tmp_path: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    """One epoch, no sanity check."""
+    return quiet_trainer(
+        *callbacks, **{"max_epochs": 1, "num_sanity_val_steps": 0, "default_root_dir": tmp_path, **options}
+    )
+
+
+def quiet_trainer(*callbacks: Callback, **options: Any) -> Trainer:
+    """A trainer on the CPU that says nothing, and saves only where a callback does, in whole files."""
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        quiet["enable_checkpointing"] = False
     return Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        **options,
+        callbacks=list(callbacks), **{"accelerator": "cpu", "plugins": [AtomicCheckpointIO()], **quiet, **options}
     )

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from cases import comparison_files, feedback_files
+from helpers.runs import quiet_trainer
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import DPO, KTO, ModelSpec
@@ -26,15 +26,10 @@ def train(method: str, model: str, folder: Path, strategy: str, devices: int) ->
     kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
     spec = ModelSpec(model, dtype="float64")
     module = kind(spec, sgd, schedule="constant", warmup=0.0, beta=0.5, reference="cached")
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=devices,
         strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,
         max_steps=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
     )
     trainer.fit(module, datamodule=files(folder))

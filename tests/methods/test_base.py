@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from cases import METHODS, ListStore, build
+from helpers.runs import quiet_trainer
 
 from lit_posttrain import PostTrainError
-from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.loader import EvalLoader, StepLoader
 
 ROWS, BATCH, ACCUMULATE = 24, 8, 2
@@ -46,16 +47,12 @@ class Seen(pl.Callback):
 
 
 def trainer(folder: Path, seen: Seen, **options: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
+        seen,
+        LastCheckpoint(every_n_steps=1),
         default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         accumulate_grad_batches=ACCUMULATE,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[seen, LastCheckpoint(every_n_steps=1)],
         **options,
     )
 

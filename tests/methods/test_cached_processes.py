@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_script
 
 HERE = Path(__file__).parent
 
 
 def run(method: str, model: Path, folder: Path, strategy: str, devices: int) -> dict[str, torch.Tensor]:
     folder.mkdir()
-    paths = [str(HERE), str(HERE.parent / "spine"), str(HERE.parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-    arguments = [method, str(model), str(folder), strategy, str(devices)]
-    command = [sys.executable, str(HERE / "cached_reference.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = run_script(HERE / "cached_reference.py", method, model, folder, strategy, devices)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     found: dict[str, torch.Tensor] = torch.load(folder / f"weights-{devices}.pt", weights_only=True)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import ListStore, comparisons
+from helpers.runs import quiet_trainer, write
 
 from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Role, Tree
 from lit_posttrain.data.loader import EvalLoader, StepLoader
@@ -60,16 +61,11 @@ def weights_after(model: Path, accumulate: int, **options: Any) -> tuple[dict[st
         beta=0.5,
     )
     logged = Logged()
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        logged,
         max_epochs=1,
         accumulate_grad_batches=accumulate,
-        logger=False,
         log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[logged],
         **options,
     )
     trainer.fit(module, datamodule=Steps(accumulate))
@@ -97,9 +93,16 @@ def test_every_prompt_has_a_response_to_another_one() -> None:
     assert [int(pairing[i].responses[0].tokens[0]) for i in range(4)] == [12, 12, 10, 10]
     assert all(pairing[i].responses[0].role == Role.MISMATCHED for i in range(4))
     assert [len(pairing[i].prompt) for i in range(4)] == [1, 1, 2, 1]  # the first are cut: no response near is short
-    assert not Mismatched(ListStore(trees[:2]), max_length=7).possible
-    with pytest.raises(PostTrainError, match="all rows have the same prompt"):
-        Mismatched(ListStore(trees[:2]), max_length=7)[0]
+    alike = Mismatched(ListStore(trees[:2]), max_length=7)
+    assert not alike.possible
+    assert not alike[0].responses[0].counted.any(), "which adds nothing to z_0"
+
+
+def test_rows_that_all_ask_the_same_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "why", "completion": f"so {i}", "label": i % 2 > 0} for i in range(4)]
+    data = PreferenceData(write(tmp_path / "same.jsonl", rows), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(PostTrainError, match=r"same\.jsonl: all rows have the same prompt, and KTO compares"):
+        quiet_trainer(max_steps=1).fit(KTO(ModelSpec(str(tiny_model))), datamodule=data)
 
 
 def test_who_is_good_by_pairs_rankings_and_soft_labels() -> None:

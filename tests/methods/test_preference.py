@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from cases import ListStore, comparisons
+from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Role, Tree, TreeBatch
-from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.packing import collate
 from lit_posttrain.types import RowLayout
@@ -42,16 +43,12 @@ def run(spec: ModelSpec, folder: Path, **options: Any) -> tuple[DPO, list[float]
     torch.manual_seed(0)
     losses = Losses()
     module = DPO(spec, lambda params: torch.optim.AdamW(params, lr=1e-2), warmup=0.0, **options)
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        losses,
+        LastCheckpoint(every_n_steps=STEPS),
         max_epochs=1,
-        logger=False,
         log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[losses, LastCheckpoint(every_n_steps=STEPS)],
     )
     trainer.fit(module, datamodule=Pairs())
     assert trainer.global_step == STEPS

@@ -12,9 +12,10 @@ import pytest
 import torch
 from cases import comparison_files, feedback_files
 from helpers import tiny
+from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError
-from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint, ReferenceSync
+from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync
 from lit_posttrain.methods import caching
 from lit_posttrain.methods.reference import ReferencedModule
 
@@ -37,16 +38,13 @@ def run(
     """Train for some optimizer steps of two micro-batches, from last.ckpt where it is there."""
     pl.seed_everything(0, verbose=False)
     losses, last = Losses(), folder / "last.ckpt"
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        losses,
+        *callbacks,
+        LastCheckpoint(every_n_steps=1),
         max_steps=steps,
         accumulate_grad_batches=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[losses, *callbacks, LastCheckpoint(every_n_steps=1)],
     )
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
     assert trainer.global_step == steps

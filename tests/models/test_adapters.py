@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from cases import build, conversation_files
+from helpers.runs import quiet_trainer
 from torch import Tensor
 
 from lit_posttrain import LoRASpec, ModelSpec, PostTrainError
-from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.restore import restore
 
@@ -52,15 +52,10 @@ def test_an_adapted_layer_written_out(spec: LoRASpec, scale: float, dora: bool, 
 
 def trained(lora: LoRASpec, model: Path, folder: Path, steps: int) -> None:
     last = folder / "last.ckpt"
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        LastCheckpoint(every_n_steps=1),
         max_steps=steps,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[LastCheckpoint(every_n_steps=1)],
     )
     module = build("sft", model, lora=lora)
     trainer.fit(module, datamodule=conversation_files(folder), ckpt_path=str(last) if last.exists() else None)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
+from helpers.runs import quiet_trainer
 
 from lit_posttrain import SFT, ModelSpec, Sampling
 from lit_posttrain.models.sharding import FSDP2Strategy
@@ -38,13 +38,9 @@ class Probe(SFT):
 def main() -> None:
     torch.set_num_threads(1)
     module = Probe(ModelSpec(sys.argv[1]))
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=2,
         strategy=FSDP2Strategy(),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.validate(module, torch.utils.data.DataLoader([0, 1]), verbose=False)
     Path(f"{sys.argv[2]}-{trainer.global_rank}.json").write_text(json.dumps(module.drawn))

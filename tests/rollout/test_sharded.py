@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from generate_sharded import LIMITS, PROMPTS
+from helpers.processes import run_script
 from transformers import AutoModelForCausalLM
 
 from lit_posttrain.models.policy import Policy
@@ -18,9 +17,7 @@ from lit_posttrain.rollout.hf import HFEngine
 def test_sharded_generation_equals_one_process(tiny_model: Path, tmp_path: Path) -> None:
     script = Path(__file__).parent / "generate_sharded.py"
     out = tmp_path / "drawn"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tiny_model), str(out)], capture_output=True, text=True, timeout=180
-    )
+    done = run_script(script, tiny_model, out)
     engine = HFEngine(Policy(AutoModelForCausalLM.from_pretrained(tiny_model)), [2])
     for rank, (prompts, limit) in enumerate(zip(PROMPTS, LIMITS, strict=True)):
         file = tmp_path / f"drawn-{rank}.json"

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from cases import METHODS, ListStore, build
+from helpers.runs import quiet_trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -67,18 +68,13 @@ def one_step(
     """The gradient by parameter name (on rank zero) of one step over all rows of the method's case."""
     module = build(method, folder, dtype=dtype)
     catcher = GradientCatcher()
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        catcher,
         devices=devices,
         strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,
         accumulate_grad_batches=accumulate,
         max_steps=1,
         gradient_clip_val=CLIP,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[catcher],
     )
     trainer.fit(module, datamodule=OneStep(method))
     assert trainer.global_step == 1

@@ -11,8 +11,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from cases import METHODS, build
+from helpers.runs import quiet_trainer
 
-from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.models.spec import LoRASpec
 
 EPOCHS, ACCUMULATE = 3, 3
@@ -45,17 +46,13 @@ def run(method: str, model: Path, folder: Path, data: Path, slow_writes: bool = 
     # dropout in the adapters: the random state has to be right too
     module = build(method, model, lora=LoRASpec(r=4, dropout=0.2))
     last = folder / "last.ckpt"
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        Started(folder),
+        LastCheckpoint(every_n_steps=1),
         max_epochs=EPOCHS,
         accumulate_grad_batches=ACCUMULATE,
         gradient_clip_val=0.5,
         default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[Started(folder), LastCheckpoint(every_n_steps=1)],
     )
     trainer.fit(module, datamodule=METHODS[method].data(data), ckpt_path=str(last) if last.exists() else None)
     torch.save({"step": trainer.global_step, "weights": module.state_dict()}, folder / "weights.part")

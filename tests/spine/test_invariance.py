@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from cases import METHODS
 from gradients import CLIP, one_step
+from helpers.processes import run_script
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 HERE = Path(__file__).parent
@@ -40,9 +39,6 @@ def test_processes_do_not_change_the_gradient(
 ) -> None:
     whole = one_step(method, tiny_model, dtype, accumulate=1)
     out = tmp_path / "gradients.pt"
-    arguments = [method, str(tiny_model), dtype, "4", strategy, "2", str(out)]
-    done = subprocess.run(
-        [sys.executable, str(HERE / "gradients.py"), *arguments], capture_output=True, text=True, timeout=300
-    )
+    done = run_script(HERE / "gradients.py", method, tiny_model, dtype, 4, strategy, 2, out)
     assert out.exists(), done.stdout[-3000:] + done.stderr[-3000:]
     assert_same(torch.load(out, weights_only=True), whole, TOLERANCE[dtype])

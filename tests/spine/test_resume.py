@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import METHODS
+from helpers.processes import environment, run_script
 from resumable import run
 
 HERE = Path(__file__).parent
@@ -30,7 +31,9 @@ def kill_and_resume(method: str, model: Path, tmp_path: Path, kills: int) -> lis
     moments: list[str] = []
     while len(moments) < kills:
         (folder / "started").unlink(missing_ok=True)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+        )
         while process.poll() is None and not (folder / "started").exists():
             time.sleep(0.01)
         # a step takes about 0.15 s here: some kills come before the first checkpoint, some a few steps later
@@ -47,7 +50,7 @@ def kill_and_resume(method: str, model: Path, tmp_path: Path, kills: int) -> lis
         known = {"started", "last.ckpt", "weights.pt"}
         writing = any(f.name not in known for f in folder.iterdir())
         moments.append("writing a checkpoint" if writing else "training")
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_script(HERE / "resumable.py", *command[2:])
     assert done.returncode == 0, done.stderr[-3000:]
     resumed = torch.load(folder / "weights.pt", weights_only=True)
     assert resumed["step"] == whole["step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shlex
 import shutil
@@ -58,6 +59,8 @@ from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, keep_run_id, redacted, wandb_logger
+
+log = logging.getLogger(__name__)
 
 _TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 _PROCESSES_PER_CORE = 4
@@ -271,9 +274,12 @@ class PostTrainCLI(LightningCLI):
         self.run_name = str(section["name"])
         self._fresh = self.subcommand == "fit" and _main_process() and not self.run_dir.exists()
         self._made_runs = not self.run_dir.parent.exists()
+        fast = torch.cuda.is_available() or fast_bfloat16_cpu()
         if section.trainer.precision is None:
-            fast = torch.cuda.is_available() or fast_bfloat16_cpu()
             section.trainer.precision = "bf16-mixed" if fast else "32-true"
+        elif str(section.trainer.precision).startswith("bf16") and not fast and _main_process():
+            told = "--trainer.precision %s: this processor multiplies bfloat16 slower than float32; 32-true is faster"
+            log.warning(told, section.trainer.precision)
         if self.option("tune_allocator") and not torch.cuda.is_available():
             tune_allocator()
         if "verbose" in section:

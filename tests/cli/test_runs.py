@@ -45,6 +45,16 @@ def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_
     assert {weight.dtype for weight in saved.values()} == {expected}
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_on_a_processor_that_is_slow_in_it_is_warned_of(
+    fast: bool, chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lit_posttrain.training.fast_bfloat16_cpu", lambda: fast)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert fit(chats, tiny_model, "--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1") == 0
+    assert ("slower than float32; 32-true is faster" in caplog.text) != fast
+
+
 def test_metrics_are_summed_exactly_in_bf16_true(chats: Path, tiny_model: Path) -> None:
     rows = [{"prompt": f"what is {i}", "completion": f"{i} " * (1 + i % 4)} for i in range(600)]
     Path("many.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -1,9 +1,11 @@
-"""The gradient of one optimizer step, however it is cut. Also a script: a Trainer with several processes starts it
-once per process (`python gradients.py METHOD MODEL DTYPE ACCUMULATE STRATEGY DEVICES OUT`)."""
+"""The gradient of one optimizer step, however it is cut. Also a script that takes one of every method: a Trainer with
+several processes starts it once per process (`python gradients.py MODEL ACCUMULATE STRATEGY DEVICES FOLDER`)."""
 
 from __future__ import annotations
 
 import sys
+import traceback
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.models.sharding import FSDP2Strategy
 
 CLIP = 0.05
+DTYPES = ("float64", "float32")
 
 
 class GradientCatcher(pl.Callback):
@@ -82,8 +85,13 @@ def one_step(
 
 
 if __name__ == "__main__":
-    method_, folder_, dtype_, accumulate_, strategy_, devices_, out_ = sys.argv[1:]
+    model, accumulate_, strategy_, devices_, folder_ = sys.argv[1:]
     torch.set_num_threads(1)
-    found = one_step(method_, Path(folder_), dtype_, int(accumulate_), strategy_, int(devices_))
-    if torch.distributed.get_rank() == 0:
-        torch.save(found, out_)
+    for method_, dtype_ in product(METHODS, DTYPES):
+        try:
+            found = one_step(method_, Path(model), dtype_, int(accumulate_), strategy_, int(devices_))
+        except Exception:  # of one method, which is no reason to say nothing of the others
+            (Path(folder_) / f"{method_}-{dtype_}.txt").write_text(traceback.format_exc())
+            continue
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, Path(folder_) / f"{method_}-{dtype_}.pt")

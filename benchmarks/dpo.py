@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from experiment import refuse_other, settings
 from reward import read
 from sft import ALLOCATOR, model_folder
 
@@ -175,12 +176,9 @@ def main() -> None:
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
 
-    setting = {
-        name: getattr(options, name)
-        for name in ("data", "model", "steps", "batch", "dtype", "precision", "at_least", "sweep", "memory")
-    }
-    if any(r["setting"] != setting for r in runs):
-        raise SystemExit(f"{kept} has runs of another experiment; choose another --out")
+    setting = settings(options)
+    for other in runs:
+        refuse_other(Path(options.out), other["setting"], options)
 
     def once(turn: int, side: str, data: Path, home: Path, **what: Any) -> None:
         same = [r for r in runs if r["side"] == side and all(r.get(k) == v for k, v in what.items())]

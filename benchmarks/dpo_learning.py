@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from dpo import HERE
-from reward import Row, fold_of, interval, read, run, same_experiment
+from experiment import same_experiment, settings
+from reward import Row, fold_of, interval, read, run
 from sft import model_folder
 
 HELD_BACK = (0, 1)
@@ -115,7 +116,9 @@ def main() -> None:
                 seconds = round(time.perf_counter() - began)
                 held_back = write(home / "test.jsonl", test)
                 ratio = logprobs(trained, held_back, home) - logprobs(model, held_back, home)
-                file.write_text(json.dumps({"seconds": seconds, "options": vars(options), "ratios": ratio.tolist()}))
+                file.write_text(
+                    json.dumps({"seconds": seconds, "options": settings(options), "ratios": ratio.tolist()})
+                )
             kept = json.loads(file.read_text())
             ratio = np.array(kept["ratios"])
             right[side] = np.stack([ratio[:, 0] > ratio[:, 1], np.ones(len(ratio))], 1).astype(np.float64)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiment import same_experiment, settings
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from sft import ALLOCATOR, model_folder
@@ -159,16 +160,6 @@ def run(command: list[str], home: Path) -> None:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
 
 
-def same_experiment(file: Path, options: argparse.Namespace) -> None:
-    """Refuse figures that another experiment has left."""
-    if not file.exists():
-        return
-    before, now = json.loads(file.read_text())["options"], vars(options)
-    differs = [name for name in now if name not in ("out", "only", "peer") and before.get(name) != now[name]]
-    if differs:
-        raise SystemExit(f"{file} was made with another --{differs[0]}; choose another --out")
-
-
 def hits(rows: list[Row], scores: list[list[float]], similar: bool = False) -> list[tuple[float, int]]:
     """Per prompt how many of its pairs are in order (half a point for equal scores), and how many there are."""
     found = []
@@ -265,7 +256,11 @@ def main() -> None:
                     home = Path(tempfile.mkdtemp(dir=scratch))
                     began = time.perf_counter()
                     scores = fit(train, rows[fold], options, model, home)
-                    kept = {"seconds": round(time.perf_counter() - began), "options": vars(options), "scores": scores}
+                    kept = {
+                        "seconds": round(time.perf_counter() - began),
+                        "options": settings(options),
+                        "scores": scores,
+                    }
                     file.write_text(json.dumps(kept))
                 found[side][fold] = json.loads(file.read_text())
                 accuracy = interval(np.array(hits(rows[fold], found[side][fold]["scores"]), dtype=np.float64))

@@ -85,5 +85,6 @@ class StepProgressBar(TQDMProgressBar):
             self.train_progress_bar.close()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last step's figures."""
-        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+        """Show the last step's figures; a run that is resumed at an epoch's end has taken none yet."""
+        if self._begun:
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))

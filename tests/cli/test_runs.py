@@ -37,6 +37,12 @@ def test_fit_leaves_a_run_behind_and_resume_goes_on(
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 2 * first
 
 
+def test_a_run_with_its_progress_bar_is_resumed_at_an_epochs_end(chats: Path, tiny_model: Path) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.enable_progress_bar", "true") == 0
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2"]) == 0
+    assert torch.load("runs/one/last.ckpt", weights_only=True)["global_step"] == 2
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_model: Path) -> None:
     assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", precision) == 0

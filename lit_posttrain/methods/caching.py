@@ -17,8 +17,6 @@ from lit_posttrain.data.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, TreeBatch
 
-_MARK_EVERY = 20  # batches
-
 
 def cached_logprobs(
     trees: TargetTrees,
@@ -77,7 +75,7 @@ def _fill(
     whole.reference = Places()
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     bar = Tqdm(total=len(whole), initial=begin, desc="reference", unit="row", disable=not shown, mininterval=1.0)
-    for number, start in enumerate(range(begin, len(whole), batch_size), 1):
+    for start in range(begin, len(whole), batch_size):
         end = min(start + batch_size, len(whole))
         mine = list(range(start + trainer.global_rank, end, trainer.world_size))
         batch = collate([whole[row] for row in mine], layout, {}, mine).to(trainer.strategy.root_device)
@@ -89,7 +87,7 @@ def _fill(
                 raise PostTrainError(f"the reference gives a log-prob that is no number, in rows {start} to {end - 1}")
             if values is not None:
                 values[where] = what
-        if values is not None and (number % _MARK_EVERY == 0 or end == len(whole)):
+        if values is not None:
             values.flush()
             cache.mark(end)
         bar.update(end - start)

@@ -106,7 +106,6 @@ def test_a_cache_is_filled_once_and_shared(tiny_model: Path, tmp_path: Path, pas
 def test_an_interrupted_pass_goes_on(
     tiny_model: Path, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caching, "_MARK_EVERY", 1)
     spec = ModelSpec(str(tiny_model))
     whole = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "whole", 2)
     (values,) = (tmp_path / "cache" / "reference").glob("*/values.f32")

@@ -97,6 +97,14 @@ class MeasuresKL(Protocol):
 
 
 @runtime_checkable
+class KeepsReference(Protocol):
+    """A method with a model beside the one that is trained. frozen_weights: its parameters, if it holds any."""
+
+    @property
+    def frozen_weights(self) -> Sequence[Tensor]: ...
+
+
+@runtime_checkable
 class OffersPrompts(Protocol):
     """A data module with prompts to ask."""
 
@@ -143,8 +151,8 @@ class MixedSource(Protocol):
 
 
 class Audit(Protocol):
-    """The report on a data set. mix: where sources are weighted, what each gives to an epoch. first_rows: of a stream,
-    how many rows were looked at; 0 where all were."""
+    """The report on a data set. warnings: what a person should look at. mix: where sources are weighted, what each
+    gives to an epoch. first_rows: of a stream, how many rows were looked at; 0 where all were."""
 
     @property
     def files(self) -> Sequence[AuditedFile]: ...
@@ -156,6 +164,8 @@ class Audit(Protocol):
     def first_rows(self) -> int: ...
     @property
     def mix(self) -> Sequence[MixedSource]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
 
 
 def audit_of(trainer: Trainer) -> Audit | None:

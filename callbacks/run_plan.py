@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,23 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
-from lit_posttrain.callbacks.protocols import Audit, audit_of
+from lit_posttrain.callbacks.protocols import Audit, KeepsReference, audit_of
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3
+_WARNINGS = 3
+_OUTCOME = ("train/loss", "val/loss", "val/rewards/accuracies", "val/rewards/margins")
 
 
 class RunPlan(Callback):
     """Prints a few lines before the first step, after a few steps the time that is left, and at the end the outcome."""
 
-    def __init__(self, next_command: str = "") -> None:
+    def __init__(self, next_commands: Sequence[str] = ()) -> None:
         """
         Args:
-            next_command: What to tell people to do with the trained model.
+            next_commands: What to tell people to do with the trained model, a line each.
         """
-        self.next_command = next_command
+        self.next_commands = next_commands
         self._first: int | None = None  # the step at which training began, if it did
         self._clock = TrainingClock()
 
@@ -87,13 +90,14 @@ class RunPlan(Callback):
             ]
         figures = [
             f"{name} {float(trainer.callback_metrics[name]):.4g}"
-            for name in ("train/loss", "val/loss")
+            for name in _OUTCOME
             if name in trainer.callback_metrics
         ]
         kept = [str(f) for n in ("best.ckpt", "last.ckpt") if (f := Path(trainer.default_root_dir) / n).exists()]
         lines = [("done", "; ".join([f"step {trainer.global_step:,}", *figures]))]
         lines += [("kept", ", ".join(kept))] if kept else []
-        return lines + ([("next", self.next_command)] if kept and self.next_command else [])
+        following = zip(("next", *[""] * len(self.next_commands)), self.next_commands, strict=False)
+        return lines + (list(following) if kept else [])
 
 
 def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
@@ -106,6 +110,7 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
     return [
         *([("data", _data(audit))] if audit is not None else []),
         *([("mix", _mix(audit))] if audit is not None and audit.mix else []),
+        *([("look at", line) for line in _warnings(audit)] if audit is not None else []),
         ("steps", _steps(trainer)),
         *([("validation", note)] if (note := _validation(trainer)) else []),
         ("batch", _batch(trainer)),
@@ -123,6 +128,11 @@ def _data(audit: Audit) -> str:
     first = "a stream, first " if audit.first_rows else ""
     rows = first + _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
     return f"{rows}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
+
+
+def _warnings(audit: Audit) -> list[str]:
+    shown, more = audit.warnings[:_WARNINGS], len(audit.warnings) - _WARNINGS
+    return [*shown, *([f"{more} more, see lit-posttrain audit"] if more > 0 else [])]
 
 
 def _mix(audit: Audit) -> str:
@@ -162,6 +172,7 @@ def _memory(trainer: Trainer, pl_module: LightningModule) -> str:
     parameters = list(pl_module.parameters())
     parts = {
         "weights": parameter_bytes(parameters, local=True),
+        **_reference(pl_module),
         "gradients": parameter_bytes([p for p in parameters if p.requires_grad], local=True),
     }
     unknown = ["activations"]
@@ -173,6 +184,12 @@ def _memory(trainer: Trainer, pl_module: LightningModule) -> str:
             parts[f"{name} state"] = state
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     return f"{sum(parts.values()) / 1e9:.2f} GB a process ({listed}); {' and '.join(unknown)} on top"
+
+
+def _reference(pl_module: LightningModule) -> dict[str, int]:
+    """What a frozen copy takes; a cache on disk and an adapter that is switched off take nothing."""
+    kept = pl_module.frozen_weights if isinstance(pl_module, KeepsReference) else []
+    return {"reference": parameter_bytes(kept, local=True)} if kept else {}
 
 
 _AUDIT_COLUMNS = ("name", "rows", "dropped", "conversations", "tokens", "trained_tokens")

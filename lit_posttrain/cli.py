@@ -7,6 +7,7 @@ functions in lit_posttrain/commands. This file only finds the right one, so that
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ TRAINER_COMMANDS = {
     "fit": "Train: lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl",
     "validate": "Compute the metrics of a checkpoint on the validation data.",
     "test": "Compute the metrics of a checkpoint on the test data.",
-    "predict": "Write the log-probability of every response of a file.",
+    "predict": "Write the log-probability of every response of a file; of a reward model its score.",
 }
 OTHER_COMMANDS = {
     "audit": "Read, tokenise and report on the data of a config, without training.",
@@ -29,6 +30,8 @@ OTHER_COMMANDS = {
     "chat": "Talk to a model folder or a checkpoint in the terminal.",
     "configs": "List the ready-made configs, or copy one to edit.",
 }
+# the page of a command says what the last two, which jsonargparse makes, would say
+HELP = ("-h", "--help", "--data.columns.help", "--model.policy.lora.help")
 _ERROR_EXIT, _INTERRUPT_EXIT, _BROKEN_PIPE_EXIT = 2, 130, 141
 
 
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lit-posttrain {__version__}")
         return 0
     try:
-        status = _command(args[0], asks_help=bool({"-h", "--help"} & set(args)))(args)
+        status = _command(args[0], asks_help=bool(set(HELP) & set(args)))(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -73,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if show_traceback:
             traceback.print_exc()
-        text = explained(str(problem), problem.known) if isinstance(problem, UsageError) else str(problem)
+        text = (
+            explained(str(problem), problem.known, problem.classes) if isinstance(problem, UsageError) else str(problem)
+        )
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return _ERROR_EXIT
     except KeyboardInterrupt:
@@ -83,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _output_is_closed() -> bool:
     """Whether the reader of our output, such as `head`, has had enough; if so, what is left goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), select.POLLOUT)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return closed
 
 
 def _command(name: str, asks_help: bool) -> Callable[[list[str]], int]:

@@ -18,12 +18,12 @@ class PostTrainError(Exception):
 class UsageError(PostTrainError):
     """What an argument parser found wrong, in its own words; `explained` makes one line of it.
 
-    known: names of options, to suggest one for a mistyped name.
+    known, classes: names of options and of classes, to suggest one for a mistyped name.
     """
 
-    def __init__(self, message: str, known: Sequence[str]) -> None:
+    def __init__(self, message: str, known: Sequence[str], classes: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.known = known
+        self.known, self.classes = known, classes
 
 
 class OneLineErrors:
@@ -35,10 +35,14 @@ class OneLineErrors:
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UsageError. Parsers of nested options raise it too, and the outer one adds where it was."""
-        raise UsageError(str(message), self.option_names()) from ex
+        raise UsageError(str(message), self.option_names(), self.class_names()) from ex
 
     def option_names(self) -> list[str]:
         """Dotted names to suggest for a mistyped one."""
+        return []
+
+    def class_names(self) -> list[str]:
+        """The same of classes."""
         return []
 
 
@@ -50,10 +54,10 @@ def buried(problem: BaseException) -> PostTrainError | None:
     return seen
 
 
-def explained(message: str, known: Sequence[str] = ()) -> str:
+def explained(message: str, known: Sequence[str] = (), classes: Sequence[str] = ()) -> str:
     """A parser's message as one line that names the option. jsonargparse lists every type that a value is not.
 
-    known: dotted option names, of which the likely one is suggested.
+    known: dotted option names, of which the likely one is suggested. classes: the same of classes.
     """
     text = " ".join(message.split())
     required = re.search(r"arguments are required: (.+)", text)
@@ -68,7 +72,7 @@ def explained(message: str, known: Sequence[str] = ()) -> str:
         return f"{stray[1]}: every value needs its option's name before it; --help lists the options"
     option = _option(text)
     refused = re.search(r"Option '([^']+)' is not accepted", text) or re.search(r"unrecognized arguments: (\S+)", text)
-    if refused:
+    if refused and f'key "{refused[1]}"' not in text:  # else one class takes it, and its value is wrong
         typed = refused[1].split("=")[0].lstrip("-") if refused[1].startswith("-") else ""
         option = option or typed
         close = likely(option, known)
@@ -81,13 +85,17 @@ def explained(message: str, known: Sequence[str] = ()) -> str:
     )
     value = re.search(r"(?:Got value|Given value): (?!NestedArg)(\S+)", text) or re.search(r"val='([^']*)'", text)
     if option and kinds and value:
-        return f"--{option}: expected {' or '.join(kinds)}, got {value[1].rstrip(',')}"
+        given = value[1].rstrip(",")
+        spelled = f"; a list is written '[{given}]'" if "a list" in kinds and not given.startswith("[") else ""
+        return f"--{option}: expected {' or '.join(kinds)}, got {given}{spelled}"
     unknown = re.search(r"Expected a dot import path string: (\S+)", text)
     parts = [k for k in known if k.startswith(f"{option}.") and "." in option and ".init_args." not in k]
     if unknown and parts:
         return f"--{option} {unknown[1]}: it has options of its own, such as --{parts[0]}"
     if unknown:
-        return f"--{option} {unknown[1]}: there is no such class; give its name, or where to import it from (a.b.Name)"
+        close_by = difflib.get_close_matches(unknown[1], classes, n=1)
+        remedy = f"did you mean {close_by[0]}?" if close_by else "give its name, or where to import it from (a.b.Name)"
+        return f"--{option} {unknown[1]}: there is no such class; {remedy}"
     return text
 
 
@@ -130,6 +138,6 @@ def _kind(annotation: str) -> str:
     if "Literal[" in annotation:
         return "one of " + ", ".join(re.findall(r"'([^']+)'", annotation))
     if annotation.startswith(("list[", "List[")):
-        return "a list"
+        return "" if "." in annotation else "a list"
     name = re.sub(r"<class '([\w.]+)'>", r"\1", annotation)
     return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}.get(name, "")

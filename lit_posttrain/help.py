@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from contextlib import redirect_stdout, suppress
+from dataclasses import is_dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import yaml
+from jsonargparse import ArgumentParser
 
+from lit_posttrain import training
 from lit_posttrain.arguments import bundled_configs, take_option, take_options
+from lit_posttrain.cli import HELP
 from lit_posttrain.runtime import quiet_libraries
-from lit_posttrain.training import PostTrainCLI
 
 _OPENING = """usage: lit-posttrain {command} --config CONFIG [OPTIONS]
 
@@ -22,6 +26,8 @@ Ready-made configs, and how to begin:
   --config CONFIG       configs/sft.yaml, with overlays such as a second --config configs/with/lora.yaml;
                         `lit-posttrain configs` lists them. Options given after it win.
 """
+# to a page that is part of this one; those to pages of other classes take a name
+_POINTER = re.compile(r"^  --[\w.]+[.]help(?: {2,}.*)?\n(?: {8,}.*\n?)*", re.MULTILINE)
 _RESUME = "  --resume NAME         Go on with the run of this name (or folder) from its last.ckpt, exactly.\n"
 _AUDIT = "  --out FILE            Write the report as JSON too.\n"
 # how a section of Lightning's help begins, and what it holds
@@ -41,7 +47,7 @@ def run(args: list[str]) -> int:
     quiet_libraries()
     command = args[0]
     classes = {"model": "SFT", "data": "ConversationData"}
-    rest = bundled_configs([a for a in args[1:] if a not in ("-h", "--help")])
+    rest = bundled_configs([a for a in args[1:] if a not in HELP])
     configs, rest = take_options(rest, "--config")
     for config in configs:  # the last one that names a class wins
         written = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
@@ -51,20 +57,44 @@ def run(args: list[str]) -> int:
         chosen, rest = take_option(rest, f"--{name}")
         classes[name] = chosen or classes[name]
     opening = _OPENING.format(command=command) + {"audit": _AUDIT, "fit": _RESUME}.get(command, "")
-    pages = [["--model.help", classes["model"]], ["--data.help", classes["data"]], ["--help"]]
     of = "fit" if command == "audit" else command  # it takes the options of `fit`
-    print("\n".join([opening, *(_sections(of, page) for page in pages)]))
+    parts = [opening]
+    for name, chosen in classes.items():
+        parts.append(_sections(_page(of, [f"--{name}.help", chosen])))
+        parts += _grouped(name, getattr(training, chosen, None))
+    print("\n".join([*parts, _sections(_page(of, ["--help"]))]))
     return 0
 
 
-def _sections(command: str, options: list[str]) -> str:
-    """What the parser prints, without its usage lines and with titles that say what follows."""
+def _grouped(prefix: str, of: Any) -> list[str]:
+    """The options of the dataclasses among a class's arguments that may be left out, such as LoRASpec: jsonargparse
+    shows them as one value."""
+    found = []
+    for name, hint in get_type_hints(of.__init__).items() if of is not None else ():
+        for kind in (hint, *get_args(hint)):
+            if is_dataclass(kind):
+                key = f"{prefix}.{name}"
+                if kind is not hint:
+                    parser = ArgumentParser(add_help=False)
+                    parser.add_class_arguments(kind, key)
+                    found.append(_sections(parser.format_help()))
+                found += _grouped(key, kind)
+    return found
+
+
+def _page(command: str, options: list[str]) -> str:
     page = StringIO()
     with redirect_stdout(page), suppress(SystemExit):
-        PostTrainCLI(args=[command, *options])
+        training.PostTrainCLI(args=[command, *options])
+    return page.getvalue()
+
+
+def _sections(page: str) -> str:
+    """What a parser prints, without its usage lines and with titles that say what follows."""
     kept = []
-    for section in re.split(r"\n\n+", page.getvalue().strip()):
+    for section in re.split(r"\n\n+", page.strip()):
         title, _, body = section.partition("\n")
+        body = _POINTER.sub("", body)
         if body.startswith("  -"):  # options, not usage or prose
             known = next((ours for theirs, ours in _TITLES.items() if title.startswith(theirs)), title)
             kept.append(f"{known}\n{body}\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,12 +40,22 @@ class ScoreOptions:
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data, or by those of conversations."""
         named = self.columns or PreferenceColumns()
+        chosen = {name for name, value in vars(named).items() if value is not None}
         try:
             return ComparisonReader(recognise_comparison(record, named, labelled=False), self.system)
         except PostTrainError:
-            if {name for name, value in vars(named).items() if value is not None} - {"prompt", "completion"}:
+            if chosen - {"prompt", "completion"}:
                 raise
+        try:
             return _Conversation(recognise(record, Columns(named.prompt, named.completion)), self.system)
+        except PostTrainError as problem:
+            if chosen:
+                raise
+            raise PostTrainError(
+                f"{record.file}:{record.line}: columns not recognised: {', '.join(record.data)}; name a prompt with "
+                "--columns.prompt X, and what to score with --columns.completion Y, --columns.chosen Y "
+                "--columns.rejected Z, --columns.responses Y, or --columns.first Y --columns.second Z"
+            ) from problem
 
     def fit(self, tree: Tree) -> Fitted:
         """Drop what the model cannot read as a whole."""
@@ -97,14 +106,18 @@ class ResponseScorer:
         self.system, self.bfloat16, self.columns = system, bfloat16, columns
         self.model.to(self.device)
         self.batch_size = batch_size
-        self.unscored: Counter[str] = Counter()  # rows of the last file without a score, by reason
+        self.unscored: list[str] = []  # which rows of the last file have no score, and why, in words
 
     def score_file(self, path: str, cache_dir: str | None = None) -> Iterator[tuple[Record, list[float] | None]]:
         """Every record of a file with the scores of its responses, in their order; None where there are none."""
         limit = max_positions(self.model.config)
         options = ScoreOptions(limit or 1_000_000, self.system, self.columns)
         store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
-        self.unscored = Counter({reason: tally.count for reason, tally in audit.total.dropped.items()})
+        self.unscored = [
+            f"{tally.count} {reason} ({file.where(tally)})"
+            for file in audit.files
+            for reason, tally in file.dropped.items()
+        ]
         device = self.device.type
         implementation = attention_implementation("auto", self.model.config, device)
         layout = RewardModel.layout_for(layout_of(self.model.config, device, implementation))

@@ -32,29 +32,29 @@ from lit_posttrain.callbacks import (
     EvaluationReport,
     FiniteLossGuard,
     GracefulInterrupt,
+    KLControl,
     PredictionWriter,
+    ReferenceSync,
+    RewardLogger,
     RunPlan,
+    SampleLogger,
     StepProgressBar,
     ThroughputMonitor,
     run_checkpoints,
 )
-from lit_posttrain.callbacks import KLControl as KLControl
-from lit_posttrain.callbacks import ReferenceSync as ReferenceSync
-from lit_posttrain.callbacks import RewardLogger as RewardLogger
-from lit_posttrain.callbacks import SampleLogger as SampleLogger  # short names in configs need the class imported
 from lit_posttrain.data.comparisons import PreferenceColumns
-from lit_posttrain.data.conversation import ConversationData as ConversationData
+from lit_posttrain.data.conversation import ConversationData
 from lit_posttrain.data.formats import Columns
-from lit_posttrain.data.preference import PreferenceData as PreferenceData
+from lit_posttrain.data.preference import PreferenceData
 from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
-from lit_posttrain.methods.dpo import DPO as DPO
-from lit_posttrain.methods.kto import KTO as KTO
-from lit_posttrain.methods.orpo import ORPO as ORPO
-from lit_posttrain.methods.reward import RewardModel as RewardModel
-from lit_posttrain.methods.sft import SFT as SFT
-from lit_posttrain.methods.simpo import SimPO as SimPO
-from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
+from lit_posttrain.methods.dpo import DPO
+from lit_posttrain.methods.kto import KTO
+from lit_posttrain.methods.orpo import ORPO
+from lit_posttrain.methods.reward import RewardModel
+from lit_posttrain.methods.sft import SFT
+from lit_posttrain.methods.simpo import SimPO
+from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy  # for its short name
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
@@ -64,6 +64,10 @@ log = logging.getLogger(__name__)
 
 _TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 _PROCESSES_PER_CORE = 4
+# short names in configs need the class imported here
+_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel)
+_DATA = (ConversationData, PreferenceData)
+_CALLBACKS = (SampleLogger, RewardLogger, KLControl, ReferenceSync)
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
@@ -73,13 +77,14 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
         """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
         homes: dict[str, tuple[Any, ...]] = {
             "trainer": (pl.Trainer,),
-            "model": (SFT, DPO, KTO, SimPO, ORPO, RewardModel),
+            "model": _METHODS,
             "model.policy": (ModelSpec,),
             "model.policy.lora": (LoRASpec,),
-            "data": (ConversationData, PreferenceData),
+            "data": _DATA,
             "data.columns": (Columns, PreferenceColumns),
             "wandb": (WandbOptions,),
             "throughput": (ThroughputMonitor,),
+            "trainer.callbacks": _CALLBACKS,
         }
         own = ["name", "runs", "resume", "overwrite", "config", "monitor", "checkpoint_every", "ckpt_path"]
         own += ["model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
@@ -87,6 +92,10 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
             (place, name) for place, kinds in homes.items() for k in kinds for name in inspect.signature(k).parameters
         ]
         return list(dict.fromkeys([*own, *(f"{place}.{name}" for place, name in named)]))
+
+    def class_names(self) -> list[str]:
+        """Those with short names."""
+        return [kind.__name__ for kind in (*_METHODS, *_DATA, *_CALLBACKS)]
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -329,7 +338,11 @@ class PostTrainCLI(LightningCLI):
             resume = f"lit-posttrain fit --resume {self.run_name}"
             if self.option("runs") != "runs":
                 resume += f" --runs {self.option('runs')}"
-            callbacks += [FiniteLossGuard(), RunPlan(_next_command(self.run_dir)), GracefulInterrupt(resume)]
+            callbacks += [
+                FiniteLossGuard(),
+                RunPlan(_next_commands(self.run_dir, self.model)),
+                GracefulInterrupt(resume),
+            ]
             if chosen.enable_checkpointing is not False:
                 callbacks += run_checkpoints(self.option("checkpoint_every"), self.option("monitor"))
         if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
@@ -347,10 +360,11 @@ class PostTrainCLI(LightningCLI):
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
 
 
-def _next_command(run: Path) -> str:
+def _next_commands(run: Path, model: PostTrainingModule) -> list[str]:
     """What people do after training."""
-    place = shlex.quote(str(run))
-    return f"lit-posttrain export --ckpt {place} --out {shlex.quote(f'{run.name}-hf')}"
+    out = shlex.quote(f"{run.name}-hf")
+    use = f"score --model {out} --data FILE" if model.head == "score" else f"generate --model {out} --prompt TEXT"
+    return [f"lit-posttrain export --ckpt {shlex.quote(str(run))} --out {out}", f"lit-posttrain {use}"]
 
 
 def _refuse_too_many_processes(trainer: Any) -> None:

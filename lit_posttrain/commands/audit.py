@@ -20,4 +20,5 @@ def run(args: list[str]) -> int:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(cli.datamodule.audit.to_json(), encoding="utf-8")
         print(f"wrote {out}")
+    cli.model.check_data(cli.datamodule)  # below the report, which shows what is refused
     return 0

@@ -57,8 +57,7 @@ def score(
         raise PostTrainError(str(problem).replace("--data.columns", "--columns")) from None
     write(rows, out)
     if scorer.unscored:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in scorer.unscored.items())
-        print(f"without a score (scores is null): {reasons}", file=sys.stderr)
+        print(f"without a score (scores is null): {', '.join(scorer.unscored)}", file=sys.stderr)
     return 0
 
 

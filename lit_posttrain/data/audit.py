@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_posttrain.data.audit_table import table_of
+from lit_posttrain.data.compared import Compared
+
 _EXAMPLES = 5
-_WIDTH = 100
 _ALTERED = {
     "cut": "cut at the end",
     "split": "split in pieces",
@@ -86,6 +87,11 @@ class FileAudit:
         """Count a drop."""
         self.dropped.setdefault(reason, Tally()).add(line)
 
+    def where(self, tally: Tally) -> str:
+        """The places of a tally's first cases: `file:3, :8, ...`."""
+        places = [f"{self.name}:{tally.lines[0]}", *(f":{line}" for line in tally.lines[1:])]
+        return ", ".join([*places, *(["..."] if tally.count > len(tally.lines) else [])])
+
     def findings(self) -> dict[str, int]:
         """What became of rows other than to be taken as they are, in words; reasons without a case are left out."""
         found = {reason: tally.count for reason, tally in self.dropped.items()}
@@ -140,7 +146,7 @@ class AuditReport:
     total: the sums, and lengths over everything. ends: trained turns by the end token they close with ("" is none).
     eos: the tokenizer's end-of-sequence token. held_out: trees set aside by --data.val_share. in_training: trees of a
     validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
-    at; 0 where all were. mix: shares of an epoch, where --data.weights sets them.
+    at; 0 where all were. mix: shares of an epoch, where --data.weights sets them. compared: what preferences say.
     validation: reports of the validation sets by name.
     """
 
@@ -159,6 +165,7 @@ class AuditReport:
     first_rows: int = 0
     in_training: int = 0
     mix: list[Share] = field(default_factory=list)
+    compared: Compared | None = None
     validation: dict[str, AuditReport] = field(default_factory=dict)
 
     @property
@@ -178,7 +185,7 @@ class AuditReport:
             found.append(
                 f"val_share {self.val_share:g} holds out no row of {self.total.rows}; raise it or name a val_path"
             )
-        found += self._about_mix()
+        found += self._about_mix() + (self.compared.warnings if self.compared else [])
         return found
 
     def _about_mix(self) -> list[str]:
@@ -213,12 +220,12 @@ class AuditReport:
         found, total = [], self.total
         for file in self.files:
             if count := file.control.count:
-                where = _places(file, file.control.lines)
+                where = file.where(file.control)
                 found.append(
                     f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such"
                 )
             if count := file.altered.count:
-                where = _places(file, file.altered.lines)
+                where = file.where(file.altered)
                 found.append(f"the chat template changes or leaves out words of {count} rows ({where})")
         if total.duplicates:
             found.append(f"{total.duplicates} of {total.rows} rows repeat an earlier row")
@@ -262,94 +269,10 @@ class AuditReport:
         made.files = [FileAudit.from_dict(file) for file in values["files"]]
         made.total = FileAudit.from_dict(values["total"])
         made.mix = [Share(**share) for share in values.get("mix", [])]  # a cache of earlier versions has none
+        made.compared = Compared(**values["compared"]) if values.get("compared") else None
         made.validation = {name: cls._from_dict(report) for name, report in values["validation"].items()}
         return made
 
     def table(self) -> str:
         """The audit as plain text, at most 100 columns wide unless names are longer."""
-        sections = [self._block(f"first {self.first_rows:,} rows of a stream" if self.first_rows else "training data")]
-        if self.mix:
-            sections.append(_mix_table(self.mix))
-        sections += [report._block(f"validation: {name}") for name, report in self.validation.items()]
-        if warnings := self.warnings:
-            sections.append("\n".join(["to look at", *(f"  - {line}" for line in warnings)]))
-        return "\n\n".join(sections)
-
-    def _block(self, title: str) -> str:
-        columns = self.files if len(self.files) == 1 else [*self.files, self.total]
-        rows: list[tuple[str, Callable[[FileAudit], str]]] = [
-            ("rows read", lambda f: f"{f.rows:,}"),
-            ("conversations", lambda f: f"{f.trees:,}"),
-            ("dropped", lambda f: f"{f.dropped_count:,}"),
-            *((f"  {reason}", _dropped(reason)) for reason in self.total.dropped),
-            ("cut at the end", lambda f: f"{f.cut:,}"),
-            ("split in pieces", lambda f: f"{f.split:,}"),
-            ("repeated rows", lambda f: f"{f.duplicates:,}"),
-            ("tokens", lambda f: f"{f.tokens:,}"),
-            ("trained tokens", lambda f: f"{f.trained_tokens:,}"),
-            ("trained share", lambda f: f"{f.trained_share:.1%}"),
-            ("length, mean", lambda f: f"{f.mean:,.1f}"),
-            ("length, median", lambda f: f"{f.p50:,}"),
-            ("length, 95 %", lambda f: f"{f.p95:,}"),
-            ("length, longest", lambda f: f"{f.max:,}"),
-        ]
-        if self.total.empty_pieces:
-            rows.insert(5, ("pieces left out", lambda f: f"{f.empty_pieces:,}"))
-        label = max(len(name) for name, _ in rows) + 2
-        shown = dict(zip(map(id, columns), _labels([f.name for f in columns]), strict=True))
-        lines = [title]
-        while columns:
-            widths = [max(len(shown[id(f)]), 11) + 2 for f in columns]
-            fits = max(sum(1 for total in accumulate(widths, initial=label) if total <= _WIDTH) - 1, 1)
-            here, columns = list(zip(columns[:fits], widths, strict=False)), columns[fits:]
-            lines.append(" " * label + "".join(shown[id(f)].rjust(w) for f, w in here))
-            lines += [name.ljust(label) + "".join(value(f).rjust(w) for f, w in here) for name, value in rows]
-        return "\n".join([*lines, *self._footnotes()])
-
-    def _footnotes(self) -> list[str]:
-        notes = [f"trained on: {self.train_on}; max_length {self.max_length}, overlong rows: {self.overlong}"]
-        formats = dict.fromkeys(f.format for f in self.files)
-        notes.append("columns: " + ", ".join(formats))
-        notes.append(
-            "pad = eos: yes; end tokens stay trained, padding is told apart by its place"
-            if self.pad_is_eos
-            else "pad = eos: no"
-        )
-        if self.val_share:
-            notes.append(f"held out for validation: {self.held_out:,} of these conversations")
-        for file in self.files:
-            if file.longest:
-                longest = ", ".join(f"line {line} ({length:,})" for line, length in file.longest[:3])
-                notes.append(f"{file.name}: longest are {longest}")
-            for reason, tally in file.dropped.items():
-                more = ", ..." if tally.count > len(tally.lines) else ""
-                notes.append(f"{_places(file, tally.lines)}{more}: dropped, {reason}")
-        return notes
-
-
-def _mix_table(mix: Sequence[Share]) -> str:
-    heads = ("weight", "conversations", "an epoch", "share", "of tokens")
-    rows = [(f"{s.weight:g}", f"{s.trees:,}", f"{s.shown:,}", f"{s.of_trees:.1%}", f"{s.of_tokens:.1%}") for s in mix]
-    names = _labels([share.path for share in mix])
-    label = max(len(name) for name in ("an epoch's mix", *names)) + 2
-    lines = [
-        name.ljust(label) + "".join(cell.rjust(15) for cell in cells)
-        for name, cells in zip(("an epoch's mix", *names), (heads, *rows), strict=True)
-    ]
-    return "\n".join(lines)
-
-
-def _dropped(reason: str) -> Callable[[FileAudit], str]:
-    return lambda file: f"{file.dropped[reason].count if reason in file.dropped else 0:,}"
-
-
-def _places(file: FileAudit, lines: Sequence[int]) -> str:
-    return ", ".join([f"{file.name}:{lines[0]}", *(f":{line}" for line in lines[1:])])
-
-
-def _labels(names: Sequence[str]) -> list[str]:
-    """Short names for column heads: the last part of each path, with its folder where that is not enough."""
-    parts = [name.rstrip("/").split("/") for name in names]
-    last = [p[-1] for p in parts]
-    labels = [p[-1] if last.count(p[-1]) == 1 else "/".join(p[-2:]) for p in parts]
-    return [label if len(label) <= 24 else "…" + label[-23:] for label in labels]
+        return table_of(self)

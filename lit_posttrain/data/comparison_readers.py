@@ -162,6 +162,12 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparis
             if columns["ranks"]
             else [r.get("rank") if isinstance(r, dict) else None for r in given]
         )
+        if not columns["ranks"] and all(rank is None for rank in ranks):
+            raise BadRow(
+                "no ranks",
+                f"the responses in `{name}` have no ranks; write objects with text and rank, or name a column with a "
+                "list of ranks with --data.columns.ranks",
+            )
         places = _ranks(ranks, len(given))
         return Comparison(prompt, [Candidate(m, Role.RANKED, r) for m, r in zip(said, places, strict=True)])
 

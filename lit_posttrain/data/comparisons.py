@@ -5,13 +5,15 @@ As in formats.py, the columns of a file's first record decide, and later records
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from lit_posttrain.data.comparison_readers import Annotators, Comparison, judged, paired, ranked, unpaired
-from lit_posttrain.data.formats import require_columns
+from lit_posttrain.data.formats import recognise, require_columns
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
 
@@ -82,13 +84,38 @@ def recognise_comparison(
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
             read = make({**used, "extra": found.get("extra", []), "labelled": labelled}, annotators)
             return ComparisonFormat("/".join(needed), tuple(needed), read)
-    raise PostTrainError(
-        f"{record.file}:{record.line}: columns not recognised as preferences: {', '.join(data)}; name them with "
-        "--data.columns.prompt X --data.columns.chosen Y --data.columns.rejected Z (or columns.responses, "
-        "columns.first/second/labels, columns.completion/good)"
+    raise PostTrainError(f"{record.file}:{record.line}: {_unrecognised(record, found, labelled)}")
+
+
+def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> str:
+    """What is wrong with the columns, and the remedy: the nearest shape that lacks something, or a file for SFT."""
+    data = record.data
+    for shape, needs, _ in _SHAPES:
+        if any(sign in found for sign in _SIGNS.get(shape, ())):
+            there = ", ".join(f"{need} ({_shown(found[need])})" for need in needs if need in found)
+            lacking = [need for need in needs if need not in found and (labelled or need != "labels")]
+            close = difflib.get_close_matches(lacking[0], data, n=1)
+            hint = f"; did you mean `{close[0]}`?" if close else f" (the columns are {', '.join(data)})"
+            options = " ".join(f"--data.columns.{name} NAME" for name in lacking)
+            return f"beside {there} preferences need {' and '.join(lacking)}: {options}{hint}"
+    with suppress(PostTrainError):
+        name = recognise(record).name
+        return (
+            f"conversations ({name}), no preferences: those have chosen and rejected, ranked responses, or a label of "
+            "good and bad ones (--data.columns.good NAME); configs/sft.yaml learns from conversations"
+        )
+    return (
+        f"columns not recognised as preferences: {', '.join(data)}; name them with --data.columns.prompt X "
+        "--data.columns.chosen Y --data.columns.rejected Z (or columns.responses, columns.first/second/labels, "
+        "columns.completion/good)"
     )
 
 
+def _shown(column: Any) -> str:
+    return ", ".join(column) if isinstance(column, list) else str(column)
+
+
+_SIGNS = {"pair": ("chosen", "rejected"), "ranking": ("responses",), "judged": ("first", "second")}
 _OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks",)}
 _SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], Any]], ...] = (
     ("pair", ("chosen", "rejected"), lambda used, _: paired(used)),

@@ -118,6 +118,12 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     data, named = record.data, columns or Columns()
     require_columns(record, named)
     found = _named(record, named) or _by_columns(data)
+    if found is None and {"chosen", "rejected"} <= set(data):
+        raise PostTrainError(
+            f"{record.file}:{record.line}: preferences (chosen, rejected), no conversations: configs/dpo.yaml and "
+            "configs/reward.yaml learn from those; to imitate one side, name it with --data.columns.completion chosen "
+            "--data.columns.prompt X"
+        )
     if found is None:
         raise PostTrainError(
             f"{record.file}:{record.line}: columns not recognised: {', '.join(data)}; name them with "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lit_posttrain.data.compared import ResponseColumns
 from lit_posttrain.data.store import MEASURES, Longs, measures
 from lit_posttrain.types import Role, Tree
 
@@ -39,6 +40,14 @@ class MemoryTrees:
     def margins(self) -> bool:
         """Whether somebody said by how much a chosen response is better."""
         return any(r.role == Role.CHOSEN and r.label != 0 for tree in self._trees for r in tree.responses)
+
+    def responses(self) -> ResponseColumns:
+        """All responses."""
+        of = [(index, r.role, r.label, len(r.tokens)) for index, t in enumerate(self._trees) for r in t.responses]
+        tree, role, label, size = np.array(of, dtype=np.float64).reshape(-1, 4).T
+        return ResponseColumns(
+            tree.astype(np.int64), role.astype(np.int8), label.astype(np.float32), size.astype(np.int64)
+        )
 
     def sources(self, rows: Sequence[int]) -> list[str]:
         """`file:line` of trees."""

@@ -310,7 +310,7 @@ class TreeData(LightningDataModule):
         """Say what a stream has dropped and altered: an audit has seen its first rows alone."""
         loader = self._stream_loader
         if stage == "fit" and loader is not None and not loader.stream.quiet and (found := loader.stream.findings()):
-            log.warning("of %d rows of the stream: %s", loader.stream.counts["rows"], found)
+            log.warning("of %d rows of the stream, each counted in every pass: %s", loader.stream.counts["rows"], found)
 
     def val_dataloader(self) -> list[EvalLoader]:
         """One loader per validation set, in the order of `val_stores`."""

@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_posttrain.data.compared import ResponseColumns
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Role, Tree, rank_of
 
@@ -237,6 +238,17 @@ class TreeStoreWriter:
             **{name: np.array(column, dtype=np.int64) for name, column in self._columns.items()},
             "row_hash": np.array(self._row_hash, dtype=np.uint64),
         }
+
+    def responses(self) -> ResponseColumns:
+        """The responses of what has been appended so far."""
+        columns = self.columns()
+        counts, first = columns["num_responses"], columns["first_segment"]
+        tree = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(tree)) - np.repeat(np.cumsum(counts) - counts, counts)
+        segment = first[tree] + 1 + place
+        role, label = np.array(self._role, dtype=np.int8), np.array(self._label, dtype=np.float32)
+        sizes = np.diff(np.array(self._offsets, dtype=np.int64))
+        return ResponseColumns(tree, role[segment], label[segment], sizes[segment])
 
     def finish(self, notes: Mapping[str, str] | None = None) -> TreeStore:
         """Put the folder in its place, with `notes` as further text files, and open it. If another process was

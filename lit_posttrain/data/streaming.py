@@ -20,6 +20,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.compared import compared
 from lit_posttrain.data.loader import Companions, StepCutter, Trees, require_same
 from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.sources import Record, Source
@@ -128,7 +129,7 @@ class TreeStream:
         place = {audit.name: index for index, audit in enumerate(maker.audits)}
         origin = np.array([place[trees.files[k]] for k in trees.file_index], dtype=np.int64)
         columns = {"lengths": trees.lengths, "counted_tokens": trees.counted_tokens, "lines": trees.lines}
-        report = maker.report({"file_index": origin, **columns})
+        report = maker.report({"file_index": origin, **columns}, compared(trees.responses()))
         report.files = [audit for audit in report.files if audit.rows] or report.files[:1]
         report.first_rows = report.total.rows
         return report

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit import AuditReport, FileAudit
+from lit_posttrain.data.compared import Compared
 from lit_posttrain.data.formats import Example, Labelled
 from lit_posttrain.data.masks import TokenMask
 from lit_posttrain.data.messages import BadRow, NoPreference
@@ -177,7 +178,7 @@ class TreeMaker:
             ) from error
         audit.drop(error.reason, line)
 
-    def report(self, columns: Mapping[str, NDArray[Any]]) -> AuditReport:
+    def report(self, columns: Mapping[str, NDArray[Any]], comparisons: Compared | None) -> AuditReport:
         """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, counted_tokens, lines."""
         total = _sum(self.audits)
         for index, audit in [*enumerate(self.audits), (-1, total)]:
@@ -196,6 +197,7 @@ class TreeMaker:
             and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id,
             eos=self.tokenizer.eos_token or "",
             ends=dict(self.mask.ends),
+            compared=comparisons,
         )
 
 

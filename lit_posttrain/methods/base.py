@@ -5,6 +5,7 @@ A method says what its loss terms are (`loss_terms`); everything else is here, o
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -157,6 +158,16 @@ class PostTrainingModule(MeasuredModule):
         if self.policy is None:
             self.policy = self.build_policy()
 
+    def on_fit_start(self) -> None:
+        """Refuse to go on with other data or another optimizer before anything is computed with them. Where weights are
+        sharded the checkpoint is read only later: `on_train_start` asks again."""
+        self._go_on_from_checkpoint()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        self.check_data(data)
+
+    def check_data(self, data: Any) -> None:
+        """Refuse a data module that has been built and that the method cannot learn from; by default none is."""
+
     def on_train_start(self) -> None:
         """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
         before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end.
@@ -170,11 +181,8 @@ class PostTrainingModule(MeasuredModule):
                 f"--trainer.limit_train_batches (or overfit_batches) leaves {batches} micro-batches an epoch, not a "
                 f"multiple of --trainer.accumulate_grad_batches {accumulate}: the last step would lack some of its rows"
             )
-        self.require_same_optimizer(self._settings_resumed)
-        if self._loader_state is not None:
-            loader: Any = self.trainer.train_dataloader
-            loader.load_state_dict(self._loader_state)
-            self._loader_state = None
+        self._go_on_from_checkpoint()
+        self._loader_state = None
         steps, planned = self.trainer.estimated_stepping_batches, self._steps_planned
         moves = self.schedule != "constant" or self.warmup > 0
         if planned is not None and planned != steps and moves and self.global_rank == 0:
@@ -250,6 +258,7 @@ class PostTrainingModule(MeasuredModule):
             "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
             "steps_planned": self.trainer.estimated_stepping_batches,
             "optimizer": self.optimizer_settings,
+            "options": self.method_options,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -271,10 +280,36 @@ class PostTrainingModule(MeasuredModule):
                 f"--ckpt_path: a checkpoint of {saved['method']}, and {type(self).__name__} cannot go on with it; "
                 "make a model folder of it (lit-posttrain export) and start from that with --model.policy.path"
             )
+        self._require_same_options(saved.get("options", {}))  # a checkpoint of an earlier version has none
         self.num_tokens = saved["num_tokens"]
         self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
         self._settings_resumed = saved["optimizer"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
+
+    def _go_on_from_checkpoint(self) -> None:
+        self.require_same_optimizer(self._settings_resumed)
+        if self._loader_state is not None:
+            self.trainer.fit_loop.setup_data()  # else a run without a last epoch makes its loader only later
+            loader: Any = self.trainer.train_dataloader
+            loader.load_state_dict(self._loader_state)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The options that are the method's own, such as beta: the constructor's arguments beyond those that all
+        methods have, under whose names it keeps them."""
+        common = inspect.signature(PostTrainingModule).parameters
+        own = [name for name in inspect.signature(type(self)).parameters if name not in common]
+        return {name: getattr(self, name) for name in own}
+
+    def _require_same_options(self, saved: dict[str, Any]) -> None:
+        """Refuse to go on with another objective than the run began with."""
+        now = self.method_options
+        for name, before in saved.items():
+            if name in now and now[name] != before:
+                raise PostTrainError(
+                    f"the checkpoint was trained with --model.{name} {before} and this run has {now[name]}: resume "
+                    "with the same, or start anew from its exported weights"
+                )
 
     def _require_same_adapters(self, saved: dict[str, Any] | None) -> None:
         """Refuse adapters that are read in another way than they were trained: the same weights, another model."""

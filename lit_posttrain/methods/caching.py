@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lit_posttrain.data.logprob_cache import LogprobCache, Places, TargetTrees
 from lit_posttrain.data.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, TreeBatch
+
+log = logging.getLogger(__name__)
 
 
 def cached_logprobs(
@@ -75,21 +78,30 @@ def _fill(
     whole.reference = Places()
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     bar = Tqdm(total=len(whole), initial=begin, desc="reference", unit="row", disable=not shown, mininterval=1.0)
-    for start in range(begin, len(whole), batch_size):
-        end = min(start + batch_size, len(whole))
-        mine = list(range(start + trainer.global_rank, end, trainer.world_size))
-        batch = collate([whole[row] for row in mine], layout, {}, mine).to(trainer.strategy.root_device)
-        with trainer.precision_plugin.forward_context():
-            found = logprobs(batch).float().cpu()
-        places = batch.reference.long().cpu() if batch.reference is not None else found.long()
-        for where, what in _from_all((places.numpy(), found.numpy()), trainer):
-            if np.isnan(what).any():
-                raise PostTrainError(f"the reference gives a log-prob that is no number, in rows {start} to {end - 1}")
+    try:
+        for start in range(begin, len(whole), batch_size):
+            end = min(start + batch_size, len(whole))
+            mine = list(range(start + trainer.global_rank, end, trainer.world_size))
+            batch = collate([whole[row] for row in mine], layout, {}, mine).to(trainer.strategy.root_device)
+            with trainer.precision_plugin.forward_context():
+                found = logprobs(batch).float().cpu()
+            places = batch.reference.long().cpu() if batch.reference is not None else found.long()
+            for where, what in _from_all((places.numpy(), found.numpy()), trainer):
+                if np.isnan(what).any():
+                    raise PostTrainError(
+                        f"the reference gives a log-prob that is no number, in rows {start} to {end - 1}"
+                    )
+                if values is not None:
+                    values[where] = what
             if values is not None:
-                values[where] = what
-        if values is not None:
-            values.flush()
-            cache.mark(end)
-        bar.update(end - start)
-    bar.close()
+                values.flush()
+                cache.mark(end)
+            bar.update(end - start)
+    except (KeyboardInterrupt, SystemExit):
+        if trainer.is_global_zero:
+            told = "the reference's log-probs of %d of %d rows are kept: the same command goes on from there"
+            log.warning(told, cache.done, len(whole))
+        raise
+    finally:
+        bar.close()
     trainer.strategy.barrier()

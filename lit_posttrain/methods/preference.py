@@ -117,9 +117,8 @@ class PreferenceModule(PostTrainingModule):
         share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flipped)
         return Term(-(share * means_M).sum(), "trees", weight)
 
-    def on_fit_start(self) -> None:
-        """Refuse data that the method cannot learn from, before the first step."""
-        data: Any = getattr(self.trainer, "datamodule", None)
+    def check_data(self, data: Any) -> None:
+        """Look at all that is known before the first step: rows to train and to validate on."""
         known = None if getattr(data, "streaming", False) else getattr(data, "train_store", None)
         for store in [known, *getattr(data, "val_stores", {}).values()]:
             if store is not None:

@@ -176,6 +176,11 @@ class ReferencedModule(PreferenceModule):
             self._frozen = [rebuilt]
         return self._frozen_logprobs(batch)
 
+    @property
+    def frozen_weights(self) -> list[Tensor]:
+        """The parameters of a frozen copy; none where there is no copy in memory."""
+        return [parameter for model in self._frozen for parameter in model.parameters()]
+
     def track_distance(self, log_ratios_N: Tensor, batch: TreeBatch) -> None:
         """The metric kl/batch: the mean of k3 over the counted tokens of the batch's responses (nats a token). It is a
         distance on given responses; a KL would be a mean over the policy's own, see `sampled_log_ratios`."""

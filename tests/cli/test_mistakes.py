@@ -77,8 +77,41 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "conversations are no preferences": (
         ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "CHATS"],
-        ["chats.jsonl:1", "not recognised as preferences: prompt, completion"],
+        ["chats.jsonl:1", "conversations (prompt/completion), no preferences", "configs/sft.yaml"],
     ),
+    "preferences are no conversations": (
+        ["fit", "--config", "sft.yaml", "--model.policy.path", "TINY", "--data.path", "PAIRS"],
+        ["pairs.jsonl:1", "preferences (chosen, rejected), no conversations", "configs/dpo.yaml"],
+    ),
+    "half a pair": (
+        ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "HALF"],
+        ["half.jsonl:1", "beside chosen (chosen)", "need rejected", "--data.columns.rejected NAME", "mean `rejektd`?"],
+    ),
+    "no ranks": (
+        ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "UNRANKED"],
+        ["unranked.jsonl:1", "`responses` have no ranks", "--data.columns.ranks"],
+    ),
+    "an audit of what the method refuses": (
+        ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "LONE"],
+        ["lone.jsonl:1", "no two responses to compare"],
+    ),
+    "a list that is none": (
+        ["fit", "--config", "dpo.yaml", "--data.columns.labels", "winner"],
+        ["--data.columns.labels: expected a list, got winner; a list is written '[winner]'"],
+    ),
+    "a misspelt callback": (
+        ["fit", *SFT_TINY, "--trainer.callbacks+=RewardLoger"],
+        ["--trainer.callbacks RewardLoger: there is no such class; did you mean RewardLogger?"],
+    ),
+    "a callback's misspelt option": (
+        ["fit", *SFT_TINY, "--trainer.callbacks+=KLControl", "--trainer.callbacks.celing", "3"],
+        ["--trainer.callbacks.celing: no such option; did you mean --trainer.callbacks.ceiling?"],
+    ),
+    "a callback's wrong value": (
+        ["fit", *SFT_TINY, "--trainer.callbacks+=KLControl", "--trainer.callbacks.ceiling", "high"],
+        ["--trainer.callbacks.ceiling: expected a number, got high"],
+    ),
+    "a misspelt method": (["fit", *SFT_TINY, "--model", "DPPO"], ["--model DPPO", "did you mean DPO?"]),
     "a reference that cannot be": (
         ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.reference", "adapter_off"],
         ["--model.reference adapter_off", "--model.policy.lora.r"],
@@ -118,17 +151,25 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+FILES: dict[str, list[dict[str, Any]]] = {
+    "RANKED": [{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 3]}],
+    "UNRANKED": [{"prompt": "a", "responses": ["b", "c"]}],
+    "LONE": [{"prompt": f"a {n}", "completion": "b", "label": True} for n in range(20)],
+    "PAIRS": [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+    "HALF": [{"prompt": "a", "chosen": "b", "rejektd": "c"}],
+}
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_line_with_a_remedy(
     mistake: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, parts = MISTAKES[mistake]
-    ranked = {"prompt": "a", "responses": ["b", "c"], "ranks": [0, 3]}
-    places = {"TINY": str(tiny_model), "CHATS": str(chats), "RANKED": str(chats.parent.parent / "ranked.jsonl")}
-    Path(places["RANKED"]).write_text(json.dumps(ranked) + "\n")
-    places["LONE"] = str(chats.parent.parent / "lone.jsonl")
-    lone = [{"prompt": f"a {n}", "completion": "b", "label": True} for n in range(20)]
-    Path(places["LONE"]).write_text("".join(json.dumps(row) + "\n" for row in lone))
+    places = {"TINY": str(tiny_model), "CHATS": str(chats)}
+    for name, rows in FILES.items():
+        file = chats.parent.parent / f"{name.lower()}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        places[name] = str(file)
     arguments = [places.get(a, a) for a in arguments]
     if arguments[0] in ("fit", "validate") and "sft.yaml" in arguments and "--data.path" not in arguments:
         arguments += ["--data.path", str(chats)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.cli import one_line
+from helpers.processes import environment
 
 from lit_posttrain.cli import main
 
@@ -28,6 +32,28 @@ def test_help_of_a_command_explains_every_option(extra: list[str], capsys: pytes
     for option in ("--model.policy.lora", "--data.path", "--data.overlong", "--trainer.max_epochs", "--wandb.mode"):
         assert f"  {option} " in shown
     assert "Longer conversations: `drop` them" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("asked", ["--help", "--data.columns.help", "--model.policy.lora.help"])
+def test_help_explains_columns_and_adapters(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "dpo.yaml", asked]) == 0
+    shown = capsys.readouterr().out
+    for option in (
+        "--data.columns.second SECOND",
+        "--data.columns.ranks",
+        "--model.policy.lora.rslora",
+        "--model.beta",
+    ):
+        assert f"  {option}" in shown
+    assert ".columns.help" not in shown
+
+
+def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
+    """`lit-posttrain fit --help | head -1`."""
+    command = f"{shlex.quote(sys.executable)} -m lit_posttrain fit --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    assert done.stdout.startswith("usage: lit-posttrain fit")
+    assert done.stderr == ""
 
 
 def test_configs_are_listed_and_copied(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:

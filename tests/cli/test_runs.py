@@ -113,6 +113,8 @@ def test_a_refused_resume_or_overwrite_changes_nothing(
     other.write_text("".join(chats.read_text().splitlines(keepends=True)[:20]))
     assert main(["fit", "--resume", "one", "--data.path", "other.jsonl", "--trainer.max_epochs", "3"]) == 2
     assert "other.jsonl" in one_line(capsys)
+    assert main(["fit", "--resume", "one", "--data.path", "other.jsonl"]) == 2
+    assert "other.jsonl" in one_line(capsys), "though nothing was left to do"
     assert main(["fit", "--resume", "one", "--trainer.max_epochs", "1"]) == 0
     assert "nothing was left to do" in capsys.readouterr().out, "a run's folder names it too"
     assert fit(other, tiny_model, "--name", "one", "--overwrite", "true", "--data.max_length", "2") == 2

@@ -11,7 +11,9 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain.data.audit import AuditReport, FileAudit
+from lit_posttrain.data.compared import Compared, ResponseColumns, compared
 from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.types import Role
 
 
 def talk(question: str, answer: str) -> dict[str, Any]:
@@ -39,6 +41,38 @@ def test_examples_are_a_few(tmp_path: Path) -> None:
     report = audit_of(tmp_path, rows, on_bad_row="skip")
     tally = report.files[0].dropped["empty completion"]
     assert (tally.count, tally.lines) == (9, [2, 3, 4, 5, 6])
+
+
+def columns_of(*prompts: list[tuple[Role, float, int]]) -> ResponseColumns:
+    """Of every prompt its responses: role, label, tokens."""
+    flat = [(tree, *response) for tree, responses in enumerate(prompts) for response in responses]
+    tree, role, label, size = zip(*flat, strict=True)
+    return ResponseColumns(np.array(tree), np.array(role, np.int8), np.array(label, np.float32), np.array(size))
+
+
+def test_comparisons_are_counted() -> None:
+    pair = [(Role.CHOSEN, 0.0, 5), (Role.REJECTED, 0.25, 3)]
+    even = [(Role.CHOSEN, 1.5, 4), (Role.REJECTED, 0.0, 4)]
+    ranking = [(Role.RANKED, 1.0, 9), (Role.RANKED, 0.0, 2), (Role.RANKED, 1.0, 1), (Role.RANKED, 2.0, 7)]
+    found = compared(columns_of(pair, even, ranking))
+    # of the ranking five pairs are unequal: the best one (2) beats 9, 1 and 7, those of rank 1 (9 and 1) beat 7
+    assert found == Compared(8, 2, 4, pairs=7, tied=1, unsure=1, good=3, bad=3, unequal=6, longer=3)
+    assert found.lines() == [
+        "responses a prompt: 2 to 4; pairs: 7, 1 tied, 1 with annotators who disagree; 3 good, 3 bad",
+        "the longer response is the preferred one in 50.0% of 6 unequal pairs",
+    ]
+    assert found.warnings == []
+
+
+def test_responses_of_one_kind_are_a_warning() -> None:
+    good, bad = [(Role.CHOSEN, 0.0, 5)], [(Role.REJECTED, 0.0, 5)]
+    mixed, lone = compared(columns_of(good, bad, bad)), compared(columns_of(bad, bad))
+    assert mixed is not None
+    assert lone is not None
+    assert mixed.lines() == ["single responses: 1 good, 2 bad"]
+    assert mixed.warnings == []
+    assert lone.warnings == ["all 2 responses are bad: nothing tells them from good ones; add some"]
+    assert compared(columns_of([(Role.SAMPLE, 0.0, 5)])) is None
 
 
 def test_json_round_trip_with_validation(tmp_path: Path) -> None:

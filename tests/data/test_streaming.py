@@ -178,7 +178,7 @@ def test_a_run_with_validation_and_its_audit(
     assert (run.global_step, len(module.seen), module.validated) == (10, 80, {0: 18})
     assert streamed.audit.first_rows == ROWS
     assert streamed.audit.table().startswith("first 150 rows of a stream\n")
-    assert "rows of the stream: " in caplog.text
+    assert "rows of the stream, each counted in every pass: " in caplog.text
     assert not (tmp_path / "cache" / "tokens.bin").exists()
     assert len(list((tmp_path / "cache").iterdir())) == 1, "the validation data alone is tokenised beforehand"
 

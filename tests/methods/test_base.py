@@ -96,3 +96,15 @@ def test_fused_optimizers_are_refused_in_16_mixed(
     module.optimizer_factory = lambda params: torch.optim.AdamW(params, lr=1e-4, fused=True)
     with pytest.raises(PostTrainError, match="fused false"):
         trainer(tmp_path, Seen(), max_steps=1).fit(module, datamodule=Rows("sft"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_with_other_options_is_refused(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    trainer(tmp_path, Seen(), max_steps=1).fit(build(method, tiny_model), datamodule=Rows(method))
+    options = build(method, tiny_model).method_options
+    assert ("beta" in options) == (method in ("dpo", "kto", "simpo"))
+    for name in options:
+        other = build(method, tiny_model)
+        setattr(other, name, "another")
+        with pytest.raises(PostTrainError, match=f"--model.{name} .* and this run has another"):
+            trainer(tmp_path, Seen(), max_steps=2).fit(other, datamodule=Rows(method), ckpt_path=tmp_path / "last.ckpt")

@@ -14,7 +14,7 @@ from cases import comparison_files, feedback_files
 from helpers import tiny
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError
+from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData
 from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync
 from lit_posttrain.methods import caching
 from lit_posttrain.methods.reference import ReferencedModule
@@ -104,7 +104,11 @@ def test_a_cache_is_filled_once_and_shared(tiny_model: Path, tmp_path: Path, pas
 
 
 def test_an_interrupted_pass_goes_on(
-    tiny_model: Path, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path,
+    tmp_path: Path,
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     spec = ModelSpec(str(tiny_model))
     whole = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "whole", 2)
@@ -126,6 +130,7 @@ def test_an_interrupted_pass_goes_on(
         patch.setattr(DPO, "_bare_logprobs", breaks)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run(dpo(spec, reference="cached"), data, tmp_path / "part", 2)
+    assert "32 of 51 rows are kept: the same command goes on" in caplog.text
     resumed = run(dpo(spec, reference="cached"), comparison_files(tmp_path / "b"), tmp_path / "rest", 2)
     assert passes == [51, 51, 51 - 2 * 16]
     assert resumed == whole
@@ -144,6 +149,17 @@ def test_resuming_needs_neither_the_cache_nor_luck(tiny_model: Path, tmp_path: P
     rest = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "cut", 4)
     assert passes == [51, 51]
     assert rest == pytest.approx(whole[4:], abs=1e-5)
+
+
+def test_a_resume_on_other_data_is_refused_before_the_pass(tiny_model: Path, tmp_path: Path, passes: list[int]) -> None:
+    spec, pairs = ModelSpec(str(tiny_model)), comparison_files(tmp_path)
+    run(dpo(spec, reference="cached"), pairs, tmp_path / "run", 2)
+    other = PreferenceData(pairs.paths[:2], batch_size=7, seed=3, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(PostTrainError, match="resume with the same data"):
+        run(dpo(spec, reference="cached"), other, tmp_path / "run", 4)
+    with pytest.raises(PostTrainError, match="resume with the same data"):
+        run(dpo(spec, reference="cached"), other, tmp_path / "run", 2)
+    assert passes == [51]
 
 
 def test_training_one_module_twice_caches_where_it_started(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""What a set of comparisons says: how many responses, pairs and ties, how sure, and how much length explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.types import Role
+
+
+@dataclass
+class ResponseColumns:
+    """Every response of a data set, those of a prompt one after another, (M,) each.
+
+    tree: the prompt that it answers, counted from 0. role, label: as `Response` has them. size: its tokens.
+    """
+
+    tree: NDArray[np.int64]
+    role: NDArray[np.int8]
+    label: NDArray[np.float32]
+    size: NDArray[np.int64]
+
+
+@dataclass
+class Compared:
+    """Counts of a data set.
+
+    responses: of all prompts. fewest, most: responses a prompt. pairs: of unequal rank. tied: pairs of equal
+    rank. unsure: pairs whose annotators disagree. good, bad: responses that methods on single ones (KTO) take for good
+    and for bad; of a ranking the best and the worst. unequal: pairs whose responses differ in their tokens' number.
+    longer: those of them whose longer response is the preferred one.
+    """
+
+    responses: int
+    fewest: int
+    most: int
+    pairs: int
+    tied: int
+    unsure: int
+    good: int
+    bad: int
+    unequal: int
+    longer: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should look at, a line each."""
+        if not self.pairs and not (self.good and self.bad):
+            kind, other = ("good", "bad") if self.good else ("bad", "good")
+            return [f"all {self.responses:,} responses are {kind}: nothing tells them from {other} ones; add some"]
+        return []
+
+    def lines(self) -> list[str]:
+        """The counts in words."""
+        each = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        if self.most == 1:
+            return [f"single responses: {self.good:,} good, {self.bad:,} bad"]
+        aside = [(self.tied, "tied"), (self.unsure, "with annotators who disagree")]
+        noted = "".join(f", {count:,} {what}" for count, what in aside if count)
+        found = [f"responses a prompt: {each}; pairs: {self.pairs:,}{noted}; {self.good:,} good, {self.bad:,} bad"]
+        if self.unequal:
+            share = self.longer / self.unequal
+            found.append(f"the longer response is the preferred one in {share:.1%} of {self.unequal:,} unequal pairs")
+        return found
+
+
+def compared(columns: ResponseColumns) -> Compared | None:
+    """Count; None for data that compares nothing."""
+    role, label = columns.role, columns.label
+    if not len(role) or (role == Role.SAMPLE).all():
+        return None
+    rank = np.select([role == Role.CHOSEN, role == Role.REJECTED, role == Role.RANKED], [0.0, 1.0, label], np.nan)
+    each = np.bincount(columns.tree)
+    first = np.cumsum(each) - each
+    pairs = tied = unequal = longer = bad = 0
+    for count in np.unique(each).tolist():  # prompts with equally many responses are counted together
+        places = first[each == count][:, None] + np.arange(count)
+        ranks, sizes = rank[places], columns.size[places]
+        better = ranks[:, :, None] < ranks[:, None, :]
+        pairs += int(better.sum())
+        tied += int(np.triu(ranks[:, :, None] == ranks[:, None, :], 1).sum())
+        more = sizes[:, :, None] > sizes[:, None, :]
+        longer += int((better & more).sum())
+        unequal += int((better & (more | more.transpose(0, 2, 1))).sum())
+        ranked = role[places[:, 0]] == Role.RANKED
+        worst = np.where(ranked, ranks.max(1, initial=0.0), 1.0)
+        bad += int(((ranks == worst[:, None]) & (worst[:, None] > 0)).sum())
+    return Compared(
+        responses=len(role),
+        fewest=int(each.min()),
+        most=int(each.max()),
+        pairs=pairs,
+        tied=tied,
+        unsure=int(((role == Role.REJECTED) & (label > 0)).sum()) if pairs else 0,
+        good=int((rank == 0).sum()),
+        bad=bad,
+        unequal=unequal,
+        longer=longer,
+    )

@@ -90,10 +90,10 @@ def explained(message: str, known: Sequence[str] = (), classes: Sequence[str] = 
         return f"--{option}: expected {' or '.join(kinds)}, got {given}{spelled}"
     unknown = re.search(r"Expected a dot import path string: (\S+)", text)
     parts = [k for k in known if k.startswith(f"{option}.") and "." in option and ".init_args." not in k]
-    if unknown and parts:
+    close_by = difflib.get_close_matches(unknown[1], classes, n=1) if unknown else []
+    if unknown and parts and not close_by:
         return f"--{option} {unknown[1]}: it has options of its own, such as --{parts[0]}"
     if unknown:
-        close_by = difflib.get_close_matches(unknown[1], classes, n=1)
         remedy = f"did you mean {close_by[0]}?" if close_by else "give its name, or where to import it from (a.b.Name)"
         return f"--{option} {unknown[1]}: there is no such class; {remedy}"
     return text

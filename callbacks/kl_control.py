@@ -98,11 +98,11 @@ class KLControl(Callback):
         self._asked = [prompts[i % len(prompts)] for i in range(max(self.samples, len(self.conversations)))]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the run ends before the first measurement."""
-        steps = trainer.estimated_stepping_batches
-        if steps < self.every_n_steps and trainer.is_global_zero:
-            told = "KLControl measures every %d steps and the run has %d: it never will; lower its every_n_steps"
-            log.warning(told, self.every_n_steps, steps)
+        """Say so if the run ends before the next measurement."""
+        steps, every = trainer.estimated_stepping_batches, self.every_n_steps
+        if steps // every == trainer.global_step // every and trainer.is_global_zero:
+            told = "KLControl measures every %d steps and the run ends at %d: lower --trainer.callbacks.every_n_steps"
+            log.warning(told, every, steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

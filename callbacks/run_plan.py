@@ -96,8 +96,8 @@ class RunPlan(Callback):
         kept = [str(f) for n in ("best.ckpt", "last.ckpt") if (f := Path(trainer.default_root_dir) / n).exists()]
         lines = [("done", "; ".join([f"step {trainer.global_step:,}", *figures]))]
         lines += [("kept", ", ".join(kept))] if kept else []
-        following = zip(("next", *[""] * len(self.next_commands)), self.next_commands, strict=False)
-        return lines + (list(following) if kept else [])
+        following = [("" if place else "next", command) for place, command in enumerate(self.next_commands)]
+        return lines + (following if kept else [])
 
 
 def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 
@@ -18,10 +18,10 @@ class PostTrainError(Exception):
 class UsageError(PostTrainError):
     """What an argument parser found wrong, in its own words; `explained` makes one line of it.
 
-    known, classes: names of options and of classes, to suggest one for a mistyped name.
+    known: names of options, to suggest one for a mistyped name. classes: by option the names of classes that it takes.
     """
 
-    def __init__(self, message: str, known: Sequence[str], classes: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, known: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
         super().__init__(message)
         self.known, self.classes = known, classes
 
@@ -41,9 +41,12 @@ class OneLineErrors:
         """Dotted names to suggest for a mistyped one."""
         return []
 
-    def class_names(self) -> list[str]:
-        """The same of classes."""
-        return []
+    def class_names(self) -> dict[str, list[str]]:
+        """By option the names of classes that it takes."""
+        return {}
+
+
+_ANY_CLASS = "give its name, or where to import it from (a.b.Name)"
 
 
 def buried(problem: BaseException) -> PostTrainError | None:
@@ -54,10 +57,11 @@ def buried(problem: BaseException) -> PostTrainError | None:
     return seen
 
 
-def explained(message: str, known: Sequence[str] = (), classes: Sequence[str] = ()) -> str:
+def explained(message: str, known: Sequence[str] = (), classes: Mapping[str, Sequence[str]] | None = None) -> str:
     """A parser's message as one line that names the option. jsonargparse lists every type that a value is not.
 
-    known: dotted option names, of which the likely one is suggested. classes: the same of classes.
+    known: dotted option names, of which the likely one is suggested. classes: by option the names of classes that it
+    takes.
     """
     text = " ".join(message.split())
     required = re.search(r"arguments are required: (.+)", text)
@@ -90,18 +94,27 @@ def explained(message: str, known: Sequence[str] = (), classes: Sequence[str] = 
         return f"--{option}: expected {' or '.join(kinds)}, got {given}{spelled}"
     unknown = re.search(r"Expected a dot import path string: (\S+)", text)
     parts = [k for k in known if k.startswith(f"{option}.") and "." in option and ".init_args." not in k]
-    close_by = difflib.get_close_matches(unknown[1], classes, n=1) if unknown else []
-    if unknown and parts and not close_by:
+    if unknown and classes and option in classes:
+        return f"--{option} {unknown[1]}: {_class_meant(unknown[1], option, classes)}"
+    if unknown and parts:
         return f"--{option} {unknown[1]}: it has options of its own, such as --{parts[0]}"
     if unknown:
-        remedy = f"did you mean {close_by[0]}?" if close_by else "give its name, or where to import it from (a.b.Name)"
-        return f"--{option} {unknown[1]}: there is no such class; {remedy}"
+        return f"--{option} {unknown[1]}: there is no such class; {_ANY_CLASS}"
     return text
+
+
+def _class_meant(name: str, option: str, classes: Mapping[str, Sequence[str]]) -> str:
+    """What to say of a class that an option does not take."""
+    other = next((place for place, names in classes.items() if name in names), None)
+    if other is not None:
+        return f"that class goes with --{other}; here {', '.join(classes[option])} would do"
+    close = difflib.get_close_matches(name, classes[option], n=1, cutoff=0.8)
+    return f"there is no such class; {f'did you mean {close[0]}?' if close else _ANY_CLASS}"
 
 
 def likely(name: str, known: Sequence[str]) -> str | None:
     """The known dotted name that a mistyped or misplaced one stands for: the same last part, else a close spelling."""
-    known = [k for k in known if k != name]
+    known = [k for k in known if k != name and (name.startswith(_CALLBACK) or not k.startswith(_CALLBACK))]
     last = _ELSEWHERE.get(name.rpartition(".")[2], name.rpartition(".")[2])
     same = [k for k in known if k.rpartition(".")[2] == last]
     if same:
@@ -112,6 +125,7 @@ def likely(name: str, known: Sequence[str]) -> str | None:
     return whole[0] if whole else lasts[part[0]] if part else None
 
 
+_CALLBACK = "trainer.callbacks."  # whose options are meant only where a callback was named
 # what other trainers call the same thing
 _ELSEWHERE = {
     "learning_rate": "lr",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import redirect_stdout, suppress
 from dataclasses import is_dataclass
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -61,9 +62,17 @@ def run(args: list[str]) -> int:
     parts = [opening]
     for name, chosen in classes.items():
         parts.append(_sections(_page(of, [f"--{name}.help", chosen])))
-        parts += _grouped(name, getattr(training, chosen, None))
+        parts += _grouped(name, _class(chosen))
     print("\n".join([*parts, _sections(_page(of, ["--help"]))]))
     return 0
+
+
+def _class(name: str) -> Any:
+    """A class by its short name or its import path; None for one that is not there, which the parser speaks of."""
+    home, _, last = name.rpartition(".")
+    with suppress(ImportError):
+        return getattr(import_module(home) if home else training, last, None)
+    return None
 
 
 def _grouped(prefix: str, of: Any) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -93,9 +94,12 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
         ]
         return list(dict.fromkeys([*own, *(f"{place}.{name}" for place, name in named)]))
 
-    def class_names(self) -> list[str]:
-        """Those with short names."""
-        return [kind.__name__ for kind in (*_METHODS, *_DATA, *_CALLBACKS)]
+    def class_names(self) -> dict[str, list[str]]:
+        """Those with short names; Lightning's callbacks too."""
+        theirs = [name for name in lightning_callbacks.__all__ if name != "Callback"]
+        named = {"model": _METHODS, "data": _DATA, "trainer.callbacks": _CALLBACKS}
+        found = {option: [kind.__name__ for kind in kinds] for option, kinds in named.items()}
+        return found | {"trainer.callbacks": [*found["trainer.callbacks"], *theirs]}
 
 
 class SaveRunConfig(SaveConfigCallback):

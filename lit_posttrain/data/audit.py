@@ -185,7 +185,9 @@ class AuditReport:
             found.append(
                 f"val_share {self.val_share:g} holds out no row of {self.total.rows}; raise it or name a val_path"
             )
-        found += self._about_mix() + (self.compared.warnings if self.compared else [])
+        found += self._about_mix()
+        if self.compared and (line := self.compared.one_sided):
+            found.append(f"of the first {self.first_rows:,} rows {line}" if self.first_rows else line)
         return found
 
     def _about_mix(self) -> list[str]:
@@ -237,7 +239,7 @@ class AuditReport:
         if total.rows and overlong > 0.05 * total.rows:
             found.append(
                 f"{overlong} of {total.rows} rows are longer than max_length {self.max_length}; "
-                "raise --data.max_length, or pass --data.overlong cut or split"
+                f"raise --data.max_length, or pass --data.overlong {'cut_prompt' if self.compared else 'cut or split'}"
             )
         if total.tokens and total.trained_share < 0.02:
             found.append(f"only {total.trained_share:.1%} of the tokens are trained on")

@@ -28,9 +28,10 @@ class Compared:
     """Counts of a data set.
 
     responses: of all prompts. fewest, most: responses a prompt. pairs: of unequal rank. tied: pairs of equal
-    rank. unsure: pairs whose annotators disagree. good, bad: responses that methods on single ones (KTO) take for good
+    rank. unsure: pairs whose annotators disagree, undecided: those with as many votes for either, ties among them; both
+    are pairs. good, bad: responses that methods on single ones (KTO) take for good
     and for bad; of a ranking the best and the worst. unequal: pairs whose responses differ in their tokens' number.
-    longer: those of them whose longer response is the preferred one.
+    longer: of how many of them the longer response is the preferred one, by the share of the votes.
     """
 
     responses: int
@@ -39,18 +40,19 @@ class Compared:
     pairs: int
     tied: int
     unsure: int
+    undecided: int
     good: int
     bad: int
     unequal: int
-    longer: int
+    longer: float
 
     @property
-    def warnings(self) -> list[str]:
-        """What a person should look at, a line each."""
-        if not self.pairs and not (self.good and self.bad):
-            kind, other = ("good", "bad") if self.good else ("bad", "good")
-            return [f"all {self.responses:,} responses are {kind}: nothing tells them from {other} ones; add some"]
-        return []
+    def one_sided(self) -> str:
+        """A warning where single responses are all good or all bad; else empty."""
+        if self.pairs or (self.good and self.bad):
+            return ""
+        kind, other = ("good", "bad") if self.good else ("bad", "good")
+        return f"all {self.responses:,} responses are {kind}: nothing tells them from {other} ones; add some"
 
     def lines(self) -> list[str]:
         """The counts in words."""
@@ -58,6 +60,7 @@ class Compared:
         if self.most == 1:
             return [f"single responses: {self.good:,} good, {self.bad:,} bad"]
         aside = [(self.tied, "tied"), (self.unsure, "with annotators who disagree")]
+        aside.append((self.undecided, "with as many votes for either"))
         noted = "".join(f", {count:,} {what}" for count, what in aside if count)
         found = [f"responses a prompt: {each}; pairs: {self.pairs:,}{noted}; {self.good:,} good, {self.bad:,} bad"]
         if self.unequal:
@@ -74,7 +77,9 @@ def compared(columns: ResponseColumns) -> Compared | None:
     rank = np.select([role == Role.CHOSEN, role == Role.REJECTED, role == Role.RANKED], [0.0, 1.0, label], np.nan)
     each = np.bincount(columns.tree)
     first = np.cumsum(each) - each
-    pairs = tied = unequal = longer = bad = 0
+    flipped = np.where(role == Role.REJECTED, label, 0.0)
+    pairs = tied = unequal = bad = 0
+    longer = 0.0
     for count in np.unique(each).tolist():  # prompts with equally many responses are counted together
         places = first[each == count][:, None] + np.arange(count)
         ranks, sizes = rank[places], columns.size[places]
@@ -82,8 +87,10 @@ def compared(columns: ResponseColumns) -> Compared | None:
         pairs += int(better.sum())
         tied += int(np.triu(ranks[:, :, None] == ranks[:, None, :], 1).sum())
         more = sizes[:, :, None] > sizes[:, None, :]
-        longer += int((better & more).sum())
-        unequal += int((better & (more | more.transpose(0, 2, 1))).sum())
+        less = more.transpose(0, 2, 1)
+        other = np.broadcast_to(flipped[places][:, None, :], better.shape)  # the share of votes for the worse one
+        longer += float((1 - other)[better & more].sum() + other[better & less].sum())
+        unequal += int((better & (more | less)).sum())
         ranked = role[places[:, 0]] == Role.RANKED
         worst = np.where(ranked, ranks.max(1, initial=0.0), 1.0)
         bad += int(((ranks == worst[:, None]) & (worst[:, None] > 0)).sum())
@@ -93,7 +100,8 @@ def compared(columns: ResponseColumns) -> Compared | None:
         most=int(each.max()),
         pairs=pairs,
         tied=tied,
-        unsure=int(((role == Role.REJECTED) & (label > 0)).sum()) if pairs else 0,
+        unsure=int(((flipped > 0) & (flipped < 0.5)).sum()),
+        undecided=int((flipped == 0.5).sum()),
         good=int((rank == 0).sum()),
         bad=bad,
         unequal=unequal,

@@ -74,8 +74,10 @@ def recognise_comparison(
     require_columns(record, named)
     wanted = {name: value for name, value in vars(named).items() if value is not None}
     guessed = _guessed(data)
-    if set(wanted) - {"prompt"}:  # the user says what is compared; only what it answers is guessed beside that
-        guessed = {name: guessed[name] for name in ("prompt", "extra", "margin") if name in guessed}
+    if named_ones := set(wanted) - {"prompt"}:  # the user says what is compared; the rest of that shape is guessed
+        shapes = [{*needs, *_OPTIONAL.get(name, ())} for name, needs, _ in _SHAPES]
+        kept = {"prompt", "extra"}.union(*(shape for shape in shapes if shape & named_ones))
+        guessed = {name: column for name, column in guessed.items() if name in kept}
     found = {**guessed, **wanted}
     for name, needs, make in _SHAPES:
         needs = tuple(need for need in needs if labelled or need != "labels")
@@ -96,7 +98,8 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
             lacking = [need for need in needs if need not in found and (labelled or need != "labels")]
             close = difflib.get_close_matches(lacking[0], data, n=1)
             hint = f"; did you mean `{close[0]}`?" if close else f" (the columns are {', '.join(data)})"
-            options = " ".join(f"--data.columns.{name} NAME" for name in lacking)
+            spelled = {"labels": "'[NAME]'"}
+            options = " ".join(f"--data.columns.{name} {spelled.get(name, 'NAME')}" for name in lacking)
             return f"beside {there} preferences need {' and '.join(lacking)}: {options}{hint}"
     with suppress(PostTrainError):
         name = recognise(record).name

@@ -119,10 +119,12 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     require_columns(record, named)
     found = _named(record, named) or _by_columns(data)
     if found is None and {"chosen", "rejected"} <= set(data):
+        prompt = next((column for column in ("prompt", "instruction", "question") if column in data), None)
+        side = f"--data.columns.prompt {prompt} --data.columns.completion chosen" if prompt else ""
+        side = "--data.columns.messages chosen" if not prompt and isinstance(data["chosen"], list) else side
         raise PostTrainError(
             f"{record.file}:{record.line}: preferences (chosen, rejected), no conversations: configs/dpo.yaml and "
-            "configs/reward.yaml learn from those; to imitate one side, name it with --data.columns.completion chosen "
-            "--data.columns.prompt X"
+            f"configs/reward.yaml learn from those{f'; to imitate the better side, pass {side}' if side else ''}"
         )
     if found is None:
         raise PostTrainError(

@@ -43,10 +43,12 @@ class MemoryTrees:
 
     def responses(self) -> ResponseColumns:
         """All responses."""
-        of = [(index, r.role, r.label, len(r.tokens)) for index, t in enumerate(self._trees) for r in t.responses]
-        tree, role, label, size = np.array(of, dtype=np.float64).reshape(-1, 4).T
+        every = [response for tree in self._trees for response in tree.responses]
         return ResponseColumns(
-            tree.astype(np.int64), role.astype(np.int8), label.astype(np.float32), size.astype(np.int64)
+            tree=np.repeat(np.arange(len(self._trees)), self.num_responses),
+            role=np.array([response.role for response in every], dtype=np.int8),
+            label=np.array([response.label for response in every], dtype=np.float32),
+            size=np.array([len(response.tokens) for response in every], dtype=np.int64),
         )
 
     def sources(self, rows: Sequence[int]) -> list[str]:

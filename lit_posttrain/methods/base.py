@@ -288,18 +288,19 @@ class PostTrainingModule(MeasuredModule):
 
     def _go_on_from_checkpoint(self) -> None:
         self.require_same_optimizer(self._settings_resumed)
-        if self._loader_state is not None:
+        if self._loader_state is not None and self.trainer.limit_train_batches:
             self.trainer.fit_loop.setup_data()  # else a run without a last epoch makes its loader only later
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(self._loader_state)
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """The options that are the method's own, such as beta: the constructor's arguments beyond those that all
-        methods have, under whose names it keeps them."""
+        """The options that are the method's own, such as beta, which a resumed run must have in common: plain values
+        among the constructor's arguments, beyond those that all methods have, that it keeps under the same names."""
         common = inspect.signature(PostTrainingModule).parameters
         own = [name for name in inspect.signature(type(self)).parameters if name not in common]
-        return {name: getattr(self, name) for name in own}
+        kept = {name: getattr(self, name) for name in own if hasattr(self, name)}
+        return {name: value for name, value in kept.items() if value is None or isinstance(value, (int, float, str))}
 
     def _require_same_options(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with another objective than the run began with."""

@@ -103,6 +103,12 @@ class ReferencedModule(PreferenceModule):
         self._start = ""  # hash of the weights at the start
         self._synced = False
 
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """As the base class has them, without where the reference comes from: it is the same, and checked by its
+        hash."""
+        return {name: value for name, value in super().method_options.items() if name != "reference"}
+
     # Building ----------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -301,7 +307,12 @@ class ReferencedModule(PreferenceModule):
         before = checkpoint["lit_posttrain"].get("reference", self._start)
         if before != self._start:
             raise self._changed()
-        if "reference" in checkpoint and self.reference == "copy":
+        if "reference" in checkpoint and self.reference != "copy":
+            raise PostTrainError(
+                f"the checkpoint's reference has followed the policy, and one that is {self.reference} cannot; resume "
+                "with --model.reference copy"
+            )
+        if "reference" in checkpoint:
             self._frozen[0].load_state_dict(checkpoint["reference"], strict=False)
             self._synced = True
 

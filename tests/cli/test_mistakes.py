@@ -112,6 +112,16 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["--trainer.callbacks.ceiling: expected a number, got high"],
     ),
     "a misspelt method": (["fit", *SFT_TINY, "--model", "DPPO"], ["--model DPPO", "did you mean DPO?"]),
+    "no method of that name": (["fit", *SFT_TINY, "--model", "IPO"], ["--model IPO: there is no such class; give its"]),
+    "a method for data": (["fit", *SFT_TINY, "--data", "DPO"], ["--data DPO: that class goes with --model"]),
+    "a misspelt callback of Lightning": (
+        ["fit", *SFT_TINY, "--trainer.callbacks+=EarlyStoping"],
+        ["--trainer.callbacks EarlyStoping: there is no such class; did you mean EarlyStopping?"],
+    ),
+    "judges that are not named": (
+        ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "JUDGED"],
+        ["judged.jsonl:1", "need labels: --data.columns.labels '[NAME]'"],
+    ),
     "a reference that cannot be": (
         ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.reference", "adapter_off"],
         ["--model.reference adapter_off", "--model.policy.lora.r"],
@@ -156,6 +166,7 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "UNRANKED": [{"prompt": "a", "responses": ["b", "c"]}],
     "LONE": [{"prompt": f"a {n}", "completion": "b", "label": True} for n in range(20)],
     "PAIRS": [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+    "JUDGED": [{"prompt": "a", "response1": "b", "response2": "c", "winner": 1}],
     "HALF": [{"prompt": "a", "chosen": "b", "rejektd": "c"}],
 }
 

@@ -36,7 +36,7 @@ def test_help_of_a_command_explains_every_option(extra: list[str], capsys: pytes
 
 @pytest.mark.parametrize("asked", ["--help", "--data.columns.help", "--model.policy.lora.help"])
 def test_help_explains_columns_and_adapters(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--config", "dpo.yaml", asked]) == 0
+    assert main(["fit", "--config", "dpo.yaml", "--model", "lit_posttrain.DPO", asked]) == 0
     shown = capsys.readouterr().out
     for option in (
         "--data.columns.second SECOND",

@@ -56,12 +56,17 @@ def test_comparisons_are_counted() -> None:
     ranking = [(Role.RANKED, 1.0, 9), (Role.RANKED, 0.0, 2), (Role.RANKED, 1.0, 1), (Role.RANKED, 2.0, 7)]
     found = compared(columns_of(pair, even, ranking))
     # of the ranking five pairs are unequal: the best one (2) beats 9, 1 and 7, those of rank 1 (9 and 1) beat 7
-    assert found == Compared(8, 2, 4, pairs=7, tied=1, unsure=1, good=3, bad=3, unequal=6, longer=3)
+    assert found == Compared(8, 2, 4, pairs=7, tied=1, unsure=1, undecided=0, good=3, bad=3, unequal=6, longer=2.75)
     assert found.lines() == [
         "responses a prompt: 2 to 4; pairs: 7, 1 tied, 1 with annotators who disagree; 3 good, 3 bad",
-        "the longer response is the preferred one in 50.0% of 6 unequal pairs",
+        "the longer response is the preferred one in 45.8% of 6 unequal pairs",
     ]
-    assert found.warnings == []
+    assert found.one_sided == ""
+
+
+def test_as_many_votes_for_either_prefer_no_length() -> None:
+    found = compared(columns_of([(Role.CHOSEN, 0.0, 9), (Role.REJECTED, 0.5, 3)]))
+    assert found == Compared(2, 2, 2, pairs=1, tied=0, unsure=0, undecided=1, good=1, bad=1, unequal=1, longer=0.5)
 
 
 def test_responses_of_one_kind_are_a_warning() -> None:
@@ -70,8 +75,8 @@ def test_responses_of_one_kind_are_a_warning() -> None:
     assert mixed is not None
     assert lone is not None
     assert mixed.lines() == ["single responses: 1 good, 2 bad"]
-    assert mixed.warnings == []
-    assert lone.warnings == ["all 2 responses are bad: nothing tells them from good ones; add some"]
+    assert mixed.one_sided == ""
+    assert lone.one_sided == "all 2 responses are bad: nothing tells them from good ones; add some"
     assert compared(columns_of([(Role.SAMPLE, 0.0, 5)])) is None
 
 

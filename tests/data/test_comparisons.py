@@ -99,6 +99,24 @@ def test_named_columns() -> None:
         comparison(row)
 
 
+@pytest.mark.parametrize(
+    ("row", "named", "responses"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejektd": "c"}, {"rejected": "rejektd"}, ["b", "c"]),
+        ({"prompt": "a", "responses": ["b", "c"], "places": [1, 0]}, {"ranks": "places"}, ["b", "c"]),
+        ({"prompt": "a", "response1": "b", "response2": "c", "winner": 2}, {"labels": ["winner"]}, ["c", "b"]),
+        ({"prompt": "a", "completion": "b", "score": True}, {"good": "score"}, ["b"]),
+    ],
+)
+def test_what_is_named_completes_what_is_recognised(
+    row: dict[str, Any], named: dict[str, Any], responses: list[str]
+) -> None:
+    with pytest.raises((PostTrainError, BadRow), match=f"--data.columns.{next(iter(named))}"):
+        comparison(row)
+    made = comparison(row, PreferenceColumns(**named))
+    assert [candidate.messages[-1]["content"] for candidate in made.candidates] == responses
+
+
 def test_inputs_and_system_prompts_belong_to_the_prompt() -> None:
     pair = {"instruction": "Q", "input": "more", "system": "S", "chosen": "A", "rejected": "B"}
     ranked = {"prompt": "Q", "context": "more", "system": "S", "responses": ["A", "B"], "ranks": [0, 1]}

@@ -242,6 +242,17 @@ def test_a_synced_reference_follows_and_resumes(
         assert torch.equal(one, other)
 
 
+def test_the_source_of_the_reference_may_change_unless_it_has_moved(tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model))
+    whole = run(dpo(spec, reference="copy"), comparison_files(tmp_path), tmp_path / "whole", 4)
+    run(dpo(spec, reference="copy"), comparison_files(tmp_path), tmp_path / "cut", 2)
+    rest = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "cut", 4)
+    assert rest == pytest.approx(whole[4:], abs=1e-5)
+    run(dpo(spec, reference="copy"), comparison_files(tmp_path), tmp_path / "moved", 2, ReferenceSync(2))
+    with pytest.raises(PostTrainError, match="has followed the policy"):
+        run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "moved", 4)
+
+
 def test_a_soft_update_of_adapters_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     module = dpo(ModelSpec(str(tiny_model), lora=LoRASpec(r=4)), reference="copy")
     with pytest.raises(PostTrainError, match="no mix of weights"):

@@ -84,7 +84,8 @@ class RunPlan(Callback):
 
     def _outcome(self, trainer: Trainer) -> list[tuple[str, str]]:
         if self._first is None or trainer.global_step == self._first:
-            more = "--trainer.max_steps" if trainer.max_steps > 0 else "--trainer.max_epochs"
+            ended_by_steps = 0 < trainer.max_steps <= trainer.global_step
+            more = "--trainer.max_steps" if ended_by_steps else "--trainer.max_epochs"
             return [
                 ("done", f"nothing was left to do: the run is at step {trainer.global_step:,}; raise {more} for more")
             ]
@@ -148,7 +149,8 @@ def _steps(trainer: Trainer) -> str:
     resumed = f", from step {trainer.global_step} on" if trainer.global_step else ""
     epochs = steps / per_epoch
     counted = f"{epochs:.3g} {'epoch' if epochs == 1 else 'epochs'} of {per_epoch:,}"
-    return f"{_number(int(steps), 'optimizer step', 'optimizer steps')}{resumed}: {counted}"
+    sooner = f" (sooner than --trainer.max_steps {trainer.max_steps:,})" if trainer.max_steps > steps else ""
+    return f"{_number(int(steps), 'optimizer step', 'optimizer steps')}{resumed}: {counted}{sooner}"
 
 
 def _validation(trainer: Trainer) -> str:

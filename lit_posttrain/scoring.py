@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from lit_posttrain.models.architectures import attention_implementation, layout_
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.types import Role, Tree
+
+_SCORED = ("completion", "chosen", "rejected", "responses")
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,13 @@ class ScoreOptions:
         except PostTrainError as problem:
             if chosen:
                 raise
+            slips = {
+                name: difflib.get_close_matches(name, record.data, n=1) for name in _SCORED if name not in record.data
+            }
+            meant = " ".join(f"(did you mean --columns.{name} {close[0]}?)" for name, close in slips.items() if close)
             raise PostTrainError(
-                f"{record.file}:{record.line}: columns not recognised: {', '.join(record.data)}; name a prompt with "
+                f"{record.file}:{record.line}: nothing to score among the columns {', '.join(record.data)}"
+                f"{meant and ' '}{meant}; name a prompt with "
                 "--columns.prompt X, and what to score with --columns.completion Y, --columns.chosen Y "
                 "--columns.rejected Z, --columns.responses Y, or --columns.first Y --columns.second Z"
             ) from problem

@@ -183,7 +183,7 @@ class AuditReport:
                 )
         if self.val_share and not self.held_out:
             found.append(
-                f"val_share {self.val_share:g} holds out no row of {self.total.rows}; raise it or name a val_path"
+                f"val_share {self.val_share:g} holds out no row of {self.total.trees}; raise it or name a val_path"
             )
         found += self._about_mix()
         if self.compared and (line := self.compared.one_sided):

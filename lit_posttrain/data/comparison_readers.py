@@ -113,7 +113,7 @@ def _pair(
     labelled: bool = True,
 ) -> Comparison:
     if labelled and [m["content"].strip() for m in first] == [m["content"].strip() for m in second]:
-        raise NoPreference("equal sides", "both responses are the same: no preference; remove the row")
+        raise NoPreference("equal responses", "both responses are the same: no preference; remove the row")
     for side in (first, second):
         if not side or side[0]["role"] != "assistant":
             said = ", ".join(m["role"] for m in side) or "nothing"
@@ -128,7 +128,7 @@ def _pair(
 def _shared(first: list[dict[str, Any]], second: list[dict[str, Any]], only_last: bool) -> list[dict[str, Any]]:
     """What both sides begin with, up to the turn in which they part. only_last: that must be the last one."""
     if [m["content"].strip() for m in first] == [m["content"].strip() for m in second]:
-        raise NoPreference("equal sides", "both responses are the same: no preference; remove the row")
+        raise NoPreference("equal responses", "both responses are the same: no preference; remove the row")
     same = 0
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1

@@ -94,7 +94,7 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
     data = record.data
     for shape, needs, _ in _SHAPES:
         if any(sign in found for sign in _SIGNS.get(shape, ())):
-            there = ", ".join(f"{need} ({_shown(found[need])})" for need in needs if need in found)
+            there = ", ".join(_named(need, found[need]) for need in needs if need in found)
             lacking = [need for need in needs if need not in found and (labelled or need != "labels")]
             close = difflib.get_close_matches(lacking[0], data, n=1)
             hint = f"; did you mean `{close[0]}`?" if close else f" (the columns are {', '.join(data)})"
@@ -114,8 +114,10 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
     )
 
 
-def _shown(column: Any) -> str:
-    return ", ".join(column) if isinstance(column, list) else str(column)
+def _named(need: str, column: Any) -> str:
+    """What is there, and under which name where that is another one."""
+    shown = ", ".join(column) if isinstance(column, list) else str(column)
+    return need if shown == need else f"{need} ({shown})"
 
 
 _SIGNS = {"pair": ("chosen", "rejected"), "ranking": ("responses",), "judged": ("first", "second")}

@@ -363,7 +363,11 @@ def _named(paths: Sequence[str], taken: set[str]) -> dict[str, str]:
 
 
 def _why_empty(audit: AuditReport) -> str:
-    reasons = [f"{tally.count} {reason}" for reason, tally in audit.total.dropped.items()]
+    reasons = [
+        f"{tally.count} {reason} ({file.where(tally)})"
+        for file in audit.files
+        for reason, tally in file.dropped.items()
+    ]
     if audit.held_out:
         reasons.append(f"{audit.held_out} held out by val_share {audit.val_share:g}")
     advice = "; raise --data.max_length" if any("max_length" in reason for reason in reasons) else ""

@@ -111,9 +111,10 @@ def find_sources(path: str, streaming: bool = False) -> list[Source]:
 
 
 def _similar(place: Path) -> str:
-    siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-    close = difflib.get_close_matches(place.name, siblings, n=3)
-    return "; did you mean " + " or ".join(str(place.with_name(name)) for name in close) + "?" if close else ""
+    siblings = list(place.parent.iterdir()) if place.parent.is_dir() else []
+    stems = difflib.get_close_matches(place.stem, [p.stem for p in siblings], n=3)
+    close = [p for stem in dict.fromkeys(stems) for p in siblings if p.stem == stem][:3]
+    return "; did you mean " + " or ".join(map(str, close)) + "?" if close else ""
 
 
 def _builtin(path: str) -> Source:

@@ -227,7 +227,7 @@ def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
     said = [tree.responses[0] for tree in trees]
     compared = any(role != Role.SAMPLE for role, _ in labels)
     if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
-        raise NoPreference("equal sides", "all responses have the same tokens: no preference; remove the row")
+        raise NoPreference("equal responses", "all responses have the same tokens: no preference; remove the row")
     responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
     return Tree(first.prompt, responses, first.prompt_counted)
 

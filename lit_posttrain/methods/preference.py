@@ -134,5 +134,6 @@ class PreferenceModule(PostTrainingModule):
         if lone:
             raise PostTrainError(
                 f"{store.sources(lone[:1])[0]}: no two responses to compare, and {type(self).__name__} learns from "
-                "comparisons; give chosen and rejected, or ranked responses"
+                "comparisons: chosen and rejected, or ranked responses; configs/kto.yaml learns from single good and "
+                "bad ones"
             )

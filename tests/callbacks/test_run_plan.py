@@ -61,6 +61,17 @@ def test_resumed_plan_counts_what_is_left(fit_in: Any, tmp_path: Path, capsys: p
     assert "data " not in out
 
 
+@pytest.mark.parametrize("ended_by", ["max_steps", "max_epochs"])
+def test_says_which_limit_ends_a_run(
+    ended_by: str, fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"max_steps": 3, "max_epochs": 2} if ended_by == "max_steps" else {"max_steps": 99, "max_epochs": 1}
+    fit_in(tmp_path, [RunPlan(), LastCheckpoint()], **limits)
+    assert ("(sooner than --trainer.max_steps 99)" in capsys.readouterr().out) == (ended_by == "max_epochs")
+    fit_in(tmp_path, [RunPlan()], **limits, resume=tmp_path / "last.ckpt")
+    assert f"raise --trainer.{ended_by} for more" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("make", "measured_by"),
     [

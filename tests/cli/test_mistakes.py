@@ -85,7 +85,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "half a pair": (
         ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "HALF"],
-        ["half.jsonl:1", "beside chosen (chosen)", "need rejected", "--data.columns.rejected NAME", "mean `rejektd`?"],
+        ["half.jsonl:1", "beside chosen preferences need rejected", "--data.columns.rejected NAME", "mean `rejektd`?"],
     ),
     "no ranks": (
         ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "UNRANKED"],

@@ -137,8 +137,8 @@ def test_majority_takes_votes_as_certain() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"chosen": f"{HUMAN} A", "rejected": f"{HUMAN} A"}, "equal sides"),
-        ({"prompt": "Q", "chosen": "A", "rejected": "A "}, "equal sides"),
+        ({"chosen": f"{HUMAN} A", "rejected": f"{HUMAN} A"}, "equal responses"),
+        ({"prompt": "Q", "chosen": "A", "rejected": "A "}, "equal responses"),
         ({"prompt": [USER], "chosen": [said("A")], "rejected": [said(" ")]}, "empty response"),
         ({"chosen": f"{HUMAN} A", "rejected": "\n\nHuman: other\n\nAssistant: B"}, "no shared prompt"),
         ({"chosen": f"{HUMAN} A\n\nAssistant: C", "rejected": f"{HUMAN} B"}, "no shared prompt"),
@@ -224,7 +224,7 @@ def test_a_response_is_never_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerF
         ("hh_helpful", 1214, {"no shared prompt": 2, "empty response": 3, "empty turn": 1}, 1208),
         ("oasst_rankings", 130, {}, 37 + 75 * 3 + 13 * 6 + 2 * 10 + 3 * 15),
         ("pandalm", 747, {"empty response": 38}, 709),
-        ("llmbar", 527, {"equal sides": 1}, 526),
+        ("llmbar", 527, {"equal responses": 1}, 526),
     ],
 )
 def test_published_preferences_are_read_as_they_are(

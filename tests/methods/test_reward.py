@@ -181,6 +181,9 @@ def test_score_takes_names_of_columns(
     assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(expected, abs=1e-5)
     assert main([*own, "--columns.chosen", "best", "--columns.rejected", "down"]) == 2
     assert "no column `best` (--columns.chosen)" in capsys.readouterr().err
+    Path("own.jsonl").write_text(json.dumps({"prompt": "what is it", "chosen": "a fox", "rejcted": "a dog"}) + "\n")
+    assert main(own) == 2
+    assert "did you mean --columns.rejected rejcted?" in capsys.readouterr().err
 
 
 def test_score_reads_sides_of_several_turns_and_keeps_what_rows_had(

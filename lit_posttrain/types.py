@@ -57,7 +57,7 @@ class Tree:
 
     prompt: (n,) int32. prompt_counted: (n,) bool or None; None means that no prompt token is trained on.
     file, line: where the record came from, for messages to people.
-    reference: one number for every target, those of the prompt first, such as cached log-probs of a reference.
+    per_target: by name one number for every target, those of the prompt first, such as log-probs of a reference.
     """
 
     prompt: IntArray
@@ -65,7 +65,7 @@ class Tree:
     prompt_counted: BoolArray | None = None
     file: str = ""
     line: int = 0
-    reference: NDArray[Any] | None = None
+    per_target: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -114,7 +114,7 @@ class TreeBatch:
     counts: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
         (tokens, responses, trees, ...).
     tree_rows: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
-    reference (N,): what the trees brought along for each target; None where they brought nothing.
+    per_target: by name (N,), what the trees brought along for each target.
     mismatched: prompts of the whole step (of this rank) with responses to other prompts, where the method asks for
         them; on the first micro-batch of a step.
     """
@@ -132,7 +132,7 @@ class TreeBatch:
     response_label: Tensor
     counts: dict[str, float]
     tree_rows: list[int] = field(default_factory=list)
-    reference: Tensor | None = None
+    per_target: dict[str, Tensor] = field(default_factory=dict)
     mismatched: list[TreeBatch] = field(default_factory=list)
 
     @property
@@ -185,6 +185,7 @@ class TreeBatch:
     def _map(self, change: Any) -> Self:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        moved["per_target"] = {name: change(values) for name, values in self.per_target.items()}
         moved["mismatched"] = [other._map(change) for other in self.mismatched]
         return type(self)(**moved)
 

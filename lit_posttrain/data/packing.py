@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from lit_posttrain.types import RowLayout, Tree, TreeBatch
 _ROW_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 
 
-# response or -1, indices of hidden states, token ids, and what the tree brought along for them
-Span = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[Any] | None]
+# response or -1, indices of hidden states, token ids, tree, and which of the tree's targets they are
+Span = tuple[int, NDArray[np.int64], NDArray[np.int64], Tree, slice]
 
 
 @dataclass(slots=True)
@@ -121,8 +120,8 @@ def collate(
     tree_ids, branch_ids = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
     first_response = np.cumsum([0, *(len(t.responses) for t in trees)])
     spans: list[Span] = []
-    attached = bool(trees) and trees[0].reference is not None
-    taken = _target_starts(trees) if attached else {}
+    attached = list(trees[0].per_target) if trees else []
+    begins = _target_starts(trees) if attached else {}
     last = np.zeros(int(first_response[-1]), np.int64)
     for row, members in enumerate(rows):
         column = 0
@@ -135,8 +134,8 @@ def collate(
             tree_ids[row, column : column + group.length] = member
             if group.owns_prompt and tree.prompt_counted is not None:
                 counted = np.flatnonzero(tree.prompt_counted[1:])
-                value = _part(tree, 0, len(counted)) if attached else None
-                spans.append((-1, start + counted, tree.prompt[1:][counted].astype(np.int64), value))
+                ids = tree.prompt[1:][counted].astype(np.int64)
+                spans.append((-1, start + counted, ids, tree, slice(0, len(counted))))
             column += trunk
             for branch, k in enumerate(group.responses):
                 response = tree.responses[k]
@@ -150,8 +149,8 @@ def collate(
                 before = row * length + column + np.arange(-1, size - 1)
                 before[0] = start + trunk - 1
                 chosen = response.counted if trunk else np.concatenate([[False], response.counted[1:]])
-                value = _part(tree, taken[number], int(np.count_nonzero(chosen))) if attached else None
-                spans.append((number, before[chosen], response.tokens[chosen].astype(np.int64), value))
+                ids, begin = response.tokens[chosen].astype(np.int64), begins.get(number, 0)
+                spans.append((number, before[chosen], ids, tree, slice(begin, begin + len(ids))))
                 last[number] = row * length + column + size - 1
                 column += size
     spans.sort(key=lambda span: span[0])
@@ -170,17 +169,15 @@ def collate(
         response_label=torch.tensor([r.label for r in responses], dtype=torch.float32),
         counts=dict(counts),
         tree_rows=list(tree_rows) if tree_rows else list(range(len(trees))),
-        reference=torch.from_numpy(np.concatenate([s[3] for s in spans if s[3] is not None])) if attached else None,
+        per_target={
+            name: torch.from_numpy(np.concatenate([tree.per_target[name][own] for *_, tree, own in spans]))
+            for name in (attached if spans else ())
+        },
     )
 
 
-def _part(tree: Tree, start: int, count: int) -> NDArray[Any]:
-    assert tree.reference is not None
-    return tree.reference[start : start + count]
-
-
 def _target_starts(trees: Sequence[Tree]) -> dict[int, int]:
-    """Where the targets of each response begin among those of its tree, as `Tree.reference` has them."""
+    """Where the targets of each response begin among those of its tree, as `Tree.per_target` has them."""
     starts: dict[int, int] = {}
     for tree in trees:
         begin = 0 if tree.prompt_counted is None else int(np.count_nonzero(tree.prompt_counted[1:]))

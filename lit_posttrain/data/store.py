@@ -118,7 +118,7 @@ class TreeStore:
             prompt_counted=counted[cuts[0]] if self._prompt_counted[index] else None,
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
-            reference=None if self.reference is None else self._values(index),
+            per_target={} if self.reference is None else {"reference": self._values(index)},
         )
 
     def _values(self, index: int) -> NDArray[Any]:

@@ -85,7 +85,8 @@ def _fill(
             batch = collate([whole[row] for row in mine], layout, {}, mine).to(trainer.strategy.root_device)
             with trainer.precision_plugin.forward_context():
                 found = logprobs(batch).float().cpu()
-            places = batch.reference.long().cpu() if batch.reference is not None else found.long()
+            given = batch.per_target.get("reference")
+            places = found.long() if given is None else given.long().cpu()
             for where, what in _from_all((places.numpy(), found.numpy()), trainer):
                 if np.isnan(what).any():
                     raise PostTrainError(

@@ -152,10 +152,10 @@ class ReferencedModule(PreferenceModule):
             return self._frozen_logprobs(batch)
         if self.reference == "adapter_off":
             return self._bare_logprobs(batch)
-        if batch.reference is None and batch.target_ids.numel():
+        found = batch.per_target.get("reference")
+        if found is None and batch.target_ids.numel():
             return self._rebuilt_logprobs(batch)  # of a data set that was not cached, such as one to test on
-        empty = torch.zeros(0, device=batch.target_ids.device)
-        return empty if batch.reference is None else batch.reference
+        return torch.zeros(0, device=batch.target_ids.device) if found is None else found
 
     def _frozen_logprobs(self, batch: TreeBatch) -> Tensor:
         assert self.policy is not None

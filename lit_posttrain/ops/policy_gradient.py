@@ -32,9 +32,7 @@ def sequence_ratio(logprob_N: Tensor, old_N: Tensor, owner_N: Tensor, responses:
     return mean.exp()[owner_N] * (logprob_N - logprob_N.detach()).exp()
 
 
-def clipped(
-    advantage_N: Tensor, ratio_N: Tensor, low: float, high: float, dual: float | None = None
-) -> Tensor:
+def clipped(advantage_N: Tensor, ratio_N: Tensor, low: float, high: float, dual: float | None = None) -> Tensor:
     """max(-A r, -A clip(r, 1 - low, 1 + high)) (Schulman et al. 2017; a higher `high` is DAPO's clip-higher, Yu et al.
     2025). dual: for A < 0 no more than -A * dual, so that a token which the policy now prefers does not rule the step
     (Ye et al. 2020)."""

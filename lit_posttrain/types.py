@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -52,11 +53,29 @@ def rank_of(role: int, label: float) -> float:
 
 
 @dataclass(slots=True)
+class PromptRecord:
+    """What rewards know of a prompt: its messages (a plain text is one user message), and all columns of its row."""
+
+    messages: list[dict[str, Any]]
+    columns: dict[str, Any]
+
+    def to_json(self) -> str:
+        """As `Tree.record` has it."""
+        return json.dumps([self.messages, self.columns], ensure_ascii=False, default=str)
+
+    @classmethod
+    def of(cls, tree: Tree) -> PromptRecord:
+        """The record of a prompt that `PromptData` read."""
+        return cls(*json.loads(tree.record)) if tree.record else cls([], {})
+
+
+@dataclass(slots=True)
 class Tree:
     """A prompt (the trunk) and its K responses (the branches).
 
     prompt: (n,) int32. prompt_counted: (n,) bool or None; None means that no prompt token is trained on.
     file, line: where the record came from, for messages to people.
+    record: what a reward looks at besides, as JSON: see `PromptRecord`.
     per_target: by name one number for every target, those of the prompt first, such as log-probs of a reference.
     """
 
@@ -65,6 +84,7 @@ class Tree:
     prompt_counted: BoolArray | None = None
     file: str = ""
     line: int = 0
+    record: str = ""
     per_target: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property

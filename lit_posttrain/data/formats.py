@@ -62,10 +62,12 @@ class Example:
 
 @dataclass(slots=True)
 class Labelled:
-    """Examples that share a prompt and become one tree, each with the role and label of its response."""
+    """Examples that share a prompt and become one tree, each with the role and label of its response. A lone prompt, of
+    which no response is known, has no labels. record: see `Tree.record`."""
 
     examples: list[Example]
     labels: list[tuple[Role, float]]
+    record: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,17 @@ class TokenMask:
     def tree(self, rendered: Rendered, encoding: Any, whole: bool = False) -> Tree:
         """A prompt and one response. The prompt is all before the first trained token, the response ends with the
         last trained one: what stands behind it cannot change a likelihood. whole: keep that too, for a score is read
-        at the text's last token.
+        at the text's last token. An unanswered prompt has no response.
 
         Raises:
             BadRow: nothing to train on, or a prompt whose tokens are not the first tokens of the conversation.
         """
         ids: list[int] = encoding.ids
+        if rendered.unanswered:
+            end = len(ids) - (rendered.plain and ids[-1:] == [self._eos])  # some tokenizers write one behind any text
+            if end == 0:
+                raise BadRow("empty prompt", "no token to go on from; fill or remove the row")
+            return Tree(np.array(ids[:end], dtype=np.int32), [])
         if rendered.plain and self._eos is not None and ids[-1:] != [self._eos]:
             ids = [*ids, self._eos]
         tokens, counted = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.bool_)

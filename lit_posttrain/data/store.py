@@ -2,7 +2,7 @@
 
 A folder holds `tokens.bin` (int32) and `counted.bin` (bool) of all segments one after another, where the segments of
 a tree are its prompt and then its responses; `segments.npz` and `trees.npz` with one entry per segment and per tree;
-and `store.json`.
+and `store.json`. Where trees have records, `records.bin` holds them one after another, as UTF-8.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MEASURES = (
     "prompt_counted",
 )
 # in the order in which `append` fills them
-_TREE_COLUMNS = ("first_segment", *MEASURES, "file_index", "lines")
+_TREE_COLUMNS = ("first_segment", *MEASURES, "file_index", "lines", "record_start", "record_end")
 _FLUSH_TOKENS = 1 << 20
 
 
@@ -70,6 +70,7 @@ class TreeStore:
         self.reference: Any = None
         self._tokens = _map(self.folder / "tokens.bin", np.dtype(np.int32))
         self._counted = _map(self.folder / "counted.bin", np.dtype(np.bool_))
+        self._records = _map(self.folder / "records.bin", np.dtype(np.uint8))
         with np.load(self.folder / "segments.npz") as segments:
             self._offsets, self._role, self._label = segments["offsets"], segments["role"], segments["label"]
         with np.load(self.folder / "trees.npz") as trees:
@@ -94,6 +95,8 @@ class TreeStore:
         self.file_index: Longs = columns["file_index"]
         self.lines: Longs = columns["lines"]
         self.first_target: Longs = columns["first_target"]
+        self._record_start: Longs = columns["record_start"]
+        self._record_end: Longs = columns["record_end"]
         self.row_hash: NDArray[np.uint64] = columns["row_hash"]
 
     def __len__(self) -> int:
@@ -118,6 +121,7 @@ class TreeStore:
             prompt_counted=counted[cuts[0]] if self._prompt_counted[index] else None,
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
+            record=bytes(self._records[int(self._record_start[index]) : int(self._record_end[index])]).decode(),
             per_target={} if self.reference is None else {"reference": self._values(index)},
         )
 
@@ -172,6 +176,7 @@ class TreeStoreWriter:
         self._tokens: list[NDArray[Any]] = []
         self._counted: list[NDArray[Any]] = []
         self._pending_tokens = 0
+        self._record_bytes = 0
 
     def __enter__(self) -> Self:
         try:
@@ -183,6 +188,7 @@ class TreeStoreWriter:
             ) from error
         self._tokens_file = (self._draft / "tokens.bin").open("wb")
         self._counted_file = (self._draft / "counted.bin").open("wb")
+        self._records_file = (self._draft / "records.bin").open("wb")
         return self
 
     def __exit__(
@@ -190,6 +196,7 @@ class TreeStoreWriter:
     ) -> None:
         self._tokens_file.close()
         self._counted_file.close()
+        self._records_file.close()
         shutil.rmtree(self._draft, ignore_errors=True)
 
     def __len__(self) -> int:
@@ -201,7 +208,11 @@ class TreeStoreWriter:
             self._index[tree.file] = len(self.files)
             self.files.append(tree.file)
         prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
-        row = (len(self._role), *measures(tree), self._index[tree.file], tree.line)
+        record, begin = tree.record.encode(), self._record_bytes
+        self._record_bytes += len(record)
+        self._hash.update(record)
+        self._records_file.write(record)
+        row = (len(self._role), *measures(tree), self._index[tree.file], tree.line, begin, self._record_bytes)
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
         self._row_hash.append(row_hash)
@@ -256,6 +267,7 @@ class TreeStoreWriter:
         self._flush()
         self._tokens_file.close()
         self._counted_file.close()
+        self._records_file.close()
         segments = {
             "offsets": np.array(self._offsets, dtype=np.int64),
             "role": np.array(self._role, dtype=np.int8),

@@ -17,7 +17,7 @@ from lit_posttrain.data.formats import Example
 from lit_posttrain.data.messages import BadRow
 from lit_posttrain.errors import PostTrainError
 
-TrainOn = Literal["assistant", "last", "completion", "all"]
+TrainOn = Literal["assistant", "last", "completion", "all", "nothing"]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 NAME_A_TEMPLATE = "name a corrected template with --model.policy.chat_template FILE"
 
@@ -29,6 +29,7 @@ class Rendered:
     plain: no chat template was used; special tokens are added by the tokenizer and an end-of-sequence token follows.
     exact: the spans are the template's own word; white space after an end token stays in them.
     everything: every token is trained on; `turns` then only says where the prompt ends.
+    unanswered: a prompt alone, which the model is to answer.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Rendered:
     plain: bool = False
     exact: bool = False
     everything: bool = False
+    unanswered: bool = False
 
 
 class ConversationTemplate:
@@ -43,7 +45,8 @@ class ConversationTemplate:
 
     train_on: "assistant", every assistant turn; "last", the last one; "completion", the assistant turns after the
         record's own prompt (the same as "assistant" for a whole conversation, which has no prompt of its own);
-        "all", every token. Plain text is trained on as a whole, a plain completion after its prompt.
+        "all", every token; "nothing", for prompts that are to be answered. Plain text is trained on as a whole, a
+        plain completion after its prompt.
 
     rewritten, unanswered, altered: how many conversations were trained turn by turn, ended in turns that nobody
     answered, which are left out, or had words that the template did not write.
@@ -85,6 +88,8 @@ class ConversationTemplate:
         if not example.messages or not self.has_template:
             return [self._plain(example)]
         messages = example.messages
+        if self.train_on == "nothing":
+            return [Rendered(self._text(messages, example.tools, prompt=True), [], unanswered=True)]
         wanted = self._wanted(example)
         if self.train_on != "all" and wanted[-1] < len(messages) - 1:
             self.unanswered += 1
@@ -120,7 +125,9 @@ class ConversationTemplate:
             )
         prompt, completion = example.text
         text = prompt + completion
-        return Rendered(text, [(len(prompt), len(text))], plain=True, everything=self.train_on == "all")
+        alone = self.train_on == "nothing"
+        turns = [] if alone else [(len(prompt), len(text))]
+        return Rendered(text, turns, plain=True, everything=self.train_on == "all", unanswered=alone)
 
     def _everything(self, messages: list[dict[str, Any]], tools: list[Any] | None, first: int) -> Rendered:
         text = self._text(messages, tools)

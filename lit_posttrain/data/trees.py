@@ -67,13 +67,14 @@ def row_hash(data: dict[str, Any]) -> int:
 
 @dataclass(slots=True)
 class Item:
-    """The texts of one tree, and where its record stands: file is the place of its source."""
+    """The texts of one tree, and where its record stands: file is the place of its source. record: `Tree.record`."""
 
     file: int
     line: int
     hash: int
     rendered: list[Rendered]
     labels: list[tuple[Role, float]]
+    record: str = ""
 
     @property
     def plain(self) -> bool:
@@ -116,7 +117,7 @@ class TreeMaker:
             labelled = reader.read(record.data)
             texts = [self._render(example, record, audit) for example in labelled.examples]
             for rendered in _by_tree(texts):
-                yield Item(file, record.line, digest, rendered, labelled.labels)
+                yield Item(file, record.line, digest, rendered, labelled.labels, labelled.record)
         except BadRow as error:
             self._bad(file, record.line, error)
 
@@ -140,7 +141,7 @@ class TreeMaker:
             except BadRow as error:
                 self._bad(item.file, item.line, error)
                 continue
-            tree.file, tree.line = audit.name, item.line
+            tree.file, tree.line, tree.record = audit.name, item.line, item.record
             fitted = self.options.fit(tree)
             if fitted.dropped:
                 audit.drop(fitted.dropped, item.line)
@@ -222,6 +223,8 @@ def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
         BadRow: the tokens of their prompts differ.
     """
     first = trees[0]
+    if not labels:
+        return first
     if any(not np.array_equal(tree.prompt, first.prompt) for tree in trees[1:]):
         raise BadRow("token boundary", "the prompt has other tokens before one response than before another; mend it")
     said = [tree.responses[0] for tree in trees]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.preference import Pairs, pairs_of, token_counts
+from lit_posttrain.methods.preference import Pairs, PreferenceModule, pairs_of, token_counts
 from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
@@ -21,7 +21,7 @@ from lit_posttrain.types import TreeBatch
 Loss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "apo_zero", "apo_down", "plackett_luce"]
 
 
-class DPO(ReferencedModule):
+class DPO(ReferencedModule, PreferenceModule):
     """Direct preference optimisation on pairs or rankings, without a reward model.
 
     With D = sum_t log pi(y_t) - log pi_ref(y_t) of a response and h = beta * (D_chosen - D_rejected), the loss is the

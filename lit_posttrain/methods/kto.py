@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
+from lit_posttrain.methods.preference import PreferenceModule
 from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
@@ -23,7 +24,7 @@ from lit_posttrain.ops.preferences import kto, response_sums
 from lit_posttrain.types import TreeBatch
 
 
-class KTO(ReferencedModule):
+class KTO(ReferencedModule, PreferenceModule):
     """KTO on responses that are good or bad; of pairs the sides, of rankings the best and the worst response.
 
     With D = sum_t log pi(y_t) - log pi_ref(y_t) and z_0 the mean D of responses to other prompts, at least 0: the mean

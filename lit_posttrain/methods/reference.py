@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 from lit_posttrain.data.logprob_cache import TargetTrees
 from lit_posttrain.data.packing import collate
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.caching import cached_logprobs
-from lit_posttrain.methods.preference import PreferenceModule
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.policy import Backbone
 from lit_posttrain.models.spec import ModelSpec
@@ -70,7 +70,7 @@ def weights_hash(model: Backbone) -> str:
     return digest.hexdigest()
 
 
-class ReferencedModule(PreferenceModule):
+class ReferencedModule(PostTrainingModule):
     """Base class of the methods that compare the policy with what it was at the start of training."""
 
     def __init__(

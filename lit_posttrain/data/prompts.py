@@ -1,0 +1,238 @@
+"""The data module of on-policy methods: prompts that the policy answers itself, with what rewards need to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from lit_posttrain.data.comparisons import recognise_comparison
+from lit_posttrain.data.formats import Columns, Example, Format, Labelled, check_needs, recognise, require_columns
+from lit_posttrain.data.messages import BadRow, as_messages, check_order, kind
+from lit_posttrain.data.mixing import Mix
+from lit_posttrain.data.module import TreeData
+from lit_posttrain.data.overlong import Fitted
+from lit_posttrain.data.sources import Record
+from lit_posttrain.data.store import TreeStore
+from lit_posttrain.data.templates import TrainOn
+from lit_posttrain.data.trees import Reader
+from lit_posttrain.data.turns import conversation
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import PromptRecord, Tree
+
+TOO_LONG = "prompt longer than max_length"
+_PROMPTS = ("prompt", "question", "instruction", "query", "problem")
+
+
+@dataclass
+class PromptColumns:
+    """Names of the columns to use where they are not recognised by themselves. Rewards see all columns of a row.
+
+    Args:
+        prompt: Column with the prompt: a string, a transcript, or a list of messages.
+        messages: Column with a conversation; its last assistant turns are left out, they are to be answered anew.
+        system: Column with a system prompt of the row's own. A column called `system` is found without this.
+    """
+
+    prompt: str | None = None
+    messages: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What decides which prompts come out, see `PromptData`."""
+
+    columns: PromptColumns | None = None
+    system_prompt: str | None = None
+    template: str | None = None
+    max_length: int = 2048
+    overlong: str = "drop"
+    on_bad_row: Literal["error", "skip"] = "error"
+    train_on: TrainOn = "nothing"
+    whole_text: bool = True
+
+    def reader(self, record: Record) -> Reader:
+        """By the columns of prompts."""
+        name, needs, read = _recognised(record, self.columns or PromptColumns())
+        system = (self.columns and self.columns.system) or "system"
+        return PromptReader(name, needs, read, system, self.system_prompt, self.template)
+
+    def fit(self, tree: Tree) -> Fitted:
+        """Drop a prompt that is too long: cut, it would ask something else."""
+        return Fitted([tree]) if len(tree.prompt) <= self.max_length else Fitted(dropped=TOO_LONG)
+
+
+_Read = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """Records as prompts. read: the messages of a record; the rest is as in `PromptData`."""
+
+    name: str
+    needs: tuple[str, ...]
+    messages: _Read
+    system: str
+    system_prompt: str | None
+    template: str | None
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The prompt of a record."""
+        check_needs(self.needs, data)
+        messages = [dict(message) for message in self.messages(data)]
+        if not messages or not str(messages[-1].get("content", "")).strip():
+            raise BadRow("empty prompt", f"`{self.needs[0]}` asks nothing; fill or remove the row")
+        if self.template is not None:
+            messages[-1]["content"] = self.template.replace("{prompt}", messages[-1]["content"])
+        bare = len(messages) == 1
+        own = data.get(self.system)
+        if (system := own if isinstance(own, str) and own else self.system_prompt) and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+        check_order(messages)
+        text = (str(messages[-1]["content"]), "") if bare and len(messages) == 1 else None
+        example = Example(messages, prompt_turns=len(messages), text=text)
+        return Labelled([example], [], PromptRecord(messages, dict(data)).to_json())
+
+
+def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, ...], _Read]:
+    """The name, the columns and the reader of a file's prompts, by its first record.
+
+    Raises:
+        PostTrainError: a named column does not exist, or nothing looks like a prompt.
+    """
+    require_columns(record, named)
+    if named.prompt and named.messages:
+        raise PostTrainError(f"{record.file}: --data.columns wants `prompt` or `messages`: name one")
+    if named.messages:
+        return named.messages, (named.messages,), _unanswered(named.messages)
+    column = named.prompt or next((name for name in _PROMPTS if name in record.data), None)
+    if column is not None:
+        return column, (column,), _asked(column, () if named.prompt else ("input", "context"))
+    try:
+        comparison = recognise_comparison(record, labelled=False)
+    except PostTrainError:
+        comparison = None
+    if comparison is not None:
+        known = comparison
+        return f"prompts of {known.name}", known.needs, lambda data: known.read(data).prompt
+    try:
+        whole: Format = recognise(record, Columns())
+    except PostTrainError as problem:
+        raise PostTrainError(
+            f"{record.file}:{record.line}: no prompt among the columns {', '.join(record.data)}; name it with "
+            "--data.columns.prompt X (or columns.messages)"
+        ) from problem
+    return f"prompts of {whole.name}", whole.needs, _unanswered(whole.needs[0])
+
+
+def _asked(column: str, extra: tuple[str, ...]) -> _Read:
+    def read(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+        value = data[column]
+        if not isinstance(value, (str, list)):
+            raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
+        added = [data[name] for name in extra if isinstance(data.get(name), str) and data[name].strip()]
+        if isinstance(value, str) and added:
+            return as_messages([{"role": "user", "content": "\n\n".join([value, *added])}], column)
+        if isinstance(value, str) and not value.strip():
+            raise BadRow("empty prompt", f"`{column}` is empty; fill or remove the row")
+        return conversation(value, column, "user")
+
+    return read
+
+
+def _unanswered(column: str) -> _Read:
+    def read(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+        messages = as_messages(data[column], column)
+        while messages and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
+        return messages
+
+    return read
+
+
+@runtime_checkable
+class CollectsExperience(Protocol):
+    """A method that trains on responses which it samples itself."""
+
+    def experience_loader(self, prompts: TreeStore, mix: Mix | None, data: PromptData) -> Any:
+        """What yields its micro-batches."""
+        ...
+
+
+class PromptData(TreeData):
+    """Prompts for methods whose policy answers them itself, from files, folders or the hub.
+
+    Columns are recognised by their names: `prompt` (a string, a transcript or messages), `question`, `instruction`
+    (with `input` or `context`), `messages` without their last answer, and the prompts of preference data. All columns
+    of a row are handed to the rewards, such as the `answer` that is right.
+
+    Args:
+        path: Prompts to train on: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
+            `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        weights: For each entry of `path` how many times an epoch over the prompts shows its rows. Default: all once.
+        val_path: Prompts to validate on: answered without randomness, and rewarded. Every entry is a data set.
+        test_path: Prompts for `test`; the validation prompts where it is not given.
+        val_share: Share of the rows to hold out for validation where there is no `val_path`, 0 to 1, by a hash.
+        columns: Names of the columns, where they are not recognised.
+        system_prompt: System prompt for prompts that bring none.
+        template: Text around every last user message, with `{prompt}` in its place, such as the wanted format.
+        max_length: Longest prompt, in tokens; longer ones are dropped and counted. Default: what the model takes, at
+            most 2048.
+        on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
+        batch_size: Prompts per rollout phase, over all devices. Each is answered by as many responses as the method
+            says, and the phase's optimizer steps share them.
+        eval_batch_size: Prompts answered together in validation, over all devices.
+        shuffle: Take the prompts in another order every time around.
+        seed: Seed of that order.
+        cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        weights: list[float] | None = None,
+        val_path: str | list[str] | None = None,
+        test_path: str | list[str] | None = None,
+        val_share: float = 0.0,
+        columns: PromptColumns | None = None,
+        system_prompt: str | None = None,
+        template: str | None = None,
+        max_length: int | None = None,
+        on_bad_row: Literal["error", "skip"] = "error",
+        batch_size: int = 8,
+        eval_batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            path,
+            val_path,
+            test_path,
+            val_share,
+            max_length,
+            batch_size,
+            eval_batch_size,
+            shuffle,
+            seed,
+            cache_dir,
+            weights=weights,
+        )
+        if template is not None and "{prompt}" not in template:
+            raise PostTrainError("--data.template has no {prompt}, where the prompt goes")
+        self.columns, self.system_prompt, self.template = columns, system_prompt, template
+        self.on_bad_row: Literal["error", "skip"] = on_bad_row
+
+    def _options(self, max_length: int) -> PromptOptions:
+        return PromptOptions(self.columns, self.system_prompt, self.template, max_length, on_bad_row=self.on_bad_row)
+
+    def train_dataloader(self) -> Any:
+        """What the method makes of the prompts."""
+        owner: Any = self._owner()
+        if not isinstance(owner, CollectsExperience):
+            raise PostTrainError(
+                f"PromptData holds prompts without answers, and {type(owner).__name__} learns from answers; take "
+                "ConversationData or PreferenceData"
+            )
+        return owner.experience_loader(self.train_store, self._mix, self)

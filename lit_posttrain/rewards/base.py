@@ -1,0 +1,78 @@
+"""What a reward is: it looks at prompts, responses and the columns of their rows, and gives numbers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lit_posttrain.errors import PostTrainError
+
+Scores = Sequence[float | None] | Tensor
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """M responses to judge, each with its prompt.
+
+    prompts: the messages of each one's prompt. responses: texts, without the end token. columns: what stands in the
+    prompt's row, by column; None where a row lacks it. tokens: the ids of each response. truncated: whether it was cut
+    off at its longest length. sources: `file:line` of the prompt's row.
+    """
+
+    prompts: Sequence[Sequence[Mapping[str, Any]]]
+    responses: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
+    tokens: Sequence[Sequence[int]]
+    truncated: Sequence[bool]
+    sources: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def only(self, place: int) -> RewardBatch:
+        """One of the responses alone."""
+        one = slice(place, place + 1)
+        columns = {name: values[one] for name, values in self.columns.items()}
+        rest = (self.tokens[one], self.truncated[one], self.sources[one])
+        return RewardBatch(self.prompts[one], self.responses[one], columns, *rest)
+
+
+class Reward(ABC):
+    """Base class of rewards.
+
+    needs: columns that the data must have. A subclass implements `score`.
+    """
+
+    needs: Sequence[str] = ()
+
+    def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called, rewards/NAME/mean. Default: the class, in lower case.
+        """
+        self.weight, self.name = weight, name or type(self).__name__.lower()
+
+    @abstractmethod
+    def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
+        """(M,) one finite number a response, or None where this reward has nothing to say on it. May be async."""
+
+    def prepare(self, device: Any) -> None:  # noqa: B027  # most rewards have nothing to load
+        """Load what is needed, once, before the first batch; by default nothing is."""
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse data without the columns that are needed.
+
+        Raises:
+            PostTrainError: naming the column.
+        """
+        for column in self.needs:
+            if column not in columns:
+                raise PostTrainError(
+                    f"{type(self).__name__} needs the column `{column}`, and the data has {', '.join(columns)}; name "
+                    "another one in its init_args, or add it to the data"
+                )

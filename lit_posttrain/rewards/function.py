@@ -1,0 +1,36 @@
+"""Any Python function as a reward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
+
+
+class FunctionReward(Reward):
+    """A function of one's own: `function(prompts, completions, **columns)` gives one number, or None, a completion.
+
+    It is called with keywords: prompts are lists of messages, completions are texts, and every column of the data
+    is a list with one value a completion. A parameter that it does not have is not passed. It may be async.
+    """
+
+    def __init__(self, function: Callable[..., Any], weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            function: The function, in a config by its import path, such as my_rewards.short.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: the function's name.
+        """
+        super().__init__(weight, name or getattr(function, "__name__", None))
+        self.function = function
+
+    def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
+        """What the function says."""
+        given = {**batch.columns, "prompts": batch.prompts, "completions": batch.responses}
+        parameters = inspect.signature(self.function).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            given = {name: value for name, value in given.items() if name in parameters}
+        found: Scores | Awaitable[Scores] = self.function(**given)
+        return found

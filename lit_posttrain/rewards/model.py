@@ -1,0 +1,110 @@
+"""The score of a reward model as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lit_posttrain.data.formats import Example
+from lit_posttrain.data.masks import TokenMask
+from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.packing import collate
+from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.architectures import attention_implementation, layout_of
+from lit_posttrain.models.loading import max_positions
+from lit_posttrain.models.restore import restore
+from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
+from lit_posttrain.types import Tree
+
+
+class RewardModelScore(Reward):
+    """What a reward model (an exported folder, a run, a checkpoint or a hub name) gives to the conversation.
+
+    Prompt and response go through the reward model's own chat template and tokenizer: its vocabulary may be another
+    than the policy's. No score for an empty response, and for one that is too long for it with its prompt.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 32,
+        bfloat16: bool = False,
+        trust_remote_code: bool = False,
+        weight: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        """
+        Args:
+            path: The reward model.
+            batch_size: Responses scored together.
+            bfloat16: Compute in bfloat16: faster on most hardware, and different in the third digit.
+            trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: rewardmodelscore.
+        """
+        super().__init__(weight, name)
+        if batch_size < 1:
+            raise PostTrainError(f"RewardModelScore: batch_size is {batch_size}; it must be at least 1")
+        self.path, self.batch_size, self.bfloat16 = path, batch_size, bfloat16
+        self.trust_remote_code = trust_remote_code
+        self._model: Any = None
+
+    def prepare(self, device: Any) -> None:
+        """Load the model onto the device, once.
+
+        Raises:
+            PostTrainError: for a folder without a reward model.
+        """
+        if self._model is not None:
+            return
+        restored = restore(self.path, self.trust_remote_code)
+        self._model = restored.scorer.to(device).eval().requires_grad_(False)
+        self._template = ConversationTemplate(restored.tokenizer, "completion")
+        self._mask = TokenMask(restored.tokenizer)
+        self._limit = max_positions(self._model.config)
+        self._device = torch.device(device)
+        kind, config = self._device.type, self._model.config
+        self._layout = replace(layout_of(config, kind, attention_implementation("auto", config, kind)), tails=True)
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """One score a response."""
+        trees = [self._tree(prompt, said) for prompt, said in zip(batch.prompts, batch.responses, strict=True)]
+        found: list[float | None] = [None] * len(batch)
+        known = [place for place, tree in enumerate(trees) if tree is not None]
+        for start in range(0, len(known), self.batch_size):
+            places = known[start : start + self.batch_size]
+            joined, order = _by_prompt([(place, trees[place]) for place in places])
+            packed = collate(joined, self._layout, {}).to(self._device)
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self.bfloat16):
+                scores = self._model(packed).tolist()
+            for place, score in zip(order, scores, strict=True):
+                found[place] = score
+        return found
+
+    def _tree(self, prompt: Sequence[Mapping[str, Any]], said: str) -> Tree | None:
+        messages = [*(dict(message) for message in prompt), {"role": "assistant", "content": said}]
+        text = (str(prompt[0]["content"]), said) if len(prompt) == 1 else None
+        try:
+            rendered = self._template.render(Example(messages, prompt_turns=len(prompt), text=text))[-1]
+            (encoding,) = self._mask.encode([rendered.text], rendered.plain)
+            tree = self._mask.tree(rendered, encoding, whole=True)
+        except BadRow:  # an empty response: there is nothing that could be scored
+            return None
+        if self._limit is not None and len(tree.prompt) + len(tree.responses[0].tokens) > self._limit:
+            return None
+        return tree
+
+
+def _by_prompt(trees: Sequence[tuple[int, Tree | None]]) -> tuple[list[Tree], list[int]]:
+    """Trees of one response each, those of the same prompt as one, and the places of their responses."""
+    groups: dict[bytes, tuple[Tree, list[int]]] = {}
+    for place, tree in trees:
+        assert tree is not None
+        whole, places = groups.setdefault(tree.prompt.tobytes(), (Tree(tree.prompt, []), []))
+        whole.responses.extend(tree.responses)
+        places.append(place)
+    return [tree for tree, _ in groups.values()], [place for _, places in groups.values() for place in places]

@@ -1,0 +1,205 @@
+"""Rewards that are rules: no model, the same answer every time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
+
+_FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
+
+
+class ExactMatch(Reward):
+    """1 where the response, or what a pattern finds in it, is the right answer; else 0."""
+
+    def __init__(
+        self,
+        column: str = "answer",
+        pattern: str | None = None,
+        ignore_case: bool = False,
+        weight: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        """
+        Args:
+            column: Column with the right answer.
+            pattern: Regular expression whose last match in the response is compared, its first group where it has one.
+            ignore_case: Whether upper and lower case are the same.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: exactmatch.
+        """
+        super().__init__(weight, name)
+        self.needs = (column,)
+        self.column, self.ignore_case = column, ignore_case
+        self.pattern = None if pattern is None else compiled(pattern, "ExactMatch")
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """None for a row without an answer."""
+        return [
+            None if right is None else float(self._same(said, str(right)))
+            for said, right in zip(batch.responses, batch.columns[self.column], strict=True)
+        ]
+
+    def _same(self, said: str, right: str) -> bool:
+        if self.pattern is not None:
+            found = list(self.pattern.finditer(said))
+            if not found:
+                return False
+            said = found[-1].group(1 if self.pattern.groups else 0) or ""
+        sides = [said.strip(), right.strip()]
+        if self.ignore_case:
+            sides = [side.casefold() for side in sides]
+        return sides[0] == sides[1]
+
+
+class Regex(Reward):
+    """1 where a pattern is found in the response, else 0."""
+
+    def __init__(self, pattern: str, whole: bool = False, weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            pattern: Regular expression; a dot matches line ends too.
+            whole: Whether the pattern must cover the whole response.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: regex.
+        """
+        super().__init__(weight, name)
+        expression = compiled(pattern, "Regex", re.DOTALL)
+        self.found: Callable[[str], Any] = expression.fullmatch if whole else expression.search
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """1 or 0."""
+        return [float(self.found(said) is not None) for said in batch.responses]
+
+
+class JsonValid(Reward):
+    """1 where the response is JSON, fenced or not, with the keys that are asked for; else 0."""
+
+    def __init__(self, keys: list[str] | None = None, weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            keys: Keys that the object must have.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: jsonvalid.
+        """
+        super().__init__(weight, name)
+        self.keys = keys or []
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """1 or 0."""
+        return [float(self._valid(said)) for said in batch.responses]
+
+    def _valid(self, said: str) -> bool:
+        fenced = _FENCED.match(said)
+        try:
+            found = json.loads(fenced.group(1) if fenced else said)
+        except (ValueError, RecursionError):
+            return False
+        return not self.keys or (isinstance(found, dict) and all(key in found for key in self.keys))
+
+
+class LengthPenalty(Reward):
+    """0 for a response of n tokens up to limit - buffer, then falling to -1 at the limit: -min(max(n - (limit -
+    buffer), 0), buffer) / buffer (Yu et al. 2025, DAPO's soft over-long punishment)."""
+
+    def __init__(self, limit: int, buffer: int, weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            limit: Tokens at which the whole penalty is reached.
+            buffer: Tokens over which it grows.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: lengthpenalty.
+        """
+        super().__init__(weight, name)
+        if not 0 < buffer <= limit:
+            raise PostTrainError(f"LengthPenalty: buffer is {buffer}; it must be above 0 and at most limit, {limit}")
+        self.limit, self.buffer = limit, buffer
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """0 down to -1."""
+        free = self.limit - self.buffer
+        return [-min(max(len(tokens) - free, 0), self.buffer) / self.buffer for tokens in batch.tokens]
+
+
+class Repetition(Reward):
+    """Minus the share of a response's n-grams of words that it has said before: 0 for none, towards -1 for a loop."""
+
+    def __init__(self, n: int = 3, weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            n: Words in a row that are compared.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: repetition.
+        """
+        super().__init__(weight, name)
+        if n < 1:
+            raise PostTrainError(f"Repetition: n is {n}; it must be at least 1")
+        self.n = n
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """0 down to -1."""
+        return [self._repeated(said.split()) for said in batch.responses]
+
+    def _repeated(self, words: list[str]) -> float:
+        grams = [tuple(words[i : i + self.n]) for i in range(len(words) - self.n + 1)]
+        return len(set(grams)) / len(grams) - 1 if grams else 0.0
+
+
+class MathAnswer(Reward):
+    """1 where the final answer of the response equals the right one as mathematics: 0.5, 1/2 and \\frac{1}{2} are the
+    same (math-verify). Of a right answer with `####` (gsm8k) only what follows it counts."""
+
+    def __init__(self, column: str = "answer", weight: float = 1.0, name: str | None = None) -> None:
+        """
+        Args:
+            column: Column with the right answer.
+            weight: Factor of this reward in the sum of all.
+            name: What its metrics are called. Default: mathanswer.
+        """
+        super().__init__(weight, name)
+        self.needs = (column,)
+        self.column = column
+
+    def score(self, batch: RewardBatch) -> Scores:
+        """None for a row without a right answer.
+
+        Raises:
+            PostTrainError: for a right answer that holds no mathematics.
+        """
+        rights = batch.columns[self.column]
+        return [
+            None if right is None else float(self._equal(said, str(right), source))
+            for said, right, source in zip(batch.responses, rights, batch.sources, strict=True)
+        ]
+
+    def _equal(self, said: str, right: str, source: str) -> bool:
+        parse, verify = _math_verify()
+        gold = parse(right.rsplit("####", 1)[-1].strip(), parsing_timeout=None)
+        if not gold:
+            raise PostTrainError(f"{source}: `{self.column}` has no number or formula to compare with; mend it")
+        return bool(verify(gold, parse(said, parsing_timeout=None), timeout_seconds=None))
+
+
+def _math_verify() -> tuple[Any, Any]:
+    # its own time-outs are alarms, of which a thread has one, and ours covers every reward; it warns where it has none
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    from math_verify import parse, verify
+
+    return parse, verify
+
+
+def compiled(pattern: str, who: str, flags: int = 0) -> re.Pattern[str]:
+    """A regular expression.
+
+    Raises:
+        PostTrainError: if it is none.
+    """
+    try:
+        return re.compile(pattern, flags)
+    except re.error as problem:
+        raise PostTrainError(f"{who}: pattern {pattern!r} is no regular expression ({problem}); mend it") from problem

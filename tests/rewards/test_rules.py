@@ -1,0 +1,74 @@
+"""Rules by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rewards import ExactMatch, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, Reward
+from lit_posttrain.rewards.base import RewardBatch
+
+
+def batch(responses: Sequence[str], sizes: Sequence[int] = (), **columns: Any) -> RewardBatch:
+    count = len(responses)
+    tokens = [[0] * size for size in sizes or [len(said.split()) for said in responses]]
+    prompt = [{"role": "user", "content": "go on"}]
+    sources = [f"data.jsonl:{n + 1}" for n in range(count)]
+    return RewardBatch([prompt] * count, responses, columns, tokens, [False] * count, sources)
+
+
+def scores(reward: Reward, *args: Any, **columns: Any) -> list[float | None]:
+    return list(reward.score(batch(*args, **columns)))  # type: ignore[arg-type]  # rules are not async
+
+
+def test_exact_match() -> None:
+    right = ["4", "four", None]
+    assert scores(ExactMatch(), [" 4\n", "Four", "4"], answer=right) == [1.0, 0.0, None]
+    assert scores(ExactMatch(ignore_case=True), [" 4\n", "Four", "4"], answer=right) == [1.0, 1.0, None]
+    said = ["I say 3. The answer is 4", "4", "The answer is 4, no, the answer is 5"]
+    assert scores(ExactMatch(pattern=r"answer is (\d+)"), said, answer=["4", "4", "5"]) == [1.0, 0.0, 1.0]
+    assert scores(ExactMatch("key", pattern=r"\d+"), ["1, 2"], key=[2]) == [1.0]
+
+
+def test_regex_and_json() -> None:
+    assert scores(Regex("b.d"), ["a b\nd e", "bd"]) == [1.0, 0.0]
+    assert scores(Regex("b.d", whole=True), ["a b d", "b d "]) == [0.0, 0.0]
+    assert scores(Regex("b.d", whole=True), ["b\nd"]) == [1.0]
+    said = ['{"a": 1}', '```json\n{"a": 1}\n```', '{"a": 1', "[1]", "[" * 100_000]
+    assert scores(JsonValid(), said) == [1.0, 1.0, 0.0, 1.0, 0.0]
+    assert scores(JsonValid(["a"]), said) == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_the_length_penalty_is_dapos() -> None:
+    found = scores(LengthPenalty(limit=20, buffer=4), [""] * 5, sizes=[3, 16, 17, 20, 90])
+    assert found == [0.0, 0.0, -0.25, -1.0, -1.0]
+
+
+def test_repetition() -> None:
+    assert scores(Repetition(2), ["a b c d", "a b a b a", "a", ""]) == pytest.approx([0.0, -0.5, 0.0, 0.0])
+
+
+def test_math_answers_are_compared_as_mathematics() -> None:
+    said = ["So it is $\\frac{1}{2}$.", "The answer is 0.5", "\\boxed{2/4}", "It is 2", "nothing"]
+    assert scores(MathAnswer(), said, answer=["1/2"] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert scores(MathAnswer(), ["6 + 6 = 12", "72"], answer=["He has 6 * 12 = 72\n#### 12"] * 2) == [1.0, 0.0]
+    assert scores(MathAnswer(), ["1"], answer=[None]) == [None]
+    with pytest.raises(PostTrainError, match=r"data\.jsonl:1: `answer` has no number"):
+        scores(MathAnswer(), ["1"], answer=["nobody knows"])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Regex("("), "pattern '\\(' is no regular expression"),
+        (lambda: LengthPenalty(4, 5), "buffer is 5; it must be above 0 and at most limit, 4"),
+        (lambda: Repetition(0), "n is 0; it must be at least 1"),
+        (lambda: ExactMatch("right").check(["prompt", "answer"]), "needs the column `right`, and the data has prompt"),
+    ],
+)
+def test_mistakes(make: Any, said: str) -> None:
+    with pytest.raises(PostTrainError, match=said):
+        make()

@@ -1,0 +1,127 @@
+"""The sum of rewards, and rewards that raise, hang, or say what is no score."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from rewards.test_rules import batch
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rewards import FunctionReward, RewardSum
+
+SAID = ["one", "two", "three"]
+
+
+def summed(*functions: Callable[..., Any], timeout: float = 60.0, weights: tuple[float, ...] = ()) -> RewardSum:
+    rewards = [
+        FunctionReward(function, weight=weight)
+        for function, weight in zip(functions, weights or (1.0,) * len(functions), strict=True)
+    ]
+    return RewardSum(rewards, timeout)
+
+
+def length(completions: list[str]) -> list[float]:
+    return [float(len(said)) for said in completions]
+
+
+def test_a_weighted_sum_whose_parts_are_kept() -> None:
+    def twice(completions: list[str], answer: list[int], **rest: Any) -> torch.Tensor:
+        assert set(rest) == {"prompts", "other"}
+        return torch.tensor(answer) * 2.0
+
+    found = summed(length, twice, weights=(1.0, -0.5))(batch(SAID, answer=[1, 2, 3], other=["x"] * 3))
+    assert found.total.tolist() == [3.0 - 1, 3.0 - 2, 5.0 - 3]
+    assert {name: part.tolist() for name, part in found.parts.items()} == {"length": [3, 3, 5], "twice": [2, 4, 6]}
+    assert found.failed == {"length": 0, "twice": 0}
+
+
+def test_nothing_to_say_is_no_zero() -> None:
+    def sometimes(completions: list[str]) -> list[float | None]:
+        return [None, 1.0, None]
+
+    def rarely(completions: list[str]) -> list[float | None]:
+        return [None, None, 2.0]
+
+    found = summed(sometimes, rarely)(batch(SAID))
+    assert found.total.isnan().tolist() == [True, False, False]
+    assert found.total[1:].tolist() == [1.0, 2.0]
+
+
+def test_async_rewards_are_awaited() -> None:
+    async def slow(completions: list[str]) -> list[float]:
+        await asyncio.sleep(0.01)
+        return [1.0] * len(completions)
+
+    assert summed(slow)(batch(SAID)).total.tolist() == [1.0] * 3
+
+
+def _raises(said: str) -> float:
+    raise KeyError("no such thing")
+
+
+def _hangs(said: str) -> float:
+    time.sleep(60)
+    return 0.0
+
+
+async def _waits(said: str) -> float:
+    await asyncio.sleep(60)
+    return 0.0
+
+
+@pytest.mark.parametrize("fails", [_raises, _hangs, lambda said: math.nan, lambda said: math.inf])
+def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def picky(completions: list[str]) -> list[float]:
+        return [fails(said) if said == "two" else 1.0 for said in completions]
+
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        found = summed(length, picky, timeout=0.2)(batch(SAID))
+    assert time.monotonic() - started < 5
+    assert found.total.isnan().tolist() == [False, True, False], "what one reward fails on has no score at all"
+    assert found.failed == {"length": 0, "picky": 1}
+    assert "reward picky failed on 1 of 3 responses, which have no score: data.jsonl:2: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (lambda completions: [1.0], "reward <lambda> gave 1 scores for 4 responses; mend it"),
+        (lambda completions: torch.ones(len(completions), 2), "gave 4x2 scores for 4 responses"),
+        (lambda completions: [_raises(said) for said in completions], "KeyError: 'no such thing'; mend it"),
+        (lambda completions: [_hangs(said) for said in completions], "longer than 0.2 s; raise --model.reward_timeout"),
+        (lambda completions: ["good"] * len(completions), "ValueError: could not convert string"),
+        (lambda completions: torch.full((len(completions),), math.nan), "a number that is not finite"),
+    ],
+)
+def test_a_reward_that_always_fails_is_an_error(reward: Any, said: str) -> None:
+    with pytest.raises(PostTrainError, match=said) as caught:
+        summed(reward, timeout=0.2)(batch([*SAID, "four"]))
+    if "scores for" not in said:
+        assert "first on the prompt data.jsonl:1" in str(caught.value)
+
+
+def test_a_hanging_coroutine_ends() -> None:
+    async def slow(completions: list[str]) -> list[float]:
+        return [await _waits(said) for said in completions]
+
+    started = time.monotonic()
+    with pytest.raises(PostTrainError, match="again and again"):
+        summed(slow, timeout=0.2)(batch(SAID))
+    assert time.monotonic() - started < 10
+
+
+def test_mistakes() -> None:
+    with pytest.raises(PostTrainError, match="rewards is empty"):
+        RewardSum([])
+    with pytest.raises(PostTrainError, match="two are called length"):
+        summed(length, length)
+    with pytest.raises(PostTrainError, match="reward_timeout is 0"):
+        summed(length, timeout=0)

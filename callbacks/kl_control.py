@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from lit_posttrain.callbacks.samples import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.rollout.text import prompt_ids
-from lit_posttrain.trainer_state import ends_step
+from lit_posttrain.trainer_state import ends_step, seed_of
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +111,7 @@ class KLControl(Callback):
         if not ends_step(trainer, batch_idx) or step % self.every_n_steps:
             return
         assert isinstance(pl_module, MeasuresKL)
-        seed = hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), step)) % 2**63
-        drawn = pl_module.sampled_log_ratios(self._asked, self.max_new_tokens, seed)
+        drawn = pl_module.sampled_log_ratios(self._asked, self.max_new_tokens, seed_of(step))
         ratios = [ratio.cpu().double() for ratio in drawn]
         of_responses = torch.stack([k1(ratio).sum() for ratio in ratios])
         value = float(of_responses.mean())

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_posttrain.data.conversation import ConversationData
     from lit_posttrain.data.preference import PreferenceData
+    from lit_posttrain.data.prompts import PromptData
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.methods.base import PostTrainingModule, Term
     from lit_posttrain.methods.dpo import DPO
+    from lit_posttrain.methods.grpo import GRPO
     from lit_posttrain.methods.kto import KTO
+    from lit_posttrain.methods.on_policy import Phases
     from lit_posttrain.methods.orpo import ORPO
     from lit_posttrain.methods.reward import RewardModel
     from lit_posttrain.methods.sft import SFT
@@ -27,13 +30,16 @@ _HOMES = {
     "Completion": "rollout.engine",
     "ConversationData": "data.conversation",
     "DPO": "methods.dpo",
+    "GRPO": "methods.grpo",
     "KTO": "methods.kto",
     "LoRASpec": "models.spec",
     "ModelSpec": "models.spec",
     "ORPO": "methods.orpo",
     "PostTrainError": "errors",
     "PostTrainingModule": "methods.base",
+    "Phases": "methods.on_policy",
     "PreferenceData": "data.preference",
+    "PromptData": "data.prompts",
     "Response": "types",
     "RewardModel": "methods.reward",
     "Role": "types",
@@ -46,6 +52,7 @@ _HOMES = {
 }
 __all__ = [
     "DPO",
+    "GRPO",
     "KTO",
     "ORPO",
     "SFT",
@@ -53,9 +60,11 @@ __all__ = [
     "ConversationData",
     "LoRASpec",
     "ModelSpec",
+    "Phases",
     "PostTrainError",
     "PostTrainingModule",
     "PreferenceData",
+    "PromptData",
     "Response",
     "RewardModel",
     "Role",

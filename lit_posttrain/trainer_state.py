@@ -1,9 +1,12 @@
-"""What the Trainer is at, asked in one place: the end of an optimizer step, a step that is logged, a dry run."""
+"""What the Trainer is at, asked in one place: the end of an optimizer step, a step that is logged, a dry run, the other
+ranks, the seed of a place in the run."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 
@@ -23,3 +26,17 @@ def dry_run(trainer: Trainer) -> bool:
     """Whether this is Lightning's fast_dev_run, which leaves nothing on disk."""
     loosely: Any = trainer
     return bool(loosely.fast_dev_run)
+
+
+def seed_of(*place: int) -> int:
+    """A seed that is a function of the run's seed and of a place in the run, such as (step, rank)."""
+    return hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)) % 2**63
+
+
+def from_all_ranks(value: Any, trainer: Trainer) -> list[Any]:
+    """What every rank gives, in their order; all of them must ask."""
+    if trainer.world_size == 1:
+        return [value]
+    found: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, value)
+    return found

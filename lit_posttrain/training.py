@@ -47,10 +47,13 @@ from lit_posttrain.data.comparisons import PreferenceColumns
 from lit_posttrain.data.conversation import ConversationData
 from lit_posttrain.data.formats import Columns
 from lit_posttrain.data.preference import PreferenceData
+from lit_posttrain.data.prompts import PromptColumns, PromptData
 from lit_posttrain.errors import OneLineErrors, PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.dpo import DPO
+from lit_posttrain.methods.grpo import GRPO
 from lit_posttrain.methods.kto import KTO
+from lit_posttrain.methods.on_policy import Phases
 from lit_posttrain.methods.orpo import ORPO
 from lit_posttrain.methods.reward import RewardModel
 from lit_posttrain.methods.sft import SFT
@@ -58,6 +61,17 @@ from lit_posttrain.methods.simpo import SimPO
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy  # for its short name
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
+from lit_posttrain.rewards import (
+    ExactMatch,
+    FunctionReward,
+    JsonValid,
+    LengthPenalty,
+    MathAnswer,
+    Regex,
+    Repetition,
+    RewardModelScore,
+)
+from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, keep_run_id, redacted, wandb_logger
 
@@ -66,8 +80,9 @@ log = logging.getLogger(__name__)
 _TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 _PROCESSES_PER_CORE = 4
 # short names in configs need the class imported here
-_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel)
-_DATA = (ConversationData, PreferenceData)
+_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel, GRPO)
+_DATA = (ConversationData, PreferenceData, PromptData)
+_REWARDS = (ExactMatch, FunctionReward, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, RewardModelScore)
 _CALLBACKS = (SampleLogger, RewardLogger, KLControl, ReferenceSync)
 
 
@@ -82,7 +97,10 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
             "model.policy": (ModelSpec,),
             "model.policy.lora": (LoRASpec,),
             "data": _DATA,
-            "data.columns": (Columns, PreferenceColumns),
+            "model.sampling": (Sampling,),
+            "model.phases": (Phases,),
+            "model.rewards": _REWARDS,
+            "data.columns": (Columns, PreferenceColumns, PromptColumns),
             "wandb": (WandbOptions,),
             "throughput": (ThroughputMonitor,),
             "trainer.callbacks": _CALLBACKS,
@@ -97,7 +115,7 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
     def class_names(self) -> dict[str, list[str]]:
         """Those with short names; Lightning's callbacks too."""
         theirs = [name for name in lightning_callbacks.__all__ if name != "Callback"]
-        named = {"model": _METHODS, "data": _DATA, "trainer.callbacks": _CALLBACKS}
+        named = {"model": _METHODS, "data": _DATA, "model.rewards": _REWARDS, "trainer.callbacks": _CALLBACKS}
         found = {option: [kind.__name__ for kind in kinds] for option, kinds in named.items()}
         return found | {"trainer.callbacks": [*found["trainer.callbacks"], *theirs]}
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +33,7 @@ from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import answer_text, prompt_ids
-from lit_posttrain.trainer_state import dry_run, ends_step, logs_step
+from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
 
 log = logging.getLogger(__name__)
@@ -198,15 +197,15 @@ class PostTrainingModule(MeasuredModule):
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""
-        place = (self.trainer.global_step, batch_idx, self.trainer.global_rank)
-        torch.manual_seed(hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)) % 2**63)
+        torch.manual_seed(seed_of(self.trainer.global_step, batch_idx, self.trainer.global_rank))
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
         if ends_step(self.trainer, batch_idx):
             self.num_tokens += batch.counts["input_tokens"]  # before callbacks save at the step's end
         terms = self._tracked_terms(batch)
-        loss = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
+        # a step may have nothing to learn from, such as sampled responses that were all cut off: its loss is 0
+        loss = torch.stack([t.weight * t.total / max(batch.counts[t.unit], 1.0) for t in terms.values()]).sum()
         sampler = self.trainer.distributed_sampler_kwargs
         ranks = sampler["num_replicas"] if sampler else 1
         return loss * (self.trainer.accumulate_grad_batches * ranks)
@@ -300,6 +299,9 @@ class PostTrainingModule(MeasuredModule):
         common = inspect.signature(PostTrainingModule).parameters
         own = [name for name in inspect.signature(type(self)).parameters if name not in common]
         kept = {name: getattr(self, name) for name in own if hasattr(self, name)}
+        for name, value in list(kept.items()):
+            if is_dataclass(value) and not isinstance(value, type):
+                kept |= {f"{name}.{option}": choice for option, choice in asdict(value).items()}
         return {name: value for name, value in kept.items() if value is None or isinstance(value, (int, float, str))}
 
     def _require_same_options(self, saved: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from lit_posttrain.data.logprob_cache import LogprobCache, Places, TargetTrees
 from lit_posttrain.data.packing import collate
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.trainer_state import from_all_ranks
 from lit_posttrain.types import RowLayout, TreeBatch
 
 log = logging.getLogger(__name__)
@@ -43,24 +43,15 @@ def cached_logprobs(
             LogprobCache(root, trees.num_targets, about)
         except PostTrainError as error:
             problem = str(error)
-    problems = [found for found in _from_all(problem, trainer) if found]
+    problems = [found for found in from_all_ranks(problem, trainer) if found]
     if problems:  # everywhere, or the others would wait for the one that failed
         raise PostTrainError(problems[0])
     cache = LogprobCache(root, trees.num_targets, about, create=False)
     whole = trees.whole()
-    begin = min(_from_all(cache.done, trainer))
+    begin = min(from_all_ranks(cache.done, trainer))
     if begin < len(whole):
         _fill(cache, whole, begin, logprobs, trainer, layout, max(batch_size, trainer.world_size))
     return cache.checked()
-
-
-def _from_all(value: Any, trainer: Trainer) -> list[Any]:
-    """A value of every rank, on every rank."""
-    if trainer.world_size == 1:
-        return [value]
-    found: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(found, value)
-    return found
 
 
 def _fill(
@@ -87,7 +78,7 @@ def _fill(
                 found = logprobs(batch).float().cpu()
             given = batch.per_target.get("reference")
             places = found.long() if given is None else given.long().cpu()
-            for where, what in _from_all((places.numpy(), found.numpy()), trainer):
+            for where, what in from_all_ranks((places.numpy(), found.numpy()), trainer):
                 if np.isnan(what).any():
                     raise PostTrainError(
                         f"the reference gives a log-prob that is no number, in rows {start} to {end - 1}"

@@ -99,6 +99,7 @@ class ReferencedModule(PostTrainingModule):
         if reference == "adapter_off" and not adapter:
             raise PostTrainError("--model.reference adapter_off: there is no adapter; add --model.policy.lora.r 16")
         self.reference = ("adapter_off" if adapter else "copy") if reference == "auto" else reference
+        self.referenced = True  # a method may do without
         self._frozen: list[Backbone] = []  # in a list, so that it is no submodule: neither trained nor saved
         self._start = ""  # hash of the weights at the start
         self._synced = False
@@ -125,7 +126,7 @@ class ReferencedModule(PostTrainingModule):
             )
         fresh = self.policy is None
         super().configure_model()
-        if not fresh:
+        if not fresh or not self.referenced:
             return
         assert self.policy is not None
         self._start = weights_hash(self.policy)
@@ -146,32 +147,32 @@ class ReferencedModule(PostTrainingModule):
 
     # Using -------------------------------------------------------------------------------------------------------
 
-    def reference_logprobs(self, batch: TreeBatch) -> Tensor:
-        """(N,) log-probs of the batch's targets under the reference, without a graph."""
+    def reference_logprobs(self, batch: TreeBatch, **options: Any) -> Tensor:
+        """(N,) log-probs of the batch's targets under the reference, without a graph; options of `Policy.forward`."""
         if self._frozen:
-            return self._frozen_logprobs(batch)
+            return self._frozen_logprobs(batch, **options)
         if self.reference == "adapter_off":
-            return self._bare_logprobs(batch)
+            return self._bare_logprobs(batch, **options)
         found = batch.per_target.get("reference")
         if found is None and batch.target_ids.numel():
             return self._rebuilt_logprobs(batch)  # of a data set that was not cached, such as one to test on
         return torch.zeros(0, device=batch.target_ids.device) if found is None else found
 
-    def _frozen_logprobs(self, batch: TreeBatch) -> Tensor:
+    def _frozen_logprobs(self, batch: TreeBatch, **options: Any) -> Tensor:
         assert self.policy is not None
         # in the policy's type: under bf16-true Lightning casts only what it knows of
         frozen = self._frozen[0].to(self.device)
         if frozen.transformer.dtype != self.policy.transformer.dtype:
             frozen.to(self.policy.transformer.dtype)
         with torch.no_grad():
-            copied: Tensor = frozen(batch).logprobs
+            copied: Tensor = frozen(batch, **options).logprobs
         return copied
 
-    def _bare_logprobs(self, batch: TreeBatch) -> Tensor:
+    def _bare_logprobs(self, batch: TreeBatch, **options: Any) -> Tensor:
         assert self.policy is not None
         model: Any = self.policy.model
         with self.still_policy() as policy, model.disable_adapter() if self.spec.lora else nullcontext():
-            bare: Tensor = policy(batch).logprobs
+            bare: Tensor = policy(batch, **options).logprobs
         return bare
 
     def _rebuilt_logprobs(self, batch: TreeBatch) -> Tensor:

@@ -1,0 +1,179 @@
+"""Policy gradients with group advantages: GRPO (Shao et al. 2024) and its family, as choices that can be combined.
+
+A response is compared with the others to the same prompt, so there is no value model. Three things make the family: the
+advantage, the ratio with its objective, and how tokens are averaged.
+
+| | advantage | ratio | objective | aggregation |
+|---|---|---|---|---|
+| GRPO | grpo | token | clip | sequence |
+| Dr. GRPO | centered | token | clip | constant |
+| DAPO | grpo | token | clip, clip_high 0.28, phases.top_up, LengthPenalty | token |
+| RLOO | rloo | token | clip | sequence |
+| REINFORCE++ baseline | whitened | token | clip | token |
+| GSPO | grpo | sequence, clip_low 3e-4, clip_high 4e-4 | clip | sequence |
+| CISPO | grpo | token | cispo | token |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.base import Term
+from lit_posttrain.methods.on_policy import PHASES, SAMPLING, OnPolicyModule, Phases, kl_sums
+from lit_posttrain.methods.reference import Reference
+from lit_posttrain.methods.rollouts import Stats
+from lit_posttrain.methods.schedules import Schedule
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.ops import policy_gradient as pg
+from lit_posttrain.ops.advantages import group_advantages, whiten
+from lit_posttrain.rewards.base import Reward
+from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.types import Tree, TreeBatch
+
+
+class GRPO(OnPolicyModule):
+    """Policy gradients on groups of sampled responses.
+
+    Metrics: reward, reward_std, rewards/NAME/mean, completions/mean_length, completions/clipped_ratio,
+    frac_reward_zero_std, unscored; kl (k3, nats a token) and kl/response (k1, nats a response), entropy (nats a token),
+    clip_ratio/low and clip_ratio/high (shares of tokens), rollout/engine_logp_diff (mean absolute difference of the
+    engine's log-probs from the policy's, nats), rollout/tokens_per_s.
+    """
+
+    def __init__(
+        self,
+        policy: ModelSpec,
+        rewards: list[Reward],
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
+        schedule: Schedule = "constant",
+        warmup: float = 0.0,
+        sampling: Sampling = SAMPLING,
+        phases: Phases = PHASES,
+        advantage: Literal["grpo", "centered", "rloo", "whitened"] = "grpo",
+        epsilon: float = 1e-4,
+        ratio: Literal["token", "sequence"] = "token",
+        objective: Literal["clip", "cispo"] = "clip",
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        dual_clip: float | None = None,
+        aggregation: Literal["token", "sequence", "constant"] = "sequence",
+        beta: float = 0.0,
+        kl: Literal["k3", "k2"] = "k3",
+        entropy: float = 0.0,
+        engine_correction: Literal["none", "truncate", "mask"] = "none",
+        reference: Reference = "auto",
+        reward_timeout: float = 60.0,
+    ) -> None:
+        """
+        Args:
+            policy: The model to train.
+            rewards: What responses are judged by: a weighted sum.
+            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
+            schedule: How the learning rate falls after warm-up, per optimizer step.
+            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+            sampling: How responses are drawn: max_new_tokens and temperature.
+            phases: Responses to a prompt, and how a rollout phase becomes optimizer steps.
+            advantage: grpo: centred and divided by the group's deviation. centered: not divided (Dr. GRPO). rloo:
+                against the mean of the others. whitened: centred, then whitened over all tokens (REINFORCE++ baseline).
+            epsilon: Added to the deviation for grpo (TRL 1e-4, verl 1e-6).
+            ratio: Of tokens, or of whole sequences (GSPO; with clip_low 3e-4 and clip_high 4e-4).
+            objective: clip, the clipped surrogate of PPO; or cispo, log-probs weighted by a ratio of at most clip_high.
+            clip_low: How far below 1 a ratio is followed.
+            clip_high: How far above 1 (DAPO 0.28). For cispo the largest weight itself (TRL 5).
+            dual_clip: For bad responses the loss is at most so many times -A; 3 is usual, none by default.
+            aggregation: Tokens weigh the same (DAPO); sequences do (GRPO); or sums over max_new_tokens (Dr. GRPO).
+            beta: Weight of the KL from the reference in the loss; 0 does without a reference.
+            kl: Its estimator, whose gradient is right off-policy too: k3 (value unbiased) or k2.
+            entropy: Weight of a bonus for the entropy of the policy (nats a token).
+            engine_correction: Weigh tokens by pi/pi_engine of the policy that sampled: truncate (at most 2, TIS), mask
+                (0 outside 0.5 to 5), or none.
+            reference: Where the reference's log-probs come from: adapter_off, copy, or auto: adapter_off where there
+                are adapters, else copy.
+            reward_timeout: Seconds that a reward may take for the responses of a phase.
+        """
+        super().__init__(
+            policy, optimizer, schedule, warmup, reference, rewards, reward_timeout, sampling, phases, beta
+        )
+        if phases.group_size < 2:
+            raise PostTrainError("--model.phases.group_size 1: a response is compared with others; take at least 2")
+        if clip_low < 0 or clip_high <= 0 or entropy < 0:
+            raise PostTrainError("--model.clip_low and --model.entropy must be at least 0, --model.clip_high above 0")
+        if objective == "cispo" and (ratio == "sequence" or clip_high < 1):
+            raise PostTrainError(
+                "--model.objective cispo weighs tokens by a ratio of at most clip_high: take --model.ratio token and "
+                "--model.clip_high 5"
+            )
+        if dual_clip is not None and dual_clip <= 1:
+            raise PostTrainError(f"--model.dual_clip is {dual_clip}; it must be above 1 (3 is usual)")
+        self.advantage, self.epsilon = advantage, epsilon
+        self.ratio, self.objective, self.aggregation = ratio, objective, aggregation
+        self.clip_low, self.clip_high, self.dual_clip = clip_low, clip_high, dual_clip
+        self.kl, self.entropy, self.engine_correction = kl, entropy, engine_correction
+
+    def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
+        """`advantage` of every token: its response's."""
+        responses = [(group, response) for group, tree in enumerate(trees) for response in tree.responses]
+        score = torch.tensor([response.label for _, response in responses], dtype=torch.float64)
+        group = torch.tensor([number for number, _ in responses], dtype=torch.int64)
+        kind = "centered" if self.advantage == "whitened" else self.advantage
+        advantage = group_advantages(score, group, len(trees), kind, self.epsilon)
+        sizes = torch.tensor([int(np.count_nonzero(response.counted)) for _, response in responses])
+        of_tokens = advantage.repeat_interleave(sizes)
+        if self.advantage == "whitened":
+            of_tokens = whiten(of_tokens)
+        ends = torch.tensor([len(tree.responses) for tree in trees]).cumsum(0)
+        for tree, end in zip(trees, ends.tolist(), strict=True):
+            first = int(sizes[: end - len(tree.responses)].sum())
+            own = of_tokens[first : first + int(sizes[end - len(tree.responses) : end].sum())]
+            tree.per_target["advantage"] = own.float().numpy()
+        return {}
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        """The policy term, and those of the KL and of the entropy where asked for."""
+        out = self.token_logprobs(batch, temperature=self.sampling.temperature, entropy=True)
+        logprob, owner = out.logprobs, batch.target_response
+        given = {name: batch.per_target.get(name, logprob.detach()) for name in ("advantage", "engine", "reference")}
+        old = batch.per_target.get("old", logprob.detach())
+        loss = self._policy_loss(logprob, old, given["advantage"], batch)
+        if self.engine_correction != "none":
+            loss = loss * pg.engine_weight(old, given["engine"], self.engine_correction)
+        unit: Literal["tokens", "responses"] = "tokens" if self.aggregation == "token" else "responses"
+        terms = {"policy": Term(self._aggregated(loss, batch), unit)}
+        if self.kl_coefficient:
+            distance = pg.kl_loss(logprob, given["reference"], old, self.kl)
+            terms["kl"] = Term(self._aggregated(distance, batch), unit, self.kl_coefficient)
+        if self.entropy:
+            terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)
+        count = float(len(owner))
+        self.track("entropy", out.entropy.sum(), count)
+        self.track("rollout/engine_logp_diff", (old - given["engine"]).abs().sum(), count)
+        if self.referenced and not self.needs_old_logprobs:
+            of_tokens, of_responses = kl_sums(logprob - given["reference"])
+            self.track("kl", of_tokens, count)
+            self.track("kl/response", of_responses, float(batch.num_responses))
+        return terms
+
+    def _policy_loss(self, logprob: Tensor, old: Tensor, advantage: Tensor, batch: TreeBatch) -> Tensor:
+        if self.ratio == "sequence":
+            ratio = pg.sequence_ratio(logprob, old, batch.target_response, batch.num_responses)
+        else:
+            ratio = pg.token_ratio(logprob, old)
+        if self.objective == "cispo":
+            capped = (ratio > self.clip_high) & (advantage > 0)
+            self.track("clip_ratio/high", capped.sum(), float(len(ratio)))
+            return pg.cispo(advantage, ratio, logprob, self.clip_high)
+        low, high = pg.clip_shares(advantage, ratio, self.clip_low, self.clip_high)
+        self.track("clip_ratio/low", low.sum(), float(len(ratio)))
+        self.track("clip_ratio/high", high.sum(), float(len(ratio)))
+        return pg.clipped(advantage, ratio, self.clip_low, self.clip_high, self.dual_clip)
+
+    def _aggregated(self, loss: Tensor, batch: TreeBatch) -> Tensor:
+        length = self.sampling.max_new_tokens
+        return pg.aggregated(loss, batch.target_response, batch.num_responses, self.aggregation, length)

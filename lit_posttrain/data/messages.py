@@ -121,11 +121,12 @@ def _json(text: str, where: str) -> Any:
         raise BadRow("wrong type", f"{where}: not valid JSON ({error.msg} column {error.colno}); mend it") from error
 
 
-def check_order(messages: list[dict[str, Any]]) -> None:
-    """Raise BadRow where no conversation runs like this. Templates may be stricter, and say so themselves."""
+def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
+    """Raise BadRow where no conversation runs like this. Templates may be stricter, and say so themselves. answered:
+    whether the assistant must have had a turn."""
     roles = [m["role"] for m in messages]
     said = ", ".join(roles)
-    if "assistant" not in roles:
+    if answered and "assistant" not in roles:
         raise BadRow("no assistant turn", f"no assistant turn (roles: {said}); there is nothing to train on")
     first = next(i for i, role in enumerate(roles) if role not in _SYSTEM)
     turns = roles[first:]

@@ -89,7 +89,7 @@ class PromptReader:
         own = data.get(self.system)
         if (system := own if isinstance(own, str) and own else self.system_prompt) and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
-        check_order(messages)
+        check_order(messages, answered=False)
         text = (str(messages[-1]["content"]), "") if bare and len(messages) == 1 else None
         example = Example(messages, prompt_turns=len(messages), text=text)
         return Labelled([example], [], PromptRecord(messages, dict(data)).to_json())

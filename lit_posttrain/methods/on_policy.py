@@ -269,7 +269,8 @@ class OnPolicyModule(ReferencedModule):
         if not wanted:
             return {}
         total = sum(num_targets(tree) for tree in trees)
-        found = {name: np.zeros(total, np.float32) for name in wanted}
+        precise = np.float64 if self._policy_dtype() == torch.float64 else np.float32
+        found = {name: np.zeros(total, precise) for name in wanted}
         cutter, begin = self.loader.cutter, 0
         marked = []
         for tree in trees:
@@ -283,12 +284,16 @@ class OnPolicyModule(ReferencedModule):
             chosen = parts[number * cutter.world + cutter.rank]
             batch = collate([marked[i] for i in chosen], cutter.layout, {}, chosen).to(self.device)
             with self.trainer.precision_plugin.forward_context():
-                values = {name: self._column(name, batch).float().cpu().numpy() for name in sorted(wanted)}
+                values = {name: self._column(name, batch).cpu().numpy() for name in sorted(wanted)}
             places = batch.per_target["place"].cpu().numpy() if batch.per_target else np.zeros(0, np.int64)
             for where, what in from_all_ranks((places, values), self.trainer):
                 for name, numbers in what.items():
                     found[name][where] = numbers
         return found
+
+    def _policy_dtype(self) -> torch.dtype:
+        assert self.policy is not None
+        return next(self.policy.parameters()).dtype
 
     def _column(self, name: str, batch: TreeBatch) -> Tensor:
         if name == "reference":

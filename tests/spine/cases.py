@@ -13,19 +13,25 @@ from numpy.typing import NDArray
 
 from lit_posttrain import (
     DPO,
+    GRPO,
     KTO,
     ORPO,
     SFT,
+    Completion,
     ConversationData,
     ModelSpec,
+    Phases,
     PostTrainingModule,
     PreferenceData,
+    PromptData,
     Response,
     RewardModel,
     Role,
+    Sampling,
     SimPO,
     Tree,
 )
+from lit_posttrain.rewards import FunctionReward, Repetition
 from lit_posttrain.types import rank_of
 
 
@@ -180,12 +186,52 @@ def feedback_files(folder: Path) -> PreferenceData:
     return _preferences(folder, "feedback", row)
 
 
+def prompt_files(folder: Path) -> PromptData:
+    """Files of prompts, answered three times over."""
+    files = _files(folder, "prompts", lambda number, i: {"answer": _said(number, i)})
+    return PromptData(files, batch_size=6, seed=3, cache_dir=str(folder / "cache"))
+
+
+def vowels(completions: list[str]) -> list[float]:
+    """A reward that differs between responses."""
+    return [sum(said.count(letter) for letter in "aeiou") - 0.1 * len(said) for said in completions]
+
+
+def recorded(prompts: list[Tree], sampling: Sampling, group: int) -> list[list[Completion]]:
+    """Responses of very unequal lengths that depend on the prompt alone."""
+    answers = []
+    for tree in prompts:
+        random = np.random.default_rng(tree.prompt.astype(np.int64))
+        said = [random.integers(3, 400, random.integers(1, 40)) for _ in range(group)]
+        ends = ["stop" if random.random() < 0.7 else "length" for _ in said]
+        answers.append(
+            [
+                Completion(one.tolist(), (-3 * random.random(len(one))).tolist(), end)  # type: ignore[arg-type]  # of two
+                for one, end in zip(said, ends, strict=True)
+            ]
+        )
+    return answers
+
+
+def _on_policy(kind: type[GRPO], spec: ModelSpec) -> GRPO:
+    return kind(
+        spec,
+        [FunctionReward(vowels), Repetition(weight=0.5)],
+        sampling=Sampling(max_new_tokens=24),
+        phases=Phases(group_size=3, inner_epochs=2, minibatches=2, mask_truncated=True),
+        beta=0.1,
+        entropy=0.01,
+        engine_correction="truncate",
+    )
+
+
 METHODS: dict[str, Case] = {
     "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
     "dpo": Case(lambda spec: DPO(spec, nll=0.3, nll_per="token"), comparisons, comparison_files),
     "simpo": Case(SimPO, comparisons, comparison_files),
     "orpo": Case(ORPO, comparisons, comparison_files),
     "kto": Case(KTO, feedback, feedback_files),
+    "grpo": Case(lambda spec: _on_policy(GRPO, spec), list, prompt_files),
     "reward": Case(lambda spec: RewardModel(spec, loss="all_pairs", centering=0.1), rankings, ranked_files),
 }
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from cases import METHODS, ListStore, build
+from cases import METHODS, ListStore, build, prompt_files, recorded
 from helpers.runs import quiet_trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.mismatch import Mismatched
+from lit_posttrain.methods.on_policy import OnPolicyModule
 from lit_posttrain.models.sharding import FSDP2Strategy
 
-CLIP = 0.05
+CLIP = 0.005
 DTYPES = ("float64", "float32")
 
 
@@ -70,6 +72,16 @@ def one_step(
 ) -> dict[str, Tensor]:
     """The gradient by parameter name (on rank zero) of one step over all rows of the method's case."""
     module = build(method, folder, dtype=dtype)
+    data: pl.LightningDataModule
+    if isinstance(module, OnPolicyModule):
+        # responses that were recorded, whoever asks: what is compared is how they are cut
+        module._answers = lambda prompts, sampling: recorded(prompts, sampling, 3)  # type: ignore[method-assign]  # as above
+        module.phases = replace(module.phases, minibatches=1)
+        (folder.parent / "prompts").mkdir(exist_ok=True)
+        data = prompt_files(folder.parent / "prompts")
+        data.batch_size = 48
+    else:
+        data = OneStep(method)
     catcher = GradientCatcher()
     trainer = quiet_trainer(
         catcher,
@@ -79,7 +91,7 @@ def one_step(
         max_steps=1,
         gradient_clip_val=CLIP,
     )
-    trainer.fit(module, datamodule=OneStep(method))
+    trainer.fit(module, datamodule=data)
     assert trainer.global_step == 1
     return catcher.gradients
 

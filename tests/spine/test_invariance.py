@@ -20,7 +20,7 @@ def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     worst = max(float((actual[name] - expected[name]).abs().max()) for name in expected)
     assert worst <= tolerance, f"gradients differ by {worst}"
     clipped = torch.stack([g.norm() for name, g in actual.items() if name.startswith("clipped:")]).norm()
-    assert float(clipped) == pytest.approx(CLIP, rel=1e-4)
+    assert float(clipped) == pytest.approx(CLIP, rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -19,12 +19,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.checkpoint_io import require_space
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
+from lit_posttrain.callbacks.protocols import TrainsInPhases
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt` in the run's folder: every few optimizer steps, at the end of every epoch and of training.
+    """Keeps `last.ckpt` in the run's folder: every few optimizer steps, at the end of every epoch (but not of every
+    rollout phase) and of training.
 
     A request to stop in the middle of an accumulation (a time limit, say) waits for the end of the optimizer step.
     """
@@ -60,8 +62,10 @@ class LastCheckpoint(Checkpoint):
         if self._stop_later:
             trainer.should_stop, self._stop_later = True, False
         due = trainer.global_step % self.every_n_steps == 0
-        last = trainer.global_step == trainer.max_steps or batch_idx + 1 == trainer.num_training_batches
-        if due or last or _stops(trainer):
+        ends_epoch = batch_idx + 1 == trainer.num_training_batches
+        if isinstance(pl_module, TrainsInPhases):  # whose epochs are a few steps long: the last one alone counts
+            ends_epoch = ends_epoch and trainer.current_epoch + 1 == trainer.max_epochs
+        if due or ends_epoch or trainer.global_step == trainer.max_steps or _stops(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -105,6 +105,15 @@ class KeepsReference(Protocol):
 
 
 @runtime_checkable
+class TrainsInPhases(Protocol):
+    """A method that samples what it trains on: an epoch of the Trainer is a rollout phase. group_size: responses to
+    each prompt."""
+
+    @property
+    def group_size(self) -> int: ...
+
+
+@runtime_checkable
 class OffersPrompts(Protocol):
     """A data module with prompts to ask."""
 

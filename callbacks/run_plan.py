@@ -12,12 +12,12 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
-from lit_posttrain.callbacks.protocols import Audit, KeepsReference, audit_of
+from lit_posttrain.callbacks.protocols import Audit, KeepsReference, TrainsInPhases, audit_of
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3
 _WARNINGS = 3
-_OUTCOME = ("train/loss", "val/loss", "val/rewards/accuracies", "val/rewards/margins")
+_OUTCOME = ("train/loss", "train/reward", "val/reward", "val/loss", "val/rewards/accuracies", "val/rewards/margins")
 
 
 class RunPlan(Callback):
@@ -112,9 +112,9 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
         *([("data", _data(audit))] if audit is not None else []),
         *([("mix", _mix(audit))] if audit is not None and audit.mix else []),
         *([("look at", line) for line in _warnings(audit)] if audit is not None else []),
-        ("steps", _steps(trainer)),
+        ("steps", _steps(trainer, "phase" if isinstance(pl_module, TrainsInPhases) else "epoch")),
         *([("validation", note)] if (note := _validation(trainer)) else []),
-        ("batch", _batch(trainer)),
+        ("batch", _batch(trainer, pl_module)),
         ("model", f"{_count(total)} parameters, {_count(trained)} trained ({trained / max(total, 1):.2%})"),
         ("precision", f"{trainer.precision} on {where}"),
         ("memory", _memory(trainer, pl_module)),
@@ -128,7 +128,8 @@ def _data(audit: Audit) -> str:
     noted = ", ".join(f"{count:,} {what}" for count, what in aside if count)
     first = "a stream, first " if audit.first_rows else ""
     rows = first + _number(total.rows, "row", "rows") + (f" ({noted})" if noted else "")
-    return f"{rows}, {total.tokens:,} tokens, {total.trained_share:.1%} of them trained"
+    trained = f", {total.trained_share:.1%} of them trained" if total.trained_tokens else ""
+    return f"{rows}, {total.tokens:,} tokens{trained}"
 
 
 def _warnings(audit: Audit) -> list[str]:
@@ -141,14 +142,14 @@ def _mix(audit: Audit) -> str:
     return f"{sum(s.shown for s in audit.mix):,} conversations an epoch: " + ", ".join(parts)
 
 
-def _steps(trainer: Trainer) -> str:
+def _steps(trainer: Trainer, epoch: str) -> str:
     steps = trainer.estimated_stepping_batches
     if steps == math.inf or trainer.num_training_batches == math.inf:
         return "until stopped"
     per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     resumed = f", from step {trainer.global_step} on" if trainer.global_step else ""
     epochs = steps / per_epoch
-    counted = f"{epochs:.3g} {'epoch' if epochs == 1 else 'epochs'} of {per_epoch:,}"
+    counted = f"{epochs:.3g} {epoch}{'' if epochs == 1 else 's'} of {per_epoch:,}"
     sooner = f" (sooner than --trainer.max_steps {trainer.max_steps:,})" if trainer.max_steps > steps else ""
     return f"{_number(int(steps), 'optimizer step', 'optimizer steps')}{resumed}: {counted}{sooner}"
 
@@ -163,9 +164,11 @@ def _validation(trainer: Trainer) -> str:
     return f"none: --trainer.max_steps {trainer.max_steps} comes before it; --trainer.val_check_interval N is sooner"
 
 
-def _batch(trainer: Trainer) -> str:
+def _batch(trainer: Trainer, pl_module: LightningModule) -> str:
     size = getattr(trainer.train_dataloader, "batch_size", None)
     whole = f"{size} rows a step, in " if isinstance(size, int) else ""
+    if isinstance(pl_module, TrainsInPhases):
+        whole = f"{size} prompts x {pl_module.group_size} responses a phase, steps in "
     micro, ranks = trainer.accumulate_grad_batches, trainer.world_size
     return f"{whole}{_number(micro, 'micro-batch', 'micro-batches')} x {_number(ranks, 'process', 'processes')}"
 

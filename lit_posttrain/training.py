@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -105,8 +105,8 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
             "throughput": (ThroughputMonitor,),
             "trainer.callbacks": _CALLBACKS,
         }
-        own = ["name", "runs", "resume", "overwrite", "config", "monitor", "checkpoint_every", "ckpt_path"]
-        own += ["model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
+        own = ["name", "runs", "resume", "overwrite", "config", "monitor", "monitor_mode", "checkpoint_every"]
+        own += ["ckpt_path", "model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
         named = [
             (place, name) for place, kinds in homes.items() for k in kinds for name in inspect.signature(k).parameters
         ]
@@ -283,7 +283,17 @@ class PostTrainCLI(LightningCLI):
             "--checkpoint_every", type=int, default=200, help="Save last.ckpt every so many optimizer steps."
         )
         parser.add_argument(
-            "--monitor", type=str, default="val/loss", help="Metric whose lowest value makes best.ckpt."
+            "--monitor",
+            type=str | None,
+            default=None,
+            help="Metric of the validation that makes best.ckpt. Default: the lowest val/loss, or of methods that "
+            "sample their responses the highest val/reward.",
+        )
+        parser.add_argument(
+            "--monitor_mode",
+            type=Literal["min", "max"] | None,
+            default=None,
+            help="Whether the lowest (min) or the highest (max) value of --monitor is the best. Default: min.",
         )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(ThroughputMonitor, "throughput")
@@ -366,7 +376,10 @@ class PostTrainCLI(LightningCLI):
                 GracefulInterrupt(resume),
             ]
             if chosen.enable_checkpointing is not False:
-                callbacks += run_checkpoints(self.option("checkpoint_every"), self.option("monitor"))
+                monitor, mode = self.model.monitored
+                if self.option("monitor") is not None:
+                    monitor, mode = self.option("monitor"), self.option("monitor_mode") or "min"
+                callbacks += run_checkpoints(self.option("checkpoint_every"), monitor, mode)
         if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # behind the plan, which it is drawn below, and before what is said of an evaluation at its end
             callbacks.insert(len(callbacks) if fitting else 0, StepProgressBar())

@@ -241,7 +241,7 @@ class AuditReport:
                 f"{overlong} of {total.rows} rows are longer than max_length {self.max_length}; "
                 f"raise --data.max_length, or pass --data.overlong {'cut_prompt' if self.compared else 'cut or split'}"
             )
-        if total.tokens and total.trained_share < 0.02:
+        if self.train_on != "nothing" and total.tokens and total.trained_share < 0.02:
             found.append(f"only {total.trained_share:.1%} of the tokens are trained on")
         return found
 

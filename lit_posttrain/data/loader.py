@@ -71,11 +71,16 @@ class StepCutter:
     layout: RowLayout
 
     def micro_batches(
-        self, store: Trees, members: NDArray[np.int64], companions: Companions | None, skip: int = 0
+        self,
+        store: Trees,
+        members: NDArray[np.int64],
+        companions: Companions | None,
+        skip: int = 0,
+        counts: Mapping[str, float] | None = None,
     ) -> Iterator[TreeBatch]:
         """This rank's micro-batches of the step of trees `members`, from number `skip` on; the first has the companions
-        of the whole step."""
-        counts = step_counts(store, members)
+        of the whole step. counts: the step's denominators, where it has more than these trees."""
+        counts = step_counts(store, members) if counts is None else counts
         parts = self._parts(store.lengths[members], members)
         for number, chosen in enumerate(parts[skip:]):
             batch = self._collate(store, chosen, counts)

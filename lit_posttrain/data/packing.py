@@ -103,7 +103,7 @@ def split_step(lengths: NDArray[np.int64], parts: int) -> list[list[int]]:
     ends = np.cumsum(lengths[order])
     # a tree belongs to the part in which its middle falls: parts of about equal tokens
     middles = ends - lengths[order] / 2
-    owner = np.minimum((middles * parts / max(int(ends[-1]), 1)).astype(np.int64), parts - 1)
+    owner = np.minimum((middles * parts / max(int(lengths.sum()), 1)).astype(np.int64), parts - 1)
     return [order[owner == part].tolist() for part in range(parts)]
 
 

@@ -56,10 +56,12 @@ class Term:
 class PostTrainingModule(MeasuredModule):
     """Base class of all methods. Subclasses implement `loss_terms`.
 
-    head: what stands on the model that is trained, a language model's head or a score.
+    head: what stands on the model that is trained, a language model's head or a score. monitored: the metric of the
+    validation that says which weights are the best, and whether its lowest or its highest value does.
     """
 
     head: ClassVar[Head] = "lm"
+    monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/loss", "min")
     policy: Backbone | None
 
     def __init__(

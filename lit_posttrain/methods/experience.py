@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_posttrain.data.loader import StepCutter, require_same
+from lit_posttrain.data.loader import StepCutter, require_same, step_counts
 from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.store import TreeStore
@@ -110,7 +110,7 @@ def split_trees(trees: Sequence[Tree], parts: int) -> list[Tree]:
     """The trees, with the responses of some in several of them where there are fewer trees than `parts`: so many
     micro-batches get something to do. Sampled responses have all they need in their own columns."""
     pieces = list(trees)
-    while len(pieces) < parts:
+    while 0 < len(pieces) < parts:
         largest = max(range(len(pieces)), key=lambda i: len(pieces[i].responses))
         whole = pieces[largest]
         if len(whole.responses) < 2:
@@ -133,6 +133,7 @@ class ExperienceLoader:
 
     collect: makes the experience of a phase, by its number; called on all ranks. inner_epochs, minibatches: how often a
     phase's trees are gone through, and into how many steps each time. identity: what a resumed run must have in common.
+    teaches: whether a tree can have a gradient; what has none counts in the denominators and is not computed.
     """
 
     def __init__(
@@ -145,9 +146,10 @@ class ExperienceLoader:
         inner_epochs: int,
         minibatches: int,
         identity: Mapping[str, Any],
+        teaches: Callable[[Tree], bool] = lambda tree: True,
     ) -> None:
         self.prompts, self.collect, self.cutter, self.batch_size = prompts, collect, cutter, batch_size
-        self.inner_epochs, self.minibatches = inner_epochs, minibatches
+        self.inner_epochs, self.minibatches, self.teaches = inner_epochs, minibatches, teaches
         self._identity = {"data": prompts.store.fingerprint, **identity}
         self.phase = 0
         self.experience: Experience | None = None
@@ -164,17 +166,20 @@ class ExperienceLoader:
         trees = self.experience.trees
         step, skip = divmod(self._yielded, self.cutter.accumulate)
         for number in range(step, self.inner_epochs * self.minibatches):
-            store = MemoryTrees(self._step(trees, *divmod(number, self.minibatches)))
-            for batch in self.cutter.micro_batches(store, np.arange(len(store)), None, skip):
+            chosen = self._step(trees, *divmod(number, self.minibatches))
+            counts = step_counts(MemoryTrees(chosen), range(len(chosen)))
+            parts = self.cutter.accumulate * self.cutter.world
+            store = MemoryTrees(split_trees([tree for tree in chosen if self.teaches(tree)], parts))
+            for batch in self.cutter.micro_batches(store, np.arange(len(store)), None, skip, counts):
                 self._yielded += 1
                 yield batch
             skip = 0
 
     def _step(self, trees: Sequence[Tree], epoch: int, minibatch: int) -> list[Tree]:
-        """The trees of one optimizer step, in as many pieces as there are micro-batches."""
+        """The trees of one optimizer step."""
         order = np.random.default_rng((self.prompts.seed, self.phase, epoch)).permutation(len(trees))
         chosen = np.array_split(order, self.minibatches)[minibatch].tolist()
-        return split_trees([trees[i] for i in chosen], self.cutter.accumulate * self.cutter.world)
+        return [trees[i] for i in chosen]
 
     @property
     def under_way(self) -> Experience | None:

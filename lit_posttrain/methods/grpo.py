@@ -135,6 +135,11 @@ class GRPO(OnPolicyModule):
             tree.per_target["advantage"] = own.float().numpy()
         return {}
 
+    def teaches(self, tree: Tree) -> bool:
+        """Not a group of equal scores, where no other term has a say: its loss is 0 whatever the policy is."""
+        alone = not self.kl_coefficient and not self.entropy
+        return super().teaches(tree) and not (alone and not tree.per_target["advantage"].any())
+
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The policy term, and those of the KL and of the entropy where asked for."""
         out = self.token_logprobs(batch, temperature=self.sampling.temperature, entropy=True)

@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Phases:
         minibatches: Optimizer steps that each of these times is cut into; --data.batch_size prompts are shared by them.
         top_up: How often at most further prompts are answered in place of those whose responses all got the same score
             and so teach nothing (DAPO's dynamic sampling); 0 keeps them.
+        rollout_batch: Responses that are decoded together: more are faster, and take more memory.
         mask_truncated: Leave responses that were cut off at their longest length out of the loss; they stay in the mean
             of their group.
     """
@@ -57,10 +58,11 @@ class Phases:
     inner_epochs: int = 1
     minibatches: int = 1
     top_up: int = 0
+    rollout_batch: int = 64
     mask_truncated: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("group_size", "inner_epochs", "minibatches"):
+        for name in ("group_size", "inner_epochs", "minibatches", "rollout_batch"):
             if getattr(self, name) < 1:
                 raise PostTrainError(f"--model.phases.{name} is {getattr(self, name)}; it must be at least 1")
         if self.top_up < 0:
@@ -87,6 +89,8 @@ class OnPolicyModule(ReferencedModule):
 
     referenced: whether the loss or the reward holds the policy near its start; without, there is no reference.
     """
+
+    monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/reward", "max")
 
     def __init__(
         self,
@@ -125,6 +129,11 @@ class OnPolicyModule(ReferencedModule):
         """Put what the loss needs into every tree's `per_target`; by name sums and counts of what is worth logging."""
 
     @property
+    def group_size(self) -> int:
+        """Responses to each prompt."""
+        return self.phases.group_size
+
+    @property
     def needs_old_logprobs(self) -> bool:
         """Whether the policy moves between sampling and the last step on its samples."""
         return self.phases.steps > 1
@@ -151,7 +160,12 @@ class OnPolicyModule(ReferencedModule):
                 "shuffle": data.shuffle,
                 "weights": mix and mix.identity,
             },
+            teaches=self.teaches,
         )
+
+    def teaches(self, tree: Tree) -> bool:
+        """Whether a tree can have a gradient."""
+        return num_targets(tree) > 0
 
     def _check_cut(self, prompts: int, parts: int) -> None:
         minibatches, group = self.phases.minibatches, self.phases.group_size
@@ -244,7 +258,8 @@ class OnPolicyModule(ReferencedModule):
         return [everyone[place % world][place // world] for place in range(len(rows))]
 
     def _answers(self, prompts: Sequence[Tree], sampling: Sampling) -> list[Any]:
-        return self.generate([tree.prompt.tolist() for tree in prompts], sampling, self.phases.group_size)
+        engine = self.engine(self.phases.rollout_batch)
+        return engine.generate([tree.prompt.tolist() for tree in prompts], self.phases.group_size, sampling)
 
     def _attach_logprobs(self, trees: Sequence[Tree]) -> Stats:
         """Into the trees: log-probs of the policy as it is (`old`), where it will have moved before they are used, and
@@ -321,7 +336,9 @@ class OnPolicyModule(ReferencedModule):
         testing = self.trainer.state.fn == TrainerFn.TESTING
         store = list((data.test_stores if testing else data.val_stores).values())[dataloader_idx]
         prompts = [store[row] for row in batch.tree_rows]
-        drawn = self.generate([tree.prompt.tolist() for tree in prompts], replace(self.sampling, temperature=0.0), 1)
+        engine = self.engine(self.phases.rollout_batch)
+        greedy = replace(self.sampling, temperature=0.0)
+        drawn = engine.generate([tree.prompt.tolist() for tree in prompts], 1, greedy)
         found = judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
         for name, (total, count) in phase_stats(found, [reward.name for reward in self.rewards.rewards]).items():
             if name not in ("reward_std", "frac_reward_zero_std"):  # of groups of one

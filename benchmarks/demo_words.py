@@ -1,6 +1,6 @@
 """Makes the built-in prompts of on-policy configs (`python benchmarks/demo_words.py`).
 
-demo_words: which word of four stands second? The held-out prompts have no word in common with those that are trained on,
+demo_words: which word of four stands second? The held-out prompts have no word in common with those for training,
 and every word of theirs is as often the answer: a constant answer is right for one in twenty, and a policy has to look.
 demo_sums: word problems with an answer to check, for grpo_gsm8k.yaml as it stands.
 """

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lit_posttrain.methods.kto import KTO
     from lit_posttrain.methods.on_policy import Phases
     from lit_posttrain.methods.orpo import ORPO
+    from lit_posttrain.methods.ppo import PPO
     from lit_posttrain.methods.reward import RewardModel
     from lit_posttrain.methods.sft import SFT
     from lit_posttrain.methods.simpo import SimPO
@@ -35,6 +36,7 @@ _HOMES = {
     "LoRASpec": "models.spec",
     "ModelSpec": "models.spec",
     "ORPO": "methods.orpo",
+    "PPO": "methods.ppo",
     "PostTrainError": "errors",
     "PostTrainingModule": "methods.base",
     "Phases": "methods.on_policy",
@@ -55,6 +57,7 @@ __all__ = [
     "GRPO",
     "KTO",
     "ORPO",
+    "PPO",
     "SFT",
     "Completion",
     "ConversationData",

@@ -55,6 +55,8 @@ from lit_posttrain.methods.grpo import GRPO
 from lit_posttrain.methods.kto import KTO
 from lit_posttrain.methods.on_policy import Phases
 from lit_posttrain.methods.orpo import ORPO
+from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain.methods.ppo import PPO, Critic
 from lit_posttrain.methods.reward import RewardModel
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.methods.simpo import SimPO
@@ -80,7 +82,7 @@ log = logging.getLogger(__name__)
 _TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 _PROCESSES_PER_CORE = 4
 # short names in configs need the class imported here
-_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel, GRPO)
+_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel, GRPO, PPO)
 _DATA = (ConversationData, PreferenceData, PromptData)
 _REWARDS = (ExactMatch, FunctionReward, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, RewardModelScore)
 _CALLBACKS = (SampleLogger, RewardLogger, KLControl, ReferenceSync)
@@ -99,6 +101,8 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
             "data": _DATA,
             "model.sampling": (Sampling,),
             "model.phases": (Phases,),
+            "model.clip": (Clip,),
+            "model.critic": (Critic,),
             "model.rewards": _REWARDS,
             "data.columns": (Columns, PreferenceColumns, PromptColumns),
             "wandb": (WandbOptions,),

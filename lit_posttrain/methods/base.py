@@ -27,7 +27,7 @@ from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
 from lit_posttrain.models.policy import Backbone, Policy
-from lit_posttrain.models.sharding import build_sharded
+from lit_posttrain.models.sharding import AnyModel, build_sharded
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.rollout.engine import Completion, Sampling
@@ -197,9 +197,10 @@ class PostTrainingModule(MeasuredModule):
             progress.increment_ready()
             progress.increment_started()
 
-    def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> int | None:
         """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""
         torch.manual_seed(seed_of(self.trainer.global_step, batch_idx, self.trainer.global_rank))
+        return None
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
@@ -333,11 +334,19 @@ class PostTrainingModule(MeasuredModule):
     def build_policy(self) -> Backbone:
         """A model with the weights that the spec names, sharded where the strategy shards."""
         vocabulary = len(self.tokenizer)
-        build: Callable[..., Backbone] = build_scorer if self.head == "score" else build_policy
+        return self.built(self.builder, self.spec, vocabulary)
+
+    @property
+    def builder(self) -> Callable[..., Backbone]:
+        """What builds the policy of a spec, see `build_policy`."""
+        return build_scorer if self.head == "score" else build_policy
+
+    def built(self, build: Callable[..., AnyModel], spec: ModelSpec, vocabulary: int) -> AnyModel:
+        """A model of a spec, sharded where the strategy shards."""
         if self.device_mesh is None:
-            return build(self.spec, vocabulary, device_type=self._device_type())
+            return build(spec, vocabulary, device_type=self._device_type())
         mesh = self.device_mesh["data_parallel"]
-        return build_sharded(build, self.spec, vocabulary, mesh, self.trainer.strategy.root_device)
+        return build_sharded(build, spec, vocabulary, mesh, self.trainer.strategy.root_device)
 
     # Inside ----------------------------------------------------------------------------------------------------
 

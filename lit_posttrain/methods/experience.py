@@ -181,6 +181,10 @@ class ExperienceLoader:
         chosen = np.array_split(order, self.minibatches)[minibatch].tolist()
         return [trees[i] for i in chosen]
 
+    def leave(self) -> None:
+        """Have done with the phase at hand."""
+        self._yielded = len(self)
+
     @property
     def under_way(self) -> Experience | None:
         """The experience of which something is left to train on."""

@@ -7,10 +7,10 @@ advantage, the ratio with its objective, and how tokens are averaged.
 |---|---|---|---|---|
 | GRPO | grpo | token | clip | sequence |
 | Dr. GRPO | centered | token | clip | constant |
-| DAPO | grpo | token | clip, clip_high 0.28, phases.top_up, LengthPenalty | token |
+| DAPO | grpo | token | clip, clip.high 0.28, phases.top_up, LengthPenalty | token |
 | RLOO | rloo | token | clip | sequence |
 | REINFORCE++ baseline | whitened | token | clip | token |
-| GSPO | grpo | sequence, clip_low 3e-4, clip_high 4e-4 | clip | sequence |
+| GSPO | grpo | sequence, clip.low 3e-4, clip.high 4e-4 | clip | sequence |
 | CISPO | grpo | token | cispo | token |
 """
 
@@ -22,23 +22,22 @@ from typing import Literal
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.on_policy import PHASES, SAMPLING, OnPolicyModule, Phases, kl_sums
+from lit_posttrain.methods.on_policy import PHASES, SAMPLING, Phases
+from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
 from lit_posttrain.methods.reference import Reference
 from lit_posttrain.methods.rollouts import Stats
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.ops import policy_gradient as pg
 from lit_posttrain.ops.advantages import group_advantages, whiten
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.types import Tree, TreeBatch
 
 
-class GRPO(OnPolicyModule):
+class GRPO(PolicyGradientModule):
     """Policy gradients on groups of sampled responses.
 
     Metrics: reward, reward_std, rewards/NAME/mean, completions/mean_length, completions/clipped_ratio,
@@ -60,14 +59,12 @@ class GRPO(OnPolicyModule):
         epsilon: float = 1e-4,
         ratio: Literal["token", "sequence"] = "token",
         objective: Literal["clip", "cispo"] = "clip",
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        dual_clip: float | None = None,
+        clip: Clip = CLIP,
         aggregation: Literal["token", "sequence", "constant"] = "sequence",
         beta: float = 0.0,
         kl: Literal["k3", "k2"] = "k3",
         entropy: float = 0.0,
-        engine_correction: Literal["none", "truncate", "mask"] = "none",
+        engine_correction: EngineCorrection = "none",
         reference: Reference = "auto",
         reward_timeout: float = 60.0,
     ) -> None:
@@ -83,11 +80,9 @@ class GRPO(OnPolicyModule):
             advantage: grpo: centred and divided by the group's deviation. centered: not divided (Dr. GRPO). rloo:
                 against the mean of the others. whitened: centred, then whitened over all tokens (REINFORCE++ baseline).
             epsilon: Added to the deviation for grpo (TRL 1e-4, verl 1e-6).
-            ratio: Of tokens, or of whole sequences (GSPO; with clip_low 3e-4 and clip_high 4e-4).
-            objective: clip, the clipped surrogate of PPO; or cispo, log-probs weighted by a ratio of at most clip_high.
-            clip_low: How far below 1 a ratio is followed.
-            clip_high: How far above 1 (DAPO 0.28). For cispo the largest weight itself (TRL 5).
-            dual_clip: For bad responses the loss is at most so many times -A; 3 is usual, none by default.
+            ratio: Of tokens, or of whole sequences (GSPO; with clip.low 3e-4 and clip.high 4e-4).
+            objective: clip, the clipped surrogate of PPO; or cispo, log-probs weighted by a ratio of at most clip.high.
+            clip: How far a step may follow that ratio.
             aggregation: Tokens weigh the same (DAPO); sequences do (GRPO); or sums over max_new_tokens (Dr. GRPO).
             beta: Weight of the KL from the reference in the loss; 0 does without a reference.
             kl: Its estimator, whose gradient is right off-policy too: k3 (value unbiased) or k2.
@@ -103,18 +98,16 @@ class GRPO(OnPolicyModule):
         )
         if phases.group_size < 2:
             raise PostTrainError("--model.phases.group_size 1: a response is compared with others; take at least 2")
-        if clip_low < 0 or clip_high <= 0 or entropy < 0:
-            raise PostTrainError("--model.clip_low and --model.entropy must be at least 0, --model.clip_high above 0")
-        if objective == "cispo" and (ratio == "sequence" or clip_high < 1):
+        if entropy < 0:
+            raise PostTrainError(f"--model.entropy is {entropy}; it must be at least 0")
+        if objective == "cispo" and (ratio == "sequence" or clip.high < 1):
             raise PostTrainError(
-                "--model.objective cispo weighs tokens by a ratio of at most clip_high: take --model.ratio token and "
-                "--model.clip_high 5"
+                "--model.objective cispo weighs tokens by a ratio of at most clip.high: take --model.ratio token and "
+                "--model.clip.high 5"
             )
-        if dual_clip is not None and dual_clip <= 1:
-            raise PostTrainError(f"--model.dual_clip is {dual_clip}; it must be above 1 (3 is usual)")
         self.advantage, self.epsilon = advantage, epsilon
         self.ratio, self.objective, self.aggregation = ratio, objective, aggregation
-        self.clip_low, self.clip_high, self.dual_clip = clip_low, clip_high, dual_clip
+        self.clip = clip
         self.kl, self.entropy, self.engine_correction = kl, entropy, engine_correction
 
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
@@ -141,44 +134,5 @@ class GRPO(OnPolicyModule):
         return super().teaches(tree) and not (alone and not tree.per_target["advantage"].any())
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
-        """The policy term, and those of the KL and of the entropy where asked for."""
-        out = self.token_logprobs(batch, temperature=self.sampling.temperature, entropy=True)
-        logprob, owner = out.logprobs, batch.target_response
-        given = {name: batch.per_target.get(name, logprob.detach()) for name in ("advantage", "engine", "reference")}
-        old = batch.per_target.get("old", logprob.detach())
-        loss = self._policy_loss(logprob, old, given["advantage"], batch)
-        if self.engine_correction != "none":
-            loss = loss * pg.engine_weight(old, given["engine"], self.engine_correction)
-        unit: Literal["tokens", "responses"] = "tokens" if self.aggregation == "token" else "responses"
-        terms = {"policy": Term(self._aggregated(loss, batch), unit)}
-        if self.kl_coefficient:
-            distance = pg.kl_loss(logprob, given["reference"], old, self.kl)
-            terms["kl"] = Term(self._aggregated(distance, batch), unit, self.kl_coefficient)
-        if self.entropy:
-            terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)
-        count = float(len(owner))
-        self.track("entropy", out.entropy.sum(), count)
-        self.track("rollout/engine_logp_diff", (old - given["engine"]).abs().sum(), count)
-        if self.referenced and not self.needs_old_logprobs:
-            of_tokens, of_responses = kl_sums(logprob - given["reference"])
-            self.track("kl", of_tokens, count)
-            self.track("kl/response", of_responses, float(batch.num_responses))
-        return terms
-
-    def _policy_loss(self, logprob: Tensor, old: Tensor, advantage: Tensor, batch: TreeBatch) -> Tensor:
-        if self.ratio == "sequence":
-            ratio = pg.sequence_ratio(logprob, old, batch.target_response, batch.num_responses)
-        else:
-            ratio = pg.token_ratio(logprob, old)
-        if self.objective == "cispo":
-            capped = (ratio > self.clip_high) & (advantage > 0)
-            self.track("clip_ratio/high", capped.sum(), float(len(ratio)))
-            return pg.cispo(advantage, ratio, logprob, self.clip_high)
-        low, high = pg.clip_shares(advantage, ratio, self.clip_low, self.clip_high)
-        self.track("clip_ratio/low", low.sum(), float(len(ratio)))
-        self.track("clip_ratio/high", high.sum(), float(len(ratio)))
-        return pg.clipped(advantage, ratio, self.clip_low, self.clip_high, self.dual_clip)
-
-    def _aggregated(self, loss: Tensor, batch: TreeBatch) -> Tensor:
-        length = self.sampling.max_new_tokens
-        return pg.aggregated(loss, batch.target_response, batch.num_responses, self.aggregation, length)
+        """The terms of the policy gradient."""
+        return self.policy_terms(batch, self.token_logprobs(batch, temperature=self.sampling.temperature, entropy=True))

@@ -74,13 +74,6 @@ class Phases:
         return self.inner_epochs * self.minibatches
 
 
-def kl_sums(log_ratio_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Of d = log pi - log pi_ref of sampled tokens the sums of k3, for the metric `kl` (nats a token), and of k1, for
-    `kl/response` (nats a response)."""
-    ratio = log_ratio_N.detach()
-    return k3(ratio).sum(), k1(ratio).sum()
-
-
 SAMPLING, PHASES = Sampling(), Phases()
 
 
@@ -137,6 +130,12 @@ class OnPolicyModule(ReferencedModule):
     def needs_old_logprobs(self) -> bool:
         """Whether the policy moves between sampling and the last step on its samples."""
         return self.phases.steps > 1
+
+    @property
+    def wanted_columns(self) -> set[str]:
+        """What is computed once of a phase's responses: `old` and `reference`, see `columns`."""
+        wanted = {"old"} if self.needs_old_logprobs else set()
+        return wanted | ({"reference"} if self.referenced else set())
 
     # Data ----------------------------------------------------------------------------------------------------------
 
@@ -264,20 +263,21 @@ class OnPolicyModule(ReferencedModule):
     def _attach_logprobs(self, trees: Sequence[Tree]) -> Stats:
         """Into the trees: log-probs of the policy as it is (`old`), where it will have moved before they are used, and
         of the reference. The metrics of how far the two are apart."""
-        wanted = {"old"} if self.needs_old_logprobs else set()
-        wanted |= {"reference"} if self.referenced else set()
+        wanted = self.wanted_columns
         for name, values in self.computed(trees, wanted).items():
             begin = 0
             for tree in trees:
                 end = begin + num_targets(tree)
                 tree.per_target[name] = values[begin:end]
                 begin = end
-        if len(wanted) < 2:
+        if not {"old", "reference"} <= wanted:
             return {}  # a loss at the policy that sampled gives them by the way
         ratio = torch.cat([torch.from_numpy(t.per_target["old"] - t.per_target["reference"]).double() for t in trees])
         responses = float(sum(len(tree.responses) for tree in trees))
-        sums = kl_sums(ratio)
-        return {"kl": (float(sums[0]), float(len(ratio))), "kl/response": (float(sums[1]), responses)}
+        return {
+            "kl": (float(k3(ratio).sum()), float(len(ratio))),
+            "kl/response": (float(k1(ratio).sum()), responses),
+        }
 
     def computed(self, trees: Sequence[Tree], wanted: set[str]) -> dict[str, Any]:
         """By name one number for every target of the trees, in their order, on all ranks: `old` and `reference`."""
@@ -299,7 +299,7 @@ class OnPolicyModule(ReferencedModule):
             chosen = parts[number * cutter.world + cutter.rank]
             batch = collate([marked[i] for i in chosen], cutter.layout, {}, chosen).to(self.device)
             with self.trainer.precision_plugin.forward_context():
-                values = {name: self._column(name, batch).cpu().numpy() for name in sorted(wanted)}
+                values = {name: column.cpu().numpy() for name, column in self.columns(batch, wanted).items()}
             places = batch.per_target["place"].cpu().numpy() if batch.per_target else np.zeros(0, np.int64)
             for where, what in from_all_ranks((places, values), self.trainer):
                 for name, numbers in what.items():
@@ -310,11 +310,14 @@ class OnPolicyModule(ReferencedModule):
         assert self.policy is not None
         return next(self.policy.parameters()).dtype
 
-    def _column(self, name: str, batch: TreeBatch) -> Tensor:
-        if name == "reference":
-            return self.reference_logprobs(batch, temperature=self.sampling.temperature)
-        with self.still_policy() as policy:
-            found: Tensor = policy(batch, temperature=self.sampling.temperature).logprobs
+    def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
+        """Of `wanted` what the models say of a batch's targets (N,), without a graph."""
+        found: dict[str, Tensor] = {}
+        if "old" in wanted:
+            with self.still_policy() as policy:
+                found["old"] = policy(batch, temperature=self.sampling.temperature).logprobs
+        if "reference" in wanted:
+            found["reference"] = self.reference_logprobs(batch, temperature=self.sampling.temperature)
         return found
 
     # Training ------------------------------------------------------------------------------------------------------

@@ -38,11 +38,11 @@ class OptimizedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW or the configured one, on two groups: matrices with weight decay, vectors without."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.dim() > 1]},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        ]
+        groups: list[dict[str, Any]] = []
+        for part in self.trained_parts():
+            trained = part.pop("params")
+            groups.append({"params": [p for p in trained if p.dim() > 1], **part})
+            groups.append({"params": [p for p in trained if p.dim() <= 1], **part, "weight_decay": 0.0})
         try:
             optimizer = self.optimizer_factory([g for g in groups if g["params"]])
         except (ValueError, TypeError) as problem:
@@ -62,6 +62,10 @@ class OptimizedModule(pl.LightningModule):
         total = 1 if steps == float("inf") else int(steps)
         scheduler = scheduler_of(optimizer, self.schedule, round(self.warmup * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def trained_parts(self) -> list[dict[str, Any]]:
+        """The parameters that are trained, as groups with options of their own, such as `lr`; by default one."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def _settings(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """What a resumed run must have in common with the one before: its optimizer takes these from the checkpoint,

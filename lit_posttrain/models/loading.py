@@ -14,7 +14,7 @@ from torch import nn
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation
 from lit_posttrain.models.paths import made_once, not_found, resolve
-from lit_posttrain.models.policy import Policy, Scorer
+from lit_posttrain.models.policy import Policy, Scorer, ValueModel
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
 
@@ -94,6 +94,12 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
 def build_scorer(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device_type: str = "cpu") -> Scorer:
     """Load a reward model, or put a new score head on a language model; arguments and errors as for `build_policy`."""
     return Scorer(_trainable(spec, vocabulary, "score", meta, device_type))
+
+
+def build_value_model(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device_type: str = "cpu") -> ValueModel:
+    """A critic that begins as a reward model, or as a language model with a new score head; arguments and errors as for
+    `build_policy`."""
+    return ValueModel(_trainable(spec, vocabulary, "score", meta, device_type))
 
 
 def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_type: str) -> Any:

@@ -1,6 +1,6 @@
 """The trained model as one nn.Module that takes a TreeBatch: FSDP2 gathers parameters by its forward hooks.
 
-`Policy` is a language model, `Scorer` a reward model.
+`Policy` is a language model, `Scorer` a reward model, `ValueModel` the critic of PPO.
 """
 
 from __future__ import annotations
@@ -89,22 +89,38 @@ class Scorer(Backbone):
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """(M,) scores of the batch's responses."""
-        hidden, head = self._hidden(batch, batch.response_last), self.transformer.score
-        weight = next(head.parameters())
-        # a score in bfloat16 has three digits; the head sees so few rows that precision is free
-        with torch.autocast(hidden.device.type, enabled=False):
-            scores: Tensor = head(hidden.to(weight.dtype))
-        return scores.flatten().float() if scores.dtype != torch.float64 else scores.flatten()
+        return _head_values(self._hidden(batch, batch.response_last), self.transformer.score)
+
+
+class ValueModel(Backbone):
+    """A model of what a state is worth: as `Scorer`, but read before every target.
+
+    `forward(batch)` gives (N,) float32 values of the states from which the batch's targets are drawn.
+    """
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """(N,) values."""
+        return _head_values(self._hidden(batch, batch.target_index), self.transformer.score)
+
+
+def _head_values(hidden: Tensor, head: nn.Module) -> Tensor:
+    """What a head with one output says of hidden states (N, H), in full precision: (N,)."""
+    weight = next(head.parameters())
+    # in bfloat16 a number has three digits; the head sees so few rows that precision is free
+    with torch.autocast(hidden.device.type, enabled=False):
+        found: Tensor = head(hidden.to(weight.dtype)).flatten()
+    return found if found.dtype == torch.float64 else found.float()
 
 
 class Policy(Backbone):
-    """A causal language model with the operators that methods need.
+    """A causal language model with the operators that methods need, and where a method wants it a value head.
 
     `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
+        self.value_head: nn.Linear | None = None
         config, head = self.config, self.transformer.get_output_embeddings()
         # LoRA on the head, or a head of its own kind: its weight alone would not be what the model computes
         self.fused_head = self.architecture is not None and type(head) is nn.Linear
@@ -115,15 +131,36 @@ class Policy(Backbone):
                 config.model_type,
             )
 
+    def add_value_head(self) -> None:
+        """Put a value head beside the language model's. It begins at zero: nothing is worth anything yet."""
+        embeddings = self.transformer.get_input_embeddings().weight
+        self.value_head = nn.Linear(embeddings.shape[1], 1, device=embeddings.device, dtype=embeddings.dtype)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
     def forward(
-        self, batch: TreeBatch, *, temperature: float = 1.0, entropy: bool = False, correct: bool = False
+        self,
+        batch: TreeBatch,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        correct: bool = False,
+        values: bool = False,
     ) -> TokenLogprobs:
-        """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct."""
+        """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct. values: those of the
+        value head too.
+
+        Raises:
+            ValueError: for values of a policy without a value head, or with a head that is not proven.
+        """
+        if values and (self.value_head is None or not self.fused_head):
+            raise ValueError("no value head, or one beside a head of the model's own kind")
         if not self.fused_head:
             return self._own_head(batch, temperature, entropy, correct)
         head = self.transformer.get_output_embeddings()
-        return token_logprobs(
-            self._hidden(batch, batch.target_index),
+        hidden = self._hidden(batch, batch.target_index)
+        found = token_logprobs(
+            hidden,
             head.weight,
             batch.target_ids,
             head.bias,
@@ -132,6 +169,9 @@ class Policy(Backbone):
             entropy=entropy,
             correct=correct,
         )
+        if values and self.value_head is not None:
+            found.values = _head_values(hidden, self.value_head)
+        return found
 
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
         logits = self.transformer(**self._inputs(batch)).logits

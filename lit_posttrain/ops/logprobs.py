@@ -36,11 +36,13 @@ class HeadTransform:
 @dataclass
 class TokenLogprobs:
     """Per target: logprobs (N,) float32; entropy (N,) float32 of the whole distribution, and correct (N,) bool
-    (the target is the most likely token) where they were asked for."""
+    (the target is the most likely token) where they were asked for. values (N,) float32: of a policy with a value head
+    what the state is worth from which the target is drawn."""
 
     logprobs: Tensor
     entropy: Tensor | None = None
     correct: Tensor | None = None
+    values: Tensor | None = None
 
 
 def token_logprobs(

@@ -17,6 +17,7 @@ from lit_posttrain import GRPO, ModelSpec, Phases, Response, Sampling, Tree
 from lit_posttrain.data.loader import step_counts
 from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.packing import collate
+from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.rewards import Regex
 from lit_posttrain.types import RowLayout
 
@@ -41,10 +42,11 @@ KINDS = {
     ),
     "dapo": Kind(
         {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.1},
-        {"aggregation": "token", "clip_high": 0.28, "beta": 0.1},
+        {"aggregation": "token", "clip": Clip(high=0.28), "beta": 0.1},
     ),
     "cispo": Kind(
-        {"loss_type": "cispo", "epsilon_high": 1.3}, {"aggregation": "token", "objective": "cispo", "clip_high": 1.3}
+        {"loss_type": "cispo", "epsilon_high": 1.3},
+        {"aggregation": "token", "objective": "cispo", "clip": Clip(high=1.3)},
     ),
     "gspo": Kind(
         {
@@ -53,7 +55,7 @@ KINDS = {
             "epsilon": 3e-4,
             "epsilon_high": 4e-4,
         },
-        {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+        {"ratio": "sequence", "clip": Clip(3e-4, 4e-4)},
     ),
 }
 

@@ -16,6 +16,7 @@ from lit_posttrain import (
     GRPO,
     KTO,
     ORPO,
+    PPO,
     SFT,
     Completion,
     ConversationData,
@@ -31,6 +32,7 @@ from lit_posttrain import (
     SimPO,
     Tree,
 )
+from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.rewards import FunctionReward, Repetition
 from lit_posttrain.types import rank_of
 
@@ -225,6 +227,18 @@ def _on_policy(kind: type[GRPO], spec: ModelSpec) -> GRPO:
     )
 
 
+def _ppo(spec: ModelSpec) -> PPO:
+    return PPO(
+        spec,
+        [FunctionReward(vowels)],
+        sampling=Sampling(max_new_tokens=24),
+        phases=Phases(group_size=3, inner_epochs=2, minibatches=2),
+        critic=Critic(lr=1e-2, weight=0.5),
+        beta=0.1,
+        target_kl=0.1,
+    )
+
+
 METHODS: dict[str, Case] = {
     "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
     "dpo": Case(lambda spec: DPO(spec, nll=0.3, nll_per="token"), comparisons, comparison_files),
@@ -232,6 +246,7 @@ METHODS: dict[str, Case] = {
     "orpo": Case(ORPO, comparisons, comparison_files),
     "kto": Case(KTO, feedback, feedback_files),
     "grpo": Case(lambda spec: _on_policy(GRPO, spec), list, prompt_files),
+    "ppo": Case(lambda spec: _ppo(spec), list, prompt_files),
     "reward": Case(lambda spec: RewardModel(spec, loss="all_pairs", centering=0.1), rankings, ranked_files),
 }
 

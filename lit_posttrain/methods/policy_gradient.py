@@ -1,0 +1,105 @@
+"""The loss that PPO and the GRPO family share: a clipped surrogate, a KL term and an entropy bonus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.base import Term
+from lit_posttrain.methods.on_policy import OnPolicyModule
+from lit_posttrain.ops import policy_gradient as pg
+from lit_posttrain.ops.kl import k1, k3
+from lit_posttrain.ops.logprobs import TokenLogprobs
+from lit_posttrain.ops.policy_gradient import Aggregation
+from lit_posttrain.types import TreeBatch
+
+EngineCorrection = Literal["none", "truncate", "mask"]
+
+
+@dataclass
+class Clip:
+    """How far a step may follow the ratio of the policy to the one that sampled.
+
+    Args:
+        low: How far below 1 a ratio is followed.
+        high: How far above 1 (DAPO 0.28). For cispo the largest weight itself (TRL 5).
+        dual: For bad responses the loss is at most so many times -A; 3 is usual, none by default.
+    """
+
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.low < 0 or self.high <= 0:
+            raise PostTrainError("--model.clip.low must be at least 0 and --model.clip.high above 0 (0.2 is usual)")
+        if self.dual is not None and self.dual <= 1:
+            raise PostTrainError(f"--model.clip.dual is {self.dual}; it must be above 1 (3 is usual)")
+
+
+CLIP = Clip()
+
+
+class PolicyGradientModule(OnPolicyModule):
+    """Base class with the terms of a policy gradient. A subclass sets the attributes below in its constructor."""
+
+    clip: Clip
+    ratio: Literal["token", "sequence"] = "token"
+    objective: Literal["clip", "cispo"] = "clip"
+    aggregation: Aggregation = "token"
+    kl: Literal["k3", "k2"] = "k3"
+    entropy: float = 0.0
+    engine_correction: EngineCorrection = "none"
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the KL from the reference is a term of the loss, and not of the reward."""
+        return self.kl_coefficient > 0
+
+    def policy_terms(self, batch: TreeBatch, out: TokenLogprobs) -> dict[str, Term]:
+        """The policy term, and those of the KL and of the entropy where asked for."""
+        logprob, count = out.logprobs, float(len(batch.target_response))
+        assert out.entropy is not None
+        # a micro-batch without a tree has no columns, and nothing to look up in them
+        given = {name: batch.per_target.get(name, logprob.detach()) for name in ("advantage", "engine", "reference")}
+        old = batch.per_target.get("old", logprob.detach())
+        loss = self._surrogate(logprob, old, given["advantage"], batch)
+        if self.engine_correction != "none":
+            loss = loss * pg.engine_weight(old, given["engine"], self.engine_correction)
+        unit: Literal["tokens", "responses"] = "tokens" if self.aggregation == "token" else "responses"
+        terms = {"policy": Term(self.aggregated(loss, batch), unit)}
+        if self.kl_in_loss:
+            distance = pg.kl_loss(logprob, given["reference"], old, self.kl)
+            terms["kl"] = Term(self.aggregated(distance, batch), unit, self.kl_coefficient)
+        if self.entropy:
+            terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)
+        self.track("entropy", out.entropy.sum(), count)
+        self.track("rollout/engine_logp_diff", (old - given["engine"]).abs().sum(), count)
+        self.track("approx_kl", k3(old - logprob.detach()).sum(), count)
+        if self.referenced and not self.needs_old_logprobs:
+            apart = logprob.detach() - given["reference"]
+            self.track("kl", k3(apart).sum(), count)
+            self.track("kl/response", k1(apart).sum(), float(batch.num_responses))
+        return terms
+
+    def aggregated(self, loss_N: Tensor, batch: TreeBatch) -> Tensor:
+        """The sum that the step's count divides."""
+        length = self.sampling.max_new_tokens
+        return pg.aggregated(loss_N, batch.target_response, batch.num_responses, self.aggregation, length)
+
+    def _surrogate(self, logprob: Tensor, old: Tensor, advantage: Tensor, batch: TreeBatch) -> Tensor:
+        if self.ratio == "sequence":
+            ratio = pg.sequence_ratio(logprob, old, batch.target_response, batch.num_responses)
+        else:
+            ratio = pg.token_ratio(logprob, old)
+        count = float(len(ratio))
+        if self.objective == "cispo":
+            self.track("clip_ratio/high", ((ratio > self.clip.high) & (advantage > 0)).sum(), count)
+            return pg.cispo(advantage, ratio, logprob, self.clip.high)
+        low, high = pg.clip_shares(advantage, ratio, self.clip.low, self.clip.high)
+        self.track("clip_ratio/low", low.sum(), count)
+        self.track("clip_ratio/high", high.sum(), count)
+        return pg.clipped(advantage, ratio, self.clip.low, self.clip.high, self.clip.dual)

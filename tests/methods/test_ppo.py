@@ -1,0 +1,145 @@
+"""One step of PPO against its formulas written out in float64, one response and one token at a time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lit_posttrain import PPO, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
+from lit_posttrain.data.loader import step_counts
+from lit_posttrain.data.memory import MemoryTrees
+from lit_posttrain.data.packing import collate
+from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain.methods.ppo import Critic
+from lit_posttrain.rewards import Regex
+from lit_posttrain.types import RowLayout
+
+SIZES, SCORES = [4, 7, 1, 3], [1.0, -0.5, 0.25, 2.0]
+GAMMA, LAM, BETA, VALUE_WEIGHT, VALUE_CLIP, CLIP, TEMPERATURE = 0.97, 0.9, 0.2, 0.3, 0.15, 0.1, 0.8
+
+
+def responses() -> list[tuple[list[int], list[int]]]:
+    random = np.random.default_rng(1)
+    prompts = [random.integers(3, 400, size).tolist() for size in (5, 8)]
+    return [(prompts[i // 2], random.integers(3, 400, size).tolist()) for i, size in enumerate(SIZES)]
+
+
+def scattered(scale: float, seed: int) -> list[list[float]]:
+    """A number for every token of every response."""
+    noise = torch.Generator().manual_seed(seed)
+    return [(scale * torch.randn(size, generator=noise, dtype=torch.float64)).tolist() for size in SIZES]
+
+
+def ppo(model: Path, **changes: Any) -> PPO:
+    options: dict[str, Any] = {
+        "sampling": Sampling(max_new_tokens=8, temperature=TEMPERATURE),
+        "phases": Phases(group_size=2, inner_epochs=2),
+        "critic": Critic(weight=VALUE_WEIGHT, clip=VALUE_CLIP, gamma=GAMMA, lam=LAM),
+        "clip": Clip(CLIP, CLIP),
+        "beta": BETA,
+        **changes,
+    }
+    module = PPO(ModelSpec(str(model), dtype="float64"), [Regex("x")], **options)
+    module.configure_model()
+    module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
+    return module
+
+
+def written_out(model: Any, head: Any, old: list[list[float]], reference: list[list[float]], v_old: Any) -> Any:
+    """The loss: advantages by a backward loop, whitened over all tokens; then clipped terms, token by token."""
+    advantages, returns = [], []
+    for i, size in enumerate(SIZES):
+        reward = [-BETA * (old[i][t] - reference[i][t]) for t in range(size)]
+        reward[-1] += SCORES[i]
+        ahead, row = 0.0, [0.0] * size
+        for t in reversed(range(size)):
+            following = v_old[i][t + 1] if t + 1 < size else 0.0
+            ahead = reward[t] + GAMMA * following - v_old[i][t] + GAMMA * LAM * ahead
+            row[t] = ahead
+        advantages.append(row)
+        returns.append([a + v for a, v in zip(row, v_old[i], strict=True)])
+    every = [a for row in advantages for a in row]
+    mean = sum(every) / len(every)
+    variance = sum((a - mean) ** 2 for a in every) / (len(every) - 1)
+    loss = torch.zeros((), dtype=torch.float64)
+    for i, (prompt, said) in enumerate(responses()):
+        out = model(torch.tensor([prompt + said]), output_hidden_states=True)
+        begin = len(prompt) - 1
+        logps = (out.logits[0, begin:-1] / TEMPERATURE).log_softmax(-1)
+        values = head(out.hidden_states[-1][0, begin:-1])[:, 0]
+        for t, token in enumerate(said):
+            a = (advantages[i][t] - mean) / math.sqrt(variance + 1e-8)
+            r = (logps[t, token] - old[i][t]).exp()
+            loss = loss + torch.maximum(-a * r, -a * r.clamp(1 - CLIP, 1 + CLIP))
+            near = v_old[i][t] + (values[t] - v_old[i][t]).clamp(-VALUE_CLIP, VALUE_CLIP)
+            back = returns[i][t]
+            loss = loss + VALUE_WEIGHT * 0.5 * torch.maximum((values[t] - back) ** 2, (near - back) ** 2)
+    return loss / len(every)
+
+
+def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
+    module = ppo(tiny_model)
+    assert module.policy is not None
+    head = module.policy.value_head
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.normal_(generator=torch.Generator().manual_seed(2)).mul_(0.3)
+    model = module.policy.transformer
+    logps = []
+    for prompt, said in responses():
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
+        logps.append(logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None])[:, 0].tolist())
+    old = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(logps, scattered(0.2, 3), strict=True)]
+    reference = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(logps, scattered(0.5, 4), strict=True)]
+    v_old = scattered(0.3, 5)
+    expected = written_out(model, head, old, reference, v_old)
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in module.policy.named_parameters() if p.grad is not None}
+    module.zero_grad()
+
+    trees: list[Tree] = []
+    for i, (prompt, said) in enumerate(responses()):
+        if i % 2 == 0:
+            trees.append(Tree(np.array(prompt, np.int32), []))
+        marks = np.ones(len(said), np.bool_)
+        trees[-1].responses.append(Response(np.array(said, np.int32), marks, label=SCORES[i]))
+    for number, tree in enumerate(trees):
+        columns = {"old": old, "reference": reference, "value": v_old}
+        own = slice(number * 2, number * 2 + 2)
+        tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
+    module.attach_advantages(trees)
+    batch = collate(trees, RowLayout(), step_counts(MemoryTrees(trees), range(len(trees))))
+    terms = module.loss_terms(batch)
+    loss = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
+    loss.backward()
+    assert set(terms) == {"policy", "value"}
+    # advantages and returns travel as float32
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    found = {name: p.grad for name, p in module.policy.named_parameters()}
+    assert "value_head.weight" in gradients
+    for name, gradient in gradients.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7), name
+
+
+def test_the_kl_may_stand_in_the_loss(tiny_model: Path) -> None:
+    assert ppo(tiny_model, kl_in="loss").kl_in_loss
+    assert not ppo(tiny_model).kl_in_loss
+    assert "reference" not in ppo(tiny_model, beta=0.0).wanted_columns
+
+
+def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path) -> None:
+    own = ppo(tiny_model, critic=Critic(model=ModelSpec(str(tiny_model), dtype="float64")))
+    assert own.value_model is not None
+    assert own.policy is not None
+    assert own.policy.value_head is None
+    parts = own.trained_parts()
+    assert {id(p) for p in parts[1]["params"]} == {id(p) for p in own.value_model.parameters()}
+    other = ModelSpec(str(tiny_model), special_tokens=["<|more|>"])
+    with pytest.raises(PostTrainError, match="another vocabulary than the policy's"):
+        ppo(tiny_model, critic=Critic(model=other))

@@ -28,6 +28,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("other.jsonl").write_text(row + "\n")
     pair = {"prompt": "What is tea?", "chosen": "A drink of leaves.", "rejected": "No idea."}
     Path("pairs.jsonl").write_text("".join(json.dumps(pair | {"prompt": f"What is {n}?"}) + "\n" for n in range(40)))
+    (question,) = re.findall(r'^    (\{"question".*\})$', README, re.MULTILINE)
+    Path("questions.jsonl").write_text("".join(question.replace("Tom", f"Tom {n}") + "\n" for n in range(40)))
     return tmp_path
 
 
@@ -42,6 +44,10 @@ def test_every_command_runs_in_order(workplace: Path, tiny_model: Path, monkeypa
             arguments += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
             if arguments[0] == "fit" and "--name" not in arguments:
                 arguments += ["--name", f"run-{index}"]
+        if any("grpo" in argument or "ppo" in argument for argument in arguments):
+            # the tiny model's tokens are so short that prompts and 256 new ones would not fit
+            arguments += ["--model.sampling.max_new_tokens", "4", "--trainer.max_steps", "2"]
+            arguments += ["--data.batch_size", "2", "--trainer.check_val_every_n_epoch", "1"]
         if arguments[0] == "generate":
             arguments += ["--max_new_tokens", "4"]
         if arguments[0] == "chat":

@@ -1,4 +1,4 @@
-"""How far the policy has moved from its reference, measured on what it says itself."""
+"""How far the policy has moved from its reference, measured on what it says itself, and what is done about it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts
+from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts, WeighsKL
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
 from lit_posttrain.callbacks.samples import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.ops.kl import k1, k3
+from lit_posttrain.ops.kl import adapted, k1, k3
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.trainer_state import ends_step, seed_of
 
@@ -20,8 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class KLControl(Callback):
-    """Watches the KL of the policy from its reference on fresh responses, every few optimizer steps.
+    """Watches the KL of the policy from its reference on fresh responses, every few optimizer steps; of a method that
+    samples its own (PPO, GRPO) on those, every phase, and drives the weight that the method gives to the KL.
 
+    The weight begins at --model.beta. `adaptive` (Ziegler et al. 2019) raises it while the KL of a phase, kl/response,
+    is above `target` and lowers it while it is below: b (1 + clip(KL/target - 1, -0.2, 0.2) n/horizon) after n
+    responses. `linear` takes it to `final` over the run. It is logged as kl_coefficient; a resumed run goes on with it.
+
+    Of other methods fresh responses are drawn.
     Logged: kl/sampled, the mean over responses of the sum over their tokens of d = log pi - log pi_ref, drawn at
     temperature 1: the k1 estimator, unbiased for responses of up to `max_new_tokens`, in nats a response.
     kl/sampled_per_token, the mean over all tokens of k3 = exp(-d) - 1 + d, in nats a token: steadier, never negative.
@@ -40,6 +46,10 @@ class KLControl(Callback):
         max_new_tokens: int = 64,
         ceiling: float | None = None,
         on_ceiling: Literal["warn", "stop"] = "warn",
+        coefficient: Literal["fixed", "adaptive", "linear"] = "fixed",
+        target: float | None = None,
+        horizon: float = 1000.0,
+        final: float | None = None,
     ) -> None:
         """
         Args:
@@ -51,6 +61,11 @@ class KLControl(Callback):
             max_new_tokens: Longest response, in tokens.
             ceiling: What kl/sampled should stay below, in nats a response.
             on_ceiling: Above the ceiling `warn`, or `stop` the run at the end of the step (the command line saves it).
+            coefficient: What becomes of the weight of the KL: it stays (fixed), follows the KL (adaptive), or goes to
+                `final` (linear). For methods that sample their own responses.
+            target: What adaptive holds kl/response at, in nats a response.
+            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer follow faster.
+            final: The weight at the end of the run, for linear.
         """
         for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):
             if value < 1:
@@ -59,15 +74,32 @@ class KLControl(Callback):
             raise PostTrainError(f"KLControl: ceiling is {ceiling}; it must be above 0, in nats a response")
         if ceiling is None and on_ceiling == "stop":
             raise PostTrainError("KLControl: on_ceiling is stop and there is no ceiling; name one (20 nats, say)")
+        if (coefficient == "adaptive") != (target is not None) or (target is not None and target <= 0):
+            raise PostTrainError("KLControl: adaptive needs a target above 0, in nats a response; no other has one")
+        if (coefficient == "linear") != (final is not None) or (final is not None and final < 0):
+            raise PostTrainError("KLControl: linear needs a final weight of at least 0; no other has one")
+        if horizon <= 0:
+            raise PostTrainError(f"KLControl: horizon is {horizon:g}; it must be above 0, in responses")
+        self.coefficient, self.target, self.horizon, self.final = coefficient, target, horizon, final
         self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts or []]
         if prompts is not None and not self.conversations:
             raise PostTrainError("KLControl got no prompts; name some, or leave them out for those of the data")
         self.every_n_steps, self.samples, self.max_new_tokens = every_n_steps, samples, max_new_tokens
         self.ceiling, self.on_ceiling = ceiling, on_ceiling
         self._asked: list[list[int]] = []  # token ids, one entry a response
+        self._begun: float | None = None  # the weight at the run's first step
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured, and tokenise the prompts."""
+        if isinstance(pl_module, WeighsKL):
+            if not pl_module.referenced:
+                raise PostTrainError("KLControl: --model.beta is 0, so there is no reference; take 0.05, or drop it")
+            return
+        if self.coefficient != "fixed":
+            raise PostTrainError(
+                f"KLControl: {self.coefficient} drives a weight of methods that sample their responses (PPO, GRPO); "
+                f"{type(pl_module).__name__} keeps its beta: drop it"
+            )
         if not isinstance(pl_module, MeasuresKL):
             raise PostTrainError(
                 f"KLControl needs a method with a reference (DPO, KTO); {type(pl_module).__name__} has none: drop it"
@@ -98,6 +130,8 @@ class KLControl(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the run ends before the next measurement."""
+        if isinstance(pl_module, WeighsKL):
+            return
         steps, every = trainer.estimated_stepping_batches, self.every_n_steps
         if steps // every == trainer.global_step // every and trainer.is_global_zero:
             told = "KLControl measures every %d steps and the run ends at %d: lower --trainer.callbacks.every_n_steps"
@@ -106,9 +140,14 @@ class KLControl(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure at the end of every n-th optimizer step."""
+        """Measure at the end of every n-th optimizer step, or look at what a phase has measured."""
         step = trainer.global_step
-        if not ends_step(trainer, batch_idx) or step % self.every_n_steps:
+        if not ends_step(trainer, batch_idx):
+            return
+        if isinstance(pl_module, WeighsKL):
+            self._drive(trainer, pl_module)
+            return
+        if step % self.every_n_steps:
             return
         assert isinstance(pl_module, MeasuresKL)
         drawn = pl_module.sampled_log_ratios(self._asked, self.max_new_tokens, seed_of(step))
@@ -124,13 +163,33 @@ class KLControl(Callback):
         error = f" +- {float(of_responses.std()) / len(ratios) ** 0.5:.2g}" if len(ratios) > 1 else ""
         self._judge(trainer, step, value, error)
 
-    def _judge(self, trainer: Trainer, step: int, value: float, error: str) -> None:
+    def _drive(self, trainer: Trainer, method: WeighsKL) -> None:
+        found = method.take_phase_kl()
+        if self.final is not None:
+            begun = self._begun if self._begun is not None else method.kl_coefficient
+            self._begun = begun
+            share = min(trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0), 1.0)
+            method.kl_coefficient = begun + (self.final - begun) * share
+        if found is None:
+            return
+        value, responses = found
+        if self.target is not None:
+            method.kl_coefficient = adapted(method.kl_coefficient, value, self.target, responses, self.horizon)
+        self._judge(trainer, trainer.global_step, value, "", "kl/response")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self._begun}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._begun = state_dict["begun"]
+
+    def _judge(self, trainer: Trainer, step: int, value: float, error: str, name: str = "kl/sampled") -> None:
         above = self.ceiling is not None and not value <= self.ceiling  # NaN is above
         if not trainer.strategy.reduce_boolean_decision(above, all=False):
             return
         stops = self.on_ceiling == "stop"
         if trainer.is_global_zero:
-            told = f"kl/sampled is {value:.3g}{error} at step {step}, above the ceiling of {self.ceiling:g}"
+            told = f"{name} is {value:.3g}{error} at step {step}, above the ceiling of {self.ceiling:g}"
             remedy = "the run ends here" if stops else "lower the learning rate or raise --model.beta"
             log.warning("%s: %s", told, remedy)
         trainer.should_stop = trainer.should_stop or stops

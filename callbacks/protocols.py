@@ -97,6 +97,20 @@ class MeasuresKL(Protocol):
 
 
 @runtime_checkable
+class WeighsKL(Protocol):
+    """A method that weighs the KL of its own responses from a reference. referenced: whether it has one.
+    kl_coefficient: the weight, to be changed as training goes on; the method saves it."""
+
+    kl_coefficient: float
+    referenced: bool
+
+    def take_phase_kl(self) -> tuple[float, float] | None:
+        """Once a phase, as soon as it is known: the mean KL of its responses (k1, nats a response) and their number,
+        over all ranks; else None."""
+        ...
+
+
+@runtime_checkable
 class KeepsReference(Protocol):
     """A method with a model beside the one that is trained. frozen_weights: its parameters, if it holds any."""
 

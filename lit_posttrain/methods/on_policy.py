@@ -116,6 +116,7 @@ class OnPolicyModule(ReferencedModule):
         self.rollouts: list[Rollout] = []  # of this rank and the phase at hand, for callbacks
         self._saved_experience: Experience | None = None
         self._unlogged: Stats = {}
+        self._phase_kl: tuple[float, float] | None = None  # sum and count
 
     @abstractmethod
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
@@ -130,6 +131,11 @@ class OnPolicyModule(ReferencedModule):
     def needs_old_logprobs(self) -> bool:
         """Whether the policy moves between sampling and the last step on its samples."""
         return self.phases.steps > 1
+
+    def take_phase_kl(self) -> tuple[float, float] | None:
+        """Once a phase: the mean KL of its responses (k1, nats a response) and their number, over all ranks."""
+        found, self._phase_kl = self._phase_kl, None
+        return None if found is None else (found[0] / max(found[1], 1.0), found[1])
 
     @property
     def wanted_columns(self) -> set[str]:
@@ -236,6 +242,8 @@ class OnPolicyModule(ReferencedModule):
         stats["rollout/scoring_seconds"] = (time.perf_counter() - sampled, 1.0)
         self.rollouts = kept
         self._unlogged = stats
+        if "kl/response" in stats:
+            self._phase_kl = stats["kl/response"]
         return Experience(trees, stats)
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
@@ -14,6 +16,7 @@ from lit_posttrain.ops import policy_gradient as pg
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.ops.policy_gradient import Aggregation
+from lit_posttrain.trainer_state import ends_step
 from lit_posttrain.types import TreeBatch
 
 EngineCorrection = Literal["none", "truncate", "mask"]
@@ -54,6 +57,11 @@ class PolicyGradientModule(OnPolicyModule):
     entropy: float = 0.0
     engine_correction: EngineCorrection = "none"
 
+    @cached_property
+    def _apart_k1(self) -> list[Tensor]:
+        """Of the micro-batches of the step at hand the summed k1, where the step measures the phase's KL itself."""
+        return []
+
     @property
     def kl_in_loss(self) -> bool:
         """Whether the KL from the reference is a term of the loss, and not of the reward."""
@@ -76,6 +84,8 @@ class PolicyGradientModule(OnPolicyModule):
             terms["kl"] = Term(self.aggregated(distance, batch), unit, self.kl_coefficient)
         if self.entropy:
             terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)
+        if self.referenced:
+            self.track("kl_coefficient", torch.tensor(self.kl_coefficient), 1.0)
         self.track("entropy", out.entropy.sum(), count)
         self.track("rollout/engine_logp_diff", (old - given["engine"]).abs().sum(), count)
         self.track("approx_kl", k3(old - logprob.detach()).sum(), count)
@@ -83,7 +93,17 @@ class PolicyGradientModule(OnPolicyModule):
             apart = logprob.detach() - given["reference"]
             self.track("kl", k3(apart).sum(), count)
             self.track("kl/response", k1(apart).sum(), float(batch.num_responses))
+            self._apart_k1.append(k1(apart).sum())
         return terms
+
+    def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
+        """As the base class has it; at a step's end keep its KL where no pass before it has measured one."""
+        loss = super().training_step(batch, batch_idx)
+        if ends_step(self.trainer, batch_idx) and self._apart_k1:
+            total = self.over_ranks(torch.stack(self._apart_k1).sum())
+            self._phase_kl = (float(total), batch.counts["responses"])
+            self._apart_k1 = []
+        return loss
 
     def aggregated(self, loss_N: Tensor, batch: TreeBatch) -> Tensor:
         """The sum that the step's count divides."""

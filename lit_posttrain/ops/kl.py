@@ -18,3 +18,10 @@ def k3(log_ratio: Tensor) -> Tensor:
     token from being all of the mean: d within +-20, the value at most 10."""
     bounded = log_ratio.clamp(-20, 20)
     return (torch.expm1(-bounded) + bounded).clamp(-10, 10)
+
+
+def adapted(coefficient: float, kl: float, target: float, responses: float, horizon: float) -> float:
+    """The coefficient that holds a KL near its target: b (1 + clip(KL/target - 1, -0.2, 0.2) n/horizon) after n
+    responses (Ziegler et al. 2019). kl, target: nats a response."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * responses / horizon)

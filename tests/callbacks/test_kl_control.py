@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from cases import comparison_files, feedback_files
+from cases import build, comparison_files, feedback_files, prompt_files
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
@@ -205,6 +205,54 @@ def test_prompts_of_the_data_are_spread_over_the_validation_set(tokenizer: Any, 
     data.val_share = 0.0
     data.build(tokenizer)
     assert data.example_prompts(1) == [data.train_store[0].prompt.tolist()]
+
+
+class Weights(pl.Callback):
+    """Per phase the KL that was measured and the weight behind it."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, float]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if figures.get("train/kl/response") is not None:
+            self.found.append((figures["train/kl/response"], pl_module.kl_coefficient))
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_an_adaptive_weight_follows_the_kl_of_a_phase(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    def run(folder: Path, epochs: int, resume: bool = False) -> tuple[Weights, Any]:
+        pl.seed_everything(0, verbose=False)
+        module = build(method, tiny_model)
+        module.optimizer_factory = adam
+        seen = Weights()
+        control = KLControl(coefficient="adaptive", target=0.02, horizon=60)
+        trainer = quiet_trainer(
+            control, seen, LastCheckpoint(1), max_epochs=epochs, default_root_dir=folder, log_every_n_steps=1
+        )
+        trainer.fit(module, datamodule=prompt_files(tmp_path), ckpt_path=str(folder / "last.ckpt") if resume else None)
+        return seen, module
+
+    seen, module = run(tmp_path / "whole", 4)
+    weight, expected = 0.1, []
+    phases = [kl for kl, _ in seen.found[::4]]
+    for kl in phases:
+        weight *= 1 + min(max(kl / 0.02 - 1, -0.2), 0.2) * 18 / 60
+        expected.append(weight)
+    assert len(phases) == 4
+    assert [w for _, w in seen.found[::4]] == pytest.approx(expected, rel=1e-5)
+    assert module.kl_coefficient != pytest.approx(0.1, rel=1e-3)
+    run(tmp_path / "cut", 2)
+    _, resumed = run(tmp_path / "cut", 4, resume=True)
+    assert resumed.kl_coefficient == module.kl_coefficient
+
+
+def test_a_linear_weight_ends_where_it_should(tiny_model: Path, tmp_path: Path) -> None:
+    module: Any = build("ppo", tiny_model)
+    control = KLControl(coefficient="linear", final=0.0)
+    trainer = quiet_trainer(control, max_steps=8, max_epochs=-1, default_root_dir=tmp_path)
+    trainer.fit(module, datamodule=prompt_files(tmp_path))
+    assert module.kl_coefficient == pytest.approx(0.0, abs=1e-12)
 
 
 def test_from_the_command_line(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

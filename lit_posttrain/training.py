@@ -267,6 +267,10 @@ class PostTrainCLI(LightningCLI):
             self.config = parser.parse_args(args)
         else:
             super().parse_arguments(parser, args)
+        for key in list(self.config.keys()):
+            # of an option of a nested dataclass jsonargparse (4.53) makes the text None of a null
+            if self.config[key] == "None":
+                self.config[key] = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options of a run beside model, data and trainer."""

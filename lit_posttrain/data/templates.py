@@ -55,13 +55,14 @@ class ConversationTemplate:
         PostTrainError: the tokenizer is not a fast one.
     """
 
-    def __init__(self, tokenizer: Any, train_on: TrainOn = "assistant") -> None:
+    def __init__(self, tokenizer: Any, train_on: TrainOn = "assistant", empty_turns: bool = False) -> None:
+        """empty_turns: whether an assistant turn may say nothing, as a sampled response may."""
         if not getattr(tokenizer, "is_fast", False):
             raise PostTrainError(
                 f"{type(tokenizer).__name__} is no fast tokenizer, and only those map characters to tokens; "
                 "save the model with a tokenizer.json"
             )
-        self.train_on = train_on
+        self.train_on, self.empty_turns = train_on, empty_turns
         self.has_template = tokenizer.chat_template is not None
         self.rewritten = 0
         self.unanswered = 0
@@ -196,7 +197,7 @@ class ConversationTemplate:
     def _check_words(self, messages: list[dict[str, Any]], wanted: list[int], texts: list[Rendered]) -> None:
         """Templates leave things out without a word: tool calls that they do not know, content they do not expect."""
         trained = "".join(r.text[start:end] for r in texts for start, end in r.turns)
-        if not self._control.sub("", trained).strip():
+        if not self._control.sub("", trained).strip() and not self.empty_turns:
             raise BadRow("not rendered", "the chat template writes none of the assistant's words; " + NAME_A_TEMPLATE)
         for k in wanted:
             for call in messages[k].get("tool_calls", ()):

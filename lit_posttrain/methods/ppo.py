@@ -66,8 +66,6 @@ class Critic:
             raise PostTrainError("--model.critic.gamma and --model.critic.lam are shares, 0 to 1")
         if self.weight < 0 or (self.clip is not None and self.clip <= 0) or (self.lr is not None and self.lr <= 0):
             raise PostTrainError("--model.critic: weight must be at least 0, clip and lr above 0")
-        if self.model is not None and self.start is not None:
-            raise PostTrainError("--model.critic.start is for a head on the policy; a critic.model has one of its own")
 
 
 CRITIC, PHASES = Critic(), Phases(group_size=1, inner_epochs=2, minibatches=2)
@@ -132,6 +130,11 @@ class PPO(PolicyGradientModule):
             raise PostTrainError(f"--model.entropy is {entropy}; it must be at least 0")
         if target_kl is not None and target_kl <= 0:
             raise PostTrainError(f"--model.target_kl is {target_kl}; it must be above 0, in nats a token")
+        if critic.model is not None and critic.start is not None:
+            raise PostTrainError(
+                "--model.critic.start is for a head on the policy, and a critic.model has one of its own: pass "
+                "--model.critic.start null"
+            )
         self.critic, self.clip, self.kl_in, self.kl = critic, clip, kl_in, kl
         self.whitening, self.entropy, self.target_kl = whitening, entropy, target_kl
         self.engine_correction = engine_correction
@@ -177,7 +180,8 @@ class PPO(PolicyGradientModule):
         spec = self.critic.model
         if spec is None or self.value_model is not None:
             return
-        if load_tokenizer(spec).get_vocab() != self.tokenizer.get_vocab():
+        theirs = load_tokenizer(spec).get_vocab()  # may have more, such as a reward model's padding token
+        if any(theirs.get(token) != number for token, number in self.tokenizer.get_vocab().items()):
             raise PostTrainError(
                 f"--model.critic.model.path {spec.path}: another vocabulary than the policy's, and the critic reads "
                 "the policy's tokens; leave it out for a head on the policy"

@@ -25,7 +25,7 @@ class RewardModelScore(Reward):
     """What a reward model (an exported folder, a run, a checkpoint or a hub name) gives to the conversation.
 
     Prompt and response go through the reward model's own chat template and tokenizer: its vocabulary may be another
-    than the policy's. No score for an empty response, and for one that is too long for it with its prompt.
+    than the policy's. No score for a response that is too long for it with its prompt.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class RewardModelScore(Reward):
             return
         restored = restore(self.path, self.trust_remote_code)
         self._model = restored.scorer.to(device).eval().requires_grad_(False)
-        self._template = ConversationTemplate(restored.tokenizer, "completion")
+        self._template = ConversationTemplate(restored.tokenizer, "completion", empty_turns=True)
         self._mask = TokenMask(restored.tokenizer)
         self._limit = max_positions(self._model.config)
         self._device = torch.device(device)
@@ -92,7 +92,7 @@ class RewardModelScore(Reward):
             rendered = self._template.render(Example(messages, prompt_turns=len(prompt), text=text))[-1]
             (encoding,) = self._mask.encode([rendered.text], rendered.plain)
             tree = self._mask.tree(rendered, encoding, whole=True)
-        except BadRow:  # an empty response: there is nothing that could be scored
+        except BadRow:  # what its template refuses
             return None
         if self._limit is not None and len(tree.prompt) + len(tree.responses[0].tokens) > self._limit:
             return None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 
 from lit_posttrain import PPO, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
 from lit_posttrain.data.loader import step_counts
@@ -133,13 +134,16 @@ def test_the_kl_may_stand_in_the_loss(tiny_model: Path) -> None:
     assert "reference" not in ppo(tiny_model, beta=0.0).wanted_columns
 
 
-def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path) -> None:
+def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path, tmp_path: Path) -> None:
     own = ppo(tiny_model, critic=Critic(model=ModelSpec(str(tiny_model), dtype="float64")))
     assert own.value_model is not None
     assert own.policy is not None
     assert own.policy.value_head is None
     parts = own.trained_parts()
     assert {id(p) for p in parts[1]["params"]} == {id(p) for p in own.value_model.parameters()}
-    other = ModelSpec(str(tiny_model), special_tokens=["<|more|>"])
+    ppo(tiny_model, critic=Critic(model=ModelSpec(str(tiny_model), special_tokens=["<|more|>"])))
+    fewer = tiny.save_model(tmp_path / "fewer")
+    text = (fewer / "tokenizer.json").read_text()
+    (fewer / "tokenizer.json").write_text(text.replace("<|im_end|>", "<|end|>"))
     with pytest.raises(PostTrainError, match="another vocabulary than the policy's"):
-        ppo(tiny_model, critic=Critic(model=other))
+        ppo(tiny_model, critic=Critic(model=ModelSpec(str(fewer))))

@@ -1,0 +1,253 @@
+"""The spine of on-policy methods: phases, prompts, faults, and what a checkpoint keeps of a phase."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from helpers.runs import quiet_trainer
+
+from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
+from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
+from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain.rewards import ExactMatch, FunctionReward
+
+
+def letters(completions: list[str]) -> list[float]:
+    return [float(len(said)) for said in completions]
+
+
+def prompts(folder: Path, count: int = 12, **options: Any) -> PromptData:
+    file = folder / "prompts.jsonl"
+    file.write_text(
+        "".join(json.dumps({"prompt": f"tell me about {i}", "answer": str(i)}) + "\n" for i in range(count))
+    )
+    return PromptData(str(file), **{"batch_size": 4, "cache_dir": str(folder / "cache"), **options})
+
+
+def grpo(model: Path, rewards: Any = None, **options: Any) -> GRPO:
+    chosen: dict[str, Any] = {"sampling": Sampling(max_new_tokens=8), "phases": Phases(group_size=4), **options}
+    return GRPO(ModelSpec(str(model)), rewards or [FunctionReward(letters)], **chosen)
+
+
+def fit(module: GRPO, data: Any, folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    trainer = quiet_trainer(
+        *callbacks, **{"max_epochs": 2, "default_root_dir": folder, "log_every_n_steps": 1, **options}
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def sampled_trees() -> list[Tree]:
+    random = np.random.default_rng(0)
+    trees = []
+    for row in range(3):
+        responses = []
+        for k in range(row + 1):
+            counted = np.full(4 + k, k != 1, np.bool_)
+            responses.append(Response(random.integers(3, 90, 4 + k).astype(np.int32), counted, label=k + 0.5))
+        tree = Tree(random.integers(3, 90, 5).astype(np.int32), responses, file="a.jsonl", line=row)
+        tree.per_target = {"old": random.random(num_targets(tree)), "advantage": random.random(num_targets(tree))}
+        trees.append(tree)
+    return trees
+
+
+def same(one: Tree, other: Tree) -> None:
+    assert one.source == other.source
+    assert np.array_equal(one.prompt, other.prompt)
+    for a, b in zip(one.responses, other.responses, strict=True):
+        assert np.array_equal(a.tokens, b.tokens)
+        assert np.array_equal(a.counted, b.counted)
+        assert (a.role, a.label) == (b.role, b.label)
+    assert one.per_target.keys() == other.per_target.keys()
+    assert all(np.array_equal(values, other.per_target[name]) for name, values in one.per_target.items())
+
+
+def test_experience_survives_a_checkpoint(tmp_path: Path) -> None:
+    trees = sampled_trees()
+    trees[0].responses[0].label = math.nan
+    torch.save(Experience(trees).dump(), tmp_path / "x.pt")
+    found = Experience.restored(torch.load(tmp_path / "x.pt", weights_only=True)).trees
+    assert math.isnan(found[0].responses[0].label)
+    found[0].responses[0].label = trees[0].responses[0].label = 0.0
+    for one, other in zip(trees, found, strict=True):
+        same(one, other)
+
+
+def test_trees_are_split_with_their_columns() -> None:
+    trees = sampled_trees()
+    pieces = split_trees(trees, 5)
+    assert [len(piece.responses) for piece in pieces] == [1, 1, 1, 1, 2]
+    whole = np.concatenate([tree.per_target["old"] for tree in trees])
+    assert np.array_equal(np.concatenate([piece.per_target["old"] for piece in pieces]), whole)
+    assert all(num_targets(piece) == len(piece.per_target["old"]) for piece in pieces)
+    assert len(split_trees(trees, 99)) == 6
+    assert split_trees([], 3) == []
+
+
+def test_prompts_come_in_passes(tmp_path: Path, tiny_model: Path, tokenizer: Any) -> None:
+    data = prompts(tmp_path, 5)
+    data.build(tokenizer)
+    stream = PromptStream(data.train_store, seed=1, shuffle=True)
+    taken = [stream.take(3) for _ in range(5)]
+    flat = [row for rows in taken for row in rows]
+    assert all(sorted(flat[i : i + 5]) == list(range(5)) for i in (0, 5, 10))
+    again = PromptStream(data.train_store, seed=1, shuffle=True)
+    again.position = 6
+    assert again.take(3) == taken[2]
+
+
+class Logged(pl.Callback):
+    """The metrics of every phase."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def test_top_up_replaces_groups_that_teach_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def sometimes(prompts: Any, completions: list[str]) -> list[float]:
+        asked.append(len(completions))
+        numbers = [int(prompt[-1]["content"].rsplit(" ", 1)[1]) for prompt in prompts]
+        return [float(len(said)) if number % 2 else 1.0 for said, number in zip(completions, numbers, strict=True)]
+
+    seen = Logged()
+    module = grpo(tiny_model, [FunctionReward(sometimes)], phases=Phases(group_size=4, top_up=8))
+    fit(module, prompts(tmp_path), tmp_path, seen, max_epochs=1)
+    assert len(asked) > 1
+    assert len(module.rollouts) == 4
+    assert all(one.varied for one in module.rollouts)
+    assert seen.rows[0]["train/frac_reward_zero_std"] > 0, "the metric is of all that was sampled"
+    asked.clear()
+    never = grpo(tiny_model, [FunctionReward(lambda completions: [1.0] * len(completions))])
+    never.phases = Phases(group_size=4, top_up=2)
+    trainer = fit(never, prompts(tmp_path), tmp_path / "never", max_epochs=1)
+    assert trainer.global_step == 1, "a phase that teaches nothing is a step all the same"
+    assert len(never.rollouts) == 4
+
+
+def test_groups_without_a_lesson_change_no_gradient(tiny_model: Path, tmp_path: Path) -> None:
+    """They are left out of the computation, and stay in its denominators."""
+
+    def odd(prompts: Any, completions: list[str]) -> list[float]:
+        numbers = [int(prompt[-1]["content"].rsplit(" ", 1)[1]) for prompt in prompts]
+        return [float(len(said)) * (number % 2) for said, number in zip(completions, numbers, strict=True)]
+
+    found = []
+    for everything in (False, True):
+        module = grpo(tiny_model, [FunctionReward(odd)], optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+        if everything:
+            module.teaches = lambda tree: True  # type: ignore[method-assign]  # as if it were not left out
+        fit(module, prompts(tmp_path, shuffle=False), tmp_path, max_epochs=1)
+        found.append({name: p.detach().clone() for name, p in module.named_parameters()})
+    start = grpo(tiny_model)
+    start.configure_model()
+    assert any(not torch.equal(p, found[0][name]) for name, p in start.named_parameters())
+    for name, weight in found[0].items():
+        assert torch.allclose(weight, found[1][name], atol=1e-6), name
+
+
+def test_what_has_no_score_trains_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def broken(completions: list[str]) -> list[float]:
+        calls.append(len(completions))
+        if len(completions) == 1 and len(calls) % 3 == 0:
+            raise RuntimeError("no connection")
+        if len(completions) > 1:
+            raise RuntimeError("too many at once")
+        return [float(len(completions[0]))]
+
+    seen = Logged()
+    module = grpo(tiny_model, [FunctionReward(broken)])
+    fit(module, prompts(tmp_path), tmp_path, seen, max_epochs=1, log_every_n_steps=1)
+    row = seen.rows[0]
+    assert row["train/unscored"] == row["train/rewards/broken/failed"] > 0.2
+    for one in module.rollouts:
+        for response in one.tree.responses:
+            assert response.counted.any() == (not math.isnan(response.label))
+
+
+def test_validation_answers_greedily_and_logs_rewards(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = fit(grpo(tiny_model), prompts(tmp_path, 20, val_share=0.3), tmp_path, max_epochs=1)
+    first = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+    assert first["val/reward"] == first["val/rewards/letters/mean"]
+    assert first["val/unscored"] == 0
+
+
+def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    def fewer(prompts: Any, sampling: Any) -> Any:
+        return [[Completion([5], [-1.0], "stop")] * (4 - number % 2) for number, _ in enumerate(prompts)]
+
+    def nothing(prompts: Any, sampling: Any) -> Any:
+        return [[Completion([], [], "stop")] * 4 for _ in prompts]
+
+    for answers, said in ((fewer, "fewer responses than it was asked for"), (nothing, "response without tokens")):
+        module = grpo(tiny_model)
+        module._answers = answers  # type: ignore[method-assign]  # an engine that fails
+        with pytest.raises(PostTrainError, match=said):
+            fit(module, prompts(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"phases": Phases(group_size=1)}, "group_size 1: a response is compared with others"),
+        ({"sampling": Sampling(temperature=0.0)}, "take a temperature above 0"),
+        ({"sampling": Sampling(top_p=0.9)}, "leave top_p and top_k out"),
+        ({"beta": -1.0}, "--model.beta is -1.0"),
+        ({"reference": "cached"}, "--model.reference cached: responses are new every time"),
+        ({"objective": "cispo", "clip": Clip(high=0.2)}, "take --model.ratio token and --model.clip.high 5"),
+        ({"entropy": -0.1}, "--model.entropy is -0.1"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: Path) -> None:
+    with pytest.raises(PostTrainError, match=said):
+        grpo(tiny_model, **options)
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "trainer", "said"),
+    [
+        ({"phases": Phases(4, minibatches=3)}, {}, {}, "no multiple of --model.phases.minibatches 3"),
+        ({"phases": Phases(2)}, {"batch_size": 2}, {"accumulate_grad_batches": 8}, "2 prompts x 2 responses for 8"),
+        (
+            {"sampling": Sampling(max_new_tokens=510)},
+            {},
+            {},
+            r"prompts.jsonl:\d+: .* model takes 512; pass --data.max",
+        ),
+        (
+            {"rewards": [ExactMatch("right")]},
+            {},
+            {},
+            "ExactMatch needs the column `right`, and the data has prompt",
+        ),
+        ({}, {}, {"limit_train_batches": 0.5}, "limit_train_batches cuts a rollout phase short"),
+    ],
+)
+def test_what_does_not_go_together_is_said_at_the_start(
+    module: dict[str, Any],
+    data: dict[str, Any],
+    trainer: dict[str, Any],
+    said: str,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(PostTrainError, match=said):
+        fit(grpo(tiny_model, **module), prompts(tmp_path, **data), tmp_path, **trainer)
+
+
+def test_prompts_and_methods_that_do_not_go_together(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match="PromptData holds prompts without answers, and SFT learns from answers"):
+        fit(SFT(ModelSpec(str(tiny_model))), prompts(tmp_path), tmp_path)  # type: ignore[arg-type]  # the mistake

@@ -1,0 +1,74 @@
+"""The score of a reward model as a reward: that of `lit-posttrain score` on the same text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import tiny
+from rewards.test_rules import batch
+
+from lit_posttrain import ModelSpec
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.rewards import RewardBatch, RewardModelScore
+from lit_posttrain.scoring import ResponseScorer
+
+SAID = ["a fox", "", "seven wizards brew strong potions", "no", "a lazy dog"]
+ASKED = ["what is it", "what is it", "who are they", "what is it", "who are they"]
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny reward model, whose template is not the policy's."""
+    folder = tmp_path_factory.mktemp("reward")
+    base = tiny.save_model(folder / "base", seed=4)
+    scorer = build_scorer(ModelSpec(str(base)), 512)
+    scorer.transformer.config.pad_token_id = 0
+    scorer.transformer.save_pretrained(folder / "hf")
+    tokenizer = tiny.tokenizer(tiny.CHATML.replace("user", "human"))
+    tokenizer.save_pretrained(folder / "hf")
+    return folder / "hf"
+
+
+def judged() -> RewardBatch:
+    found = batch(SAID)
+    prompts = [[{"role": "user", "content": asked}] for asked in ASKED]
+    return RewardBatch(prompts, SAID, {}, found.tokens, found.truncated, found.sources)
+
+
+@pytest.mark.parametrize("size", [1, 2, 32])
+def test_scores_are_those_of_the_score_command(size: int, reward_model: Path, tmp_path: Path) -> None:
+    reward = RewardModelScore(str(reward_model), batch_size=size)
+    reward.prepare(torch.device("cpu"))
+    found = reward.score(judged())
+    assert isinstance(found, list)
+    rows = [{"prompt": a, "completion": s} for a, s in zip(ASKED, SAID, strict=True) if s]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = ResponseScorer(str(reward_model)).score_file(str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"))
+    expected = [scores[0] for _, scores in scored if scores]
+    assert [score for score, said in zip(found, SAID, strict=True) if said] == pytest.approx(expected, abs=1e-5)
+    assert found[1] is not None, "a response that says nothing has a score too"
+    assert len({round(float(score), 4) for score in found if score is not None}) == 5
+
+
+def test_what_is_too_long_has_no_score(reward_model: Path) -> None:
+    reward = RewardModelScore(str(reward_model))
+    reward.prepare(torch.device("cpu"))
+    prompt = [{"role": "user", "content": "what is it"}]
+    long = RewardBatch([prompt] * 2, ["a fox", "a fox " * 600], {}, [[1]] * 2, [False] * 2, ["x:1"] * 2)
+    found = reward.score(long)
+    assert isinstance(found, list)
+    assert found[0] is not None
+    assert found[1] is None
+
+
+def test_a_language_model_is_no_reward(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match="a language model without a score head"):
+        RewardModelScore(str(tiny_model)).prepare(torch.device("cpu"))
+    shutil.copytree(tiny_model, tmp_path / "x")
+    with pytest.raises(PostTrainError, match="batch_size is 0"):
+        RewardModelScore("x", batch_size=0)

@@ -128,6 +128,15 @@ class TrainsInPhases(Protocol):
 
 
 @runtime_checkable
+class ShowsCompletions(TrainsInPhases, Protocol):
+    """Such a method, with what it has sampled in the phase at hand."""
+
+    def completions(self) -> list[dict[str, Any]]:
+        """A row a response: source, prompt, response, tokens, truncated, reward and rewards/NAME; None for no score."""
+        ...
+
+
+@runtime_checkable
 class OffersPrompts(Protocol):
     """A data module with prompts to ask."""
 

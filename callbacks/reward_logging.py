@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_posttrain.callbacks.protocols import RewardsResponses, ShowsEvaluatedRows
+from lit_posttrain.callbacks.completions import show_completions
+from lit_posttrain.callbacks.protocols import RewardsResponses, ShowsCompletions, ShowsEvaluatedRows
 from lit_posttrain.callbacks.reward_plot import draw
 from lit_posttrain.callbacks.reward_summary import Distribution, RewardSummary, margins, short, summarise, telling_pairs
 from lit_posttrain.callbacks.step_rows import rewrite
@@ -32,7 +33,8 @@ _COLUMNS = ("step", "data", "kind", "source", *_TEXTS, "reward_chosen", "reward_
 class RewardLogger(Callback):
     """Distributions of rewards and margins after every validation, and the pairs that are worth reading.
 
-    In the run's folder: rewards.jsonl (a line per step and data set: quantiles, histograms, reliability),
+    Of methods that sample their responses (GRPO, PPO): completions.jsonl and a table completions, every few phases.
+    Of others, in the run's folder: rewards.jsonl (a line per step and data set: quantiles, histograms, reliability),
     reward_examples.jsonl (pairs of kind `clear`, `wrong` and `close`, texts whole), and where there is matplotlib
     rewards.png of the last validation. `validate` writes validate_rewards.jsonl and so on. In Weights & Biases:
     histograms val/rewards/chosen_histogram, ..., and a table reward_examples.
@@ -43,30 +45,33 @@ class RewardLogger(Callback):
     loss are trained to predict.
     """
 
-    def __init__(self, show: int = 8) -> None:
+    def __init__(self, show: int = 8, every_n_phases: int = 10) -> None:
         """
         Args:
-            show: Pairs of each kind in the file and the table; the console shows the first.
+            show: Pairs of each kind in the file and the table, or completions of a phase; the console shows the first.
+            every_n_phases: Of a method that samples its responses, show those of every so many phases.
         """
         if show < 0:
             raise PostTrainError(f"RewardLogger: show is {show}; it must be at least 0")
-        self.show = show
+        if every_n_phases < 1:
+            raise PostTrainError(f"RewardLogger: every_n_phases is {every_n_phases}; it must be at least 1")
+        self.show, self.every_n_phases = show, every_n_phases
         self._parts: dict[int, list[RewardedResponses]] = {}  # by data set
         self._begun = False
         self._plots = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a method without rewards."""
-        if not isinstance(pl_module, RewardsResponses):
+        if not isinstance(pl_module, (RewardsResponses, ShowsCompletions)):
             raise PostTrainError(
-                f"RewardLogger needs a method that learns from preferences, and {type(pl_module).__name__} does not: "
-                "drop it"
+                f"RewardLogger needs a method that learns from preferences or rewards, and {type(pl_module).__name__} "
+                "does not: drop it"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse data without a validation set."""
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, ShowsEvaluatedRows) and not data.val_names:
+        data, compares = getattr(trainer, "datamodule", None), isinstance(pl_module, RewardsResponses)
+        if compares and isinstance(data, ShowsEvaluatedRows) and not data.val_names:
             raise PostTrainError(
                 "RewardLogger has nothing to look at: name a file with --data.val_path, or hold rows out with "
                 "--data.val_share 0.05"
@@ -76,9 +81,17 @@ class RewardLogger(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Now that the run is under way, drop the rows of steps that it takes again."""
         if not self._begun and trainer.is_global_zero and not dry_run(trainer):
-            for name in ("rewards.jsonl", "reward_examples.jsonl"):
+            for name in ("rewards.jsonl", "reward_examples.jsonl", "completions.jsonl"):
                 rewrite(Path(trainer.default_root_dir) / name, trainer.global_step + 1, [])
         self._begun = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show what was sampled, at the end of a phase's first step."""
+        first = batch_idx + 1 == trainer.accumulate_grad_batches and trainer.current_epoch % self.every_n_phases == 0
+        if first and trainer.is_global_zero and self.show and isinstance(pl_module, ShowsCompletions):
+            show_completions(trainer, pl_module, self.show)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing."""
@@ -94,7 +107,7 @@ class RewardLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the rewards of a batch, in main memory."""
-        if not trainer.sanity_checking:
+        if not trainer.sanity_checking and isinstance(outputs, RewardedResponses):
             self._parts.setdefault(dataloader_idx, []).append(outputs.cpu())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

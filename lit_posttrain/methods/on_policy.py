@@ -7,6 +7,7 @@ the losses need of the policy at the phase's start and of the reference is compu
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -131,6 +132,18 @@ class OnPolicyModule(ReferencedModule):
     def needs_old_logprobs(self) -> bool:
         """Whether the policy moves between sampling and the last step on its samples."""
         return self.phases.steps > 1
+
+    def completions(self) -> list[dict[str, Any]]:
+        """What was sampled in the phase at hand, a row a response, as `ShowsCompletions` has it."""
+        rows = []
+        for one in self.rollouts:
+            prompt = self.tokenizer.decode(one.tree.prompt.tolist(), skip_special_tokens=True).strip()
+            for place, (said, response) in enumerate(zip(one.responses, one.tree.responses, strict=True)):
+                row = {"source": one.tree.source, "prompt": prompt, "response": said, "tokens": len(response.tokens)}
+                row |= {"truncated": one.truncated[place], "reward": _or_none(response.label)}
+                row |= {f"rewards/{name}": _or_none(values[place]) for name, values in one.parts.items()}
+                rows.append(row)
+        return rows
 
     def take_phase_kl(self) -> tuple[float, float] | None:
         """Once a phase: the mean KL of its responses (k1, nats a response) and their number, over all ranks."""
@@ -378,3 +391,7 @@ class OnPolicyModule(ReferencedModule):
         super()._go_on_from_checkpoint()
         if self._saved_experience is not None:
             self.loader.experience = self._saved_experience
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

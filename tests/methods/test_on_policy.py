@@ -14,6 +14,7 @@ import torch
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
+from lit_posttrain.callbacks import RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch, FunctionReward
@@ -183,6 +184,23 @@ def test_validation_answers_greedily_and_logs_rewards(tiny_model: Path, tmp_path
     first = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
     assert first["val/reward"] == first["val/rewards/letters/mean"]
     assert first["val/unscored"] == 0
+
+
+def test_the_reward_logger_shows_completions(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = grpo(tiny_model, [FunctionReward(letters), FunctionReward(lambda completions: [None] * len(completions))])
+    fit(module, prompts(tmp_path), tmp_path, RewardLogger(show=5, every_n_phases=2), max_epochs=4)
+    rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1] * 5 + [3] * 5
+    for row in rows:
+        assert row["reward"] == row["rewards/letters"] == len(row["response"])
+        assert row["rewards/<lambda>"] is None
+        assert "tell me about" in row["prompt"]
+        assert row["source"].startswith(str(tmp_path))
+    out = capsys.readouterr().out
+    assert "completions at step 3 (5 in completions.jsonl):" in out
+    assert "  best " in out
 
 
 def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def likely(name: str, known: Sequence[str]) -> str | None:
     known = [k for k in known if k != name and (name.startswith(_CALLBACK) or not k.startswith(_CALLBACK))]
     last = _ELSEWHERE.get(name.rpartition(".")[2], name.rpartition(".")[2])
     same = [k for k in known if k.rpartition(".")[2] == last]
+    if same and all(k.startswith(name.rpartition(".")[0] + ".") for k in same):
+        return same[0]  # levels were left out: the most usual option is known first
     if same:
         return difflib.get_close_matches(name, same, n=1, cutoff=0.0)[0]
     whole = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -111,7 +111,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["fit", *SFT_TINY, "--trainer.callbacks+=KLControl", "--trainer.callbacks.ceiling", "high"],
         ["--trainer.callbacks.ceiling: expected a number, got high"],
     ),
-    "a misspelt method": (["fit", *SFT_TINY, "--model", "DPPO"], ["--model DPPO", "did you mean DPO?"]),
+    "a misspelt method": (["fit", *SFT_TINY, "--model", "DPOO"], ["--model DPOO", "did you mean DPO?"]),
     "no method of that name": (["fit", *SFT_TINY, "--model", "IPO"], ["--model IPO: there is no such class; give its"]),
     "a method for data": (["fit", *SFT_TINY, "--data", "DPO"], ["--data DPO: that class goes with --model"]),
     "a misspelt callback of Lightning": (

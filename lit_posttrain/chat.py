@@ -18,11 +18,12 @@ from lit_posttrain.runtime import fast_bfloat16_cpu
 
 @dataclass
 class Answer:
-    """An answer's text, why it ended, and the sum of its tokens' log-probabilities."""
+    """An answer's text, why it ended, the sum of its tokens' log-probabilities, and its tokens."""
 
     text: str
     finish_reason: str
     logprob: float
+    tokens: list[int]
 
 
 class ChatModel:
@@ -54,6 +55,6 @@ class ChatModel:
         """
         ids = [prompt_ids(self.tokenizer, c) for c in conversations]
         return [
-            [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs)) for c in completions]
+            [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs), c.tokens) for c in completions]
             for completions in self.engine.generate(ids, n, sampling)
         ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lit_posttrain.arguments import take_options
 from lit_posttrain.callbacks.samples import read_prompts
 from lit_posttrain.commands import call
 from lit_posttrain.commands.rows import prepare, write
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rewards import Reward
 
 
 def generate(
@@ -28,6 +30,8 @@ def generate(
     batch_size: int = 16,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    keep: Literal["best", "all", "pairs"] | None = None,
+    rewards: list[Reward] | None = None,
 ) -> int:
     """Answer prompts with a model folder, hub name, run folder or checkpoint; one JSON object per prompt.
 
@@ -46,13 +50,26 @@ def generate(
         batch_size: How many answers are generated together.
         overwrite: Replace an existing file.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
+        keep: Of the n answers to a prompt keep the best as a conversation for SFT, all with their ranks for a reward
+            model, or the best and the worst as pairs for DPO. Needs --rewards.
+        rewards: What the answers are judged by, such as --rewards+=MathAnswer. They see all columns of --prompts.
     """
+    from lit_posttrain.best_of import kept, read_asked
     from lit_posttrain.chat import ChatModel
+    from lit_posttrain.rewards.total import RewardSum
     from lit_posttrain.rollout.engine import Sampling
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
 
+    if (keep is None) != (not rewards):
+        raise PostTrainError("--keep and --rewards go together: what is kept is what the rewards say")
+    if keep is not None and (prompts is None or prompt or n < 2 or temperature == 0):
+        raise PostTrainError(
+            "--keep chooses among different answers to --prompts FILE: pass --n 8, say, and --temperature 1"
+        )
+    asked = read_asked(str(prompts)) if keep is not None else []
     conversations: list[Sequence[Mapping[str, Any]]] = [[{"role": "user", "content": text}] for text in prompt or []]
-    conversations += conversations_of(Path(prompts)) if prompts else []
+    conversations += [one.messages for one in asked]
+    conversations += conversations_of(Path(prompts)) if prompts and keep is None else []
     if not conversations:
         raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
     if n < 1 or batch_size < 1:
@@ -64,12 +81,20 @@ def generate(
     chat = ChatModel(model, batch_size, trust_remote_code)
     if system:
         conversations = [[{"role": "system", "content": system}, *c] for c in conversations]
+    answered = chat.answer(conversations, n, sampling)
+    if keep is not None:
+        judge = RewardSum(rewards or [])
+        judge.check(list(asked[0].columns))
+        judge.prepare(chat.device)
+        asked = [replace(one, messages=c) for one, c in zip(asked, conversations, strict=True)]
+        write(kept(asked, answered, judge, keep), out)
+        return 0
     rows = [
         {
             "prompt": c[-1]["content"] if len(c) == 1 else c,
             "responses": [{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
         }
-        for c, answers in zip(conversations, chat.answer(conversations, n, sampling), strict=True)
+        for c, answers in zip(conversations, answered, strict=True)
     ]
     write(rows, out)
     return 0

@@ -166,3 +166,39 @@ def test_the_card_of_the_best_checkpoint_shows_its_own_figures(chats: Path, tiny
     card = Path("out/README.md").read_text()
     assert f"- val/loss: {lowest:.4f}" in card
     assert f"- val/loss: {float(logged[-1]['val/loss']):.4f}" not in card
+
+
+def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [{"prompt": f"what is {n}", "answer": str(n)} for n in range(3)]
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "8", "--temperature", "1"]
+    draw += ["--max_new_tokens", "8", "--rewards+=Regex", "--rewards.pattern", "[a-e]"]
+    found = {}
+    for keep in ("best", "all", "pairs"):
+        assert main([*draw, "--keep", keep, "--out", f"{keep}.jsonl"]) == 0
+        found[keep] = [json.loads(line) for line in Path(f"{keep}.jsonl").read_text().splitlines()]
+    assert len(found["best"]) == 3
+    for row in found["all"]:
+        scores = [answer["reward"] for answer in row["responses"]]
+        assert scores == sorted(scores, reverse=True)
+        assert row["responses"][0]["rank"] == 0
+    for best, pair in zip(found["best"], found["pairs"], strict=False):
+        assert best["messages"][-1]["role"] == "assistant"
+        assert pair["reward"][0] > pair["reward"][1]
+    tiny = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
+    tiny += ["--trainer.enable_progress_bar", "false", "--data.val_share", "0", "--trainer.max_steps", "1"]
+    for config, keep in (("sft", "best"), ("reward_kwise", "all"), ("dpo", "pairs")):
+        config_file = str(Path(__file__).parents[2] / f"configs/{config}.yaml")
+        assert main(["fit", "--config", config_file, "--data.path", f"{keep}.jsonl", "--name", keep, *tiny]) == 0
+
+
+def test_best_of_n_says_what_it_needs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "what is it"}\n')
+    draw = ["generate", "--model", str(tiny_model), "--prompts", str(tmp_path / "asked.jsonl")]
+    assert main([*draw, "--keep", "best"]) == 2
+    assert "--keep and --rewards go together" in capsys.readouterr().err
+    assert main([*draw, "--keep", "best", "--rewards+=Repetition"]) == 2
+    assert "pass --n 8, say, and --temperature 1" in capsys.readouterr().err
+    assert main([*draw, "--keep", "best", "--n", "2", "--temperature", "1", "--rewards+=ExactMatch"]) == 2
+    assert "ExactMatch needs the column `answer`" in capsys.readouterr().err

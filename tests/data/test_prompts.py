@@ -93,7 +93,11 @@ def test_long_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast
         ),
         ({"prompt": " "}, {}, r"rows.jsonl:1: `prompt` is empty; fill or remove the row"),
         ({"prompt": 3}, {}, r"rows.jsonl:1: `prompt` is 3, not a string"),
-        ({"prompt": "x"}, {"columns": PromptColumns(prompt="promt")}, r"no column `promt` .* did you mean `prompt`"),
+        (
+            {"prompt": "x"},
+            {"columns": PromptColumns(prompt="prompts")},
+            "no column `prompts` .* did you mean `prompt`",
+        ),
     ],
 )
 def test_mistakes(

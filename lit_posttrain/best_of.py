@@ -1,0 +1,86 @@
+"""Best-of-n: sampled answers judged by rewards, kept as data for SFT, for reward models or for preference methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lit_posttrain.chat import Answer
+from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.prompts import PromptOptions
+from lit_posttrain.data.sources import find_sources
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rewards.base import RewardBatch
+from lit_posttrain.rewards.total import RewardSum
+
+Keep = Literal["best", "all", "pairs"]
+Row = dict[str, Any]
+
+
+@dataclass
+class Asked:
+    """A prompt: its messages, the columns of its row, and `file:line`."""
+
+    messages: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, Any]
+    source: str
+
+
+def read_asked(path: str) -> list[Asked]:
+    """The prompts of a file, with their columns, as `PromptData` reads them.
+
+    Raises:
+        PostTrainError: for a file that cannot be read, a row without a prompt, and no row at all.
+    """
+    found = []
+    for source in find_sources(path):
+        reader = None
+        for record in source.records():
+            reader = reader or PromptOptions().reader(record)
+            try:
+                known = reader.read(record.data)
+            except BadRow as problem:
+                raise PostTrainError(f"{record.file}:{record.line}: {problem}") from problem
+            found.append(Asked(known.examples[0].messages, record.data, f"{record.file}:{record.line}"))
+    if not found:
+        raise PostTrainError(f"{path}: no prompts; name another file")
+    return found
+
+
+def kept(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum, keep: Keep) -> list[Row]:
+    """Rows to train on. best: the best answer to each prompt, as a conversation (rejection sampling). all: every answer
+    with its rank, for reward_kwise.yaml. pairs: the best and the worst answer, where their scores differ. Answers
+    without a score are left out, and prompts of which nothing is left."""
+    rows: list[Row] = []
+    for one, said in zip(asked, answers, strict=True):
+        batch = RewardBatch(
+            prompts=[one.messages] * len(said),
+            responses=[answer.text for answer in said],
+            columns={name: [value] * len(said) for name, value in one.columns.items()},
+            tokens=[answer.tokens for answer in said],
+            truncated=[answer.finish_reason == "length" for answer in said],
+            sources=[one.source] * len(said),
+        )
+        scores = rewards(batch).total.tolist()
+        ranked = [(s, a) for s, a in zip(scores, said, strict=True) if not math.isnan(s) and a.text]
+        ranked.sort(key=lambda pair: -pair[0])
+        row = _row(list(one.messages), ranked, keep)
+        rows += [row] if row else []
+    return rows
+
+
+def _row(prompt: list[Any], ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:
+    if not ranked:
+        return None
+    (highest, best), (lowest, worst) = ranked[0], ranked[-1]
+    if keep == "best":
+        return {"messages": [*prompt, {"role": "assistant", "content": best.text}], "reward": highest}
+    if highest == lowest:
+        return None  # nothing to prefer
+    if keep == "pairs":
+        return {"prompt": prompt, "chosen": best.text, "rejected": worst.text, "reward": [highest, lowest]}
+    levels = sorted({score for score, _ in ranked}, reverse=True)
+    responses = [{"text": a.text, "rank": levels.index(score), "reward": score} for score, a in ranked]
+    return {"prompt": prompt, "responses": responses}

@@ -173,7 +173,7 @@ def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monk
     asked = [{"prompt": f"what is {n}", "answer": str(n)} for n in range(3)]
     Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "8", "--temperature", "1"]
-    draw += ["--max_new_tokens", "8", "--rewards+=Regex", "--rewards.pattern", "[a-e]"]
+    draw += ["--max_new_tokens", "8", "--rewards+=Regex", "--rewards.pattern", "a|e|i|o"]
     found = {}
     for keep in ("best", "all", "pairs"):
         assert main([*draw, "--keep", keep, "--out", f"{keep}.jsonl"]) == 0

@@ -124,6 +124,11 @@ class OnPolicyModule(ReferencedModule):
         """Put what the loss needs into every tree's `per_target`; by name sums and counts of what is worth logging."""
 
     @property
+    def method_options(self) -> dict[str, Any]:
+        """As the base class has them, and what is rewarded."""
+        return super().method_options | {"rewards": ", ".join(f"{r.weight:g} x {r.name}" for r in self.rewards.rewards)}
+
+    @property
     def group_size(self) -> int:
         """Responses to each prompt."""
         return self.phases.group_size

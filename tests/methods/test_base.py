@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, ListStore, build
+from cases import GIVEN_ROWS, METHODS, ListStore, build
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import PostTrainError, PostTrainingModule
@@ -59,7 +59,7 @@ def trainer(folder: Path, seen: Seen, **options: Any) -> pl.Trainer:
 
 
 @pytest.mark.parametrize("limit", [4, 0.7])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GIVEN_ROWS)
 def test_limited_epochs_each_begin_anew(method: str, limit: int | float, tiny_model: Path, tmp_path: Path) -> None:
     seen = Seen()
     fit = trainer(tmp_path, seen, limit_train_batches=limit, max_epochs=3)
@@ -79,7 +79,7 @@ def test_limited_epochs_each_begin_anew(method: str, limit: int | float, tiny_mo
     assert again.rows == {epoch: seen.rows[epoch] for epoch in (1, 2)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GIVEN_ROWS)
 def test_validating_a_checkpoint_does_not_move_a_later_training(method: str, tiny_model: Path, tmp_path: Path) -> None:
     trainer(tmp_path, Seen(), max_steps=1).fit(build(method, tiny_model), datamodule=Rows(method))
     module, seen = build(method, tiny_model), Seen()
@@ -99,7 +99,7 @@ def test_fused_optimizers_are_refused_in_16_mixed(
         trainer(tmp_path, Seen(), max_steps=1).fit(module, datamodule=Rows("sft"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GIVEN_ROWS)
 def test_resuming_with_other_options_is_refused(method: str, tiny_model: Path, tmp_path: Path) -> None:
     trainer(tmp_path, Seen(), max_steps=1).fit(build(method, tiny_model), datamodule=Rows(method))
     options = build(method, tiny_model).method_options

@@ -14,7 +14,7 @@ import torch
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
-from lit_posttrain.callbacks import RewardLogger
+from lit_posttrain.callbacks import LastCheckpoint, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch, FunctionReward
@@ -269,3 +269,40 @@ def test_what_does_not_go_together_is_said_at_the_start(
 def test_prompts_and_methods_that_do_not_go_together(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(PostTrainError, match="PromptData holds prompts without answers, and SFT learns from answers"):
         fit(SFT(ModelSpec(str(tiny_model))), prompts(tmp_path), tmp_path)  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("phases.group_size", {"phases": Phases(group_size=5)}),
+        ("sampling.max_new_tokens", {"sampling": Sampling(max_new_tokens=9)}),
+        ("clip.high", {"clip": Clip(high=0.3)}),
+        ("advantage", {"advantage": "rloo"}),
+        ("beta", {"beta": 0.2}),
+        ("rewards", {"rewards": [FunctionReward(letters, weight=2.0)]}),
+    ],
+)
+def test_resuming_with_other_options_is_refused(
+    name: str, changed: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    fit(grpo(tiny_model), prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=1)
+    trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path)
+    with pytest.raises(PostTrainError, match=f"trained with --model.{name} .* and this run has"):
+        trainer.fit(grpo(tiny_model, **changed), datamodule=prompts(tmp_path), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_resuming_on_other_prompts_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    fit(grpo(tiny_model), prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=1)
+    for other, said in (({"count": 13}, "takes other rows or tokens of it"), ({"batch_size": 3}, "with batch_size=4")):
+        trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path)
+        with pytest.raises(PostTrainError, match=said):
+            trainer.fit(grpo(tiny_model), datamodule=prompts(tmp_path, **other), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_validates_and_trains_anew(tiny_model: Path, tmp_path: Path) -> None:
+    data = {"count": 20, "val_share": 0.3}
+    fit(grpo(tiny_model), prompts(tmp_path, **data), tmp_path, LastCheckpoint(1), max_epochs=1)
+    module = grpo(tiny_model)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
+    trainer.validate(module, datamodule=prompts(tmp_path, **data), ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    assert fit(module, prompts(tmp_path, **data), tmp_path / "new", max_epochs=1).global_step == 1

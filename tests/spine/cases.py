@@ -39,7 +39,8 @@ from lit_posttrain.types import rank_of
 
 @dataclass
 class Case:
-    """How to build a method on a model folder, the rows that it trains on, and a data module on files in a folder."""
+    """How to build a method on a model folder, the rows that it trains on (none where it samples them itself), and a
+    data module on files in a folder."""
 
     build: Callable[[ModelSpec], PostTrainingModule]
     trees: Callable[[], list[Tree]]
@@ -249,6 +250,8 @@ METHODS: dict[str, Case] = {
     "ppo": Case(lambda spec: _ppo(spec), list, prompt_files),
     "reward": Case(lambda spec: RewardModel(spec, loss="all_pairs", centering=0.1), rankings, ranked_files),
 }
+
+GIVEN_ROWS = [method for method, case in METHODS.items() if case.trees is not list]
 
 
 def build(method: str, folder: Path, **changes: object) -> PostTrainingModule:

@@ -39,7 +39,7 @@ class Timed(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         rollouts.append(time.perf_counter() - begun)
-        tokens.append(sum(len(ids) for ids in found[1]) if isinstance(found[1], list) else 0)
+        tokens.append(sum(len(ids) for ids in found[0]))
         return found
 
 

@@ -89,7 +89,7 @@ class PolicyGradientModule(OnPolicyModule):
         self.track("entropy", out.entropy.sum(), count)
         self.track("rollout/engine_logp_diff", (old - given["engine"]).abs().sum(), count)
         self.track("approx_kl", k3(old - logprob.detach()).sum(), count)
-        if self.referenced and not self.needs_old_logprobs:
+        if self.referenced and "old" not in self.wanted_columns:  # else the phase has measured it
             apart = logprob.detach() - given["reference"]
             self.track("kl", k3(apart).sum(), count)
             self.track("kl/response", k1(apart).sum(), float(batch.num_responses))

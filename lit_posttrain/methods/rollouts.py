@@ -124,7 +124,6 @@ def phase_stats(rollouts: Sequence[Rollout], rewards: Sequence[str]) -> Stats:
     for name in rewards:
         values = [value for one in rollouts for value in one.parts[name] if value == value]
         stats[f"rewards/{name}/mean"] = (sum(values), float(len(values)))
-        failed = float(sum(one.failed[name] for one in rollouts))
-        if failed:
-            stats[f"rewards/{name}/failed"] = (failed, count)
+        # always there: in validation every rank must have the same names
+        stats[f"rewards/{name}/failed"] = (float(sum(one.failed[name] for one in rollouts)), count)
     return stats

@@ -278,8 +278,17 @@ class OnPolicyModule(ReferencedModule):
         world, rank = int(given.get("num_replicas", 1)), int(given.get("rank", 0))
         mine = [store[row] for row in rows[rank::world]]
         sampling = replace(self.sampling, seed=seed_of(phase, attempt, rank))
-        own = judged(mine, self._answers(mine, sampling), self.rewards, self.tokenizer, self.phases.mask_truncated)
-        everyone = from_all_ranks(own, trainer)[:world]
+        answers, own, problem = self._answers(mine, sampling), list[Rollout](), ""
+        try:
+            own = judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
+        except PostTrainError as error:
+            problem = str(error)
+        found = from_all_ranks((own, problem), trainer)[:world]
+        if problems := [
+            said for _, said in found if said
+        ]:  # everywhere, or the others would wait for the one that failed
+            raise PostTrainError(problems[0])
+        everyone = [rollouts for rollouts, _ in found]
         return [everyone[place % world][place // world] for place in range(len(rows))]
 
     def _answers(self, prompts: Sequence[Tree], sampling: Sampling) -> list[Any]:

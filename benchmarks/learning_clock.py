@@ -1,0 +1,34 @@
+"""When a run of benchmarks/grpo_learning.py reached which reward. Not to be run by itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import psutil
+
+
+def seconds() -> float:
+    """Since this process began: loading the model counts."""
+    return time.time() - psutil.Process().create_time()
+
+
+class LearningClock(pl.Callback):
+    """Writes a line of figures for every step, and for every validation."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def _note(self, trainer: Any, **figures: float) -> None:
+        row = {"step": trainer.global_step, "seconds": round(seconds(), 1), **figures}
+        with open(self.file, "a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        total, count = pl_module.loader.experience.stats["reward"]
+        self._note(trainer, reward=total / count)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._note(trainer, held_out=float(trainer.callback_metrics["val/reward"]))

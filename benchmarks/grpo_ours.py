@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lit_posttrain import GRPO, ModelSpec, Phases, PromptData, Sampling
+from lit_posttrain import GRPO, EngineSpec, ModelSpec, Phases, PromptData, Sampling
 from lit_posttrain.rewards import FunctionReward
 from lit_posttrain.runtime import quiet_libraries
 
@@ -58,7 +58,8 @@ def main() -> None:
         [FunctionReward(digits)],
         lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True),
         sampling=Sampling(max_new_tokens=options.tokens),
-        phases=Phases(options.group, rollout_batch=options.prompts * options.group),
+        phases=Phases(options.group),
+        engine=EngineSpec(batch_size=options.prompts * options.group),
         beta=0.04,
     )
     trainer = pl.Trainer(

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from lit_posttrain.methods.dpo import DPO
     from lit_posttrain.methods.grpo import GRPO
     from lit_posttrain.methods.kto import KTO
-    from lit_posttrain.methods.on_policy import Phases
     from lit_posttrain.methods.orpo import ORPO
+    from lit_posttrain.methods.phases import Phases
     from lit_posttrain.methods.ppo import PPO
     from lit_posttrain.methods.reward import RewardModel
     from lit_posttrain.methods.sft import SFT
     from lit_posttrain.methods.simpo import SimPO
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
-    from lit_posttrain.rollout.engine import Completion, Sampling
+    from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
     from lit_posttrain.types import Response, Role, Tree, TreeBatch
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ _HOMES = {
     "Completion": "rollout.engine",
     "ConversationData": "data.conversation",
     "DPO": "methods.dpo",
+    "EngineSpec": "rollout.engine",
     "GRPO": "methods.grpo",
     "KTO": "methods.kto",
     "LoRASpec": "models.spec",
@@ -39,7 +40,7 @@ _HOMES = {
     "PPO": "methods.ppo",
     "PostTrainError": "errors",
     "PostTrainingModule": "methods.base",
-    "Phases": "methods.on_policy",
+    "Phases": "methods.phases",
     "PreferenceData": "data.preference",
     "PromptData": "data.prompts",
     "Response": "types",
@@ -61,6 +62,7 @@ __all__ = [
     "SFT",
     "Completion",
     "ConversationData",
+    "EngineSpec",
     "LoRASpec",
     "ModelSpec",
     "Phases",

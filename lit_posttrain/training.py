@@ -53,8 +53,8 @@ from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.dpo import DPO
 from lit_posttrain.methods.grpo import GRPO
 from lit_posttrain.methods.kto import KTO
-from lit_posttrain.methods.on_policy import Phases
 from lit_posttrain.methods.orpo import ORPO
+from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.methods.ppo import PPO, Critic
 from lit_posttrain.methods.reward import RewardModel
@@ -73,7 +73,7 @@ from lit_posttrain.rewards import (
     Repetition,
     RewardModelScore,
 )
-from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.engine import EngineSpec, Sampling
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, keep_run_id, redacted, wandb_logger
 
@@ -101,6 +101,7 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
             "data": _DATA,
             "model.sampling": (Sampling,),
             "model.phases": (Phases,),
+            "model.engine": (EngineSpec,),
             "model.clip": (Clip,),
             "model.critic": (Critic,),
             "model.rewards": _REWARDS,

@@ -25,7 +25,8 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.on_policy import PHASES, SAMPLING, Phases
+from lit_posttrain.methods.on_policy import ENGINE, PHASES, SAMPLING
+from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
 from lit_posttrain.methods.reference import Reference
 from lit_posttrain.methods.rollouts import Stats
@@ -33,7 +34,7 @@ from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.advantages import group_advantages, whiten
 from lit_posttrain.rewards.base import Reward
-from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.engine import EngineSpec, Sampling
 from lit_posttrain.types import Tree, TreeBatch
 
 
@@ -65,6 +66,7 @@ class GRPO(PolicyGradientModule):
         kl: Literal["k3", "k2"] = "k3",
         entropy: float = 0.0,
         engine_correction: EngineCorrection = "none",
+        engine: EngineSpec = ENGINE,
         reference: Reference = "auto",
         reward_timeout: float = 60.0,
     ) -> None:
@@ -89,12 +91,13 @@ class GRPO(PolicyGradientModule):
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
             engine_correction: Weigh tokens by pi/pi_engine of the policy that sampled: truncate (at most 2, TIS), mask
                 (0 outside 0.5 to 5), or none.
+            engine: What draws the responses: the model itself (hf) or vLLM.
             reference: Where the reference's log-probs come from: adapter_off, copy, or auto: adapter_off where there
                 are adapters, else copy.
             reward_timeout: Seconds that a reward may take for the responses of a phase.
         """
         super().__init__(
-            policy, optimizer, schedule, warmup, reference, rewards, reward_timeout, sampling, phases, beta
+            policy, optimizer, schedule, warmup, reference, rewards, reward_timeout, sampling, phases, engine, beta
         )
         if phases.group_size < 2:
             raise PostTrainError("--model.phases.group_size 1: a response is compared with others; take at least 2")

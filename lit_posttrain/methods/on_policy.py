@@ -11,7 +11,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,13 +21,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_posttrain.data.loader import StepCutter
-from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.mixing import Mix
-from lit_posttrain.data.packing import collate, split_step
+from lit_posttrain.data.packing import collate
 from lit_posttrain.data.prompts import PromptData
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.columns import attach_columns
 from lit_posttrain.methods.experience import Experience, ExperienceLoader, PromptStream, num_targets
+from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.rollouts import Rollout, Stats, judged, phase_stats
 from lit_posttrain.methods.schedules import Schedule
@@ -35,47 +36,13 @@ from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.total import RewardSum
-from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
+from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
+from lit_posttrain.rollout.weights import check_transferable
 from lit_posttrain.trainer_state import from_all_ranks, seed_of
-from lit_posttrain.types import PromptRecord, Tree, TreeBatch
+from lit_posttrain.types import PromptRecord, Response, Tree, TreeBatch
 
-
-@dataclass
-class Phases:
-    """How a rollout phase is cut into optimizer steps, and how often it is gone through.
-
-    Args:
-        group_size: Responses to each prompt.
-        inner_epochs: How often the phase's responses are trained on.
-        minibatches: Optimizer steps that each of these times is cut into; --data.batch_size prompts are shared by them.
-        top_up: How often at most further prompts are answered in place of those whose responses all got the same score
-            and so teach nothing (DAPO's dynamic sampling); 0 keeps them.
-        rollout_batch: Responses that are decoded together: more are faster, and take more memory.
-        mask_truncated: Leave responses that were cut off at their longest length out of the loss; they stay in the mean
-            of their group.
-    """
-
-    group_size: int = 8
-    inner_epochs: int = 1
-    minibatches: int = 1
-    top_up: int = 0
-    rollout_batch: int = 64
-    mask_truncated: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("group_size", "inner_epochs", "minibatches", "rollout_batch"):
-            if getattr(self, name) < 1:
-                raise PostTrainError(f"--model.phases.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.top_up < 0:
-            raise PostTrainError(f"--model.phases.top_up is {self.top_up}; it must be 0 (off) or more")
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps a phase."""
-        return self.inner_epochs * self.minibatches
-
-
-SAMPLING, PHASES = Sampling(), Phases()
+SAMPLING, PHASES, ENGINE = Sampling(), Phases(), EngineSpec()
 
 
 class OnPolicyModule(ReferencedModule):
@@ -97,6 +64,7 @@ class OnPolicyModule(ReferencedModule):
         reward_timeout: float,
         sampling: Sampling,
         phases: Phases,
+        engine: EngineSpec,
         beta: float,
     ) -> None:
         """The arguments are those of `GRPO`."""
@@ -112,7 +80,8 @@ class OnPolicyModule(ReferencedModule):
             raise PostTrainError(f"--model.beta is {beta}; it must be 0 (no reference) or more")
         self.beta, self.kl_coefficient = beta, beta
         self.referenced = beta > 0
-        self.sampling, self.phases = sampling, phases
+        self.sampling, self.phases, self.engine_spec = sampling, phases, engine
+        self._engine: Engine | None = None  # begun when it is first needed
         self.rewards = RewardSum(rewards, reward_timeout)
         self.rollouts: list[Rollout] = []  # of this rank and the phase at hand, for callbacks
         self._saved_experience: Experience | None = None
@@ -168,7 +137,11 @@ class OnPolicyModule(ReferencedModule):
         given = self.trainer.distributed_sampler_kwargs or {}
         world, rank = int(given.get("num_replicas", 1)), int(given.get("rank", 0))
         accumulate = self.trainer.accumulate_grad_batches
-        self._check_cut(data.batch_size, accumulate * world)
+        self.phases.check_cut(data.batch_size, accumulate * world)
+        if self.trainer.limit_train_batches != 1.0 and self.trainer.limit_train_batches:
+            raise PostTrainError(
+                "--trainer.limit_train_batches cuts a rollout phase short; lower --data.batch_size instead"
+            )
         return ExperienceLoader(
             PromptStream(prompts, data.seed, data.shuffle, mix),
             self.collect,
@@ -190,23 +163,6 @@ class OnPolicyModule(ReferencedModule):
         """Whether a tree can have a gradient."""
         return num_targets(tree) > 0
 
-    def _check_cut(self, prompts: int, parts: int) -> None:
-        minibatches, group = self.phases.minibatches, self.phases.group_size
-        if prompts % minibatches:
-            raise PostTrainError(
-                f"--data.batch_size {prompts} is no multiple of --model.phases.minibatches {minibatches}: the steps of "
-                "a phase would have unequal numbers of prompts"
-            )
-        if prompts // minibatches * group < parts:
-            raise PostTrainError(
-                f"a step has {prompts // minibatches} prompts x {group} responses for {parts} micro-batches "
-                "(--trainer.accumulate_grad_batches x processes): lower those, or raise --data.batch_size"
-            )
-        if self.trainer.limit_train_batches != 1.0 and self.trainer.limit_train_batches:
-            raise PostTrainError(
-                "--trainer.limit_train_batches cuts a rollout phase short; lower --data.batch_size instead"
-            )
-
     def check_data(self, data: Any) -> None:
         """Look at what is known before the first step: the columns of rewards, and room for responses.
 
@@ -217,6 +173,9 @@ class OnPolicyModule(ReferencedModule):
             raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")
         for store in [data.train_store, *data.val_stores.values()]:
             self._check_prompts(store)
+        if self.engine_spec.name == "vllm":
+            check_installed()
+            check_transferable(self.spec)
         self.rewards.prepare(self.device)
 
     def _check_prompts(self, store: TreeStore) -> None:
@@ -249,6 +208,8 @@ class OnPolicyModule(ReferencedModule):
         # what teaches nothing fills the phase where the attempts ran out: its steps keep their size
         dull = [one for one in seen if not one.varied] if self.phases.top_up else []
         kept += dull[: data.batch_size - len(kept)]
+        if self._engine is not None:
+            self._engine.sleep()
         sampled = time.perf_counter()
         trees = [one.tree for one in kept]
         stats = phase_stats(seen, [reward.name for reward in self.rewards.rewards])
@@ -278,33 +239,66 @@ class OnPolicyModule(ReferencedModule):
         world, rank = int(given.get("num_replicas", 1)), int(given.get("rank", 0))
         mine = [store[row] for row in rows[rank::world]]
         sampling = replace(self.sampling, seed=seed_of(phase, attempt, rank))
-        answers, own, problem = self._answers(mine, sampling), list[Rollout](), ""
+        own, problem = list[Rollout](), ""
         try:
+            answers = self._answers(mine, self.phases.group_size, sampling)
             own = judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
         except PostTrainError as error:
             problem = str(error)
         found = from_all_ranks((own, problem), trainer)[:world]
-        if problems := [
-            said for _, said in found if said
-        ]:  # everywhere, or the others would wait for the one that failed
+        # everywhere, or the others would wait for the one that failed
+        if problems := [said for _, said in found if said]:
             raise PostTrainError(problems[0])
         everyone = [rollouts for rollouts, _ in found]
         return [everyone[place % world][place // world] for place in range(len(rows))]
 
-    def _answers(self, prompts: Sequence[Tree], sampling: Sampling) -> list[Any]:
-        engine = self.engine(self.phases.rollout_batch)
-        return engine.generate([tree.prompt.tolist() for tree in prompts], self.phases.group_size, sampling)
+    def _answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling) -> list[list[Completion]]:
+        if self._engine is None:
+            self._engine = self._begun_engine()
+        self._engine.update_weights(self.trainer.global_step)
+        return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling)
+
+    def _begun_engine(self) -> Engine:
+        spec = self.engine_spec
+        own = self.engine(spec.batch_size)
+        if spec.name == "hf":
+            return own
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # as above
+        stores = [*data.val_stores.values(), *data.test_stores.values()]
+        stores += [data.train_store] if self.trainer.state.fn == TrainerFn.FITTING else []
+        dtype = spec.dtype or {"bf": "bfloat16", "16": "float16"}.get(str(self.trainer.precision)[:2], "float32")
+        return VLLMEngine(
+            own.policy,
+            own.eos_ids.tolist(),
+            spec,
+            dtype=dtype,
+            longest=max(int(store.prompt_lengths.max()) for store in stores) + self.sampling.max_new_tokens,
+            probe=self.tokenizer(PROBE)["input_ids"],
+            score=self._scores_of,
+            device=self.device,
+        )
+
+    def _scores_of(self, tokens: Sequence[int]) -> Tensor:
+        """Log-probs of all tokens but the first under the policy as it is."""
+        said = Response(np.array(tokens[1:], np.int32), np.ones(len(tokens) - 1, np.bool_))
+        batch = collate([Tree(np.array(tokens[:1], np.int32), [said])], self.layout, {}, [0]).to(self.device)
+        with self.trainer.precision_plugin.forward_context(), self.still_policy() as policy:
+            found: Tensor = policy(batch).logprobs
+        return found
+
+    def teardown(self, stage: str) -> None:
+        """End the engine."""
+        super().teardown(stage)
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def _attach_logprobs(self, trees: Sequence[Tree]) -> Stats:
         """Into the trees: log-probs of the policy as it is (`old`), where it will have moved before they are used, and
         of the reference. The metrics of how far the two are apart."""
         wanted = self.wanted_columns
-        for name, values in self.computed(trees, wanted).items():
-            begin = 0
-            for tree in trees:
-                end = begin + num_targets(tree)
-                tree.per_target[name] = values[begin:end]
-                begin = end
+        # as many micro-batches as a step has, so that this takes no more memory than a step does
+        attach_columns(trees, wanted, self, self.loader.cutter, self.phases.minibatches)
         if not {"old", "reference"} <= wanted:
             return {}  # a loss at the policy that sampled gives them by the way
         ratio = torch.cat([torch.from_numpy(t.per_target["old"] - t.per_target["reference"]).double() for t in trees])
@@ -313,37 +307,6 @@ class OnPolicyModule(ReferencedModule):
             "kl": (float(k3(ratio).sum()), float(len(ratio))),
             "kl/response": (float(k1(ratio).sum()), responses),
         }
-
-    def computed(self, trees: Sequence[Tree], wanted: set[str]) -> dict[str, Any]:
-        """By name one number for every target of the trees, in their order, on all ranks: `old` and `reference`."""
-        if not wanted:
-            return {}
-        total = sum(num_targets(tree) for tree in trees)
-        precise = np.float64 if self._policy_dtype() == torch.float64 else np.float32
-        found = {name: np.zeros(total, precise) for name in wanted}
-        cutter, begin = self.loader.cutter, 0
-        marked = []
-        for tree in trees:
-            end = begin + num_targets(tree)
-            marked.append(replace(tree, per_target={"place": np.arange(begin, end)}))
-            begin = end
-        # as many micro-batches as a step has, so that this takes no more memory than a step does
-        count = self.phases.minibatches * cutter.accumulate
-        parts = split_step(MemoryTrees(trees).lengths, count * cutter.world)
-        for number in range(count):
-            chosen = parts[number * cutter.world + cutter.rank]
-            batch = collate([marked[i] for i in chosen], cutter.layout, {}, chosen).to(self.device)
-            with self.trainer.precision_plugin.forward_context():
-                values = {name: column.cpu().numpy() for name, column in self.columns(batch, wanted).items()}
-            places = batch.per_target["place"].cpu().numpy() if batch.per_target else np.zeros(0, np.int64)
-            for where, what in from_all_ranks((places, values), self.trainer):
-                for name, numbers in what.items():
-                    found[name][where] = numbers
-        return found
-
-    def _policy_dtype(self) -> torch.dtype:
-        assert self.policy is not None
-        return next(self.policy.parameters()).dtype
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
         """Of `wanted` what the models say of a batch's targets (N,), without a graph."""
@@ -374,9 +337,7 @@ class OnPolicyModule(ReferencedModule):
         testing = self.trainer.state.fn == TrainerFn.TESTING
         store = list((data.test_stores if testing else data.val_stores).values())[dataloader_idx]
         prompts = [store[row] for row in batch.tree_rows]
-        engine = self.engine(self.phases.rollout_batch)
-        greedy = replace(self.sampling, temperature=0.0)
-        drawn = engine.generate([tree.prompt.tolist() for tree in prompts], 1, greedy)
+        drawn = self._answers(prompts, 1, replace(self.sampling, temperature=0.0))
         found = judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
         for name, (total, count) in phase_stats(found, [reward.name for reward in self.rewards.rewards]).items():
             if name not in ("reward_std", "frac_reward_zero_std"):  # of groups of one

@@ -19,7 +19,8 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
 from lit_posttrain.methods.experience import num_targets
-from lit_posttrain.methods.on_policy import SAMPLING, Phases
+from lit_posttrain.methods.on_policy import ENGINE, SAMPLING
+from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
 from lit_posttrain.methods.reference import Reference
 from lit_posttrain.methods.rollouts import Stats
@@ -33,7 +34,7 @@ from lit_posttrain.ops import policy_gradient as pg
 from lit_posttrain.ops.advantages import gae, whiten
 from lit_posttrain.ops.kl import k3
 from lit_posttrain.rewards.base import Reward
-from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.engine import EngineSpec, Sampling
 from lit_posttrain.trainer_state import ends_step
 from lit_posttrain.types import Tree, TreeBatch
 
@@ -96,6 +97,7 @@ class PPO(PolicyGradientModule):
         entropy: float = 0.0,
         target_kl: float | None = None,
         engine_correction: EngineCorrection = "none",
+        engine: EngineSpec = ENGINE,
         reference: Reference = "auto",
         reward_timeout: float = 60.0,
     ) -> None:
@@ -119,12 +121,13 @@ class PPO(PolicyGradientModule):
                 nats a token; 0.01 to 0.05 is usual). Default: never.
             engine_correction: Weigh tokens by pi/pi_engine of the policy that sampled: truncate (at most 2, TIS), mask
                 (0 outside 0.5 to 5), or none.
+            engine: What draws the responses: the model itself (hf) or vLLM.
             reference: Where the reference's log-probs come from: adapter_off, copy, or auto: adapter_off where there
                 are adapters, else copy.
             reward_timeout: Seconds that a reward may take for the responses of a phase.
         """
         super().__init__(
-            policy, optimizer, schedule, warmup, reference, rewards, reward_timeout, sampling, phases, beta
+            policy, optimizer, schedule, warmup, reference, rewards, reward_timeout, sampling, phases, engine, beta
         )
         if entropy < 0:
             raise PostTrainError(f"--model.entropy is {entropy}; it must be at least 0")

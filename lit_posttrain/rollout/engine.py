@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from lit_posttrain.errors import PostTrainError
 
@@ -54,9 +54,49 @@ class Completion:
     version: int = 0
 
 
+@dataclass
+class EngineSpec:
+    """What draws the responses.
+
+    Args:
+        name: hf is the trained model itself, in this process. vllm is a process of its own; it gets the weights before
+            every phase and proves that it has them.
+        batch_size: How many responses hf decodes together: more are faster, and take more memory.
+        cache_gb: Memory in which vllm keeps the keys and values of what it decodes, in GB.
+        dtype: Type in which vllm computes. Default: that of the training's arithmetic.
+        timeout: Seconds after which a vllm that does not answer is given up.
+        options: Further arguments of vllm.LLM, by name.
+    """
+
+    name: Literal["hf", "vllm"] = "hf"
+    batch_size: int = 64
+    cache_gb: float = 1.0
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    timeout: float = 1800.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "cache_gb", "timeout"):
+            if getattr(self, name) <= 0:
+                raise PostTrainError(f"--model.engine.{name} is {getattr(self, name)}; it must be above 0")
+
+
 class Engine(Protocol):
-    """A generation engine."""
+    """A generation engine, made for a policy."""
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n responses to each prompt, in the prompts' order."""
+        """n responses to each prompt, in the prompts' order, by the weights of the last update."""
+        ...
+
+    def update_weights(self, version: int) -> None:
+        """Take over the policy's weights as they are; `version` is what completions will be marked with. All ranks of a
+        sharded policy must ask."""
+        ...
+
+    def sleep(self) -> None:
+        """Free the memory of a GPU that is shared with the training; the next update wakes."""
+        ...
+
+    def close(self) -> None:
+        """End for good."""
         ...

@@ -54,6 +54,17 @@ class HFEngine:
         # The caches of other models may hold recurrent states, which transformers neither copies nor selects, and which
         # padding may enter.
         self._shares = policy.architecture is not None
+        self.version = 0
+
+    def update_weights(self, version: int) -> None:
+        """The weights are the policy's own; their version is noted."""
+        self.version = version
+
+    def sleep(self) -> None:
+        """It holds nothing."""
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
@@ -160,7 +171,9 @@ class HFEngine:
             else:
                 logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
         return [
-            Completion(tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stop else "length")
+            Completion(
+                tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stop else "length", self.version
+            )
             for i, (size, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))
         ]
 

@@ -204,10 +204,10 @@ def test_the_reward_logger_shows_completions(
 
 
 def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    def fewer(prompts: Any, sampling: Any) -> Any:
+    def fewer(prompts: Any, n: int, sampling: Any) -> Any:
         return [[Completion([5], [-1.0], "stop")] * (4 - number % 2) for number, _ in enumerate(prompts)]
 
-    def nothing(prompts: Any, sampling: Any) -> Any:
+    def nothing(prompts: Any, n: int, sampling: Any) -> Any:
         return [[Completion([], [], "stop")] * 4 for _ in prompts]
 
     for answers, said in ((fewer, "fewer responses than it was asked for"), (nothing, "response without tokens")):

@@ -75,7 +75,7 @@ def one_step(
     data: pl.LightningDataModule
     if isinstance(module, OnPolicyModule):
         # responses that were recorded, whoever asks: what is compared is how they are cut
-        module._answers = lambda prompts, sampling: recorded(prompts, sampling, 3)  # type: ignore[method-assign]  # as above
+        module._answers = lambda prompts, n, sampling: recorded(prompts, sampling, 3)  # type: ignore[method-assign]  # as above
         module.phases = replace(module.phases, minibatches=1)
         (folder.parent / "prompts").mkdir(exist_ok=True)
         data = prompt_files(folder.parent / "prompts")

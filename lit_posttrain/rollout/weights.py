@@ -1,0 +1,66 @@
+"""A policy's weights as another engine takes them: by the names and shapes of a transformers checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.spec import ModelSpec
+
+
+def check_transferable(spec: ModelSpec) -> None:
+    """Refuse what `dense_weights` cannot give.
+
+    Raises:
+        PostTrainError: for DoRA.
+    """
+    if spec.lora is not None and spec.lora.dora:
+        raise PostTrainError(
+            "--model.policy.lora.dora: DoRA's weights are not handed to vLLM; leave dora out, or --model.engine.name hf"
+        )
+
+
+@torch.no_grad()
+def dense_weights(policy: Policy, tied_twice: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Names and whole tensors: adapters are added in, 4 and 8 bits unpacked, shards gathered; tensors that are tied are
+    given once, or under all their names. Where the policy is sharded, all ranks must go through it."""
+    transformer = policy.transformer
+    modules = dict(transformer.named_modules())
+    for name, value in transformer.named_parameters(remove_duplicate=not tied_twice):
+        if ".lora_" in name:
+            continue
+        owner = modules[name.rpartition(".")[0].removesuffix(".base_layer")]
+        found = _unpacked(value, modules[name.rpartition(".")[0]])
+        if name.endswith(".base_layer.weight"):
+            found = found.float() + _update(owner)
+        yield name.replace(".base_layer.", "."), found
+
+
+def _whole(value: Tensor) -> Tensor:
+    gather = getattr(value, "full_tensor", None)  # a shard of FSDP2
+    found: Tensor = value.detach() if gather is None else gather().detach()
+    return found
+
+
+def _unpacked(value: Tensor, module: nn.Module) -> Tensor:
+    if type(value).__name__ not in ("Params4bit", "Int8Params"):
+        return _whole(value)
+    from peft.utils.integrations import dequantize_bnb_weight
+
+    found: Tensor = dequantize_bnb_weight(value, state=getattr(module, "state", None)).detach()
+    return found
+
+
+def _update(layer: Any) -> Tensor:
+    """What the adapters of a layer add to its weight."""
+    total: Tensor | float = 0.0
+    for name in layer.active_adapters:
+        update = _whole(layer.lora_B[name].weight).float() @ _whole(layer.lora_A[name].weight).float()
+        total = total + layer.scaling[name] * (update.T if layer.fan_in_fan_out else update)
+    assert isinstance(total, Tensor)
+    return total

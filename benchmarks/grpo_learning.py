@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--plot", help="a .png to draw the curves into")
     options = parser.parse_args()
     options.data = None
-    os.environ["PYTHONPATH"] = str(HERE)  # for learning_clock
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # learning_clock; this very checkout
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, list[list[dict[str, float]]]] = {}

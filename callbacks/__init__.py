@@ -11,6 +11,7 @@ from lit_posttrain.callbacks.kl_control import KLControl
 from lit_posttrain.callbacks.predictions import PredictionWriter
 from lit_posttrain.callbacks.progress import StepProgressBar
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
+from lit_posttrain.callbacks.reward_hacking import RewardHackingWatch
 from lit_posttrain.callbacks.reward_logging import RewardLogger
 from lit_posttrain.callbacks.run_plan import RunPlan
 from lit_posttrain.callbacks.samples import SampleLogger
@@ -26,6 +27,7 @@ __all__ = [
     "LastCheckpoint",
     "PredictionWriter",
     "ReferenceSync",
+    "RewardHackingWatch",
     "RewardLogger",
     "RunPlan",
     "SampleLogger",

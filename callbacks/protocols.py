@@ -111,11 +111,12 @@ class WeighsKL(Protocol):
 
 
 @runtime_checkable
-class KeepsReference(Protocol):
-    """A method with a model beside the one that is trained. frozen_weights: its parameters, if it holds any."""
+class KeepsFrozenModels(Protocol):
+    """A method with models beside the one that is trained. frozen_weights: by what they are, the parameters that are
+    held in memory."""
 
     @property
-    def frozen_weights(self) -> Sequence[Tensor]: ...
+    def frozen_weights(self) -> Mapping[str, Sequence[Tensor]]: ...
 
 
 @runtime_checkable
@@ -129,10 +130,14 @@ class TrainsInPhases(Protocol):
 
 @runtime_checkable
 class ShowsCompletions(TrainsInPhases, Protocol):
-    """Such a method, with what it has sampled in the phase at hand."""
+    """Such a method, with what it has sampled in the phase at hand. reward_names: of what is rewarded."""
+
+    @property
+    def reward_names(self) -> list[str]: ...
 
     def completions(self) -> list[dict[str, Any]]:
-        """A row a response: source, prompt, response, tokens, truncated, reward and rewards/NAME; None for no score."""
+        """A row a response: source, prompt, response, tokens, truncated, reward and rewards/NAME (None for no score),
+        and the mean advantage of its tokens."""
         ...
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
-from lit_posttrain.callbacks.protocols import Audit, KeepsReference, TrainsInPhases, audit_of
+from lit_posttrain.callbacks.protocols import Audit, KeepsFrozenModels, TrainsInPhases, audit_of
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3
@@ -177,7 +177,7 @@ def _memory(trainer: Trainer, pl_module: LightningModule) -> str:
     parameters = list(pl_module.parameters())
     parts = {
         "weights": parameter_bytes(parameters, local=True),
-        **_reference(pl_module),
+        **_frozen(pl_module),
         "gradients": parameter_bytes([p for p in parameters if p.requires_grad], local=True),
     }
     unknown = ["activations"]
@@ -191,10 +191,10 @@ def _memory(trainer: Trainer, pl_module: LightningModule) -> str:
     return f"{sum(parts.values()) / 1e9:.2f} GB a process ({listed}); {' and '.join(unknown)} on top"
 
 
-def _reference(pl_module: LightningModule) -> dict[str, int]:
-    """What a frozen copy takes; a cache on disk and an adapter that is switched off take nothing."""
-    kept = pl_module.frozen_weights if isinstance(pl_module, KeepsReference) else []
-    return {"reference": parameter_bytes(kept, local=True)} if kept else {}
+def _frozen(pl_module: LightningModule) -> dict[str, int]:
+    """What frozen models take; a cache on disk and an adapter that is switched off take nothing."""
+    kept = pl_module.frozen_weights if isinstance(pl_module, KeepsFrozenModels) else {}
+    return {name: parameter_bytes(weights, local=True) for name, weights in kept.items()}
 
 
 _AUDIT_COLUMNS = ("name", "rows", "dropped", "conversations", "tokens", "trained_tokens")

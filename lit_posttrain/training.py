@@ -36,6 +36,7 @@ from lit_posttrain.callbacks import (
     KLControl,
     PredictionWriter,
     ReferenceSync,
+    RewardHackingWatch,
     RewardLogger,
     RunPlan,
     SampleLogger,
@@ -85,7 +86,7 @@ _PROCESSES_PER_CORE = 4
 _METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel, GRPO, PPO)
 _DATA = (ConversationData, PreferenceData, PromptData)
 _REWARDS = (ExactMatch, FunctionReward, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, RewardModelScore)
-_CALLBACKS = (SampleLogger, RewardLogger, KLControl, ReferenceSync)
+_CALLBACKS = (SampleLogger, RewardLogger, RewardHackingWatch, KLControl, ReferenceSync)
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):

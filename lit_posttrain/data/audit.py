@@ -169,6 +169,11 @@ class AuditReport:
     validation: dict[str, AuditReport] = field(default_factory=dict)
 
     @property
+    def trains(self) -> bool:
+        """Whether its rows are trained on; prompts are not, their answers are still to come."""
+        return self.train_on != "nothing"
+
+    @property
     def warnings(self) -> list[str]:
         """What a person should look at, a line each."""
         found = [*self._about_ends(), *self._about_rows()]
@@ -241,7 +246,7 @@ class AuditReport:
                 f"{overlong} of {total.rows} rows are longer than max_length {self.max_length}; "
                 f"raise --data.max_length, or pass --data.overlong {'cut_prompt' if self.compared else 'cut or split'}"
             )
-        if self.train_on != "nothing" and total.tokens and total.trained_share < 0.02:
+        if self.trains and total.tokens and total.trained_share < 0.02:
             found.append(f"only {total.trained_share:.1%} of the tokens are trained on")
         return found
 

@@ -29,14 +29,13 @@ def _block(report: AuditReport, title: str) -> str:
     columns = report.files if len(report.files) == 1 else [*report.files, report.total]
     rows: list[tuple[str, Callable[[FileAudit], str]]] = [
         ("rows read", lambda f: f"{f.rows:,}"),
-        ("prompts" if report.compared else "conversations", lambda f: f"{f.trees:,}"),
+        ("prompts" if report.compared or not report.trains else "conversations", lambda f: f"{f.trees:,}"),
         ("dropped", lambda f: f"{f.dropped_count:,}"),
         *((f"  {reason}", _dropped(reason)) for reason in report.total.dropped),
         *_shortened(report),
         ("repeated rows", lambda f: f"{f.duplicates:,}"),
         ("tokens", lambda f: f"{f.tokens:,}"),
-        ("trained tokens", lambda f: f"{f.trained_tokens:,}"),
-        ("trained share", lambda f: f"{f.trained_share:.1%}"),
+        *(_trained() if report.trains else []),
         ("length, mean", lambda f: f"{f.mean:,.1f}"),
         ("length, median", lambda f: f"{f.p50:,}"),
         ("length, 95 %", lambda f: f"{f.p95:,}"),
@@ -56,6 +55,13 @@ def _block(report: AuditReport, title: str) -> str:
     return "\n".join([*lines, *_footnotes(report)])
 
 
+def _trained() -> list[tuple[str, Callable[[FileAudit], str]]]:
+    return [
+        ("trained tokens", lambda f: f"{f.trained_tokens:,}"),
+        ("trained share", lambda f: f"{f.trained_share:.1%}"),
+    ]
+
+
 def _shortened(report: AuditReport) -> list[tuple[str, Callable[[FileAudit], str]]]:
     """Of what is compared, prompts alone may be cut, at their beginning."""
     if report.compared:
@@ -64,17 +70,17 @@ def _shortened(report: AuditReport) -> list[tuple[str, Callable[[FileAudit], str
 
 
 def _footnotes(report: AuditReport) -> list[str]:
-    notes = [f"trained on: {report.train_on}; max_length {report.max_length}, overlong rows: {report.overlong}"]
+    limits = f"max_length {report.max_length}, overlong rows: {report.overlong}"
+    notes = [f"trained on: {report.train_on}; {limits}" if report.trains else f"prompts to be answered; {limits}"]
     formats = dict.fromkeys(f.format for f in report.files)
     notes.append("columns: " + ", ".join(formats))
     notes += report.compared.lines() if report.compared else []
-    notes.append(
-        "pad = eos: yes; end tokens stay trained, padding is told apart by its place"
-        if report.pad_is_eos
-        else "pad = eos: no"
-    )
+    if report.pad_is_eos:
+        notes.append("pad = eos: yes; end tokens stay trained, padding is told apart by its place")
+    else:
+        notes.append("pad = eos: no")
     if report.val_share:
-        what = "prompts" if report.compared else "conversations"
+        what = "prompts" if report.compared or not report.trains else "conversations"
         notes.append(f"held out for validation: {report.held_out:,} of these {what}")
     for file in report.files:
         if file.longest:

@@ -107,15 +107,29 @@ class OnPolicyModule(ReferencedModule):
         """Whether the policy moves between sampling and the last step on its samples."""
         return self.phases.steps > 1
 
+    @property
+    def frozen_weights(self) -> dict[str, list[Tensor]]:
+        """As the base class has them, and the models of rewards."""
+        held = {reward.name: reward.weights_held for reward in self.rewards.rewards}
+        return super().frozen_weights | {name: weights for name, weights in held.items() if weights}
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Of the rewards that make the sum."""
+        return [reward.name for reward in self.rewards.rewards]
+
     def completions(self) -> list[dict[str, Any]]:
         """What was sampled in the phase at hand, a row a response, as `ShowsCompletions` has it."""
         rows = []
         for one in self.rollouts:
             prompt = self.tokenizer.decode(one.tree.prompt.tolist(), skip_special_tokens=True).strip()
+            sizes = [int(np.count_nonzero(response.counted)) for response in one.tree.responses]
+            advantages = np.split(one.tree.per_target["advantage"], np.cumsum(sizes)[:-1])
             for place, (said, response) in enumerate(zip(one.responses, one.tree.responses, strict=True)):
                 row = {"source": one.tree.source, "prompt": prompt, "response": said, "tokens": len(response.tokens)}
                 row |= {"truncated": one.truncated[place], "reward": _or_none(response.label)}
                 row |= {f"rewards/{name}": _or_none(values[place]) for name, values in one.parts.items()}
+                row["advantage"] = float(advantages[place].mean()) if sizes[place] else None
                 rows.append(row)
         return rows
 
@@ -212,7 +226,7 @@ class OnPolicyModule(ReferencedModule):
             self._engine.sleep()
         sampled = time.perf_counter()
         trees = [one.tree for one in kept]
-        stats = phase_stats(seen, [reward.name for reward in self.rewards.rewards])
+        stats = phase_stats(seen, self.reward_names)
         stats |= self._attach_logprobs(trees)
         stats |= self.attach_advantages(trees)
         tokens = float(sum(len(r.tokens) for one in seen for r in one.tree.responses))
@@ -339,7 +353,7 @@ class OnPolicyModule(ReferencedModule):
         prompts = [store[row] for row in batch.tree_rows]
         drawn = self._answers(prompts, 1, replace(self.sampling, temperature=0.0))
         found = judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
-        for name, (total, count) in phase_stats(found, [reward.name for reward in self.rewards.rewards]).items():
+        for name, (total, count) in phase_stats(found, self.reward_names).items():
             if name not in ("reward_std", "frac_reward_zero_std"):  # of groups of one
                 self.track(name, torch.tensor(total, dtype=torch.float64), count)
 

@@ -184,9 +184,9 @@ class ReferencedModule(PostTrainingModule):
         return self._frozen_logprobs(batch)
 
     @property
-    def frozen_weights(self) -> list[Tensor]:
-        """The parameters of a frozen copy; none where there is no copy in memory."""
-        return [parameter for model in self._frozen for parameter in model.parameters()]
+    def frozen_weights(self) -> dict[str, list[Tensor]]:
+        """By what they are the parameters of frozen models in memory: of the reference where it is a copy."""
+        return {"reference": [value for model in self._frozen for value in model.parameters()]} if self._frozen else {}
 
     def track_distance(self, log_ratios_N: Tensor, batch: TreeBatch) -> None:
         """The metric kl/batch: the mean of k3 over the counted tokens of the batch's responses (nats a token). It is a

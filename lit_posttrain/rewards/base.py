@@ -64,6 +64,11 @@ class Reward(ABC):
     def prepare(self, device: Any) -> None:  # noqa: B027  # most rewards have nothing to load
         """Load what is needed, once, before the first batch; by default nothing is."""
 
+    @property
+    def weights_held(self) -> list[Tensor]:
+        """The parameters of a model that it keeps in memory, if it does."""
+        return []
+
     def check(self, columns: Sequence[str]) -> None:
         """Refuse data without the columns that are needed.
 

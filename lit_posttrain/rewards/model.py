@@ -70,6 +70,11 @@ class RewardModelScore(Reward):
         kind, config = self._device.type, self._model.config
         self._layout = replace(layout_of(config, kind, attention_implementation("auto", config, kind)), tails=True)
 
+    @property
+    def weights_held(self) -> list[torch.Tensor]:
+        """Those of the reward model, once it is loaded."""
+        return [] if self._model is None else list(self._model.parameters())
+
     def score(self, batch: RewardBatch) -> Scores:
         """One score a response."""
         trees = [self._tree(prompt, said) for prompt, said in zip(batch.prompts, batch.responses, strict=True)]

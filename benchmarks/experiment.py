@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_NO_DIFFERENCE = ("out", "only", "peer", "plot", "runs")
+_NO_DIFFERENCE = ("out", "only", "peer", "plot", "runs", "work")
 
 
 def content(file: str) -> str:

@@ -1,4 +1,4 @@
-"""When a run of benchmarks/grpo_learning.py reached which reward. Not to be run by itself."""
+"""What a run of grpo_learning.py or ppo_reward_model.py reached, and when. Not to be run by itself."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class LearningClock(pl.Callback):
             out.write(json.dumps(row) + "\n")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        total, count = pl_module.loader.experience.stats["reward"]
-        self._note(trainer, reward=total / count)
+        stats = pl_module.loader.experience.stats
+        figures = {name: stats[name][0] / stats[name][1] for name in ("reward", "kl/response") if name in stats}
+        self._note(trainer, **figures, kl_coefficient=pl_module.kl_coefficient)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._note(trainer, held_out=float(trainer.callback_metrics["val/reward"]))

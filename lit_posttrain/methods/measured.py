@@ -70,10 +70,16 @@ class MeasuredModule(OptimizedModule):
             return None
 
     def _log(self, stage: str, values: Mapping[str, float], bar: Sequence[str] = ()) -> None:
-        for name, value in values.items():  # reduced over ranks already
-            if name.startswith("_"):  # what derived metrics are made of
-                continue
-            self.log(f"{stage}/{name}", value, prog_bar=name in bar, batch_size=1, rank_zero_only=False)
+        # reduced over ranks already; what begins with _ is what derived metrics are made of
+        shown = {f"{stage}/{name}": value for name, value in values.items() if not name.startswith("_")}
+        shows = {f"{stage}/{name}" for name in bar}
+        training = stage == "train"
+        for name, value in shown.items():
+            self.log(name, value, prog_bar=name in shows, logger=not training, batch_size=1, rank_zero_only=False)
+        if training:
+            # at once: Lightning would repeat the last value of whatever this step has not measured
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**shown, "epoch": self.trainer.current_epoch}, step=self.trainer.global_step - 1)
 
     def _log_evaluation(self, stage: str) -> None:
         sums = self._eval_totals.compute()

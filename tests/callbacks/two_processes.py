@@ -87,7 +87,7 @@ def main(model: str, folder: Path, what: str) -> None:
     weights = [p.detach() for p in module.parameters()]
     last = folder / "last.ckpt"
     saved_step = torch.load(last, weights_only=True)["global_step"] if last.exists() else None
-    metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     found = {
         "error": error,
         "step": trainer.global_step,

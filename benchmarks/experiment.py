@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_NO_DIFFERENCE = ("out", "only", "peer", "plot", "runs", "work")
+_NO_DIFFERENCE = ("out", "only", "peer", "plot", "runs", "work", "profile")
 
 
 def content(file: str) -> str:

@@ -2,6 +2,7 @@
 
     python benchmarks/grpo.py --data gsm8k.jsonl                                       # 2 prompts x 8 completions
     python benchmarks/grpo.py --data gsm8k.jsonl --prompts 4 --group 16 --accumulate 4
+    python benchmarks/grpo.py --data gsm8k.jsonl --profile                             # where our time goes
 
 A step is a rollout (96 new tokens a completion; TRL's is plain `model.generate`) and an update: log-probs of the
 reference, the loss with its KL term, backward pass and optimizer. Prints a Markdown table of medians with the range of
@@ -33,6 +34,7 @@ def measure(script: str, model: str, cache: str, options: argparse.Namespace) ->
     line = [sys.executable, str(HERE / script), "--model", model, "--data", options.data, "--cache", cache]
     for name in ("steps", "prompts", "group", "accumulate", "tokens"):
         line += [f"--{name}", str(getattr(options, name))]
+    line += ["--profile"] if options.profile and script == SIDES["lit_posttrain"] else []
     environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=HERE)
     if done.returncode:
@@ -63,6 +65,17 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def parts(run: dict[str, Any]) -> str:
+    """Where a step's time goes."""
+    found = dict(run["parts"])
+    inside = sum(found.get(name, 0.0) for name in ("prefill", "decoding", "drawing tokens"))
+    found["rest of the rollout"] = run["rollout_s"] - inside
+    found["rest of the update"] = run["step_s"] - sum(found.values())
+    lines = ["| part | s | share |", "|---|---|---|"]
+    lines += [f"| {name} | {seconds:.2f} | {seconds / run['step_s']:.0%} |" for name, seconds in found.items()]
+    return "\n".join([*lines, f"| step | {run['step_s']:.2f} | |"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a file with `question`")
@@ -74,6 +87,7 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
+    parser.add_argument("--profile", action="store_true", help="one run of ours, and where its time goes")
     options = parser.parse_args()
     options.data = str(Path(options.data).resolve())
     out = Path(options.out) if options.out else None
@@ -82,6 +96,9 @@ def main() -> None:
         refuse_other(out, runs[0]["options"], options)
     with tempfile.TemporaryDirectory() as cache:
         model = model_folder(options.model, Path(cache) / "model")
+        if options.profile:
+            print(parts(measure(SIDES["lit_posttrain"], model, cache, options)))
+            return
         for number in range(options.runs):
             for side, script in SIDES.items():
                 if sum(run["side"] == side for run in runs) > number:

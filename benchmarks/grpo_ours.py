@@ -15,6 +15,7 @@ import torch
 
 from lit_posttrain import GRPO, EngineSpec, ModelSpec, Phases, PromptData, Sampling
 from lit_posttrain.rewards import FunctionReward
+from lit_posttrain.rollout import hf
 from lit_posttrain.runtime import quiet_libraries
 
 
@@ -23,20 +24,73 @@ def digits(completions: list[str]) -> list[float]:
     return [sum(c.isdigit() for c in said) / 100 for said in completions]
 
 
-class Clock(pl.Callback):
-    """When steps ended, and how long their rollouts took."""
+def now() -> float:
+    """Seconds, once the device has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
-    def __init__(self) -> None:
+
+class Clock(pl.Callback):
+    """When steps ended, how long their rollouts took, and how long each of a step's parts.
+
+    profile: measure what happens inside a rollout too, which costs a synchronisation a token.
+    """
+
+    def __init__(self, profile: bool) -> None:
         self.times: list[float] = []
         self.rollouts: list[float] = []
         self.tokens: list[int] = []
+        self.parts: list[dict[str, float]] = []
+        self._open: dict[str, float] = {}
+        self._part: dict[str, float] = {}
+        self.profile = profile
+
+    def add(self, name: str, seconds: float) -> None:
+        self._part[name] = self._part.get(name, 0.0) + seconds
+
+    def timed(self, function: Any, name: Any) -> Any:
+        """`function`, whose time is added to the part that `name` calls it by its arguments."""
+
+        def wrapped(*given: Any, **named: Any) -> Any:
+            begun = now()
+            found = function(*given, **named)
+            self.add(name(*given), now() - begun)
+            return found
+
+        return wrapped
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if self.profile:
+            policy: Any = pl_module.policy
+            policy.decode = self.timed(policy.decode, lambda ids, *_: "prefill" if ids.shape[1] > 1 else "decoding")
+            hf.sample = self.timed(hf.sample, lambda *_: "drawing tokens")
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._open["forward"] = now()
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.add("forward", now() - self._open["forward"])
+        self._open["backward"] = now()
+
+    def on_after_backward(self, *_: Any) -> None:
+        self.add("backward", now() - self._open["backward"])
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self._open["clipping and optimizer"] = now()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if begun := self._open.pop("clipping and optimizer", None):
+            self.add("clipping and optimizer", now() - begun)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
-        self.rollouts.append(pl_module.loader.experience.stats["rollout/seconds"][0])
+        stats = pl_module.loader.experience.stats
+        self.times.append(now())
+        self.rollouts.append(stats["rollout/seconds"][0])
         self.tokens.append(sum(len(r.tokens) for one in pl_module.rollouts for r in one.tree.responses))
+        self._part["reference"] = stats["rollout/scoring_seconds"][0]
+        self.parts.append(self._part)
+        self._part = {}
 
 
 def main() -> None:
@@ -49,10 +103,11 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     quiet_libraries()
     cuda = torch.cuda.is_available()
-    clock = Clock()
+    clock = Clock(options.profile)
     module = GRPO(
         ModelSpec(options.model, dtype="bfloat16"),
         [FunctionReward(digits)],
@@ -81,13 +136,16 @@ def main() -> None:
     steps = [b - a for a, b in itertools.pairwise(clock.times)]
     updates = [step - rollout for step, rollout in zip(steps, clock.rollouts[1:], strict=True)]
     peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    figures = {
+    figures: dict[str, Any] = {
         "step_s": statistics.median(steps),
         "rollout_s": statistics.median(clock.rollouts[1:]),
         "update_s": statistics.median(updates),
         "tokens": statistics.median(clock.tokens[1:]),
         "peak_mb": peak,
     }
+    if options.profile:
+        names = dict.fromkeys(name for part in clock.parts for name in part)
+        figures["parts"] = {name: statistics.median(p.get(name, 0.0) for p in clock.parts[1:]) for name in names}
     print(json.dumps(figures))
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -33,169 +26,23 @@ from lit_posttrain.callbacks import (
     EvaluationReport,
     FiniteLossGuard,
     GracefulInterrupt,
-    KLControl,
     PredictionWriter,
-    ReferenceSync,
-    RewardHackingWatch,
-    RewardLogger,
     RunPlan,
-    SampleLogger,
     StepProgressBar,
     ThroughputMonitor,
     run_checkpoints,
 )
-from lit_posttrain.data.comparisons import PreferenceColumns
-from lit_posttrain.data.conversation import ConversationData
-from lit_posttrain.data.formats import Columns
-from lit_posttrain.data.preference import PreferenceData
-from lit_posttrain.data.prompts import PromptColumns, PromptData
-from lit_posttrain.errors import OneLineErrors, PostTrainError
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.guards import TERMINATED, explained_failures, terminable
 from lit_posttrain.methods.base import PostTrainingModule
-from lit_posttrain.methods.dpo import DPO
-from lit_posttrain.methods.grpo import GRPO
-from lit_posttrain.methods.kto import KTO
-from lit_posttrain.methods.orpo import ORPO
-from lit_posttrain.methods.phases import Phases
-from lit_posttrain.methods.policy_gradient import Clip
-from lit_posttrain.methods.ppo import PPO, Critic
-from lit_posttrain.methods.reward import RewardModel
-from lit_posttrain.methods.sft import SFT
-from lit_posttrain.methods.simpo import SimPO
-from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy  # for its short name
-from lit_posttrain.models.spec import LoRASpec, ModelSpec
-from lit_posttrain.models.tokenizers import first_line
-from lit_posttrain.rewards import (
-    ExactMatch,
-    FunctionReward,
-    JsonValid,
-    LengthPenalty,
-    MathAnswer,
-    Regex,
-    Repetition,
-    RewardModelScore,
-)
-from lit_posttrain.rollout.engine import EngineSpec, Sampling
+from lit_posttrain.options import OneLineParser
+from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, keep_run_id, redacted, wandb_logger
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
 
 log = logging.getLogger(__name__)
 
-_TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 _PROCESSES_PER_CORE = 4
-# short names in configs need the class imported here
-_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel, GRPO, PPO)
-_DATA = (ConversationData, PreferenceData, PromptData)
-_REWARDS = (ExactMatch, FunctionReward, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, RewardModelScore)
-_CALLBACKS = (SampleLogger, RewardLogger, RewardHackingWatch, KLControl, ReferenceSync)
-
-
-class OneLineParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with one-line mistakes."""
-
-    def option_names(self) -> list[str]:
-        """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
-        homes: dict[str, tuple[Any, ...]] = {
-            "trainer": (pl.Trainer,),
-            "model": _METHODS,
-            "model.policy": (ModelSpec,),
-            "model.policy.lora": (LoRASpec,),
-            "data": _DATA,
-            "model.sampling": (Sampling,),
-            "model.phases": (Phases,),
-            "model.engine": (EngineSpec,),
-            "model.clip": (Clip,),
-            "model.critic": (Critic,),
-            "model.rewards": _REWARDS,
-            "data.columns": (Columns, PreferenceColumns, PromptColumns),
-            "wandb": (WandbOptions,),
-            "throughput": (ThroughputMonitor,),
-            "trainer.callbacks": _CALLBACKS,
-        }
-        own = ["name", "runs", "resume", "overwrite", "config", "monitor", "monitor_mode", "checkpoint_every"]
-        own += ["ckpt_path", "model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
-        named = [
-            (place, name) for place, kinds in homes.items() for k in kinds for name in inspect.signature(k).parameters
-        ]
-        return list(dict.fromkeys([*own, *(f"{place}.{name}" for place, name in named)]))
-
-    def class_names(self) -> dict[str, list[str]]:
-        """Those with short names; Lightning's callbacks too."""
-        theirs = [name for name in lightning_callbacks.__all__ if name != "Callback"]
-        named = {"model": _METHODS, "data": _DATA, "model.rewards": _REWARDS, "trainer.callbacks": _CALLBACKS}
-        found = {option: [kind.__name__ for kind in kinds] for option, kinds in named.items()}
-        return found | {"trainer.callbacks": [*found["trainer.callbacks"], *theirs]}
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Write the resolved config, the audit and the W&B run's id into the run's folder, once the run is under way: what
-    is refused until then, such as a resume on other data, leaves those of the earlier run as they were."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lightning would save here, before the checkpoint is read."""
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Save at the first batch."""
-        if not self.already_saved and trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-        self.already_saved = True
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Overwrite the files atomically: a resumed run may have changed them."""
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.config.get("ckpt_path") is None:
-            forget_run(folder)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and logger.version:
-                keep_run_id(folder, logger.version)
-        # what began this run must not begin the next one that is made from its config
-        config = self.config.clone()
-        config["ckpt_path"], config["overwrite"] = None, False
-        scratch = folder / "config.yaml.part"
-        self.parser.save(config, str(scratch), skip_none=False, overwrite=True, multifile=False)
-        scratch.replace(folder / "config.yaml")
-        audit = getattr(getattr(trainer, "datamodule", None), "audit", None)
-        if audit is not None:
-            scratch = folder / "audit.json.part"
-            scratch.write_text(audit.to_json(), encoding="utf-8")
-            scratch.replace(folder / "audit.json")
-
-
-@contextmanager
-def explained_failures() -> Iterator[None]:
-    """Make one-line errors of what Lightning refuses and of a GPU that is too small."""
-    try:
-        yield
-    except MisconfigurationException as problem:
-        text = first_line(problem)
-        if "backend found" in text:
-            text = f"accelerator: {text} torch sees no such device here; leave --trainer.accelerator out, or pass cpu"
-        raise PostTrainError(f"--trainer: {text}") from problem
-    except torch.OutOfMemoryError as problem:
-        raise PostTrainError(
-            f"the GPU's memory is too small ({first_line(problem)}); cut a step into more micro-batches "
-            "(--trainer.accumulate_grad_batches 4), recompute activations (--model.policy.checkpointing true), or "
-            "train adapters (--config with/lora.yaml)"
-        ) from problem
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the process, so that what a run has begun before its first step is cleared away; while it
-    trains, `GracefulInterrupt` saves instead."""
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(_TERMINATED)
-
-    ours = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, leave) if ours else None
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, previous)
 
 
 class PostTrainCLI(LightningCLI):
@@ -235,13 +82,13 @@ class PostTrainCLI(LightningCLI):
                 )
         except SIGTERMException:
             self._forget_unborn_run()
-            raise SystemExit(_TERMINATED) from None  # Lightning's own status would be 0
+            raise SystemExit(TERMINATED) from None  # Lightning's own status would be 0
         except SystemExit as stop:
             trainer = getattr(self, "trainer", None)
             if trainer is None or not trainer.interrupted:
                 raise  # such as after --print_config
             self._forget_unborn_run()
-            if stop.code == _TERMINATED:
+            if stop.code == TERMINATED:
                 raise
             raise KeyboardInterrupt from stop
         except BaseException:

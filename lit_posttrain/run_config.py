@@ -1,0 +1,49 @@
+"""What a run writes down of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+
+from lit_posttrain.tracking import forget_run, keep_run_id
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the resolved config, the audit and the W&B run's id into the run's folder, once the run is under way: what
+    is refused until then, such as a resume on other data, leaves those of the earlier run as they were."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lightning would save here, before the checkpoint is read."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save at the first batch."""
+        if not self.already_saved and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+        self.already_saved = True
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Overwrite the files atomically: a resumed run may have changed them."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.config.get("ckpt_path") is None:
+            forget_run(folder)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.version:
+                keep_run_id(folder, logger.version)
+        # what began this run must not begin the next one that is made from its config
+        config = self.config.clone()
+        config["ckpt_path"], config["overwrite"] = None, False
+        scratch = folder / "config.yaml.part"
+        self.parser.save(config, str(scratch), skip_none=False, overwrite=True, multifile=False)
+        scratch.replace(folder / "config.yaml")
+        audit = getattr(getattr(trainer, "datamodule", None), "audit", None)
+        if audit is not None:
+            scratch = folder / "audit.json.part"
+            scratch.write_text(audit.to_json(), encoding="utf-8")
+            scratch.replace(folder / "audit.json")

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
-from lit_posttrain import training
+from lit_posttrain import options, training
 from lit_posttrain.arguments import bundled_configs, take_option, take_options
 from lit_posttrain.cli import HELP
 from lit_posttrain.runtime import quiet_libraries
@@ -71,7 +71,7 @@ def _class(name: str) -> Any:
     """A class by its short name or its import path; None for one that is not there, which the parser speaks of."""
     home, _, last = name.rpartition(".")
     with suppress(ImportError):
-        return getattr(import_module(home) if home else training, last, None)
+        return getattr(import_module(home) if home else options, last, None)
     return None
 
 

@@ -28,7 +28,9 @@ class LearningClock(pl.Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         stats = pl_module.loader.experience.stats
-        figures = {name: stats[name][0] / stats[name][1] for name in ("reward", "kl/response") if name in stats}
+        figures = {
+            name: stats[name][0] / stats[name][1] for name in ("reward", "kl/response") if stats.get(name, (0, 0))[1]
+        }
         self._note(trainer, **figures, kl_coefficient=pl_module.kl_coefficient)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

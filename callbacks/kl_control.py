@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Literal
 
 import torch
@@ -64,7 +65,8 @@ class KLControl(Callback):
             coefficient: What becomes of the weight of the KL: it stays (fixed), follows the KL (adaptive), or goes to
                 `final` (linear). For methods that sample their own responses.
             target: What adaptive holds kl/response at, in nats a response.
-            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer follow faster.
+            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer follow faster. More than
+                it in a phase count as so many.
             final: The weight at the end of the run, for linear.
         """
         for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):
@@ -129,7 +131,11 @@ class KLControl(Callback):
         self._asked = [prompts[i % len(prompts)] for i in range(max(self.samples, len(self.conversations)))]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the run ends before the next measurement."""
+        """Say so if the run ends before the next measurement; refuse a way to an end that is not planned."""
+        if self.final is not None and trainer.estimated_stepping_batches == math.inf:
+            raise PostTrainError(
+                "KLControl: linear leads to the run's end, which is not planned; set --trainer.max_steps"
+            )
         if isinstance(pl_module, WeighsKL):
             return
         steps, every = trainer.estimated_stepping_batches, self.every_n_steps

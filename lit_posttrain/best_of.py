@@ -53,18 +53,23 @@ def kept(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: R
     """Rows to train on. best: the best answer to each prompt, as a conversation (rejection sampling). all: every answer
     with its rank, for reward_kwise.yaml. pairs: the best and the worst answer, where their scores differ. Answers
     without a score are left out, and prompts of which nothing is left."""
+    pairs = [(one, answer) for one, said in zip(asked, answers, strict=True) for answer in said]
+    names = dict.fromkeys(name for one in asked for name in one.columns)
+    # all at once: a reward that fails on every answer to one prompt has still judged the others
+    scores = rewards(
+        RewardBatch(
+            prompts=[one.messages for one, _ in pairs],
+            responses=[answer.text for _, answer in pairs],
+            columns={name: [one.columns.get(name) for one, _ in pairs] for name in names},
+            tokens=[answer.tokens for _, answer in pairs],
+            truncated=[answer.finish_reason == "length" for _, answer in pairs],
+            sources=[one.source for one, _ in pairs],
+        )
+    ).total.tolist()
     rows: list[Row] = []
     for one, said in zip(asked, answers, strict=True):
-        batch = RewardBatch(
-            prompts=[one.messages] * len(said),
-            responses=[answer.text for answer in said],
-            columns={name: [value] * len(said) for name, value in one.columns.items()},
-            tokens=[answer.tokens for answer in said],
-            truncated=[answer.finish_reason == "length" for answer in said],
-            sources=[one.source] * len(said),
-        )
-        scores = rewards(batch).total.tolist()
-        ranked = [(s, a) for s, a in zip(scores, said, strict=True) if not math.isnan(s) and a.text]
+        own, scores = scores[: len(said)], scores[len(said) :]
+        ranked = [(s, a) for s, a in zip(own, said, strict=True) if not math.isnan(s) and a.text]
         ranked.sort(key=lambda pair: -pair[0])
         row = _row(list(one.messages), ranked, keep)
         rows += [row] if row else []

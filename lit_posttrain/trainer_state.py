@@ -4,10 +4,15 @@ ranks, the seed of a place in the run."""
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
+
+from lit_posttrain.errors import PostTrainError
+
+Found = TypeVar("Found")
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -31,6 +36,19 @@ def dry_run(trainer: Trainer) -> bool:
 def seed_of(*place: int) -> int:
     """A seed that is a function of the run's seed and of a place in the run, such as (step, rank)."""
     return hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)) % 2**63
+
+
+def together(trainer: Trainer, work: Callable[[], Found]) -> Found:
+    """What `work` gives on this rank; all of them must ask. Where it fails on one it fails on all of them, or the
+    others would wait for it."""
+    try:
+        found = work()
+    except Exception as problem:
+        from_all_ranks(str(problem) or type(problem).__name__, trainer)
+        raise
+    if told := "; ".join(dict.fromkeys(said for said in from_all_ranks("", trainer) if said)):
+        raise PostTrainError(told)
+    return found
 
 
 def from_all_ranks(value: Any, trainer: Trainer) -> list[Any]:

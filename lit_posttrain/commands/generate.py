@@ -84,7 +84,7 @@ def generate(
     answered = chat.answer(conversations, n, sampling)
     if keep is not None:
         judge = RewardSum(rewards or [])
-        judge.check(list(asked[0].columns))
+        judge.check(list(asked[0].columns), asked[0].source)
         judge.prepare(chat.device)
         asked = [replace(one, messages=c) for one, c in zip(asked, conversations, strict=True)]
         write(kept(asked, answered, judge, keep), out)

@@ -223,6 +223,7 @@ class PromptData(TreeData):
             raise PostTrainError("--data.template has no {prompt}, where the prompt goes")
         self.columns, self.system_prompt, self.template = columns, system_prompt, template
         self.on_bad_row: Literal["error", "skip"] = on_bad_row
+        self._loader: Any = None
 
     def _options(self, max_length: int) -> PromptOptions:
         return PromptOptions(self.columns, self.system_prompt, self.template, max_length, on_bad_row=self.on_bad_row)
@@ -235,4 +236,9 @@ class PromptData(TreeData):
                 f"PromptData holds prompts without answers, and {type(owner).__name__} learns from answers; take "
                 "ConversationData or PreferenceData"
             )
-        return owner.experience_loader(self.train_store, self._mix, self)
+        self._loader = owner.experience_loader(self.train_store, self._mix, self)
+        return self._loader
+
+    def row_sources(self, rows: list[int]) -> list[str]:
+        """As the base class has it; `rows` are those of the step at hand, whose trees were sampled."""
+        return super().row_sources(rows) if self._loader is None else self._loader.step_sources(rows)

@@ -153,6 +153,9 @@ class ExperienceLoader:
         self._identity = {"data": prompts.store.fingerprint, **identity}
         self.phase = 0
         self.experience: Experience | None = None
+        self.idle = False  # whether the step at hand is one of a phase that was left
+        self._left = False
+        self._at_hand: list[Tree] = []
         self._yielded = 0
 
     def __len__(self) -> int:
@@ -160,16 +163,18 @@ class ExperienceLoader:
 
     def __iter__(self) -> Iterator[TreeBatch]:
         if self._yielded >= len(self):  # Lightning never asks for what stands behind an epoch's last batch
-            self.phase, self._yielded, self.experience = self.phase + 1, 0, None
+            self.phase, self._yielded, self.experience, self._left = self.phase + 1, 0, None, False
         if self.experience is None:
             self.experience = self.collect(self.phase)
         trees = self.experience.trees
         step, skip = divmod(self._yielded, self.cutter.accumulate)
         for number in range(step, self.inner_epochs * self.minibatches):
-            chosen = self._step(trees, *divmod(number, self.minibatches))
+            self.idle = self._left
+            chosen = [] if self.idle else self._step(trees, *divmod(number, self.minibatches))
             counts = step_counts(MemoryTrees(chosen), range(len(chosen)))
             parts = self.cutter.accumulate * self.cutter.world
-            store = MemoryTrees(split_trees([tree for tree in chosen if self.teaches(tree)], parts))
+            self._at_hand = split_trees([tree for tree in chosen if self.teaches(tree)], parts)
+            store = MemoryTrees(self._at_hand)
             for batch in self.cutter.micro_batches(store, np.arange(len(store)), None, skip, counts):
                 self._yielded += 1
                 yield batch
@@ -182,8 +187,13 @@ class ExperienceLoader:
         return [trees[i] for i in chosen]
 
     def leave(self) -> None:
-        """Have done with the phase at hand."""
-        self._yielded = len(self)
+        """Have done with the phase at hand: its further steps get micro-batches without trees, so that the number of
+        steps, and all that Lightning does by it, stays what was planned."""
+        self._left = True
+
+    def step_sources(self, rows: Sequence[int]) -> list[str]:
+        """`file:line` of trees of the step at hand, by `TreeBatch.tree_rows`."""
+        return [self._at_hand[row].source for row in rows]
 
     @property
     def under_way(self) -> Experience | None:
@@ -193,14 +203,14 @@ class ExperienceLoader:
     def state_dict(self) -> dict[str, Any]:
         """The phase, the micro-batches handed out in it, and the prompts taken. The experience itself is the method's
         to save."""
-        phase, yielded = self.phase, self._yielded
+        phase, yielded, left = self.phase, self._yielded, self._left
         if yielded >= len(self):
-            phase, yielded = phase + 1, 0
-        files = list(self.prompts.store.files)
-        return {"phase": phase, "yielded": yielded, "position": self.prompts.position, "files": files, **self._identity}
+            phase, yielded, left = phase + 1, 0, False
+        own = {"phase": phase, "yielded": yielded, "left": left, "position": self.prompts.position}
+        return {**own, "files": list(self.prompts.store.files), **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the micro-batches of `state`."""
         require_same(state, self._identity, self.prompts.store.files)
-        self.phase, self._yielded = int(state["phase"]), int(state["yielded"])
+        self.phase, self._yielded, self._left = int(state["phase"]), int(state["yielded"]), bool(state["left"])
         self.prompts.position = int(state["position"])

@@ -25,6 +25,7 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
+from lit_posttrain.methods.experience import num_targets
 from lit_posttrain.methods.on_policy import ENGINE, PHASES, SAMPLING
 from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
@@ -124,10 +125,7 @@ class GRPO(PolicyGradientModule):
         of_tokens = advantage.repeat_interleave(sizes)
         if self.advantage == "whitened":
             of_tokens = whiten(of_tokens)
-        ends = torch.tensor([len(tree.responses) for tree in trees]).cumsum(0)
-        for tree, end in zip(trees, ends.tolist(), strict=True):
-            first = int(sizes[: end - len(tree.responses)].sum())
-            own = of_tokens[first : first + int(sizes[end - len(tree.responses) : end].sum())]
+        for tree, own in zip(trees, torch.split(of_tokens, [num_targets(tree) for tree in trees]), strict=True):
             tree.per_target["advantage"] = own.float().numpy()
         return {}
 

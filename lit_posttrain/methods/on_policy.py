@@ -22,7 +22,6 @@ from torch import Tensor
 
 from lit_posttrain.data.loader import StepCutter
 from lit_posttrain.data.mixing import Mix
-from lit_posttrain.data.packing import collate
 from lit_posttrain.data.prompts import PromptData
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.errors import PostTrainError
@@ -31,16 +30,15 @@ from lit_posttrain.methods.experience import Experience, ExperienceLoader, Promp
 from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.rollouts import Rollout, Stats, judged, phase_stats
+from lit_posttrain.methods.sampler import Sampler
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.total import RewardSum
-from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
-from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
-from lit_posttrain.rollout.weights import check_transferable
-from lit_posttrain.trainer_state import from_all_ranks, seed_of
-from lit_posttrain.types import PromptRecord, Response, Tree, TreeBatch
+from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
+from lit_posttrain.trainer_state import from_all_ranks, seed_of, together
+from lit_posttrain.types import PromptRecord, Tree, TreeBatch
 
 SAMPLING, PHASES, ENGINE = Sampling(), Phases(), EngineSpec()
 
@@ -80,10 +78,10 @@ class OnPolicyModule(ReferencedModule):
             raise PostTrainError(f"--model.beta is {beta}; it must be 0 (no reference) or more")
         self.beta, self.kl_coefficient = beta, beta
         self.referenced = beta > 0
-        self.sampling, self.phases, self.engine_spec = sampling, phases, engine
-        self._engine: Engine | None = None  # begun when it is first needed
+        self.sampling, self.phases = sampling, phases
+        self._sampler = Sampler(self, engine)
         self.rewards = RewardSum(rewards, reward_timeout)
-        self.rollouts: list[Rollout] = []  # of this rank and the phase at hand, for callbacks
+        self.rollouts: list[Rollout] = []  # of the phase at hand and all ranks, for callbacks
         self._saved_experience: Experience | None = None
         self._unlogged: Stats = {}
         self._phase_kl: tuple[float, float] | None = None  # sum and count
@@ -152,7 +150,8 @@ class OnPolicyModule(ReferencedModule):
         world, rank = int(given.get("num_replicas", 1)), int(given.get("rank", 0))
         accumulate = self.trainer.accumulate_grad_batches
         self.phases.check_cut(data.batch_size, accumulate * world)
-        if self.trainer.limit_train_batches != 1.0 and self.trainer.limit_train_batches:
+        limit = self.trainer.limit_train_batches
+        if limit and not (isinstance(limit, float) and limit == 1.0):
             raise PostTrainError(
                 "--trainer.limit_train_batches cuts a rollout phase short; lower --data.batch_size instead"
             )
@@ -185,15 +184,18 @@ class OnPolicyModule(ReferencedModule):
         """
         if not isinstance(data, PromptData):
             raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")
-        for store in [data.train_store, *data.val_stores.values()]:
+        self._prepare([data.train_store, *data.val_stores.values()])
+
+    def _prepare(self, stores: Sequence[TreeStore]) -> None:
+        """Check prompts, and load what their answers are made and judged with."""
+        for store in stores:
             self._check_prompts(store)
-        if self.engine_spec.name == "vllm":
-            check_installed()
-            check_transferable(self.spec)
+        self._sampler.check()
         self.rewards.prepare(self.device)
 
     def _check_prompts(self, store: TreeStore) -> None:
-        self.rewards.check(list(PromptRecord.of(store[0]).columns))
+        for first in np.unique(store.file_index, return_index=True)[1].tolist():  # of every file
+            self.rewards.check(list(PromptRecord.of(store[first]).columns), store.sources([first])[0])
         longest, limit = int(store.prompt_lengths.argmax()), self.max_positions
         needed = int(store.prompt_lengths[longest]) + self.sampling.max_new_tokens
         if limit is not None and needed > limit:
@@ -208,22 +210,7 @@ class OnPolicyModule(ReferencedModule):
     def collect(self, phase: int) -> Experience:
         """The experience of a phase. Called on all ranks, with the policy as it is."""
         begun = time.perf_counter()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, unseen by type checkers
-        stream = self.loader.prompts
-        kept: list[Rollout] = []
-        seen: list[Rollout] = []
-        for attempt in range(self.phases.top_up + 1):
-            rows = stream.take(data.batch_size - len(kept))
-            drawn = self._rollouts(stream.store, rows, phase, attempt)
-            seen += drawn
-            kept += drawn if self.phases.top_up == 0 else [one for one in drawn if one.varied]
-            if len(kept) == data.batch_size:
-                break
-        # what teaches nothing fills the phase where the attempts ran out: its steps keep their size
-        dull = [one for one in seen if not one.varied] if self.phases.top_up else []
-        kept += dull[: data.batch_size - len(kept)]
-        if self._engine is not None:
-            self._engine.sleep()
+        kept, seen = self._sampled(phase)
         sampled = time.perf_counter()
         trees = [one.tree for one in kept]
         stats = phase_stats(seen, self.reward_names)
@@ -239,6 +226,23 @@ class OnPolicyModule(ReferencedModule):
             self._phase_kl = stats["kl/response"]
         return Experience(trees, stats)
 
+    def _sampled(self, phase: int) -> tuple[list[Rollout], list[Rollout]]:
+        """The rollouts that a phase trains on, and all that were drawn for it."""
+        stream, size = self.loader.prompts, self.loader.batch_size
+        kept: list[Rollout] = []
+        seen: list[Rollout] = []
+        for attempt in range(self.phases.top_up + 1):
+            drawn = self._rollouts(stream.store, stream.take(size - len(kept)), phase, attempt)
+            seen += drawn
+            kept += drawn if self.phases.top_up == 0 else [one for one in drawn if one.varied]
+            if len(kept) == size:
+                break
+        # what teaches nothing fills the phase where the attempts ran out: its steps keep their size
+        dull = [one for one in seen if not one.varied] if self.phases.top_up else []
+        kept += dull[: size - len(kept)]
+        together(self.trainer, self._sampler.rest)
+        return kept, seen
+
     @property
     def loader(self) -> ExperienceLoader:
         """The loader of the run at hand."""
@@ -252,60 +256,27 @@ class OnPolicyModule(ReferencedModule):
         given = trainer.distributed_sampler_kwargs or {}
         world, rank = int(given.get("num_replicas", 1)), int(given.get("rank", 0))
         mine = [store[row] for row in rows[rank::world]]
-        sampling = replace(self.sampling, seed=seed_of(phase, attempt, rank))
-        own, problem = list[Rollout](), ""
-        try:
+        sampling = replace(self.sampling, seed=seed_of(phase, attempt, rank) + self.sampling.seed)
+
+        def answered() -> list[Rollout]:
             answers = self._answers(mine, self.phases.group_size, sampling)
-            own = judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
-        except PostTrainError as error:
-            problem = str(error)
-        found = from_all_ranks((own, problem), trainer)[:world]
-        # everywhere, or the others would wait for the one that failed
-        if problems := [said for _, said in found if said]:
-            raise PostTrainError(problems[0])
-        everyone = [rollouts for rollouts, _ in found]
+            return judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
+
+        everyone = from_all_ranks(together(trainer, answered), trainer)
         return [everyone[place % world][place // world] for place in range(len(rows))]
 
     def _answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling) -> list[list[Completion]]:
-        if self._engine is None:
-            self._engine = self._begun_engine()
-        self._engine.update_weights(self.trainer.global_step)
-        return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling)
+        return self._sampler.answers(prompts, n, sampling)
 
-    def _begun_engine(self) -> Engine:
-        spec = self.engine_spec
-        own = self.engine(spec.batch_size)
-        if spec.name == "hf":
-            return own
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # as above
-        stores = [*data.val_stores.values(), *data.test_stores.values()]
-        stores += [data.train_store] if self.trainer.state.fn == TrainerFn.FITTING else []
-        dtype = spec.dtype or {"bf": "bfloat16", "16": "float16"}.get(str(self.trainer.precision)[:2], "float32")
-        return VLLMEngine(
-            own.policy,
-            own.eos_ids.tolist(),
-            spec,
-            dtype=dtype,
-            longest=max(int(store.prompt_lengths.max()) for store in stores) + self.sampling.max_new_tokens,
-            probe=self.tokenizer(PROBE)["input_ids"],
-            score=self._scores_of,
-            device=self.device,
-        )
-
-    def _scores_of(self, tokens: Sequence[int]) -> Tensor:
-        """Log-probs of all tokens but the first under the policy as it is."""
-        said = Response(np.array(tokens[1:], np.int32), np.ones(len(tokens) - 1, np.bool_))
-        batch = collate([Tree(np.array(tokens[:1], np.int32), [said])], self.layout, {}, [0]).to(self.device)
-        with self.trainer.precision_plugin.forward_context(), self.still_policy() as policy:
-            found: Tensor = policy(batch).logprobs
-        return found
+    def setup(self, stage: str) -> None:
+        """End the engine of a run that broke off: its weights may be others by now."""
+        super().setup(stage)
+        self._sampler.end()
 
     def teardown(self, stage: str) -> None:
         """End the engine."""
         super().teardown(stage)
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        self._sampler.end()
 
     def _attach_logprobs(self, trees: Sequence[Tree]) -> Stats:
         """Into the trees: log-probs of the policy as it is (`old`), where it will have moved before they are used, and
@@ -316,7 +287,8 @@ class OnPolicyModule(ReferencedModule):
         if not {"old", "reference"} <= wanted:
             return {}  # a loss at the policy that sampled gives them by the way
         ratio = torch.cat([torch.from_numpy(t.per_target["old"] - t.per_target["reference"]).double() for t in trees])
-        responses = float(sum(len(tree.responses) for tree in trees))
+        counted = [bool(response.counted.any()) for tree in trees for response in tree.responses]
+        responses = float(sum(counted))
         return {
             "kl": (float(k3(ratio).sum()), float(len(ratio))),
             "kl/response": (float(k1(ratio).sum()), responses),
@@ -347,15 +319,35 @@ class OnPolicyModule(ReferencedModule):
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer prompts with the most likely tokens, and reward the answers."""
         self._file = f"{dataloader_idx}:"
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # as above
-        testing = self.trainer.state.fn == TrainerFn.TESTING
-        store = list((data.test_stores if testing else data.val_stores).values())[dataloader_idx]
+        store = self._evaluated()[dataloader_idx]
         prompts = [store[row] for row in batch.tree_rows]
-        drawn = self._answers(prompts, 1, replace(self.sampling, temperature=0.0))
-        found = judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
+
+        def answered() -> list[Rollout]:
+            drawn = self._answers(prompts, 1, replace(self.sampling, temperature=0.0))
+            return judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
+
+        found = together(self.trainer, answered)
         for name, (total, count) in phase_stats(found, self.reward_names).items():
             if name not in ("reward_std", "frac_reward_zero_std"):  # of groups of one
                 self.track(name, torch.tensor(total, dtype=torch.float64), count)
+
+    def _evaluated(self) -> list[TreeStore]:
+        """The data sets that are validated or tested on."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # as above
+        stores = data.test_stores if self.trainer.state.fn == TrainerFn.TESTING else data.val_stores
+        return list(stores.values())
+
+    def on_validation_start(self) -> None:
+        """Load what answers are judged with; training has it already."""
+        self._prepare(self._evaluated())
+
+    def on_validation_end(self) -> None:
+        """Training may go on within a phase."""
+        together(self.trainer, self._sampler.rest)
+
+    def on_test_start(self) -> None:
+        """As `on_validation_start`."""
+        self._prepare(self._evaluated())
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -380,6 +372,11 @@ class OnPolicyModule(ReferencedModule):
         super()._go_on_from_checkpoint()
         if self._saved_experience is not None:
             self.loader.experience = self._saved_experience
+
+    def on_train_start(self) -> None:
+        """As the base class has it; what was restored is the loader's now."""
+        super().on_train_start()
+        self._saved_experience = None
 
 
 def _or_none(value: float) -> float | None:

@@ -59,7 +59,8 @@ class PolicyGradientModule(OnPolicyModule):
 
     @cached_property
     def _apart_k1(self) -> list[Tensor]:
-        """Of the micro-batches of the step at hand the summed k1, where the step measures the phase's KL itself."""
+        """Of the micro-batches of the step at hand the summed k1 and the responses, where the step measures the phase's
+        KL itself."""
         return []
 
     @property
@@ -71,37 +72,38 @@ class PolicyGradientModule(OnPolicyModule):
         """The policy term, and those of the KL and of the entropy where asked for."""
         logprob, count = out.logprobs, float(len(batch.target_response))
         assert out.entropy is not None
-        # a micro-batch without a tree has no columns, and nothing to look up in them
-        given = {name: batch.per_target.get(name, logprob.detach()) for name in ("advantage", "engine", "reference")}
-        old = batch.per_target.get("old", logprob.detach())
-        loss = self._surrogate(logprob, old, given["advantage"], batch)
+        # where the policy is still the one that sampled its own log-probs are the old ones
+        old = column(batch, "old", logprob) if "old" in self.wanted_columns else logprob.detach()
+        engine = column(batch, "engine", logprob)
+        loss = self._surrogate(logprob, old, column(batch, "advantage", logprob), batch)
         if self.engine_correction != "none":
-            loss = loss * pg.engine_weight(old, given["engine"], self.engine_correction)
+            loss = loss * pg.engine_weight(old, engine, self.engine_correction)
         unit: Literal["tokens", "responses"] = "tokens" if self.aggregation == "token" else "responses"
         terms = {"policy": Term(self.aggregated(loss, batch), unit)}
         if self.kl_in_loss:
-            distance = pg.kl_loss(logprob, given["reference"], old, self.kl)
+            distance = pg.kl_loss(logprob, column(batch, "reference", logprob), old, self.kl)
             terms["kl"] = Term(self.aggregated(distance, batch), unit, self.kl_coefficient)
         if self.entropy:
             terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)
         if self.referenced:
             self.track("kl_coefficient", torch.tensor(self.kl_coefficient), 1.0)
         self.track("entropy", out.entropy.sum(), count)
-        self.track("rollout/engine_logp_diff", (old - given["engine"]).abs().sum(), count)
+        self.track("rollout/engine_logp_diff", (old - engine).abs().sum(), count)
         self.track("approx_kl", k3(old - logprob.detach()).sum(), count)
         if self.referenced and "old" not in self.wanted_columns:  # else the phase has measured it
-            apart = logprob.detach() - given["reference"]
+            apart = logprob.detach() - column(batch, "reference", logprob)
             self.track("kl", k3(apart).sum(), count)
-            self.track("kl/response", k1(apart).sum(), float(batch.num_responses))
-            self._apart_k1.append(k1(apart).sum())
+            responses = (batch.target_response.bincount() > 0).sum()  # that have tokens which count
+            self.track("kl/response", k1(apart).sum(), responses)
+            self._apart_k1.append(torch.stack([k1(apart).sum(), responses.to(apart.dtype)]))
         return terms
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """As the base class has it; at a step's end keep its KL where no pass before it has measured one."""
         loss = super().training_step(batch, batch_idx)
         if ends_step(self.trainer, batch_idx) and self._apart_k1:
-            total = self.over_ranks(torch.stack(self._apart_k1).sum())
-            self._phase_kl = (float(total), batch.counts["responses"])
+            total, responses = self.over_ranks(torch.stack(self._apart_k1).sum(0)).tolist()
+            self._phase_kl = (total, responses)
             self._apart_k1 = []
         return loss
 
@@ -123,3 +125,12 @@ class PolicyGradientModule(OnPolicyModule):
         self.track("clip_ratio/low", low.sum(), count)
         self.track("clip_ratio/high", high.sum(), count)
         return pg.clipped(advantage, ratio, self.clip.low, self.clip.high, self.clip.dual)
+
+
+def column(batch: TreeBatch, name: str, like: Tensor) -> Tensor:
+    """(N,) a column of the batch's targets; of a micro-batch without trees, which has none, something of no effect.
+
+    Raises:
+        KeyError: if the method has not computed it.
+    """
+    return batch.per_target[name] if batch.num_trees else like.detach()

@@ -21,7 +21,7 @@ from lit_posttrain.methods.base import Term
 from lit_posttrain.methods.experience import num_targets
 from lit_posttrain.methods.on_policy import ENGINE, SAMPLING
 from lit_posttrain.methods.phases import Phases
-from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
+from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule, column
 from lit_posttrain.methods.reference import Reference
 from lit_posttrain.methods.rollouts import Stats
 from lit_posttrain.methods.schedules import Schedule
@@ -76,7 +76,8 @@ class PPO(PolicyGradientModule):
     """PPO on sampled responses.
 
     Metrics: those of GRPO, and loss/value, critic/value (mean), critic/explained_variance (of the returns),
-    advantage_std (before whitening), approx_kl (k3 of the policy from the one that sampled, nats a token).
+    advantage_std (before whitening), approx_kl (k3 of the policy from the one that sampled, nats a token), left_out
+    (share of steps, with target_kl).
     """
 
     def __init__(
@@ -117,8 +118,8 @@ class PPO(PolicyGradientModule):
             kl: Its estimator in the loss, whose gradient is right off-policy too: k3 (value unbiased) or k2.
             whitening: Whiten advantages over all tokens of a phase.
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
-            target_kl: Leave the rest of a phase out once the policy is so far from the one that sampled (approx_kl,
-                nats a token; 0.01 to 0.05 is usual). Default: never.
+            target_kl: Leave the further steps of a phase out once the policy is so far from the one that sampled
+                (approx_kl, nats a token; 0.01 to 0.05 is usual). They count as steps. Default: never.
             engine_correction: Weigh tokens by pi/pi_engine of the policy that sampled: truncate (at most 2, TIS), mask
                 (0 outside 0.5 to 5), or none.
             engine: What draws the responses: the model itself (hf) or vLLM.
@@ -143,7 +144,6 @@ class PPO(PolicyGradientModule):
         self.engine_correction = engine_correction
         self.value_model: ValueModel | None = None
         self._apart: list[Tensor] = []  # of the step's micro-batches: summed k3 of the policy that sampled
-        self._leave_phase = False
 
     # Models ----------------------------------------------------------------------------------------------------------
 
@@ -244,12 +244,9 @@ class PPO(PolicyGradientModule):
             if spread > 0:
                 stats["critic/explained_variance"] = (1 - float((back - value).var()) / spread, 1.0)
         advantage = whiten(advantage) if self.whitening else advantage
-        begin = 0
-        for tree in trees:
-            end = begin + num_targets(tree)
-            tree.per_target["advantage"] = advantage[begin:end].float().numpy()
-            tree.per_target["return"] = back[begin:end].float().numpy()
-            begin = end
+        targets = [num_targets(tree) for tree in trees]
+        for tree, own, returned in zip(trees, torch.split(advantage, targets), torch.split(back, targets), strict=True):
+            tree.per_target["advantage"], tree.per_target["return"] = own.float().numpy(), returned.float().numpy()
         return stats
 
     # Training --------------------------------------------------------------------------------------------------------
@@ -264,10 +261,10 @@ class PPO(PolicyGradientModule):
             out, value = self.token_logprobs(batch, temperature=temperature, entropy=True), self.value_model(batch)
         terms = self.policy_terms(batch, out)
         if self.target_kl is not None and not self.evaluating:
-            old = batch.per_target.get("old", out.logprobs.detach())
+            sampled = "old" in self.wanted_columns
+            old = column(batch, "old", out.logprobs) if sampled else out.logprobs.detach()
             self._apart.append(k3(old - out.logprobs.detach()).sum())
-        before = batch.per_target.get("value", value.detach())
-        back = batch.per_target.get("return", value.detach())
+        before, back = column(batch, "value", value), column(batch, "return", value)
         terms["value"] = Term(pg.value_loss(value, before, back, self.critic.clip).sum(), "tokens", self.critic.weight)
         return terms
 
@@ -276,27 +273,19 @@ class PPO(PolicyGradientModule):
         loss = super().training_step(batch, batch_idx)
         if self.target_kl is not None and ends_step(self.trainer, batch_idx):
             apart = self.over_ranks(torch.stack(self._apart).sum())
-            self._leave_phase = bool(apart / max(batch.counts["tokens"], 1.0) > self.target_kl)
+            if bool(apart / max(batch.counts["tokens"], 1.0) > self.target_kl):
+                self.loader.leave()
             self._apart = []
+            self.track("left_out", torch.tensor(float(self.loader.idle)), 1.0)
         return loss
 
-    def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> int | None:
-        """Leave the rest of a phase out where the policy has gone too far."""
-        leave, self._leave_phase = self._leave_phase and batch_idx > 0, False
-        if leave:
-            self.loader.leave()
-            return -1
-        return super().on_train_batch_start(batch, batch_idx)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add whether the rest of the phase is left out."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["lit_posttrain"]["leave_phase"] = self._leave_phase
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take that up again."""
-        super().on_load_checkpoint(checkpoint)
-        self._leave_phase = bool(checkpoint["lit_posttrain"].get("leave_phase", False))
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *how: Any, **named: Any) -> None:
+        """As the base class has it. A step that is left out has no gradient at all: one of 0 would let Adam move on."""
+        if self.loader.idle:
+            for parameter in self.parameters():
+                parameter.grad = None
+            return
+        super().configure_gradient_clipping(optimizer, *how, **named)
 
 
 def _joined(trees: Sequence[Tree], name: str) -> Tensor:

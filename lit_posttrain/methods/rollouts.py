@@ -65,7 +65,8 @@ def judged(
     if any(not answer.tokens for _, answer in flat):
         raise PostTrainError("the rollout engine gave a response without tokens; see its messages above")
     records = [PromptRecord.of(tree) for tree, _ in flat]
-    names = list(dict.fromkeys(name for record in records for name in record.columns))
+    needed = [name for reward in rewards.rewards for name in reward.needs]
+    names = list(dict.fromkeys([*needed, *(name for record in records for name in record.columns)]))
     batch = RewardBatch(
         prompts=[record.messages for record in records],
         responses=[str(tokenizer.decode(answer.tokens, skip_special_tokens=True)) for _, answer in flat],
@@ -111,11 +112,12 @@ def phase_stats(rollouts: Sequence[Rollout], rewards: Sequence[str]) -> Stats:
     completions/clipped_ratio."""
     scores = [torch.tensor(one.scores, dtype=torch.float64) for one in rollouts]
     known = [score[~score.isnan()] for score in scores]
+    spreads = [float(score.std()) for score in known if len(score) > 1]
     sizes = [len(response.tokens) for one in rollouts for response in one.tree.responses]
     count, total = float(len(sizes)), torch.cat(known) if known else torch.zeros(0)
     stats: Stats = {
         "reward": (float(total.sum()), float(len(total))),
-        "reward_std": (sum(float(score.std()) for score in known if len(score) > 1), float(len(known))),
+        "reward_std": (sum(spreads), float(len(spreads))),
         "frac_reward_zero_std": (float(sum(not one.varied for one in rollouts)), float(len(rollouts))),
         "unscored": (count - len(total), count),
         "completions/mean_length": (float(sum(sizes)), count),

@@ -22,6 +22,7 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 def adapted(coefficient: float, kl: float, target: float, responses: float, horizon: float) -> float:
     """The coefficient that holds a KL near its target: b (1 + clip(KL/target - 1, -0.2, 0.2) n/horizon) after n
-    responses (Ziegler et al. 2019). kl, target: nats a response."""
+    responses (Ziegler et al. 2019), of which no more than the horizon count: it stays positive. kl, target: nats a
+    response."""
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return coefficient * (1 + error * responses / horizon)
+    return coefficient * (1 + error * min(responses / horizon, 1.0))

@@ -69,7 +69,7 @@ class Reward(ABC):
         """The parameters of a model that it keeps in memory, if it does."""
         return []
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Sequence[str], source: str) -> None:
         """Refuse data without the columns that are needed.
 
         Raises:
@@ -77,7 +77,8 @@ class Reward(ABC):
         """
         for column in self.needs:
             if column not in columns:
+                known = ", ".join(columns)
                 raise PostTrainError(
-                    f"{type(self).__name__} needs the column `{column}`, and the data has {', '.join(columns)}; name "
-                    "another one in its init_args, or add it to the data"
+                    f"{source}: {type(self).__name__} needs the column `{column}`, and there are {known}; name another "
+                    "one in its init_args, or add it to the data"
                 )

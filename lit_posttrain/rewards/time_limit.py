@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_AGAIN_S = 1.0  # after which it rings again: a bare `except:` may have caught the first
 
-class TooLong(Exception):
-    """What was called took longer than it may."""
+
+class TooLong(BaseException):
+    """What was called took longer than it may. No Exception: code that catches all of those must not catch this one."""
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TooLong(f"it took longer than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
     try:
         yield
     finally:

@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import logging
 import math
+import threading
 from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 80  # characters of an error
 _MOST_TIMEOUTS = 3  # of single responses in a batch
+_GRACE_S = 1.0  # for an async reward to be cancelled
 
 
 @dataclass
@@ -60,16 +63,17 @@ class RewardSum:
         if timeout <= 0:
             raise PostTrainError(f"--model.reward_timeout is {timeout:g}; it must be above 0, in seconds")
         self.rewards, self.timeout = list(rewards), timeout
+        self._slow: set[str] = set()  # of which it was told
 
     def prepare(self, device: Any) -> None:
         """Load what rewards need."""
         for reward in self.rewards:
             reward.prepare(device)
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Refuse data without a column that a reward needs."""
+    def check(self, columns: Sequence[str], source: str) -> None:
+        """Refuse data without a column that a reward needs; source: where they stand, `file:line`."""
         for reward in self.rewards:
-            reward.check(columns)
+            reward.check(columns, source)
 
     def __call__(self, batch: RewardBatch) -> Rewarded:
         """The rewards of a batch.
@@ -84,8 +88,9 @@ class RewardSum:
         for reward in self.rewards:
             values, failed = self._asked(reward, batch)
             found.parts[reward.name], found.failed[reward.name] = values, int(failed.sum())
-            said, broken = said | ~values.isnan(), broken | failed
-            total += reward.weight * values.nan_to_num(0.0)
+            if reward.weight:  # else it is measured, and has no say
+                said, broken = said | ~values.isnan(), broken | failed
+                total += reward.weight * values.nan_to_num(0.0)
         total[~said | broken] = math.nan
         return found
 
@@ -96,16 +101,20 @@ class RewardSum:
             return self._values(reward, batch), failed
         except PostTrainError:
             raise
-        except Exception as whole:
+        except (Exception, TooLong) as whole:
+            if isinstance(whole, TooLong) and reward.name not in self._slow:
+                self._slow.add(reward.name)
+                told = "reward %s: a batch of %d took longer than %g s, so its responses are judged one by one; raise "
+                log.warning(told + "--model.reward_timeout if it is only slow", reward.name, len(batch), self.timeout)
             log.debug("reward %s: a batch failed (%s); its responses are judged one by one", reward.name, whole)
         values = torch.full((len(batch),), math.nan, dtype=torch.float64)
-        problems: list[tuple[int, Exception]] = []
+        problems: list[tuple[int, BaseException]] = []
         for place in range(len(batch)):
             try:
                 values[place] = self._values(reward, batch.only(place))[0]
             except PostTrainError:
                 raise
-            except Exception as single:
+            except (Exception, TooLong) as single:
                 failed[place] = True
                 problems.append((place, single))
                 if sum(isinstance(p, TooLong) for _, p in problems) >= _MOST_TIMEOUTS:
@@ -120,7 +129,7 @@ class RewardSum:
         return values, failed
 
     def _failure(
-        self, reward: Reward, batch: RewardBatch, problems: Sequence[tuple[int, Exception]], how: str
+        self, reward: Reward, batch: RewardBatch, problems: Sequence[tuple[int, BaseException]], how: str
     ) -> PostTrainError:
         place, problem = problems[0]
         remedy = "raise --model.reward_timeout, or mend it" if isinstance(problem, TooLong) else "mend it"
@@ -162,11 +171,22 @@ def _awaited(said: Awaitable[Scores], timeout: float) -> Scores:
         except TimeoutError as problem:
             raise TooLong(f"it took longer than {timeout:g} s") from problem
 
-    # in a thread of its own: a notebook's has a loop already
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, limited()).result()
+    # in a thread of its own: a notebook's has a loop already. Nobody waits for one that blocks
+    found: Future[Scores] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(asyncio.run(limited()))
+        except BaseException as problem:
+            found.set_exception(problem)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return found.result(timeout + _GRACE_S)
+    except FutureTimeout as problem:
+        raise TooLong(f"it took longer than {timeout:g} s, and blocks") from problem
 
 
-def _short(problem: Exception) -> str:
+def _short(problem: BaseException) -> str:
     text = " ".join(f"{type(problem).__name__}: {problem}".split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + " ..."

@@ -50,7 +50,7 @@ class HFEngine:
     ) -> None:
         self.policy, self.batch_size, self.context = policy, batch_size, context
         self.eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long)
-        self._any_rank = any_rank
+        self.any_rank = any_rank
         # The caches of other models may hold recurrent states, which transformers neither copies nor selects, and which
         # padding may enter.
         self._shares = policy.architecture is not None
@@ -107,7 +107,7 @@ class HFEngine:
         return [run[i : i + per_batch] for run in runs for i in range(0, len(run), per_batch)]
 
     def _go_on(self, work_left: bool) -> bool:
-        return work_left if self._any_rank is None else self._any_rank(work_left)
+        return work_left if self.any_rank is None else self.any_rank(work_left)
 
     def _decode_batch(
         self,

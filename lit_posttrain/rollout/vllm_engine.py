@@ -11,19 +11,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
-import os
-import select
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,17 +24,16 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import DTYPES, max_positions
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
-from lit_posttrain.rollout.weights import dense_weights
+from lit_posttrain.rollout.vllm_process import VLLMProcess, environment
+from lit_posttrain.rollout.weights import checksum_of, dense_weights, parts, written
 
 # A text of which an engine with other weights says something else. Its mean difference in nats a token between two
-# engines with the same weights was up to 0.0001 in float32 and 0.03 in bfloat16.
+# engines with the same weights was 5e-6 in float32 and 0.04 in bfloat16.
 PROBE = (
     "Question: A farmer has 12 hens, and each of them lays 5 eggs a week. How many eggs are there after 3 weeks?\n"
     "Answer: The hens lay 12 * 5 = 60 eggs a week, which makes 60 * 3 = 180 eggs in three weeks."
 )
 _TOLERANCE = {"float32": 0.01, "bfloat16": 0.15, "float16": 0.05}
-_FILE_BYTES = 2**29  # weights go over in files of about this size, one at a time
-_DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE")
 
 
 def check_installed() -> None:
@@ -69,6 +60,7 @@ class VLLMEngine:
         probe: Token ids of a fixed text that is scored after an update.
         score: The policy's log-probs of all tokens of a sequence but the first.
         device: Where the policy is: vLLM shares its GPU.
+        any_rank: True if its argument is True on any rank; for sharded policies, whose weights all ranks gather.
     """
 
     def __init__(
@@ -82,10 +74,12 @@ class VLLMEngine:
         probe: Sequence[int],
         score: Callable[[Sequence[int]], Tensor],
         device: torch.device,
+        any_rank: Callable[[bool], bool] | None = None,
     ) -> None:
         check_installed()
         self.policy, self.eos_ids, self.spec, self.dtype = policy, sorted(eos_ids), spec, dtype
         self.probe, self.score = list(probe), score
+        self._any_rank = any_rank or bool
         self.version: int | None = None
         self._shares_gpu = device.type == "cuda"
         self._asleep = False
@@ -94,13 +88,16 @@ class VLLMEngine:
         self._limit = max_positions(policy.config) or longest
         self._room = min(self._limit, max(longest, len(probe) + 1))
         self.folder = Path(tempfile.mkdtemp(prefix="lit-posttrain-vllm-"))
-        self._worker = _Worker(self.folder, _environment(device), spec.timeout)
+        self._worker = VLLMProcess(self.folder, environment(device), spec.timeout)
         self._finalizer = weakref.finalize(self, _end, self._worker, self.folder)
         config = copy.deepcopy(policy.config)
         # on CPUs vLLM (0.32) packs a head of its own, which updates pass by where it is tied to the embeddings
         self._unties = device.type == "cpu" and bool(getattr(config, "tie_word_embeddings", False))
         if self._unties:
             config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+        config.architectures = [type(policy.transformer).__name__]  # one made from GGUF does not say
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # what is handed over is dense
         config.save_pretrained(self.folder / "model")
         self._worker.ask(
             "start",
@@ -113,6 +110,7 @@ class VLLMEngine:
                 "enforce_eager": not self._shares_gpu,  # compiling takes minutes on a CPU, and gains nothing
                 "kv_cache_memory_bytes": int(spec.cache_gb * 1e9),
                 "enable_sleep_mode": self._shares_gpu,
+                "gpu_memory_utilization": 0.05,  # of use only where the cache's size is not given
                 "logprobs_mode": "processed_logprobs",
                 "disable_log_stats": True,
                 **spec.options,
@@ -166,57 +164,46 @@ class VLLMEngine:
         expected = self.score(self.probe)
         problem = ""
         for _ in range(2):
-            checksum = self._hand_over()
-            scored = self._worker.ask("score", tokens=self.probe)["logprobs"]
-            problem = self._not_delivered(scored, expected, changed=checksum != self._checksum)
-            if not problem:
+            weights, checksum, scored = dense_weights(self.policy, tied_twice=self._unties), 0, list[float]()
+            try:
+                checksum = self._hand_over(weights)
+                scored = self._worker.ask("score", tokens=self.probe)["logprobs"]
+                problem = self._not_delivered(scored, expected, changed=checksum != self._checksum)
+            except (PostTrainError, OSError) as failure:
+                problem = problem or str(failure)
+                for _rest in weights:  # other ranks are gathering them too
+                    pass
+            if not self._any_rank(bool(problem)):
                 self.version, self._checksum, self._scored = version, checksum, scored
                 return
-        raise self._worker.problem(f"vLLM did not take over the weights of step {version}: {problem}")
+        if self._worker.ended:
+            raise PostTrainError(problem)
+        told = problem or "that of another process did not"
+        raise self._worker.problem(f"vLLM did not take over the weights of step {version}: {told}")
 
-    def _hand_over(self) -> int:
+    def _hand_over(self, weights: Iterator[tuple[str, Tensor]]) -> int:
         """Send all weights; a number that another set of weights would not give."""
         if self._asleep:
+            torch.cuda.empty_cache()  # what the training has freed is vLLM's to take
             self._worker.ask("wake", tag="weights")
         self._worker.send("load")
         checksum = 0
-        for file, part in self._files():
-            checksum = (checksum * 31 + part) % 2**61
-            self._worker.send_file(file)
-            self._worker.expect("read")
-            file.unlink()
+        for held in parts(weights, DTYPES[self.dtype]):
+            checksum = (
+                checksum * 31 + sum(checksum_of(value) * (i + 1) for i, value in enumerate(held.values()))
+            ) % 2**61
+            file = written(held, self.folder)
+            try:
+                self._worker.send_file(file)
+                self._worker.expect("read")
+            finally:
+                file.unlink()
         self._worker.send_file(None)
         self._worker.expect("done")
         if self._asleep:
             self._worker.ask("wake", tag="kv_cache")
             self._asleep = False
         return checksum
-
-    def _files(self) -> Iterator[tuple[Path, int]]:
-        """Files of weights, and a checksum of each."""
-        from safetensors.torch import save_file
-
-        shared = Path("/dev/shm")
-        home = shared if shared.is_dir() and shutil.disk_usage(shared).free > 4 * _FILE_BYTES else self.folder
-        held: dict[str, Tensor] = {}
-
-        def written() -> tuple[Path, int]:
-            handle, name = tempfile.mkstemp(prefix="lit-posttrain-", suffix=".safetensors", dir=home)
-            os.close(handle)
-            save_file(held, name)
-            checksum = sum(_checksum(value) * (i + 1) for i, value in enumerate(held.values()))
-            held.clear()
-            return Path(name), checksum
-
-        size = 0
-        for name, value in dense_weights(self.policy, tied_twice=self._unties):
-            held[name] = value.to("cpu", DTYPES[self.dtype]).contiguous()
-            size += held[name].nbytes
-            if size >= _FILE_BYTES:
-                yield written()
-                size = 0
-        if held:
-            yield written()
 
     def _not_delivered(self, scored: Sequence[float], expected: Tensor, changed: bool) -> str:
         """Why the engine's scores of the probe say that it has other weights than the policy; empty if they do not."""
@@ -234,114 +221,14 @@ class VLLMEngine:
         """On a GPU free weights and cache; the next update brings them back."""
         if self._shares_gpu and not self._asleep:
             self._worker.ask("sleep")
-            self._asleep, self.version, self._checksum = True, None, None
+            self._asleep, self.version = True, None
 
     def close(self) -> None:
         """End the process, and take its files away."""
         self._finalizer()
 
 
-class _Worker:
-    """The other process: requests to it, and what it answers."""
-
-    def __init__(self, folder: Path, environment: dict[str, str], timeout: float) -> None:
-        self.timeout, self.log = timeout, folder / "vllm.log"
-        read, write = os.pipe()
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lit_posttrain.rollout.vllm_worker", str(write)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[write],
-                env=environment,
-                start_new_session=True,  # Ctrl-C is the trainer's to handle
-            )
-        os.close(write)
-        self._pipe, self._buffer, self.failed = read, b"", False
-
-    def problem(self, told: str) -> PostTrainError:
-        """An error that says where to read on; the log is kept."""
-        self.failed = True
-        return PostTrainError(f"{told}; see {self.log}")
-
-    def ask(self, what: str, **arguments: Any) -> Any:
-        """Have something done."""
-        self.send(what, **arguments)
-        return self.expect("done")
-
-    def send(self, what: str, **arguments: Any) -> None:
-        """Begin a request."""
-        self._write({"do": what, **arguments})
-
-    def send_file(self, file: Path | None) -> None:
-        """Go on with a request that takes files; None ends them."""
-        self._write({"file": None if file is None else str(file)})
-
-    def _write(self, told: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(told).encode() + b"\n")
-            self.process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            raise self._died() from None
-
-    def expect(self, kind: str) -> Any:
-        """The next answer.
-
-        Raises:
-            PostTrainError: for an error, a process that died, and one that says nothing.
-        """
-        end = time.monotonic() + self.timeout
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._pipe], [], [], max(end - time.monotonic(), 0))
-            if not ready:
-                raise self.problem(f"vLLM has not answered for {self.timeout:g} s (--model.engine.timeout)")
-            more = os.read(self._pipe, 1 << 20)
-            if not more:
-                raise self._died()
-            self._buffer += more
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        found = json.loads(line)
-        if "error" in found:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)  # it is about to end, and to write down why
-            raise self.problem(f"vLLM: {found['error']}")
-        return found[kind]
-
-    def _died(self) -> PostTrainError:
-        return self.problem(f"vLLM's process ended with status {self.process.wait()}")
-
-    def end(self) -> None:
-        """Kill it: it holds nothing worth keeping."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self._pipe):
-            if isinstance(pipe, int):
-                os.close(pipe)
-            elif pipe is not None:
-                pipe.close()
-
-
-def _end(worker: _Worker, folder: Path) -> None:
+def _end(worker: VLLMProcess, folder: Path) -> None:
     worker.end()
     if not worker.failed:  # else its log is what there is to read
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    """Of the child: it is no rank of the trainer's, calls nobody, and computes where the policy does."""
-    found = {name: value for name, value in os.environ.items() if name not in _DISTRIBUTED}
-    found |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    if device.type == "cuda":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        found["CUDA_VISIBLE_DEVICES"] = visible[device.index or 0] if visible != [""] else str(device.index or 0)
-    else:
-        found |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return found
-
-
-def _checksum(value: Tensor) -> int:
-    """A number that another tensor would hardly have: the sum of its bits, read as integers."""
-    whole = value.view(torch.int16 if value.element_size() == 2 else torch.int32)
-    return int(whole.sum(dtype=torch.int64))

@@ -59,10 +59,15 @@ class Worker:
         """For each prompt its samples: tokens, log-probs, and whether an end token came."""
         from vllm import SamplingParams
 
-        seed = sampling.pop("seed")
+        seed, n = sampling.pop("seed"), sampling["n"]  # vLLM draws sample k of a prompt by its seed + k
         asked = [
             SamplingParams(
-                **sampling, max_tokens=size, stop_token_ids=stop, logprobs=0, detokenize=False, seed=(seed + i) % 2**63
+                **sampling,
+                max_tokens=size,
+                stop_token_ids=stop,
+                logprobs=0,
+                detokenize=False,
+                seed=(seed + i * n) % 2**63,
             )
             for i, size in enumerate(room)
         ]

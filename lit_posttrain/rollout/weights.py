@@ -1,8 +1,12 @@
-"""A policy's weights as another engine takes them: by the names and shapes of a transformers checkpoint."""
+"""A policy's weights as another engine takes them: by the names and shapes of a transformers checkpoint, in files."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +15,8 @@ from torch import Tensor, nn
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import ModelSpec
+
+_FILE_BYTES = 2**29  # weights go over in files of about this size, one at a time
 
 
 def check_transferable(spec: ModelSpec) -> None:
@@ -64,3 +70,39 @@ def _update(layer: Any) -> Tensor:
         total = total + layer.scaling[name] * (update.T if layer.fan_in_fan_out else update)
     assert isinstance(total, Tensor)
     return total
+
+
+def parts(weights: Iterator[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
+    """The weights in main memory, some at a time."""
+    held: dict[str, Tensor] = {}
+    for name, value in weights:
+        copy = value.to("cpu", dtype).contiguous()
+        # two names of one tensor cannot stand in a file together
+        held[name] = copy.clone() if any(copy.data_ptr() == other.data_ptr() for other in held.values()) else copy
+        if sum(kept.nbytes for kept in held.values()) >= _FILE_BYTES:
+            yield held
+            held = {}
+    if held:
+        yield held
+
+
+def written(held: dict[str, Tensor], folder: Path) -> Path:
+    """A file of weights, in shared memory where that has room."""
+    from safetensors.torch import save_file
+
+    shared, size = Path("/dev/shm"), sum(value.nbytes for value in held.values())
+    roomy = shared.is_dir() and shutil.disk_usage(shared).free > 4 * size  # every process of a machine has one
+    handle, name = tempfile.mkstemp(prefix="lit-posttrain-", suffix=".safetensors", dir=shared if roomy else folder)
+    os.close(handle)
+    try:
+        save_file(held, name)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def checksum_of(value: Tensor) -> int:
+    """A number that another tensor would hardly have: the sum of its bits, read as integers."""
+    whole = value.view(torch.int16 if value.element_size() == 2 else torch.int32)
+    return int(whole.sum(dtype=torch.int64))

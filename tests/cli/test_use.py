@@ -193,6 +193,23 @@ def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monk
         assert main(["fit", "--config", config_file, "--data.path", f"{keep}.jsonl", "--name", keep, *tiny]) == 0
 
 
+def test_best_of_n_survives_a_prompt_of_which_all_answers_fail(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_rewards.py").write_text(
+        "def picky(completions, answer):\n    return [1 / int(a) + len(c) for c, a in zip(completions, answer)]\n"
+    )
+    rows = [{"prompt": f"what is {n}", "answer": str(n)} for n in range(3)]  # the first one divides by 0
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "2", "--temperature", "1"]
+    draw += ["--max_new_tokens", "8", "--rewards+=FunctionReward", "--rewards.function", "my_rewards.picky"]
+    assert main([*draw, "--keep", "best", "--out", "best.jsonl"]) == 0
+    assert len(Path("best.jsonl").read_text().splitlines()) == 2
+    assert "reward picky failed on 2 of 6 responses" in caplog.text
+
+
 def test_best_of_n_says_what_it_needs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "what is it"}\n')
     draw = ["generate", "--model", str(tiny_model), "--prompts", str(tmp_path / "asked.jsonl")]

@@ -171,6 +171,7 @@ def our_side(kind: Kind, models: tuple[Path, Path]) -> tuple[float, Any]:
         marks = np.ones(len(said), np.bool_)
         trees[-1].responses.append(Response(np.array(said, np.int32), marks, label=SCORES[place]))
     columns = {"old": moved(logprobs(models[1])), "reference": logprobs(models[0])}
+    columns["engine"] = columns["old"]
     for number, tree in enumerate(trees):
         own = slice(number * GROUP, (number + 1) * GROUP)
         tree.per_target = {name: torch.cat(values[own]).numpy() for name, values in columns.items()}

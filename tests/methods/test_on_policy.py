@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from cases import recorded
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
@@ -203,6 +204,40 @@ def test_the_reward_logger_shows_completions(
     assert "  best " in out
 
 
+def test_a_column_that_only_another_file_has_is_missed_at_the_start(tiny_model: Path, tmp_path: Path) -> None:
+    data = prompts(tmp_path)
+    (tmp_path / "other.jsonl").write_text('{"prompt": "what is it", "solution": "7"}\n')
+    data = PromptData([str(tmp_path / "prompts.jsonl"), str(tmp_path / "other.jsonl")], cache_dir=str(tmp_path / "c"))
+    with pytest.raises(PostTrainError, match=r"other.jsonl:1: ExactMatch needs the column `answer`"):
+        fit(grpo(tiny_model, [ExactMatch()]), data, tmp_path)
+
+
+def test_rows_of_a_step_are_named_by_their_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    module, data = grpo(tiny_model), prompts(tmp_path)
+    seen: list[tuple[list[str], list[str]]] = []
+
+    class Names(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            sources = sorted({one.tree.source for one in pl_module.rollouts if one.varied})
+            seen.append((sorted(data.row_sources(batch.tree_rows)), sources))
+
+    fit(module, data, tmp_path, Names())
+    assert seen
+    assert all(named == sources for named, sources in seen)
+
+
+def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: Path) -> None:
+    module = grpo(tiny_model, phases=Phases(4, inner_epochs=2, mask_truncated=True), beta=0.1)
+    module._answers = lambda prompts, n, sampling: recorded(prompts, sampling, n)  # type: ignore[method-assign]  # some end
+    trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
+    counted = [r for one in module.rollouts for r in one.tree.responses if r.counted.any()]
+    assert 0 < len(counted) < 16, "some responses are cut off, and some are not"
+    found = module.take_phase_kl()
+    assert found is not None
+    assert found[1] == len(counted)
+    assert trainer.global_step == 2
+
+
 def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
     def fewer(prompts: Any, n: int, sampling: Any) -> Any:
         return [[Completion([5], [-1.0], "stop")] * (4 - number % 2) for number, _ in enumerate(prompts)]
@@ -249,7 +284,7 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: 
             {"rewards": [ExactMatch("right")]},
             {},
             {},
-            "ExactMatch needs the column `right`, and the data has prompt",
+            "prompts.jsonl:1: ExactMatch needs the column `right`, and there are prompt",
         ),
         ({}, {}, {"limit_train_batches": 0.5}, "limit_train_batches cuts a rollout phase short"),
     ],

@@ -111,7 +111,7 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
         marks = np.ones(len(said), np.bool_)
         trees[-1].responses.append(Response(np.array(said, np.int32), marks, label=SCORES[i]))
     for number, tree in enumerate(trees):
-        columns = {"old": old, "reference": reference, "value": v_old}
+        columns = {"old": old, "engine": old, "reference": reference, "value": v_old}
         own = slice(number * 2, number * 2 + 2)
         tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
     module.attach_advantages(trees)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lit_posttrain.ops.kl import k1, k3
+from lit_posttrain.ops.kl import adapted, k1, k3
 
 
 def test_by_hand() -> None:
@@ -30,3 +30,9 @@ def test_means_are_the_kl() -> None:
     log_ratio = (policy / reference).log()
     for estimator in (k1, k3):
         assert float((policy * estimator(log_ratio)).sum()) == pytest.approx(divergence, abs=1e-12)
+
+
+def test_the_adapted_coefficient_stays_positive_however_many_responses_a_phase_has() -> None:
+    assert adapted(0.05, 6.0, 5.0, 500, 1000) == pytest.approx(0.05 * (1 + 0.2 * 0.5))
+    assert adapted(0.05, 5.5, 5.0, 500, 1000) == pytest.approx(0.05 * (1 + 0.1 * 0.5))
+    assert adapted(0.05, 0.0, 5.0, 8192, 1000) == pytest.approx(0.05 * 0.8)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tiny
+from helpers.runs import quiet_trainer
 from rewards.test_rules import batch
 
-from lit_posttrain import ModelSpec
+from lit_posttrain import GRPO, ModelSpec, PromptData, Sampling
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.rewards import RewardBatch, RewardModelScore
@@ -64,6 +65,15 @@ def test_what_is_too_long_has_no_score(reward_model: Path) -> None:
     assert isinstance(found, list)
     assert found[0] is not None
     assert found[1] is None
+
+
+def test_validate_loads_it(reward_model: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": asked}) + "\n" for asked in ASKED))
+    data = PromptData("builtin:demo_words", val_path=str(tmp_path / "p.jsonl"), cache_dir=str(tmp_path / "cache"))
+    module = GRPO(ModelSpec(str(tiny_model)), [RewardModelScore(str(reward_model))], sampling=Sampling(4))
+    (found,) = quiet_trainer(default_root_dir=str(tmp_path)).validate(module, datamodule=data, verbose=False)
+    assert found["val/rewards/rewardmodelscore/failed"] == 0
+    assert "val/reward" in found
 
 
 def test_a_language_model_is_no_reward(tiny_model: Path, tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def test_math_answers_are_compared_as_mathematics() -> None:
         (lambda: Regex("("), "pattern '\\(' is no regular expression"),
         (lambda: LengthPenalty(4, 5), "buffer is 5; it must be above 0 and at most limit, 4"),
         (lambda: Repetition(0), "n is 0; it must be at least 1"),
-        (lambda: ExactMatch("right").check(["prompt", "answer"]), "needs the column `right`, and the data has prompt"),
+        (
+            lambda: ExactMatch("right").check(["prompt", "answer"], "f:1"),
+            "f:1: ExactMatch needs the column `right`, and there",
+        ),
     ],
 )
 def test_mistakes(make: Any, said: str) -> None:

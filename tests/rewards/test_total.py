@@ -125,3 +125,43 @@ def test_mistakes() -> None:
         summed(length, length)
     with pytest.raises(PostTrainError, match="reward_timeout is 0"):
         summed(length, timeout=0)
+
+
+def test_code_that_catches_everything_does_not_catch_the_time_limit(caplog: pytest.LogCaptureFixture) -> None:
+    def careless(completions: list[str]) -> list[float]:
+        found = []
+        for said in completions:
+            try:
+                time.sleep(30 if said == "bad" else 0)
+                found.append(1.0)
+            except Exception:
+                found.append(0.0)
+        return found
+
+    with caplog.at_level(logging.WARNING):
+        found = summed(careless, timeout=0.3)(batch(["good", "bad", "fine"]))
+    assert found.total.isnan().tolist() == [False, True, False]
+    assert found.total[0] == 1.0
+    assert found.failed == {"careless": 1}
+    assert "took longer than 0.3 s, so its responses are judged one by one" in caplog.text
+
+
+def test_a_coroutine_that_blocks_ends() -> None:
+    async def blocks(completions: list[str]) -> list[float]:
+        time.sleep(3)
+        return [1.0] * len(completions)
+
+    begun = time.monotonic()
+    with pytest.raises(PostTrainError, match="fails on every response"):
+        summed(blocks, timeout=0.2)(batch(["a"]))
+    assert time.monotonic() - begun < 2.9
+
+
+def test_a_reward_of_weight_0_has_no_say() -> None:
+    def scorer(completions: list[str]) -> list[float | None]:
+        return [-5.0, None]
+
+    found = summed(scorer, length, weights=(1.0, 0.0))(batch(["a", "long"]))
+    assert found.total[0] == -5.0
+    assert found.total[1].isnan()
+    assert found.parts["length"].tolist() == [1.0, 4.0]

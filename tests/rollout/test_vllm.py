@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.policy import Policy
-from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
 from lit_posttrain.rollout.engine import EngineSpec, Sampling
 from lit_posttrain.rollout.text import prompt_ids
@@ -33,9 +34,9 @@ TOLERANCE = 1e-3
 class Pair:
     """A policy and vLLM with its weights; `scores` are plain transformers'."""
 
-    def __init__(self) -> None:
-        self.tokenizer = load_tokenizer(SPEC)
-        self.policy = build_policy(SPEC, len(self.tokenizer))
+    def __init__(self, spec: ModelSpec = SPEC) -> None:
+        self.tokenizer = load_tokenizer(spec)
+        self.policy = build_policy(spec, len(self.tokenizer))
         self.prompts = [prompt_ids(self.tokenizer, [{"role": "user", "content": said}]) for said in ASKED]
         self.version = -1
         self.engine = self.begun()
@@ -128,6 +129,33 @@ def test_a_withheld_update_is_caught(pair: Pair, share: float, monkeypatch: pyte
     pair.update()  # what arrives is accepted again
 
 
+def test_an_engine_that_slept_takes_the_same_weights_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step may change nothing, such as the first one of a warm-up; on a CPU vLLM only says that it does not sleep."""
+    monkeypatch.setattr(pair.engine, "_shares_gpu", True)
+    pair.engine.sleep()
+    assert pair.engine.version is None
+    pair.update()
+
+
+def test_a_prompt_asked_twice_is_answered_in_two_ways(pair: Pair) -> None:
+    first, second = pair.engine.generate([pair.prompts[0]] * 2, 4, Sampling(12, temperature=1.5, seed=1))
+    said = [tuple(answer.tokens) for answer in (*first, *second)]
+    assert len(set(said)) == len(said)
+
+
+def test_adapters_on_four_bits_are_handed_over(pair: Pair) -> None:
+    adapted = Pair(replace(SPEC, lora=LoRASpec(r=4), quantization="nf4", dtype="float32"))
+    for name, value in adapted.policy.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(value, std=0.02)
+    adapted.policy.eval()
+    adapted.update()
+    apart = torch.tensor(adapted.engine._scored) - adapted.scores(adapted.engine.probe)
+    assert float(apart.abs().mean()) < 1e-3
+    assert float((pair.scores(pair.engine.probe) - adapted.scores(pair.engine.probe)).abs().mean()) > 0.05
+    adapted.engine.close()
+
+
 def test_prompts_without_room_are_refused(pair: Pair) -> None:
     for prompt in ([], [5] * 160):
         with pytest.raises(PostTrainError, match="tokens, and vLLM was begun for 160 in all"):
@@ -145,7 +173,6 @@ def test_an_engine_that_hangs_or_dies_is_an_error_that_names_its_log(pair: Pair)
     engine._worker.timeout = 0.5
     with pytest.raises(PostTrainError, match=r"vLLM has not answered for 0.5 s .*; see .*vllm\.log"):
         engine.generate(pair.prompts, 1, Sampling(4))
-    process.kill()
     with pytest.raises(PostTrainError, match=r"vLLM's process ended with status -9; see .*vllm\.log"):
         engine.generate(pair.prompts, 1, Sampling(4))
     engine.close()

@@ -7,12 +7,14 @@ from typing import Literal
 
 import pytest
 import torch
+from helpers import tiny
+from safetensors.torch import load_file
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
-from lit_posttrain.rollout.weights import check_transferable, dense_weights
+from lit_posttrain.rollout.weights import check_transferable, checksum_of, dense_weights, parts, written
 
 
 def adapted(path: Path, rslora: bool = False, quantization: Literal["nf4"] | None = None) -> Policy:
@@ -58,6 +60,17 @@ def test_four_bits_are_unpacked(tiny_model: Path) -> None:
     with torch.no_grad():
         expected, found = policy.eval().transformer(ids).logits, dense.eval().transformer(ids).logits
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_tied_weights_go_into_one_file(tmp_path: Path) -> None:
+    """Also where their type is the engine's, and nothing is copied on the way."""
+    model = tiny.save_model(tmp_path / "tied", tie_word_embeddings=True)
+    policy = build_policy(ModelSpec(str(model)), 0)
+    (held,) = parts(dense_weights(policy, tied_twice=True), torch.float32)
+    found = load_file(written(held, tmp_path))
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    assert torch.equal(found["lm_head.weight"], policy.transformer.lm_head.weight)
+    assert checksum_of(found["lm_head.weight"]) != checksum_of(found["lm_head.weight"] + 1e-6)
 
 
 def test_dora_is_refused() -> None:

@@ -31,8 +31,9 @@ $(VLLM_STAMP): tools/vllm_requirements.py constraints.txt
 demo: setup
 	$(BIN)/python -m lit_posttrain.demo
 
+# Two files at a time, with a thread each: tiny models leave a second thread nothing to do.
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -v

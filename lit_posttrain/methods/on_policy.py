@@ -222,7 +222,7 @@ class OnPolicyModule(ReferencedModule):
         stats["rollout/scoring_seconds"] = (time.perf_counter() - sampled, 1.0)
         self.rollouts = kept
         self._unlogged = stats
-        if "kl/response" in stats:
+        if stats.get("kl/response", (0.0, 0.0))[1]:
             self._phase_kl = stats["kl/response"]
         return Experience(trees, stats)
 

@@ -103,7 +103,7 @@ class PolicyGradientModule(OnPolicyModule):
         loss = super().training_step(batch, batch_idx)
         if ends_step(self.trainer, batch_idx) and self._apart_k1:
             total, responses = self.over_ranks(torch.stack(self._apart_k1).sum(0)).tolist()
-            self._phase_kl = (total, responses)
+            self._phase_kl = (total, responses) if responses else None
             self._apart_k1 = []
         return loss
 

@@ -1,7 +1,7 @@
 """Generation with vLLM in a process of its own, which gets the policy's weights before every phase.
 
-A process, because vLLM binds the threads of the one it is in, and a fault of it would end the training
-(docs/decisions.md has what was measured). vllm_worker.py is the other side.
+A process, because a fault of vLLM would else be the training's (docs/decisions.md has what was measured).
+vllm_worker.py is the other side.
 
 Delivery is proven: after an update the engine scores a fixed text, and its log-probs must be the policy's, up to what
 the arithmetic loses; and they must not be bit for bit those of before where the weights have changed.

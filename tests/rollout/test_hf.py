@@ -9,6 +9,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.attention import NAME, register
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.rollout.hf import HFEngine, sample
@@ -18,6 +19,7 @@ PROMPTS = [[5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 17, 18], [40, 41], [30, 31, 32, 
 
 
 def make(kind: str = "llama", **changes: Any) -> Any:
+    register()  # the attention that policies have on a CPU
     torch.manual_seed(3)
     sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0}
@@ -31,6 +33,7 @@ def make(kind: str = "llama", **changes: Any) -> Any:
     ("kind", "changes"),
     [
         ("llama", {}),
+        ("llama", {"attn_implementation": NAME}),
         ("mistral", {"sliding_window": 5}),
         ("gemma3_text", {"sliding_window": 5}),
         ("gpt_neox", {}),
@@ -102,6 +105,19 @@ def test_the_models_length_is_a_limit() -> None:
 
 def test_no_prompts_give_no_responses() -> None:
     assert HFEngine(Policy(make()), EOS).generate([], 2, Sampling(2)) == []
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    """10,000 draws from eight tokens, one of them impossible: chi-squared is below its 99.9 % quantile (6 degrees)."""
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf, 0.5, -3.0, 1.5])
+    drawn, logps = sample(logits.expand(10_000, -1), Sampling(temperature=0.7), torch.Generator().manual_seed(0))
+    expected = (logits / 0.7).softmax(-1)
+    counts = drawn.bincount(minlength=8)
+    assert counts[4] == 0
+    possible = expected > 0
+    surprise = ((counts - 10_000 * expected) ** 2 / (10_000 * expected))[possible].sum()
+    assert float(surprise) < 22.46
+    assert torch.allclose(logps, expected.log()[drawn], atol=1e-6)
 
 
 def test_truncated_sampling_draws_from_the_kept_set_with_its_own_logprobs() -> None:

@@ -122,10 +122,12 @@ class KeepsFrozenModels(Protocol):
 @runtime_checkable
 class TrainsInPhases(Protocol):
     """A method that samples what it trains on: an epoch of the Trainer is a rollout phase. group_size: responses to
-    each prompt."""
+    each prompt. engine_name: what draws them, hf where it is the method's own model."""
 
     @property
     def group_size(self) -> int: ...
+    @property
+    def engine_name(self) -> str: ...
 
 
 @runtime_checkable

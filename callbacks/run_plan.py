@@ -17,7 +17,7 @@ from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3
 _WARNINGS = 3
-_OUTCOME = ("train/loss", "train/reward", "val/reward", "val/loss", "val/rewards/accuracies", "val/rewards/margins")
+_OUTCOME = ("val/reward", "train/reward", "train/loss", "val/loss", "val/rewards/accuracies", "val/rewards/margins")
 
 
 class RunPlan(Callback):
@@ -115,6 +115,7 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
         ("steps", _steps(trainer, "phase" if isinstance(pl_module, TrainsInPhases) else "epoch")),
         *([("validation", note)] if (note := _validation(trainer)) else []),
         ("batch", _batch(trainer, pl_module)),
+        *([("engine", note)] if (note := _engine(pl_module)) else []),
         ("model", f"{_count(total)} parameters, {_count(trained)} trained ({trained / max(total, 1):.2%})"),
         ("precision", f"{trainer.precision} on {where}"),
         ("memory", _memory(trainer, pl_module)),
@@ -171,6 +172,13 @@ def _batch(trainer: Trainer, pl_module: LightningModule) -> str:
         whole = f"{size} prompts x {pl_module.group_size} responses a phase, steps in "
     micro, ranks = trainer.accumulate_grad_batches, trainer.world_size
     return f"{whole}{_number(micro, 'micro-batch', 'micro-batches')} x {_number(ranks, 'process', 'processes')}"
+
+
+def _engine(pl_module: LightningModule) -> str:
+    """A notice where responses come from another process, whose beginning nobody sees."""
+    if not isinstance(pl_module, TrainsInPhases) or pl_module.engine_name == "hf":
+        return ""
+    return f"{pl_module.engine_name}, which begins with the first phase: half a minute or more"
 
 
 def _memory(trainer: Trainer, pl_module: LightningModule) -> str:

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"lit-posttrain {__version__}")
         return 0
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for rewards and callbacks of one's own; behind all else, and shadowing nothing
     try:
         status = _command(args[0], asks_help=bool(set(HELP) & set(args)))(args)
         sys.stdout.flush()

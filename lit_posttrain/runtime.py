@@ -54,6 +54,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")  # no validation data
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*Couldn't infer the batch indices.*")  # rows are named by their source
+    warnings.filterwarnings("ignore", message=".*have no logger configured.*")  # `validate` prints its figures
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

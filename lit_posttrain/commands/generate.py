@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,11 @@ def generate(
         judge.check(list(asked[0].columns), asked[0].source)
         judge.prepare(chat.device)
         asked = [replace(one, messages=c) for one, c in zip(asked, conversations, strict=True)]
-        write(kept(asked, answered, judge, keep), out)
+        rows = kept(asked, answered, judge, keep)
+        write(rows, out)
+        if left_out := len(asked) - len(rows):
+            why = "no answer has a score" if keep == "best" else "their answers have no scores, or all the same one"
+            print(f"{left_out} of {len(asked)} prompts are left out: {why}", file=sys.stderr)
         return 0
     rows = [
         {

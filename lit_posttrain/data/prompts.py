@@ -228,6 +228,17 @@ class PromptData(TreeData):
     def _options(self, max_length: int) -> PromptOptions:
         return PromptOptions(self.columns, self.system_prompt, self.template, max_length, on_bad_row=self.on_bad_row)
 
+    def predict_dataloader(self) -> Any:
+        """There is nothing to predict.
+
+        Raises:
+            PostTrainError: always.
+        """
+        raise PostTrainError(
+            "prompts have no responses whose log-probability could be computed; answer them with `lit-posttrain "
+            "generate`, or take a config with ConversationData or PreferenceData"
+        )
+
     def train_dataloader(self) -> Any:
         """What the method makes of the prompts."""
         owner: Any = self._owner()

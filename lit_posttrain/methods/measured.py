@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
@@ -14,7 +14,12 @@ from lit_posttrain.methods.schedules import Schedule
 
 
 class MeasuredModule(OptimizedModule):
-    """An `OptimizedModule` whose metrics are sums and counts."""
+    """An `OptimizedModule` whose metrics are sums and counts.
+
+    in_bar: those of a training step that the progress bar shows.
+    """
+
+    in_bar: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule, warmup: float) -> None:
         """The arguments are those of `OptimizedModule`."""
@@ -61,7 +66,7 @@ class MeasuredModule(OptimizedModule):
         """Reduce the metrics of the steps since the last log, and log them with some further ones."""
         values = ratios(self._totals.compute())
         self._totals.reset()
-        self._log("train", {**values, **self.derived_metrics(values), **more}, bar=("loss",))
+        self._log("train", {**values, **self.derived_metrics(values), **more}, bar=self.in_bar)
 
     def _attached_trainer(self) -> Any:
         try:

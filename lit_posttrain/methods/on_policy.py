@@ -50,6 +50,7 @@ class OnPolicyModule(ReferencedModule):
     """
 
     monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/reward", "max")
+    in_bar: ClassVar[tuple[str, ...]] = ("reward", "kl/response")  # a policy gradient's loss is near 0, and says little
 
     def __init__(
         self,
@@ -99,6 +100,11 @@ class OnPolicyModule(ReferencedModule):
     def group_size(self) -> int:
         """Responses to each prompt."""
         return self.phases.group_size
+
+    @property
+    def engine_name(self) -> str:
+        """What draws the responses."""
+        return self._sampler.spec.name
 
     @property
     def needs_old_logprobs(self) -> bool:

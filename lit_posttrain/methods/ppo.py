@@ -163,7 +163,10 @@ class PPO(PolicyGradientModule):
         return with_head
 
     def _begin_head(self, policy: Policy, path: str) -> None:
-        theirs = restore(path).scorer.transformer.score.weight
+        try:
+            theirs = restore(path).scorer.transformer.score.weight
+        except PostTrainError as problem:
+            raise PostTrainError(f"--model.critic.start: {problem}") from problem
         assert policy.value_head is not None
         if theirs.shape != policy.value_head.weight.shape:
             raise PostTrainError(

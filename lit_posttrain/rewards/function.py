@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any
 
+from lit_posttrain.arguments import alternatives
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 
 
@@ -16,13 +19,17 @@ class FunctionReward(Reward):
     is a list with one value a completion. A parameter that it does not have is not passed. It may be async.
     """
 
-    def __init__(self, function: Callable[..., Any], weight: float = 1.0, name: str | None = None) -> None:
+    def __init__(self, function: Callable[..., Any] | str, weight: float = 1.0, name: str | None = None) -> None:
         """
         Args:
-            function: The function, in a config by its import path, such as my_rewards.short.
+            function: The function, or its import path, such as my_rewards.short for one in my_rewards.py beside you.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: the function's name.
+
+        Raises:
+            PostTrainError: for an import path that leads nowhere.
         """
+        function = _imported(function) if isinstance(function, str) else function
         super().__init__(weight, name or getattr(function, "__name__", None))
         self.function = function
 
@@ -34,3 +41,19 @@ class FunctionReward(Reward):
             given = {name: value for name, value in given.items() if name in parameters}
         found: Scores | Awaitable[Scores] = self.function(**given)
         return found
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    home, _, name = path.rpartition(".")
+    try:
+        module = import_module(home or name)
+    except ImportError as problem:
+        raise PostTrainError(
+            f"FunctionReward: function {path}: {problem}; it is looked for beside you, and on PYTHONPATH"
+        ) from problem
+    found: Callable[..., Any] | None = getattr(module, name, None)
+    if not callable(found):
+        known = [other for other, value in vars(module).items() if inspect.isfunction(value)]
+        meant = alternatives(name, known, "its functions")
+        raise PostTrainError(f"FunctionReward: function {path}: {home} has no such function; {meant}")
+    return found

@@ -61,7 +61,10 @@ class RewardModelScore(Reward):
         """
         if self._model is not None:
             return
-        restored = restore(self.path, self.trust_remote_code)
+        try:
+            restored = restore(self.path, self.trust_remote_code)
+        except PostTrainError as problem:
+            raise PostTrainError(f"RewardModelScore: path: {problem}") from problem
         self._model = restored.scorer.to(device).eval().requires_grad_(False)
         self._template = ConversationTemplate(restored.tokenizer, "completion", empty_turns=True)
         self._mask = TokenMask(restored.tokenizer)

@@ -22,6 +22,8 @@ from lit_posttrain.rewards.time_limit import TooLong, time_limit
 
 log = logging.getLogger(__name__)
 
+Problems = dict[int, BaseException]  # by the place of the response
+
 _SHOWN = 80  # characters of an error
 _MOST_TIMEOUTS = 3  # of single responses in a batch
 _GRACE_S = 1.0  # for an async reward to be cancelled
@@ -40,9 +42,10 @@ class Rewarded:
 class RewardSum:
     """Calls rewards, and adds up what they say.
 
-    A reward that fails on a batch is asked again about every response alone, so that the others keep theirs. Those that
-    it fails on are counted, named in the log and have no score at all: they are in no group's mean and train nothing. A
-    reward that fails on all is an error.
+    A reward that raises or takes too long is asked again about every response alone, so that the others keep theirs,
+    and this is told once. Responses that it fails on, or gives a number to that is not finite, are counted, named in
+    the log and have no score at all: they are in no group's mean and train nothing. A reward that fails on all is an
+    error.
     """
 
     def __init__(self, rewards: Sequence[Reward], timeout: float = 60.0) -> None:
@@ -63,7 +66,7 @@ class RewardSum:
         if timeout <= 0:
             raise PostTrainError(f"--model.reward_timeout is {timeout:g}; it must be above 0, in seconds")
         self.rewards, self.timeout = list(rewards), timeout
-        self._slow: set[str] = set()  # of which it was told
+        self._told: set[str] = set()  # names of those that were reported
 
     def prepare(self, device: Any) -> None:
         """Load what rewards need."""
@@ -96,72 +99,74 @@ class RewardSum:
 
     def _asked(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Tensor]:
         """(M,) values with NaN for none, and (M,) whether it failed."""
-        failed = torch.zeros(len(batch), dtype=torch.bool)
         try:
-            return self._values(reward, batch), failed
+            values, problems = self._values(reward, batch)
         except PostTrainError:
             raise
         except (Exception, TooLong) as whole:
-            if isinstance(whole, TooLong) and reward.name not in self._slow:
-                self._slow.add(reward.name)
-                told = "reward %s: a batch of %d took longer than %g s, so its responses are judged one by one; raise "
-                log.warning(told + "--model.reward_timeout if it is only slow", reward.name, len(batch), self.timeout)
-            log.debug("reward %s: a batch failed (%s); its responses are judged one by one", reward.name, whole)
+            self._tell_once(reward, batch, whole)
+            values, problems = self._one_by_one(reward, batch)
+        if problems and len(problems) == len(batch):
+            raise self._failure(reward, batch, problems, "on every response") from next(iter(problems.values()))
+        failed = torch.zeros(len(batch), dtype=torch.bool)
+        failed[list(problems)] = True
+        if problems:
+            place, problem = next(iter(problems.items()))
+            told = "reward %s failed on %d of %d responses, which have no score: %s: %s"
+            log.warning(told, reward.name, len(problems), len(batch), batch.sources[place], _short(problem))
+        return values, failed
+
+    def _one_by_one(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
         values = torch.full((len(batch),), math.nan, dtype=torch.float64)
-        problems: list[tuple[int, BaseException]] = []
+        problems: Problems = {}
         for place in range(len(batch)):
             try:
-                values[place] = self._values(reward, batch.only(place))[0]
+                own, found = self._values(reward, batch.only(place))
+                values[place] = own[0]
+                if found:
+                    problems[place] = found[0]
             except PostTrainError:
                 raise
             except (Exception, TooLong) as single:
-                failed[place] = True
-                problems.append((place, single))
-                if sum(isinstance(p, TooLong) for _, p in problems) >= _MOST_TIMEOUTS:
+                problems[place] = single
+                if sum(isinstance(problem, TooLong) for problem in problems.values()) >= _MOST_TIMEOUTS:
                     raise self._failure(reward, batch, problems, "again and again") from single
-        if not problems:
-            return values, failed
-        if failed.all():
-            raise self._failure(reward, batch, problems, "on every response") from problems[0][1]
-        place, problem = problems[0]
-        told = "reward %s failed on %d of %d responses, which have no score: %s: %s"
-        log.warning(told, reward.name, len(problems), len(batch), batch.sources[place], _short(problem))
-        return values, failed
+        return values, problems
 
-    def _failure(
-        self, reward: Reward, batch: RewardBatch, problems: Sequence[tuple[int, BaseException]], how: str
-    ) -> PostTrainError:
-        place, problem = problems[0]
+    def _tell_once(self, reward: Reward, batch: RewardBatch, problem: BaseException) -> None:
+        if reward.name in self._told:
+            return
+        self._told.add(reward.name)
+        remedy = "; raise --model.reward_timeout if it is only slow" if isinstance(problem, TooLong) else ""
+        told = "reward %s: a batch of %d failed (%s), so its responses are judged one by one%s"
+        log.warning(told, reward.name, len(batch), _short(problem), remedy)
+
+    def _failure(self, reward: Reward, batch: RewardBatch, problems: Problems, how: str) -> PostTrainError:
+        place, problem = next(iter(problems.items()))
         remedy = "raise --model.reward_timeout, or mend it" if isinstance(problem, TooLong) else "mend it"
         return PostTrainError(
             f"reward {reward.name} fails {how}, first on the prompt {batch.sources[place]}: {_short(problem)}; {remedy}"
         )
 
-    def _values(self, reward: Reward, batch: RewardBatch) -> Tensor:
+    def _values(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
         with time_limit(self.timeout):
             said = reward.score(batch)
             if inspect.isawaitable(said):
                 said = _awaited(said, self.timeout)
-        found = _as_tensor(said)
+        if isinstance(said, Tensor):
+            found, none = said.detach().double().cpu(), torch.zeros(said.shape, dtype=torch.bool)
+        else:
+            found = torch.tensor([math.nan if value is None else float(value) for value in said], dtype=torch.float64)
+            none = torch.tensor([value is None for value in said], dtype=torch.bool)
         if tuple(found.shape) != (len(batch),):
             shape = "x".join(map(str, found.shape)) or "one number"
             raise PostTrainError(f"reward {reward.name} gave {shape} scores for {len(batch)} responses; mend it")
-        return found
-
-
-def _as_tensor(said: Scores) -> Tensor:
-    if not isinstance(said, Tensor):
-        said = torch.tensor([math.nan if value is None else _number(value) for value in said], dtype=torch.float64)
-    elif not said.isfinite().all():
-        raise ValueError("it gave a number that is not finite; None means no score")
-    return said.detach().double().cpu()
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"it gave {number}, which is not finite; None means no score")
-    return number
+        problems: Problems = {
+            place: ValueError(f"it gave {float(found[place])}, which is not finite; None means no score")
+            for place in (~found.isfinite() & ~none).nonzero()[:, 0].tolist()
+        }
+        found[list(problems)] = math.nan
+        return found, problems
 
 
 def _awaited(said: Awaitable[Scores], timeout: float) -> Scores:

@@ -46,6 +46,7 @@ class Method:
 
     reward_names = ("taste",)
     group_size = 2
+    engine_name = "hf"
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []

@@ -98,7 +98,7 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
         (lambda completions: [_raises(said) for said in completions], "KeyError: 'no such thing'; mend it"),
         (lambda completions: [_hangs(said) for said in completions], "longer than 0.2 s; raise --model.reward_timeout"),
         (lambda completions: ["good"] * len(completions), "ValueError: could not convert string"),
-        (lambda completions: torch.full((len(completions),), math.nan), "a number that is not finite"),
+        (lambda completions: torch.full((len(completions),), math.nan), "it gave nan, which is not finite"),
     ],
 )
 def test_a_reward_that_always_fails_is_an_error(reward: Any, said: str) -> None:
@@ -143,7 +143,10 @@ def test_code_that_catches_everything_does_not_catch_the_time_limit(caplog: pyte
     assert found.total.isnan().tolist() == [False, True, False]
     assert found.total[0] == 1.0
     assert found.failed == {"careless": 1}
-    assert "took longer than 0.3 s, so its responses are judged one by one" in caplog.text
+    assert (
+        "a batch of 3 failed (TooLong: it took longer than 0.3 s), so its responses are judged one by one"
+        in caplog.text
+    )
 
 
 def test_a_coroutine_that_blocks_ends() -> None:
@@ -165,3 +168,30 @@ def test_a_reward_of_weight_0_has_no_say() -> None:
     assert found.total[0] == -5.0
     assert found.total[1].isnan()
     assert found.parts["length"].tolist() == [1.0, 4.0]
+
+
+def test_a_number_that_is_not_finite_costs_one_score_and_no_second_call(caplog: pytest.LogCaptureFixture) -> None:
+    """Also of a reward that compares the responses of a batch, which would say something else of each alone."""
+    calls: list[int] = []
+
+    def ranked(completions: list[str]) -> list[float]:
+        calls.append(len(completions))
+        return [float(sorted(completions).index(said)) if said != "bad" else math.nan for said in completions]
+
+    with caplog.at_level(logging.WARNING):
+        found = summed(ranked)(batch(["c", "a", "bad"]))
+    assert calls == [3]
+    assert found.total[:2].tolist() == [2.0, 0.0]
+    assert found.total[2].isnan()
+    assert found.failed == {"ranked": 1}
+    assert "it gave nan, which is not finite" in caplog.text
+
+
+def test_an_import_path_that_leads_nowhere_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rewards_of_mine.py").write_text("import math\n\ndef short(completions):\n    return [1.0]\n")
+    assert FunctionReward("rewards_of_mine.short").name == "short"
+    with pytest.raises(PostTrainError, match=r"rewards_of_mine has no such function; did you mean short\?"):
+        FunctionReward("rewards_of_mine.shrt")
+    with pytest.raises(PostTrainError, match="No module named 'rewards_of_others'; it is looked for beside you"):
+        FunctionReward("rewards_of_others.short")

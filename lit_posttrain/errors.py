@@ -64,9 +64,13 @@ def explained(message: str, known: Sequence[str] = (), classes: Mapping[str, Seq
     takes.
     """
     text = " ".join(message.split())
-    required = re.search(r"arguments are required: (.+)", text)
+    required = re.search(r"arguments are required: ((?:[\w.-]+, )*[\w.-]+)", text)
     if required:
-        names = [f"--{re.sub(r'^(fit|validate|test|predict)[.]', '', name)}" for name in required[1].split(", ")]
+        listed_names = required[1].split(", ")
+        lacking = rf"class_path='[\w.]*?(\w+)', init_args=Namespace\([^()]*\b{re.escape(listed_names[0])}=None"
+        if owner := re.findall(lacking, text):
+            return f"{owner[-1]} needs {' and '.join(listed_names)}; --help says what it means"
+        names = [f"--{re.sub(r'^(fit|validate|test|predict)[.]', '', name)}" for name in listed_names]
         return f"{' and '.join(names)}: required; --help says what it means"
     empty = re.match(r"argument (--[\w.]+)\S*: expected", text)
     if empty:

@@ -142,6 +142,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),
     "bad type": (["fit", "--config", "sft.yaml", "--data.batch_size", "many"], ["batch_size"]),
     "missing option": (["export", "--ckpt", "x.ckpt"], ["--out: required"]),
+    "a reward without what it needs": (
+        ["fit", "--config", "demo_grpo.yaml", "--model.rewards+=RewardModelScore"],
+        ["RewardModelScore needs path"],
+    ),
     "no package": (
         ["fit", "--config", "sft.yaml", "--model.policy.path", "package:not_there/x.gguf"],
         ["not_there", "pip install"],

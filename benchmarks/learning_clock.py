@@ -1,4 +1,4 @@
-"""What a run of grpo_learning.py or ppo_reward_model.py reached, and when. Not to be run by itself."""
+"""What a run of grpo_learning.py or kl_control.py reached, and when. Not to be run by itself."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ class LearningClock(pl.Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._note(trainer, held_out=float(trainer.callback_metrics["val/reward"]))
+
+
+def letters(completions: list[str]) -> list[float]:
+    """A reward that can be raised without end: a tenth for every letter e."""
+    return [said.count("e") / 10 for said in completions]

@@ -27,10 +27,8 @@ class LearningClock(pl.Callback):
             out.write(json.dumps(row) + "\n")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        stats = pl_module.loader.experience.stats
-        figures = {
-            name: stats[name][0] / stats[name][1] for name in ("reward", "kl/response") if stats.get(name, (0, 0))[1]
-        }
+        names, known = {"reward": "train/reward", "kl/response": "train/kl/response"}, trainer.callback_metrics
+        figures = {ours: float(known[name]) for ours, name in names.items() if name in known}
         self._note(trainer, **figures, kl_coefficient=pl_module.kl_coefficient)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

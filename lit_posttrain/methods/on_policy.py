@@ -339,7 +339,7 @@ class OnPolicyModule(ReferencedModule):
 
     def _evaluated(self) -> list[TreeStore]:
         """The data sets that are validated or tested on."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # as above
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning, unseen by type checkers
         stores = data.test_stores if self.trainer.state.fn == TrainerFn.TESTING else data.val_stores
         return list(stores.values())
 

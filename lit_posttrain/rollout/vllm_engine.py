@@ -85,8 +85,7 @@ class VLLMEngine:
         self._asleep = False
         self._checksum: int | None = None
         self._scored: list[float] | None = None
-        self._limit = max_positions(policy.config) or longest
-        self._room = min(self._limit, max(longest, len(probe) + 1))
+        self._room = min(max_positions(policy.config) or longest, max(longest, len(probe) + 1))
         self.folder = Path(tempfile.mkdtemp(prefix="lit-posttrain-vllm-"))
         self._worker = VLLMProcess(self.folder, environment(device), spec.timeout)
         self._finalizer = weakref.finalize(self, _end, self._worker, self.folder)

@@ -25,6 +25,7 @@ from reward import run
 from sft import model_folder
 
 RUNS = {"adaptive": "KLControl adaptive", "off": "without control"}
+CONTROL = ("beta", "target", "horizon")  # options that make no difference to a run without control
 OFF = 1e-4  # a weight with which the KL is measured, and not held
 WINDOW = 10  # phases that a figure is the mean of: one phase's KL is off by a sixth
 Rows = list[dict[str, float]]
@@ -84,22 +85,25 @@ def means(values: list[float]) -> list[float]:
 
 
 def draw(kept: dict[str, Rows], target: float, file: str) -> None:
-    """KL, its weight and the held-out reward against optimizer steps."""
+    """KL, its weight and the reward, sampled and (dots) held out, against optimizer steps."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    names = {"kl/response": "KL, nats a response", "kl_coefficient": "weight of the KL", "held_out": "held-out reward"}
+    names = {"kl/response": "KL, nats a response", "kl_coefficient": "weight of the KL", "reward": "reward"}
     for axis, (name, title) in zip(axes, names.items(), strict=True):
         for (kind, rows), colour in zip(kept.items(), ("tab:blue", "tab:orange"), strict=False):
             steps = [row["step"] for row in rows if name in row]
             values = [row[name] for row in rows if name in row]
-            if name == "kl/response":
+            if name != "kl_coefficient":
                 axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
                 steps, values = steps[WINDOW - 1 :], means(values)
             axis.plot(steps, values, color=colour, label=RUNS[kind])
+            if name == "reward":
+                held = [(row["step"], row["held_out"]) for row in rows if "held_out" in row]
+                axis.plot(*zip(*held, strict=True), "o--", color=colour, markersize=3, linewidth=0.8)
         axis.set(xlabel="optimizer step", title=title)
     axes[0].axhspan(0.8 * target, 1.2 * target, color="grey", alpha=0.2, label="target +- 20 %")
     axes[0].legend()
@@ -123,6 +127,7 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=0.05, help="weight of the KL that the adaptive run begins with")
     parser.add_argument("--target", type=float, default=2.0, help="nats a response")
     parser.add_argument("--horizon", type=float, default=320.0, help="responses")
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--plot", help="a .png to draw the curves into")
     options = parser.parse_args()
     if options.task == "rlhf" and not options.data:
@@ -133,11 +138,12 @@ def main() -> None:
     kept: dict[str, Rows] = {}
     with tempfile.TemporaryDirectory() as scratch:
         model = model_folder(options.model, Path(scratch) / "model")
-        for kind in RUNS:
+        for kind in options.runs:
             file = out / f"{kind}.json"
-            same_experiment(file, options)
+            spared = CONTROL if kind == "off" else ()
+            same_experiment(file, options, spared)
             if not file.exists():
-                told = json.dumps({"options": settings(options), "rows": measured(kind, model, options)})
+                told = json.dumps({"options": settings(options, spared), "rows": measured(kind, model, options)})
                 file.write_text(told.replace("}, {", "},\n {") + "\n")
             kept[kind] = json.loads(file.read_text())["rows"]
             held = [row["held_out"] for row in kept[kind] if "held_out" in row]

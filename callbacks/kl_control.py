@@ -28,6 +28,10 @@ class KLControl(Callback):
     is above `target` and lowers it while it is below: b (1 + clip(KL/target - 1, -0.2, 0.2) n/horizon) after n
     responses. `linear` takes it to `final` over the run. It is logged as kl_coefficient; a resumed run goes on with it.
 
+    Let the weight begin near its end. The best policy at weight b is the reference tilted by exp(reward/b), s^2/(2 b^2)
+    nats away where a prompt's rewards have deviation s; so b is about s/sqrt(2 target), with s 1 for advantages that
+    are divided by it (grpo). From far off the policy is past its target before the weight has come, and returns slowly.
+
     Of other methods fresh responses are drawn.
     Logged: kl/sampled, the mean over responses of the sum over their tokens of d = log pi - log pi_ref, drawn at
     temperature 1: the k1 estimator, unbiased for responses of up to `max_new_tokens`, in nats a response.
@@ -65,8 +69,9 @@ class KLControl(Callback):
             coefficient: What becomes of the weight of the KL: it stays (fixed), follows the KL (adaptive), or goes to
                 `final` (linear). For methods that sample their own responses.
             target: What adaptive holds kl/response at, in nats a response.
-            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer follow faster. More than
-                it in a phase count as so many.
+            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer follow faster. Take ten
+                phases' or more: the policy follows a weight within several, and a faster one swings around its target.
+                More than it in a phase count as so many.
             final: The weight at the end of the run, for linear.
         """
         for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):

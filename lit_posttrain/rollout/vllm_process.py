@@ -33,6 +33,7 @@ class VLLMProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lit_posttrain.rollout.vllm_worker", str(write)],
                 stdin=subprocess.PIPE,
+                bufsize=0,
                 stdout=log,
                 stderr=log,
                 pass_fds=[write],
@@ -40,6 +41,8 @@ class VLLMProcess:
                 start_new_session=True,  # Ctrl-C is the trainer's to handle
             )
         os.close(write)
+        assert self.process.stdin is not None
+        os.set_blocking(self.process.stdin.fileno(), False)  # a pipe takes 64 kB, then waits for its reader
         self._pipe: int | None = read
         self._buffer, self.failed = b"", False
 
@@ -68,9 +71,15 @@ class VLLMProcess:
 
     def _write(self, told: dict[str, Any]) -> None:
         assert self.process.stdin is not None
+        rest = memoryview(json.dumps(told).encode() + b"\n")
+        end = time.monotonic() + self.timeout
         try:
-            self.process.stdin.write(json.dumps(told).encode() + b"\n")
-            self.process.stdin.flush()
+            while rest:
+                _, ready, _ = select.select([], [self.process.stdin], [], max(end - time.monotonic(), 0))
+                if not ready:
+                    self.end()  # it holds half of a request
+                    raise self.problem(f"vLLM has read no request for {self.timeout:g} s (--model.engine.timeout)")
+                rest = rest[os.write(self.process.stdin.fileno(), rest) :]
         except (BrokenPipeError, ValueError):
             raise self._died() from None
 

@@ -12,6 +12,7 @@ Each runs once with an adaptive weight of the KL and once with next to none. Eve
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -20,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from dpo import HERE
-from experiment import same_experiment, settings
+from experiment import content, same_experiment, settings
 from reward import run
 from sft import model_folder
 
@@ -38,7 +39,8 @@ def command(kind: str, *options: str) -> list[str]:
 
 def reward_model(model: str, options: argparse.Namespace) -> str:
     """Its folder, trained where it is not there."""
-    home = Path(options.work).resolve()
+    learnt_from = json.dumps([content(options.data), options.model, options.precision]).encode()
+    home = Path(options.work).resolve() / hashlib.blake2b(learnt_from, digest_size=8).hexdigest()
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "scores-hf").exists():
         data = ["--model.policy.path", model, "--data.path", str(Path(options.data).resolve())]
@@ -56,7 +58,8 @@ def task(model: str, options: argparse.Namespace) -> list[str]:
         return [*found, "--data.path", "builtin:demo_sums", "--data.val_path", "null", "--data.val_share", "0.1"]
     scores = reward_model(model, options)
     reward = {"class_path": "RewardModelScore", "init_args": {"path": scores}}
-    found = ["--config", "configs/ppo.yaml", "--model.critic.start", scores, "--model.rewards", json.dumps([reward])]
+    found = ["--config", "configs/ppo.yaml", "--model.rewards", json.dumps([reward])]
+    found += ["--model.phases.group_size", "8"]
     return [*found, "--data.path", str(Path(options.data).resolve()), "--data.max_length", str(options.prompt)]
 
 
@@ -124,12 +127,14 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=96, help="longest prompt of rlhf, in tokens")
     parser.add_argument("--tokens", type=int, default=16, help="longest response")
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--beta", type=float, default=0.05, help="weight of the KL that the adaptive run begins with")
+    parser.add_argument("--beta", type=float, default=0.5, help="weight of the KL that the adaptive run begins with")
     parser.add_argument("--target", type=float, default=2.0, help="nats a response")
-    parser.add_argument("--horizon", type=float, default=320.0, help="responses")
+    parser.add_argument("--horizon", type=float, default=640.0, help="responses")
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--plot", help="a .png to draw the curves into")
     options = parser.parse_args()
+    if options.steps < 2 * WINDOW:
+        parser.error(f"--steps is at least {2 * WINDOW}: figures are means of {WINDOW} phases")
     if options.task == "rlhf" and not options.data:
         parser.error("--task rlhf needs --data")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # learning_clock; this very checkout
@@ -144,7 +149,9 @@ def main() -> None:
             same_experiment(file, options, spared)
             if not file.exists():
                 told = json.dumps({"options": settings(options, spared), "rows": measured(kind, model, options)})
-                file.write_text(told.replace("}, {", "},\n {") + "\n")
+                part = file.with_suffix(".part")
+                part.write_text(told.replace("}, {", "},\n {") + "\n")
+                part.replace(file)
             kept[kind] = json.loads(file.read_text())["rows"]
             held = [row["held_out"] for row in kept[kind] if "held_out" in row]
             found = means([row["kl/response"] for row in kept[kind] if "kl/response" in row])

@@ -28,9 +28,11 @@ class KLControl(Callback):
     is above `target` and lowers it while it is below: b (1 + clip(KL/target - 1, -0.2, 0.2) n/horizon) after n
     responses. `linear` takes it to `final` over the run. It is logged as kl_coefficient; a resumed run goes on with it.
 
-    Let the weight begin near its end. The best policy at weight b is the reference tilted by exp(reward/b), s^2/(2 b^2)
-    nats away where a prompt's rewards have deviation s; so b is about s/sqrt(2 target), with s 1 for advantages that
-    are divided by it (grpo). From far off the policy is past its target before the weight has come, and returns slowly.
+    Let the weight begin near its end. The best policy at weight b is the reference tilted by exp(reward/b): about
+    s^2/(2 b^2) nats away where a prompt's rewards spread by s and evenly; so b is about s/sqrt(2 target), with s 1 for
+    advantages that are divided by it (grpo). From far off the policy is past its target before the weight has come, and
+    returns slowly. Some targets cannot be reached: answers that are right or wrong, a share p of them right, take a
+    policy log(1/p) nats away at most, and the weight falls on.
 
     Of other methods fresh responses are drawn.
     Logged: kl/sampled, the mean over responses of the sum over their tokens of d = log pi - log pi_ref, drawn at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from lit_posttrain.rewards.total import RewardSum
 
 Keep = Literal["best", "all", "pairs"]
 Row = dict[str, Any]
+_TOGETHER = 16  # prompts whose answers a reward judges at once
 
 
 @dataclass
@@ -53,27 +54,36 @@ def kept(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: R
     """Rows to train on. best: the best answer to each prompt, as a conversation (rejection sampling). all: every answer
     with its rank, for reward_kwise.yaml. pairs: the best and the worst answer, where their scores differ. Answers
     without a score are left out, and prompts of which nothing is left."""
-    pairs = [(one, answer) for one, said in zip(asked, answers, strict=True) for answer in said]
-    names = dict.fromkeys(name for one in asked for name in one.columns)
-    # all at once: a reward that fails on every answer to one prompt has still judged the others
-    scores = rewards(
-        RewardBatch(
-            prompts=[one.messages for one, _ in pairs],
-            responses=[answer.text for _, answer in pairs],
-            columns={name: [one.columns.get(name) for one, _ in pairs] for name in names},
-            tokens=[answer.tokens for _, answer in pairs],
-            truncated=[answer.finish_reason == "length" for _, answer in pairs],
-            sources=[one.source for one, _ in pairs],
-        )
-    ).total.tolist()
     rows: list[Row] = []
-    for one, said in zip(asked, answers, strict=True):
-        own, scores = scores[: len(said)], scores[len(said) :]
+    for one, said, own in zip(asked, answers, _scores(asked, answers, rewards), strict=True):
         ranked = [(s, a) for s, a in zip(own, said, strict=True) if not math.isnan(s) and a.text]
         ranked.sort(key=lambda pair: -pair[0])
         row = _row(list(one.messages), ranked, keep)
         rows += [row] if row else []
     return rows
+
+
+def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum) -> Iterator[list[float]]:
+    """Of the answers to each prompt. Several prompts are judged together, in equal parts: a reward that fails on every
+    answer to one of them has still judged the others, and its time limit is for a part."""
+    names = dict.fromkeys(name for one in asked for name in one.columns)
+    parts = math.ceil(len(asked) / _TOGETHER)
+    for part in range(parts):
+        places = range(part * len(asked) // parts, (part + 1) * len(asked) // parts)
+        pairs = [(asked[place], answer) for place in places for answer in answers[place]]
+        scores = rewards(
+            RewardBatch(
+                prompts=[one.messages for one, _ in pairs],
+                responses=[answer.text for _, answer in pairs],
+                columns={name: [one.columns.get(name) for one, _ in pairs] for name in names},
+                tokens=[answer.tokens for _, answer in pairs],
+                truncated=[answer.finish_reason == "length" for _, answer in pairs],
+                sources=[one.source for one, _ in pairs],
+            )
+        ).total.tolist()
+        for place in places:
+            own, scores = scores[: len(answers[place])], scores[len(answers[place]) :]
+            yield own
 
 
 def _row(prompt: list[Any], ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:

@@ -46,7 +46,8 @@ class Critic:
     Args:
         model: A model of its own, a reward model or a language model with the policy's tokenizer. Default: a head on
             the policy's trunk.
-        start: A reward model of the policy's architecture whose score head the head on the trunk begins with.
+        start: A reward model of the policy's architecture whose score head the head on the trunk begins with, instead
+            of zeros. It has learnt to judge whole responses: if critic/explained_variance is below 0 it adds noise.
         lr: Learning rate of the critic. Default: that of the policy; a head that begins at zero wants a higher one.
         weight: Weight of its loss (0.1 to 1).
         clip: How far a step may move a value; none is no bound.

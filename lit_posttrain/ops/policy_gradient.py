@@ -56,14 +56,15 @@ def clip_shares(advantage_N: Tensor, ratio_N: Tensor, low: float, high: float) -
 def kl_loss(logprob_N: Tensor, reference_N: Tensor, old_N: Tensor, kind: Literal["k3", "k2"]) -> Tensor:
     """A term whose value estimates KL(pi || pi_ref) and whose gradient is that of the KL, off-policy too.
 
-    With d = log pi - log pi_ref: k3 is r (exp(-d) - 1 + d), the gradient through r as well; k2 is sg[r] d^2 / 2, whose
-    value is no unbiased estimate. d is kept within +-20, k3 at most 10.
+    With d = log pi - log pi_ref: k3 is r (exp(-d) - 1 + d), k2 is r d^2 / 2, whose value is no unbiased estimate. Both
+    have the gradient r d grad log pi: that of k3 through r as well, and that of k2 with r held. It is written out,
+    because the bounds of the value (d within +-20, k3 at most 10) would otherwise leave a gradient of the wrong sign on
+    tokens that the policy has become much less likely to say than its reference.
     """
-    d = (logprob_N - reference_N).clamp(-_LOG_BOUND, _LOG_BOUND)
-    ratio = token_ratio(logprob_N, old_N)
-    if kind == "k2":
-        return ratio.detach() * d**2 / 2
-    return ratio * (torch.expm1(-d) + d).clamp(max=10)
+    d = (logprob_N.detach() - reference_N).clamp(-_LOG_BOUND, _LOG_BOUND)
+    ratio = token_ratio(logprob_N, old_N).detach()
+    value = d**2 / 2 if kind == "k2" else (torch.expm1(-d) + d).clamp(max=10)
+    return ratio * (value + d * (logprob_N - logprob_N.detach()))
 
 
 def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float | None) -> Tensor:

@@ -67,6 +67,7 @@ class RewardSum:
             raise PostTrainError(f"--model.reward_timeout is {timeout:g}; it must be above 0, in seconds")
         self.rewards, self.timeout = list(rewards), timeout
         self._told: set[str] = set()  # names of those that were reported
+        self._worked: set[str] = set()  # of those that have ever judged a response
 
     def prepare(self, device: Any) -> None:
         """Load what rewards need."""
@@ -106,7 +107,9 @@ class RewardSum:
         except (Exception, TooLong) as whole:
             self._tell_once(reward, batch, whole)
             values, problems = self._one_by_one(reward, batch)
-        if problems and len(problems) == len(batch):
+        if len(problems) < len(batch):
+            self._worked.add(reward.name)
+        elif problems and (len(batch) > 1 or reward.name not in self._worked):
             raise self._failure(reward, batch, problems, "on every response") from next(iter(problems.values()))
         failed = torch.zeros(len(batch), dtype=torch.bool)
         failed[list(problems)] = True
@@ -153,6 +156,8 @@ class RewardSum:
             said = reward.score(batch)
             if inspect.isawaitable(said):
                 said = _awaited(said, self.timeout)
+            if not isinstance(said, Tensor):
+                said = list(said)  # a generator can be gone through once
         if isinstance(said, Tensor):
             found, none = said.detach().double().cpu(), torch.zeros(said.shape, dtype=torch.bool)
         else:

@@ -134,7 +134,7 @@ class HFEngine:
         longest = int(limits.max()) if count else 0
         alive = torch.arange(count, device=device)  # which sequence each row of the batch is
         tokens = torch.zeros(count, longest, dtype=torch.long, device=device)
-        logprobs = torch.zeros(count, longest, device=device)
+        logprobs = torch.zeros(count, longest, dtype=torch.float32, device=device)  # in bf16-true too
         lengths = torch.zeros(count, dtype=torch.long, device=device)
         stopped = torch.zeros(count, dtype=torch.bool, device=device)
         ended = torch.zeros(count, dtype=torch.bool, device=device)
@@ -170,6 +170,11 @@ class HFEngine:
                 logits = self.policy.decode(ids, mask, mask.cumsum(1) - 1, None).logits
             else:
                 logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
+        if self._go_on(bool(logprobs.isnan().any())):
+            raise PostTrainError(
+                "the policy's logits are not finite, so nothing can be drawn: its weights hold NaN, or overflow in "
+                "this precision; go back to an earlier checkpoint, or take --trainer.precision bf16-mixed"
+            )
         return [
             Completion(
                 tokens[i, :size].tolist(), logprobs[i, :size].tolist(), "stop" if stop else "length", self.version

@@ -169,7 +169,8 @@ class VLLMEngine:
                 scored = self._worker.ask("score", tokens=self.probe)["logprobs"]
                 problem = self._not_delivered(scored, expected, changed=checksum != self._checksum)
             except (PostTrainError, OSError) as failure:
-                problem = problem or str(failure)
+                problem = problem or str(failure) or type(failure).__name__
+                self._worker.end()  # it may be waiting for the rest
                 for _rest in weights:  # other ranks are gathering them too
                     pass
             if not self._any_rank(bool(problem)):

@@ -195,3 +195,23 @@ def test_an_import_path_that_leads_nowhere_is_told(tmp_path: Any, monkeypatch: p
         FunctionReward("rewards_of_mine.shrt")
     with pytest.raises(PostTrainError, match="No module named 'rewards_of_others'; it is looked for beside you"):
         FunctionReward("rewards_of_others.short")
+
+
+def test_one_bad_answer_alone_in_its_batch_does_not_end_a_run() -> None:
+    rewards = summed(lambda completions: [math.nan if said == "bad" else 1.0 for said in completions])
+    with pytest.raises(PostTrainError, match="on every response"):
+        rewards(batch(["bad"]))
+    assert rewards(batch(["good"])).total.tolist() == [1.0]
+    assert rewards(batch(["bad"])).total.isnan().all()
+    with pytest.raises(PostTrainError, match="on every response"):
+        rewards(batch(["bad", "bad"]))
+
+
+def test_a_generator_is_gone_through_once() -> None:
+    def scores(completions: list[str]) -> Any:
+        return (math.nan if said == "two" else None if said == "three" else 1.0 for said in completions)
+
+    found = summed(scores)(batch(SAID))
+    assert found.total[0] == 1.0
+    assert found.total[1:].isnan().all()
+    assert list(found.failed.values()) == [1]

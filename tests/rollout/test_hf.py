@@ -136,3 +136,23 @@ def test_truncated_sampling_draws_from_the_kept_set_with_its_own_logprobs() -> N
 def test_impossible_sampling_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(PostTrainError, match=next(iter(options))):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_is_broken_is_an_error_and_says_nothing(temperature: float) -> None:
+    model = make()
+    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
+    with pytest.raises(PostTrainError, match="logits are not finite"):
+        HFEngine(Policy(model), EOS).generate(PROMPTS, 2, Sampling(3, temperature=temperature))
+
+
+def test_responses_are_drawn_where_bfloat16_is_the_default() -> None:
+    """As inside --trainer.precision bf16-true."""
+    engine = HFEngine(Policy(make().to(torch.bfloat16)), EOS)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        (answers,) = engine.generate([PROMPTS[0]], 2, Sampling(4))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(answers) == 2
+    assert all(logprob < 0 for answer in answers for logprob in answer.logprobs)

@@ -88,7 +88,7 @@ class GRPO(PolicyGradientModule):
             clip: How far a step may follow that ratio.
             aggregation: Tokens weigh the same (DAPO); sequences do (GRPO); or sums over max_new_tokens (Dr. GRPO).
             beta: Weight of the KL from the reference in the loss; 0 does without a reference.
-            kl: Its estimator, whose gradient is right off-policy too: k3 (value unbiased) or k2.
+            kl: Its estimator, k3 (value unbiased) or k2; their gradient is the same, and right off-policy too.
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
             engine_correction: Weigh tokens by pi/pi_engine of the policy that sampled: truncate (at most 2, TIS), mask
                 (0 outside 0.5 to 5), or none.

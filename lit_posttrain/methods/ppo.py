@@ -116,7 +116,7 @@ class PPO(PolicyGradientModule):
             clip: How far a step may follow the ratio of the policy to the one that sampled.
             beta: Weight of the KL from the reference; 0 does without a reference.
             kl_in: Whether the KL is taken from the reward of every token, or added to the loss.
-            kl: Its estimator in the loss, whose gradient is right off-policy too: k3 (value unbiased) or k2.
+            kl: Its estimator in the loss, k3 (value unbiased) or k2; their gradient is the same, right off-policy too.
             whitening: Whiten advantages over all tokens of a phase.
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
             target_kl: Leave the further steps of a phase out once the policy is so far from the one that sampled

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_posttrain.ops.kl import k3
+
 Aggregation = Literal["token", "sequence", "constant"]
 
 _LOG_BOUND = 20.0
@@ -63,7 +65,7 @@ def kl_loss(logprob_N: Tensor, reference_N: Tensor, old_N: Tensor, kind: Literal
     """
     d = (logprob_N.detach() - reference_N).clamp(-_LOG_BOUND, _LOG_BOUND)
     ratio = token_ratio(logprob_N, old_N).detach()
-    value = d**2 / 2 if kind == "k2" else (torch.expm1(-d) + d).clamp(max=10)
+    value = d**2 / 2 if kind == "k2" else k3(d)
     return ratio * (value + d * (logprob_N - logprob_N.detach()))
 
 

@@ -17,6 +17,7 @@ from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.packing import collate
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.methods.ppo import Critic
+from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.rewards import Regex
 from lit_posttrain.types import RowLayout
 
@@ -147,3 +148,22 @@ def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path, tmp_
     (fewer / "tokenizer.json").write_text(text.replace("<|im_end|>", "<|end|>"))
     with pytest.raises(PostTrainError, match="another vocabulary than the policy's"):
         ppo(tiny_model, critic=Critic(model=ModelSpec(str(fewer))))
+
+
+def test_the_head_may_begin_as_a_reward_models(tiny_model: Path, tmp_path: Path) -> None:
+    scorer = build_scorer(ModelSpec(str(tiny_model)), 512)
+    scorer.transformer.config.pad_token_id = 0
+    scorer.transformer.save_pretrained(tmp_path / "scores")
+    tiny.tokenizer().save_pretrained(tmp_path / "scores")
+    begun = ppo(tiny_model, critic=Critic(start=str(tmp_path / "scores"))).policy
+    zero = ppo(tiny_model).policy
+    assert begun is not None
+    assert zero is not None
+    assert begun.value_head is not None
+    assert zero.value_head is not None
+    head = scorer.transformer.score.weight.to(begun.value_head.weight.dtype)
+    assert head.abs().max() > 0
+    assert torch.equal(begun.value_head.weight, head)
+    assert not zero.value_head.weight.any()
+    with pytest.raises(PostTrainError, match=r"--model\.critic\.start: "):
+        ppo(tiny_model, critic=Critic(start=str(tiny_model)))

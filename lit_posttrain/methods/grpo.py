@@ -64,7 +64,6 @@ class GRPO(PolicyGradientModule):
         clip: Clip = CLIP,
         aggregation: Literal["token", "sequence", "constant"] = "sequence",
         beta: float = 0.0,
-        kl: Literal["k3", "k2"] = "k3",
         entropy: float = 0.0,
         engine_correction: EngineCorrection = "none",
         engine: EngineSpec = ENGINE,
@@ -88,7 +87,6 @@ class GRPO(PolicyGradientModule):
             clip: How far a step may follow that ratio.
             aggregation: Tokens weigh the same (DAPO); sequences do (GRPO); or sums over max_new_tokens (Dr. GRPO).
             beta: Weight of the KL from the reference in the loss; 0 does without a reference.
-            kl: Its estimator, k3 (value unbiased) or k2; their gradient is the same, and right off-policy too.
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
             engine_correction: Weigh tokens by pi/pi_engine of the policy that sampled: truncate (at most 2, TIS), mask
                 (0 outside 0.5 to 5), or none.
@@ -112,7 +110,7 @@ class GRPO(PolicyGradientModule):
         self.advantage, self.epsilon = advantage, epsilon
         self.ratio, self.objective, self.aggregation = ratio, objective, aggregation
         self.clip = clip
-        self.kl, self.entropy, self.engine_correction = kl, entropy, engine_correction
+        self.entropy, self.engine_correction = entropy, engine_correction
 
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
         """`advantage` of every token: its response's."""

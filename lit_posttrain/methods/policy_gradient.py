@@ -53,7 +53,6 @@ class PolicyGradientModule(OnPolicyModule):
     ratio: Literal["token", "sequence"] = "token"
     objective: Literal["clip", "cispo"] = "clip"
     aggregation: Aggregation = "token"
-    kl: Literal["k3", "k2"] = "k3"
     entropy: float = 0.0
     engine_correction: EngineCorrection = "none"
 
@@ -81,7 +80,7 @@ class PolicyGradientModule(OnPolicyModule):
         unit: Literal["tokens", "responses"] = "tokens" if self.aggregation == "token" else "responses"
         terms = {"policy": Term(self.aggregated(loss, batch), unit)}
         if self.kl_in_loss:
-            distance = pg.kl_loss(logprob, column(batch, "reference", logprob), old, self.kl)
+            distance = pg.kl_loss(logprob, column(batch, "reference", logprob), old)
             terms["kl"] = Term(self.aggregated(distance, batch), unit, self.kl_coefficient)
         if self.entropy:
             terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)

@@ -94,7 +94,6 @@ class PPO(PolicyGradientModule):
         clip: Clip = CLIP,
         beta: float = 0.05,
         kl_in: Literal["reward", "loss"] = "reward",
-        kl: Literal["k3", "k2"] = "k3",
         whitening: bool = True,
         entropy: float = 0.0,
         target_kl: float | None = None,
@@ -116,7 +115,6 @@ class PPO(PolicyGradientModule):
             clip: How far a step may follow the ratio of the policy to the one that sampled.
             beta: Weight of the KL from the reference; 0 does without a reference.
             kl_in: Whether the KL is taken from the reward of every token, or added to the loss.
-            kl: Its estimator in the loss, k3 (value unbiased) or k2; their gradient is the same, right off-policy too.
             whitening: Whiten advantages over all tokens of a phase.
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
             target_kl: Leave the further steps of a phase out once the policy is so far from the one that sampled
@@ -140,7 +138,7 @@ class PPO(PolicyGradientModule):
                 "--model.critic.start is for a head on the policy, and a critic.model has one of its own: pass "
                 "--model.critic.start null"
             )
-        self.critic, self.clip, self.kl_in, self.kl = critic, clip, kl_in, kl
+        self.critic, self.clip, self.kl_in = critic, clip, kl_in
         self.whitening, self.entropy, self.target_kl = whitening, entropy, target_kl
         self.engine_correction = engine_correction
         self.value_model: ValueModel | None = None

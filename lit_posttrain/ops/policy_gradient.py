@@ -55,18 +55,17 @@ def clip_shares(advantage_N: Tensor, ratio_N: Tensor, low: float, high: float) -
     return (ratio_N < 1 - low) & (advantage_N < 0), (ratio_N > 1 + high) & (advantage_N > 0)
 
 
-def kl_loss(logprob_N: Tensor, reference_N: Tensor, old_N: Tensor, kind: Literal["k3", "k2"]) -> Tensor:
+def kl_loss(logprob_N: Tensor, reference_N: Tensor, old_N: Tensor) -> Tensor:
     """A term whose value estimates KL(pi || pi_ref) and whose gradient is that of the KL, off-policy too.
 
-    With d = log pi - log pi_ref: k3 is r (exp(-d) - 1 + d), k2 is r d^2 / 2, whose value is no unbiased estimate. Both
-    have the gradient r d grad log pi: that of k3 through r as well, and that of k2 with r held. It is written out,
-    because the bounds of the value (d within +-20, k3 at most 10) would otherwise leave a gradient of the wrong sign on
-    tokens that the policy has become much less likely to say than its reference.
+    With d = log pi - log pi_ref the value is r k3(d) = r (exp(-d) - 1 + d) and the gradient r d grad log pi, which
+    is that of r k3 through r as well, and that of r d^2 / 2 (k2) with r held. It is written out, because the bounds
+    of the value (d within +-20, k3 at most 10) would otherwise leave a gradient of the wrong sign on tokens that the
+    policy has become much less likely to say than its reference.
     """
     d = (logprob_N.detach() - reference_N).clamp(-_LOG_BOUND, _LOG_BOUND)
     ratio = token_ratio(logprob_N, old_N).detach()
-    value = d**2 / 2 if kind == "k2" else k3(d)
-    return ratio * (value + d * (logprob_N - logprob_N.detach()))
+    return ratio * (k3(d) + d * (logprob_N - logprob_N.detach()))
 
 
 def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float | None) -> Tensor:

@@ -77,6 +77,8 @@ def measured(kind: str, model: str, options: argparse.Namespace) -> Rows:
     shared += ["--model.optimizer.init_args.lr", str(options.lr), "--trainer.precision", options.precision]
     shared += ["--trainer.callbacks", json.dumps(callbacks)]
     run(command("validate", *shared), home)
+    if options.minibatches:
+        shared += ["--model.phases.minibatches", str(options.minibatches)]
     steps = ["--trainer.max_steps", str(options.steps), "--trainer.check_val_every_n_epoch", "10"]
     run(command("fit", *shared, *steps, "--name", "run"), home)
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=8, help="prompts a phase")
+    parser.add_argument("--minibatches", type=int, help="optimizer steps a phase (default: the config's)")
     parser.add_argument("--prompt", type=int, default=96, help="longest prompt of rlhf, in tokens")
     parser.add_argument("--tokens", type=int, default=16, help="longest response")
     parser.add_argument("--lr", type=float, default=1e-5)

@@ -22,8 +22,8 @@ class ThroughputMonitor(Callback):
     """Speed, padding, memory and utilisation.
 
     Logged with the other metrics of a step, over the steps since the last log.
-    perf/tokens_per_s: real tokens of all processes by the time from one optimizer step to the next, data loading and
-    checkpoints included, validation not. perf/padding_share: padding by all positions computed.
+    perf/tokens_per_s: real tokens that all processes computed by the time from one optimizer step to the next, data
+    loading and checkpoints included, validation not. perf/padding_share: padding by all positions computed.
     perf/peak_memory_gb: of this process so far; on CPU its resident memory. perf/mfu: what training needs (see
     callbacks/flops.py) by what the devices could have done in that time.
     """
@@ -52,9 +52,9 @@ class ThroughputMonitor(Callback):
 
     def _begin(self, device: torch.device) -> None:
         self._clock.restart()
-        self._tokens = self._targets = 0.0
-        # of this process: padding, pairs of positions that attend to each other; all positions
-        self._sums, self._positions = torch.zeros(2, dtype=sum_dtype(device), device=device), 0
+        # of this process: tokens, pairs of positions that attend to each other; all positions, targets
+        self._sums = torch.zeros(2, dtype=sum_dtype(device), device=device)
+        self._positions = self._targets = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -70,26 +70,22 @@ class ThroughputMonitor(Callback):
         """Count on the device; reduce and log at the end of a step that is logged."""
         real = batch.tree_ids >= 0
         seen = ((batch.position_ids + 1) * real).sum()  # a token attends to its branch and trunk up to itself
-        self._sums += torch.stack([(~real).sum(), seen])
-        self._positions += real.numel()
-        if not ends_step(trainer, batch_idx):
-            return
-        self._tokens += batch.counts["input_tokens"]
-        self._targets += batch.counts["tokens"]
-        if logs_step(trainer):
+        self._sums += torch.stack([real.sum(), seen])
+        self._positions, self._targets = self._positions + real.numel(), self._targets + len(batch.target_ids)
+        if ends_step(trainer, batch_idx) and logs_step(trainer):
             for name, value in self._values(trainer).items():
                 pl_module.log(f"perf/{name}", value, batch_size=1)
             self._begin(trainer.strategy.root_device)
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
-        own = torch.cat([self._sums, self._sums.new_tensor([self._positions])])
+        own = torch.cat([self._sums, self._sums.new_tensor([self._positions, self._targets])])
         sums: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
-        padding, pairs, positions = sums.tolist()  # waits for the device, so the clock is right after it
+        tokens, pairs, positions, targets = sums.tolist()  # waits for the device, so the clock is right after it
         seconds = self._clock.seconds
-        needed = self._flops.of(self._tokens, self._targets, pairs)
+        needed = self._flops.of(tokens, targets, pairs)
         return {
-            "tokens_per_s": self._tokens / seconds,
-            "padding_share": padding / positions,
+            "tokens_per_s": tokens / seconds,
+            "padding_share": 1 - tokens / positions,
             "peak_memory_gb": peak_memory(trainer.strategy.root_device) / 1e9,
             "mfu": needed / (seconds * self._peak),
         }

@@ -8,10 +8,13 @@ advantage, the ratio with its objective, and how tokens are averaged.
 | GRPO | grpo | token | clip | sequence |
 | Dr. GRPO | centered | token | clip | constant |
 | DAPO | grpo | token | clip, clip.high 0.28, phases.top_up, LengthPenalty | token |
-| RLOO | rloo | token | clip | sequence |
+| RLOO | rloo | token | clip | constant |
 | REINFORCE++ baseline | whitened | token | clip | token |
 | GSPO | grpo | sequence, clip.low 3e-4, clip.high 4e-4 | clip | sequence |
 | CISPO | grpo | token | cispo | token |
+
+RLOO sums the log-probs of a response, as constant does (up to 1 / max_new_tokens); its authors take the KL from the
+reward, here it is a term of the loss for all of them.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ class GRPO(PolicyGradientModule):
     Metrics: reward, reward_std, rewards/NAME/mean, completions/mean_length, completions/clipped_ratio,
     frac_reward_zero_std, unscored; kl (k3, nats a token) and kl/response (k1, nats a response), entropy (nats a token),
     clip_ratio/low and clip_ratio/high (shares of tokens), rollout/engine_logp_diff (mean absolute difference of the
-    engine's log-probs from the policy's, nats), rollout/tokens_per_s.
+    engine's log-probs from the policy's, nats), rollout/tokens_per_s. Without a term for the KL or the entropy, groups
+    of equal scores are not computed: then entropy, clip_ratio, approx_kl, engine_logp_diff and loss are of the others.
     """
 
     def __init__(
@@ -102,10 +106,10 @@ class GRPO(PolicyGradientModule):
             raise PostTrainError("--model.phases.group_size 1: a response is compared with others; take at least 2")
         if entropy < 0:
             raise PostTrainError(f"--model.entropy is {entropy}; it must be at least 0")
-        if objective == "cispo" and (ratio == "sequence" or clip.high < 1):
+        if objective == "cispo" and (ratio == "sequence" or clip.high < 1 or clip.dual is not None):
             raise PostTrainError(
-                "--model.objective cispo weighs tokens by a ratio of at most clip.high: take --model.ratio token and "
-                "--model.clip.high 5"
+                "--model.objective cispo weighs tokens by a ratio of at most clip.high: take --model.ratio token, "
+                "--model.clip.high 5 and no clip.dual"
             )
         self.advantage, self.epsilon = advantage, epsilon
         self.ratio, self.objective, self.aggregation = ratio, objective, aggregation

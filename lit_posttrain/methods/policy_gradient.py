@@ -27,7 +27,7 @@ class Clip:
     """How far a step may follow the ratio of the policy to the one that sampled.
 
     Args:
-        low: How far below 1 a ratio is followed.
+        low: How far below 1 a ratio is followed; cispo has no such bound.
         high: How far above 1 (DAPO 0.28). For cispo the largest weight itself (TRL 5).
         dual: For bad responses the loss is at most so many times -A; 3 is usual, none by default.
     """

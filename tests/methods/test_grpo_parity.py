@@ -91,11 +91,23 @@ def moved(logps: list[Tensor]) -> list[Tensor]:
     return [one + 0.3 * torch.randn(one.shape, generator=noise) for one in logps]
 
 
-def trl_side(kind: Kind, models: tuple[Path, Path], out: Path) -> tuple[float, Any]:
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+def padded(parts: list[Any], left: bool) -> tuple[Tensor, Tensor]:
+    """The parts as rows, and where they are."""
+    width = max(len(part) for part in parts)
+    whole = torch.zeros(len(parts), width, dtype=torch.as_tensor(parts[0]).dtype)
+    mask = torch.zeros(len(parts), width, dtype=torch.int64)
+    for row, part in enumerate(parts):
+        here = slice(width - len(part), None) if left else slice(0, len(part))
+        whole[row, here], mask[row, here] = torch.as_tensor(part), 1
+    return whole, mask
 
-    arguments = GRPOConfig(
+
+def trl_trainer(name: str, folder: Path, out: Path, **options: Any) -> Any:
+    """TRL's trainer of this name, and its arguments."""
+    import trl
+    from datasets import Dataset
+
+    arguments = getattr(trl, f"{name}Config")(
         output_dir=str(out),
         per_device_train_batch_size=len(SIZES),
         num_generations=GROUP,
@@ -107,11 +119,10 @@ def trl_side(kind: Kind, models: tuple[Path, Path], out: Path) -> tuple[float, A
         report_to=[],
         gradient_checkpointing=False,
         disable_tqdm=True,
-        **kind.trl,
+        **options,
     )
-    model = causal(models[1])
-    trainer: Any = GRPOTrainer(
-        model=model,
+    trainer: Any = getattr(trl, f"{name}Trainer")(
+        model=causal(folder),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=arguments,
         train_dataset=Dataset.from_list([{"prompt": "question"}] * 4),
@@ -119,24 +130,13 @@ def trl_side(kind: Kind, models: tuple[Path, Path], out: Path) -> tuple[float, A
     )
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
-    rows = sampled()
+    return trainer
 
-    def padded(parts: list[Any], left: bool) -> tuple[Tensor, Tensor]:
-        width = max(len(part) for part in parts)
-        whole = torch.zeros(len(parts), width, dtype=torch.as_tensor(parts[0]).dtype)
-        mask = torch.zeros(len(parts), width, dtype=torch.int64)
-        for row, part in enumerate(parts):
-            here = slice(width - len(part), None) if left else slice(0, len(part))
-            whole[row, here], mask[row, here] = torch.as_tensor(part), 1
-        return whole, mask
 
-    prompt_ids, prompt_mask = padded([p for p, _ in rows], left=True)
-    completion_ids, completion_mask = padded([c for _, c in rows], left=False)
-    scores = torch.tensor(SCORES).view(-1, GROUP)
-    advantage = scores - scores.mean(1, keepdim=True)
-    if arguments.scale_rewards != "none":
-        advantage = advantage / (scores.std(1, keepdim=True) + 1e-4)
-    policy = logprobs(models[1])
+def trl_side(trainer: Any, advantage: Tensor, columns: dict[str, Tensor]) -> tuple[float, Any]:
+    """Its loss, and its model with the gradient."""
+    prompt_ids, prompt_mask = padded([p for p, _ in sampled()], left=True)
+    completion_ids, completion_mask = padded([c for _, c in sampled()], left=False)
     loss = trainer._compute_loss(
         trainer.model,
         {
@@ -145,22 +145,22 @@ def trl_side(kind: Kind, models: tuple[Path, Path], out: Path) -> tuple[float, A
             "completion_ids": completion_ids,
             "completion_mask": completion_mask,
             "advantages": advantage.flatten(),
-            "old_per_token_logps": padded(moved(policy), left=False)[0],
-            "ref_per_token_logps": padded(logprobs(models[0]), left=False)[0],
             "num_items_in_batch": completion_mask.sum(),
+            **columns,
         },
     )
     loss.backward()
     return float(loss.detach()), trainer.model
 
 
-def our_side(kind: Kind, models: tuple[Path, Path]) -> tuple[float, Any]:
+def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tensor]) -> tuple[float, Any]:
+    """Our loss, and our model with the gradient."""
     module = GRPO(
         ModelSpec(str(models[1])),
         rewards=[Regex("x")],
         sampling=Sampling(max_new_tokens=LONGEST, temperature=TEMPERATURE),
         phases=Phases(group_size=GROUP, inner_epochs=2),
-        **kind.ours,
+        **options,
     )
     module.configure_model()
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
@@ -170,7 +170,7 @@ def our_side(kind: Kind, models: tuple[Path, Path]) -> tuple[float, Any]:
             trees.append(Tree(np.array(prompt, np.int32), []))
         marks = np.ones(len(said), np.bool_)
         trees[-1].responses.append(Response(np.array(said, np.int32), marks, label=SCORES[place]))
-    columns = {"old": moved(logprobs(models[1])), "reference": logprobs(models[0])}
+    columns = {"old": old, "reference": logprobs(models[0])}
     columns["engine"] = columns["old"]
     for number, tree in enumerate(trees):
         own = slice(number * GROUP, (number + 1) * GROUP)
@@ -184,13 +184,38 @@ def our_side(kind: Kind, models: tuple[Path, Path]) -> tuple[float, Any]:
     return float(loss.detach()), module.policy.transformer
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradient_are_trls(kind: str, models: tuple[Path, Path], tmp_path: Path) -> None:
-    expected, theirs = trl_side(KINDS[kind], models, tmp_path)
-    found, mine = our_side(KINDS[kind], models)
-    assert found == pytest.approx(expected, rel=RELATIVE, abs=1e-6)
+def same_gradient(mine: Any, theirs: Any, factor: float = 1.0) -> None:
     gradients = {name: p.grad for name, p in mine.named_parameters()}
     largest = max(float(p.grad.abs().max()) for p in theirs.parameters())
     assert largest > 1e-4
     for name, parameter in theirs.named_parameters():
-        assert torch.allclose(gradients[name], parameter.grad, rtol=RELATIVE, atol=RELATIVE * largest), name
+        own = factor * gradients[name]
+        assert torch.allclose(own, parameter.grad, rtol=RELATIVE, atol=RELATIVE * largest), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradient_are_trls(kind: str, models: tuple[Path, Path], tmp_path: Path) -> None:
+    options = KINDS[kind].trl
+    scores = torch.tensor(SCORES).view(-1, GROUP)
+    advantage = scores - scores.mean(1, keepdim=True)
+    if options.get("scale_rewards") != "none":
+        advantage = advantage / (scores.std(1, keepdim=True) + 1e-4)
+    old = moved(logprobs(models[1]))
+    columns = {"old_per_token_logps": padded(old, left=False)[0]}
+    columns["ref_per_token_logps"] = padded(logprobs(models[0]), left=False)[0]
+    expected, theirs = trl_side(trl_trainer("GRPO", models[1], tmp_path, **options), advantage, columns)
+    found, mine = our_side(KINDS[kind].ours, models, old)
+    assert found == pytest.approx(expected, rel=RELATIVE, abs=1e-6)
+    same_gradient(mine, theirs)
+
+
+def test_the_gradient_of_rloos_first_step_is_trls(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of the policy that sampled, where TRL's ratio of sequences and ours of tokens are 1; ours is over the longest
+    length. TRL's KL stands in the reward, so there is none here."""
+    scores = torch.tensor(SCORES).view(-1, GROUP)
+    advantage = scores - (scores.sum(1, keepdim=True) - scores) / (GROUP - 1)
+    old = logprobs(models[1])
+    trainer = trl_trainer("RLOO", models[1], tmp_path, beta=0.0)
+    _, theirs = trl_side(trainer, advantage, {"old_logps": torch.stack([one.sum() for one in old])})
+    _, mine = our_side({"advantage": "rloo", "aggregation": "constant"}, models, old)
+    same_gradient(mine, theirs, factor=LONGEST)

@@ -91,20 +91,24 @@ class HFEngine:
         batches = self._batches(prompts, n)
         results: list[list[Completion]] = [[] for _ in prompts]
         while self._go_on(bool(batches)):
-            members = batches.pop(0) if batches else []
-            drawn = self._decode_batch([prompts[i] for i in members], n, sampling, generator, device)
+            members, samples = batches.pop(0) if batches else ([], n)
+            drawn = self._decode_batch([prompts[i] for i in members], samples, sampling, generator, device)
             for place, index in enumerate(members):
-                results[index] = drawn[place * n : (place + 1) * n]
+                results[index] += drawn[place * samples : (place + 1) * samples]
         return results
 
-    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[list[int]]:
-        """Which prompts are decoded together: neighbours in length, or of one length where padding is not safe."""
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[tuple[list[int], int]]:
+        """Which prompts are decoded together, and how many samples of each: neighbours in length, or of one length
+        where padding is not safe; of one prompt some of its samples, where all are more than a batch."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         runs = [order]
         if not self._shares:
             runs = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
-        per_batch = max(1, self.batch_size // n)
-        return [run[i : i + per_batch] for run in runs for i in range(0, len(run), per_batch)]
+        if n > self.batch_size:
+            parts = [min(self.batch_size, n - done) for done in range(0, n, self.batch_size)]
+            return [([i], samples) for i in order for samples in parts]
+        per_batch = self.batch_size // n
+        return [(run[i : i + per_batch], n) for run in runs for i in range(0, len(run), per_batch)]
 
     def _go_on(self, work_left: bool) -> bool:
         return work_left if self.any_rank is None else self.any_rank(work_left)

@@ -87,6 +87,22 @@ def test_same_seed_same_responses_and_global_rng_untouched() -> None:
     assert engine.generate(PROMPTS, 2, Sampling(8, seed=2)) != first
 
 
+def test_samples_of_one_prompt_are_cut_to_the_batch() -> None:
+    policy = Policy(make())
+    sizes: list[int] = []
+    inner = policy.decode
+
+    def watched(ids: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(ids))
+        return inner(ids, *rest)
+
+    policy.decode = watched  # type: ignore[method-assign]  # to see how many are decoded together
+    found = HFEngine(policy, EOS, batch_size=4).generate(PROMPTS, 6, Sampling(8, seed=1))
+    assert max(sizes) == 4
+    assert [len(drawn) for drawn in found] == [6] * len(PROMPTS)
+    assert len({tuple(one.tokens) for one in found[0]}) > 4, "the parts are not the same samples again"
+
+
 def test_training_mode_is_restored() -> None:
     policy = Policy(make()).train()
     HFEngine(policy, EOS).generate(PROMPTS, 1, Sampling(2))

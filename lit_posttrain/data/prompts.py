@@ -108,7 +108,11 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
         return named.messages, (named.messages,), _unanswered(named.messages)
     column = named.prompt or next((name for name in _PROMPTS if name in record.data), None)
     if column is not None:
-        return column, (column,), _asked(column, () if named.prompt else ("input", "context"))
+        return (
+            column,
+            (column,),
+            _asked(column, ("input", "context") if column == "instruction" and not named.prompt else ()),
+        )
     try:
         comparison = recognise_comparison(record, labelled=False)
     except PostTrainError:

@@ -23,6 +23,7 @@ SHAPES: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     "messages in prompt": ({"prompt": BRIEF}, BRIEF),
     "question": ({"question": "what is it", "answer": "a fox"}, ASKED),
     "instruction": ({"instruction": "what is it", "input": "fox"}, [{"role": "user", "content": "what is it\n\nfox"}]),
+    "input of a reward": ({"prompt": "what is it", "input": "fox", "answer": "a fox"}, ASKED),
     "conversation": ({"messages": ANSWERED}, ASKED),
     "preference": ({"chosen": f"{SIDE} fox", "rejected": f"{SIDE} dog"}, ASKED),
     "row's system": ({"prompt": "what is it", "system": "be brief"}, BRIEF),

@@ -154,6 +154,11 @@ class PPO(PolicyGradientModule):
 
         def with_head(spec: ModelSpec, vocabulary: int, **options: Any) -> Policy:
             policy = build_policy(spec, vocabulary, **options)
+            if not policy.fused_head:
+                raise PostTrainError(
+                    "a value head goes with an architecture that is proven and an output head without adapters; take a "
+                    "critic of its own: --model.critic.model.path, beside --model.critic.start null"
+                )
             policy.add_value_head()
             if self.critic.start is not None and not options.get("meta"):
                 self._begin_head(policy, self.critic.start)

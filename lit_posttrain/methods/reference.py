@@ -56,13 +56,13 @@ class KeepsTargets(Protocol):
 
 
 def weights_hash(model: Backbone) -> str:
-    """A hash of all that decides a model's output: its config and its weights but those of fresh adapters, which change
-    nothing. With sharded weights all ranks must call it."""
+    """A hash of all that decides a model's log-probs: its config and its weights but those of fresh adapters, which
+    change nothing, and of a value head. With sharded weights all ranks must call it."""
     digest = hashlib.blake2b(digest_size=16)
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NO_DIFFERENCE}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in model.state_dict().items():
-        if "lora_" in name:
+        if "lora_" in name or name.startswith("value_head."):
             continue
         whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
         digest.update(name.encode())
@@ -266,9 +266,11 @@ class ReferencedModule(PostTrainingModule):
         """Refuse what `sync_reference` cannot do.
 
         Raises:
-            PostTrainError: for a reference that is no copy, sharded weights, and a soft update of adapters, whose
+            PostTrainError: for no reference, one that is no copy, sharded weights, and a soft update of adapters, whose
                 mixture is not that of the weights which they stand for.
         """
+        if not self.referenced:
+            raise PostTrainError("ReferenceSync: there is no reference to move; --model.beta above 0 makes one")
         if self.reference != "copy":
             raise PostTrainError(
                 f"a reference that is {self.reference} cannot follow the policy; --model.reference copy"

@@ -14,6 +14,7 @@ from lit_posttrain.methods.reference import ReferencedModule
 from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
 from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
 from lit_posttrain.rollout.weights import check_transferable
+from lit_posttrain.trainer_state import together
 from lit_posttrain.types import Response, Tree
 
 
@@ -37,7 +38,8 @@ class Sampler:
     def answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling) -> list[list[Completion]]:
         """n responses of the policy as it is to each prompt."""
         if self._engine is None:
-            self._engine = self._begun(sampling.max_new_tokens)
+            # fails on all ranks or on none: sharded ones compute together to hand over the weights
+            self._engine = together(self.module.trainer, lambda: self._begun(sampling.max_new_tokens))
         self._engine.update_weights(self.module.trainer.global_step)
         return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling)
 

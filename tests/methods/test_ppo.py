@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from lit_posttrain import PPO, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
+from lit_posttrain import PPO, LoRASpec, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
 from lit_posttrain.data.loader import step_counts
 from lit_posttrain.data.memory import MemoryTrees
 from lit_posttrain.data.packing import collate
@@ -46,7 +46,8 @@ def ppo(model: Path, **changes: Any) -> PPO:
         "beta": BETA,
         **changes,
     }
-    module = PPO(ModelSpec(str(model), dtype="float64"), [Regex("x")], **options)
+    policy = options.pop("policy", ModelSpec(str(model), dtype="float64"))
+    module = PPO(policy, [Regex("x")], **options)
     module.configure_model()
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
     return module
@@ -148,6 +149,12 @@ def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path, tmp_
     (fewer / "tokenizer.json").write_text(text.replace("<|im_end|>", "<|end|>"))
     with pytest.raises(PostTrainError, match="another vocabulary than the policy's"):
         ppo(tiny_model, critic=Critic(model=ModelSpec(str(fewer))))
+
+
+def test_a_value_head_needs_the_models_own_output_head(tiny_model: Path) -> None:
+    adapted = ModelSpec(str(tiny_model), lora=LoRASpec(target_modules=["q_proj", "lm_head"]))
+    with pytest.raises(PostTrainError, match=r"take a critic of its own: --model\.critic\.model\.path"):
+        ppo(tiny_model, policy=adapted)
 
 
 def test_the_head_may_begin_as_a_reward_models(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,12 @@ from lit_posttrain.data.prompts import PromptOptions
 from lit_posttrain.data.sources import find_sources
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.base import RewardBatch
-from lit_posttrain.rewards.total import RewardSum
+from lit_posttrain.rewards.total import RewardSum, refuse_failing
 
 Keep = Literal["best", "all", "pairs"]
 Row = dict[str, Any]
-_TOGETHER = 16  # prompts whose answers a reward judges at once
+Drawn = Callable[[Sequence[Sequence[Mapping[str, Any]]], int], Sequence[Sequence[Answer]]]
+_TOGETHER = 16  # prompts that are answered, and their answers judged, at once
 
 
 @dataclass
@@ -27,6 +28,15 @@ class Asked:
     messages: Sequence[Mapping[str, Any]]
     columns: Mapping[str, Any]
     source: str
+
+
+@dataclass
+class Chosen:
+    """What is kept, prompts of which nothing is, and answers that were left out because they were cut off."""
+
+    rows: list[Row]
+    left_out: int
+    cut_off: int
 
 
 def read_asked(path: str) -> list[Asked]:
@@ -50,40 +60,49 @@ def read_asked(path: str) -> list[Asked]:
     return found
 
 
-def kept(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum, keep: Keep) -> list[Row]:
+def chosen(asked: Sequence[Asked], answer: Drawn, rewards: RewardSum, keep: Keep, cut_off: bool = False) -> Chosen:
     """Rows to train on. best: the best answer to each prompt, as a conversation (rejection sampling). all: every answer
     with its rank, for reward_kwise.yaml. pairs: the best and the worst answer, where their scores differ. Answers
-    without a score are left out, and prompts of which nothing is left."""
-    rows: list[Row] = []
-    for one, said, own in zip(asked, answers, _scores(asked, answers, rewards), strict=True):
-        ranked = [(s, a) for s, a in zip(own, said, strict=True) if not math.isnan(s) and a.text]
-        ranked.sort(key=lambda pair: -pair[0])
-        row = _row(list(one.messages), ranked, keep)
-        rows += [row] if row else []
-    return rows
+    without a score are left out, those that were cut off too unless `cut_off`, and prompts of which nothing is left.
+
+    Raises:
+        PostTrainError: for a reward that has failed on all it was asked so far.
+    """
+    found = Chosen([], 0, 0)
+    rewards.begin()
+    # several prompts are judged together: a reward that fails on every answer to one of them has still judged others
+    for part, start in enumerate(range(0, len(asked), _TOGETHER)):
+        own = asked[start : start + _TOGETHER]
+        answers = answer([one.messages for one in own], part)
+        scores = iter(_scores(own, answers, rewards))
+        refuse_failing([rewards.tallies])
+        for one, said in zip(own, answers, strict=True):
+            scored = [(next(scores), a) for a in said]
+            ended = [(s, a) for s, a in scored if cut_off or a.finish_reason != "length"]
+            found.cut_off += len(scored) - len(ended)
+            ranked = [(s, a) for s, a in ended if not math.isnan(s) and a.text]
+            ranked.sort(key=lambda pair: -pair[0])
+            row = _row(list(one.messages), ranked, keep)
+            found.rows += [row] if row else []
+            found.left_out += row is None
+    return found
 
 
-def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum) -> Iterator[list[float]]:
-    """Of the answers to each prompt. Several prompts are judged together, in equal parts: a reward that fails on every
-    answer to one of them has still judged the others, and its time limit is for a part."""
-    names = dict.fromkeys(name for one in asked for name in one.columns)
-    parts = math.ceil(len(asked) / _TOGETHER)
-    for part in range(parts):
-        places = range(part * len(asked) // parts, (part + 1) * len(asked) // parts)
-        pairs = [(asked[place], answer) for place in places for answer in answers[place]]
-        scores = rewards(
-            RewardBatch(
-                prompts=[one.messages for one, _ in pairs],
-                responses=[answer.text for _, answer in pairs],
-                columns={name: [one.columns.get(name) for one, _ in pairs] for name in names},
-                tokens=[answer.tokens for _, answer in pairs],
-                truncated=[answer.finish_reason == "length" for _, answer in pairs],
-                sources=[one.source for one, _ in pairs],
-            )
-        ).total.tolist()
-        for place in places:
-            own, scores = scores[: len(answers[place])], scores[len(answers[place]) :]
-            yield own
+def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum) -> list[float]:
+    pairs = [(one, answer) for one, said in zip(asked, answers, strict=True) for answer in said]
+    needed = [name for reward in rewards.rewards for name in reward.needs]
+    names = dict.fromkeys([*needed, *(name for one in asked for name in one.columns)])
+    scores: list[float] = rewards(
+        RewardBatch(
+            prompts=[one.messages for one, _ in pairs],
+            responses=[answer.text for _, answer in pairs],
+            columns={name: [one.columns.get(name) for one, _ in pairs] for name in names},
+            tokens=[answer.tokens for _, answer in pairs],
+            truncated=[answer.finish_reason == "length" for _, answer in pairs],
+            sources=[one.source for one, _ in pairs],
+        )
+    ).total.tolist()
+    return scores
 
 
 def _row(prompt: list[Any], ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:

@@ -33,6 +33,8 @@ def generate(
     trust_remote_code: bool = False,
     keep: Literal["best", "all", "pairs"] | None = None,
     rewards: list[Reward] | None = None,
+    reward_timeout: float = 60.0,
+    cut_off: bool = False,
 ) -> int:
     """Answer prompts with a model folder, hub name, run folder or checkpoint; one JSON object per prompt.
 
@@ -54,8 +56,10 @@ def generate(
         keep: Of the n answers to a prompt keep the best as a conversation for SFT, all with their ranks for a reward
             model, or the best and the worst as pairs for DPO. Needs --rewards.
         rewards: What the answers are judged by, such as --rewards+=MathAnswer. They see all columns of --prompts.
+        reward_timeout: Seconds that a reward may take for the answers to 16 prompts.
+        cut_off: Keep answers of max_new_tokens too, which were cut off: what learns from them learns to end anywhere.
     """
-    from lit_posttrain.best_of import kept, read_asked
+    from lit_posttrain.best_of import Asked, chosen, read_asked
     from lit_posttrain.chat import ChatModel
     from lit_posttrain.rewards.total import RewardSum
     from lit_posttrain.rollout.engine import Sampling
@@ -67,7 +71,11 @@ def generate(
         raise PostTrainError(
             "--keep chooses among different answers to --prompts FILE: pass --n 8, say, and --temperature 1"
         )
-    asked = read_asked(str(prompts)) if keep is not None else []
+    asked: list[Asked] = []
+    if keep is not None:
+        asked = read_asked(str(prompts))
+        judge = RewardSum(rewards or [], reward_timeout)
+        judge.check(list(asked[0].columns), asked[0].source)
     conversations: list[Sequence[Mapping[str, Any]]] = [[{"role": "user", "content": text}] for text in prompt or []]
     conversations += [one.messages for one in asked]
     conversations += conversations_of(Path(prompts)) if prompts and keep is None else []
@@ -82,18 +90,30 @@ def generate(
     chat = ChatModel(model, batch_size, trust_remote_code)
     if system:
         conversations = [[{"role": "system", "content": system}, *c] for c in conversations]
-    answered = chat.answer(conversations, n, sampling)
     if keep is not None:
-        judge = RewardSum(rewards or [])
-        judge.check(list(asked[0].columns), asked[0].source)
         judge.prepare(chat.device)
         asked = [replace(one, messages=c) for one, c in zip(asked, conversations, strict=True)]
-        rows = kept(asked, answered, judge, keep)
-        write(rows, out)
-        if left_out := len(asked) - len(rows):
-            why = "no answer has a score" if keep == "best" else "their answers have no scores, or all the same one"
-            print(f"{left_out} of {len(asked)} prompts are left out: {why}", file=sys.stderr)
+        found = chosen(
+            asked,
+            lambda some, part: chat.answer(some, n, replace(sampling, seed=seed + part)),
+            judge,
+            keep,
+            cut_off,
+        )
+        write(found.rows, out)
+        if found.cut_off:
+            print(
+                f"{found.cut_off} of {n * len(asked)} answers are left out: they were cut off at {max_new_tokens} "
+                "tokens; raise --max_new_tokens, or pass --cut_off true",
+                file=sys.stderr,
+            )
+        if found.left_out:
+            why = (
+                "no answer is left" if keep == "best" else "fewer than two answers are left, or all with the same score"
+            )
+            print(f"{found.left_out} of {len(asked)} prompts are left out: {why}", file=sys.stderr)
         return 0
+    answered = chat.answer(conversations, n, sampling)
     rows = [
         {
             "prompt": c[-1]["content"] if len(c) == 1 else c,

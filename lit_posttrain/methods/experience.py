@@ -8,7 +8,7 @@ into the phase's optimizer steps. FACTS that shape it: Lightning calls `iter` mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,12 @@ from lit_posttrain.types import Response, Role, Tree, TreeBatch
 
 @dataclass
 class Experience:
-    """The trees of a phase, alike on all ranks, with all that its losses need in `Tree.per_target`.
-
-    stats: what is logged of the phase, by name a sum and its count, over all ranks.
-    """
+    """The trees of a phase, alike on all ranks, with all that its losses need in `Tree.per_target`."""
 
     trees: list[Tree]
-    stats: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
-        """As plain tensors, for a checkpoint; the stats have been logged by then."""
+        """As plain tensors, for a checkpoint."""
         segments = [s for tree in self.trees for s in (tree.prompt, *(r.tokens for r in tree.responses))]
         responses = [response for tree in self.trees for response in tree.responses]
         names = list(self.trees[0].per_target) if self.trees else []

@@ -35,9 +35,9 @@ from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.rewards.base import Reward
-from lit_posttrain.rewards.total import RewardSum
+from lit_posttrain.rewards.total import RewardSum, refuse_failing
 from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
-from lit_posttrain.trainer_state import from_all_ranks, seed_of, together
+from lit_posttrain.trainer_state import dry_run, from_all_ranks, seed_of, together
 from lit_posttrain.types import PromptRecord, Tree, TreeBatch
 
 SAMPLING, PHASES, ENGINE = Sampling(), Phases(), EngineSpec()
@@ -157,9 +157,10 @@ class OnPolicyModule(ReferencedModule):
         accumulate = self.trainer.accumulate_grad_batches
         self.phases.check_cut(data.batch_size, accumulate * world)
         limit = self.trainer.limit_train_batches
-        if limit and not (isinstance(limit, float) and limit == 1.0):
+        if limit and not (isinstance(limit, float) and limit == 1.0) and not dry_run(self.trainer):
             raise PostTrainError(
-                "--trainer.limit_train_batches cuts a rollout phase short; lower --data.batch_size instead"
+                "--trainer.limit_train_batches (or overfit_batches) cuts a rollout phase short; lower "
+                "--data.batch_size instead"
             )
         return ExperienceLoader(
             PromptStream(prompts, data.seed, data.shuffle, mix),
@@ -230,21 +231,23 @@ class OnPolicyModule(ReferencedModule):
         self._unlogged = stats
         if stats.get("kl/response", (0.0, 0.0))[1]:
             self._phase_kl = stats["kl/response"]
-        return Experience(trees, stats)
+        return Experience(trees)
 
     def _sampled(self, phase: int) -> tuple[list[Rollout], list[Rollout]]:
         """The rollouts that a phase trains on, and all that were drawn for it."""
         stream, size = self.loader.prompts, self.loader.batch_size
         kept: list[Rollout] = []
         seen: list[Rollout] = []
+        self.rewards.begin()
         for attempt in range(self.phases.top_up + 1):
             drawn = self._rollouts(stream.store, stream.take(size - len(kept)), phase, attempt)
             seen += drawn
-            kept += drawn if self.phases.top_up == 0 else [one for one in drawn if one.varied]
+            kept += drawn if self.phases.top_up == 0 else [one for one in drawn if one.telling]
             if len(kept) == size:
                 break
+        refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
         # what teaches nothing fills the phase where the attempts ran out: its steps keep their size
-        dull = [one for one in seen if not one.varied] if self.phases.top_up else []
+        dull = [one for one in seen if not one.telling] if self.phases.top_up else []
         kept += dull[: size - len(kept)]
         together(self.trainer, self._sampler.rest)
         return kept, seen
@@ -346,6 +349,17 @@ class OnPolicyModule(ReferencedModule):
     def on_validation_start(self) -> None:
         """Load what answers are judged with; training has it already."""
         self._prepare(self._evaluated())
+        self.rewards.begin()
+
+    def on_validation_epoch_end(self) -> None:
+        """As the base class has it; no metrics of a reward that fails on everything."""
+        refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
+        super().on_validation_epoch_end()
+
+    def on_test_epoch_end(self) -> None:
+        """As `on_validation_epoch_end`."""
+        refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
+        super().on_test_epoch_end()
 
     def on_validation_end(self) -> None:
         """Training may go on within a phase."""
@@ -353,7 +367,7 @@ class OnPolicyModule(ReferencedModule):
 
     def on_test_start(self) -> None:
         """As `on_validation_start`."""
-        self._prepare(self._evaluated())
+        self.on_validation_start()
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
 

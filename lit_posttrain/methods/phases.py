@@ -16,7 +16,8 @@ class Phases:
         inner_epochs: How often the phase's responses are trained on.
         minibatches: Optimizer steps that each of these times is cut into; --data.batch_size prompts are shared by them.
         top_up: How often at most further prompts are answered in place of those whose responses all got the same score
-            and so teach nothing (DAPO's dynamic sampling); 0 keeps them.
+            and so teach nothing (DAPO's dynamic sampling); 0 keeps them. What LengthPenalty and Repetition say makes no
+            difference to that.
         mask_truncated: Leave responses that were cut off at their longest length out of the loss; they stay in the mean
             of their group.
     """

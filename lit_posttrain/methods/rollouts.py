@@ -23,13 +23,15 @@ class Rollout:
     """A prompt and its sampled responses.
 
     tree: with a response's score as its label, NaN for none, and the engine's log-probs of the counted tokens as
-    `per_target["engine"]`. responses: their texts. truncated: which were cut off. parts: by reward what it gave to
-    each, NaN for nothing. failed: by reward on how many it failed.
+    `per_target["engine"]`. responses: their texts. truncated: which were cut off. unshaped: their scores without
+    rewards that only shape. parts: by reward what it gave to each, NaN for nothing. failed: by reward on how many it
+    failed.
     """
 
     tree: Tree
     responses: list[str]
     truncated: list[bool]
+    unshaped: list[float]
     parts: dict[str, list[float]]
     failed: dict[str, int]
 
@@ -41,8 +43,12 @@ class Rollout:
     @property
     def varied(self) -> bool:
         """Whether two of the responses have different scores."""
-        known = [score for score in self.scores if score == score]
-        return bool(known) and min(known) < max(known)
+        return _differ(self.scores)
+
+    @property
+    def telling(self) -> bool:
+        """Whether they differ in what is asked of them: not in their length alone, say."""
+        return _differ(self.unshaped)
 
 
 def judged(
@@ -76,7 +82,8 @@ def judged(
         sources=[tree.source for tree, _ in flat],
     )
     found = rewards(batch)
-    totals, parts = found.total.tolist(), {name: values.tolist() for name, values in found.parts.items()}
+    totals, unshaped = found.total.tolist(), found.unshaped.tolist()
+    parts = {name: values.tolist() for name, values in found.parts.items()}
     rollouts, begin = [], 0
     for tree, answers in zip(prompts, drawn, strict=True):
         own = slice(begin, begin + len(answers))
@@ -86,12 +93,18 @@ def judged(
                 _sampled(tree, answers, totals[own], mask_truncated),
                 list(batch.responses[own]),
                 list(batch.truncated[own]),
+                unshaped[own],
                 {name: values[own] for name, values in parts.items()},
                 found.failed if first else dict.fromkeys(found.failed, 0),
             )
         )
         begin += len(answers)
     return rollouts
+
+
+def _differ(scores: Sequence[float]) -> bool:
+    known = [score for score in scores if score == score]
+    return bool(known) and min(known) < max(known)
 
 
 def _sampled(prompt: Tree, answers: Sequence[Completion], scores: Sequence[float], mask_truncated: bool) -> Tree:

@@ -6,7 +6,7 @@ from lit_posttrain.rewards.base import Reward, RewardBatch
 from lit_posttrain.rewards.function import FunctionReward
 from lit_posttrain.rewards.model import RewardModelScore
 from lit_posttrain.rewards.rules import ExactMatch, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition
-from lit_posttrain.rewards.total import Rewarded, RewardSum
+from lit_posttrain.rewards.total import Rewarded, RewardSum, refuse_failing
 
 __all__ = [
     "ExactMatch",
@@ -21,4 +21,5 @@ __all__ = [
     "RewardModelScore",
     "RewardSum",
     "Rewarded",
+    "refuse_failing",
 ]

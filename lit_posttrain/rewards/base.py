@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 
-Scores = Sequence[float | None] | Tensor
+Scores = Sequence[float | Exception | None] | Tensor
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,12 @@ class RewardBatch:
 class Reward(ABC):
     """Base class of rewards.
 
-    needs: columns that the data must have. A subclass implements `score`.
+    needs: columns that the data must have. shaping: whether it only shapes what others ask for: responses that differ
+    in nothing else are alike to dynamic sampling. A subclass implements `score`.
     """
 
     needs: Sequence[str] = ()
+    shaping: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         """
@@ -59,7 +61,8 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
-        """(M,) one finite number a response, or None where this reward has nothing to say on it. May be async."""
+        """(M,) one finite number a response, None where this reward has nothing to say on it, or, not raised, the
+        error that it fails on it with: such a response has no score at all. May be async."""
 
     def prepare(self, device: Any) -> None:  # noqa: B027  # most rewards have nothing to load
         """Load what is needed, once, before the first batch; by default nothing is."""

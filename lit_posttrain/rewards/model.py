@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,8 @@ class RewardModelScore(Reward):
     """What a reward model (an exported folder, a run, a checkpoint or a hub name) gives to the conversation.
 
     Prompt and response go through the reward model's own chat template and tokenizer: its vocabulary may be another
-    than the policy's. No score for a response that is too long for it with its prompt.
+    than the policy's. A response that is too long for it with its prompt is one that it fails on: others that have a
+    say do not make up for its score.
     """
 
     def __init__(
@@ -81,11 +83,10 @@ class RewardModelScore(Reward):
     def score(self, batch: RewardBatch) -> Scores:
         """One score a response."""
         trees = [self._tree(prompt, said) for prompt, said in zip(batch.prompts, batch.responses, strict=True)]
-        found: list[float | None] = [None] * len(batch)
-        known = [place for place, tree in enumerate(trees) if tree is not None]
+        found: list[float | Exception] = [tree if isinstance(tree, Exception) else math.nan for tree in trees]
+        known = {place: tree for place, tree in enumerate(trees) if isinstance(tree, Tree)}
         for start in range(0, len(known), self.batch_size):
-            places = known[start : start + self.batch_size]
-            joined, order = _by_prompt([(place, trees[place]) for place in places])
+            joined, order = _by_prompt(list(known.items())[start : start + self.batch_size])
             packed = collate(joined, self._layout, {}).to(self._device)
             with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self.bfloat16):
                 scores = self._model(packed).tolist()
@@ -93,25 +94,25 @@ class RewardModelScore(Reward):
                 found[place] = score
         return found
 
-    def _tree(self, prompt: Sequence[Mapping[str, Any]], said: str) -> Tree | None:
+    def _tree(self, prompt: Sequence[Mapping[str, Any]], said: str) -> Tree | Exception:
         messages = [*(dict(message) for message in prompt), {"role": "assistant", "content": said}]
         text = (str(prompt[0]["content"]), said) if len(prompt) == 1 else None
         try:
             rendered = self._template.render(Example(messages, prompt_turns=len(prompt), text=text))[-1]
             (encoding,) = self._mask.encode([rendered.text], rendered.plain)
             tree = self._mask.tree(rendered, encoding, whole=True)
-        except BadRow:  # what its template refuses
-            return None
-        if self._limit is not None and len(tree.prompt) + len(tree.responses[0].tokens) > self._limit:
-            return None
+        except BadRow as problem:  # what its template refuses
+            return problem
+        size = len(tree.prompt) + len(tree.responses[0].tokens)
+        if self._limit is not None and size > self._limit:
+            return ValueError(f"prompt and response are {size} tokens, and the reward model takes {self._limit}")
         return tree
 
 
-def _by_prompt(trees: Sequence[tuple[int, Tree | None]]) -> tuple[list[Tree], list[int]]:
+def _by_prompt(trees: Sequence[tuple[int, Tree]]) -> tuple[list[Tree], list[int]]:
     """Trees of one response each, those of the same prompt as one, and the places of their responses."""
     groups: dict[bytes, tuple[Tree, list[int]]] = {}
     for place, tree in trees:
-        assert tree is not None
         whole, places = groups.setdefault(tree.prompt.tobytes(), (Tree(tree.prompt, []), []))
         whole.responses.extend(tree.responses)
         places.append(place)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
@@ -107,6 +108,8 @@ class LengthPenalty(Reward):
     """0 for a response of n tokens up to limit - buffer, then falling to -1 at the limit: -min(max(n - (limit -
     buffer), 0), buffer) / buffer (Yu et al. 2025, DAPO's soft over-long punishment)."""
 
+    shaping = True
+
     def __init__(self, limit: int, buffer: int, weight: float = 1.0, name: str | None = None) -> None:
         """
         Args:
@@ -128,6 +131,8 @@ class LengthPenalty(Reward):
 
 class Repetition(Reward):
     """Minus the share of a response's n-grams of words that it has said before: 0 for none, towards -1 for a loop."""
+
+    shaping = True
 
     def __init__(self, n: int = 3, weight: float = 1.0, name: str | None = None) -> None:
         """
@@ -151,8 +156,9 @@ class Repetition(Reward):
 
 
 class MathAnswer(Reward):
-    """1 where the final answer of the response equals the right one as mathematics: 0.5, 1/2 and \\frac{1}{2} are the
-    same (math-verify). Of a right answer with `####` (gsm8k) only what follows it counts."""
+    """1 where the final answer of the response equals the right one as mathematics: 0.5, 1/2 and $\\frac{1}{2}$ are the
+    same (math-verify). Of a response the last formula in dollars or \\boxed{} counts, else the last number; of a right
+    answer with `####` (gsm8k) only what follows it."""
 
     def __init__(self, column: str = "answer", weight: float = 1.0, name: str | None = None) -> None:
         """
@@ -166,23 +172,29 @@ class MathAnswer(Reward):
         self.column = column
 
     def score(self, batch: RewardBatch) -> Scores:
-        """None for a row without a right answer.
-
-        Raises:
-            PostTrainError: for a right answer that holds no mathematics.
-        """
+        """None for a row without a right answer, an error for one that holds no mathematics."""
         rights = batch.columns[self.column]
         return [
-            None if right is None else float(self._equal(said, str(right), source))
-            for said, right, source in zip(batch.responses, rights, batch.sources, strict=True)
+            None if right is None else self._equal(said, str(right))
+            for said, right in zip(batch.responses, rights, strict=True)
         ]
 
-    def _equal(self, said: str, right: str, source: str) -> bool:
+    def _equal(self, said: str, right: str) -> float | Exception:
         parse, verify = _math_verify()
-        gold = parse(right.rsplit("####", 1)[-1].strip(), parsing_timeout=None)
+        gold = parse(_as_formula(right.rsplit("####", 1)[-1].strip()), parsing_timeout=None)
         if not gold:
-            raise PostTrainError(f"{source}: `{self.column}` has no number or formula to compare with; mend it")
-        return bool(verify(gold, parse(said, parsing_timeout=None), timeout_seconds=None))
+            return ValueError(f"`{self.column}` has no number or formula to compare with")
+        return float(verify(gold, parse(said, parsing_timeout=None), timeout_seconds=None))
+
+
+def _as_formula(right: str) -> str:
+    """math-verify takes a number out of a text, and the whole of what stands in dollars: in bare LaTeX it would see a
+    number alone, the 2 of 2\\sqrt{3}."""
+    try:
+        return f"{Decimal(right):f}"  # it reads 1e-3 as 1
+    except InvalidOperation:
+        bare = ("\\" in right or "^" in right) and "$" not in right and "\\boxed" not in right
+        return f"${right}$" if bare else right
 
 
 def _math_verify() -> tuple[Any, Any]:

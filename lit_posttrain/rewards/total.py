@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -31,12 +31,23 @@ _GRACE_S = 1.0  # for an async reward to be cancelled
 
 @dataclass
 class Rewarded:
-    """total: (M,) float64, the weighted sum; NaN where no reward had a say, or one failed. parts: by name (M,) float64,
-    before weighting; NaN where it had none. failed: by name on how many responses it raised or took too long."""
+    """total: (M,) float64, the weighted sum; NaN where no reward had a say, or one failed. unshaped: (M,) the same
+    without rewards that only shape, where there are others. parts: by name (M,) float64, before weighting; NaN where it
+    had none. failed: by name on how many responses it raised or took too long."""
 
     total: Tensor
+    unshaped: Tensor
     parts: dict[str, Tensor]
     failed: dict[str, int]
+
+
+@dataclass
+class Tally:
+    """How many responses a reward was asked about, on how many it failed, and what it failed on first."""
+
+    asked: int = 0
+    failed: int = 0
+    first: str = ""
 
 
 class RewardSum:
@@ -44,8 +55,8 @@ class RewardSum:
 
     A reward that raises or takes too long is asked again about every response alone, so that the others keep theirs,
     and this is told once. Responses that it fails on, or gives a number to that is not finite, are counted, named in
-    the log and have no score at all: they are in no group's mean and train nothing. A reward that fails on all is an
-    error.
+    the log and have no score at all: they are in no group's mean and train nothing. A reward that fails on everything
+    is an error, and what everything is the caller knows: `begin` starts to count, `refuse_failing` looks.
     """
 
     def __init__(self, rewards: Sequence[Reward], timeout: float = 60.0) -> None:
@@ -58,16 +69,20 @@ class RewardSum:
             PostTrainError: for none, or two of the same name.
         """
         if not rewards:
-            raise PostTrainError("--model.rewards is empty: there is nothing to learn; name one, such as ExactMatch")
+            raise PostTrainError("rewards is empty: there is nothing to judge by; name one, such as ExactMatch")
         names = [reward.name for reward in rewards]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise PostTrainError(f"--model.rewards: two are called {twice}; give one another `name`")
+            raise PostTrainError(f"rewards: two are called {twice}; give one another `name`")
         if timeout <= 0:
-            raise PostTrainError(f"--model.reward_timeout is {timeout:g}; it must be above 0, in seconds")
+            raise PostTrainError(f"reward_timeout is {timeout:g}; it must be above 0, in seconds")
         self.rewards, self.timeout = list(rewards), timeout
         self._told: set[str] = set()  # names of those that were reported
-        self._worked: set[str] = set()  # of those that have ever judged a response
+        self.begin()
+
+    def begin(self) -> None:
+        """Count anew."""
+        self.tallies = {reward.name: Tally() for reward in self.rewards}
 
     def prepare(self, device: Any) -> None:
         """Load what rewards need."""
@@ -83,19 +98,22 @@ class RewardSum:
         """The rewards of a batch.
 
         Raises:
-            PostTrainError: from a reward itself, and for one that fails on every response or says the wrong number of
-                things.
+            PostTrainError: from a reward itself, and for one that takes too long again and again or says the wrong
+                number of things.
         """
-        total = torch.zeros(len(batch), dtype=torch.float64)
-        said, broken = torch.zeros(len(batch), dtype=torch.bool), torch.zeros(len(batch), dtype=torch.bool)
-        found = Rewarded(total, {}, {})
+        total, unshaped = torch.zeros(2, len(batch), dtype=torch.float64)
+        said, broken = torch.zeros(2, len(batch), dtype=torch.bool)
+        found = Rewarded(total, total, {}, {})
         for reward in self.rewards:
             values, failed = self._asked(reward, batch)
             found.parts[reward.name], found.failed[reward.name] = values, int(failed.sum())
             if reward.weight:  # else it is measured, and has no say
                 said, broken = said | ~values.isnan(), broken | failed
                 total += reward.weight * values.nan_to_num(0.0)
-        total[~said | broken] = math.nan
+                unshaped += 0.0 if reward.shaping else reward.weight * values.nan_to_num(0.0)
+        total[~said | broken] = unshaped[~said | broken] = math.nan
+        if not all(reward.shaping for reward in self.rewards if reward.weight):
+            found.unshaped = unshaped
         return found
 
     def _asked(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Tensor]:
@@ -107,16 +125,14 @@ class RewardSum:
         except (Exception, TooLong) as whole:
             self._tell_once(reward, batch, whole)
             values, problems = self._one_by_one(reward, batch)
-        if len(problems) < len(batch):
-            self._worked.add(reward.name)
-        elif problems and (len(batch) > 1 or reward.name not in self._worked):
-            raise self._failure(reward, batch, problems, "on every response") from next(iter(problems.values()))
         failed = torch.zeros(len(batch), dtype=torch.bool)
         failed[list(problems)] = True
+        tally = self.tallies[reward.name]
+        tally.asked, tally.failed = tally.asked + len(batch), tally.failed + len(problems)
         if problems:
-            place, problem = next(iter(problems.items()))
-            told = "reward %s failed on %d of %d responses, which have no score: %s: %s"
-            log.warning(told, reward.name, len(problems), len(batch), batch.sources[place], _short(problem))
+            tally.first = tally.first or _first(batch, problems)
+            told = "reward %s failed on %d of %d responses, which have no score: %s"
+            log.warning(told, reward.name, len(problems), len(batch), _first(batch, problems))
         return values, failed
 
     def _one_by_one(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
@@ -133,23 +149,19 @@ class RewardSum:
             except (Exception, TooLong) as single:
                 problems[place] = single
                 if sum(isinstance(problem, TooLong) for problem in problems.values()) >= _MOST_TIMEOUTS:
-                    raise self._failure(reward, batch, problems, "again and again") from single
+                    raise PostTrainError(
+                        f"reward {reward.name} takes too long again and again, first on {_first(batch, problems)}; "
+                        "raise reward_timeout, or mend it"
+                    ) from single
         return values, problems
 
     def _tell_once(self, reward: Reward, batch: RewardBatch, problem: BaseException) -> None:
         if reward.name in self._told:
             return
         self._told.add(reward.name)
-        remedy = "; raise --model.reward_timeout if it is only slow" if isinstance(problem, TooLong) else ""
+        remedy = "; raise reward_timeout if it is only slow" if isinstance(problem, TooLong) else ""
         told = "reward %s: a batch of %d failed (%s), so its responses are judged one by one%s"
         log.warning(told, reward.name, len(batch), _short(problem), remedy)
-
-    def _failure(self, reward: Reward, batch: RewardBatch, problems: Problems, how: str) -> PostTrainError:
-        place, problem = next(iter(problems.items()))
-        remedy = "raise --model.reward_timeout, or mend it" if isinstance(problem, TooLong) else "mend it"
-        return PostTrainError(
-            f"reward {reward.name} fails {how}, first on the prompt {batch.sources[place]}: {_short(problem)}; {remedy}"
-        )
 
     def _values(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
         with time_limit(self.timeout):
@@ -161,17 +173,38 @@ class RewardSum:
         if isinstance(said, Tensor):
             found, none = said.detach().double().cpu(), torch.zeros(said.shape, dtype=torch.bool)
         else:
-            found = torch.tensor([math.nan if value is None else float(value) for value in said], dtype=torch.float64)
-            none = torch.tensor([value is None for value in said], dtype=torch.bool)
+            none = torch.tensor([value is None or isinstance(value, Exception) for value in said], dtype=torch.bool)
+            numbers = [math.nan if value is None or isinstance(value, Exception) else float(value) for value in said]
+            found = torch.tensor(numbers, dtype=torch.float64)
         if tuple(found.shape) != (len(batch),):
             shape = "x".join(map(str, found.shape)) or "one number"
             raise PostTrainError(f"reward {reward.name} gave {shape} scores for {len(batch)} responses; mend it")
-        problems: Problems = {
+        problems: Problems = {place: value for place, value in enumerate(said) if isinstance(value, Exception)}
+        problems |= {
             place: ValueError(f"it gave {float(found[place])}, which is not finite; None means no score")
             for place in (~found.isfinite() & ~none).nonzero()[:, 0].tolist()
         }
         found[list(problems)] = math.nan
         return found, problems
+
+
+def refuse_failing(tallies: Sequence[Mapping[str, Tally]]) -> None:
+    """Look at what was counted, on all ranks, since `RewardSum.begin`.
+
+    Raises:
+        PostTrainError: naming a reward that has failed on every response.
+    """
+    for name in tallies[0]:
+        own = [counted[name] for counted in tallies]
+        failed = sum(tally.failed for tally in own)
+        if failed and failed == sum(tally.asked for tally in own):
+            first = next(tally.first for tally in own if tally.first)
+            raise PostTrainError(f"reward {name} fails on every response, first on the prompt {first}; mend it")
+
+
+def _first(batch: RewardBatch, problems: Problems) -> str:
+    place, problem = next(iter(problems.items()))
+    return f"{batch.sources[place]}: {_short(problem)}"
 
 
 def _awaited(said: Awaitable[Scores], timeout: float) -> Scores:

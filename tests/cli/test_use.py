@@ -173,7 +173,7 @@ def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monk
     asked = [{"prompt": f"what is {n}", "answer": str(n)} for n in range(3)]
     Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "8", "--temperature", "1"]
-    draw += ["--max_new_tokens", "8", "--rewards+=Regex", "--rewards.pattern", "a|e|i|o"]
+    draw += ["--max_new_tokens", "8", "--cut_off", "true", "--rewards+=Regex", "--rewards.pattern", "a|e|i|o"]
     found = {}
     for keep in ("best", "all", "pairs"):
         assert main([*draw, "--keep", keep, "--out", f"{keep}.jsonl"]) == 0
@@ -204,10 +204,48 @@ def test_best_of_n_survives_a_prompt_of_which_all_answers_fail(
     rows = [{"prompt": f"what is {n}", "answer": str(n)} for n in range(3)]  # the first one divides by 0
     Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "2", "--temperature", "1"]
-    draw += ["--max_new_tokens", "8", "--rewards+=FunctionReward", "--rewards.function", "my_rewards.picky"]
+    draw += [
+        "--max_new_tokens",
+        "8",
+        "--cut_off",
+        "true",
+        "--rewards+=FunctionReward",
+        "--rewards.function",
+        "my_rewards.picky",
+    ]
     assert main([*draw, "--keep", "best", "--out", "best.jsonl"]) == 0
     assert len(Path("best.jsonl").read_text().splitlines()) == 2
     assert "reward picky failed on 2 of 6 responses" in caplog.text
+
+
+def test_best_of_n_leaves_out_what_was_cut_off(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "what is it"}\n' * 20)
+    draw = [
+        "generate",
+        "--model",
+        str(tiny_model),
+        "--prompts",
+        str(tmp_path / "asked.jsonl"),
+        "--n",
+        "3",
+        "--keep",
+        "best",
+    ]
+    draw += [
+        "--temperature",
+        "1",
+        "--rewards+=Repetition",
+        "--max_new_tokens",
+        "1",
+        "--out",
+        str(tmp_path / "out.jsonl"),
+    ]
+    assert main(draw) == 0
+    told = capsys.readouterr().err
+    assert "60 of 60 answers are left out: they were cut off at 1 tokens; raise --max_new_tokens" in told
+    assert "20 of 20 prompts are left out: no answer is left" in told
 
 
 def test_best_of_n_says_what_it_needs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

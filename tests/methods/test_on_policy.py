@@ -15,7 +15,7 @@ from cases import recorded
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
-from lit_posttrain.callbacks import LastCheckpoint, RewardLogger
+from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch, FunctionReward
@@ -131,6 +131,20 @@ def test_top_up_replaces_groups_that_teach_nothing(tiny_model: Path, tmp_path: P
     assert all(one.varied for one in module.rollouts)
     assert seen.rows[0]["train/frac_reward_zero_std"] > 0, "the metric is of all that was sampled"
     asked.clear()
+
+    class Shaped(FunctionReward):
+        shaping = True
+
+    def right(completions: list[str]) -> list[float]:
+        asked.append(len(completions))
+        return [1.0] * len(completions)
+
+    rewards = [FunctionReward(right), Shaped(letters)]
+    shaped = grpo(tiny_model, rewards, phases=Phases(group_size=4, top_up=1))
+    fit(shaped, prompts(tmp_path), tmp_path / "shaped", seen, max_epochs=1)
+    assert any(one.varied for one in shaped.rollouts)
+    assert not any(one.telling for one in shaped.rollouts)
+    assert asked == [16, 16], "its one further attempt is made, for all of the prompts"
     never = grpo(tiny_model, [FunctionReward(lambda completions: [1.0] * len(completions))])
     never.phases = Phases(group_size=4, top_up=2)
     trainer = fit(never, prompts(tmp_path), tmp_path / "never", max_epochs=1)
@@ -157,6 +171,27 @@ def test_groups_without_a_lesson_change_no_gradient(tiny_model: Path, tmp_path: 
     assert any(not torch.equal(p, found[0][name]) for name, p in start.named_parameters())
     for name, weight in found[0].items():
         assert torch.allclose(weight, found[1][name], atol=1e-6), name
+
+
+def test_a_reward_that_fails_on_everything_ends_a_phase_and_a_validation(tiny_model: Path, tmp_path: Path) -> None:
+    def broken(completions: list[str]) -> list[float]:
+        return [math.nan] * len(completions)
+
+    with pytest.raises(PostTrainError, match=r"reward broken fails on every response, first on the prompt .*:\d+: "):
+        fit(grpo(tiny_model, [FunctionReward(broken)]), prompts(tmp_path), tmp_path / "fit", max_epochs=1)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
+    with pytest.raises(PostTrainError, match="reward broken fails on every response"):
+        trainer.validate(grpo(tiny_model, [FunctionReward(broken)]), datamodule=prompts(tmp_path, val_share=0.5))
+
+
+def test_a_dry_run_is_part_of_a_phase(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = fit(grpo(tiny_model), prompts(tmp_path, val_share=0.3), tmp_path, fast_dev_run=True)
+    assert trainer.global_step == 1
+
+
+def test_there_is_no_reference_to_move(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"ReferenceSync: there is no reference to move; --model\.beta above 0"):
+        fit(grpo(tiny_model), prompts(tmp_path), tmp_path, ReferenceSync(1))
 
 
 def test_what_has_no_score_trains_nothing(tiny_model: Path, tmp_path: Path) -> None:
@@ -260,7 +295,7 @@ def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path:
         ({"sampling": Sampling(top_p=0.9)}, "leave top_p and top_k out"),
         ({"beta": -1.0}, "--model.beta is -1.0"),
         ({"reference": "cached"}, "--model.reference cached: responses are new every time"),
-        ({"objective": "cispo", "clip": Clip(high=0.2)}, "take --model.ratio token and --model.clip.high 5"),
+        ({"objective": "cispo", "clip": Clip(high=0.2)}, "take --model.ratio token, --model.clip.high 5"),
         ({"entropy": -0.1}, "--model.entropy is -0.1"),
     ],
 )
@@ -286,7 +321,12 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: 
             {},
             "prompts.jsonl:1: ExactMatch needs the column `right`, and there are prompt",
         ),
-        ({}, {}, {"limit_train_batches": 0.5}, "limit_train_batches cuts a rollout phase short"),
+        (
+            {},
+            {},
+            {"limit_train_batches": 0.5},
+            r"limit_train_batches \(or overfit_batches\) cuts a rollout phase short",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_said_at_the_start(

@@ -15,7 +15,7 @@ from rewards.test_rules import batch
 from lit_posttrain import GRPO, ModelSpec, PromptData, Sampling
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import build_scorer
-from lit_posttrain.rewards import RewardBatch, RewardModelScore
+from lit_posttrain.rewards import LengthPenalty, RewardBatch, RewardModelScore, RewardSum
 from lit_posttrain.scoring import ResponseScorer
 
 SAID = ["a fox", "", "seven wizards brew strong potions", "no", "a lazy dog"]
@@ -64,7 +64,10 @@ def test_what_is_too_long_has_no_score(reward_model: Path) -> None:
     found = reward.score(long)
     assert isinstance(found, list)
     assert found[0] is not None
-    assert found[1] is None
+    assert str(found[1]) == "prompt and response are 1219 tokens, and the reward model takes 512"
+    # a second reward with a say would make the one that the reward model cannot read the best
+    total = RewardSum([reward, LengthPenalty(100, 20)])(long).total
+    assert total.isnan().tolist() == [False, True]
 
 
 def test_validate_loads_it(reward_model: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def batch(responses: Sequence[str], sizes: Sequence[int] = (), **columns: Any) -
     return RewardBatch([prompt] * count, responses, columns, tokens, [False] * count, sources)
 
 
-def scores(reward: Reward, *args: Any, **columns: Any) -> list[float | None]:
+def scores(reward: Reward, *args: Any, **columns: Any) -> list[float | Exception | None]:
     return list(reward.score(batch(*args, **columns)))  # type: ignore[arg-type]  # rules are not async
 
 
@@ -56,8 +56,27 @@ def test_math_answers_are_compared_as_mathematics() -> None:
     assert scores(MathAnswer(), said, answer=["1/2"] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
     assert scores(MathAnswer(), ["6 + 6 = 12", "72"], answer=["He has 6 * 12 = 72\n#### 12"] * 2) == [1.0, 0.0]
     assert scores(MathAnswer(), ["1"], answer=[None]) == [None]
-    with pytest.raises(PostTrainError, match=r"data\.jsonl:1: `answer` has no number"):
-        scores(MathAnswer(), ["1"], answer=["nobody knows"])
+    (found,) = scores(MathAnswer(), ["1"], answer=["nobody knows"])
+    assert str(found) == "`answer` has no number or formula to compare with"
+
+
+@pytest.mark.parametrize(
+    ("right", "same", "other"),
+    [
+        (r"2\sqrt{3}", r"$\sqrt{12}$", "2"),
+        (r"3\pi", r"\boxed{3\pi}", "3"),
+        (r"5\frac{1}{2}", "5.5", "0.5"),
+        (r"\frac{3}{4}", "0.75", "3"),
+        ("x^2+1", r"$1 + x^2$", "1"),
+        ("1e-3", "0.001", "1"),
+        ("1,234", "1234", "234"),
+        ("18 dollars", "18", "8"),
+        ("$7$", "7", "17"),
+    ],
+)
+def test_a_right_answer_in_bare_latex_is_read_as_a_whole(right: str, same: str, other: str) -> None:
+    said = [f"The answer is {same}", f"The answer is {other}"]
+    assert scores(MathAnswer(), said, answer=[right] * 2) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

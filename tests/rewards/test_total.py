@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from rewards.test_rules import batch
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.rewards import FunctionReward, RewardSum
+from lit_posttrain.rewards import FunctionReward, LengthPenalty, Regex, RewardSum, refuse_failing
 
 SAID = ["one", "two", "three"]
 
@@ -96,16 +97,23 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
         (lambda completions: [1.0], "reward <lambda> gave 1 scores for 4 responses; mend it"),
         (lambda completions: torch.ones(len(completions), 2), "gave 4x2 scores for 4 responses"),
         (lambda completions: [_raises(said) for said in completions], "KeyError: 'no such thing'; mend it"),
-        (lambda completions: [_hangs(said) for said in completions], "longer than 0.2 s; raise --model.reward_timeout"),
+        (lambda completions: [ValueError("none such") for _ in completions], "ValueError: none such; mend it"),
+        (lambda completions: [_hangs(said) for said in completions], "longer than 0.2 s; raise reward_timeout"),
         (lambda completions: ["good"] * len(completions), "ValueError: could not convert string"),
         (lambda completions: torch.full((len(completions),), math.nan), "it gave nan, which is not finite"),
     ],
 )
 def test_a_reward_that_always_fails_is_an_error(reward: Any, said: str) -> None:
+    rewards = summed(reward, timeout=0.2)
+
+    def judged() -> None:
+        rewards(batch([*SAID, "four"]))
+        refuse_failing([rewards.tallies])
+
     with pytest.raises(PostTrainError, match=said) as caught:
-        summed(reward, timeout=0.2)(batch([*SAID, "four"]))
+        judged()
     if "scores for" not in said:
-        assert "first on the prompt data.jsonl:1" in str(caught.value)
+        assert re.search("first on (the prompt )?data.jsonl:1: ", str(caught.value))
 
 
 def test_a_hanging_coroutine_ends() -> None:
@@ -155,8 +163,8 @@ def test_a_coroutine_that_blocks_ends() -> None:
         return [1.0] * len(completions)
 
     begun = time.monotonic()
-    with pytest.raises(PostTrainError, match="fails on every response"):
-        summed(blocks, timeout=0.2)(batch(["a"]))
+    rewards = summed(blocks, timeout=0.2)
+    assert rewards(batch(["a"])).failed == {"blocks": 1}
     assert time.monotonic() - begun < 2.9
 
 
@@ -197,14 +205,44 @@ def test_an_import_path_that_leads_nowhere_is_told(tmp_path: Any, monkeypatch: p
         FunctionReward("rewards_of_others.short")
 
 
-def test_one_bad_answer_alone_in_its_batch_does_not_end_a_run() -> None:
-    rewards = summed(lambda completions: [math.nan if said == "bad" else 1.0 for said in completions])
-    with pytest.raises(PostTrainError, match="on every response"):
-        rewards(batch(["bad"]))
-    assert rewards(batch(["good"])).total.tolist() == [1.0]
-    assert rewards(batch(["bad"])).total.isnan().all()
-    with pytest.raises(PostTrainError, match="on every response"):
-        rewards(batch(["bad", "bad"]))
+def test_what_everything_is_is_known_to_the_caller() -> None:
+    """A batch may hold nothing but bad answers, on one rank or in one attempt, and others not."""
+
+    def picky(completions: list[str]) -> list[float]:
+        return [math.nan if said == "bad" else 1.0 for said in completions]
+
+    one, other = summed(picky), summed(picky)
+    assert one(batch(["bad", "bad"])).total.isnan().all()
+    with pytest.raises(
+        PostTrainError, match=r"reward picky fails on every response, first on the prompt data\.jsonl:1"
+    ):
+        refuse_failing([one.tallies, other.tallies])
+    other(batch(["good"]))
+    refuse_failing([one.tallies, other.tallies])
+    other.begin()
+    with pytest.raises(PostTrainError, match="every response"):
+        refuse_failing([one.tallies, other.tallies])
+
+
+def test_an_error_in_place_of_a_number_is_of_that_response_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def picky(completions: list[str]) -> list[float | Exception]:
+        return [ValueError("no such thing") if said == "two" else 1.0 for said in completions]
+
+    with caplog.at_level(logging.WARNING):
+        found = summed(length, picky)(batch(SAID))
+    assert found.total.isnan().tolist() == [False, True, False], "the other reward makes up for nothing"
+    assert found.failed == {"length": 0, "picky": 1}
+    assert "failed on 1 of 3 responses, which have no score: data.jsonl:2: ValueError: no such thing" in caplog.text
+    assert "one by one" not in caplog.text
+
+
+def test_what_only_shapes_is_kept_apart() -> None:
+    said = batch(["yes", "yes it is", "no"], [3, 9, 3])
+    found = RewardSum([Regex("yes", weight=0.1), LengthPenalty(10, 7, weight=0.3)])(said)
+    assert found.total[0] != found.total[1]
+    assert found.unshaped.tolist() == [0.1, 0.1, 0.0]
+    alone = RewardSum([LengthPenalty(10, 7)])(said)
+    assert alone.unshaped.tolist() == alone.total.tolist(), "where nothing else is asked for it is what is asked for"
 
 
 def test_a_generator_is_gone_through_once() -> None:

@@ -26,7 +26,8 @@ from reward import run
 from sft import model_folder
 
 RUNS = {"adaptive": "KLControl adaptive", "off": "without control"}
-CONTROL = ("beta", "target", "horizon")  # options that make no difference to a run without control
+# options that make no difference to a run without control; it may be shorter too, since it does not come back
+CONTROL = ("beta", "target", "horizon", "steps")
 OFF = 1e-4  # a weight with which the KL is measured, and not held
 WINDOW = 10  # phases that a figure is the mean of: one phase's KL is off by a sixth
 Rows = list[dict[str, float]]

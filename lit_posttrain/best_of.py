@@ -32,11 +32,14 @@ class Asked:
 
 @dataclass
 class Chosen:
-    """What is kept, prompts of which nothing is, and answers that were left out because they were cut off."""
+    """What is kept. Of answers how many were left out because they were cut off, and for want of a score; of prompts
+    how many whose best score was too low, and whose answers left nothing to prefer."""
 
     rows: list[Row]
-    left_out: int
-    cut_off: int
+    cut_off: int = 0
+    no_score: int = 0
+    too_low: int = 0
+    alike: int = 0
 
 
 def read_asked(path: str) -> list[Asked]:
@@ -60,15 +63,23 @@ def read_asked(path: str) -> list[Asked]:
     return found
 
 
-def chosen(asked: Sequence[Asked], answer: Drawn, rewards: RewardSum, keep: Keep, cut_off: bool = False) -> Chosen:
+def chosen(
+    asked: Sequence[Asked],
+    answer: Drawn,
+    rewards: RewardSum,
+    keep: Keep,
+    cut_off: bool = False,
+    least: float | None = None,
+) -> Chosen:
     """Rows to train on. best: the best answer to each prompt, as a conversation (rejection sampling). all: every answer
     with its rank, for reward_kwise.yaml. pairs: the best and the worst answer, where their scores differ. Answers
-    without a score are left out, those that were cut off too unless `cut_off`, and prompts of which nothing is left.
+    without a score are left out, those that were cut off too unless `cut_off`, and prompts of which nothing is left or
+    whose best answer has less than `least`.
 
     Raises:
         PostTrainError: for a reward that has failed on all it was asked so far.
     """
-    found = Chosen([], 0, 0)
+    found = Chosen([])
     rewards.begin()
     # several prompts are judged together: a reward that fails on every answer to one of them has still judged others
     for part, start in enumerate(range(0, len(asked), _TOGETHER)):
@@ -79,12 +90,16 @@ def chosen(asked: Sequence[Asked], answer: Drawn, rewards: RewardSum, keep: Keep
         for one, said in zip(own, answers, strict=True):
             scored = [(next(scores), a) for a in said]
             ended = [(s, a) for s, a in scored if cut_off or a.finish_reason != "length"]
-            found.cut_off += len(scored) - len(ended)
             ranked = [(s, a) for s, a in ended if not math.isnan(s) and a.text]
             ranked.sort(key=lambda pair: -pair[0])
+            found.cut_off += len(scored) - len(ended)
+            found.no_score += len(ended) - len(ranked)
+            if least is not None and ranked and ranked[0][0] < least:
+                found.too_low += 1
+                continue
             row = _row(list(one.messages), ranked, keep)
             found.rows += [row] if row else []
-            found.left_out += row is None
+            found.alike += bool(ranked) and row is None
     return found
 
 

@@ -50,6 +50,8 @@ def test_every_command_runs_in_order(workplace: Path, tiny_model: Path, monkeypa
             arguments += ["--data.batch_size", "2", "--trainer.check_val_every_n_epoch", "1"]
         if arguments[0] == "generate":
             arguments += ["--max_new_tokens", "4"]
+        if "--keep" in arguments:
+            arguments += ["--cut_off", "true", "--min_reward", "0"]
         if arguments[0] == "chat":
             arguments += ["--max_new_tokens", "4"]
         assert main(arguments) == 0, command

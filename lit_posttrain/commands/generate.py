@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lit_posttrain.arguments import take_options
 from lit_posttrain.callbacks.samples import read_prompts
@@ -14,6 +14,9 @@ from lit_posttrain.commands import call
 from lit_posttrain.commands.rows import prepare, write
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards import Reward
+
+if TYPE_CHECKING:
+    from lit_posttrain.best_of import Chosen
 
 
 def generate(
@@ -35,6 +38,7 @@ def generate(
     rewards: list[Reward] | None = None,
     reward_timeout: float = 60.0,
     cut_off: bool = False,
+    min_reward: float | None = None,
 ) -> int:
     """Answer prompts with a model folder, hub name, run folder or checkpoint; one JSON object per prompt.
 
@@ -58,6 +62,7 @@ def generate(
         rewards: What the answers are judged by, such as --rewards+=MathAnswer. They see all columns of --prompts.
         reward_timeout: Seconds that a reward may take for the answers to 16 prompts.
         cut_off: Keep answers of max_new_tokens too, which were cut off: what learns from them learns to end anywhere.
+        min_reward: Keep nothing of prompts whose best answer has less: 1, say, for right ones alone.
     """
     from lit_posttrain.best_of import Asked, chosen, read_asked
     from lit_posttrain.chat import ChatModel
@@ -99,19 +104,13 @@ def generate(
             judge,
             keep,
             cut_off,
+            min_reward,
         )
+        told = _left_out(found, n * len(asked), len(asked), max_new_tokens, min_reward)
+        if not found.rows:
+            raise PostTrainError(f"nothing is left to keep: {told}")
         write(found.rows, out)
-        if found.cut_off:
-            print(
-                f"{found.cut_off} of {n * len(asked)} answers are left out: they were cut off at {max_new_tokens} "
-                "tokens; raise --max_new_tokens, or pass --cut_off true",
-                file=sys.stderr,
-            )
-        if found.left_out:
-            why = (
-                "no answer is left" if keep == "best" else "fewer than two answers are left, or all with the same score"
-            )
-            print(f"{found.left_out} of {len(asked)} prompts are left out: {why}", file=sys.stderr)
+        print(told or "nothing is left out", file=sys.stderr)
         return 0
     answered = chat.answer(conversations, n, sampling)
     rows = [
@@ -123,6 +122,16 @@ def generate(
     ]
     write(rows, out)
     return 0
+
+
+def _left_out(found: Chosen, answers: int, prompts: int, longest: int, least: float | None) -> str:
+    counts = {
+        f"of {answers} answers were cut off at {longest} tokens (--max_new_tokens, --cut_off true)": found.cut_off,
+        f"of {answers} answers have no score, or no text": found.no_score,
+        f"of {prompts} prompts have no answer of at least {least}": found.too_low,
+        f"of {prompts} prompts have no two answers of different scores": found.alike,
+    }
+    return "; ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def conversations_of(file: Path) -> list[Sequence[Mapping[str, Any]]]:

@@ -218,34 +218,25 @@ def test_best_of_n_survives_a_prompt_of_which_all_answers_fail(
     assert "reward picky failed on 2 of 6 responses" in caplog.text
 
 
-def test_best_of_n_leaves_out_what_was_cut_off(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_best_of_n_says_what_it_leaves_out(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "asked.jsonl").write_text('{"prompt": "what is it"}\n' * 20)
-    draw = [
-        "generate",
-        "--model",
-        str(tiny_model),
-        "--prompts",
-        str(tmp_path / "asked.jsonl"),
-        "--n",
-        "3",
-        "--keep",
-        "best",
-    ]
-    draw += [
-        "--temperature",
-        "1",
-        "--rewards+=Repetition",
-        "--max_new_tokens",
-        "1",
-        "--out",
-        str(tmp_path / "out.jsonl"),
-    ]
-    assert main(draw) == 0
-    told = capsys.readouterr().err
-    assert "60 of 60 answers are left out: they were cut off at 1 tokens; raise --max_new_tokens" in told
-    assert "20 of 20 prompts are left out: no answer is left" in told
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"what is {n}", "answer": "a fox" if n else None} for n in range(20)]
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "3", "--temperature", "1"]
+    draw += ["--max_new_tokens", "1", "--out", "out.jsonl", "--rewards+=ExactMatch"]
+    assert main([*draw, "--keep", "best"]) == 2
+    told = "nothing is left to keep: 60 of 60 answers were cut off at 1 tokens (--max_new_tokens, --cut_off true)"
+    assert told in capsys.readouterr().err
+    assert main([*draw, "--keep", "best", "--cut_off", "true", "--min_reward", "1"]) == 2
+    told = "3 of 60 answers have no score, or no text; 19 of 20 prompts have no answer of at least 1.0"
+    assert told in capsys.readouterr().err
+    assert main([*draw, "--keep", "pairs", "--cut_off", "true"]) == 2
+    assert "19 of 20 prompts have no two answers of different scores" in capsys.readouterr().err
+    assert not Path("out.jsonl").exists()
+    assert main([*draw, "--keep", "best", "--cut_off", "true"]) == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 19
 
 
 def test_best_of_n_says_what_it_needs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

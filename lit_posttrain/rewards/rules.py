@@ -13,6 +13,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 
 _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_UNWORKED = re.compile(r"\d\s*(?:[-+*]|\\times|\\cdot)\s*\d")
 
 
 class ExactMatch(Reward):
@@ -158,7 +159,8 @@ class Repetition(Reward):
 class MathAnswer(Reward):
     """1 where the final answer of the response equals the right one as mathematics: 0.5, 1/2 and $\\frac{1}{2}$ are the
     same (math-verify). Of a response the last formula in dollars or \\boxed{} counts, else the last number; of a right
-    answer with `####` (gsm8k) only what follows it."""
+    answer with `####` (gsm8k) only what follows it. Where the right answer is a number, a sum or product that is not
+    worked out is none."""
 
     def __init__(self, column: str = "answer", weight: float = 1.0, name: str | None = None) -> None:
         """
@@ -184,7 +186,12 @@ class MathAnswer(Reward):
         gold = parse(_as_formula(right.rsplit("####", 1)[-1].strip()), parsing_timeout=None)
         if not gold:
             return ValueError(f"`{self.column}` has no number or formula to compare with")
-        return float(verify(gold, parse(said, parsing_timeout=None), timeout_seconds=None))
+        found = parse(said, parsing_timeout=None)
+        # "What is 2 + 2" is no answer, though math-verify finds it equal to 4
+        asks = getattr(gold[0], "is_number", False) and found and _UNWORKED.search(found[-1].rsplit("=", 1)[-1])
+        if asks and not _UNWORKED.search(right):
+            return 0.0
+        return float(verify(gold, found, timeout_seconds=None))
 
 
 def _as_formula(right: str) -> str:

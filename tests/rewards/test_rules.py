@@ -56,6 +56,17 @@ def test_math_answers_are_compared_as_mathematics() -> None:
     assert scores(MathAnswer(), said, answer=["1/2"] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
     assert scores(MathAnswer(), ["6 + 6 = 12", "72"], answer=["He has 6 * 12 = 72\n#### 12"] * 2) == [1.0, 0.0]
     assert scores(MathAnswer(), ["1"], answer=[None]) == [None]
+    asked = [
+        "To work out 2 + 2 is easy",
+        "It is 2 * 2, of course",
+        "\\boxed{2+2}",
+        "$2 \\times 2$",
+        "$2+2=4$",
+        "-4",
+        "4",
+    ]
+    assert scores(MathAnswer(), asked, answer=["4"] * 7) == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    assert scores(MathAnswer(), ["$x^2 + 1$", "-4"], answer=["1 + x^2", "-4"]) == [1.0, 1.0]
     (found,) = scores(MathAnswer(), ["1"], answer=["nobody knows"])
     assert str(found) == "`answer` has no number or formula to compare with"
 

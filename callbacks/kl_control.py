@@ -84,9 +84,14 @@ class KLControl(Callback):
         if ceiling is None and on_ceiling == "stop":
             raise PostTrainError("KLControl: on_ceiling is stop and there is no ceiling; name one (20 nats, say)")
         if (coefficient == "adaptive") != (target is not None) or (target is not None and target <= 0):
-            raise PostTrainError("KLControl: adaptive needs a target above 0, in nats a response; no other has one")
+            raise PostTrainError(
+                "KLControl: coefficient adaptive needs a target above 0, in nats a response, and a target needs "
+                "coefficient adaptive"
+            )
         if (coefficient == "linear") != (final is not None) or (final is not None and final < 0):
-            raise PostTrainError("KLControl: linear needs a final weight of at least 0; no other has one")
+            raise PostTrainError(
+                "KLControl: coefficient linear needs a final weight of at least 0, and final needs coefficient linear"
+            )
         if horizon <= 0:
             raise PostTrainError(f"KLControl: horizon is {horizon:g}; it must be above 0, in responses")
         self.coefficient, self.target, self.horizon, self.final = coefficient, target, horizon, final
@@ -102,7 +107,9 @@ class KLControl(Callback):
         """Refuse what cannot be measured, and tokenise the prompts."""
         if isinstance(pl_module, WeighsKL):
             if not pl_module.referenced:
-                raise PostTrainError("KLControl: --model.beta is 0, so there is no reference; take 0.05, or drop it")
+                raise PostTrainError(
+                    "KLControl: --model.beta is 0, so there is no KL; pass --model.beta 0.05, say, or drop KLControl"
+                )
             return
         if self.coefficient != "fixed":
             raise PostTrainError(

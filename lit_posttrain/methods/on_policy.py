@@ -7,6 +7,7 @@ the losses need of the policy at the phase's start and of the reference is compu
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import abstractmethod
@@ -29,7 +30,7 @@ from lit_posttrain.methods.columns import attach_columns
 from lit_posttrain.methods.experience import Experience, ExperienceLoader, PromptStream, num_targets
 from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.reference import Reference, ReferencedModule
-from lit_posttrain.methods.rollouts import Rollout, Stats, judged, phase_stats
+from lit_posttrain.methods.rollouts import Rollout, Stats, judged, phase_stats, unscored
 from lit_posttrain.methods.sampler import Sampler
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
@@ -39,6 +40,8 @@ from lit_posttrain.rewards.total import RewardSum, refuse_failing
 from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
 from lit_posttrain.trainer_state import dry_run, from_all_ranks, seed_of, together
 from lit_posttrain.types import PromptRecord, Tree, TreeBatch
+
+log = logging.getLogger(__name__)
 
 SAMPLING, PHASES, ENGINE = Sampling(), Phases(), EngineSpec()
 
@@ -82,6 +85,7 @@ class OnPolicyModule(ReferencedModule):
         self.sampling, self.phases = sampling, phases
         self._sampler = Sampler(self, engine)
         self.rewards = RewardSum(rewards, reward_timeout)
+        self._judged = False  # whether rewards have worked
         self.rollouts: list[Rollout] = []  # of the phase at hand and all ranks, for callbacks
         self._saved_experience: Experience | None = None
         self._unlogged: Stats = {}
@@ -245,12 +249,27 @@ class OnPolicyModule(ReferencedModule):
             kept += drawn if self.phases.top_up == 0 else [one for one in drawn if one.telling]
             if len(kept) == size:
                 break
-        refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
+        self._look_at_rewards(seen)
         # what teaches nothing fills the phase where the attempts ran out: its steps keep their size
         dull = [one for one in seen if not one.telling] if self.phases.top_up else []
         kept += dull[: size - len(kept)]
         together(self.trainer, self._sampler.rest)
         return kept, seen
+
+    def _look_at_rewards(self, seen: Sequence[Rollout]) -> None:
+        """End a run whose reward fails on everything: at once where it has never worked, else behind the step at hand,
+        so that what was learnt is saved. Say once that responses have no score."""
+        try:
+            refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
+        except PostTrainError as problem:
+            if not self._judged:
+                raise
+            log.error("%s: the run ends with this step", problem)
+            self.trainer.should_stop = True
+        else:
+            if not self._judged and self.global_rank == 0 and (told := unscored(seen)):
+                log.warning(told)
+            self._judged = True
 
     @property
     def loader(self) -> ExperienceLoader:

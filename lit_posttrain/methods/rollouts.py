@@ -119,6 +119,20 @@ def _sampled(prompt: Tree, answers: Sequence[Completion], scores: Sequence[float
     return Tree(prompt.prompt, responses, None, prompt.file, prompt.line, "", columns)
 
 
+def unscored(rollouts: Sequence[Rollout]) -> str:
+    """What there is to say of responses on which no reward has a say, and none has failed."""
+    if any(number for one in rollouts for number in one.failed.values()):
+        return ""  # that has been told
+    scores = [(score, one.tree.source) for one in rollouts for score in one.scores]
+    none = [source for score, source in scores if score != score]
+    if not none:
+        return ""
+    return (
+        f"{len(none)} of {len(scores)} responses have no score and train nothing, first those to {none[0]}: no reward "
+        "has a say on them; look whether the row has the columns that rewards read"
+    )
+
+
 def phase_stats(rollouts: Sequence[Rollout], rewards: Sequence[str]) -> Stats:
     """By name the sum and the count of what is logged of sampled responses: reward, reward_std (of groups, ddof 1),
     frac_reward_zero_std, rewards/NAME/mean and rewards/NAME/failed, unscored (share), completions/mean_length (tokens),

@@ -184,6 +184,41 @@ def test_a_reward_that_fails_on_everything_ends_a_phase_and_a_validation(tiny_mo
         trainer.validate(grpo(tiny_model, [FunctionReward(broken)]), datamodule=prompts(tmp_path, val_share=0.5))
 
 
+def test_a_reward_that_breaks_down_ends_a_run_that_is_saved(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def later(completions: list[str]) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(said)) if len(calls) == 1 else math.nan for said in completions]
+
+    trainer = fit(
+        grpo(tiny_model, [FunctionReward(later)]), prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=9
+    )
+    assert trainer.global_step == 2
+    assert "reward later fails on every response" in caplog.text
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    again = quiet_trainer(LastCheckpoint(100), max_epochs=9, default_root_dir=tmp_path)
+    with pytest.raises(PostTrainError, match="reward later fails on every response"):
+        again.fit(
+            grpo(tiny_model, [FunctionReward(later)]), datamodule=prompts(tmp_path), ckpt_path=tmp_path / "last.ckpt"
+        )
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_responses_without_a_score_are_told_once(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "some.jsonl"
+    rows = [{"prompt": f"tell me about {i}", "answer": "a fox" if i % 2 else None} for i in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = PromptData(str(file), batch_size=4, cache_dir=str(tmp_path / "cache"), shuffle=False)
+    fit(grpo(tiny_model, [ExactMatch()]), data, tmp_path)
+    assert caplog.text.count("8 of 16 responses have no score and train nothing, first those to ") == 1
+
+
 def test_a_dry_run_is_part_of_a_phase(tiny_model: Path, tmp_path: Path) -> None:
     trainer = fit(grpo(tiny_model), prompts(tmp_path, val_share=0.3), tmp_path, fast_dev_run=True)
     assert trainer.global_step == 1

@@ -112,6 +112,7 @@ def draw(kept: dict[str, Rows], target: float, file: str) -> None:
                 axis.plot(*zip(*held, strict=True), "o--", color=colour, markersize=3, linewidth=0.8)
         axis.set(xlabel="optimizer step", title=title)
     axes[0].axhspan(0.8 * target, 1.2 * target, color="grey", alpha=0.2, label="target +- 20 %")
+    axes[0].set_yscale("symlog", linthresh=2 * target)  # linear about the target, and room for what runs away
     axes[0].legend()
     axes[1].set_yscale("log")
     figure.savefig(file, dpi=110)

@@ -86,6 +86,7 @@ class OnPolicyModule(ReferencedModule):
         self._sampler = Sampler(self, engine)
         self.rewards = RewardSum(rewards, reward_timeout)
         self._judged = False  # whether rewards have worked
+        self._broken: PostTrainError | None = None  # what ended that
         self.rollouts: list[Rollout] = []  # of the phase at hand and all ranks, for callbacks
         self._saved_experience: Experience | None = None
         self._unlogged: Stats = {}
@@ -264,8 +265,8 @@ class OnPolicyModule(ReferencedModule):
         except PostTrainError as problem:
             if not self._judged:
                 raise
-            log.error("%s: the run ends with this step", problem)
-            self.trainer.should_stop = True
+            log.error("%s: the run ends with this step, and is saved", problem)
+            self._broken, self.trainer.should_stop = problem, True
         else:
             if not self._judged and self.global_rank == 0 and (told := unscored(seen)):
                 log.warning(told)
@@ -341,6 +342,15 @@ class OnPolicyModule(ReferencedModule):
             self.track(name, torch.tensor(total * first, dtype=torch.float64), count * first)
         self._unlogged = {}
         return super().training_step(batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        """Say what ended the run, now that callbacks have saved it.
+
+        Raises:
+            PostTrainError: for a reward that broke down.
+        """
+        if self._broken is not None:
+            raise PostTrainError(f"{self._broken}, then go on from the run's last checkpoint (--resume)")
 
     # Validation ----------------------------------------------------------------------------------------------------
 

@@ -193,10 +193,11 @@ def test_a_reward_that_breaks_down_ends_a_run_that_is_saved(
         calls.append(len(completions))
         return [float(len(said)) if len(calls) == 1 else math.nan for said in completions]
 
-    trainer = fit(
-        grpo(tiny_model, [FunctionReward(later)]), prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=9
-    )
-    assert trainer.global_step == 2
+    module = grpo(tiny_model, [FunctionReward(later)])
+    with pytest.raises(
+        PostTrainError, match=r"reward later fails .*; mend it, then go on from the run's last checkpoint"
+    ):
+        fit(module, prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=9)
     assert "reward later fails on every response" in caplog.text
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 2

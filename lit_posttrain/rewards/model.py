@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,11 @@ class RewardModelScore(Reward):
         """
         if self._model is not None:
             return
+        if "/" not in self.path and not Path(self.path).exists():  # the hub's reward models have an owner
+            raise PostTrainError(
+                f"RewardModelScore: path: there is no folder {self.path}; train one with configs/reward.yaml, and "
+                "export it"
+            )
         try:
             restored = restore(self.path, self.trust_remote_code)
         except PostTrainError as problem:

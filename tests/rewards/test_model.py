@@ -80,6 +80,8 @@ def test_validate_loads_it(reward_model: Path, tiny_model: Path, tmp_path: Path)
 
 
 def test_a_language_model_is_no_reward(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"there is no folder scores-hf; train one with configs/reward\.yaml"):
+        RewardModelScore("scores-hf").prepare(torch.device("cpu"))
     with pytest.raises(PostTrainError, match="a language model without a score head"):
         RewardModelScore(str(tiny_model)).prepare(torch.device("cpu"))
     shutil.copytree(tiny_model, tmp_path / "x")

@@ -19,6 +19,7 @@ from lit_posttrain.models.loading import DTYPES, build_policy, build_scorer
 from lit_posttrain.models.policy import Backbone, Scorer
 from lit_posttrain.models.restore import Restored, find_checkpoint, restore
 from lit_posttrain.models.spec import DType
+from lit_posttrain.models.weights import load_weights
 
 
 class Exported(NamedTuple):
@@ -96,9 +97,9 @@ def _unquantized(restored: Restored) -> Backbone:
             quantized = type(value).__name__ in ("Params4bit", "Int8Params")
             full = dequantize_bnb_weight(value, state=getattr(module, "state", None)) if quantized else value
             weights[own] = full.detach().float()
-    lacking = {name for name, _ in dense.named_parameters()} - set(weights)
-    assert not lacking, lacking
-    dense.load_state_dict(weights, strict=False)
+    kept = dense.state_dict()
+    weights |= {name: value for name, value in restored.model.named_buffers() if name in kept}
+    load_weights(dense, weights, f"{restored.path}, unpacked", frozen_too=True)
     return dense.eval()
 
 

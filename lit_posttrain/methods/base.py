@@ -30,6 +30,7 @@ from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.sharding import AnyModel, build_sharded
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
+from lit_posttrain.models.weights import require_state
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import answer_text, prompt_ids
@@ -268,13 +269,15 @@ class PostTrainingModule(MeasuredModule):
         if "lit_posttrain" not in checkpoint:
             raise PostTrainError("--ckpt_path: a checkpoint, but not one that lit-posttrain wrote")
         saved = checkpoint["lit_posttrain"]
-        missing = {n for n, p in self.named_parameters() if p.requires_grad} - set(checkpoint.get("state_dict", {}))
-        if missing and checkpoint.get("state_dict"):
-            raise PostTrainError(
-                f"the checkpoint lacks {len(missing)} trained weights, such as {min(missing)}; "
-                "resume with the same --model.policy (lora, quantization) as it was trained with"
-            )
         self._require_same_adapters(saved["policy"]["lora"])
+        self._require_same_tokens(saved["policy"])
+        if checkpoint.get("state_dict"):  # sharded weights are not in it
+            require_state(
+                self,
+                checkpoint["state_dict"],
+                "--ckpt_path: the checkpoint",
+                remedy="resume with the same --model.policy (path, lora, quantization) as it was trained with",
+            )
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         if saved["method"] != type(self).__name__:  # nor would its adapters start at zero, as a reference wants them
@@ -329,6 +332,16 @@ class PostTrainingModule(MeasuredModule):
                 raise PostTrainError(
                     f"the checkpoint's adapters were trained with {option} {was} and this run has {option} {now}: "
                     f"pass --model.policy.lora.{option} {str(was).lower()}"
+                )
+
+    def _require_same_tokens(self, saved: dict[str, Any]) -> None:
+        """Refuse another tokenizer: padded embeddings would take its tokens for others without a word."""
+        for name in ("special_tokens", "tokenizer"):
+            was, now = saved[name], getattr(self.spec, name)
+            if was != now:
+                raise PostTrainError(
+                    f"the checkpoint was trained with {name} {was} and this run has {now}: resume with the same "
+                    f"--model.policy.{name}"
                 )
 
     def build_policy(self) -> Backbone:

@@ -29,6 +29,7 @@ from lit_posttrain.methods.caching import cached_logprobs
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.policy import Backbone
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.weights import require_state
 from lit_posttrain.ops.kl import k3
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.trainer_state import dry_run
@@ -316,6 +317,8 @@ class ReferencedModule(PostTrainingModule):
                 "with --model.reference copy"
             )
         if "reference" in checkpoint:
+            assert self.policy is not None
+            require_state(self.policy, checkpoint["reference"], "--ckpt_path: the reference in the checkpoint")
             self._frozen[0].load_state_dict(checkpoint["reference"], strict=False)
             self._synced = True
 

@@ -13,10 +13,12 @@ from torch import nn
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation
+from lit_posttrain.models.gguf_file import require_all_read
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.policy import Policy, Scorer, ValueModel
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import first_line
+from lit_posttrain.models.weights import check_loaded, load_report, require_shapes
 
 Head = Literal["lm", "score"]
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
@@ -43,7 +45,7 @@ def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     declared = getattr(config, "architectures", None) or []
     causal = not declared or any("CausalLM" in name or "LMHead" in name or "Conditional" in name for name in declared)
-    if any("SequenceClassification" in name for name in declared):
+    if _declares_score(config):
         if head == "lm":
             raise PostTrainError(
                 f"{spec.path} is a reward model or classifier, which cannot write; name a language model"
@@ -63,8 +65,11 @@ def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
 
 def has_score_head(spec: ModelSpec) -> bool:
     """Whether a model is a reward model: one that was saved with a score head."""
-    declared = getattr(load_config(spec, "score"), "architectures", None) or []
-    return any("SequenceClassification" in name for name in declared)
+    return _declares_score(load_config(spec, "score"))
+
+
+def _declares_score(config: Any) -> bool:
+    return any("SequenceClassification" in name for name in getattr(config, "architectures", None) or [])
 
 
 def max_positions(config: Any) -> int | None:
@@ -156,26 +161,48 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
             fresh = _auto_class(head).from_config(config, attn_implementation=implementation)
         return _with_new_head(fresh.to(DTYPES[spec.dtype])) if head == "score" else fresh.to(DTYPES[spec.dtype])
     try:
-        with _quiet_progress() if gguf else nullcontext():
-            model, report = _auto_class(head).from_pretrained(
+        with load_report() as report, _quiet_progress() if gguf else nullcontext():
+            model, info = _auto_class(head).from_pretrained(
                 where,
                 revision=spec.revision,
                 dtype=DTYPES[spec.dtype],
                 attn_implementation=implementation,
                 trust_remote_code=spec.trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, which says more than the error would
                 **options,
             )
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as problem:
+        if report.conversions:
+            raise PostTrainError(
+                f"the model at {spec.path}: its files do not hold what these tensors are made of: {report.conversions}"
+            ) from problem
         raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
+    begins = head == "score" and not _declares_score(config) and "score.weight" in info["missing_keys"]
+    spare = _lm_head(config) if head == "score" and info["unexpected_keys"] else []
+    check_loaded(model, info, spec.path, new=["score."] if begins else [], spare=spare)
+    if "quantization_config" in options or getattr(model, "hf_quantizer", None) is not None:
+        # transformers compares no shapes then
+        require_shapes(model, _empty_model(spec, head, device_type), spec.path)
+    if gguf and not spec.quantization:
+        require_all_read(Path(where) / gguf, model)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # At its first evaluation on such a processor bitsandbytes repacks the weights and rounds their scales to
             # bfloat16 for good: a validation would change the model that is being trained.
             module.support_avx512bf16_for_cpu = False
-    return _with_new_head(model) if head == "score" and "score.weight" in report["missing_keys"] else model
+    return _with_new_head(model) if begins else model
+
+
+def _lm_head(config: Any) -> list[str]:
+    """Beginnings of the names of the language model's output head, which a scorer leaves out."""
+    with torch.device("meta"):
+        model = _auto_class("lm").from_config(config)
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if head is not None and module is head]
+    return [f"{name}." for name in (*names, "embed_out")]  # as files of GPT-NeoX call it
 
 
 def _with_new_head(model: Any) -> Any:

@@ -84,7 +84,7 @@ def made_once(source: Path, kind: str, make: Callable[[Path], None]) -> Path:
     Several processes may ask at once; the first to finish wins.
     """
     stat = source.stat()
-    identity = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|1"
+    identity = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|2"  # 1: before weights were checked
     key = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
     home = cache_root() / "models" / f"{key}-{kind}"
     if home.is_dir():

@@ -14,6 +14,7 @@ from lit_posttrain.models.loading import Head, build_policy, build_scorer, has_s
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
+from lit_posttrain.models.weights import load_weights
 
 
 @dataclass
@@ -118,9 +119,5 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
     tokenizer = load_tokenizer(spec)
     model = build_scorer(spec, len(tokenizer)) if head == "score" else build_policy(spec, len(tokenizer))
     if checkpoint is not None:
-        wanted = {name for name, p in model.named_parameters() if p.requires_grad}
-        missing = wanted - set(state)
-        if missing:
-            raise PostTrainError(f"{checkpoint}: lacks {len(missing)} weights of its model, such as {min(missing)}")
-        model.load_state_dict(state, strict=False)
+        load_weights(model, state, str(checkpoint), spare="value_head.")  # PPO's, of no use outside training
     return Restored(model.eval(), tokenizer, spec, run, step, path)

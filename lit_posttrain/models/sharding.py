@@ -70,9 +70,16 @@ def build_sharded(
     policy.to_empty(device=device)
     full: dict[str, Any] = {}
     whole: AnyModel | None = None
+    problem: list[str | None] = [None]
     if torch.distributed.get_rank() == 0:
-        whole = build(spec, vocabulary, device_type=device.type)
-        full = whole.state_dict()
+        try:
+            whole = build(spec, vocabulary, device_type=device.type)
+            full = whole.state_dict()
+        except PostTrainError as found:
+            problem = [str(found)]
+    torch.distributed.broadcast_object_list(problem, src=0)  # or the others would wait for weights that never come
+    if problem[0] is not None:
+        raise PostTrainError(problem[0])
     set_model_state_dict(policy, full, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     _restore_buffers(policy, whole)
     return policy

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedTokenizerFast,
+)
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -56,6 +68,21 @@ def llama_config(vocab_size: int = 512, **changes: Any) -> LlamaConfig:
     return LlamaConfig(**values)
 
 
+def mixtral_config(**changes: Any) -> MixtralConfig:
+    """A two-layer mixture of four experts, two of them for a token."""
+    values: dict[str, Any] = {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        **changes,
+    }
+    return MixtralConfig(**values)
+
+
 def save_model(folder: Path, seed: int = 0, **config: Any) -> Path:
     """Write a tiny Llama with random weights and its tokenizer as a Hugging Face folder."""
     torch.manual_seed(seed)
@@ -63,3 +90,48 @@ def save_model(folder: Path, seed: int = 0, **config: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_gguf(model: Path, file: Path, change: Callable[[dict[str, Tensor]], None] | None = None) -> Path:
+    """Write a tiny Llama's folder as a GGUF file in float32; change: edits the tensors, by their GGUF names."""
+    config, spoken = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    tensors = {}
+    for name, value in load_file(model / "model.safetensors").items():
+        kind = next((kind for kind in heads if kind in name), None)
+        if kind is not None:  # GGUF keeps the halves of a rotated pair beside each other
+            value = value.view(heads[kind], 2, -1, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        tensors[names.get_name(name, try_suffixes=(".weight",))] = value
+    if change is not None:
+        change(tensors)
+    core = json.loads(spoken.backend_tokenizer.to_str())["model"]
+    tokens = sorted(core["vocab"], key=core["vocab"].get)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    special = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_token_types([special[token not in _SPECIAL] for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in core["merges"]])
+    writer.add_bos_token_id(spoken.bos_token_id)
+    writer.add_eos_token_id(spoken.eos_token_id)
+    writer.add_pad_token_id(spoken.pad_token_id)
+    writer.add_chat_template(spoken.chat_template)
+    for name, value in tensors.items():
+        writer.add_tensor(name, value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file

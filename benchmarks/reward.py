@@ -51,8 +51,8 @@ class Row:
 
 def read(file: str) -> list[Row]:
     """The usable rows of a file of preferences."""
+    from lit_posttrain.data.bad_rows import NothingToLearn
     from lit_posttrain.data.comparisons import recognise_comparison
-    from lit_posttrain.data.messages import NoPreference
     from lit_posttrain.data.sources import find_sources
     from lit_posttrain.types import rank_of
 
@@ -62,7 +62,7 @@ def read(file: str) -> list[Row]:
             shape = shape or recognise_comparison(record)
             try:
                 found = shape.read(record.data)
-            except NoPreference:
+            except NothingToLearn:
                 continue
             texts = ["\n".join(m["content"] for m in c.messages) for c in found.candidates]
             ranks = [rank_of(c.role, c.label) for c in found.candidates]

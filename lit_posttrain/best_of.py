@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lit_posttrain.chat import Answer
-from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.prompts import PromptOptions
 from lit_posttrain.data.sources import find_sources
 from lit_posttrain.errors import PostTrainError

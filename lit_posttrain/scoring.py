@@ -10,10 +10,12 @@ from typing import Any, Literal
 import torch
 
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats import Columns, Labelled, recognise
+from lit_posttrain.data.example import Labelled
+from lit_posttrain.data.formats import Columns, recognise
 from lit_posttrain.data.loader import EvalLoader
 from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.preference import ComparisonReader
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record, find_sources
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.tokenize import build_store
@@ -47,10 +49,10 @@ class ScoreOptions:
         try:
             return ComparisonReader(recognise_comparison(record, named, labelled=False), self.system)
         except PostTrainError:
-            if chosen - {"prompt", "completion"}:
+            if chosen - {"prompt", "completion", "system", "tools"}:
                 raise
         try:
-            return _Conversation(recognise(record, Columns(named.prompt, named.completion)), self.system)
+            return _Conversation(recognise(record, _as_columns(named)), self.system)
         except PostTrainError as problem:
             if chosen:
                 raise
@@ -70,6 +72,10 @@ class ScoreOptions:
         return fit_comparison(tree, self.max_length, "drop")
 
 
+def _as_columns(named: PreferenceColumns) -> Columns:
+    return Columns(named.prompt, named.completion, system=named.system, tools=named.tools)
+
+
 @dataclass(frozen=True)
 class _Conversation:
     shape: Any
@@ -80,11 +86,12 @@ class _Conversation:
         return str(self.shape.name)
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
-        example = self.shape.example(data, self.system)
+        row = Row(data)
+        example = self.shape.example(row, self.system, marks=False)
         said = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
         if said:  # one score, behind the last turn: a template that rewrites earlier ones would give one a turn
             example.prompt_turns = said[-1]
-        return Labelled([example], [(Role.SAMPLE, 0.0)])
+        return Labelled([example], [(Role.SAMPLE, 0.0)], unread=row.unread, notes=row.notes)
 
 
 class ResponseScorer:

@@ -54,14 +54,18 @@ def rank_of(role: int, label: float) -> float:
 
 @dataclass(slots=True)
 class PromptRecord:
-    """What rewards know of a prompt: its messages (a plain text is one user message), and all columns of its row."""
+    """What rewards know of a prompt: its messages (a plain text is one user message; words of the assistant at the end
+    are continued by the response), and all columns of its row. tools, variables: what its chat template got besides."""
 
     messages: list[dict[str, Any]]
     columns: dict[str, Any]
+    tools: list[Any] | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As `Tree.record` has it."""
-        return json.dumps([self.messages, self.columns], ensure_ascii=False, default=str)
+        parts = [self.messages, self.columns, self.tools, self.variables]
+        return json.dumps(parts, ensure_ascii=False, default=str)
 
     @classmethod
     def of(cls, tree: Tree) -> PromptRecord:

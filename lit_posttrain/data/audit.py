@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lit_posttrain.data.audit_table import table_of
 from lit_posttrain.data.compared import Compared
+from lit_posttrain.data.messages import REASONING
 
 _EXAMPLES = 5
 _ALTERED = {
@@ -21,6 +22,7 @@ _ALTERED = {
     "unanswered": "without an answer to their last turns",
     "rewritten": "trained turn by turn",
 }
+BY_REASON = ("dropped", "unread", "notes")
 _REMARKABLE = {"control": "with special tokens in their text", "altered": "altered by the chat template"}
 
 
@@ -46,6 +48,8 @@ class FileAudit:
     dropped: by reason; a row trained turn by turn counts once per dropped turn. cut: rows shortened at their end.
     split: rows cut into pieces. empty_pieces: pieces without a trained token, left out. unanswered: rows whose last
     turns nobody answered, left out. rewritten: rows trained turn by turn. duplicates: rows equal to an earlier one.
+    unread: rows by what is in them and is not used: columns, and keys of messages. notes: rows by how they were read,
+    where that is no matter of course.
     control: rows whose messages contain special tokens. altered: rows with words that the chat template did not write
     as they are. tokens, trained_tokens, mean, p50, p95, max: of the trees' lengths. longest: (line, tokens).
     path: the entry of --data.path that the file was found under.
@@ -62,6 +66,8 @@ class FileAudit:
     unanswered: int = 0
     rewritten: int = 0
     duplicates: int = 0
+    unread: dict[str, Tally] = field(default_factory=dict)
+    notes: dict[str, Tally] = field(default_factory=dict)
     control: Tally = field(default_factory=Tally)
     altered: Tally = field(default_factory=Tally)
     tokens: int = 0
@@ -87,6 +93,22 @@ class FileAudit:
         """Count a drop."""
         self.dropped.setdefault(reason, Tally()).add(line)
 
+    def leave(self, unread: Iterable[str], line: int) -> None:
+        """Count what of a row is not used."""
+        for name in unread:
+            self.unread.setdefault(name, Tally()).add(line)
+
+    def note(self, notes: Iterable[str], line: int) -> None:
+        """Count how a row was read."""
+        for name in dict.fromkeys(notes):
+            self.notes.setdefault(name, Tally()).add(line)
+
+    @property
+    def ignored(self) -> list[str]:
+        """What a row says to the model and the chat template has no place for."""
+        names = ("tools", "chat_template_kwargs.", "message.tool_calls", *(f"message.{key}" for key in REASONING))
+        return [name for name in self.unread if name.startswith(names) and not name.startswith("message.tool_calls[")]
+
     def where(self, tally: Tally) -> str:
         """The places of a tally's first cases: `file:3, :8, ...`."""
         places = [f"{self.name}:{tally.lines[0]}", *(f":{line}" for line in tally.lines[1:])]
@@ -94,14 +116,16 @@ class FileAudit:
 
     def findings(self) -> dict[str, int]:
         """What became of rows other than to be taken as they are, in words; reasons without a case are left out."""
-        found = {reason: tally.count for reason, tally in self.dropped.items()}
+        found = {reason: tally.count for reason, tally in (self.dropped | self.notes).items()}
+        found |= {f"with `{name}` not used": tally.count for name, tally in self.unread.items()}
         found |= {words: getattr(self, name) for name, words in _ALTERED.items()}
         found |= {words: getattr(self, name).count for name, words in _REMARKABLE.items()}
         return {words: count for words, count in found.items() if count}
 
     def forget(self) -> None:
         """Begin to count anew what `findings` tells of."""
-        self.dropped = {}
+        for name in BY_REASON:
+            setattr(self, name, {})
         for name in _ALTERED:
             setattr(self, name, 0)
         for name in _REMARKABLE:
@@ -120,7 +144,8 @@ class FileAudit:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
         made = cls(**values)
-        made.dropped = {reason: Tally(**tally) for reason, tally in values["dropped"].items()}
+        for name in BY_REASON:
+            setattr(made, name, {reason: Tally(**tally) for reason, tally in values[name].items()})
         made.control, made.altered = Tally(**values["control"]), Tally(**values["altered"])
         made.longest = [(int(line), int(length)) for line, length in values["longest"]]
         return made
@@ -231,6 +256,9 @@ class AuditReport:
                 found.append(
                     f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such"
                 )
+            if file.ignored:
+                told = ", ".join(f"{name} ({file.unread[name].count:,} rows)" for name in file.ignored)
+                found.append(f"{file.name}: the chat template has no place for {told}: the model never sees it")
             if count := file.altered.count:
                 where = file.where(file.altered)
                 found.append(f"the chat template changes or leaves out words of {count} rows ({where})")

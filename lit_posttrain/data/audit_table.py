@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the report shows itself as a table
@@ -88,6 +89,11 @@ def _footnotes(report: AuditReport) -> list[str]:
             notes.append(f"{file.name}: longest are {longest}")
         for reason, tally in file.dropped.items():
             notes.append(f"{file.where(tally)}: dropped, {reason}")
+        for words, tally in file.notes.items():
+            notes.append(f"{file.name}: {tally.count:,} rows {words} (such as line {tally.lines[0]})")
+        if file.unread:
+            named = ", ".join(f"{name or '(no name)'} ({tally.count:,} rows)" for name, tally in file.unread.items())
+            notes += wrap(f"{file.name}: not used: {named}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return notes
 
 

@@ -1,76 +1,58 @@
 """Readers of the usual shapes of preference data: pairs, rankings, judged pairs, single labelled responses.
 
-Each function takes the names of its columns and gives a reader of records. A record that cannot be used raises
-`BadRow`, one that prefers nothing `NoPreference`.
+Each function takes the names of its columns and gives a reader of rows. A row that cannot be used raises `BadRow`, one
+that prefers nothing `NothingToLearn`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Literal
 
-from lit_posttrain.data.messages import BadRow, NoPreference, kind
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.beside import with_thoughts
+from lit_posttrain.data.comparison import Candidate, Comparison, Messages, after_prompt, equal_responses, shared_prompt
+from lit_posttrain.data.formats import added
+from lit_posttrain.data.kinds import GOOD_WORDS
+from lit_posttrain.data.messages import REASONING, as_json, kind, same
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.turns import conversation
 from lit_posttrain.types import Role
 
 Annotators = Literal["soft", "majority"]
 _TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output")
-_GOOD = {"good": True, "true": True, "1": True, "desirable": True, "bad": False, "false": False, "0": False}
-_GOOD["undesirable"] = _GOOD["-1"] = False
 
 
-@dataclass(slots=True)
-class Candidate:
-    """One response, as messages that follow the prompt, with its role and label as in `types.Response`."""
-
-    messages: list[dict[str, Any]]
-    role: Role
-    label: float = 0.0
-
-
-@dataclass(slots=True)
-class Comparison:
-    """A prompt and the responses that somebody compared."""
-
-    prompt: list[dict[str, Any]]
-    candidates: list[Candidate] = field(default_factory=list)
-
-
-def paired(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparison]:
+def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
     """A reader of rows with a chosen and a rejected response: transcripts, strings or messages, with the prompt in a
     column of its own or as what both sides begin with.
 
     columns: names of `chosen` and `rejected`, of `prompt` and `margin` or None, and the list of `extra`.
     """
 
-    def read(data: Mapping[str, Any]) -> Comparison:
-        found = sides_of(data)
-        if columns["margin"] and columns["labelled"]:
-            found.candidates[0].label = _margin(data[columns["margin"]], str(columns["margin"]))
-        return found
-
-    def sides_of(data: Mapping[str, Any]) -> Comparison:
-        names = [columns["chosen"], columns["rejected"]]
-        sides = [conversation(data[name], str(name)) for name in names]
+    def read(row: Row) -> Comparison:
+        names = [str(columns["chosen"]), str(columns["rejected"])]
+        values = [row[name] for name in names]
+        sides = [conversation(value, name, row.notes) for value, name in zip(values, names, strict=True)]
         if columns["prompt"]:
-            prompt = _asked(data, columns)
-            said = [_without_system(side) for side in sides]
-            bare = _without_system(prompt)
-            tails = [side[len(bare) :] if side[: len(bare)] == bare else side for side in said]
-            return _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
-        whole = all(isinstance(data[name], str) for name in names)
-        prompt = _shared(sides[0], sides[1], only_last=whole)
-        tails = [side[len(prompt) :] for side in sides]
-        return _pair(_with_system(prompt, data), tails[0], tails[1], labelled=columns["labelled"])
+            prompt, tails = _asked(row, columns, sides, names)
+        else:
+            prompt = shared_prompt(sides[0], sides[1], only_last=all(isinstance(value, str) for value in values))
+            tails = [side[len(prompt) :] for side in sides]
+        found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
+        found.whole = not columns["prompt"]
+        if columns["margin"] and columns["labelled"]:
+            found.candidates[0].label = _margin(row[columns["margin"]], str(columns["margin"]))
+        return found
 
     return read
 
 
 def _margin(value: Any, column: str) -> float:
-    if value is None:
+    if value is None or value == "":
         return 0.0
     try:
         margin = float(value)
@@ -81,39 +63,29 @@ def _margin(value: Any, column: str) -> float:
     return margin
 
 
-def _asked(data: Mapping[str, Any], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The prompt of a row: its column, with the texts of the `extra` columns below it, behind a `system` column."""
+def _asked(
+    row: Row, columns: Mapping[str, Any], sides: Sequence[Messages], names: Sequence[str]
+) -> tuple[Messages, list[Messages]]:
+    """The prompt of a row, and of each of its responses what follows the prompt. The prompt is its column, with the
+    texts of the `extra` columns below it, unless the responses themselves begin with it and have none of those."""
     name = str(columns["prompt"])
-    if data[name] is None:
+    if row[name] is None:
         raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
-    prompt = conversation(data[name], name, "user")
-    more = [data[column] for column in columns["extra"] if column != name and data.get(column)]
-    if not all(isinstance(part, str) for part in more):
-        raise BadRow("wrong type", f"{' or '.join(columns['extra'])} is not a string; mend it")
-    prompt[-1]["content"] = "\n\n".join([prompt[-1]["content"], *more])
-    return _with_system(prompt, data)
-
-
-def _with_system(prompt: list[dict[str, Any]], data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    system = data.get("system")
-    if isinstance(system, str) and system.strip() and prompt[0]["role"] not in ("system", "developer"):
-        return [{"role": "system", "content": system}, *prompt]
-    return prompt
-
-
-def _without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return messages[1:] if messages and messages[0]["role"] in ("system", "developer") else messages
+    prompt = conversation(row[name], name, row.notes, "user")
+    extra = [column for column in columns["extra"] if column != name and row.first((column,))]
+    if extra and prompt[-1]["role"] == "user":
+        if any(side[0]["role"] != "assistant" for side in sides):
+            with suppress(BadRow):
+                return after_prompt(prompt, sides, name, names)
+        prompt[-1]["content"] = "\n\n".join([prompt[-1]["content"], *added(row, extra)])
+    return after_prompt(prompt, sides, name, names)
 
 
 def _pair(
-    prompt: list[dict[str, Any]],
-    first: list[dict[str, Any]],
-    second: list[dict[str, Any]],
-    flipped: float = 0.0,
-    labelled: bool = True,
+    prompt: Messages, first: Messages, second: Messages, flipped: float = 0.0, labelled: bool = True
 ) -> Comparison:
-    if labelled and [m["content"].strip() for m in first] == [m["content"].strip() for m in second]:
-        raise NoPreference("equal responses", "both responses are the same: no preference; remove the row")
+    if labelled and same(first, second):
+        raise equal_responses()
     for side in (first, second):
         if not side or side[0]["role"] != "assistant":
             said = ", ".join(m["role"] for m in side) or "nothing"
@@ -125,62 +97,61 @@ def _pair(
     return Comparison(prompt, [Candidate(first, Role.CHOSEN), Candidate(second, Role.REJECTED, flipped)])
 
 
-def _shared(first: list[dict[str, Any]], second: list[dict[str, Any]], only_last: bool) -> list[dict[str, Any]]:
-    """What both sides begin with, up to the turn in which they part. only_last: that must be the last one."""
-    if [m["content"].strip() for m in first] == [m["content"].strip() for m in second]:
-        raise NoPreference("equal responses", "both responses are the same: no preference; remove the row")
-    same = 0
-    while same < min(len(first), len(second)) and first[same] == second[same]:
-        same += 1
-    if same == 0 or (only_last and not len(first) == len(second) == same + 1):
-        raise NoPreference(
-            "no shared prompt", "the two sides begin differently: they answer no common prompt; remove the row"
-        )
-    return first[:same]
-
-
-def ranked(columns: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Comparison]:
+def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
     """A reader of rows with a list of ranked responses: objects with text and rank (0 or 1 is the best, equal ranks are
     ties), or strings beside a list of ranks.
 
     columns: names of `prompt` and `responses`, and of `ranks` or None.
     """
 
-    def read(data: Mapping[str, Any]) -> Comparison:
-        prompt = _asked(data, columns)
-        given, name = data[str(columns["responses"])], str(columns["responses"])
+    def read(row: Row) -> Comparison:
+        name = str(columns["responses"])
+        given = _listed(row[name], name)
         if not isinstance(given, list) or not all(isinstance(r, (str, dict)) for r in given):
             raise BadRow("wrong type", f"`{name}` is {kind(given)}, not a list of responses; mend it")
-        texts = [_text_of(r, f"{name}[{i}]") for i, r in enumerate(given)]
-        said = [conversation(text, f"{name}[{i}]") for i, text in enumerate(texts)]
+        places = [f"{name}[{i}]" for i in range(len(given))]
+        answers = [_response(r, place, name, row) for r, place in zip(given, places, strict=True)]
+        prompt, said = _asked(row, columns, answers, places)
         if not columns["labelled"]:
             return Comparison(prompt, [Candidate(m, Role.SAMPLE) for m in said])
         if len(given) < 2:
             raise BadRow("one response", f"`{name}` has {len(given)} responses; a comparison needs two or more")
-        ranks = (
-            data[columns["ranks"]]
-            if columns["ranks"]
-            else [r.get("rank") if isinstance(r, dict) else None for r in given]
-        )
+        if columns["ranks"]:
+            ranks = _listed(row[columns["ranks"]], str(columns["ranks"]))
+        else:
+            ranks = [r.get("rank") if isinstance(r, dict) else None for r in given]
         if not columns["ranks"] and all(rank is None for rank in ranks):
             raise BadRow(
                 "no ranks",
                 f"the responses in `{name}` have no ranks; write objects with text and rank, or name a column with a "
                 "list of ranks with --data.columns.ranks",
             )
-        places = _ranks(ranks, len(given))
-        return Comparison(prompt, [Candidate(m, Role.RANKED, r) for m, r in zip(said, places, strict=True)])
+        found = zip(said, _ranks(ranks, len(given)), strict=True)
+        return Comparison(prompt, [Candidate(messages, Role.RANKED, rank) for messages, rank in found])
 
     return read
 
 
-def _text_of(response: str | dict[str, Any], where: str) -> Any:
+def _listed(value: Any, column: str) -> Any:
+    """A list, also where a CSV file has it as JSON text."""
+    return as_json(value, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
+def _response(response: str | dict[str, Any], where: str, column: str, row: Row) -> Messages:
+    """A response of a list: a string, or an object with its text, or its messages, under one of several names."""
     if isinstance(response, str):
-        return response
-    found = next((response[name] for name in _TEXT_OF_RESPONSE if name in response), None)
-    if found is None:
+        return conversation(response, where, row.notes)
+    found = next((name for name in _TEXT_OF_RESPONSE if response.get(name) is not None), None)
+    if found is None and not response.get("tool_calls"):
         raise BadRow("no text", f"{where} has none of {', '.join(_TEXT_OF_RESPONSE)}; mend it")
-    return found
+    value = "" if found is None else response[found]
+    more = {key: response[key] for key in ("tool_calls", *REASONING) if response.get(key)}
+    alone = isinstance(value, str)
+    if alone and more:
+        value = [{"role": "assistant", "content": value, **more}]
+    read = {found, "rank", "role", *(more if alone else ())}
+    row.unused += [f"{column}[].{key}" for key, part in response.items() if part is not None and key not in read]
+    return conversation(value, where, row.notes)
 
 
 def _ranks(values: Any, count: int) -> list[float]:
@@ -194,19 +165,31 @@ def _ranks(values: Any, count: int) -> list[float]:
         raise BadRow(
             "ranks", f"{len(values) if isinstance(values, list) else 'no'} ranks for {count} responses; mend them"
         )
-    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    ranks = [whole for value in values if (whole := whole_number(value)) is not None]
+    if len(ranks) < count:
         raise BadRow("ranks", f"the ranks {values} are not whole numbers; mend them")
-    order = sorted(set(values))
+    order = sorted(set(ranks))
     if len(order) == 1:
-        raise NoPreference("all tied", "every response has the same rank: no preference; remove the row")
+        raise NothingToLearn("all tied", "every response has the same rank: no preference; remove the row")
     dense = all(b - a == 1 for a, b in pairwise(order))
-    standard = all(sum(v < rank for v in values) == rank - order[0] for rank in order)
+    standard = all(sum(v < rank for v in ranks) == rank - order[0] for rank in order)
     if order[0] not in (0, 1) or not (dense or standard):
         raise BadRow("ranks", f"the ranks {values} have gaps; count from 0 or 1, equal ranks are ties")
-    return [float(order.index(v)) for v in values]
+    return [float(order.index(v)) for v in ranks]
 
 
-def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Mapping[str, Any]], Comparison]:
+def whole_number(value: Any) -> int | None:
+    """A whole number, also as 1.0 or as text (a CSV file has nothing else); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
     """A reader of rows with two responses and who preferred which: 1 or 2 (0 is a tie), of one judge or several.
 
     columns: names of `prompt`, `first` and `second`; lists of `extra` (added to the prompt) and of `labels`.
@@ -214,14 +197,15 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Mapp
         more frequent vote as certain.
     """
 
-    def read(data: Mapping[str, Any]) -> Comparison:
-        prompt = _asked(data, columns)
-        first, second = (conversation(data[columns[name]], str(columns[name])) for name in ("first", "second"))
+    def read(row: Row) -> Comparison:
+        names = [str(columns["first"]), str(columns["second"])]
+        sides = [conversation(row[name], name, row.notes) for name in names]
+        prompt, (first, second) = _asked(row, columns, sides, names)
         if not columns["labelled"]:
-            return Comparison(prompt, [Candidate(first, Role.SAMPLE), Candidate(second, Role.SAMPLE)])
-        share = _share_for_first([data[c] for c in columns["labels"]], columns["labels"])
+            return _pair(prompt, first, second, labelled=False)
+        share = _share_for_first([row[c] for c in columns["labels"]], columns["labels"])
         if annotators == "majority" and share == 0.5:
-            raise NoPreference(
+            raise NothingToLearn(
                 "no majority", "the annotators are divided or see a tie: no preference; pass --data.annotators soft"
             )
         if share < 0.5:
@@ -232,23 +216,25 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Mapp
 
 
 def _share_for_first(votes: Sequence[Any], names: Sequence[str]) -> float:
-    points = {"0": 0.5, "1": 1.0, "2": 0.0}  # a CSV file holds texts
-    for name, vote in zip(names, votes, strict=True):
-        if str(vote).strip() not in points:
+    points = {0: 0.5, 1: 1.0, 2: 0.0}
+    numbers = [whole_number(vote) for vote in votes]
+    for name, vote, number in zip(names, votes, numbers, strict=True):
+        if number not in points:
             raise BadRow("label", f"`{name}` is {vote!r}; it must be 1, 2, or 0 for a tie")
-    return sum(points[str(vote).strip()] for vote in votes) / len(votes)
+    return sum(points[number] for number in numbers if number is not None) / len(votes)
 
 
-def unpaired(columns: Mapping[str, str]) -> Callable[[Mapping[str, Any]], Comparison]:
+def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
     """A reader of rows with one response and whether it is good. columns: names of `prompt`, `completion`, `good`."""
 
-    def read(data: Mapping[str, Any]) -> Comparison:
-        label = data[columns["good"]]
-        good = _GOOD.get(str(label).strip().lower())
+    def read(row: Row) -> Comparison:
+        label = row[columns["good"]]
+        good = GOOD_WORDS.get(str(label).strip().lower())
+        good = {1: True, 0: False, -1: False}.get(number) if (number := whole_number(label)) is not None else good
         if good is None:
             raise BadRow("label", f"`{columns['good']}` is {label!r}, neither good nor bad; write true or false")
-        prompt = _asked(data, columns)
-        answer = conversation(data[columns["completion"]], columns["completion"])
-        return Comparison(prompt, [Candidate(answer, Role.CHOSEN if good else Role.REJECTED)])
+        name = str(columns["completion"])
+        prompt, (answer,) = _asked(row, columns, [conversation(row[name], name, row.notes)], [name])
+        return Comparison(prompt, [Candidate(with_thoughts(row, answer), Role.CHOSEN if good else Role.REJECTED)])
 
     return read

@@ -6,19 +6,21 @@ As in formats.py, the columns of a file's first record decide, and later records
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lit_posttrain.data.comparison_readers import Annotators, Comparison, judged, paired, ranked, unpaired
-from lit_posttrain.data.formats import recognise, require_columns
+from lit_posttrain.data.beside import Beside, refuse_unwanted
+from lit_posttrain.data.comparison import Comparison
+from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired
+from lit_posttrain.data.formats import check_needs, recognise, require_columns
+from lit_posttrain.data.kinds import asks, guessed, tokens
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
 
-_INPUT = ("input", "context")
-_ANNOTATOR = re.compile(r"annotator_?\d+$")
+_Read = Callable[[Row], Comparison]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,27 @@ class ComparisonFormat:
 
     name: str
     needs: tuple[str, ...]
-    read: Callable[[Mapping[str, Any]], Comparison]
+    shape: _Read
+    system: str | None = None
+    tools: str | None = None
+    labelled: bool = True
+
+    def read(self, data: Mapping[str, Any], system_prompt: str | None = None) -> Comparison:
+        """The comparison in a record, with what stands beside it; `system_prompt` is put before a prompt that has none.
+
+        Raises:
+            BadRow: a column is missing or mis-typed.
+            NothingToLearn: the record prefers nothing, or is marked as not to be trained on.
+        """
+        row = Row.of(data)
+        check_needs(self.needs, row)
+        if self.labelled:
+            refuse_unwanted(row)
+        found = self.shape(row)
+        beside = Beside.named(self.system, self.tools, system_prompt)
+        found.prompt = beside.opened(row, found.prompt, history=not found.whole)
+        found.around = beside.around(row)
+        return found
 
 
 @dataclass
@@ -46,6 +68,8 @@ class PreferenceColumns:
         labels: Columns with the judgements: 1, 2, or 0 for a tie; one for every annotator.
         completion: Column with a single response. Needs `prompt` and `good`.
         good: Column that says whether the single response is good.
+        system: Column with a system prompt of the row's own. A column called `system` is found without this.
+        tools: Column with the row's tool schemas (a list, or JSON text). A column called `tools` is found without this.
     """
 
     prompt: str | None = None
@@ -59,6 +83,8 @@ class PreferenceColumns:
     labels: list[str] | None = None
     completion: str | None = None
     good: str | None = None
+    system: str | None = None
+    tools: str | None = None
 
 
 def recognise_comparison(
@@ -72,20 +98,22 @@ def recognise_comparison(
     """
     data, named = record.data, columns or PreferenceColumns()
     require_columns(record, named)
-    wanted = {name: value for name, value in vars(named).items() if value is not None}
-    guessed = _guessed(data)
+    around = {"system": named.system, "tools": named.tools}
+    wanted = {name: value for name, value in vars(named).items() if value is not None and name not in around}
+    guesses = guessed(data)
     if named_ones := set(wanted) - {"prompt"}:  # the user says what is compared; the rest of that shape is guessed
         shapes = [{*needs, *_OPTIONAL.get(name, ())} for name, needs, _ in _SHAPES]
         kept = {"prompt", "extra"}.union(*(shape for shape in shapes if shape & named_ones))
-        guessed = {name: column for name, column in guessed.items() if name in kept}
-    found = {**guessed, **wanted}
+        guesses = {name: column for name, column in guesses.items() if name in kept}
+    found = {**guesses, **wanted}
     for name, needs, make in _SHAPES:
         needs = tuple(need for need in needs if labelled or need != "labels")
         if set(needs) <= set(found) and (labelled or name != "unpaired"):
             used = {key: found.get(key) for key in (*needs, *_OPTIONAL.get(name, ()))}
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
             read = make({**used, "extra": found.get("extra", []), "labelled": labelled}, annotators)
-            return ComparisonFormat("/".join(needed), tuple(needed), read)
+            needs = (*needed, *(column for column in around.values() if column))
+            return ComparisonFormat("/".join(needed), needs, read, **around, labelled=labelled)
     raise PostTrainError(f"{record.file}:{record.line}: {_unrecognised(record, found, labelled)}")
 
 
@@ -104,9 +132,11 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
     with suppress(PostTrainError):
         name = recognise(record).name
         return (
-            f"conversations ({name}), no preferences: those have chosen and rejected, ranked responses, or a label of "
-            "good and bad ones (--data.columns.good NAME); configs/sft.yaml learns from conversations"
+            f"not preferences but conversations ({name}): configs/sft.yaml learns from those; preferences have chosen "
+            "and rejected, ranked responses, or a label of good and bad ones (--data.columns.good NAME)"
         )
+    if other := asks(data) or tokens(data):
+        return f"not preferences but {other}"
     return (
         f"columns not recognised as preferences: {', '.join(data)}; name them with --data.columns.prompt X "
         "--data.columns.chosen Y --data.columns.rejected Z (or columns.responses, columns.first/second/labels, "
@@ -122,33 +152,9 @@ def _named(need: str, column: Any) -> str:
 
 _SIGNS = {"pair": ("chosen", "rejected"), "ranking": ("responses",), "judged": ("first", "second")}
 _OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks",)}
-_SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], Any]], ...] = (
+_SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], _Read]], ...] = (
     ("pair", ("chosen", "rejected"), lambda used, _: paired(used)),
     ("ranking", ("prompt", "responses"), lambda used, _: ranked(used)),
     ("judged", ("prompt", "first", "second", "labels"), judged),
     ("unpaired", ("prompt", "completion", "good"), lambda used, _: unpaired(used)),
 )
-
-
-def _guessed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns by the names that public data sets give them."""
-
-    def first_of(*names: str) -> str | None:
-        return next((name for name in names if name in data), None)
-
-    asked = first_of("prompt", "instruction", "question", "messages", "conversation")
-    guesses: dict[str, Any] = {
-        "prompt": asked or first_of("input"),
-        "chosen": first_of("chosen"),
-        "rejected": first_of("rejected"),
-        "margin": first_of("margin"),
-        "responses": first_of("responses", "completions", "outputs", "answers"),
-        "ranks": first_of("ranks", "rank"),
-        "first": first_of("response1", "response_1", "output_1", "output1"),
-        "second": first_of("response2", "response_2", "output_2", "output2"),
-        "labels": [name for name in data if _ANNOTATOR.match(name)] or [n for n in ("label",) if n in data],
-        "completion": first_of("completion", "response", "output", "answer"),
-        "good": first_of("label", "good"),
-        "extra": [name for name in _INPUT if name in data] if asked else [],
-    }
-    return {name: value for name, value in guesses.items() if value}

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lit_posttrain.data.messages import BadRow, as_messages, as_tools, check_order, kind
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.beside import Beside, refuse_unwanted, with_thoughts
+from lit_posttrain.data.example import Example
+from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, answers_itself, asks, compared, tokens
+from lit_posttrain.data.messages import as_messages, check_order, kind
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Role
-
-_CONVERSATION = ("messages", "conversations", "conversation")
-_INPUT = ("input", "context")
 
 
 @dataclass
@@ -42,32 +43,15 @@ class Columns:
     tools: str | None = None
 
 
-@dataclass(slots=True)
-class Example:
-    """What a record holds, as either a conversation, plain text, or both.
+@dataclass
+class _Parts:
+    """What the columns of a shape hold. whole: a conversation of its own, which no earlier turns precede. text: as
+    `Example` has it."""
 
-    messages: the conversation, roles normalised; empty for plain text.
-    prompt_turns: how many leading messages are the prompt. The record says so where it has a prompt of its own;
-        in a whole conversation they are the turns before the first assistant turn.
-    tools: tool schemas for the chat template.
-    text: (prompt, completion) as plain strings, for tokenizers without a chat template; ("", text) for plain text;
-        None where only a chat template can say what the conversation looks like.
-    """
-
-    messages: list[dict[str, Any]]
-    prompt_turns: int = 0
-    tools: list[Any] | None = None
+    prompt: list[dict[str, Any]] = field(default_factory=list)
+    response: list[dict[str, Any]] = field(default_factory=list)
     text: tuple[str, str] | None = None
-
-
-@dataclass(slots=True)
-class Labelled:
-    """Examples that share a prompt and become one tree, each with the role and label of its response. A lone prompt, of
-    which no response is known, has no labels. record: see `Tree.record`."""
-
-    examples: list[Example]
-    labels: list[tuple[Role, float]]
-    record: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,26 +60,30 @@ class Format:
 
     name: str
     needs: tuple[str, ...]
-    read: Callable[[Mapping[str, Any]], Example]
-    system: str = "system"
-    tools: str = "tools"
+    read: Callable[[Row], _Parts]
+    system: str | None = None
+    tools: str | None = None
 
-    def example(self, data: Mapping[str, Any], system_prompt: str | None = None) -> Example:
-        """The example in a record; `system_prompt` is put before a conversation that has no system turn.
+    def example(self, data: Mapping[str, Any], system_prompt: str | None = None, marks: bool = True) -> Example:
+        """The example in a record; `system_prompt` is put before a conversation that has no system turn. marks: whether
+        a mark may leave the record out.
 
         Raises:
             BadRow: a column is missing or mis-typed, or the conversation cannot be one.
+            NothingToLearn: the record is marked as not to be trained on.
         """
-        check_needs(self.needs, data)
-        example = self.read(data)
-        if not example.messages:
-            return example
-        own = _text(data, self.system, "") if data.get(self.system) is not None else ""
-        if (system := own or system_prompt) and example.messages[0]["role"] not in ("system", "developer"):
-            example.messages.insert(0, {"role": "system", "content": system})
-            example.prompt_turns += 1
-            example.text = None
-        example.tools = as_tools(data.get(self.tools), self.tools)
+        row = Row.of(data)
+        check_needs(self.needs, row)
+        if marks:
+            refuse_unwanted(row)
+        parts = self.read(row)
+        if not parts.response:
+            return Example([], text=parts.text)
+        beside = Beside.named(self.system, self.tools, system_prompt)
+        prompt = beside.opened(row, parts.prompt, history=not parts.whole)
+        around = beside.around(row)
+        text = parts.text if len(prompt) == len(parts.prompt) and not around["tools"] else None
+        example = Example.of(prompt, parts.response, row, text=text, **around)
         check_order(example.messages)
         return example
 
@@ -115,27 +103,26 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     """Decide by the columns of a file's first record, or by the columns that the user named.
 
     Raises:
-        PostTrainError: a named column does not exist, or no known set of columns does.
+        PostTrainError: a named column does not exist, or the file is something else than conversations.
     """
     data, named = record.data, columns or Columns()
     require_columns(record, named)
-    found = _named(record, named) or _by_columns(data)
-    if found is None and {"chosen", "rejected"} <= set(data):
-        prompt = next((column for column in ("prompt", "instruction", "question") if column in data), None)
-        side = f"--data.columns.prompt {prompt} --data.columns.completion chosen" if prompt else ""
-        side = "--data.columns.messages chosen" if not prompt and isinstance(data["chosen"], list) else side
-        raise PostTrainError(
-            f"{record.file}:{record.line}: preferences (chosen, rejected), no conversations: configs/dpo.yaml and "
-            f"configs/reward.yaml learn from those{f'; to imitate the better side, pass {side}' if side else ''}"
-        )
+    found = _named(record, named)
     if found is None:
+        found = _by_columns(data)
+        other = compared(data)
+        if other and (found is None or _is_prompt_only(data, found, other[0])):
+            raise PostTrainError(f"{record.file}:{record.line}: not conversations but {other[1]}{_imitated(data)}")
+    if found is None:
+        if lone := asks(data) or tokens(data):
+            raise PostTrainError(f"{record.file}:{record.line}: not conversations but {lone}")
         raise PostTrainError(
             f"{record.file}:{record.line}: columns not recognised: {', '.join(data)}; name them with "
             "--data.columns.prompt X --data.columns.completion Y (or columns.messages, columns.text)"
         )
     name, needs, read = found
     needs += tuple(column for column in (named.system, named.tools) if column)
-    return Format(name, needs, read, named.system or "system", named.tools or "tools")
+    return Format(name, needs, read, named.system, named.tools)
 
 
 def require_columns(record: Record, named: Any) -> None:
@@ -155,7 +142,25 @@ def require_columns(record: Record, named: Any) -> None:
                 )
 
 
-_Found = tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], Example]]
+_Found = tuple[str, tuple[str, ...], Callable[[Row], _Parts]]
+
+
+def _is_prompt_only(data: Mapping[str, Any], found: _Found, shape: str) -> bool:
+    """Whether what looks like a conversation belongs to preference data: the prompt of it, or a response that may be a
+    bad one."""
+    if found[1][0] in CONVERSATION:
+        return not answers_itself(data)
+    return shape == "unpaired" or found[1] == ("text",)
+
+
+def _imitated(data: Mapping[str, Any]) -> str:
+    """How to train on the better side alone, where that is one option."""
+    if "chosen" not in data:
+        return ""
+    prompt = next((column for column in ANSWERS if column in data), None)
+    side = f"--data.columns.prompt {prompt} --data.columns.completion chosen" if prompt else ""
+    side = "--data.columns.messages chosen" if not prompt and isinstance(data["chosen"], list) else side
+    return f"; to imitate the better side, pass {side}" if side else ""
 
 
 def _named(record: Record, named: Columns) -> _Found | None:
@@ -174,35 +179,31 @@ def _named(record: Record, named: Columns) -> _Found | None:
 
 
 def _by_columns(data: Mapping[str, Any]) -> _Found | None:
-    for column in _CONVERSATION:
+    for column in CONVERSATION:
         if isinstance(data.get(column), (list, str)):
             return _conversation(column)
-    for prompt, answers in (
-        ("prompt", ("completion", "response")),
-        ("instruction", ("output", "response", "completion")),
-        ("question", ("answer", "response")),
-    ):
+    for prompt, answers in ANSWERS.items():
         answer = next((column for column in answers if column in data), None)
         if prompt in data and answer:
-            extra = () if prompt == "prompt" else _INPUT
-            name = "/".join((prompt, *(column for column in extra if column in data), answer))
+            name = "/".join((prompt, *(column for column in INPUT if column in data), answer))
             # a bare question needs something between itself and its answer where no chat template provides it
-            return _pair(name, prompt, answer, extra, separator="\n\n" if extra else "")
+            return _pair(name, prompt, answer, INPUT, separator="" if prompt == "prompt" else "\n\n")
     return _plain("text") if "text" in data else None
 
 
 def _plain(column: str) -> _Found:
-    def read(data: Mapping[str, Any]) -> Example:
-        return Example([], text=("", _text(data, column, "text")))
+    def read(row: Row) -> _Parts:
+        return _Parts(text=("", _text(row, column, "text")))
 
     return column, (column,), read
 
 
 def _conversation(column: str) -> _Found:
-    def read(data: Mapping[str, Any]) -> Example:
-        messages = as_messages(data[column], column)
-        first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
-        return Example(messages, prompt_turns=first)
+    def read(row: Row) -> _Parts:
+        messages = as_messages(row[column], column)
+        check_order(messages)
+        first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        return _Parts(messages[:first], messages[first:], whole=True)
 
     return column, (column,), read
 
@@ -210,30 +211,39 @@ def _conversation(column: str) -> _Found:
 def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), separator: str = "") -> _Found:
     """`extra`: columns that are added to a row's prompt where the row has them."""
 
-    def read(data: Mapping[str, Any]) -> Example:
-        asked, answered = data[prompt], data[answer]
+    def read(row: Row) -> _Parts:
+        asked, answered = row[prompt], row[answer]
         if isinstance(asked, str) and isinstance(answered, str):
-            _text(data, answer, "completion")
-            asked = "\n\n".join([asked, *(_text(data, column, "") for column in extra if data.get(column))])
-            messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-            return Example(messages, prompt_turns=1, text=(asked + separator, answered))
-        before = _side(asked, prompt, "user")
-        return Example([*before, *_side(answered, answer, "assistant")], prompt_turns=len(before))
+            _text(row, answer, "completion")
+            asked = "\n\n".join([asked, *added(row, extra)])
+            said = with_thoughts(row, [{"role": "assistant", "content": answered}])
+            return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
+        return _Parts(_side(asked, prompt, "user"), with_thoughts(row, _side(answered, answer, "assistant")))
 
     return name, (prompt, answer), read
+
+
+def added(row: Row, columns: Sequence[str]) -> list[str]:
+    """Texts of columns that belong to a row's prompt, of those that have something in them.
+
+    Raises:
+        BadRow: one holds something else than text.
+    """
+    return [_text(row, column, "") for column in columns if row.first((column,))]
 
 
 def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return as_messages([{"role": role, "content": value}], column)
+    value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
     return as_messages(value, column)
 
 
-def _text(data: Mapping[str, Any], column: str, called: str) -> str:
+def _text(row: Row, column: str, called: str) -> str:
     """A string column; `called` names it in "empty ..." where it must not be empty."""
-    value = data[column]
+    value = row[column]
     if not isinstance(value, str):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string; mend it")
     if called and not value.strip():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.templates import NAME_A_TEMPLATE, Rendered, special_tokens
 from lit_posttrain.types import Response, Tree
 

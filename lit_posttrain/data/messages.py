@@ -1,6 +1,7 @@
 """What a conversation is: messages with known roles and string content, in an order that can be.
 
-Everything that data sets write differently is made alike here, or refused with `BadRow`.
+Everything that data sets write differently is made alike here, or refused with `BadRow`. Keys beyond those that are
+read here stay in a message, for the chat template.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.marks import DETAILS, MESSAGE_MARKS, detail_of, mark_of
 
 ROLES = {
     "system": "system",
@@ -21,26 +25,22 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
     "function": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
     "observation": "tool",
     "ipython": "tool",
 }
-_SYSTEM = frozenset({"system", "developer"})
-
-
-class BadRow(Exception):
-    """A record that cannot be used. reason: a few words to count it under. The message says what was found and the
-    remedy, without the place, which the caller knows."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class NoPreference(BadRow):
-    """A record of preference data that says nothing: always counted and listed, never an error."""
+SYSTEM = frozenset({"system", "developer"})
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value", "text")
+REASONING = ("reasoning_content", "thinking", "reasoning")
+# in a message that was read: False where its turn is marked as not to be trained on, and what nobody reads of it
+MARK, UNUSED = "__train__", "__unused__"
+_CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def as_messages(value: Any, column: str) -> list[dict[str, Any]]:
@@ -50,71 +50,163 @@ def as_messages(value: Any, column: str) -> list[dict[str, Any]]:
         BadRow: anything that is not a conversation; `column` names it in the message.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _json(value, column)
+        value = as_json(value, column)
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of messages; mend it")
     if not value:
         raise BadRow("no turns", f"`{column}` is an empty list; there is nothing to train on")
-    return [_message(message, f"{column}[{index}]") for index, message in enumerate(value)]
+    made: list[dict[str, Any]] = []
+    for index, raw in enumerate(value):
+        message = _message(raw, f"{column}[{index}]")
+        called = index > 0 and all(m.get(_key(m, ROLE_KEYS)) in _CALL_ROLES for m in (raw, value[index - 1]))
+        if called and made[-1].get(MARK) == message.get(MARK):  # parallel calls, a message each
+            made[-1]["tool_calls"] += message["tool_calls"]
+        else:
+            made.append(message)
+    return made
+
+
+def is_message(value: Any) -> bool:
+    """Whether something can only be a message: it has a known role, and says something or calls something."""
+    if not isinstance(value, dict):
+        return False
+    said = value.get(_key(value, ROLE_KEYS))
+    keys = (*CONTENT_KEYS, "tool_calls", "function_call")
+    return isinstance(said, str) and said.strip().lower() in ROLES and any(key in value for key in keys)
+
+
+def _key(raw: dict[str, Any], names: tuple[str, ...]) -> str:
+    return next((name for name in names if raw.get(name) is not None), names[0])
 
 
 def _message(raw: dict[str, Any], where: str) -> dict[str, Any]:
-    role_key, content_key = ("role", "content") if "role" in raw else ("from", "value")
+    role_key, content_key = _key(raw, ROLE_KEYS), _key(raw, CONTENT_KEYS)
     said = raw.get(role_key)
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None:
         raise BadRow("unknown role", f"{where}: role {said!r}; roles are system, user, assistant and tool")
-    # Arrow fills the keys that only some messages have with nulls
-    kept = {k: v for k, v in raw.items() if v is not None and k not in (role_key, content_key)}
-    if "tool_calls" in kept and not kept["tool_calls"]:
-        del kept["tool_calls"]
-    elif "tool_calls" in kept:
+    marked = _marked(raw, role, where)
+    taken = {role_key, content_key, *MESSAGE_MARKS, *DETAILS}
+    kept = {key: value for key, value in raw.items() if value is not None and key not in taken}
+    if "function_call" in kept:  # OpenAI's way before there were several calls a turn
+        if kept.get("tool_calls"):
+            raise BadRow("wrong type", f"{where} has both function_call and tool_calls; keep tool_calls")
+        kept["tool_calls"] = kept.pop("function_call")
+    if not kept.get("tool_calls"):
+        kept.pop("tool_calls", None)
+    else:
         kept["tool_calls"] = _tool_calls(kept["tool_calls"], where)
-    content = _content(raw.get(content_key), where, optional="tool_calls" in kept)
-    if said == "function_call" and "tool_calls" not in kept:
-        kept["tool_calls"], content = _tool_calls(_json(content, where), where), ""
-    if role == "assistant" and not content.strip() and "tool_calls" not in kept:
+    content, thoughts, unused = _content(
+        raw.get(content_key), where, optional=any(key in kept for key in ("tool_calls", *REASONING))
+    )
+    if thoughts and not any(kept.get(key) for key in REASONING):
+        kept["reasoning_content"] = thoughts
+    if said in _CALL_ROLES and "tool_calls" not in kept:
+        kept["tool_calls"], content = _tool_calls(as_json(content, where), where), ""
+    made = {"role": role, "content": content, **kept}
+    if role == "assistant" and not says(made):
         raise BadRow("empty completion", f"{where}: the assistant's turn is empty; there is nothing to train on")
-    return {"role": role, "content": content, **kept}
+    if marked is False:
+        made[MARK] = False
+    elif marked and role != "assistant":
+        unused.append(f"message.{_key(raw, tuple(MESSAGE_MARKS))} of {role} turns")
+    if unused:
+        made[UNUSED] = unused
+    return made
 
 
-def _content(value: Any, where: str, optional: bool) -> str:
+def _marked(raw: dict[str, Any], role: str, where: str) -> bool | None:
+    whole = mark_of(raw, MESSAGE_MARKS, f"{where}: ")
+    if raw.get("mask") is not None:
+        raise BadRow(
+            "mark",
+            f"{where}: `mask` is trained on in some tools and left out in others; rename it to `train`, true or false",
+        )
+    return whole if whole is not None or role != "assistant" else detail_of(raw, f"{where}: ")
+
+
+def _content(value: Any, where: str, optional: bool) -> tuple[str, str, list[str]]:
+    """The text of a message's content, its thoughts where they are a part of it, and keys of parts that nobody reads.
+    optional: whether there need be none."""
     if isinstance(value, str):
-        return value
+        return value, "", []
     if value is None and optional:
-        return ""
-    parts = value if isinstance(value, list) else [None]
-    texts = [p.get("text") if isinstance(p, dict) and p.get("type", "text") == "text" else None for p in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise BadRow("wrong type", f"{where}: content is {kind(value)}, not a string; only text can be trained on")
-    return "".join(texts)  # type: ignore[arg-type]  # all are str: checked above
+        return "", "", []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    unused: list[str] = []
+    for given in value if isinstance(value, list) else [None]:
+        part = {"text": given} if isinstance(given, str) else given if isinstance(given, dict) else {"type": None}
+        key = part.get("type", "text")
+        thinks = key in ("thinking", "reasoning")
+        words = part.get(str(key) if thinks else "text") if thinks or key in _TEXT_PARTS else None
+        if not isinstance(words, str):
+            found = f"a part of type {key!r}" if isinstance(key, str) else kind(value)
+            raise BadRow("wrong type", f"{where}: content is {found}, not a string; only text can be trained on")
+        (thoughts if thinks else texts).append(words)
+        rest = (name for name in part if name not in ("type", "text", key) and part[name] is not None)
+        unused += [f"message.content[].{name}" for name in rest]
+    return "".join(texts), "".join(thoughts), unused
 
 
 def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """Templates write arguments with `tojson`: text that is JSON already would be quoted a second time."""
+    """Templates write arguments with `tojson`: text that is JSON already would be quoted a second time. Nulls within
+    arguments are said by whoever called, and stay."""
+    if isinstance(value, str):
+        value = as_json(value, where)
     calls = value if isinstance(value, list) else [value]
     if not all(isinstance(call, dict) for call in calls):
         raise BadRow("wrong type", f"{where}: tool_calls is not a list of objects; mend it")
     made = []
     for call in calls:
-        function = dict(call["function"]) if isinstance(call.get("function"), dict) else dict(call)
+        inner = call["function"] if isinstance(call.get("function"), dict) else call
+        function = {key: part for key, part in inner.items() if part is not None}
+        if not isinstance(function.get("name"), str):
+            raise BadRow("wrong type", f"{where}: a tool call has no name; mend it")
         if isinstance(function.get("arguments"), str):
-            function["arguments"] = _json(function["arguments"], f"{where} arguments")
-        extra = {k: v for k, v in call.items() if v is not None} if "function" in call else {}
+            text = function["arguments"]
+            function["arguments"] = as_json(text, f"{where} arguments") if text.strip() else {}
+        extra = {key: part for key, part in call.items() if part is not None} if inner is not call else {}
         made.append({"type": "function", **extra, "function": function})
     return made
 
 
+def says(message: dict[str, Any]) -> bool:
+    """Whether a message holds anything: words, calls or thoughts."""
+    return bool(message["content"].strip() or message.get("tool_calls") or any(message.get(k) for k in REASONING))
+
+
+def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+    """Whether two runs of messages say the same: words up to white space around them, calls, thoughts and all else."""
+
+    def told(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        bare = [{k: v for k, v in m.items() if k not in (MARK, UNUSED)} for m in messages]
+        return [{k: v.strip() if isinstance(v, str) else v for k, v in m.items()} for m in bare]
+
+    return told(first) == told(second)
+
+
 def as_tools(value: Any, column: str) -> list[Any] | None:
-    """Tool schemas from a list or its JSON text; None where there are none."""
+    """Tool schemas from a list or its JSON text; None where there are none. Bare functions, as OpenAI's older
+    `functions` has them, become tools."""
     if isinstance(value, str):
-        value = _json(value, column) if value.strip() else None
+        value = as_json(value, column) if value.strip() else None
     if value is not None and not isinstance(value, list):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of tool schemas; mend it")
-    return value or None
+    tools = [as_json(tool, column) if isinstance(tool, str) else tool for tool in value or []]
+    if not all(isinstance(tool, dict) for tool in tools):
+        raise BadRow("wrong type", f"`{column}` holds {kind(tools[0])}, not tool schemas; mend it")
+    bare = [("name" in tool and "function" not in tool and "type" not in tool) for tool in tools]
+    made = [{"type": "function", "function": t} if alone else t for t, alone in zip(tools, bare, strict=True)]
+    return made or None
 
 
-def _json(text: str, where: str) -> Any:
+def as_json(text: str, where: str) -> Any:
+    """What JSON text holds.
+
+    Raises:
+        BadRow: it is none.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -128,9 +220,9 @@ def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
     said = ", ".join(roles)
     if answered and "assistant" not in roles:
         raise BadRow("no assistant turn", f"no assistant turn (roles: {said}); there is nothing to train on")
-    first = next(i for i, role in enumerate(roles) if role not in _SYSTEM)
+    first = next(i for i, role in enumerate(roles) if role not in SYSTEM)
     turns = roles[first:]
-    if not _SYSTEM.isdisjoint(turns):
+    if not SYSTEM.isdisjoint(turns):
         raise BadRow("role order", f"a system turn after the first turn (roles: {said}); move it to the top")
     if roles[0] == "assistant":
         raise BadRow("role order", "the conversation starts with the assistant; put the user's turn before it")

@@ -9,9 +9,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from lit_posttrain.data.comparison_readers import Annotators, Candidate
+from lit_posttrain.data.comparison import Candidate, Comparison
+from lit_posttrain.data.comparison_readers import Annotators
 from lit_posttrain.data.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats import Example, Labelled, check_needs
+from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.loader import Companions, Trees
 from lit_posttrain.data.logprob_cache import TargetTrees
 from lit_posttrain.data.memory import MemoryTrees
@@ -19,6 +20,7 @@ from lit_posttrain.data.messages import check_order
 from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.data.module import TreeData
 from lit_posttrain.data.overlong import Fitted, fit_comparison
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.tokenize import cache_home
@@ -74,21 +76,21 @@ class ComparisonReader:
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
         """The examples of a record."""
-        check_needs(self.shape.needs, data)
-        comparison = self.shape.read(data)
-        prompt = list(comparison.prompt)
-        if self.system_prompt and prompt[0]["role"] not in ("system", "developer"):
-            prompt.insert(0, {"role": "system", "content": self.system_prompt})
-        examples = [_example(prompt, candidate) for candidate in comparison.candidates]
-        return Labelled(examples, [(candidate.role, candidate.label) for candidate in comparison.candidates])
+        row = Row(data)
+        comparison = self.shape.read(row, self.system_prompt)
+        examples = [_example(comparison, candidate, row) for candidate in comparison.candidates]
+        labels = [(candidate.role, candidate.label) for candidate in comparison.candidates]
+        return Labelled(examples, labels, unread=row.unread, notes=row.notes)
 
 
-def _example(prompt: list[dict[str, Any]], candidate: Candidate) -> Example:
-    messages = [*prompt, *candidate.messages]
-    check_order(messages)
-    bare = len(prompt) == 1 and len(candidate.messages) == 1  # all that a tokenizer without a template can show
-    text = (str(prompt[0]["content"]), str(candidate.messages[0]["content"])) if bare else None
-    return Example(messages, prompt_turns=len(prompt), text=text)
+def _example(comparison: Comparison, candidate: Candidate, row: Row) -> Example:
+    prompt, said = comparison.prompt, candidate.messages
+    # all that a tokenizer without a chat template can show
+    bare = len(prompt) == 1 and prompt[0]["role"] == "user" and len(said) == 1 and not comparison.around.get("tools")
+    text = (str(prompt[0]["content"]), str(said[0]["content"])) if bare else None
+    example = Example.of(prompt, said, row, text=text, **comparison.around)
+    check_order(example.messages)
+    return example
 
 
 class PreferenceData(TreeData):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.beside import Beside
 from lit_posttrain.data.comparisons import recognise_comparison
-from lit_posttrain.data.formats import Columns, Example, Format, Labelled, check_needs, recognise, require_columns
-from lit_posttrain.data.messages import BadRow, as_messages, check_order, kind
+from lit_posttrain.data.example import Example, Labelled
+from lit_posttrain.data.formats import Columns, added, check_needs, recognise, require_columns
+from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT
+from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.module import TreeData
 from lit_posttrain.data.overlong import Fitted
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
@@ -21,7 +27,6 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord, Tree
 
 TOO_LONG = "prompt longer than max_length"
-_PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 
 
 @dataclass
@@ -29,14 +34,17 @@ class PromptColumns:
     """Names of the columns to use where they are not recognised by themselves. Rewards see all columns of a row.
 
     Args:
-        prompt: Column with the prompt: a string, a transcript, or a list of messages.
+        prompt: Column with the prompt: a string, a transcript, or a list of messages. One that ends with words of the
+            assistant is continued.
         messages: Column with a conversation; its last assistant turns are left out, they are to be answered anew.
         system: Column with a system prompt of the row's own. A column called `system` is found without this.
+        tools: Column with the row's tool schemas (a list, or JSON text). A column called `tools` is found without this.
     """
 
     prompt: str | None = None
     messages: str | None = None
     system: str | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,100 +62,108 @@ class PromptOptions:
 
     def reader(self, record: Record) -> Reader:
         """By the columns of prompts."""
-        name, needs, read = _recognised(record, self.columns or PromptColumns())
-        system = (self.columns and self.columns.system) or "system"
-        return PromptReader(name, needs, read, system, self.system_prompt, self.template)
+        return prompt_reader(record, self.columns, self.system_prompt, self.template)
 
     def fit(self, tree: Tree) -> Fitted:
         """Drop a prompt that is too long: cut, it would ask something else."""
         return Fitted([tree]) if len(tree.prompt) <= self.max_length else Fitted(dropped=TOO_LONG)
 
 
-_Read = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+_Read = Callable[[Row], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Records as prompts. read: the messages of a record; the rest is as in `PromptData`."""
+    """Records as prompts. messages: those of a record. history: whether earlier turns in a column precede them.
+    template: as in `PromptData`."""
 
     name: str
     needs: tuple[str, ...]
     messages: _Read
-    system: str
-    system_prompt: str | None
-    template: str | None
+    beside: Beside
+    template: str | None = None
+    history: bool = True
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
-        """The prompt of a record."""
-        check_needs(self.needs, data)
-        messages = [dict(message) for message in self.messages(data)]
-        if not messages or not str(messages[-1].get("content", "")).strip():
+        """The prompt of a record. Rewards see all of its columns."""
+        row = Row(data)
+        check_needs(self.needs, row)
+        messages = [dict(message) for message in self.messages(row)]
+        if not messages or not says(messages[-1]):
             raise BadRow("empty prompt", f"`{self.needs[0]}` asks nothing; fill or remove the row")
         if self.template is not None:
-            messages[-1]["content"] = self.template.replace("{prompt}", messages[-1]["content"])
-        bare = len(messages) == 1
-        own = data.get(self.system)
-        if (system := own if isinstance(own, str) and own else self.system_prompt) and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
-        check_order(messages, answered=False)
-        text = (str(messages[-1]["content"]), "") if bare and len(messages) == 1 else None
-        example = Example(messages, prompt_turns=len(messages), text=text)
-        return Labelled([example], [], PromptRecord(messages, dict(data)).to_json())
+            last = next((m for m in reversed(messages) if m["role"] == "user"), messages[-1])
+            last["content"] = self.template.replace("{prompt}", last["content"])
+        prompt, around = self.beside.opened(row, messages, self.history), self.beside.around(row)
+        bare = len(prompt) == 1 and prompt[0]["role"] == "user" and not around["tools"]
+        example = Example.of(prompt, [], row, text=(str(prompt[0]["content"]), "") if bare else None, **around)
+        check_order(example.messages, answered=False)
+        row.read_all()
+        record = PromptRecord(example.messages, dict(data), example.tools, example.variables)
+        return Labelled([example], [], record.to_json(), row.unread, row.notes)
 
 
-def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, ...], _Read]:
-    """The name, the columns and the reader of a file's prompts, by its first record.
+def prompt_reader(
+    record: Record,
+    columns: PromptColumns | None = None,
+    system_prompt: str | None = None,
+    template: str | None = None,
+) -> PromptReader:
+    """How the prompts of a file are read, by its first record.
 
     Raises:
         PostTrainError: a named column does not exist, or nothing looks like a prompt.
     """
+    named = columns or PromptColumns()
     require_columns(record, named)
+    beside = Beside.named(named.system, named.tools, system_prompt)
+    around = tuple(column for column in (named.system, named.tools) if column)
+    name, needs, read = _recognised(record, named)
+    return PromptReader(name, (*needs, *around), read, beside, template, history=not named.messages)
+
+
+def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, ...], _Read]:
+    """The name, the columns and the reader of a file's prompts."""
     if named.prompt and named.messages:
         raise PostTrainError(f"{record.file}: --data.columns wants `prompt` or `messages`: name one")
     if named.messages:
         return named.messages, (named.messages,), _unanswered(named.messages)
-    column = named.prompt or next((name for name in _PROMPTS if name in record.data), None)
+    column = named.prompt or next((name for name in PROMPT if name in record.data), None)
     if column is not None:
-        return (
-            column,
-            (column,),
-            _asked(column, ("input", "context") if column == "instruction" and not named.prompt else ()),
-        )
-    try:
-        comparison = recognise_comparison(record, labelled=False)
-    except PostTrainError:
-        comparison = None
-    if comparison is not None:
-        known = comparison
-        return f"prompts of {known.name}", known.needs, lambda data: known.read(data).prompt
-    try:
-        whole: Format = recognise(record, Columns())
-    except PostTrainError as problem:
-        raise PostTrainError(
-            f"{record.file}:{record.line}: no prompt among the columns {', '.join(record.data)}; name it with "
-            "--data.columns.prompt X (or columns.messages)"
-        ) from problem
-    return f"prompts of {whole.name}", whole.needs, _unanswered(whole.needs[0])
+        # an `input` beside a `prompt` may be one for a reward, such as a program's; the other names are always its text
+        extra = () if named.prompt or column == "prompt" else INPUT
+        return column, (column,), _asked(column, extra)
+    with suppress(PostTrainError):
+        known = recognise_comparison(record, labelled=False)
+        return f"prompts of {known.name}", known.needs, lambda row: known.read(row).prompt
+    with suppress(PostTrainError):
+        whole = recognise(record, Columns())
+        if whole.needs[0] in CONVERSATION:
+            return f"prompts of {whole.name}", whole.needs, _unanswered(whole.needs[0])
+    raise PostTrainError(
+        f"{record.file}:{record.line}: no prompt among the columns {', '.join(record.data)}; name it with "
+        "--data.columns.prompt X (or columns.messages)"
+    )
 
 
 def _asked(column: str, extra: tuple[str, ...]) -> _Read:
-    def read(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-        value = data[column]
+    def read(row: Row) -> list[dict[str, Any]]:
+        value = row[column]
         if not isinstance(value, (str, list)):
             raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
-        added = [data[name] for name in extra if isinstance(data.get(name), str) and data[name].strip()]
-        if isinstance(value, str) and added:
-            return as_messages([{"role": "user", "content": "\n\n".join([value, *added])}], column)
         if isinstance(value, str) and not value.strip():
             raise BadRow("empty prompt", f"`{column}` is empty; fill or remove the row")
-        return conversation(value, column, "user")
+        messages = conversation(value, column, row.notes, "user")
+        if len(messages) == 1 and messages[0]["role"] == "user":
+            messages[0]["content"] = "\n\n".join([messages[0]["content"], *added(row, extra)])
+        return messages
 
     return read
 
 
 def _unanswered(column: str) -> _Read:
-    def read(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-        messages = as_messages(data[column], column)
+    def read(row: Row) -> list[dict[str, Any]]:
+        messages = as_messages(row[column], column)
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         return messages
@@ -167,9 +183,10 @@ class CollectsExperience(Protocol):
 class PromptData(TreeData):
     """Prompts for methods whose policy answers them itself, from files, folders or the hub.
 
-    Columns are recognised by their names: `prompt` (a string, a transcript or messages), `question`, `instruction`
-    (with `input` or `context`), `messages` without their last answer, and the prompts of preference data. All columns
-    of a row are handed to the rewards, such as the `answer` that is right.
+    Columns are recognised by their names: `prompt` (a string, a transcript or messages), `instruction`, `question`,
+    `query` or `problem` (with `input` or `context`), `messages` without their last answer, and the prompts of
+    preference data; beside them `system`, `tools`, `history` and `chat_template_kwargs`. All columns of a row are
+    handed to the rewards, such as the `answer` that is right.
 
     Args:
         path: Prompts to train on: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lit_posttrain.data.formats import Example
-from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.example import Example
 from lit_posttrain.errors import PostTrainError
 
 TrainOn = Literal["assistant", "last", "completion", "all", "nothing"]
@@ -93,7 +93,7 @@ class ConversationTemplate:
             return [Rendered(self._text(messages, example.tools, prompt=True), [], unanswered=True)]
         wanted = self._wanted(example)
         if self.train_on != "all" and wanted[-1] < len(messages) - 1:
-            self.unanswered += 1
+            self.unanswered += all(m["role"] != "assistant" for m in messages[wanted[-1] + 1 :])
             messages = messages[: wanted[-1] + 1]
         if self.train_on == "all":
             texts = [self._everything(messages, example.tools, wanted[0])]
@@ -116,7 +116,16 @@ class ConversationTemplate:
             turns = [i for i in turns if i >= example.prompt_turns]
         if not turns:
             raise BadRow("no trained token", "no assistant turn after the prompt; there is nothing to train on")
-        return turns
+        wanted = [i for i in turns if i not in example.untrained]
+        if not wanted:
+            raise NothingToLearn("marked not to be trained on", "all turns are marked not to be trained on")
+        if self.train_on == "all" and len(wanted) < len(turns):
+            raise BadRow(
+                "mark",
+                "a turn is marked not to be trained on, and --data.train_on all trains on every token; take "
+                "--data.train_on assistant",
+            )
+        return wanted
 
     def _plain(self, example: Example) -> Rendered:
         if example.text is None:

@@ -11,16 +11,20 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain.data.audit import AuditReport, FileAudit
+from lit_posttrain.data.audit import BY_REASON, AuditReport, FileAudit, Tally
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.compared import Compared
-from lit_posttrain.data.formats import Example, Labelled
+from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.messages import BadRow, NoPreference
 from lit_posttrain.data.overlong import Fitted
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.templates import ConversationTemplate, Rendered, TrainOn
+from lit_posttrain.data.used_keys import UsedKeys
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Role, Tree
+
+MARKED = "with turns of the assistant that are marked not to be trained on"
+CONTINUED = "with a prompt that ends with the assistant's words, which the response continues"
 
 
 class Reader(Protocol):
@@ -67,7 +71,8 @@ def row_hash(data: dict[str, Any]) -> int:
 
 @dataclass(slots=True)
 class Item:
-    """The texts of one tree, and where its record stands: file is the place of its source. record: `Tree.record`."""
+    """The texts of one tree, and where its record stands: file is the place of its source. record: `Tree.record`.
+    marked: turns of it are marked not to be trained on."""
 
     file: int
     line: int
@@ -75,6 +80,7 @@ class Item:
     rendered: list[Rendered]
     labels: list[tuple[Role, float]]
     record: str = ""
+    marked: bool = False
 
     @property
     def plain(self) -> bool:
@@ -94,6 +100,7 @@ class TreeMaker:
         self.audits = [FileAudit(name) for name in names]
         self.template = ConversationTemplate(tokenizer, options.train_on)
         self.mask = TokenMask(tokenizer)
+        self.keys = UsedKeys(tokenizer, options.train_on)
         self._readers: list[Reader | None] = [None] * len(names)
 
     def look(self, file: int, record: Record) -> Reader:
@@ -116,10 +123,22 @@ class TreeMaker:
         try:
             labelled = reader.read(record.data)
             texts = [self._render(example, record, audit) for example in labelled.examples]
+            self._note(labelled, record.line, audit)
             for rendered in _by_tree(texts):
-                yield Item(file, record.line, digest, rendered, labelled.labels, labelled.record)
+                marked = any(example.untrained for example in labelled.examples)
+                yield Item(file, record.line, digest, rendered, labelled.labels, labelled.record, marked)
         except BadRow as error:
             self._bad(file, record.line, error)
+
+    def _note(self, labelled: Labelled, line: int, audit: FileAudit) -> None:
+        """Count what of a record was not used, and how it was read."""
+        audit.leave(labelled.unread, line)
+        for example in labelled.examples:
+            self.keys.look(example, line, audit)
+            if any(example.messages[turn]["role"] == "assistant" for turn in example.untrained):
+                audit.note([MARKED], line)
+            if example.continued:
+                audit.note([CONTINUED], line)
 
     def encode(self, chunk: Sequence[Item]) -> list[Any]:
         """The encodings of the texts of items that are all plain or all not, one after another."""
@@ -137,7 +156,8 @@ class TreeMaker:
             own = [(rendered, next(encoded)) for rendered in item.rendered]
             try:
                 whole = self.options.whole_text
-                tree = _joined([self.mask.tree(rendered, encoding, whole) for rendered, encoding in own], item.labels)
+                trees = [self.mask.tree(rendered, encoding, whole) for rendered, encoding in own]
+                tree = _joined(trees, item.labels, item.marked)
             except BadRow as error:
                 self._bad(item.file, item.line, error)
                 continue
@@ -173,7 +193,7 @@ class TreeMaker:
 
     def _bad(self, file: int, line: int, error: BadRow) -> None:
         audit = self.audits[file]
-        if self.options.on_bad_row == "error" and not isinstance(error, NoPreference):
+        if self.options.on_bad_row == "error" and not isinstance(error, NothingToLearn):
             raise PostTrainError(
                 f"{audit.name}:{line}: {error} (or drop such rows with --data.on_bad_row skip)"
             ) from error
@@ -216,8 +236,8 @@ def _by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
     return [[rendered[0] for rendered in texts]]
 
 
-def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
-    """Trees of one response each as one tree.
+def _joined(trees: list[Tree], labels: list[tuple[Role, float]], marked: bool) -> Tree:
+    """Trees of one response each as one tree. marked: a response may begin with turns that are not trained on.
 
     Raises:
         BadRow: the tokens of their prompts differ.
@@ -225,14 +245,29 @@ def _joined(trees: list[Tree], labels: list[tuple[Role, float]]) -> Tree:
     first = trees[0]
     if not labels:
         return first
-    if any(not np.array_equal(tree.prompt, first.prompt) for tree in trees[1:]):
-        raise BadRow("token boundary", "the prompt has other tokens before one response than before another; mend it")
-    said = [tree.responses[0] for tree in trees]
+    prompt = first.prompt
+    if any(not np.array_equal(tree.prompt, prompt) for tree in trees[1:]):
+        if not marked:
+            raise BadRow(
+                "token boundary", "the prompt has other tokens before one response than before another; mend it"
+            )
+        # a tree's prompt ends where training begins, which is later where a response begins with an untrained turn
+        shortest = min(len(tree.prompt) for tree in trees)
+        alike = np.all([tree.prompt[:shortest] == prompt[:shortest] for tree in trees], axis=0)
+        prompt = prompt[: shortest if alike.all() else int(np.argmin(alike))]
+    said = [_after(tree, len(prompt)) for tree in trees]
     compared = any(role != Role.SAMPLE for role, _ in labels)
     if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
-        raise NoPreference("equal responses", "all responses have the same tokens: no preference; remove the row")
+        raise NothingToLearn("equal responses", "all responses have the same tokens: no preference; remove the row")
     responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
-    return Tree(first.prompt, responses, first.prompt_counted)
+    return Tree(prompt, responses, first.prompt_counted)
+
+
+def _after(tree: Tree, start: int) -> Response:
+    """The response of a tree with the end of its prompt, from token `start` on, before it."""
+    rest, response = tree.prompt[start:], tree.responses[0]
+    tokens = np.concatenate([rest, response.tokens])
+    return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.counted]))
 
 
 def _sum(audits: Sequence[FileAudit]) -> FileAudit:
@@ -241,8 +276,9 @@ def _sum(audits: Sequence[FileAudit]) -> FileAudit:
     for audit in audits:
         for name in ("rows", "cut", "split", "empty_pieces", "unanswered", "rewritten"):
             setattr(total, name, getattr(total, name) + getattr(audit, name))
-        for reason, tally in audit.dropped.items():
-            total.dropped.setdefault(reason, type(tally)()).count += tally.count
+        for name in BY_REASON:
+            for reason, tally in getattr(audit, name).items():
+                getattr(total, name).setdefault(reason, Tally()).count += tally.count
         total.control.count += audit.control.count
         total.altered.count += audit.altered.count
     return total

@@ -1,4 +1,8 @@
-"""The messages that a cell of a preference set holds: a list of them, JSON text, a transcript, or one string."""
+"""The messages that a cell of a preference set or of a set of prompts holds: a list of them, JSON text, a transcript,
+or one string.
+
+Text is read as more than text only where nothing else can be meant, and the audit says of how many rows it was.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +10,72 @@ import json
 import re
 from typing import Any
 
-from lit_posttrain.data.messages import ROLES, BadRow, NoPreference, as_messages, kind
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.messages import CONTENT_KEYS, REASONING, ROLE_KEYS, ROLES, as_messages, is_message, kind
 
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
-_SPEAKER = re.compile(r"\s*(Human|Assistant):")
+_OPENING = re.compile(r"\s*Human:")
+TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages in JSON text"
 
 
-def conversation(value: Any, column: str, role: str = "assistant") -> list[dict[str, Any]]:
-    """Messages, of a list of them (also as JSON text), of a transcript, or of one string that `role` said."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = _messages_in(value)
+def conversation(value: Any, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:
+    """Messages, of a list of them (also as JSON text), of a transcript, or of one string that `role` said. notes: gets
+    a line where text was read as more than text."""
+    if isinstance(value, str) and value.lstrip().startswith("[{") and (found := _messages_in(value)):
+        notes.append(JSON_TEXT)
+        value = found
+    if is_message(value):
+        value = [value]
     if isinstance(value, list):
         return _said(value, column)
     if not isinstance(value, str):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
-    if role == "user" and _SPEAKER.match(value):  # a prompt may lack the first empty lines
-        return _transcript(f"\n\n{value.lstrip()}", column, prompt=True)
-    if _TURN.match(value):
-        return _transcript(value, column)
+    if _is_transcript(value, role):
+        notes.append(TRANSCRIPT)
+        return _transcript(
+            value if value.startswith("\n\n") else f"\n\n{value.lstrip()}", column, prompt=role == "user"
+        )
     return _said([{"role": role, "content": value}], column)
 
 
-def _messages_in(text: str) -> Any:
-    """Messages of JSON text, or the text itself: a response may be JSON."""
+def _is_transcript(text: str, role: str) -> bool:
+    """Whether text is a dialogue: it opens with an empty line and a speaker, and the assistant speaks in it. A prompt
+    may lack either, but not both; a prompt that only begins with the word is what somebody asked."""
+    answered = "Assistant" in _TURN.findall(text)
+    opened = _TURN.match(text)
+    if role == "user":
+        return (opened is not None and opened[1] == "Human") or (answered and _OPENING.match(text) is not None)
+    return opened is not None and answered
+
+
+def _messages_in(text: str) -> list[Any] | None:
+    """Messages of JSON text, if it can be nothing else: a response may be JSON, with whatever keys."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:
-        return text
-    speakers = isinstance(found, list) and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in found)
-    return found if speakers else text
+        return None
+    return found if isinstance(found, list) and found and all(map(is_message, found)) else None
 
 
-def _transcript(text: str, column: str, prompt: bool = False) -> list[dict[str, Any]]:
+def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:
     r"""`\n\nHuman: ... \n\nAssistant: ...` as messages. A prompt may end with the name of who is to answer."""
     parts = _TURN.split(text)[1:]
     turns = [(ROLES[speaker.lower()], said.strip()) for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
     if prompt and turns[-1] == ("assistant", ""):
         turns.pop()
     if not all(said for _, said in turns[:-1]):
-        raise NoPreference("empty turn", f"a turn in the middle of `{column}` is empty; mend or remove the row")
+        raise NothingToLearn("empty turn", f"a turn in the middle of `{column}` is empty; mend or remove the row")
     return _said([{"role": role, "content": said} for role, said in turns], column)
 
 
 def _said(messages: list[Any], column: str) -> list[dict[str, Any]]:
     """Messages whose last one may turn out to be empty: a response that nobody can prefer for what it says."""
     last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
-    text = last.get("content", last.get("value"))
-    speaker = ROLES.get(str(last.get("role", last.get("from"))).strip().lower())
-    if speaker == "assistant" and isinstance(text, str) and not text.strip() and not last.get("tool_calls"):
-        raise NoPreference("empty response", f"`{column}` is or ends with an empty response: there is nothing to score")
+    text = next((last[key] for key in CONTENT_KEYS if last.get(key) is not None), None)
+    speaker = ROLES.get(str(next((last[key] for key in ROLE_KEYS if last.get(key)), "")).strip().lower())
+    more = any(last.get(key) for key in ("tool_calls", "function_call", *REASONING))
+    if speaker == "assistant" and isinstance(text, str) and not text.strip() and not more:
+        raise NothingToLearn(
+            "empty response", f"`{column}` is or ends with an empty response: there is nothing to score"
+        )
     return as_messages(messages, column)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.data.formats import Example
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.example import Example
 from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.messages import BadRow
 from lit_posttrain.data.packing import collate
 from lit_posttrain.data.templates import ConversationTemplate
 from lit_posttrain.errors import PostTrainError

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.comparison_readers import Comparison
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.loader import StepLoader
-from lit_posttrain.data.messages import BadRow, NoPreference
 from lit_posttrain.data.preference import PreferenceData, PreferenceOptions
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.tokenize import build_store
@@ -130,7 +130,7 @@ def test_inputs_and_system_prompts_belong_to_the_prompt() -> None:
 def test_majority_takes_votes_as_certain() -> None:
     row = {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 2, "annotator2": 2, "annotator3": 1}
     assert shown(comparison(row, annotators="majority")) == [("B", "CHOSEN", 0.0), ("A", "REJECTED", 0.0)]
-    with pytest.raises(NoPreference, match="no preference"):
+    with pytest.raises(NothingToLearn, match="no preference"):
         comparison({**row, "annotator1": 0}, annotators="majority")
 
 
@@ -147,7 +147,7 @@ def test_majority_takes_votes_as_certain() -> None:
     ],
 )
 def test_rows_that_say_nothing_are_no_errors(row: dict[str, Any], reason: str) -> None:
-    with pytest.raises(NoPreference) as caught:
+    with pytest.raises(NothingToLearn) as caught:
         comparison(row)
     assert caught.value.reason == reason
 
@@ -170,7 +170,7 @@ def test_rows_that_say_nothing_are_no_errors(row: dict[str, Any], reason: str) -
 def test_bad_rows_say_what_and_how(row: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRow, match=message) as caught:
         comparison(row)
-    assert not isinstance(caught.value, NoPreference)
+    assert not isinstance(caught.value, NothingToLearn)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

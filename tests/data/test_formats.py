@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.data.formats import Columns, Example, recognise
-from lit_posttrain.data.messages import BadRow
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.example import Example
+from lit_posttrain.data.formats import Columns, recognise
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
 
@@ -117,6 +118,36 @@ def test_sharegpt_tool_roles_and_text_parts() -> None:
     assert made.messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
     parts = [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, ASKED[1]]
     assert example({"messages": parts}).messages == ASKED
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"weight": 0.5}, r"messages\[1\]: `weight` is 0.5; it must be 1 \(train on it\) or 0"),
+        ({"weight": 2}, "`weight` is 2; it must be 1"),
+        ({"train": "perhaps"}, "`train` is 'perhaps'"),
+        ({"weight": 0, "train": True}, "`weight` and `train` contradict each other; keep one"),
+        ({"train": True, "masked": True}, "`train` and `masked` contradict"),
+        ({"mask": 1}, "`mask` is trained on in some tools and left out in others; rename it"),
+        ({"train_detail": [{"begin_offset": 0, "end_offset": 0, "train": True}]}, "marks parts of a turn"),
+    ],
+)
+def test_marks_that_are_no_yes_or_no_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        example({"messages": [ASKED[0], {**ASKED[1], **keys}]})
+
+
+@pytest.mark.parametrize("key", ["weight", "sample_weight", "loss_weight"])
+def test_weights_of_rows_are_not_rounded(key: str) -> None:
+    with pytest.raises(BadRow, match=f"^`{key}` is 0.3; it must be 1 .* --data.weights weighs whole files"):
+        example({"messages": ASKED, key: 0.3})
+    assert example({"prompt": "Q", "completion": "A", "weight": "72 kg"}).messages == ASKED
+
+
+def test_a_turn_of_which_every_part_is_marked_is_not_trained_on() -> None:
+    detail = [{"begin_offset": 0, "end_offset": 0, "train": False}]
+    rows = [ASKED[0], {**ASKED[1], "train_detail": detail}, ASKED[0], ASKED[1]]
+    assert example({"messages": rows}).untrained == frozenset({1})
 
 
 def _turns(*roles: str) -> dict[str, Any]:

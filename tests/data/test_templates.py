@@ -11,9 +11,9 @@ import pytest
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.formats import Example
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.example import Example
 from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.messages import BadRow
 from lit_posttrain.data.templates import ConversationTemplate, TrainOn
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Tree

@@ -1,0 +1,111 @@
+"""What may stand beside prompts and responses in a row of any kind, read alike by every reader: a system prompt, tools,
+earlier turns, variables of the chat template, thoughts, and marks that leave the row out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.marks import ROW_MARKS, is_mark, mark_of
+from lit_posttrain.data.messages import SYSTEM, as_json, as_messages, as_tools, is_message, kind
+from lit_posttrain.data.row import Row
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+TOOL_COLUMNS = ("tools", "functions")
+HISTORY = "history"
+VARIABLES = "chat_template_kwargs"
+SWITCHES = ("enable_thinking",)  # variables with a column of their own, as verl has it
+THOUGHT_COLUMNS = ("reasoning_content", "thinking")
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where a row's system prompt and tools stand: the names that are found by themselves, or those that the user gave.
+    default_system: the system prompt of rows that bring none."""
+
+    system: tuple[str, ...] = SYSTEM_COLUMNS
+    tools: tuple[str, ...] = TOOL_COLUMNS
+    default_system: str | None = None
+
+    @classmethod
+    def named(cls, system: str | None = None, tools: str | None = None, default_system: str | None = None) -> Beside:
+        """With columns that the user named, where there are any."""
+        return cls((system,) if system else SYSTEM_COLUMNS, (tools,) if tools else TOOL_COLUMNS, default_system)
+
+    def opened(self, row: Row, prompt: Messages, history: bool = True) -> Messages:
+        """A prompt behind the row's system prompt and its earlier turns. A system turn of the prompt's own stands in
+        place of the row's column, which then counts as unread."""
+        prompt = _with_history(row, prompt) if history else prompt
+        own, column = bool(prompt) and prompt[0]["role"] in SYSTEM, row.first(self.system)
+        if own:
+            if column and row.peek(column) == prompt[0]["content"]:
+                row[column]
+            return prompt
+        said = row[column] if column else self.default_system
+        if said is not None and not isinstance(said, str):
+            raise BadRow("wrong type", f"`{column}` is {kind(said)}, not a string; mend it")
+        return [{"role": "system", "content": said}, *prompt] if said and said.strip() else prompt
+
+    def around(self, row: Row) -> dict[str, Any]:
+        """Tools and template variables, as arguments of `Example`."""
+        column = row.first(self.tools)
+        return {"tools": as_tools(row[column], column) if column else None, "variables": _variables(row)}
+
+
+def refuse_unwanted(row: Row) -> None:
+    """Leave out a row that a mark leaves out.
+
+    Raises:
+        NothingToLearn: it does.
+        BadRow: a mark that says neither yes nor no.
+    """
+    marks = {key: row.peek(key) for key in ROW_MARKS if row.peek(key) not in (None, "") and is_mark(row.peek(key))}
+    trained = mark_of(marks, ROW_MARKS, "")
+    for key in marks:
+        row[key]
+    if trained is False:
+        raise NothingToLearn("marked not to be trained on", "the row is marked not to be trained on")
+
+
+def with_thoughts(row: Row, answer: Messages) -> Messages:
+    """A single answer with the thoughts that a column has of it."""
+    column = row.first(THOUGHT_COLUMNS)
+    if column is None or len(answer) != 1 or column in answer[0] or not isinstance(row.peek(column), str):
+        return answer
+    return [{**answer[0], column: row[column]}]
+
+
+def _variables(row: Row) -> dict[str, Any]:
+    found = row[VARIABLES] if row.first((VARIABLES,)) else {}
+    if isinstance(found, str):
+        found = as_json(found, VARIABLES)
+    if not isinstance(found, dict):
+        raise BadRow("wrong type", f"`{VARIABLES}` is {kind(found)}, not an object with names and values; mend it")
+    switches = {name: row[name] for name in SWITCHES if isinstance(row.peek(name), bool)}
+    return {**switches, **found}
+
+
+def _with_history(row: Row, prompt: Messages) -> Messages:
+    """Earlier turns of the row (Alpaca: pairs of question and answer; or messages) before a prompt of one turn."""
+    if row.first((HISTORY,)) is None or sum(m["role"] not in SYSTEM for m in prompt) != 1:
+        return prompt
+    found = row.peek(HISTORY)
+    if isinstance(found, str) and found.lstrip().startswith("["):
+        found = as_json(found, HISTORY)
+    if not isinstance(found, (list, tuple)):
+        return prompt
+    pairs = all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found)
+    if pairs and all(isinstance(side, str) for pair in found for side in pair):
+        turns = [{"role": role, "content": c} for p in found for role, c in zip(("user", "assistant"), p, strict=True)]
+    elif all(is_message(item) for item in found):
+        turns = list(found)
+    else:
+        raise BadRow(
+            "wrong type", f"`{HISTORY}` holds neither [question, answer] pairs nor messages; mend or remove it"
+        )
+    row[HISTORY]
+    at = 0 if not prompt or prompt[0]["role"] not in SYSTEM else 1
+    return [*prompt[:at], *as_messages(turns, HISTORY), *prompt[at:]] if turns else prompt

@@ -1,0 +1,117 @@
+"""A prompt and the responses that somebody compared, and what of two conversations is their common prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.messages import SYSTEM, same
+from lit_posttrain.types import Role
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One response, as messages that follow the prompt, with its role and label as in `types.Response`."""
+
+    messages: Messages
+    role: Role
+    label: float = 0.0
+
+
+@dataclass(slots=True)
+class Comparison:
+    """A prompt and the responses that somebody compared. whole: the prompt is no column of its own but what the
+    responses begin with. around: tools and template variables, as arguments of `Example`."""
+
+    prompt: Messages
+    candidates: list[Candidate] = field(default_factory=list)
+    whole: bool = False
+    around: dict[str, Any] = field(default_factory=dict)
+
+
+def equal_responses() -> NothingToLearn:
+    """Why a pair of the same words says nothing."""
+    return NothingToLearn("equal responses", "both responses are the same: no preference; remove the row")
+
+
+def after_prompt(
+    prompt: Messages, sides: Sequence[Messages], column: str, names: Sequence[str]
+) -> tuple[Messages, list[Messages]]:
+    """The prompt, and what of each side follows it. A side may be a response alone, or a conversation that begins with
+    the prompt; a system turn of the sides belongs to the prompt. A prompt of one turn may be one of several that the
+    sides begin with.
+
+    Raises:
+        BadRow: a side begins with another prompt, or another system prompt.
+        NothingToLearn: the sides begin differently.
+    """
+    opened = [side for side in sides if side and side[0]["role"] != "assistant"]
+    if not opened:
+        return prompt, list(sides)
+    systems = [side[:1] if side[0]["role"] in SYSTEM else [] for side in opened]
+    if not all(same(system, systems[0]) for system in systems):
+        raise NothingToLearn("no shared prompt", "the two sides have different system prompts; remove the row")
+    own, asked = _split(prompt)
+    system = own or systems[0]
+    if own and systems[0] and not same(own, systems[0]):
+        raise BadRow("two prompts", f"`{column}` and `{names[0]}` have different system prompts; keep one of them")
+    bare = [_split(side)[1] for side in sides]
+    turns = [side for side in bare if side and side[0]["role"] != "assistant"]
+    if all(same(side[: len(asked)], asked) for side in turns):
+        return [*system, *asked], [side[len(asked) :] if _begins(side) else side for side in bare]
+    if len(turns) == len(sides) and len(asked) == 1:
+        common = shared_prompt(turns[0], turns[-1]) if len(turns) > 1 else _up_to_answer(turns[0])
+        if any(same([turn], asked) for turn in common):
+            return [*system, *common], [side[len(common) :] for side in bare]
+    name, side = next(
+        (n, s) for n, s in zip(names, bare, strict=True) if _begins(s) and not same(s[: len(asked)], asked)
+    )
+    raise BadRow(
+        "two prompts",
+        f"`{name}` begins with {_excerpt(side)} where `{column}` is {_excerpt(asked)}; mend it, or remove one of them",
+    )
+
+
+def shared_prompt(first: Messages, second: Messages, only_last: bool = False) -> Messages:
+    """What both sides begin with, up to the turn in which they part. only_last: that must be the last one.
+
+    Raises:
+        NothingToLearn: they are equal, or begin with nothing in common.
+    """
+    if same(first, second):
+        raise equal_responses()
+    parted = 0
+    while parted < min(len(first), len(second)) and same(first[parted : parted + 1], second[parted : parted + 1]):
+        parted += 1
+    if parted == 0 or (only_last and not len(first) == len(second) == parted + 1):
+        raise NothingToLearn(
+            "no shared prompt", "the two sides begin differently: they answer no common prompt; remove the row"
+        )
+    return first[:parted]
+
+
+def _split(messages: Messages) -> tuple[Messages, Messages]:
+    """The system turn, if there is one, and the rest."""
+    own = 1 if messages and messages[0]["role"] in SYSTEM else 0
+    return messages[:own], messages[own:]
+
+
+def _begins(side: Messages) -> bool:
+    return bool(side) and side[0]["role"] != "assistant"
+
+
+def _up_to_answer(side: Messages) -> Messages:
+    """All turns before the last ones of the assistant."""
+    end = len(side)
+    while end and side[end - 1]["role"] != "user":
+        end -= 1
+    return side[:end]
+
+
+def _excerpt(messages: Messages) -> str:
+    text = str(messages[0]["content"])
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,82 @@
+"""Marks that say whether a turn, or a whole row, is trained on: every spelling that other tools use, in one table.
+
+A mark says yes or no. A weight between them would need a weighted loss, and is refused instead of rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow
+
+# key of a message -> whether a true value means "train on this turn"
+MESSAGE_MARKS = {
+    "weight": True,  # OpenAI, Together AI, mistral-finetune, ShareGPT sets such as SlimOrca: 0 or 1
+    "train": True,  # axolotl, tinker
+    "training": True,  # axolotl
+    "trainable": True,  # tinker
+    "loss": True,  # ms-swift
+    "loss_scale": True,  # ms-swift
+    "loss_weight": True,  # LLaMA-Factory
+    "loss_mask": True,  # verl and others: 1 for what is trained on
+    "masked": False,  # torchtune: true for what is left out of the loss
+}
+# axolotl: a list of {begin_offset, end_offset, train} over the characters of a turn
+DETAILS = ("train_detail", "training_detail")
+# column of a row -> likewise for all of its assistant turns
+ROW_MARKS = {"weight": True, "sample_weight": True, "loss_weight": True, "train": True, "trainable": True}
+_WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+
+
+def is_mark(value: Any) -> bool:
+    """Whether a value says yes, no, or how much; text that does not is somebody's text."""
+    return isinstance(value, (bool, int, float)) or str(value).strip().lower() in _WORDS
+
+
+def mark_of(values: Mapping[str, Any], marks: Mapping[str, bool], where: str) -> bool | None:
+    """Whether what `values` belong to is to be trained on; None where no mark says so.
+
+    Raises:
+        BadRow: a mark that is neither yes nor no, or two that differ.
+    """
+    said = {key: _answer(values[key], f"{where}`{key}`") == marks[key] for key in marks if values.get(key) is not None}
+    if len(set(said.values())) > 1:
+        raise BadRow("mark", f"{where}{' and '.join(f'`{key}`' for key in said)} contradict each other; keep one")
+    return next(iter(said.values()), None)
+
+
+def detail_of(values: Mapping[str, Any], where: str) -> bool | None:
+    """Likewise for marks on parts of a turn, as far as they agree on the whole turn.
+
+    Raises:
+        BadRow: they do not.
+    """
+    for key in DETAILS:
+        parts = values.get(key)
+        if parts is None:
+            continue
+        said = {part.get("train") for part in parts if isinstance(part, Mapping)} if _listed(parts) else set()
+        if said == {False}:
+            return False
+        raise BadRow(
+            "mark",
+            f"{where}`{key}` marks parts of a turn, and turns are trained on as a whole or not at all; mark the turn "
+            "with `train`, true or false, or remove the mark",
+        )
+    return None
+
+
+def _listed(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+
+
+def _answer(value: Any, what: str) -> bool:
+    answer = _WORDS.get(str(value).strip().lower())
+    if answer is None:
+        raise BadRow(
+            "mark",
+            f"{what} is {value!r}; it must be 1 (train on it) or 0 (do not): there is no weight between for a turn or "
+            "a row. Change or rename it; --data.weights weighs whole files",
+        )
+    return answer

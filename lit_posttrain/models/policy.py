@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class DecodeOutput:
-    """One step of generation: logits (B, V) of the last position, and the cache to go on with; None for a model whose
-    state is no such cache (Mamba), which is to be given whole sequences."""
+    """One step of generation: logits (B, V) of the last position, and the cache to go on with; None for a model that
+    keeps none, which is to be given whole sequences."""
 
     logits: Tensor
     cache: Any
@@ -112,6 +113,16 @@ def _head_values(hidden: Tensor, head: nn.Module) -> Tensor:
     return found if found.dtype == torch.float64 else found.float()
 
 
+def _cache_argument(model: nn.Module) -> str | None:
+    """What the model's forward calls its cache, which is also its name in the output; None for a model without one.
+
+    The name differs between models and versions of transformers. A model that is handed its cache under another name
+    than its own ignores it and continues from the last token alone.
+    """
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in taken), None)
+
+
 class Policy(Backbone):
     """A causal language model with the operators that methods need, and where a method wants it a value head.
 
@@ -125,6 +136,7 @@ class Policy(Backbone):
         # LoRA on the head, or a head of its own kind: its weight alone would not be what the model computes
         self.fused_head = self.architecture is not None and type(head) is nn.Linear
         self.head_transform = self.architecture.head(config) if self.architecture else HeadTransform()
+        self._cache_argument = _cache_argument(self.transformer)
         if not self.fused_head:
             log.warning(
                 "%s: no proven chunked head, so full logits of every token are computed (more memory, same numbers)",
@@ -184,14 +196,19 @@ class Policy(Backbone):
             logps.argmax(1) == batch.target_ids if correct else None,
         )
 
-    def decode(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any) -> DecodeOutput:
-        """Logits after the last of `input_ids` (B, S); attention_mask (B, past + S), position_ids (B, S)."""
+    def decode(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Any
+    ) -> DecodeOutput:
+        """Logits after the last of `input_ids` (B, S); attention_mask (B, past + S) or None where nothing is padded,
+        position_ids (B, S)."""
+        name = self._cache_argument
+        past = {name: cache} if name else {}
         out = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
+            use_cache=name is not None,
             logits_to_keep=1,
+            **past,
         )
-        return DecodeOutput(out.logits[:, -1], getattr(out, "past_key_values", None))
+        return DecodeOutput(out.logits[:, -1], getattr(out, name, None) if name else None)

@@ -110,6 +110,11 @@ class HFEngine:
         per_batch = self.batch_size // n
         return [(run[i : i + per_batch], n) for run in runs for i in range(0, len(run), per_batch)]
 
+    def _visible(self, mask: Tensor) -> Tensor | None:
+        """The attention mask to hand to the model. Prompts of one length have no padding and need none, and recurrent
+        models (Mamba) apply the mask of a whole sequence to a single token wrongly."""
+        return mask if self._shares else None
+
     def _go_on(self, work_left: bool) -> bool:
         return work_left if self.any_rank is None else self.any_rank(work_left)
 
@@ -129,7 +134,7 @@ class HFEngine:
         ).repeat_interleave(n)
         ids, mask = _left_pad([p for p in prompts for _ in range(n // copies)] or [[0]], device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.policy.decode(ids, mask, positions, None)
+        out = self.policy.decode(ids, self._visible(mask), positions, None)
         logits, cache = out.logits.repeat_interleave(copies, 0)[:count], out.cache
         if copies > 1 and count:
             cache.batch_repeat_interleave(copies)
@@ -165,15 +170,15 @@ class HFEngine:
                 break
             step += 1
             if len(alive) == 0:  # another rank is not done: take part in its forward
-                self.policy.decode(ids[:1, -1:], mask[:1, -1:], positions[:1, :1], None)
+                self.policy.decode(ids[:1, -1:], self._visible(mask[:1, -1:]), positions[:1, :1], None)
                 continue
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             position = position + 1
             if cache is None:
                 ids = torch.cat([ids, drawn[:, None]], 1)
-                logits = self.policy.decode(ids, mask, mask.cumsum(1) - 1, None).logits
+                logits = self.policy.decode(ids, self._visible(mask), mask.cumsum(1) - 1, None).logits
             else:
-                logits = self.policy.decode(drawn[:, None], mask, position, cache).logits
+                logits = self.policy.decode(drawn[:, None], self._visible(mask), position, cache).logits
         if self._go_on(bool(logprobs.isnan().any())):
             raise PostTrainError(
                 "the policy's logits are not finite, so nothing can be drawn: its weights hold NaN, or overflow in "

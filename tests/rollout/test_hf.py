@@ -39,11 +39,15 @@ def make(kind: str = "llama", **changes: Any) -> Any:
         ("gpt_neox", {}),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}),
         ("mamba", {"state_size": 4}),
+        ("falcon_mamba", {"state_size": 4}),
+        ("rwkv", {}),
+        ("qwen3_next", {"num_hidden_layers": 4, "num_experts": 4, "num_experts_per_tok": 2}),
+        ("gpt_oss", {"num_local_experts": 4, "sliding_window": 5}),
     ],
 )
 def test_greedy_equals_transformers(kind: str, changes: dict[str, Any]) -> None:
     model = make(kind, **changes)
-    drawn = HFEngine(Policy(model), EOS, batch_size=3).generate(PROMPTS, 1, Sampling(20, temperature=0.0))
+    drawn = HFEngine(Policy(model).eval(), EOS, batch_size=3).generate(PROMPTS, 1, Sampling(20, temperature=0.0))
     lengths = set()
     for prompt, (completion,) in zip(PROMPTS, drawn, strict=True):
         ids = torch.tensor([prompt])

@@ -35,8 +35,7 @@ class ChatModel:
     def __init__(self, path: str, batch_size: int = 16, trust_remote_code: bool = False) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         fast = self.device.type == "cuda" or fast_bfloat16_cpu()
-        self.restored = restore(path, trust_remote_code)
-        self.restored.policy.to(self.device)
+        self.restored = restore(path, trust_remote_code, self.device)
         self.tokenizer = self.restored.tokenizer
 
         def context() -> AbstractContextManager[Any]:

@@ -22,7 +22,6 @@ from lit_posttrain.data.tokenize import build_store
 from lit_posttrain.data.trees import Reader
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.reward import RewardModel
-from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.types import Role, Tree
@@ -115,11 +114,10 @@ class ResponseScorer:
             bfloat16: Compute in bfloat16: faster on most hardware, and different in the third digit.
             columns: Names of the columns, where they are not recognised.
         """
-        self.restored = restore(path, trust_remote_code)
-        self.model = self.restored.scorer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.restored = restore(path, trust_remote_code, self.device)
+        self.model = self.restored.scorer
         self.system, self.bfloat16, self.columns = system, bfloat16, columns
-        self.model.to(self.device)
         self.batch_size = batch_size
         self.unscored: list[str] = []  # which rows of the last file have no score, and why, in words
 
@@ -133,12 +131,10 @@ class ResponseScorer:
             for file in audit.files
             for reason, tally in file.dropped.items()
         ]
-        device = self.device.type
-        implementation = attention_implementation("auto", self.model.config, device)
-        layout = RewardModel.layout_for(layout_of(self.model.config, device, implementation))
+        layout = RewardModel.layout_for(self.restored.layout)
         scores: dict[tuple[int, int], list[float]] = {}
         for batch in EvalLoader(store, batch_size=self.batch_size, layout=layout) if len(store) else ():
-            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 found = self.model(batch.to(self.device)).tolist()
             for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
                 row = batch.tree_rows[tree]

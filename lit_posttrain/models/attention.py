@@ -139,6 +139,8 @@ def tree_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return result
+    if query.device.type != "cpu":
+        raise ValueError(f"{NAME} is for CPUs and was given tensors on {query.device}; build the model for its device")
     blocks = tree_plan.blocks(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if dropout:

@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, has_score_head
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
 from lit_posttrain.models.weights import load_weights
+from lit_posttrain.types import RowLayout
 
 
 @dataclass
 class Restored:
-    """A model in eval mode with its tokenizer, the spec it was built from, and of its checkpoint what it says of the
-    run, and the optimizer step it was saved at."""
+    """A model in eval mode on its device, with its tokenizer, the spec it was built from, and of its checkpoint what it
+    says of the run, and the optimizer step it was saved at."""
 
     model: Backbone
     tokenizer: Any
@@ -28,6 +30,7 @@ class Restored:
     run: dict[str, Any]
     step: int = 0
     path: str = ""  # where it was found
+    device: torch.device = torch.device("cpu")
 
     @property
     def policy(self) -> Policy:
@@ -52,6 +55,12 @@ class Restored:
                 f"{self.path}: a language model without a score head; train one with --config configs/reward.yaml"
             )
         return self.model
+
+    @property
+    def layout(self) -> RowLayout:
+        """How trees may be packed for the model as it was built, on the device that it was built for."""
+        config = self.model.config
+        return layout_of(config, self.device.type, config._attn_implementation)
 
     @property
     def eos_ids(self) -> list[int]:
@@ -89,8 +98,9 @@ def find_checkpoint(path: str) -> Path | None:
     return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
 
 
-def restore(path: str, trust_remote_code: bool = False) -> Restored:
-    """Load a model folder, hub name, GGUF file, run folder or checkpoint.
+def restore(path: str, trust_remote_code: bool = False, device: torch.device | str = "cpu") -> Restored:
+    """Load a model folder, hub name, GGUF file, run folder or checkpoint onto a device, built for that device: how
+    attention is computed and how rows are packed depend on it.
 
     Raises:
         PostTrainError: as `read_checkpoint` and `build_policy`; for a checkpoint that lacks trained weights.
@@ -117,7 +127,9 @@ def restore(path: str, trust_remote_code: bool = False) -> Restored:
         spec = replace(spec, checkpointing=False, trust_remote_code=trust_remote_code)
         state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
     tokenizer = load_tokenizer(spec)
-    model = build_scorer(spec, len(tokenizer)) if head == "score" else build_policy(spec, len(tokenizer))
+    device = torch.device(device)
+    build = build_scorer if head == "score" else build_policy
+    model: Backbone = build(spec, len(tokenizer), device_type=device.type)
     if checkpoint is not None:
         load_weights(model, state, str(checkpoint), spare="value_head.")  # PPO's, of no use outside training
-    return Restored(model.eval(), tokenizer, spec, run, step, path)
+    return Restored(model.eval().to(device), tokenizer, spec, run, step, path, device)

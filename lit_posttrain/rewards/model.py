@@ -16,7 +16,6 @@ from lit_posttrain.data.masks import TokenMask
 from lit_posttrain.data.packing import collate
 from lit_posttrain.data.templates import ConversationTemplate
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
@@ -70,16 +69,15 @@ class RewardModelScore(Reward):
                 "export it"
             )
         try:
-            restored = restore(self.path, self.trust_remote_code)
+            restored = restore(self.path, self.trust_remote_code, device)
         except PostTrainError as problem:
             raise PostTrainError(f"RewardModelScore: path: {problem}") from problem
-        self._model = restored.scorer.to(device).eval().requires_grad_(False)
+        self._model = restored.scorer.requires_grad_(False)
         self._template = ConversationTemplate(restored.tokenizer, "completion", empty_turns=True)
         self._mask = TokenMask(restored.tokenizer)
         self._limit = max_positions(self._model.config)
-        self._device = torch.device(device)
-        kind, config = self._device.type, self._model.config
-        self._layout = replace(layout_of(config, kind, attention_implementation("auto", config, kind)), tails=True)
+        self._device = restored.device
+        self._layout = replace(restored.layout, tails=True)
 
     @property
     def weights_held(self) -> list[torch.Tensor]:

@@ -15,6 +15,17 @@ class PostTrainError(Exception):
     """
 
 
+def first_line(problem: BaseException) -> str:
+    """What an exception says, in one line: its first, and the next where that one only leads to it."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    text = lines[0] if lines else type(problem).__name__
+    for line in lines[1:]:
+        if not text.endswith(":"):
+            break
+        text += f" {line}"
+    return f"{text} is not known" if isinstance(problem, KeyError) else text
+
+
 class UsageError(PostTrainError):
     """What an argument parser found wrong, in its own words; `explained` makes one line of it.
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.tokenizers import first_line
+from lit_posttrain.errors import PostTrainError, first_line
 
 TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 

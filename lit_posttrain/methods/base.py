@@ -157,8 +157,16 @@ class PostTrainingModule(MeasuredModule):
 
     def configure_model(self) -> None:
         """Build the policy; Lightning calls it in the right device and dtype context, possibly more than once."""
-        if self.policy is None:
-            self.policy = self.build_policy()
+        if self.policy is not None:
+            return
+        packed = getattr(self.model_config, "quantization_config", None)
+        if packed is not None and self.spec.lora is None:
+            kind = packed.get("quant_method") if isinstance(packed, dict) else type(packed).__name__
+            raise PostTrainError(
+                f"--model.policy.path {self.spec.path}: its weights are quantized ({kind}), so they stay as they are; "
+                "add adapters with --model.policy.lora.r 16, or take the model's unquantized folder"
+            )
+        self.policy = self.build_policy()
 
     def on_fit_start(self) -> None:
         """Refuse to go on with other data or another optimizer before anything is computed with them. Where weights are

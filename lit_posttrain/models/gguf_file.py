@@ -20,7 +20,7 @@ from lit_posttrain.models.weights import require_fit
 # by type number in the file: struct's format of a plain value; 8 is a string, 9 a list
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
-_INSTEAD = "take the model's Hugging Face folder instead"
+INSTEAD = "take the model's Hugging Face folder instead"
 
 
 @dataclass
@@ -43,19 +43,26 @@ def read_header(file: Path) -> Header:
     Raises:
         PostTrainError: for another kind of file, and one that ends within its header.
     """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
     try:
         with file.open("rb") as stream:
             if stream.read(4) != b"GGUF" or _plain(stream, "I") not in (2, 3):
                 raise PostTrainError(f"{file}: not a GGUF file of version 2 or 3")
             tensors, values = _plain(stream, "Q"), _plain(stream, "Q")
             found = {_text(stream): _value(stream, _plain(stream, "I")) for _ in range(values)}
-            shapes = {}
+            shapes, end = {}, 0
             for _ in range(tensors):
                 name = _text(stream)
                 shapes[name] = tuple(_plain(stream, "Q") for _ in range(_plain(stream, "I")))[::-1]
-                stream.seek(12, 1)  # type and place
-    except (struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError) as problem:
-        raise PostTrainError(f"{file}: a damaged GGUF file, or one that was not downloaded to its end") from problem
+                numbers, size = GGML_QUANT_SIZES[GGMLQuantizationType(_plain(stream, "I"))]
+                end = max(end, _plain(stream, "Q") + math.prod(shapes[name]) // numbers * size)
+            step = found.get("general.alignment", 32)
+            whole = file.stat().st_size >= -(-stream.tell() // step) * step + end
+    except (struct.error, ValueError, LookupError, OverflowError, MemoryError):
+        whole = False
+    if not whole:
+        raise PostTrainError(f"{file}: a damaged GGUF file, or one that was not downloaded to its end")
     return Header({name: value for name, value in found.items() if not isinstance(value, _Skipped)}, shapes)
 
 
@@ -97,7 +104,7 @@ def require_all_read(file: Path, model: nn.Module) -> None:
     if scaling != "none" and rope.get("rope_type", "default") == "default":
         raise PostTrainError(
             f"the model at {file}: it scales its positions ({scaling}), which transformers does not read from a GGUF "
-            f"file; {_INSTEAD}"
+            f"file; {INSTEAD}"
         )
     shapes, score = dict(header.shapes), getattr(model, "score", None)
     if getattr(config, "tie_word_embeddings", False) or score is not None:
@@ -106,7 +113,7 @@ def require_all_read(file: Path, model: nn.Module) -> None:
     drawn = sum(parameter.numel() for parameter in score.parameters()) if score is not None else 0
     if held > sum(parameter.numel() for parameter in model.parameters()) - drawn:
         unknown = set(shapes) - _known(header.architecture, model)
-        remedy = f"transformers leaves out what it has no name for, so this would be another model; {_INSTEAD}"
+        remedy = f"transformers leaves out what it has no name for, so this would be another model; {INSTEAD}"
         require_fit(f"the model at {file}", shapes, [], unknown or shapes, remedy=remedy)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr
+import pickle
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.models.adapters import add_adapters
 from lit_posttrain.models.architectures import attention_implementation
-from lit_posttrain.models.gguf_file import require_all_read
+from lit_posttrain.models.gguf_file import INSTEAD, read_header, require_all_read
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.policy import Policy, Scorer, ValueModel
-from lit_posttrain.models.spec import LoRASpec, ModelSpec
-from lit_posttrain.models.tokenizers import first_line
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.tokenizers import added_tokens
 from lit_posttrain.models.weights import check_loaded, load_report, require_shapes
 
 Head = Literal["lm", "score"]
@@ -35,12 +37,17 @@ def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
 
     where, gguf = resolve(spec.path)
     options = {"gguf_file": gguf} if gguf else {}
+    if gguf:
+        read_header(Path(where) / gguf)
+    if spec.revision is not None and Path(where).exists():
+        raise PostTrainError(f"revision {spec.revision}: {spec.path} lies here, and only models of the hub have any")
     try:
         config = AutoConfig.from_pretrained(
             where, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **options
         )
-    except (OSError, ValueError, KeyError) as problem:
-        raise not_found(spec.path, first_line(problem)) from problem
+    except Exception as problem:  # a damaged file breaks a library anywhere
+        reason = f"{first_line(problem).removesuffix('.')}; {INSTEAD}" if gguf else first_line(problem)
+        raise not_found(spec.path, reason) from problem
     # kept whole: what AutoModel builds from it, a vision-language model say, decides the architecture
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     declared = getattr(config, "architectures", None) or []
@@ -119,12 +126,9 @@ def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_
             "train all weights (no lora), or start from a saved model"
         )
     model = _empty_model(spec, head, device_type) if meta else _load_model(spec, head, device_type)
+    if spec.lora is not None:
+        _require_no_new_tokens(spec, vocabulary, model.get_input_embeddings().num_embeddings)
     if vocabulary > model.get_input_embeddings().num_embeddings:
-        if spec.lora is not None:
-            raise PostTrainError(
-                "the tokenizer has more tokens than the model and adapters would leave the new embeddings untrained; "
-                "train all weights (no --model.policy.lora), or use a template whose tokens the model knows"
-            )
         model.resize_token_embeddings(vocabulary)
     if spec.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -134,6 +138,20 @@ def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_
     return model
 
 
+def _require_no_new_tokens(spec: ModelSpec, vocabulary: int, rows: int) -> None:
+    """Adapters would leave the embeddings of new tokens as they are: rows that are drawn, or that are padding."""
+    try:
+        added = added_tokens(spec)
+    except PostTrainError:  # the model has no tokenizer of its own to compare with
+        added = []
+    if added or vocabulary > rows:
+        named = f" ({', '.join(added[:3])}{', ...' if len(added) > 3 else ''})" if added else ""
+        raise PostTrainError(
+            f"the tokenizer has more tokens than the model knows{named}, and adapters would leave their embeddings "
+            "untrained; train all weights (no --model.policy.lora), or use a template whose tokens the model knows"
+        )
+
+
 def _auto_class(head: Head) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -141,7 +159,6 @@ def _auto_class(head: Head) -> Any:
 
 
 def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
-    from safetensors import SafetensorError
     from transformers import GgufConfig
 
     config = load_config(spec, head)
@@ -157,29 +174,20 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
         options["num_labels"] = 1
     implementation = attention_implementation(spec.attention, config, device_type)
     if spec.random_init:
-        with torch.device("cpu"):
+        with _explained(spec), torch.device("cpu"):
             fresh = _auto_class(head).from_config(config, attn_implementation=implementation)
         return _with_new_head(fresh.to(DTYPES[spec.dtype])) if head == "score" else fresh.to(DTYPES[spec.dtype])
-    try:
-        with load_report() as report, _quiet_progress() if gguf else nullcontext():
-            model, info = _auto_class(head).from_pretrained(
-                where,
-                revision=spec.revision,
-                dtype=DTYPES[spec.dtype],
-                attn_implementation=implementation,
-                trust_remote_code=spec.trust_remote_code,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the report, which says more than the error would
-                **options,
-            )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as problem:
-        if report.conversions:
-            raise PostTrainError(
-                f"the model at {spec.path}: its files do not hold what these tensors are made of: {report.conversions}"
-            ) from problem
-        raise PostTrainError(f"could not load the model at {spec.path}: {first_line(problem)}") from problem
+    with _explained(spec), _quiet_progress() if gguf else nullcontext():
+        model, info = _auto_class(head).from_pretrained(
+            where,
+            revision=spec.revision,
+            dtype=DTYPES[spec.dtype],
+            attn_implementation=implementation,
+            trust_remote_code=spec.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, which says more than the error would
+            **options,
+        )
     begins = head == "score" and not _declares_score(config) and "score.weight" in info["missing_keys"]
     spare = _lm_head(config) if head == "score" and info["unexpected_keys"] else []
     check_loaded(model, info, spec.path, new=["score."] if begins else [], spare=spare)
@@ -205,6 +213,23 @@ def _lm_head(config: Any) -> list[str]:
     return [f"{name}." for name in (*names, "embed_out")]  # as files of GPT-NeoX call it
 
 
+@contextmanager
+def _explained(spec: ModelSpec) -> Iterator[None]:
+    """Make one line of whatever a library says while it builds a model."""
+    with load_report() as report:
+        try:
+            yield
+        except (PostTrainError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as problem:  # config and files that are damaged break it anywhere
+            told = f"could not load the model at {spec.path}: {first_line(problem)}"
+            if isinstance(problem, pickle.UnpicklingError):
+                told = f"the model at {spec.path}: pytorch_model.bin is damaged, or holds more than weights"
+            if report.conversions:
+                told = f"the model at {spec.path}: its files do not hold what makes these tensors: {report.conversions}"
+            raise PostTrainError(told) from problem
+
+
 def _with_new_head(model: Any) -> Any:
     """A score head drawn from N(0, 1/(width + 1)) (Stiennon et al. 2020), the same one whenever it is built."""
     weight = model.score.weight
@@ -221,7 +246,7 @@ def _quiet_progress() -> AbstractContextManager[Any]:
 
 def _empty_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     config = load_config(spec, head)
-    with torch.device("meta"):
+    with _explained(spec), torch.device("meta"):
         model = _auto_class(head).from_config(
             config, attn_implementation=attention_implementation(spec.attention, config, device_type)
         )
@@ -250,22 +275,3 @@ def _dense_folder(spec: ModelSpec, file: Path) -> Path:
         _load_model(dense, "lm", "cpu").save_pretrained(folder)
 
     return made_once(file, "dense", unpack)
-
-
-def add_adapters(model: nn.Module, lora: LoRASpec, head: Head = "lm") -> Any:
-    """Put peft's LoRA layers into a model. Adapters are float32 whatever the base's type. A score head is trained and
-    saved whole."""
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.peft_alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            use_dora=lora.dora,
-            use_rslora=lora.rslora,
-            task_type="CAUSAL_LM" if head == "lm" else "SEQ_CLS",
-        ),
-    )

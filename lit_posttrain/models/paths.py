@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from lit_posttrain.errors import PostTrainError
 
@@ -22,8 +23,8 @@ def cache_root() -> Path:
     return Path(os.environ.get("LIT_POSTTRAIN_CACHE", "~/.cache/lit_posttrain")).expanduser()
 
 
-def resolve(path: str) -> tuple[str, str | None]:
-    """(folder or hub name, GGUF file name or None) of a model path; see `ModelSpec.path`.
+def resolve(path: str, what: Literal["model", "tokenizer"] = "model") -> tuple[str, str | None]:
+    """(folder or hub name, GGUF file name or None) of a model path; see `ModelSpec.path`. what: is to be found there.
 
     Raises:
         PostTrainError: for a package that is not installed and a file or folder that does not exist.
@@ -42,7 +43,7 @@ def resolve(path: str) -> tuple[str, str | None]:
         if not local.is_file():
             raise PostTrainError(f"model path {path}: no such file")
         return str(local.parent), local.name
-    if local.is_dir():
+    if local.is_dir() and what == "model":
         if (local / "adapter_config.json").is_file():
             raise PostTrainError(
                 f"model path {path}: the folder holds a LoRA adapter without its model; name the run's folder or "
@@ -50,6 +51,7 @@ def resolve(path: str) -> tuple[str, str | None]:
             )
         if not (local / "config.json").is_file():
             raise PostTrainError(f"model path {path}: the folder holds no config.json, so it is not a model folder")
+    if local.is_dir():
         return str(local), None
     if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
@@ -68,7 +70,7 @@ def not_found(path: str, reason: str) -> PostTrainError:
     """The error for a model that neither lies here nor came from the hub."""
     place = Path(path).expanduser()
     if place.exists():
-        return PostTrainError(f"no model found at {path} ({reason})")
+        return PostTrainError(f"the model at {path} cannot be read: {reason}")
     return PostTrainError(f"no model {path}: no such folder{_similar(place)}, and the hub did not give it ({reason})")
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, has_score_head
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
-from lit_posttrain.models.tokenizers import eos_ids, first_line, load_tokenizer
+from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import load_weights
 from lit_posttrain.types import RowLayout
 

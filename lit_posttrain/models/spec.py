@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from lit_posttrain.errors import PostTrainError
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 Quantization = Literal["nf4", "int8"]
@@ -32,6 +35,14 @@ class LoRASpec:
     target_modules: str | list[str] = "all-linear"
     dora: bool = False
     rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise PostTrainError(f"lora.r is {self.r}; the rank must be at least 1 (16 is usual)")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise PostTrainError(f"lora.alpha is {self.alpha}; the scale must be above 0 (2 * r is usual)")
+        if not 0 <= self.dropout < 1:
+            raise PostTrainError(f"lora.dropout is {self.dropout}; it is a share, at least 0 and below 1")
 
     @property
     def peft_alpha(self) -> float:
@@ -74,3 +85,9 @@ class ModelSpec:
     special_tokens: list[str] = field(default_factory=list)
     random_init: bool = False
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise PostTrainError("the model's path is empty; name a hub model, a folder or a .gguf file")
+        if any(not token.strip() for token in self.special_tokens):
+            raise PostTrainError(f"special_tokens {self.special_tokens}: a token cannot be empty")

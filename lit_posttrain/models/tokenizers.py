@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.models.gguf_file import INSTEAD, read_header
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.spec import ModelSpec
 
@@ -27,7 +29,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     Raises:
         PostTrainError: if there is no tokenizer, or the template file does not exist.
     """
-    where, gguf = resolve(spec.tokenizer or spec.path)
+    where, gguf = resolve(spec.tokenizer, "tokenizer") if spec.tokenizer else resolve(spec.path)
     revision = None if spec.tokenizer else spec.revision  # it names a state of the model's repository
     trusted = spec.trust_remote_code
     tokenizer = _gguf_tokenizer(where, gguf) if gguf else _pretrained_tokenizer(where, revision, trusted)
@@ -41,6 +43,15 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     if spec.special_tokens:
         tokenizer.add_tokens(spec.special_tokens, special_tokens=True)
     return tokenizer
+
+
+def added_tokens(spec: ModelSpec) -> list[str]:
+    """What the spec adds to the vocabulary of the model's own tokenizer: by special_tokens, a template, or a tokenizer
+    from elsewhere."""
+    if not (spec.special_tokens or spec.chat_template or spec.tokenizer):
+        return []
+    own = replace(spec, special_tokens=[], chat_template=None, tokenizer=None)
+    return sorted(set(load_tokenizer(spec).get_vocab()) - set(load_tokenizer(own).get_vocab()))
 
 
 def _template(name: str) -> str:
@@ -60,10 +71,12 @@ def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: b
         return AutoTokenizer.from_pretrained(
             where, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
-    except (OSError, ValueError, KeyError) as problem:
+    except Exception as problem:  # files that are damaged break a library anywhere
         if not Path(where).exists():
             raise not_found(where, first_line(problem)) from problem
-        raise PostTrainError(f"no tokenizer found at {where}: {first_line(problem)}") from problem
+        if not any(file.name.startswith(("tokenizer", "vocab", "spiece")) for file in Path(where).iterdir()):
+            raise PostTrainError(f"no tokenizer in {where}; name one with --model.policy.tokenizer") from problem
+        raise PostTrainError(f"the tokenizer at {where} cannot be read: {first_line(problem)}") from problem
 
 
 def _gguf_tokenizer(where: str, gguf: str) -> Any:
@@ -73,12 +86,14 @@ def _gguf_tokenizer(where: str, gguf: str) -> Any:
     def convert(folder: Path) -> None:
         AutoTokenizer.from_pretrained(where, gguf_file=gguf).save_pretrained(folder)
 
-    return AutoTokenizer.from_pretrained(made_once(Path(where) / gguf, "tokenizer", convert))
-
-
-def first_line(problem: BaseException) -> str:
-    """The first non-empty line of an exception's message."""
-    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+    file = Path(where) / gguf
+    read_header(file)
+    try:
+        return AutoTokenizer.from_pretrained(made_once(file, "tokenizer", convert))
+    except Exception as problem:  # as above
+        raise PostTrainError(
+            f"the tokenizer in {file}: {first_line(problem).removesuffix('.')}; {INSTEAD}"
+        ) from problem
 
 
 def eos_ids(tokenizer: Any, *configs: Any) -> list[int]:

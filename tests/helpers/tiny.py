@@ -92,8 +92,14 @@ def save_model(folder: Path, seed: int = 0, **config: Any) -> Path:
     return folder
 
 
-def save_gguf(model: Path, file: Path, change: Callable[[dict[str, Tensor]], None] | None = None) -> Path:
-    """Write a tiny Llama's folder as a GGUF file in float32; change: edits the tensors, by their GGUF names."""
+def save_gguf(
+    model: Path,
+    file: Path,
+    change: Callable[[dict[str, Tensor]], None] | None = None,
+    rope_scaling: str | None = None,
+) -> Path:
+    """Write a tiny Llama's folder as a GGUF file in float32; change: edits the tensors, by their GGUF names;
+    rope_scaling: what the header says of it."""
     config, spoken = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -118,6 +124,8 @@ def save_gguf(model: Path, file: Path, change: Callable[[dict[str, Tensor]], Non
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    if rope_scaling is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope_scaling))
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)

@@ -172,7 +172,8 @@ class AuditReport:
     eos: the tokenizer's end-of-sequence token. held_out: trees set aside by --data.val_share. in_training: trees of a
     validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
     at; 0 where all were. mix: shares of an epoch, where --data.weights sets them. compared: what preferences say.
-    validation: reports of the validation sets by name.
+    left_out: what lies beside the files that were read and was not. validation: reports of the validation sets by
+    name.
     """
 
     files: list[FileAudit]
@@ -191,6 +192,7 @@ class AuditReport:
     in_training: int = 0
     mix: list[Share] = field(default_factory=list)
     compared: Compared | None = None
+    left_out: list[str] = field(default_factory=list)
     validation: dict[str, AuditReport] = field(default_factory=dict)
 
     @property
@@ -201,7 +203,7 @@ class AuditReport:
     @property
     def warnings(self) -> list[str]:
         """What a person should look at, a line each."""
-        found = [*self._about_ends(), *self._about_rows()]
+        found = [*self.left_out, *self._about_ends(), *self._about_rows()]
         if self.dated_template:
             found.append("the chat template writes the day of tokenisation into prompts; a fixed date is safer")
         for name, report in self.validation.items():

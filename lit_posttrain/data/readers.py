@@ -11,15 +11,17 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.data.kinds import KNOWN
+from lit_posttrain.data.messages import is_message
 from lit_posttrain.errors import PostTrainError
 
 _NOT_SPACE = re.compile(r"\S|\Z")
-_BATCH_ROWS = 1024
+_BOM = "\ufeff"
 _CSV_FIELD_LIMIT = 2**31 - 1
 
 
@@ -40,10 +42,13 @@ def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
 
 def _parse(raw: bytes, name: str, number: int) -> Any:
     try:
-        # without the line's end: what is missing before it would be reported as column 1 of the next line
-        return json.loads((raw.decode() if number > 1 else raw.decode("utf-8-sig")).rstrip())
+        # without the line's end: what is missing before it would be reported as column 1 of the next line. Files that
+        # were put one behind the other have a mark of their encoding in the middle
+        return json.loads(raw.decode().removeprefix(_BOM).rstrip(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _not_utf8(error, f"{name}:{number}") from error
+    except _Twice as error:
+        raise PostTrainError(f"{name}:{number}: {error}") from error
     except json.JSONDecodeError as error:
         raise PostTrainError(
             f"{name}:{number}: not valid JSON ({error.msg} column {error.colno}); mend or remove the line"
@@ -52,9 +57,26 @@ def _parse(raw: bytes, name: str, number: int) -> Any:
         raise PostTrainError(f"{name}:{number}: JSON nested too deeply to read; mend or remove the line") from error
 
 
-def _decode(raw: bytes, where: str) -> str:
+class _Twice(ValueError):
+    """A key or column that stands twice: one of the two would be lost."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        listed = list(names)
+        twice = dict.fromkeys(name for name in listed if listed.count(name) > 1)
+        super().__init__(f"{', '.join(f'`{name}`' for name in twice)} stands twice; rename or remove one")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _Twice(key for key, _ in pairs)
+    return made
+
+
+def _decode(raw: bytes, where: str, first: bool = True) -> str:
+    """Text of bytes. first: they are the first of a file, where a mark of the encoding may stand."""
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(error, where) from error
 
@@ -65,7 +87,8 @@ def _not_utf8(error: UnicodeDecodeError, where: str) -> PostTrainError:
 
 
 def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
-    """A list of objects, an object with one list value, or objects one after another (JSONL by another name)."""
+    """A list of objects, a single one, an object that holds a list of them, or objects one after another (JSONL by
+    another name)."""
     text = _decode(file.read_bytes(), name)
     if text.lstrip()[:1] == "[":
         yield from _json_items(name, text, text.index("[") + 1, listed=True)
@@ -74,18 +97,39 @@ def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
     if len(first) != 1 or not isinstance(first[0], dict):
         yield from _json_items(name, text, 0, listed=False)
         return
-    lists = [value for value in first[0].values() if isinstance(value, list)]
-    if len(lists) != 1:
+    yield from enumerate(_rows_in(first[0], name), 1)
+
+
+def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
+    """The rows of a document that is one object: itself, or those of the list that it holds."""
+    if _is_by_column(document):
         raise PostTrainError(
-            f"{name}: one object with {len(lists)} lists in it, where rows are expected; "
-            "write a list of objects, or an object that holds one such list"
+            f"{name}: columns instead of rows ({', '.join([*document][:6])}); write a list of objects, with pandas "
+            'to_json(path, orient="records")'
         )
-    yield from enumerate(lists[0], 1)
+    if not KNOWN.isdisjoint(document):
+        return [document]
+    lists = {key: value for key, value in document.items() if isinstance(value, list)}
+    if len(lists) > 1:
+        raise PostTrainError(
+            f"{name}: one object with {len(lists)} lists in it, where rows are expected ({', '.join(lists)}); write a "
+            "list of objects, or an object that holds one such list"
+        )
+    (rows,) = lists.values() or [[document]]
+    return [document] if rows and all(map(is_message, rows)) else rows
+
+
+def _is_by_column(document: Mapping[str, Any]) -> bool:
+    """Whether the values are columns: lists of single values, or objects with the numbers of rows as keys."""
+    values = list(document.values())
+    numbered = all(isinstance(v, dict) and [*v] == [str(i) for i in range(len(v))] for v in values)
+    plain = all(isinstance(v, list) and not any(isinstance(part, (list, dict)) for part in v) for v in values)
+    return len(values) > 1 and (numbered or plain) and {len(v) for v in values} == {max(len(values[0]), 1)}
 
 
 def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[int, Any]]:
     """Values one by one from position `at`, so that a large list never stands in memory as objects."""
-    decoder, number = json.JSONDecoder(), 0
+    decoder, number = json.JSONDecoder(object_pairs_hook=_object), 0
     at = _after_space(text, at)
     while at < len(text) and not (listed and text[at] == "]"):
         try:
@@ -101,6 +145,10 @@ def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[i
             raise PostTrainError(
                 f"{name}: not valid JSON ({error.msg} line {error.lineno} column {error.colno}); mend the file"
             ) from error
+        except _Twice as error:
+            raise PostTrainError(f"{name}:{number + 1}: {error}") from error
+        except RecursionError as error:
+            raise PostTrainError(f"{name}:{number + 1}: JSON nested too deeply to read; mend the file") from error
 
 
 def _after_space(text: str, at: int) -> int:
@@ -108,23 +156,14 @@ def _after_space(text: str, at: int) -> int:
     return found.start() if found else len(text)
 
 
-def parquet_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
-    """Rows of a Parquet file, numbered from 1."""
-    import pyarrow
-    import pyarrow.parquet
+def require_names(names: list[str], name: str) -> None:
+    """Refuse a table with two columns of one name.
 
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PostTrainError(
-            f"{name}: not readable as Parquet after row {number} ({reason}); write it again"
-        ) from error
+    Raises:
+        PostTrainError: it has.
+    """
+    if len(set(names)) < len(names):
+        raise PostTrainError(f"{name}: the column {_Twice(names)}")
 
 
 def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
@@ -133,7 +172,7 @@ def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
     # the limit belongs to the whole process: it is lifted while a row is read, and put back
     before = csv.field_size_limit()
     with file.open("rb") as stream:
-        lines = (_decode(raw, f"{name}:{number}") for number, raw in enumerate(stream, 1))
+        lines = (_decode(raw, f"{name}:{number}", first=number == 1) for number, raw in enumerate(stream, 1))
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
@@ -149,6 +188,9 @@ def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
                 return
             if header is None:
                 header = cells
+                require_names(header, f"{name}:{line}")
+            elif cells == header:
+                raise PostTrainError(f"{name}:{line}: the header stands here once more; remove the line")
             elif len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:

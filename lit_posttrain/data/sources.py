@@ -10,15 +10,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.data.arrow import arrow_row, arrow_rows, parquet_rows
 from lit_posttrain.data.messages import kind
-from lit_posttrain.data.readers import csv_rows, json_rows, jsonl_rows, parquet_rows
+from lit_posttrain.data.readers import csv_rows, json_rows, jsonl_rows
+from lit_posttrain.data.splits import split_files
 from lit_posttrain.errors import PostTrainError
 
 _READERS = {
@@ -26,10 +28,12 @@ _READERS = {
     ".jsonl.gz": jsonl_rows,
     ".json": json_rows,
     ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
     ".csv": csv_rows,
     ".tsv": csv_rows,
 }
 SUFFIXES = tuple(_READERS)
+_ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` notes
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.%\[\]:+-]+))?")
 _BATCH_ROWS = 1024
 _WHAT_TO_GIVE = "; give a path to a file or folder, builtin:NAME, or owner/name of a hub data set"
@@ -47,11 +51,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Source:
-    """One readable thing: `name` as shown to people, the local files that hold its content, and how to read it."""
+    """One readable thing: `name` as shown to people, the local files that hold its content, and how to read it.
+    beside: what lies in the same folder and is not read, in words."""
 
     name: str
     files: tuple[Path, ...]
     rows: Callable[[], Iterator[tuple[int, Any]]]
+    beside: str = ""
 
     def records(self) -> Iterator[Record]:
         """Stream the rows.
@@ -139,14 +145,29 @@ def _folder(path: str, place: Path) -> list[Source]:
         splits = sorted(p.parent.name for p in place.glob("*/state.json"))
         if len(splits) != 1 and "train" not in splits:
             raise PostTrainError(f"{path}: holds the splits {', '.join(splits)}; name one, such as {path}/{splits[0]}")
-        place /= "train" if "train" in splits else splits[0]
+        chosen = "train" if "train" in splits else splits[0]
+        others = ", ".join(split for split in splits if split != chosen)
+        beside = f"{path}: the split {chosen} is read" + (f", and {others} not" if others else "")
+        return [replace(_saved(path, place / chosen), beside="" if splits == ["train"] else beside)]
     if (place / "state.json").is_file():
-        return [Source(path, tuple(sorted(place.glob("*.arrow"))), lambda: _saved_rows(path, place))]
-    files = sorted(p for p in place.iterdir() if p.is_file() and p.name.lower().endswith(SUFFIXES))
+        return [_saved(path, place)]
+    files = sorted(p for p in place.iterdir() if _readable(p))
     if not files:
         inside = ", ".join(sorted(p.name for p in place.iterdir())[:8]) or "nothing"
-        raise PostTrainError(f"{path}: no {', '.join(SUFFIXES)} file directly in this folder (it holds {inside})")
-    return [_file(str(Path(path) / p.name), p) for p in files]
+        deeper = [p for p in sorted(place.iterdir()) if p.is_dir() and any(map(_readable, p.iterdir()))]
+        hint = f"; did you mean {Path(path) / deeper[0].name}?" if deeper else ""
+        raise PostTrainError(f"{path}: no {', '.join(SUFFIXES)} file directly in this folder (it holds {inside}){hint}")
+    files, beside = split_files(path, files)
+    sources = [_file(str(Path(path) / p.name), p) for p in files]
+    return [replace(sources[0], beside=beside), *sources[1:]]
+
+
+def _readable(file: Path) -> bool:
+    return file.is_file() and file.name.lower().endswith(SUFFIXES) and file.name not in _ABOUT_DATA
+
+
+def _saved(path: str, place: Path) -> Source:
+    return Source(path, tuple(sorted(place.glob("*.arrow"))), lambda: _saved_rows(path, place))
 
 
 def _hub(path: str, name: str, config: str | None, split: str, streaming: bool) -> Source:
@@ -177,7 +198,7 @@ def _streamed_rows(path: str, loaded: Any) -> Iterator[tuple[int, Any]]:
             raise PostTrainError(
                 f"{path}: not readable after row {number} ({type(error).__name__}: {reason}); resume once it is again"
             ) from error
-        yield number, row
+        yield number, arrow_row(row)
 
 
 def _saved_rows(path: str, place: Path) -> Iterator[tuple[int, Any]]:
@@ -196,4 +217,4 @@ def _dataset_rows(loaded: Any) -> Iterator[tuple[int, Any]]:
     for batch in loaded.iter(batch_size=_BATCH_ROWS):
         for values in zip(*batch.values(), strict=True):
             number += 1
-            yield number, dict(zip(batch, values, strict=True))
+            yield number, arrow_row(dict(zip(batch, values, strict=True)))

@@ -132,6 +132,7 @@ class TreeStream:
         report = maker.report({"file_index": origin, **columns}, compared(trees.responses()))
         report.files = [audit for audit in report.files if audit.rows] or report.files[:1]
         report.first_rows = report.total.rows
+        report.left_out = [source.beside for source in self.sources if source.beside]
         return report
 
     def findings(self) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import tiny
 
 from lit_posttrain.data.sources import find_sources, read_records
+from lit_posttrain.data.tokenize import TokenizeOptions, build_store
 from lit_posttrain.errors import PostTrainError
 
 ROWS = [{"prompt": f"question {i}", "completion": f"answer\n{i}, with é"} for i in range(5)]
@@ -90,6 +92,107 @@ def test_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     assert [Path(s.name).name for s in find_sources(str(tmp_path))] == ["a.json", "b.jsonl"]
 
 
+def test_what_arrow_adds_is_no_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import pyarrow
+
+    def calls(name: str, **arguments: Any) -> dict[str, Any]:
+        call = {"function": {"name": name, "arguments": arguments}}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, calls("f", city="Ghent")], "extra": None},
+        {"messages": [{"role": "user", "content": "b"}, calls("g", days=[1, 2])], "extra": "x"},
+    ]
+    table = pyarrow.Table.from_pylist(rows)
+    assert table.to_pylist() != rows  # nulls for the other's arguments
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    with pyarrow.OSFile(str(tmp_path / "b.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table)
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    for name in ("a.parquet", "a.arrow", "b.arrow", "saved"):
+        assert [r.data for r in read_records(str(tmp_path / name))] == rows, name
+    for streaming in (False, True):
+        made = datasets.Dataset.from_list(rows)
+        loaded = made.to_iterable_dataset() if streaming else made
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, loaded=loaded, **__: loaded)
+        (source,) = find_sources("owner/name", streaming)
+        assert [r.data for r in source.records()] == rows
+    said = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"limit": None}}}]}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": said}) + "\n")
+    assert next(read_records(str(tmp_path / "a.jsonl"))).data == {"messages": said}  # somebody wrote this null
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.json"])
+def test_marks_of_the_encoding_are_no_content(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    text = {"a.jsonl": '{"text": "a"}', "a.json": '[{"text": "a"}]'}.get(name, "text\na")
+    path.write_text(f"\ufeff{text}\n", encoding="utf-8")
+    assert [r.data for r in read_records(str(path))] == [{"text": "a"}]
+    (tmp_path / "b.jsonl").write_text('{"text": "a"}\n\ufeff{"text": "\ufeffb"}\n', encoding="utf-8")
+    assert [r.data["text"] for r in read_records(str(tmp_path / "b.jsonl"))] == ["a", "\ufeffb"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "completion": "A"},
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+        {"instruction": "Q", "output": "A", "history": [["a", "b"]]},
+        {"prompt": "Q", "responses": [{"text": "A", "rank": 0}, {"text": "B", "rank": 1}]},
+        {"frage": "Q", "antwort": "A"},
+        {"dialog": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+    ],
+)
+def test_one_object_in_a_json_file_is_a_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(row, indent=2))
+    assert [r.data for r in read_records(str(path))] == [row]
+
+
+@pytest.mark.parametrize(
+    ("files", "read", "left_out"),
+    [
+        ("train-00000-of-00002.jsonl train-00001-of-00002.jsonl test-00000-of-00001.jsonl", [0, 1], "test-00000"),
+        ("train.jsonl test.jsonl validation.jsonl", [0], "test.jsonl, validation.jsonl"),
+        ("chat_train.json maths.jsonl chat_eval.json", [0, 1], "chat_eval.json"),
+        ("a.jsonl b.jsonl", [0, 1], ""),
+        ("dev.jsonl sft_dev.jsonl", [0, 1], ""),
+        ("contest.jsonl trains.jsonl developer.jsonl latest.jsonl", [0, 1, 2, 3], ""),
+        ("train.jsonl dataset_info.json state_of_things.jsonl", [0, 2], ""),
+    ],
+)
+def test_rows_to_measure_on_are_not_mixed_into_a_folders_others(
+    tmp_path: Path, files: str, read: list[int], left_out: str
+) -> None:
+    names = files.split()
+    for name in names:
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+    sources = find_sources(str(tmp_path))
+    assert sorted(Path(s.name).name for s in sources) == sorted(names[i] for i in read)
+    assert [left_out in s.beside for s in sources if s.beside] == [True] * bool(left_out)
+
+
+@pytest.mark.parametrize("files", ["test.jsonl validation.jsonl", "test.jsonl more.jsonl"])
+def test_a_folder_that_does_not_say_what_is_meant_is_refused(tmp_path: Path, files: str) -> None:
+    for name in files.split():
+        (tmp_path / name).write_text('{"text": "a"}')
+    with pytest.raises(
+        PostTrainError, match=r"holds files to measure on \(.*test.jsonl.*name the files to read, such as"
+    ):
+        find_sources(str(tmp_path))
+
+
+def test_the_audit_says_what_was_not_read(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "what is it", "completion": "a fox"}\n')
+    _, audit = build_store([str(tmp_path)], tiny.tokenizer(), TokenizeOptions(), str(tmp_path / "cache"))
+    assert any("test.jsonl" in line for line in audit.warnings)
+    assert (len(audit.files), audit.total.rows) == (1, 1)
+
+
 def test_saved_data_sets(tmp_path: Path) -> None:
     import datasets
 
@@ -152,6 +255,14 @@ def test_hub_name_goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.parquet", b"no parquet", r": not readable as Parquet after row 0"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r":3: 3 cells under 2 columns \(a, b\); mend the row"),
         ("a.csv", b'a,b\n"1,2\n', r":2: not valid CSV"),
+        ("a.csv", b"text,label,text\n1,2,3\n", r":1: the column `text` stands twice; rename or remove one"),
+        ("a.csv", b"a,b\n1,2\na,b\n3,4\n", r":3: the header stands here once more; remove the line"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b", "text": "c"}\n', r":2: `text` stands twice; rename or remove"),
+        ("a.json", b'[{"text": "b", "text": "c"}]', r":1: `text` stands twice; rename or remove one"),
+        ("a.json", b'{"prompt": ["a", "b"], "completion": ["c", "d"]}', r": columns instead of rows \(prompt, com"),
+        ("a.json", b'{"prompt": {"0": "a"}, "completion": {"0": "c"}}', r": columns instead of rows \(prompt, com"),
+        ("a.json", b'{"train": [{"text": "a"}], "test": [{"text": "b"}]}', r": one object with 2 lists .*train, test"),
+        ("a.arrow", b"no arrow", r": not readable as Arrow after row 0"),
         ("a.txt", b"words", r": not a known kind of file; rename or convert it to one of \.jsonl"),
     ],
 )

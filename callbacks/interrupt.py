@@ -1,5 +1,5 @@
-"""Ctrl-C or SIGTERM ends a run at the end of an optimizer step, saved, so that it can go on later as if nothing had
-happened."""
+"""Ctrl-C, SIGTERM or SIGHUP ends a run at the end of an optimizer step, saved, so that it can go on later as if nothing
+had happened."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
+from lit_posttrain.callbacks.protocols import StartsProcesses
+from lit_posttrain.signals import STOPS, give_back, handled_here, leave_closed_terminal, take_over
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class GracefulInterrupt(Callback):
-    """On the first Ctrl-C or SIGTERM finishes the optimizer step, saves last.ckpt and ends the run; a further Ctrl-C
-    stops at once.
+    """On the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) finishes the optimizer step, saves last.ckpt and ends
+    the run; a further Ctrl-C stops at once. Processes that a run starts are not concerned: a signal ends them as usual.
 
     The validation that would follow the step is left out, except after the last step, which ends the run by itself.
     `interrupted` says afterwards whether it came to that, `signal` which one it was.
@@ -48,8 +50,8 @@ class GracefulInterrupt(Callback):
             raise SIGTERMException
         self.interrupted, self._between_steps = False, True
         if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous_handlers[number] = signal.signal(number, self._handle)
+            for number in filter(handled_here, STOPS):
+                self._previous_handlers[number] = take_over(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted and number == signal.SIGINT:
@@ -58,6 +60,8 @@ class GracefulInterrupt(Callback):
             return
         self.interrupted, self.signal = True, number
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
         print(f"\nstopping after this optimizer step{again}", flush=True)
 
     def on_train_batch_end(
@@ -77,9 +81,10 @@ class GracefulInterrupt(Callback):
         own = self.interrupted
         self.interrupted = bool(trainer.strategy.reduce_boolean_decision(own, all=False))
         if self.interrupted:  # known to all processes by now
-            terminated = own and self.signal == signal.SIGTERM
-            terminated = bool(trainer.strategy.reduce_boolean_decision(terminated, all=False))
-            self.signal = signal.SIGTERM if terminated else signal.SIGINT
+            for number in STOPS:  # the last one that any process got
+                got = own and self.signal == number
+                if trainer.strategy.reduce_boolean_decision(got, all=False):
+                    self.signal = number
         return self.interrupted
 
     def _stop(self, trainer: Trainer) -> None:
@@ -112,11 +117,13 @@ class GracefulInterrupt(Callback):
             saved = (Path(trainer.default_root_dir) / "last.ckpt").exists()
             way = f"go on from the last save with: {self._how(trainer)}" if saved else "nothing was saved yet"
             print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
+        if isinstance(pl_module, StartsProcesses):
+            pl_module.end_processes(stuck_only=True)
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
         for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
+            give_back(number, handler)
         self._previous_handlers = {}
         if self._validation_batches is not None:
             trainer.limit_val_batches = self._validation_batches

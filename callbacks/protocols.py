@@ -131,6 +131,15 @@ class TrainsInPhases(Protocol):
 
 
 @runtime_checkable
+class StartsProcesses(Protocol):
+    """A method whose rewards may start processes."""
+
+    def end_processes(self, stuck_only: bool) -> None:
+        """End those that still run; stuck_only: what a call has used that was cut short."""
+        ...
+
+
+@runtime_checkable
 class ShowsCompletions(TrainsInPhases, Protocol):
     """Such a method, with what it has sampled in the phase at hand. reward_names: of what is rewarded."""
 

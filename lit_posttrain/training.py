@@ -6,8 +6,10 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -32,12 +34,14 @@ from lit_posttrain.callbacks import (
     ThroughputMonitor,
     run_checkpoints,
 )
+from lit_posttrain.callbacks.protocols import StartsProcesses
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.guards import TERMINATED, explained_failures, terminable
+from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import OneLineParser
 from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
+from lit_posttrain.signals import Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -82,18 +86,26 @@ class PostTrainCLI(LightningCLI):
                 )
         except SIGTERMException:
             self._forget_unborn_run()
-            raise SystemExit(TERMINATED) from None  # Lightning's own status would be 0
+            raise Terminated(signal.SIGTERM) from None  # Lightning's own status would be 0
         except SystemExit as stop:
             trainer = getattr(self, "trainer", None)
             if trainer is None or not trainer.interrupted:
                 raise  # such as after --print_config
             self._forget_unborn_run()
-            if stop.code == TERMINATED:
+            if isinstance(stop, Terminated):
                 raise
-            raise KeyboardInterrupt from stop
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into its own exit
+                raise KeyboardInterrupt from stop
+            raise PostTrainError(
+                f"{_origin(stop)} called sys.exit({stop.code or 0}) in the middle of the run"
+            ) from stop
         except BaseException:
             self._forget_unborn_run()
             raise
+        finally:
+            model = getattr(self, "model", None)
+            if run and isinstance(model, StartsProcesses):
+                model.end_processes(stuck_only=False)
 
     def _forget_unborn_run(self) -> None:
         """Nothing stays of a run that failed before its first step; what it did not write itself does."""
@@ -250,6 +262,12 @@ class PostTrainCLI(LightningCLI):
         chosen = WandbOptions(**options.as_dict())
         wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
+
+
+def _origin(problem: BaseException) -> str:
+    """`file:line` of the code that raised."""
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{place.filename}:{place.lineno}"
 
 
 def _next_commands(run: Path, model: PostTrainingModule) -> list[str]:

@@ -306,6 +306,11 @@ class OnPolicyModule(ReferencedModule):
         """End the engine."""
         super().teardown(stage)
         self._sampler.end()
+        self.rewards.processes.end_stuck()
+
+    def end_processes(self, stuck_only: bool) -> None:
+        """End what rewards have started."""
+        self.rewards.processes.end_stuck() if stuck_only else self.rewards.processes.end()
 
     def _attach_logprobs(self, trees: Sequence[Tree]) -> Stats:
         """Into the trees: log-probs of the policy as it is (`old`), where it will have moved before they are used, and

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from lit_posttrain.signals import give_back, take_over
 
 _AGAIN_S = 1.0  # after which it rings again: a bare `except:` may have caught the first
 
@@ -19,20 +22,37 @@ class TooLong(BaseException):
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TooLong within the block after so many seconds.
 
-    By an alarm, which ends a loop or a wait of Python code wherever it is. Alarms exist in the main thread of a Unix
-    process alone; elsewhere the block may take as long as it likes.
+    By a signal, which ends a loop or a wait of Python code wherever it is. SIGALRM is left to rewards, many of which
+    set alarms of their own: SIGVTALRM rings, sent by a thread, and by the timer of the processor's time where a call (a
+    regular expression, say) does not let other threads run. Signals reach the main thread of a Unix process alone;
+    elsewhere the block may take as long as it likes.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
+    ends = time.monotonic() + seconds
+    over = threading.Event()
+    thread = threading.get_ident()
 
     def ring(number: int, frame: Any) -> None:
-        raise TooLong(f"it took longer than {seconds:g} s")
+        if not over.is_set() and time.monotonic() >= ends:  # many threads use up the processor's time sooner
+            raise TooLong(f"it took longer than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
+    def watch() -> None:
+        left = seconds
+        while not over.wait(left):
+            if time.monotonic() >= ends:
+                signal.pthread_kill(thread, signal.SIGVTALRM)
+            left = max(ends - time.monotonic(), 0.0) or _AGAIN_S
+
+    before = take_over(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _AGAIN_S)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        over.set()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        watcher.join()  # or its signal would meet the old handler, which ends the process
+        give_back(signal.SIGVTALRM, before)

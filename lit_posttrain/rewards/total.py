@@ -18,7 +18,9 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
+from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
+from lit_posttrain.signals import Terminated
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ Problems = dict[int, BaseException]  # by the place of the response
 _SHOWN = 80  # characters of an error
 _MOST_TIMEOUTS = 3  # of single responses in a batch
 _GRACE_S = 1.0  # for an async reward to be cancelled
+_FAILURES = (Exception, SystemExit, TooLong)  # a sys.exit of generated code that a reward runs is an error like others
 
 
 @dataclass
@@ -78,6 +81,7 @@ class RewardSum:
             raise PostTrainError(f"reward_timeout is {timeout:g}; it must be above 0, in seconds")
         self.rewards, self.timeout = list(rewards), timeout
         self._told: set[str] = set()  # names of those that were reported
+        self.processes = RewardProcesses()
         self.begin()
 
     def begin(self) -> None:
@@ -120,9 +124,9 @@ class RewardSum:
         """(M,) values with NaN for none, and (M,) whether it failed."""
         try:
             values, problems = self._values(reward, batch)
-        except PostTrainError:
+        except (PostTrainError, Terminated):
             raise
-        except (Exception, TooLong) as whole:
+        except _FAILURES as whole:
             self._tell_once(reward, batch, whole)
             values, problems = self._one_by_one(reward, batch)
         failed = torch.zeros(len(batch), dtype=torch.bool)
@@ -144,9 +148,9 @@ class RewardSum:
                 values[place] = own[0]
                 if found:
                     problems[place] = found[0]
-            except PostTrainError:
+            except (PostTrainError, Terminated):
                 raise
-            except (Exception, TooLong) as single:
+            except _FAILURES as single:
                 problems[place] = single
                 if sum(isinstance(problem, TooLong) for problem in problems.values()) >= _MOST_TIMEOUTS:
                     raise PostTrainError(
@@ -164,7 +168,7 @@ class RewardSum:
         log.warning(told, reward.name, len(batch), _short(problem), remedy)
 
     def _values(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
-        with time_limit(self.timeout):
+        with self.processes.watched(), time_limit(self.timeout):
             said = reward.score(batch)
             if inspect.isawaitable(said):
                 said = _awaited(said, self.timeout)

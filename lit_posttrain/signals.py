@@ -1,0 +1,104 @@
+"""Signals that this process handles in a way of its own, and that its children must not inherit.
+
+A forked child has its parent's handlers: one that only notes "stop after this step" makes a worker of a pool immune to
+`terminate()`, and whoever waits for it waits forever. What replaces a handler here is undone in every forked child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TAKEN: Counter[int] = Counter()  # how many handlers of ours each signal has, one on top of another
+_hooked = False
+_EXIT = 128  # a shell reports 128 + the number of the signal that ended a process
+
+
+class RunStopped(BaseException):
+    """A signal asked a run to stop, and what it was doing is not worth finishing. No Exception: rewards catch those.
+
+    number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Terminated(SystemExit):
+    """A signal ended the process before there was anything to save. `code` is its exit status."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(_EXIT + number)
+
+
+def take_over(number: int, handler: Handler) -> Any:
+    """As `signal.signal`, without effect on children that are forked from now on, until `give_back`. In the main thread
+    only."""
+    global _hooked
+    if not _hooked:
+        os.register_at_fork(after_in_child=_be_an_ordinary_process)
+        _hooked = True
+    _TAKEN[number] += 1
+    return signal.signal(number, handler)
+
+
+def give_back(number: int, previous: Any) -> None:
+    """Put back what `take_over` gave."""
+    signal.signal(number, previous)
+    _TAKEN[number] -= 1
+
+
+def handled_here(number: int) -> bool:
+    """Whether a handler of ours may replace what is done about a signal: `nohup` has SIGHUP ignored, and means it."""
+    return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+
+
+def leave_closed_terminal() -> None:
+    """Have what is printed from now on go nowhere, if the terminal that it went to is closed: printing to it fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.write("\n")
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _be_an_ordinary_process() -> None:
+    """In a forked child: what the interpreter does by itself. Lightning's handlers of the same signals go as well."""
+    if not any(_TAKEN.values()):
+        return
+    for number in {*STOPS, *_TAKEN}:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _TAKEN.clear()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the process, so that what a run has begun before its first step is cleared away;
+    while it trains, `GracefulInterrupt` saves instead."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Terminated(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if handled_here(number)]
+    previous = {number: take_over(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            give_back(number, handler)

@@ -42,8 +42,8 @@ def after_prompt(
     prompt: Messages, sides: Sequence[Messages], column: str, names: Sequence[str]
 ) -> tuple[Messages, list[Messages]]:
     """The prompt, and what of each side follows it. A side may be a response alone, or a conversation that begins with
-    the prompt; a system turn of the sides belongs to the prompt. A prompt of one turn may be one of several that the
-    sides begin with.
+    the prompt; a system turn of the sides belongs to the prompt. A prompt of one turn may be one of several that all
+    sides begin with: those are then the prompt.
 
     Raises:
         BadRow: a side begins with another prompt, or another system prompt.
@@ -61,12 +61,12 @@ def after_prompt(
         raise BadRow("two prompts", f"`{column}` and `{names[0]}` have different system prompts; keep one of them")
     bare = [_split(side)[1] for side in sides]
     turns = [side for side in bare if side and side[0]["role"] != "assistant"]
-    if all(same(side[: len(asked)], asked) for side in turns):
-        return [*system, *asked], [side[len(asked) :] if _begins(side) else side for side in bare]
-    if len(turns) == len(sides) and len(asked) == 1:
-        common = shared_prompt(turns[0], turns[-1]) if len(turns) > 1 else _up_to_answer(turns[0])
+    if len(turns) == len(sides) > 1 and len(asked) == 1:
+        common = turns[0][: min(_parted(turns[0], side) for side in turns[1:])]
         if any(same([turn], asked) for turn in common):
             return [*system, *common], [side[len(common) :] for side in bare]
+    if all(same(side[: len(asked)], asked) for side in turns):
+        return [*system, *asked], [side[len(asked) :] if _begins(side) else side for side in bare]
     name, side = next(
         (n, s) for n, s in zip(names, bare, strict=True) if _begins(s) and not same(s[: len(asked)], asked)
     )
@@ -84,14 +84,20 @@ def shared_prompt(first: Messages, second: Messages, only_last: bool = False) ->
     """
     if same(first, second):
         raise equal_responses()
-    parted = 0
-    while parted < min(len(first), len(second)) and same(first[parted : parted + 1], second[parted : parted + 1]):
-        parted += 1
+    parted = _parted(first, second)
     if parted == 0 or (only_last and not len(first) == len(second) == parted + 1):
         raise NothingToLearn(
             "no shared prompt", "the two sides begin differently: they answer no common prompt; remove the row"
         )
     return first[:parted]
+
+
+def _parted(first: Messages, second: Messages) -> int:
+    """Number of turns that both begin with."""
+    parted = 0
+    while parted < min(len(first), len(second)) and same(first[parted : parted + 1], second[parted : parted + 1]):
+        parted += 1
+    return parted
 
 
 def _split(messages: Messages) -> tuple[Messages, Messages]:
@@ -102,14 +108,6 @@ def _split(messages: Messages) -> tuple[Messages, Messages]:
 
 def _begins(side: Messages) -> bool:
     return bool(side) and side[0]["role"] != "assistant"
-
-
-def _up_to_answer(side: Messages) -> Messages:
-    """All turns before the last ones of the assistant."""
-    end = len(side)
-    while end and side[end - 1]["role"] != "user":
-        end -= 1
-    return side[:end]
 
 
 def _excerpt(messages: Messages) -> str:

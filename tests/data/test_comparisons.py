@@ -16,8 +16,10 @@ from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.preference import PreferenceData, PreferenceOptions
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.tokenize import build_store
+from lit_posttrain.data.turns import TRANSCRIPT
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Role
 
@@ -134,10 +136,131 @@ def test_majority_takes_votes_as_certain() -> None:
         comparison({**row, "annotator1": 0}, annotators="majority")
 
 
+def calling(name: str, **arguments: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (calling("f"), calling("g")),
+        (calling("f", x=1), calling("f", x=2)),
+        ({**said("A"), "reasoning_content": "so"}, {**said("A"), "reasoning_content": "no"}),
+        ({**said("A"), "thinking": "so"}, said("A")),
+        (said("A"), {**said("A"), "tool_calls": calling("f")["tool_calls"]}),
+        (said("A"), {**said("A"), "name": "bob"}),
+    ],
+)
+def test_responses_are_equal_only_in_all_they_hold(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert len(comparison({"prompt": "Q", "chosen": [first], "rejected": [second]}).candidates) == 2
+    assert len(comparison({"chosen": [USER, first], "rejected": [USER, second]}).candidates) == 2
+    ranked = [{"rank": 0, "content": [first]}, {"rank": 1, "content": [second]}]
+    assert [c.messages for c in comparison({"prompt": "Q", "responses": ranked}).candidates] == [[first], [second]]
+    whole = {"chosen": [USER, first], "rejected": [USER, first]}
+    for row in ({"prompt": "Q", "chosen": [first], "rejected": [first]}, whole):
+        with pytest.raises(NothingToLearn, match="both responses are the same"):
+            comparison(row)
+
+
+SYSTEM = {"role": "system", "content": "S"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": [SYSTEM, USER, said("A")], "rejected": [SYSTEM, USER, said("B")]},
+        {"prompt": [SYSTEM, USER], "chosen": [SYSTEM, USER, said("A")], "rejected": [SYSTEM, USER, said("B")]},
+        {"prompt": [SYSTEM, USER], "chosen": [USER, said("A")], "rejected": [said("B")]},
+        {"prompt": "Q", "chosen": [SYSTEM, said("A")], "rejected": [SYSTEM, said("B")]},
+        {"prompt": "Q", "chosen": [SYSTEM, USER, said("A")], "rejected": [said("B")]},
+        {"chosen": [SYSTEM, USER, said("A")], "rejected": [SYSTEM, USER, said("B")]},
+        {"prompt": "Q\n", "system": "S", "chosen": [USER, said("A")], "rejected": [USER, said("B")]},
+        {"prompt": "Q", "system_prompt": "S", "chosen": "A", "rejected": "B"},
+        {"prompt": "Q", "response1": [SYSTEM, USER, said("A")], "response2": [SYSTEM, USER, said("B")], "label": 1.0},
+    ],
+)
+def test_a_system_turn_belongs_to_the_prompt_wherever_it_stands(row: dict[str, Any]) -> None:
+    made = comparison(row)
+    assert [(m["role"], m["content"].strip()) for m in made.prompt] == [("system", "S"), ("user", "Q")]
+    assert shown(made) == CHOSEN_A
+
+
+def test_a_prompt_may_be_one_turn_of_those_that_the_sides_begin_with() -> None:
+    turns = [USER, said("first"), {"role": "user", "content": "Q2"}]
+    sides = {"chosen": [*turns, said("A")], "rejected": [*turns, said("B")]}
+    for prompt in ("Q", "Q2", " Q2 "):
+        made = comparison({"prompt": prompt, **sides})
+        assert (made.prompt, shown(made)) == (turns, CHOSEN_A)
+    with pytest.raises(BadRow, match=r"`chosen` begins with 'Q' where `prompt` is 'Other'; mend it, or remove one"):
+        comparison({"prompt": "Other", **sides})
+    other = [{"role": "system", "content": "T"}, USER]
+    with pytest.raises(BadRow, match="`prompt` and `chosen` have different system prompts"):
+        comparison({"prompt": other, "chosen": [SYSTEM, USER, said("A")], "rejected": [SYSTEM, said("B")]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "messages"),
+    [
+        ('[{"from": "Ghent", "to": "Bruges"}]', None),
+        ('[{"role": "admin", "content": "x"}]', None),
+        ('[{"role": "user"}]', None),
+        ("[{not json", None),
+        ("\n\nHuman: that is how it begins", None),
+        ("Assistant: A", None),
+        ('[{"role": "assistant", "content": "A"}]', [said("A")]),
+        ("\n\nAssistant: A", [said("A")]),
+    ],
+)
+def test_a_response_is_read_as_more_than_text_only_where_it_must_be(
+    answer: str, messages: list[dict[str, Any]] | None
+) -> None:
+    row = Row({"prompt": "Q", "chosen": answer, "rejected": "B"})
+    made = recognise_comparison(Record({**row}, "pairs.jsonl", 1)).read(row)
+    assert made.candidates[0].messages == (messages or [said(answer)])
+    assert bool(row.notes) == (messages is not None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "messages"),
+    [
+        ("Human: beings are odd", None),
+        ("Human: are they?\n\nHuman: yes", None),
+        ("Assistant: you are one", None),
+        ("Human: Q\n\nAssistant:", [USER]),
+        ("\n\nHuman: Q", [USER]),
+        ("Human: Q\n\nAssistant: Well,", [USER, said("Well,")]),
+    ],
+)
+def test_a_prompt_is_a_transcript_only_if_both_speak(prompt: str, messages: list[dict[str, Any]] | None) -> None:
+    row = Row({"prompt": prompt, "chosen": "A", "rejected": "B"})
+    made = recognise_comparison(Record({**row}, "pairs.jsonl", 1)).read(row)
+    assert made.prompt == (messages or [{"role": "user", "content": prompt}])
+    assert row.notes == ([TRANSCRIPT] if messages else [])
+
+
+@pytest.mark.parametrize("number", [int, float, str, lambda n: f"{n}.0"])
+def test_whole_numbers_of_any_kind(number: Any) -> None:
+    ranks = {"prompt": "Q", "responses": ["A", "B"], "ranks": [number(1), number(2)]}
+    assert shown(comparison(ranks)) == [("A", "RANKED", 0.0), ("B", "RANKED", 1.0)]
+    within = [{"text": "A", "rank": number(0)}, {"text": "B", "rank": number(1)}]
+    assert shown(comparison({"prompt": "Q", "responses": within})) == [("A", "RANKED", 0.0), ("B", "RANKED", 1.0)]
+    assert shown(comparison({"prompt": "Q", "output_1": "B", "output_2": "A", "label": number(2)})) == CHOSEN_A
+    assert shown(comparison({"prompt": "Q", "completion": "A", "label": number(1)})) == CHOSEN_A[:1]
+    assert shown(comparison({"prompt": "Q", "completion": "B", "label": number(0)})) == [("B", "REJECTED", 0.0)]
+    assert shown(comparison({"prompt": "Q", "completion": "B", "label": number(-1)})) == [("B", "REJECTED", 0.0)]
+    cells = {"prompt": "Q", "responses": json.dumps(["A", "B"]), "ranks": json.dumps([number(1), number(2)])}
+    assert shown(comparison(cells)) == [("A", "RANKED", 0.0), ("B", "RANKED", 1.0)]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"chosen": f"{HUMAN} A", "rejected": f"{HUMAN} A"}, "equal responses"),
+        (
+            {"prompt": "Q", "chosen": [SYSTEM, USER, said("A")], "rejected": [USER, said("B")]},
+            "no shared prompt",
+        ),
         ({"prompt": "Q", "chosen": "A", "rejected": "A "}, "equal responses"),
         ({"prompt": [USER], "chosen": [said("A")], "rejected": [said(" ")]}, "empty response"),
         ({"chosen": f"{HUMAN} A", "rejected": "\n\nHuman: other\n\nAssistant: B"}, "no shared prompt"),

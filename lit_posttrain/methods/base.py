@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -57,11 +57,13 @@ class Term:
 class PostTrainingModule(MeasuredModule):
     """Base class of all methods. Subclasses implement `loss_terms`.
 
-    head: what stands on the model that is trained, a language model's head or a score. monitored: the metric of the
-    validation that says which weights are the best, and whether its lowest or its highest value does.
+    head: what stands on the model that is trained, a language model's head or a score. dropout: whether the
+    model's own dropout is on by default. monitored: the metric of the validation that says which weights are the best,
+    and whether its lowest or its highest value does.
     """
 
     head: ClassVar[Head] = "lm"
+    dropout: ClassVar[bool] = False
     monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/loss", "min")
     policy: Backbone | None
 
@@ -363,7 +365,8 @@ class PostTrainingModule(MeasuredModule):
         return build_scorer if self.head == "score" else build_policy
 
     def built(self, build: Callable[..., AnyModel], spec: ModelSpec, vocabulary: int) -> AnyModel:
-        """A model of a spec, sharded where the strategy shards."""
+        """A model of a spec, sharded where the strategy shards, with dropout where it is asked for or usual."""
+        spec = spec if spec.dropout is not None else replace(spec, dropout=self.dropout)
         if self.device_mesh is None:
             return build(spec, vocabulary, device_type=self._device_type())
         mesh = self.device_mesh["data_parallel"]

@@ -60,7 +60,8 @@ def weights_hash(model: Backbone) -> str:
     """A hash of all that decides a model's log-probs: its config and its weights but those of fresh adapters, which
     change nothing, and of a value head. With sharded weights all ranks must call it."""
     digest = hashlib.blake2b(digest_size=16)
-    config = {name: value for name, value in model.config.to_dict().items() if name not in _NO_DIFFERENCE}
+    about = model.config.to_dict().items()
+    config = {name: value for name, value in about if name not in _NO_DIFFERENCE and "drop" not in name}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in model.state_dict().items():
         if "lora_" in name or name.startswith("value_head."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from lit_posttrain.methods.base import PostTrainingModule, Term
 from lit_posttrain.ops.losses import negative_log_likelihood
@@ -16,6 +17,8 @@ class SFT(PostTrainingModule):
     loss = sum over the step's counted tokens of -log pi(token) / number of counted tokens of the step.
     Metrics: loss, entropy (mean per token, nats), mean_token_accuracy, perplexity (exp of the loss), num_tokens.
     """
+
+    dropout: ClassVar[bool] = True
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The negative log-likelihood per token."""

@@ -15,6 +15,7 @@ import torch
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.adapters import add_adapters
 from lit_posttrain.models.architectures import attention_implementation
+from lit_posttrain.models.dropout import without_dropout
 from lit_posttrain.models.gguf_file import INSTEAD, read_header, require_all_read
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.policy import Policy, Scorer, ValueModel
@@ -125,17 +126,32 @@ def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_
             "random_init draws the base anew whenever a checkpoint is loaded, and adapters are saved without it; "
             "train all weights (no lora), or start from a saved model"
         )
+    if head == "score":
+        _require_classifier(spec)
     model = _empty_model(spec, head, device_type) if meta else _load_model(spec, head, device_type)
     if spec.lora is not None:
         _require_no_new_tokens(spec, vocabulary, model.get_input_embeddings().num_embeddings)
     if vocabulary > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(vocabulary)
+    if spec.dropout is False:
+        without_dropout(model)
     if spec.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.lora is not None:
         model = add_adapters(model, spec.lora, head)
     model.train()
     return model
+
+
+def _require_classifier(spec: ModelSpec) -> None:
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    config = load_config(spec, "score")
+    if not spec.trust_remote_code and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise PostTrainError(
+            f"{spec.path}: transformers has no sequence classifier of {config.model_type} models, so none can become a "
+            "reward model or a critic; name another"
+        )
 
 
 def _require_no_new_tokens(spec: ModelSpec, vocabulary: int, rows: int) -> None:

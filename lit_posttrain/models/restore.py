@@ -124,7 +124,7 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
         saved["lora"] = LoRASpec(**saved["lora"]) if saved["lora"] else None
         spec = ModelSpec(**saved)
         # a file of weights must not be able to switch on code: only the caller can
-        spec = replace(spec, checkpointing=False, trust_remote_code=trust_remote_code)
+        spec = replace(spec, checkpointing=False, dropout=None, trust_remote_code=trust_remote_code)
         state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
     tokenizer = load_tokenizer(spec)
     device = torch.device(device)

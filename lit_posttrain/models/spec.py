@@ -66,6 +66,8 @@ class ModelSpec:
         quantization: Load the frozen base in 4 bits (nf4) or 8 bits (int8) with bitsandbytes; needs lora to train.
         attention: Attention implementation; auto takes the one that is exact and fast for the model.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        dropout: Whether the model's own dropout (0.1 in GPT-2, say) is on while training. Default: on in SFT; off in
+            the other methods, which compare log-probabilities or scores and would compare noise. lora.dropout is apart.
         chat_template: Template for a model that has none, or to replace its own: chatml, or a Jinja file.
         tokenizer: Where the tokenizer comes from when it is not beside the model.
         special_tokens: Tokens to add to the vocabulary; the embeddings grow to fit.
@@ -80,6 +82,7 @@ class ModelSpec:
     quantization: Quantization | None = None
     attention: Attention = "auto"
     checkpointing: bool = False
+    dropout: bool | None = None
     chat_template: str | None = None
     tokenizer: str | None = None
     special_tokens: list[str] = field(default_factory=list)

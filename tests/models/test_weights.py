@@ -20,6 +20,7 @@ from transformers import (
 
 from lit_posttrain import ModelSpec, PostTrainError
 from lit_posttrain.models.loading import build_policy, build_scorer, build_value_model
+from lit_posttrain.models.restore import restore
 from lit_posttrain.models.weights import load_weights
 
 Edit = Callable[[dict[str, Tensor]], Any]
@@ -193,3 +194,11 @@ def test_loading_a_state_dict_copies_nothing_that_does_not_fit() -> None:
     assert torch.equal(module[1].weight, state["1.weight"])
     with pytest.raises(PostTrainError, match=r"2 tensors of 4 missing \(0.bias, 0.weight\)"):
         load_weights(module, {n: v for n, v in state.items() if n.startswith("1.")}, "x", frozen_too=True)
+
+
+def test_an_architecture_that_has_no_classifier(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("granite", **SMALL)).save_pretrained(tmp_path)
+    with pytest.raises(PostTrainError, match="no sequence classifier of granite models"):
+        build_scorer(ModelSpec(str(tmp_path)), 400)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    assert restore(str(tmp_path)).policy, "it can be used all the same"

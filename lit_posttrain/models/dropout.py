@@ -1,0 +1,29 @@
+"""Switching off what a model does at random while it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+# by their names in configs and modules: dropout, attn_pdrop, layerdrop, drop_path_rate; a router's jitter_noise
+_RANDOM = ("drop", "jitter")
+
+
+def without_dropout(model: Any) -> None:
+    """Set every dropout rate of a transformers model to 0, and the noise of routers.
+
+    Some models keep a rate in a dropout layer, some as a number in a module, some read their config at every forward.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        _zero(module)
+        _zero(getattr(module, "config", None))
+    _zero(model.config.get_text_config(decoder=True))
+
+
+def _zero(owner: Any) -> None:
+    for name, value in list(vars(owner).items()) if owner is not None else ():
+        if isinstance(value, float) and any(part in name for part in _RANDOM):
+            setattr(owner, name, 0.0)

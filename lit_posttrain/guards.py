@@ -2,28 +2,95 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import jsonargparse
+import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.errors import PostTrainError, buried, first_line
+
+_LIGHTNING = f"{Path(lightning.__file__).parent}/"
+_JSONARGPARSE = f"{Path(jsonargparse.__file__).parent}/"
+_LOGGERS = f"{_LIGHTNING}pytorch/loggers/"
 
 
 @contextmanager
 def explained_failures() -> Iterator[None]:
-    """Make one-line errors of what Lightning refuses and of a GPU that is too small."""
+    """Make one-line errors of what Lightning refuses, of classes that cannot be made from their options, and of a GPU
+    that is too small. What breaks inside Lightning, or in code of one's own, stays a traceback."""
     try:
         yield
-    except MisconfigurationException as problem:
-        text = first_line(problem)
-        if "backend found" in text:
-            text = f"accelerator: {text} torch sees no such device here; leave --trainer.accelerator out, or pass cpu"
-        raise PostTrainError(f"--trainer: {text}") from problem
     except torch.OutOfMemoryError as problem:
         raise PostTrainError(
             f"the GPU's memory is too small ({first_line(problem)}); cut a step into more micro-batches "
             "(--trainer.accumulate_grad_batches 4), recompute activations (--model.policy.checkpointing true), or "
             "train adapters (--config with/lora.yaml)"
         ) from problem
+    except Exception as latest:
+        first = _first_failure(latest)
+        refusal = None if buried(first) else _refusal(first)
+        if refusal is not None:
+            raise PostTrainError(refusal) from first
+        if first is not latest:
+            raise first from None
+        raise
+
+
+def _first_failure(problem: BaseException) -> BaseException:
+    """The failure that ended a run, where a callback that is told of it, such as one that saves, fails too."""
+    while problem.__context__ is not None and not problem.__suppress_context__:
+        if all(frame.name != "on_exception" for frame in traceback.extract_tb(problem.__traceback__)):
+            break
+        problem = problem.__context__
+    return problem
+
+
+def _refusal(problem: BaseException) -> str | None:
+    """What Lightning, or the constructor of a class that a config names, says against it; None for anything else."""
+    seen: BaseException | None = problem
+    unmade = ""
+    while seen is not None:
+        unmade = _unmade(seen) or unmade
+        if _refused_by_lightning(seen):
+            text = first_line(seen)
+            if "backend found" in text:
+                text = (
+                    f"accelerator: {text} torch sees no such device here; leave --trainer.accelerator out, or pass cpu"
+                )
+            return f"--trainer: {text}"
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    if unmade and _raised_in(problem, _JSONARGPARSE):
+        return unmade
+    frames = traceback.extract_tb(problem.__traceback__)
+    if any(frame.filename.startswith(_LOGGERS) for frame in frames):  # such as a service without its key
+        return f"--trainer.logger: {first_line(problem)}"
+    return None
+
+
+def _unmade(problem: BaseException) -> str:
+    """What a constructor says against its arguments, after the name of its class."""
+    told = re.search(r"Problem with given class_path '([\w.]+)':\s*(\S.*)", str(problem))  # where it is not chained
+    if told:
+        return f"{told[1].rpartition('.')[2]}: {told[2].strip()}"
+    frames = [frame for frame, _ in traceback.walk_tb(problem.__traceback__)]
+    made = [f.f_locals["self"] for f in frames if f.f_code.co_name == "__init__" and "self" in f.f_locals]
+    return f"{type(made[0]).__name__}: {first_line(problem)}" if made else ""
+
+
+def _raised_in(problem: BaseException, package: str) -> bool:
+    frames = traceback.extract_tb(problem.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(package)
+
+
+def _refused_by_lightning(problem: BaseException) -> bool:
+    """Whether it is a `raise` of Lightning's own, which has found something wrong, and no failure within it."""
+    if isinstance(problem, MisconfigurationException):
+        return True
+    frames = traceback.extract_tb(problem.__traceback__)
+    return _raised_in(problem, _LIGHTNING) and (frames[-1].line or "").startswith("raise ")

@@ -60,7 +60,7 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        return "metrics"
+        return ""  # Lightning's callbacks make folders of it within the run's
 
     @property
     def version(self) -> str:

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -35,7 +35,7 @@ from lit_posttrain.callbacks import (
     run_checkpoints,
 )
 from lit_posttrain.callbacks.protocols import StartsProcesses
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, UsageError
 from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import OneLineParser
@@ -43,6 +43,7 @@ from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
+from lit_posttrain.trainer_checks import check_chosen, named_strategy, refusal_in
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +125,22 @@ class PostTrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""
-        if isinstance(args, list):
-            self.config = parser.parse_args(args)
-        else:
-            super().parse_arguments(parser, args)
+        try:
+            if isinstance(args, list):
+                self.config = parser.parse_args(args)
+            else:
+                super().parse_arguments(parser, args)
+        except UsageError as problem:
+            if refusal := refusal_in(str(problem)):
+                raise PostTrainError(refusal) from problem
+            raise
         for key in list(self.config.keys()):
             # of an option of a nested dataclass jsonargparse (4.53) makes the text None of a null
             if self.config[key] == "None":
                 self.config[key] = None
+        section = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
+        _make_plain(section.trainer)
+        check_chosen(section.trainer)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options of a run beside model, data and trainer."""
@@ -221,11 +230,6 @@ class PostTrainCLI(LightningCLI):
         elif chosen.logger is None:
             options["logger"] = False
         plugins = chosen.plugins if isinstance(chosen.plugins, list) else [chosen.plugins] if chosen.plugins else []
-        if any(isinstance(p, BitsandbytesPrecision) for p in plugins):
-            raise PostTrainError(
-                "--trainer.plugins BitsandbytesPrecision cannot quantize a model built later, and is CUDA-only; "
-                "leave it out and pass --model.policy.quantization nf4 (or int8)"
-            )
         options["plugins"] = [*plugins, AtomicCheckpointIO()]
         callbacks = list(chosen.callbacks or [])
         if self.subcommand == "predict":
@@ -268,6 +272,20 @@ def _origin(problem: BaseException) -> str:
     """`file:line` of the code that raised."""
     place = traceback.extract_tb(problem.__traceback__)[-1]
     return f"{place.filename}:{place.lineno}"
+
+
+def _make_plain(options: Any) -> None:
+    """Options of the Trainer as they can be read and saved: a strategy that is named by its class, which Lightning
+    would look up among its own names, and Lightning's enums, which are texts that YAML cannot write."""
+    chosen = options.get("strategy")
+    path = named_strategy(chosen) if isinstance(chosen, str) else None
+    if path is not None:
+        options.strategy = type(options)(class_path=path)  # jsonargparse's Namespace
+    for callback in options.callbacks if isinstance(options.get("callbacks"), list) else []:
+        arguments = callback.get("init_args") or {}
+        for name, value in list(arguments.items()):
+            if isinstance(value, Enum) and isinstance(value, str):
+                arguments[name] = value.value
 
 
 def _next_commands(run: Path, model: PostTrainingModule) -> list[str]:

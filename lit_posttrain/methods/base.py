@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -34,6 +35,7 @@ from lit_posttrain.models.weights import require_state
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import answer_text, prompt_ids
+from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
 
@@ -156,6 +158,15 @@ class PostTrainingModule(MeasuredModule):
         )
 
     # Lightning's hooks -----------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """None; Lightning asks before anything else of a run, so this refuses what does not work here.
+
+        Raises:
+            PostTrainError: see `check_trainer`.
+        """
+        check_trainer(self.trainer)
+        return []
 
     def configure_model(self) -> None:
         """Build the policy; Lightning calls it in the right device and dtype context, possibly more than once."""

@@ -9,8 +9,8 @@ import inspect
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -123,11 +123,20 @@ class PostTrainingModule(MeasuredModule):
         if not isinstance(self.policy, Policy):
             raise PostTrainError(f"{type(self).__name__} trains no language model that could answer; leave samples out")
         trainer = self._attached_trainer()
-
-        def context() -> AbstractContextManager[Any]:
-            return trainer.precision_plugin.forward_context() if trainer is not None else nullcontext()
-
         sharded = trainer is not None and self.device_mesh is not None
+
+        @contextmanager
+        def context() -> Iterator[None]:
+            with trainer.precision_plugin.forward_context() if trainer is not None else nullcontext():
+                before = torch.is_autocast_cache_enabled()
+                # Lightning's autocast would cast every weight anew at every token. Of sharded weights the casts are not
+                # kept: that would keep the whole model on every rank.
+                torch.set_autocast_cache_enabled(before or not sharded)
+                try:
+                    yield
+                finally:
+                    torch.set_autocast_cache_enabled(before)
+
         ends = eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.transformer, "generation_config", None))
         any_rank = (lambda flag: bool(trainer.strategy.reduce_boolean_decision(flag, all=False))) if sharded else None
         return HFEngine(self.policy, ends, batch_size=batch_size, context=context, any_rank=any_rank)

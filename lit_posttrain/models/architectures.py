@@ -99,6 +99,15 @@ def attention_implementation(requested: str, config: Any, device_type: str) -> s
     return attention.register() if device_type == "cpu" else "sdpa"
 
 
+def refuse_cudnn_attention() -> None:
+    """Keep this process's sdpa off cuDNN, which torch 2.11 and later prefer for masks on H100, H200 and B200.
+
+    There it gives NaN gradients at some lengths (length % 128 == 64, pytorch issue 196678), wrong tokens in generation
+    (193893), and plans anew for every shape, while the shapes of packed rows hardly ever repeat.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def layout_of(config: Any, device_type: str, implementation: str | None) -> RowLayout:
     """How trees may be laid out for a model: shared and packed where proven, else one sequence a row."""
     proven = architecture_of(config) is not None

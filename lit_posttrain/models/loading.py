@@ -14,7 +14,7 @@ import torch
 
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.adapters import add_adapters
-from lit_posttrain.models.architectures import attention_implementation
+from lit_posttrain.models.architectures import attention_implementation, refuse_cudnn_attention
 from lit_posttrain.models.dropout import without_dropout
 from lit_posttrain.models.gguf_file import INSTEAD, read_header, require_all_read
 from lit_posttrain.models.paths import made_once, not_found, resolve
@@ -116,6 +116,8 @@ def build_value_model(spec: ModelSpec, vocabulary: int, *, meta: bool = False, d
 
 
 def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_type: str) -> Any:
+    if device_type == "cuda":
+        refuse_cudnn_attention()
     if spec.quantization and spec.lora is None:
         raise PostTrainError(
             f"quantization {spec.quantization} freezes the weights, so nothing would be trained; "

@@ -235,13 +235,21 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tu
         scores = scores.masked_fill(scores < floor, -torch.inf)
     if sampling.top_p < 1:
         ordered, index = scores.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = (before >= sampling.top_p).scatter(1, index, before >= sampling.top_p)
-        scores = scores.masked_fill(drop, -torch.inf)
+        weights = _fixed_point(ordered.softmax(-1))
+        cumulative = weights.cumsum(-1)
+        drop = cumulative - weights >= sampling.top_p * cumulative[:, -1:]
+        scores = scores.masked_fill(drop.scatter(1, index, drop), -torch.inf)
     logps = scores.log_softmax(-1)
     # one number a row, looked up in the cumulative distribution: torch.multinomial draws one for every token of the
     # vocabulary, which took a sixth of a step of decoding on a CPU
-    cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
+    cumulative = _fixed_point(logps.exp()).cumsum(-1)
     drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device, generator=generator)
-    ids = torch.searchsorted(cumulative, drawn * cumulative[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
+    place = (drawn * cumulative[:, -1:]).long()
+    ids = torch.searchsorted(cumulative, place, right=True).clamp(max=scores.shape[-1] - 1)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
+
+
+def _fixed_point(probabilities: Tensor) -> Tensor:
+    """Probabilities as integers, in units of 2^-48: on a GPU sums of integers come out the same in any order, and
+    torch's deterministic mode refuses cumulative sums of floats."""
+    return (probabilities * 2.0**48).long()  # exact: a power of two

@@ -141,3 +141,13 @@ def test_peak_is_measured_quickly() -> None:
 def test_peak_must_be_positive() -> None:
     with pytest.raises(PostTrainError, match="peak_tflops is 0"):
         ThroughputMonitor(0)
+
+
+def test_the_peak_is_measured_on_numbers_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU clocks higher on constant ones than training lets it."""
+    seen: list[torch.Tensor] = []
+    product = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda left, right: seen.extend([left, right]) or product(left, right))
+    measured_peak(torch.device("cpu"), torch.float32)
+    assert all(0.9 < float(matrix.std()) < 1.1 for matrix in seen[:2])
+    assert not torch.equal(seen[0], seen[1])

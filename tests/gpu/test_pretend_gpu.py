@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def test_the_pretence_tells_devices_apart() -> None:
             there.numpy()
         there + here
         here[there.long()]
+        there.cumsum(0), there.long().cumsum(0)
     assert {operator for operator, _ in gpu.mixed} == {"aten::add", "aten::index"}
+    assert {operator for operator, _ in gpu.not_deterministic} == {"aten::cumsum"}
 
 
 class OnTheGPU(pl.Callback):
@@ -72,7 +75,18 @@ def test_training_mixes_no_devices(
         module = case.build(ModelSpec(str(tiny_model), lora=lora))
         trainer.fit(module, datamodule=case.data(tmp_path))
     assert trainer.global_step == 2
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert not gpu.mixed
+    assert not gpu.not_deterministic
+
+
+@pytest.fixture(autouse=True)
+def _cudnn_attention() -> Iterator[None]:
+    """On at first, as torch has it."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +112,9 @@ def test_a_reward_model_scores_alike_on_both_devices(prompts: int, reward_model:
         there.prepare(CUDA)
         found = there.score(batch)
     assert not gpu.mixed
+    assert not gpu.not_deterministic
     assert found == pytest.approx(expected, abs=1e-5)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("rows", [1, 20])
@@ -114,6 +130,7 @@ def test_a_file_is_scored_alike_on_both_devices(
         assert scorer.device.type == "cuda"
         found = [scores for _, scores in scorer.score_file(file, cache)]
     assert not gpu.mixed
+    assert not gpu.not_deterministic
     for here, there in zip(expected, found, strict=True):
         assert there == pytest.approx(here, abs=1e-5)
 
@@ -125,4 +142,6 @@ def test_answering_mixes_no_devices(tiny_model: Path, monkeypatch: pytest.Monkey
             [[{"role": "user", "content": "how?"}]], 3, Sampling(8, top_p=0.9)
         )
     assert not gpu.mixed
+    assert not gpu.not_deterministic
     assert len(answers) == 3
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

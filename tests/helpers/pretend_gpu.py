@@ -28,6 +28,8 @@ from lit_posttrain.models import loading
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 _PACKAGE = str(Path(lit_posttrain.__file__).resolve().parent)
+# what torch.use_deterministic_algorithms refuses on a GPU for numbers that are not integers (torch's own list)
+_NOT_DETERMINISTIC = {"aten::cumsum", "aten::cumprod", "aten::histc", "aten::kthvalue", "aten::median", "aten::put_"}
 _MAY_MIX = {"aten::copy_", "aten::_to_copy", "aten::set_", "aten::lift_fresh"}
 _ABOUT_DEVICES = {"device", "_parse_to"}  # which name devices and make no tensors
 _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -57,11 +59,13 @@ class _Places:
 class PretendGPU:
     """Used as a context manager around everything that is to run on the GPU.
 
-    mixed: by operator and line of the package, how often tensors of both devices met.
+    mixed: by operator and line of the package, how often tensors of both devices met. not_deterministic: likewise, for
+    operators that `--trainer.deterministic true` would refuse on a GPU.
     """
 
     def __init__(self) -> None:
         self.mixed: Counter[tuple[str, str]] = Counter()
+        self.not_deterministic: Counter[tuple[str, str]] = Counter()
         self.places = _Places()
         self.paused = False
         self._modes = (_Operators(self), _Functions(self))
@@ -94,11 +98,11 @@ class PretendGPU:
             mock.patch.object(loading, "_load_model", side_effect=load_on_cpu),
         ]
 
-    def note(self, operator: str) -> None:
-        """An operator whose tensors lie on both devices."""
+    def note(self, operator: str, found: Counter[tuple[str, str]]) -> None:
+        """Count an operator by the line of the package that is running."""
         frames = [f for f in traceback.extract_stack() if f.filename.startswith(_PACKAGE)]
         where = f"{Path(frames[-1].filename).relative_to(_PACKAGE)}:{frames[-1].lineno}" if frames else "a library"
-        self.mixed[operator, where] += 1
+        found[operator, where] += 1
 
     def strategy(self) -> SingleDeviceStrategy:
         """For a Trainer that trains on the GPU."""
@@ -188,7 +192,9 @@ class _Operators(TorchDispatchMode):
             places = {self.places.gpu(t) for t in (args[0], *values)}
             places |= {True for i in indices if self.places.gpu(i)}
         if len(places) > 1 and name not in _MAY_MIX:
-            self.pretend.note(name)
+            self.pretend.note(name, self.pretend.mixed)
+        if name in _NOT_DETERMINISTIC and True in places and given[0].is_floating_point():
+            self.pretend.note(name, self.pretend.not_deterministic)
         result = func(*args, **kwargs)
         gpu = True in places or (not places and any(self.places.gpu(t) for t in given))
         if name == "aten::_to_copy":

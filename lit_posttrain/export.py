@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_posttrain import __version__
+from torch import Tensor
+
 from lit_posttrain.arguments import alternatives
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import DTYPES, build_policy, build_scorer
-from lit_posttrain.models.policy import Backbone, Scorer
+from lit_posttrain.export_card import model_card
+from lit_posttrain.export_proof import (
+    Proof,
+    check_tokenizer,
+    load_adapter,
+    load_model,
+    unpacking_tolerance,
+)
+from lit_posttrain.models.loading import DTYPES, build_policy
+from lit_posttrain.models.merging import cast_saved, merged, unquantized
+from lit_posttrain.models.paths import resolve
+from lit_posttrain.models.policy import Scorer
 from lit_posttrain.models.restore import Restored, find_checkpoint, restore
 from lit_posttrain.models.spec import DType
-from lit_posttrain.models.weights import load_weights
 
 
 class Exported(NamedTuple):
-    """A written folder, the checkpoint it came from and the optimizer step that was saved at."""
+    """A written folder, the checkpoint it came from, the optimizer step that was saved at, and by how much at most its
+    logits (or scores: `what`) differ from the trained model's, whose largest is `scale`."""
 
     folder: Path
     checkpoint: Path
     step: int
+    what: str
+    difference: float
+    scale: float
 
 
 def export_checkpoint(
     ckpt: str, out: str, *, adapter: bool = False, dtype: DType | None = None, trust_remote_code: bool = False
 ) -> Exported:
-    """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or peft, with adapter=True) loads; for a
-    reward model `AutoModelForSequenceClassification`.
+    """Write `out`, a folder that `AutoModelForCausalLM.from_pretrained` (or `AutoPeftModelForCausalLM`, with
+    adapter=True) loads; for a reward model `AutoModelForSequenceClassification`.
 
     LoRA is merged into the base unless `adapter`; a quantized base is unpacked to what it computed with, so the
-    merged model equals the trained one. dtype: of the written weights; by default that of the training run.
+    merged model equals the trained one. The folder appears only once it has been loaded again and gives the logits of
+    the trained model. dtype: of the written weights; by default that of the training run.
 
     Raises:
-        PostTrainError: when there is no checkpoint, the folder exists already, or adapter=True without LoRA or for a
-            reward model.
+        PostTrainError: when there is no checkpoint, the folder exists already, adapter=True without LoRA or for a
+            reward model, or the folder would be another model than the trained one.
     """
     found, target = find_checkpoint(ckpt), Path(out)
     if found is None:
@@ -60,74 +72,93 @@ def export_checkpoint(
         raise PostTrainError(
             "--adapter: a reward model needs a padding token of its own, which an adapter cannot bring; leave it out"
         )
-    model = restored.model.model if adapter else merged(restored)
-    if dtype is not None:
-        model = model.to(DTYPES[dtype])
+    proof = Proof(restored.model, restored.spec, len(restored.tokenizer))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         fresh = Path(scratch) / "model"
-        _write(model, restored, fresh, found, adapter)
+        fresh.mkdir()
+        with warnings.catch_warnings():
+            # of peft's: what it warns of is done here, or proven not to matter
+            warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+            if adapter:
+                _write_adapter(restored, fresh, target, dtype, proof)
+            else:
+                _write_model(restored, fresh, dtype, proof)
+        (fresh / "README.md").write_text(model_card(restored, found, adapter), encoding="utf-8")
+        for file in fresh.rglob("*.safetensors"):  # written for its owner alone, whatever the umask
+            shutil.copymode(fresh / "README.md", file)
         if target.exists():
             target.rmdir()
         shutil.move(fresh, target)
-    return Exported(target, found, restored.step)
+    return Exported(target, found, restored.step, proof.what, proof.difference, proof.scale)
 
 
-def merged(restored: Restored) -> Any:
-    """A plain transformers model with the adapters added into its weights."""
-    if restored.spec.lora is None:
-        return restored.model.model
-    whole = _unquantized(restored) if restored.spec.quantization else restored.model
-    model: Any = whole.model
-    return model.merge_and_unload(safe_merge=True)
-
-
-def _unquantized(restored: Restored) -> Backbone:
-    """The same model on a dense base of the very weights that the quantized one computes with.
-
-    peft would round the merged weights to 4 bits again; a dense folder need not lose that.
-    """
-    from peft.utils.integrations import dequantize_bnb_weight
-
-    build: Callable[..., Backbone] = build_scorer if isinstance(restored.model, Scorer) else build_policy
-    dense = build(replace(restored.spec, quantization=None, dtype="float32"), len(restored.tokenizer))
-    weights = {}
-    for name, module in restored.model.named_modules():
-        for own, value in module.named_parameters(prefix=name, recurse=False):
-            quantized = type(value).__name__ in ("Params4bit", "Int8Params")
-            full = dequantize_bnb_weight(value, state=getattr(module, "state", None)) if quantized else value
-            weights[own] = full.detach().float()
-    kept = dense.state_dict()
-    weights |= {name: value for name, value in restored.model.named_buffers() if name in kept}
-    load_weights(dense, weights, f"{restored.path}, unpacked", frozen_too=True)
-    return dense.eval()
-
-
-def _write(model: Any, restored: Restored, folder: Path, ckpt: Path, adapter: bool) -> None:
+def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: Proof) -> None:
     from transformers import GenerationConfig
 
-    tokenizer = restored.tokenizer
-    if isinstance(restored.model, Scorer):
-        add_padding_token(model, tokenizer)
-    elif not adapter:
-        ends = restored.eos_ids
+    spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
+    padding = -1
+    backbone = restored.release()
+    if spec.quantization:
+        backbone = unquantized(backbone, spec, len(tokenizer))
+        proof.compare("unpacking the quantized base", proof.answers(backbone.transformer), unpacking_tolerance(spec))
+    model = merged(backbone)
+    del backbone
+    proof.compare("merging the adapters", proof.answers(model))
+    cast_saved(model, DTYPES[dtype or spec.dtype])
+    if proof.scored:
+        padding = add_padding_token(model, tokenizer)
+    else:
         model.config.eos_token_id = ends[0] if len(ends) == 1 else ends
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
         )
-    with warnings.catch_warnings():
-        # peft asks the hub whether the base's vocabulary has changed; it has not, adapters train no embeddings
-        warnings.filterwarnings("ignore", message="Could not find a config file in")
-        model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(restored, ckpt, adapter), encoding="utf-8")
-    for file in folder.glob("*.safetensors"):  # written for its owner alone, whatever the umask
-        shutil.copymode(folder / "README.md", file)
+    proof.compare_rounded("the weights", DTYPES[dtype or spec.dtype], proof.answers(model))
+    del model  # two models might not fit
+    proof.compare("reading the folder back", _read_back(folder, padding, proof))
+    check_tokenizer(folder, tokenizer, spec.trust_remote_code)
 
 
-def add_padding_token(model: Any, tokenizer: Any) -> None:
-    """Give a sequence classifier a padding token that no text has. transformers reads the score at the last token that
-    is not padding: where padding is the end token, it would look past the end of every response."""
+def _read_back(folder: Path, padding: int, proof: Proof) -> Tensor:
+    model = load_model(folder, proof)
+    return proof.padded_scores(model, padding) if proof.scored else proof.answers(model)
+
+
+def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> None:
+    """The adapters alone. peft finds the base by what adapter_config.json says: a hub name, or a folder on this
+    machine. It cannot read .gguf files, so their weights are written beside the adapters."""
+    spec, tokenizer = restored.spec, restored.tokenizer
+    model: Any = restored.release().model
+    config = model.peft_config["default"]
+    where, gguf = resolve(spec.path)
+    local = Path(where).is_dir()
+    config.revision = None if local else spec.revision
+    if dtype is not None:
+        for value in model.parameters():
+            if value.requires_grad:
+                value.data = value.data.to(DTYPES[dtype])
+        proof.compare_rounded("the adapters", DTYPES[dtype], proof.answers(model.get_base_model()))
+    base = folder / "base" if gguf else Path(where)
+    config.base_model_name_or_path = str(base.resolve()) if local else where
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    tokenizer.save_pretrained(folder)
+    del model
+    if gguf:
+        dense = build_policy(replace(spec, lora=None, quantization=None), 0).transformer
+        dense.save_pretrained(base)
+        del dense
+    proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof)))
+    check_tokenizer(folder, tokenizer, spec.trust_remote_code)
+    if gguf:
+        config.base_model_name_or_path = str((target / "base").resolve())
+        config.save_pretrained(folder)
+
+
+def add_padding_token(model: Any, tokenizer: Any) -> int:
+    """Give a sequence classifier a padding token that no text has, and return its id. transformers reads the score at
+    the last token that is not padding: where padding is the end token, it would look past the end of every response."""
     if "<|padding|>" not in tokenizer.get_vocab():
         tokenizer.add_tokens(["<|padding|>"], special_tokens=True)
     tokenizer.pad_token = "<|padding|>"
@@ -135,50 +166,4 @@ def add_padding_token(model: Any, tokenizer: Any) -> None:
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-
-
-def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
-    """What the model is, what it was trained on and how, and the figures of its run, as far as its folder says."""
-    spec, home = restored.spec, ckpt.parent
-    method = restored.run.get("method", "unknown")
-    kind = "LoRA adapter" if adapter else "reward model" if isinstance(restored.model, Scorer) else "model"
-    lines = ["---", f"base_model: {spec.path}", "library_name: transformers", "tags: [lit-posttrain]", "---", ""]
-    lines += [f"# {home.name}", "", f"A {kind} trained from `{spec.path}` with lit-posttrain {__version__} ({method})."]
-    lines += [
-        "",
-        "## Training",
-        "",
-        f"- method: {method}",
-        f"- tokens seen: {int(restored.run.get('num_tokens', 0)):,}",
-    ]
-    if spec.lora is not None:
-        lora = spec.lora
-        name = ("rs" if lora.rslora else "") + ("DoRA" if lora.dora else "LoRA")
-        lines.append(f"- {name}: r {lora.r}, alpha {lora.peft_alpha:g}, target {lora.target_modules}")
-    if spec.quantization:
-        lines.append(f"- base quantized to {spec.quantization} while training")
-    lines += _data_lines(home / "audit.json") + _figure_lines(home / "metrics.csv", restored.step)
-    lines += ["", "## Limits", "", "Not evaluated beyond the figures above; it inherits what its base model does."]
-    return "\n".join(lines) + "\n"
-
-
-def _data_lines(file: Path) -> list[str]:
-    if not file.is_file():
-        return []
-    files = json.loads(file.read_text(encoding="utf-8")).get("files", [])
-    named = [f for f in files if isinstance(f, dict) and f.get("name", f.get("path"))]
-    return [f"- data: {f.get('name', f.get('path'))}, {f.get('rows', f.get('rows_read', '?'))} rows" for f in named]
-
-
-def _figure_lines(file: Path, step: int) -> list[str]:
-    """The last figures logged until the checkpoint was saved. Rows count optimizer steps from 0, checkpoints from 1."""
-    if not file.is_file():
-        return []
-    last: dict[str, str] = {}
-    with file.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if int(row["step"]) < step:
-                last |= {k: v for k, v in row.items() if v}
-    shown = [k for k in last if k.endswith(("/loss", "mean_token_accuracy", "perplexity", "accuracies", "/ece"))]
-    lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {float(last[name]):.4f}" for name in shown]
-    return lines if shown else []
+    return int(tokenizer.pad_token_id)

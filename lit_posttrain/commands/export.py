@@ -9,7 +9,8 @@ from lit_posttrain.models.spec import DType
 def export(
     ckpt: str, out: str, adapter: bool = False, dtype: DType | None = None, trust_remote_code: bool = False
 ) -> int:
-    """Turn a checkpoint into a Hugging Face folder with tokenizer, chat template and a model card.
+    """Turn a checkpoint into a Hugging Face folder with tokenizer, chat template and a model card. The folder is
+    loaded again, and its logits are compared with the trained model's.
 
     Args:
         ckpt: A .ckpt file, or a run's folder (best.ckpt before last.ckpt).
@@ -24,6 +25,10 @@ def export(
     quiet_libraries()
     done = export_checkpoint(ckpt, out, adapter=adapter, dtype=dtype, trust_remote_code=trust_remote_code)
     print(f"wrote {done.folder}: {done.checkpoint} (step {done.step:,}){' as an adapter' if adapter else ''}")
+    print(
+        f"loaded again it gives what the trained model gives, to {done.difference:.2g} (the largest {done.what} is "
+        f"{done.scale:.3g})"
+    )
     return 0
 
 

@@ -187,7 +187,7 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     if spec.quantization:
         if gguf:
             where, options = str(_dense_folder(spec, Path(where) / gguf)), {}
-        options["quantization_config"] = _quantization_config(spec)
+        options["quantization_config"] = quantization_config(spec)
     if head == "score":
         options["num_labels"] = 1
     implementation = attention_implementation(spec.attention, config, device_type)
@@ -214,12 +214,16 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
         require_shapes(model, _empty_model(spec, head, device_type), spec.path)
     if gguf and not spec.quantization:
         require_all_read(Path(where) / gguf, model)
+    keep_scales(model)
+    return _with_new_head(model) if begins else model
+
+
+def keep_scales(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at their first evaluation on a processor with AVX512-BF16, which
+    rounds their scales to bfloat16 for good: a validation would change the model that is being trained."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # At its first evaluation on such a processor bitsandbytes repacks the weights and rounds their scales to
-            # bfloat16 for good: a validation would change the model that is being trained.
             module.support_avx512bf16_for_cpu = False
-    return _with_new_head(model) if begins else model
 
 
 def _lm_head(config: Any) -> list[str]:
@@ -271,7 +275,8 @@ def _empty_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     return model.to(DTYPES[spec.dtype])
 
 
-def _quantization_config(spec: ModelSpec) -> Any:
+def quantization_config(spec: ModelSpec) -> Any:
+    """How bitsandbytes quantizes the base of a spec."""
     from transformers import BitsAndBytesConfig
 
     if spec.quantization == "int8":

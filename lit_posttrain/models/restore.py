@@ -56,6 +56,12 @@ class Restored:
             )
         return self.model
 
+    def release(self) -> Backbone:
+        """The model, which is no longer held here: for who must free it."""
+        model = self.model
+        del self.model
+        return model
+
     @property
     def layout(self) -> RowLayout:
         """How trees may be packed for the model as it was built, on the device that it was built for."""

@@ -1,0 +1,195 @@
+"""Exported folders are what was trained, whatever was trained, and say so; nothing else is ever written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny
+from helpers.cli import fit, one_line
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from lit_posttrain import ModelSpec, export_proof
+from lit_posttrain.cli import main
+from lit_posttrain.models.loading import keep_scales, quantization_config
+from lit_posttrain.models.restore import restore
+
+IDS = torch.arange(3, 40)[None]
+
+
+def moved(checkpoint: Path) -> None:
+    """Make every adapter large: a wrong merge must show."""
+    content = torch.load(checkpoint, weights_only=True)
+    draw = torch.Generator().manual_seed(0)
+    for name, value in content["state_dict"].items():
+        if "lora_" in name and "magnitude" not in name:
+            value.copy_(0.2 * torch.randn(value.shape, generator=draw))
+    torch.save(content, checkpoint)
+
+
+def trained(chats: Path, model: Path, *options: str) -> None:
+    """A run of one step, its adapters large."""
+    assert (
+        fit(chats, model, "--name", "one", "--trainer.max_steps", "1", "--trainer.precision", "32-true", *options) == 0
+    )
+    for checkpoint in Path("runs/one").glob("*.ckpt"):
+        moved(checkpoint)
+
+
+def named(targets: Any) -> str:
+    return targets if isinstance(targets, str) else json.dumps(targets)
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return torch.as_tensor(model.eval()(IDS).logits.float())
+
+
+TARGETS = [
+    ["embed_tokens"],
+    ["lm_head"],
+    ["embed_tokens", "lm_head"],
+    ["lm_head", "q_proj"],
+    "all-linear",
+]
+
+
+@pytest.mark.parametrize(
+    ("targets", "tied"), [*((targets, True) for targets in TARGETS), (["embed_tokens", "lm_head"], False)], ids=str
+)
+def test_adapters_on_any_layer_are_merged_into_what_they_changed(
+    targets: Any, tied: bool, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny.save_model(tmp_path / "base", tie_word_embeddings=tied)
+    trained(chats, base, "--model.policy.lora.r", "4", "--model.policy.lora.target_modules", named(targets))
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert "loaded again it gives what the trained model gives, to" in capsys.readouterr().out
+    assert float((logits(AutoModelForCausalLM.from_pretrained("out")) - expected).abs().max()) < 1e-4
+    on_both = bool({"embed_tokens", "lm_head"} & set(targets))
+    assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] == (tied and not on_both)
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    loaded = AutoPeftModelForCausalLM.from_pretrained("adapter")
+    assert float((logits(loaded) - expected).abs().max()) < 1e-4
+
+
+LORA, NF4 = ["--model.policy.lora.r", "4"], ["--model.policy.quantization", "nf4"]
+HALF = ["--model.policy.dtype", "bfloat16"]
+KINDS: dict[str, list[str]] = {
+    "full": [],
+    "bf16": HALF,
+    "lora": LORA,
+    "lora-bf16": [*LORA, *HALF],
+    "dora": [*LORA, "--model.policy.lora.dora", "true"],
+    "rslora": [*LORA, "--model.policy.lora.rslora", "true"],
+    "nf4": [*LORA, *NF4],
+    "nf4-bf16": [*LORA, *NF4, *HALF],
+    "int8": [*LORA, "--model.policy.quantization", "int8"],
+    "chatml": ["--model.policy.chat_template", "chatml"],
+    "grown": ["--model.policy.special_tokens", json.dumps([f"<|new{n}|>" for n in range(200)])],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, None) for kind in KINDS), ("full", "bfloat16"), ("lora", "bfloat16"), ("nf4", "bfloat16")],
+)
+def test_every_kind_of_run_is_exported_as_it_was_trained(
+    kind: str, dtype: str | None, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(chats, tiny_model, *KINDS[kind])
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "out", *(["--dtype", dtype] if dtype else [])]) == 0
+    loaded = AutoModelForCausalLM.from_pretrained("out")
+    own = "bfloat16" if "bf16" in kind else "float32"
+    assert loaded.dtype == getattr(torch, dtype or own)
+    close = 0.1 if "bf16" in kind or kind == "int8" or dtype == "bfloat16" else 1e-4
+    found = float((logits(loaded) - expected).abs().max())
+    assert found < close * float(expected.abs().max()), capsys.readouterr().out
+    assert len(AutoTokenizer.from_pretrained("out")) == len(restore("runs/one").tokenizer)
+
+
+def test_a_wrong_folder_is_refused_and_nothing_is_left(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(chats, tiny_model, "--model.policy.lora.r", "4")
+    whole = export_proof.load_model
+
+    def spoilt(*arguments: Any) -> Any:
+        model = whole(*arguments)
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight[3] += 0.1
+        return model
+
+    monkeypatch.setattr("lit_posttrain.export.load_model", spoilt)
+    before = set(Path().iterdir())
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 2
+    assert "logits differ by" in one_line(capsys)
+    assert set(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_an_adapter_over_a_gguf_file_brings_its_base(
+    quantized: bool, chats: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = tiny.save_gguf(tiny_model, tmp_path / "tiny.gguf")
+    trained(chats, base, *KINDS["nf4" if quantized else "lora"])
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    base.unlink()
+    options = {"quantization_config": quantization_config(ModelSpec("any", quantization="nf4"))} if quantized else {}
+    model = AutoPeftModelForCausalLM.from_pretrained("adapter", **options)
+    keep_scales(model)
+    assert float((logits(model) - expected).abs().max()) < 1e-4
+    assert str(tmp_path) not in Path("adapter/README.md").read_text()
+
+
+def test_an_adapter_names_a_base_that_peft_finds_from_anywhere(
+    chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.save_model(tmp_path / "base")
+    trained(chats, Path("base"), "--model.policy.lora.r", "4")
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    card = Path("adapter/README.md").read_text()
+    assert str(tmp_path) not in card
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert float((logits(AutoPeftModelForCausalLM.from_pretrained("../adapter")) - expected).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "nf4", "bf16"])
+def test_a_reward_model_is_exported_as_it_was_trained(kind: str, chats: Path, tiny_model: Path) -> None:
+    rows = [{"prompt": f"what is {i}", "chosen": f"it is {i}", "rejected": "no " * (1 + i % 5)} for i in range(16)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    options = ["--config", "reward.yaml", "--data.path", "pairs.jsonl", "--trainer.max_steps", "1", "--name", "one"]
+    options += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
+    assert main(["fit", *options, *KINDS[kind]]) == 0
+    for checkpoint in Path("runs/one").glob("*.ckpt"):
+        moved(checkpoint)
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    loaded = AutoModelForSequenceClassification.from_pretrained("out", dtype=torch.float32).eval()
+    scorer = restore("runs/one").scorer.transformer
+    with torch.no_grad():
+        hidden = scorer.base_model(input_ids=IDS).last_hidden_state[:, -1]
+        expected = float(scorer.score(hidden).float())
+        found = float(loaded(input_ids=IDS).logits)
+    assert found == pytest.approx(expected, abs=0.02 if kind == "bf16" else 1e-4)
+
+
+def test_weights_that_a_type_cannot_hold_are_refused(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny.save_model(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1e7)
+    model.save_pretrained(base)
+    trained(chats, base)
+    assert main(["export", "--ckpt", "runs/one", "--out", "out", "--dtype", "float16"]) == 2
+    assert "choose another --dtype" in one_line(capsys)
+    assert not Path("out").exists()

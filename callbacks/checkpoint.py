@@ -8,7 +8,6 @@ middle of an accumulation; so `LastCheckpoint` and `BestCheckpoint` choose their
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.checkpoint_io import require_space
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
+from lit_posttrain.callbacks.monitors import refuse_misspelt
 from lit_posttrain.callbacks.protocols import TrainsInPhases
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import dry_run, ends_step
@@ -127,27 +127,14 @@ class BestCheckpoint(Checkpoint):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """After the first step that is logged, refuse a misspelt metric, which would otherwise show at the end of an
-        epoch: a validation has the metrics of training. What others than this package log is not known before.
+        """After the first step that is logged, refuse a misspelt metric, of any callback that monitors one.
 
         Raises:
-            PostTrainError: if the metric's name is close to one of those, or not of a validation.
+            PostTrainError: see `refuse_misspelt`.
         """
         if self._looked or not trainer.enable_validation:
             return
-        known = [f"val/{n.removeprefix('train/')}" for n in trainer.callback_metrics if n.startswith("train/")]
-        if not known:
-            return
-        self._looked = True
-        loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
-        homes = {type(part).__module__.partition(".")[0] for part in (pl_module, *loosely.callbacks)}
-        if homes - {"lit_posttrain", "lightning"}:
-            return
-        alike = [name for name in known if name.count("/") == self.monitor.count("/")]
-        close = difflib.get_close_matches(self.monitor, alike, n=1, cutoff=0.85)
-        if self.monitor not in known and (close or not self.monitor.startswith("val/")):
-            choice = f"did you mean {close[0]}?" if close else f"choose one such as {', '.join(sorted(known)[:3])}"
-            raise PostTrainError(f"--monitor {self.monitor}: not a metric of the validation; {choice}")
+        self._looked = refuse_misspelt(trainer, pl_module, self.monitor)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the metric is better than ever.

@@ -11,10 +11,10 @@ import inspect
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -153,6 +153,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
     for callback in loosely.callbacks:
         check_class("callbacks", type(callback))
         _check_average(trainer, callback)
+        _check_mode(trainer, callback)
     check_class("strategy", type(trainer.strategy))
     check_class("profiler", type(loosely.profiler))
     precision = PRECISIONS.get(str(trainer.precision))
@@ -174,6 +175,29 @@ def _check_average(trainer: pl.Trainer, callback: pl.Callback) -> None:
         )
     if isinstance(trainer.strategy, ModelParallelStrategy):
         raise PostTrainError(f"{name}: it cannot average weights that are sharded; {whole}")
+
+
+@runtime_checkable
+class KnowsDirections(Protocol):
+    """A method that knows which values of its metrics are good."""
+
+    def direction_of(self, metric: str) -> str | None:
+        """min or max; None where it does not say."""
+        ...
+
+
+def _check_mode(trainer: pl.Trainer, callback: pl.Callback) -> None:
+    """Lightning's callbacks take the lowest value for the best unless they are told."""
+    module = trainer.lightning_module
+    if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or not isinstance(module, KnowsDirections):
+        return
+    best = module.direction_of(callback.monitor) if callback.monitor else None
+    if best is not None and callback.mode != best:
+        extreme = "lowest" if best == "min" else "highest"
+        raise PostTrainError(
+            f"--trainer.callbacks {type(callback).__name__}: mode is {callback.mode}, and the best {callback.monitor} "
+            f"is the {extreme}; pass --trainer.callbacks.mode {best}"
+        )
 
 
 def _check_numbers(trainer: pl.Trainer) -> None:

@@ -171,7 +171,8 @@ class PostTrainCLI(LightningCLI):
             "--monitor_mode",
             type=Literal["min", "max"] | None,
             default=None,
-            help="Whether the lowest (min) or the highest (max) value of --monitor is the best. Default: min.",
+            help="Whether the lowest (min) or the highest (max) value of --monitor is the best. Needed only for "
+            "metrics of which the method does not say it.",
         )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(ThroughputMonitor, "throughput")
@@ -249,9 +250,8 @@ class PostTrainCLI(LightningCLI):
                 GracefulInterrupt(resume),
             ]
             if chosen.enable_checkpointing is not False:
-                monitor, mode = self.model.monitored
-                if self.option("monitor") is not None:
-                    monitor, mode = self.option("monitor"), self.option("monitor_mode") or "min"
+                monitor = self.option("monitor") or self.model.monitored
+                mode = _mode_of(self.model, monitor, self.option("monitor_mode"))
                 callbacks += run_checkpoints(self.option("checkpoint_every"), monitor, mode)
         if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # behind the plan, which it is drawn below, and before what is said of an evaluation at its end
@@ -286,6 +286,20 @@ def _make_plain(options: Any) -> None:
         for name, value in list(arguments.items()):
             if isinstance(value, Enum) and isinstance(value, str):
                 arguments[name] = value.value
+
+
+def _mode_of(model: PostTrainingModule, monitor: str, given: Literal["min", "max"] | None) -> Literal["min", "max"]:
+    """Whether the lowest or the highest value of a metric makes best.ckpt."""
+    declared = model.direction_of(monitor)
+    mode = given or declared
+    if mode is None:
+        raise PostTrainError(
+            f"--monitor {monitor}: pass --monitor_mode min or max to say whether its lowest or highest value is best"
+        )
+    if declared is not None and mode != declared:
+        extreme = "lowest" if declared == "min" else "highest"
+        raise PostTrainError(f"--monitor_mode {mode}: the best {monitor} is the {extreme}; leave it out")
+    return mode
 
 
 def _next_commands(run: Path, model: PostTrainingModule) -> list[str]:

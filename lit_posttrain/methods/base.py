@@ -60,13 +60,12 @@ class PostTrainingModule(MeasuredModule):
     """Base class of all methods. Subclasses implement `loss_terms`.
 
     head: what stands on the model that is trained, a language model's head or a score. dropout: whether the
-    model's own dropout is on by default. monitored: the metric of the validation that says which weights are the best,
-    and whether its lowest or its highest value does.
+    model's own dropout is on by default. monitored: the metric of the validation that says which weights are the best.
     """
 
     head: ClassVar[Head] = "lm"
     dropout: ClassVar[bool] = False
-    monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/loss", "min")
+    monitored: ClassVar[str] = "val/loss"
     policy: Backbone | None
 
     def __init__(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
@@ -12,14 +13,19 @@ from lit_posttrain.methods.metrics import Sums, Totals, ratios
 from lit_posttrain.methods.optimization import OptimizedModule
 from lit_posttrain.methods.schedules import Schedule
 
+Direction = Literal["min", "max"]
+
 
 class MeasuredModule(OptimizedModule):
     """An `OptimizedModule` whose metrics are sums and counts.
 
-    in_bar: those of a training step that the progress bar shows.
+    in_bar: those of a training step that the progress bar shows. better: by metric, or by pattern, whether its lowest
+    or its highest value is the best; a class declares its own, without stage and file, and has those of its parents.
+    What is not there has no direction, such as an entropy.
     """
 
     in_bar: ClassVar[tuple[str, ...]] = ("loss",)
+    better: ClassVar[Mapping[str, Direction]] = {"loss": "min", "loss/*": "min"}
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule, warmup: float) -> None:
         """The arguments are those of `OptimizedModule`."""
@@ -31,6 +37,15 @@ class MeasuredModule(OptimizedModule):
     def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
         """Metrics that are functions of reduced ones, such as a perplexity. `values` holds them unprefixed."""
         return {}
+
+    @classmethod
+    def direction_of(cls, metric: str) -> Direction | None:
+        """Whether the lowest or the highest value of a metric, such as val/reward or val/FILE/loss, is the best; None
+        where its method does not say."""
+        name = metric.partition("/")[2]
+        names = (name, name.partition("/")[2])  # the second one without its file
+        declared = [item for kind in cls.__mro__ for item in vars(kind).get("better", {}).items()]
+        return next((best for pattern, best in declared if any(fnmatchcase(n, pattern) for n in names)), None)
 
     def track(self, name: str, total: Tensor, count: Tensor | float) -> None:
         """Add to a metric: it is logged as sum(total) / sum(count) over all micro-batches and ranks since the last

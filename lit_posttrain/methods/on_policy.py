@@ -11,9 +11,9 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from lit_posttrain.data.store import TreeStore
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.columns import attach_columns
 from lit_posttrain.methods.experience import Experience, ExperienceLoader, PromptStream, num_targets
+from lit_posttrain.methods.measured import Direction
 from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.reference import Reference, ReferencedModule
 from lit_posttrain.methods.rollouts import Rollout, Stats, judged, phase_stats, unscored
@@ -52,7 +53,13 @@ class OnPolicyModule(ReferencedModule):
     referenced: whether the loss or the reward holds the policy near its start; without, there is no reference.
     """
 
-    monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/reward", "max")
+    monitored: ClassVar[str] = "val/reward"
+    better: ClassVar[Mapping[str, Direction]] = {
+        "reward": "max",
+        "rewards/*/mean": "max",
+        "rewards/*/failed": "min",
+        "unscored": "min",
+    }
     in_bar: ClassVar[tuple[str, ...]] = ("reward", "kl/response")  # a policy gradient's loss is near 0, and says little
 
     def __init__(

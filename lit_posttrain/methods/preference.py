@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule, Term
+from lit_posttrain.methods.measured import Direction
 from lit_posttrain.ops.preferences import preferred_pairs, response_sums
 from lit_posttrain.types import RewardedResponses, Role, TreeBatch
 
@@ -54,6 +55,7 @@ def token_counts(batch: TreeBatch) -> Tensor:
 class PreferenceModule(PostTrainingModule):
     """Base class of the methods that learn from preferences: metrics and rewards of responses, and an NLL term."""
 
+    better: ClassVar[Mapping[str, Direction]] = {"rewards/accuracies": "max", "rewards/margins": "max"}
     _rewards: Tensor | None = None  # of the evaluated batch, until `rewarded` takes them
 
     def track_rewards(self, rewards_M: Tensor, pairs: Pairs, logprobs_M: Tensor | None = None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import Term
+from lit_posttrain.methods.measured import Direction
 from lit_posttrain.methods.preference import Pairs, PreferenceModule, pairs_of, token_counts
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.loading import Head
@@ -35,6 +36,7 @@ class RewardModel(PreferenceModule):
     """
 
     head: ClassVar[Head] = "score"
+    better: ClassVar[Mapping[str, Direction]] = {"brier": "min", "ece": "min", "length/similar_accuracies": "max"}
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from lit_posttrain.methods.base import PostTrainingModule, Term
+from lit_posttrain.methods.measured import Direction
 from lit_posttrain.ops.losses import negative_log_likelihood
 from lit_posttrain.types import TreeBatch
 
@@ -18,6 +19,7 @@ class SFT(PostTrainingModule):
     Metrics: loss, entropy (mean per token, nats), mean_token_accuracy, perplexity (exp of the loss), num_tokens.
     """
 
+    better: ClassVar[Mapping[str, Direction]] = {"mean_token_accuracy": "max", "perplexity": "min"}
     dropout: ClassVar[bool] = True
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:

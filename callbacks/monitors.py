@@ -1,0 +1,52 @@
+"""Names of metrics that callbacks monitor: a misspelt one is told as soon as the metrics of a step are known, since it
+would otherwise show at the end of an epoch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lit_posttrain.errors import PostTrainError
+
+
+def refuse_misspelt(trainer: Trainer, pl_module: LightningModule, best: str) -> bool:
+    """Compare what is monitored with the metrics of the last logged step, which a validation has too. What others than
+    this package and Lightning log is not known before. best: what --monitor names.
+
+    Returns:
+        whether there was a step to compare with.
+
+    Raises:
+        PostTrainError: for a name that is close to one of those, or not of a validation.
+    """
+    trained = {name for name in trainer.callback_metrics if name.startswith(("train/", "perf/"))}
+    if not any(name.startswith("train/") for name in trained):
+        return False
+    loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
+    homes = {type(part).__module__.partition(".")[0] for part in (pl_module, *loosely.callbacks)}
+    if not homes - {"lit_posttrain", "lightning"}:
+        validated = {f"val/{name.removeprefix('train/')}" for name in trained if name.startswith("train/")}
+        _refuse("--monitor", best, validated)
+        for option, metric in monitored(trainer):
+            _refuse(option, metric, validated | trained)
+    return True
+
+
+def monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """The option that makes a callback of Lightning's monitor a metric, and the metric."""
+    loosely: Any = trainer
+    for callback in loosely.callbacks:
+        if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor is not None:
+            yield f"--trainer.callbacks {type(callback).__name__}.monitor", callback.monitor
+
+
+def _refuse(option: str, metric: str, known: set[str]) -> None:
+    alike = [name for name in known if name.count("/") == metric.count("/")]
+    close = difflib.get_close_matches(metric, alike, n=1, cutoff=0.85)
+    if metric not in known and (close or not metric.startswith("val/")):
+        choice = f"did you mean {close[0]}?" if close else f"choose one such as {', '.join(sorted(known)[:3])}"
+        raise PostTrainError(f"{option} {metric}: not a metric of the validation; {choice}")

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts, WeighsKL
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
-from lit_posttrain.callbacks.samples import asked, read_prompts
+from lit_posttrain.data.asked import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.kl import adapted, k1, k3
 from lit_posttrain.rollout.text import prompt_ids
@@ -60,8 +60,8 @@ class KLControl(Callback):
     ) -> None:
         """
         Args:
-            prompts: User messages; or a .jsonl file whose rows have `messages` or `prompt`. Default: prompts of the
-                first validation set, without one of the training rows.
+            prompts: User messages; or a file of prompts, as `lit-posttrain generate --prompts` takes it. Default: those
+                of the first validation set, without one of the training rows.
             every_n_steps: Optimizer steps between two measurements.
             samples: Responses drawn each time, in turn to the prompts; every prompt that is named here gets one at
                 least.
@@ -95,8 +95,8 @@ class KLControl(Callback):
         if horizon <= 0:
             raise PostTrainError(f"KLControl: horizon is {horizon:g}; it must be above 0, in responses")
         self.coefficient, self.target, self.horizon, self.final = coefficient, target, horizon, final
-        self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts or []]
-        if prompts is not None and not self.conversations:
+        self.prompts = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts or []]
+        if prompts is not None and not self.prompts:
             raise PostTrainError("KLControl got no prompts; name some, or leave them out for those of the data")
         self.every_n_steps, self.samples, self.max_new_tokens = every_n_steps, samples, max_new_tokens
         self.ceiling, self.on_ceiling = ceiling, on_ceiling
@@ -133,8 +133,8 @@ class KLControl(Callback):
                 "policy; name it first"
             )
         data = getattr(trainer, "datamodule", None)
-        if self.conversations:
-            prompts = [prompt_ids(pl_module.tokenizer, conversation) for conversation in self.conversations]
+        if self.prompts:
+            prompts = [prompt_ids(pl_module.tokenizer, conversation) for conversation in self.prompts]
         else:
             prompts = data.example_prompts(self.samples) if isinstance(data, OffersPrompts) else []
         if not prompts:
@@ -142,7 +142,7 @@ class KLControl(Callback):
         limit, longest = pl_module.max_positions, max(len(prompt) for prompt in prompts)
         if limit is not None and longest >= limit:
             raise PostTrainError(f"KLControl: a prompt of {longest} tokens, and the model takes {limit}; shorten it")
-        self._asked = [prompts[i % len(prompts)] for i in range(max(self.samples, len(self.conversations)))]
+        self._asked = [prompts[i % len(prompts)] for i in range(max(self.samples, len(self.prompts)))]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the run ends before the next measurement; refuse a way to an end that is not planned."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lit_posttrain.types import RewardedResponses, TreeBatch
+from lit_posttrain.types import PromptRecord, RewardedResponses, TreeBatch
 
 
 @runtime_checkable
@@ -16,7 +16,11 @@ class GeneratesText(Protocol):
     """A method whose policy can answer."""
 
     def generate_text(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]], max_new_tokens: int, temperature: float, seed: int
+        self,
+        conversations: Sequence[PromptRecord | Sequence[Mapping[str, Any]]],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
     ) -> list[str]:
         """One answer to each conversation. With several processes it is called on all."""
         ...

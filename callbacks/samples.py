@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.protocols import GeneratesText
 from lit_posttrain.callbacks.step_rows import rewrite
+from lit_posttrain.data.asked import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import dry_run
+from lit_posttrain.types import PromptRecord
 
 _WIDTH = 100
-Conversation = Sequence[Mapping[str, Any]]
 
 
 class SampleLogger(Callback):
@@ -34,16 +34,15 @@ class SampleLogger(Callback):
     ) -> None:
         """
         Args:
-            prompts: User messages; or a .jsonl file whose rows have `messages` (a last assistant turn is left out) or
-                `prompt`.
+            prompts: User messages; or a file of prompts, as `lit-posttrain generate --prompts` takes it.
             max_new_tokens: Longest answer, in tokens.
             temperature: 0 takes the most likely token every time; 1 samples, with the same seed every time.
             every_n_validations: Answer after every so many validations.
             show: How many answers to print; all are written.
         """
-        self.conversations = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts]
-        if not self.conversations:
-            raise PostTrainError("SampleLogger got no prompts; name some, or a .jsonl file with `prompt` or `messages`")
+        self.prompts = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts]
+        if not self.prompts:
+            raise PostTrainError("SampleLogger got no prompts; name some, or a file of them")
         if every_n_validations < 1:
             raise PostTrainError(f"every_n_validations is {every_n_validations}; it must be at least 1")
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
@@ -82,11 +81,11 @@ class SampleLogger(Callback):
         if self._validations % self.every_n_validations:
             return
         assert isinstance(pl_module, GeneratesText)
-        answers = pl_module.generate_text(self.conversations, self.max_new_tokens, self.temperature, 0)
+        answers = pl_module.generate_text(self.prompts, self.max_new_tokens, self.temperature, 0)
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        prompts = [_shown(conversation) for conversation in self.conversations]
+        prompts = [_shown(conversation) for conversation in self.prompts]
         pairs = list(zip(prompts, answers, strict=True))
         if not dry_run(trainer):
             rewrite(_file(trainer), step, ({"step": step, "prompt": p, "response": a} for p, a in pairs))
@@ -98,47 +97,11 @@ class SampleLogger(Callback):
                 logger.log_table("samples", columns=["step", "prompt", "response"], data=rows, step=step - 1)
 
 
-def read_prompts(path: str) -> list[Conversation]:
-    """The conversations of a .jsonl file, each up to the turn that is to be answered.
-
-    Raises:
-        PostTrainError: if the file cannot be read or a row has neither `messages` nor `prompt`.
-    """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise PostTrainError(f"{path}: prompts could not be read ({problem}); name a .jsonl file") from problem
-    return [_conversation(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
-
-
-def _conversation(line: str, where: str) -> Conversation:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as problem:
-        raise PostTrainError(f"{where}: not JSON ({problem}); write one object a line") from problem
-    content = row.get("messages", row.get("prompt")) if isinstance(row, dict) else None
-    if isinstance(content, str):
-        return asked(content)
-    turns = list(content) if isinstance(content, list) else []
-    if turns and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant":
-        turns = turns[:-1]
-    if not turns or not all(isinstance(t, dict) and {"role", "content"} <= t.keys() for t in turns):
-        raise PostTrainError(
-            f"{where}: no prompt found; a row needs `prompt`, or `messages` with `role` and `content` in each"
-        )
-    return turns
-
-
-def asked(prompt: str) -> Conversation:
-    """A conversation of one user message."""
-    return [{"role": "user", "content": prompt}]
-
-
-def _shown(conversation: Conversation) -> str:
+def _shown(prompt: PromptRecord) -> str:
     """A lone user message as it is; several turns with their roles."""
-    if len(conversation) == 1:
-        return str(conversation[0]["content"])
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in conversation)
+    if len(prompt.messages) == 1:
+        return str(prompt.messages[0]["content"])
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt.messages)
 
 
 def _block(step: int, pairs: Sequence[tuple[str, str]], count: int) -> str:

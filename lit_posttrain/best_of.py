@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lit_posttrain.chat import Answer
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.prompts import PromptOptions
-from lit_posttrain.data.sources import find_sources
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.data.asked import Asked, continued
 from lit_posttrain.rewards.base import RewardBatch
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
 
 Keep = Literal["best", "all", "pairs"]
 Row = dict[str, Any]
-Drawn = Callable[[Sequence[Sequence[Mapping[str, Any]]], int], Sequence[Sequence[Answer]]]
+Drawn = Callable[[Sequence[Asked], int], Sequence[Sequence[Answer]]]
 _TOGETHER = 16  # prompts that are answered, and their answers judged, at once
-
-
-@dataclass
-class Asked:
-    """A prompt: its messages, the columns of its row, and `file:line`."""
-
-    messages: Sequence[Mapping[str, Any]]
-    columns: Mapping[str, Any]
-    source: str
 
 
 @dataclass
@@ -40,27 +28,6 @@ class Chosen:
     no_score: int = 0
     too_low: int = 0
     alike: int = 0
-
-
-def read_asked(path: str) -> list[Asked]:
-    """The prompts of a file, with their columns, as `PromptData` reads them.
-
-    Raises:
-        PostTrainError: for a file that cannot be read, a row without a prompt, and no row at all.
-    """
-    found = []
-    for source in find_sources(path):
-        reader = None
-        for record in source.records():
-            reader = reader or PromptOptions().reader(record)
-            try:
-                known = reader.read(record.data)
-            except BadRow as problem:
-                raise PostTrainError(f"{record.file}:{record.line}: {problem}") from problem
-            found.append(Asked(known.examples[0].messages, record.data, f"{record.file}:{record.line}"))
-    if not found:
-        raise PostTrainError(f"{path}: no prompts; name another file")
-    return found
 
 
 def chosen(
@@ -84,7 +51,7 @@ def chosen(
     # several prompts are judged together: a reward that fails on every answer to one of them has still judged others
     for part, start in enumerate(range(0, len(asked), _TOGETHER)):
         own = asked[start : start + _TOGETHER]
-        answers = answer([one.messages for one in own], part)
+        answers = answer(own, part)
         scores = iter(_scores(own, answers, rewards))
         refuse_failing([rewards.tallies])
         for one, said in zip(own, answers, strict=True):
@@ -97,7 +64,7 @@ def chosen(
             if least is not None and ranked and ranked[0][0] < least:
                 found.too_low += 1
                 continue
-            row = _row(list(one.messages), ranked, keep)
+            row = _row(one, ranked, keep)
             found.rows += [row] if row else []
             found.alike += bool(ranked) and row is None
     return found
@@ -115,21 +82,22 @@ def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards
             tokens=[answer.tokens for _, answer in pairs],
             truncated=[answer.finish_reason == "length" for _, answer in pairs],
             sources=[one.source for one, _ in pairs],
+            records=[one for one, _ in pairs],
         )
     ).total.tolist()
     return scores
 
 
-def _row(prompt: list[Any], ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:
+def _row(one: Asked, ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:
     if not ranked:
         return None
     (highest, best), (lowest, worst) = ranked[0], ranked[-1]
     if keep == "best":
-        return {"messages": [*prompt, {"role": "assistant", "content": best.text}], "reward": highest}
+        return one.row(messages=continued(one.messages, best.text), reward=highest)
     if highest == lowest:
         return None  # nothing to prefer
     if keep == "pairs":
-        return {"prompt": prompt, "chosen": best.text, "rejected": worst.text, "reward": [highest, lowest]}
+        return one.row(prompt=one.messages, chosen=best.text, rejected=worst.text, reward=[highest, lowest])
     levels = sorted({score for score, _ in ranked}, reverse=True)
     responses = [{"text": a.text, "rank": levels.index(score), "reward": score} for score, a in ranked]
-    return {"prompt": prompt, "responses": responses}
+    return one.row(prompt=one.messages, responses=responses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.rollout.hf import HFEngine
-from lit_posttrain.rollout.text import answer_text, prompt_ids
+from lit_posttrain.rollout.text import Prompt, answer_text, prompt_ids
 from lit_posttrain.runtime import fast_bfloat16_cpu
 
 
@@ -44,9 +44,7 @@ class ChatModel:
         ends = self.restored.eos_ids
         self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
 
-    def answer(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]], n: int, sampling: Sampling
-    ) -> list[list[Answer]]:
+    def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling) -> list[list[Answer]]:
         """n answers to each conversation.
 
         Raises:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lit_posttrain.arguments import take_options
-from lit_posttrain.callbacks.samples import read_prompts
 from lit_posttrain.commands import call
 from lit_posttrain.commands.rows import prepare, write
 from lit_posttrain.errors import PostTrainError
@@ -45,7 +42,8 @@ def generate(
     Args:
         model: What answers: a hub name, a model folder, a .gguf file, a run's folder or a .ckpt file.
         prompt: A prompt, as plain text. May be given several times.
-        prompts: A file of prompts: JSON lines with prompt or messages, or plain text with one prompt a line.
+        prompts: Prompts as `fit` takes them for GRPO and PPO: a file, folder or data set with prompt, question,
+            instruction, messages, ...; or a text file with one prompt a line. Other columns are kept in the output.
         out: File for the answers. Default: the console.
         n: Answers per prompt.
         max_new_tokens: Longest answer, in tokens.
@@ -53,7 +51,7 @@ def generate(
         top_p: Sample from the smallest set of tokens with this much probability.
         top_k: Sample from this many most likely tokens; 0 is all.
         seed: The same seed gives the same answers.
-        system: System prompt put before each prompt.
+        system: System prompt for prompts that bring none.
         batch_size: How many answers are generated together.
         overwrite: Replace an existing file.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
@@ -64,8 +62,9 @@ def generate(
         cut_off: Keep answers of max_new_tokens too, which were cut off: what learns from them learns to end anywhere.
         min_reward: Keep nothing of prompts whose best answer has less: 1, say, for right ones alone.
     """
-    from lit_posttrain.best_of import Asked, chosen, read_asked
+    from lit_posttrain.best_of import chosen
     from lit_posttrain.chat import ChatModel
+    from lit_posttrain.data.asked import asked, read_prompts
     from lit_posttrain.rewards.total import RewardSum
     from lit_posttrain.rollout.engine import Sampling
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
@@ -76,16 +75,13 @@ def generate(
         raise PostTrainError(
             "--keep chooses among different answers to --prompts FILE: pass --n 8, say, and --temperature 1"
         )
-    asked: list[Asked] = []
-    if keep is not None:
-        asked = read_asked(str(prompts))
-        judge = RewardSum(rewards or [], reward_timeout)
-        judge.check(list(asked[0].columns), asked[0].source)
-    conversations: list[Sequence[Mapping[str, Any]]] = [[{"role": "user", "content": text}] for text in prompt or []]
-    conversations += [one.messages for one in asked]
-    conversations += conversations_of(Path(prompts)) if prompts and keep is None else []
+    conversations = [asked(text, system, "--prompt") for text in prompt or []]
+    conversations += read_prompts(prompts, system) if prompts else []
     if not conversations:
         raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
+    if keep is not None:
+        judge = RewardSum(rewards or [], reward_timeout)
+        judge.check(list(conversations[0].columns), conversations[0].source)
     if n < 1 or batch_size < 1:
         raise PostTrainError(f"--n is {n} and --batch_size is {batch_size}; both must be at least 1")
     prepare(out, overwrite)
@@ -93,20 +89,17 @@ def generate(
     quiet_libraries()
     tune_allocator()
     chat = ChatModel(model, batch_size, trust_remote_code)
-    if system:
-        conversations = [[{"role": "system", "content": system}, *c] for c in conversations]
     if keep is not None:
         judge.prepare(chat.device)
-        asked = [replace(one, messages=c) for one, c in zip(asked, conversations, strict=True)]
         found = chosen(
-            asked,
+            conversations,
             lambda some, part: chat.answer(some, n, replace(sampling, seed=seed + part)),
             judge,
             keep,
             cut_off,
             min_reward,
         )
-        told = _left_out(found, n * len(asked), len(asked), max_new_tokens, min_reward)
+        told = _left_out(found, n * len(conversations), len(conversations), max_new_tokens, min_reward)
         if not found.rows:
             raise PostTrainError(f"nothing is left to keep: {told}")
         write(found.rows, out)
@@ -114,11 +107,11 @@ def generate(
         return 0
     answered = chat.answer(conversations, n, sampling)
     rows = [
-        {
-            "prompt": c[-1]["content"] if len(c) == 1 else c,
-            "responses": [{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
-        }
-        for c, answers in zip(conversations, answered, strict=True)
+        one.row(
+            prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
+            responses=[{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
+        )
+        for one, answers in zip(conversations, answered, strict=True)
     ]
     write(rows, out)
     return 0
@@ -132,20 +125,6 @@ def _left_out(found: Chosen, answers: int, prompts: int, longest: int, least: fl
         f"of {prompts} prompts have no two answers of different scores": found.alike,
     }
     return "; ".join(f"{count} {what}" for what, count in counts.items() if count)
-
-
-def conversations_of(file: Path) -> list[Sequence[Mapping[str, Any]]]:
-    """The conversations to answer of a JSONL file (`prompt` or `messages`), or of a text file with one prompt a line.
-
-    Raises:
-        PostTrainError: for a missing file and an unusable line.
-    """
-    if file.suffix == ".jsonl":
-        return read_prompts(str(file))
-    if not file.is_file():
-        raise PostTrainError(f"{file}: no such file of prompts")
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [[{"role": "user", "content": line}] for line in lines if line.strip()]
 
 
 def run(args: list[str]) -> int:

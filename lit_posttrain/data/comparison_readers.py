@@ -73,7 +73,7 @@ def _asked(
         raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
     prompt = conversation(row[name], name, row.notes, "user")
     extra = [column for column in columns["extra"] if column != name and row.first((column,))]
-    if extra and prompt[-1]["role"] == "user":
+    if extra and isinstance(row[name], str) and prompt[-1]["role"] == "user":
         if any(side[0]["role"] != "assistant" for side in sides):
             with suppress(BadRow):
                 return after_prompt(prompt, sides, name, names)

@@ -87,6 +87,17 @@ class PromptReader:
     def read(self, data: Mapping[str, Any]) -> Labelled:
         """The prompt of a record. Rewards see all of its columns."""
         row = Row(data)
+        example = self.example(row)
+        row.read_all()
+        record = PromptRecord(example.messages, dict(data), example.tools, example.variables)
+        return Labelled([example], [], record.to_json(), row.unread, row.notes)
+
+    def example(self, row: Row) -> Example:
+        """The prompt of a row, of which the columns that are part of it are read.
+
+        Raises:
+            BadRow: the row has no prompt, or none that could be one.
+        """
         check_needs(self.needs, row)
         messages = [dict(message) for message in self.messages(row)]
         if not messages or not says(messages[-1]):
@@ -98,9 +109,7 @@ class PromptReader:
         bare = len(prompt) == 1 and prompt[0]["role"] == "user" and not around["tools"]
         example = Example.of(prompt, [], row, text=(str(prompt[0]["content"]), "") if bare else None, **around)
         check_order(example.messages, answered=False)
-        row.read_all()
-        record = PromptRecord(example.messages, dict(data), example.tools, example.variables)
-        return Labelled([example], [], record.to_json(), row.unread, row.notes)
+        return example
 
 
 def prompt_reader(

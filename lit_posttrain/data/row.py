@@ -48,6 +48,10 @@ class Row(Mapping[str, Any]):
         """The first of some columns in which there is something."""
         return next((column for column in columns if self.peek(column) not in _NOTHING), None)
 
+    def rest(self) -> dict[str, Any]:
+        """The columns that were not read, whatever is in them."""
+        return {name: value for name, value in self._data.items() if name not in self._read}
+
     def read_all(self) -> None:
         """All columns are used, by rewards for example."""
         self._read.update(self._data)

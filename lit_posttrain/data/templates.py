@@ -90,17 +90,18 @@ class ConversationTemplate:
             return [self._plain(example)]
         messages = example.messages
         if self.train_on == "nothing":
-            return [Rendered(self._text(messages, example.tools, prompt=True), [], unanswered=True)]
+            prompt = self._before(example, len(messages) - bool(example.continued))
+            return [Rendered(prompt, [], unanswered=True)]
         wanted = self._wanted(example)
         if self.train_on != "all" and wanted[-1] < len(messages) - 1:
             self.unanswered += all(m["role"] != "assistant" for m in messages[wanted[-1] + 1 :])
             messages = messages[: wanted[-1] + 1]
         if self.train_on == "all":
-            texts = [self._everything(messages, example.tools, wanted[0])]
+            texts = [self._everything(messages, example, wanted[0])]
         elif _GENERATION.search(self._template(example.tools)):
-            texts = [self._marked(messages, example.tools, wanted)]
+            texts = [self._marked(messages, example, wanted)]
         else:
-            texts = self._compared(messages, example.tools, wanted)
+            texts = self._compared(messages, example, wanted)
         self._check_words(messages, wanted, texts)
         return texts
 
@@ -139,34 +140,44 @@ class ConversationTemplate:
         turns = [] if alone else [(len(prompt), len(text))]
         return Rendered(text, turns, plain=True, everything=self.train_on == "all", unanswered=alone)
 
-    def _everything(self, messages: list[dict[str, Any]], tools: list[Any] | None, first: int) -> Rendered:
-        text = self._text(messages, tools)
-        prompt = self._text(messages[:first], tools, prompt=True)
+    def _before(self, example: Example, k: int) -> str:
+        """What the model is shown before it says turn k, or what remains of it."""
+        if example.continued and k == example.prompt_turns:
+            begun = {**example.messages[k], "content": example.continued}
+            return self._render([*example.messages[:k], begun], example.tools, begun=True)[0]
+        return self._text(example.messages[:k], example.tools, prompt=True)
+
+    def _everything(self, messages: list[dict[str, Any]], example: Example, first: int) -> Rendered:
+        text = self._text(messages, example.tools)
+        prompt = self._before(example, first)
         start = len(prompt) if text.startswith(prompt) else 0
         return Rendered(text, [(start, len(text))], everything=True)
 
-    def _marked(self, messages: list[dict[str, Any]], tools: list[Any] | None, wanted: list[int]) -> Rendered:
-        text, spans = self._render(messages, tools, spans=True)
+    def _marked(self, messages: list[dict[str, Any]], example: Example, wanted: list[int]) -> Rendered:
+        text, spans = self._render(messages, example.tools, spans=True)
         turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         if len(spans) == len(turns):
             spans = [span for i, span in zip(turns, spans, strict=True) if i in wanted]
         elif wanted != turns:
-            prompt = self._text(messages[: wanted[0]], tools, prompt=True)
-            start = _common(prompt, text)
+            start = _common(self._before(example, wanted[0]), text)
             spans = [span for span in spans if span[1] > start]
+        if example.continued and example.prompt_turns in wanted:
+            start = _common(self._before(example, example.prompt_turns), text)
+            spans = [(max(span[0], start), span[1]) if span[0] < start < span[1] else span for span in spans]
         if not any(end > start for start, end in spans):
             raise BadRow("no trained token", "the template's {% generation %} marks nothing in this conversation")
         return Rendered(text, spans, exact=True)
 
-    def _compared(self, messages: list[dict[str, Any]], tools: list[Any] | None, wanted: list[int]) -> list[Rendered]:
+    def _compared(self, messages: list[dict[str, Any]], example: Example, wanted: list[int]) -> list[Rendered]:
+        tools = example.tools
         whole = self._text(messages, tools)
         pairs = []
         for k in wanted:
-            prompt = self._text(messages[:k], tools, prompt=True)
+            prompt = self._before(example, k)
             turn = whole if k == len(messages) - 1 else self._text(messages[: k + 1], tools)
             self._check_turn(prompt, turn, messages, k)
             pairs.append((prompt, turn))
-        if not self._roles_checked:
+        if not self._roles_checked and not example.continued:
             self._check_roles(messages, tools, wanted[0], *pairs[0])
         if all(whole.startswith(turn) for _, turn in pairs):
             return [Rendered(whole, [(len(prompt), len(turn)) for prompt, turn in pairs])]
@@ -224,7 +235,12 @@ class ConversationTemplate:
         return self._render(messages, tools, prompt=prompt)[0]
 
     def _render(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None, prompt: bool = False, spans: bool = False
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None,
+        prompt: bool = False,
+        spans: bool = False,
+        begun: bool = False,
     ) -> tuple[str, list[tuple[int, int]]]:
         from jinja2 import TemplateError, TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -236,6 +252,7 @@ class ConversationTemplate:
                 chat_template=self._template(tools),
                 return_assistant_tokens_mask=spans,
                 add_generation_prompt=prompt,
+                continue_final_message=begun,
                 **self._variables,
             )
 

@@ -132,13 +132,13 @@ class TreeMaker:
 
     def _note(self, labelled: Labelled, line: int, audit: FileAudit) -> None:
         """Count what of a record was not used, and how it was read."""
-        audit.leave(labelled.unread, line)
+        notes = list(labelled.notes)
         for example in labelled.examples:
-            self.keys.look(example, line, audit)
-            if any(example.messages[turn]["role"] == "assistant" for turn in example.untrained):
-                audit.note([MARKED], line)
-            if example.continued:
-                audit.note([CONTINUED], line)
+            marked = any(example.messages[turn]["role"] == "assistant" for turn in example.untrained)
+            notes += [MARKED] * marked + [CONTINUED] * bool(example.continued)
+        audit.leave(labelled.unread, line)
+        audit.note(notes, line)
+        self.keys.look(labelled.examples, line, audit)
 
     def encode(self, chunk: Sequence[Item]) -> list[Any]:
         """The encodings of the texts of items that are all plain or all not, one after another."""

@@ -3,7 +3,7 @@ renders. A key that it never uses would otherwise be lost without a word."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,15 +30,19 @@ class UsedKeys:
         self._tries: dict[str, int] = {}
         self._audits: list[FileAudit] = []
 
-    def look(self, example: Example, line: int, audit: FileAudit) -> None:
-        """Count the keys of an example that are not known to be used."""
-        paths = dict.fromkeys(path for path in _paths(example) if path not in self._used)
-        if not paths:
-            return
-        if audit not in self._audits:
+    def look(self, examples: Sequence[Example], line: int, audit: FileAudit) -> None:
+        """Count the keys of a row's examples that are not known to be used."""
+        unused = dict.fromkeys(path for example in examples for path in self._unused(example))
+        left = [path for path in unused if path not in self._used]
+        if left and not any(seen is audit for seen in self._audits):
             self._audits.append(audit)
+        audit.leave(left, line)
+
+    def _unused(self, example: Example) -> Iterator[str]:
         texts: list[str] | None = None
-        for path in paths:
+        for path in dict.fromkeys(_paths(example)):
+            if path in self._used:
+                continue
             if self._template.has_template and self._tries.get(path, 0) < _TRIES:
                 self._tries[path] = self._tries.get(path, 0) + 1
                 texts = texts or self._texts(example)
@@ -47,7 +51,7 @@ class UsedKeys:
                     for seen in self._audits:
                         seen.unread.pop(path, None)
                     continue
-            audit.leave([path], line)
+            yield path
 
     def _texts(self, example: Example) -> list[str]:
         """What is rendered; nothing where the template needs what is missing."""

@@ -9,7 +9,7 @@ import inspect
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
@@ -34,7 +34,7 @@ from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import require_state
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
-from lit_posttrain.rollout.text import answer_text, prompt_ids
+from lit_posttrain.rollout.text import Prompt, answer_text, prompt_ids
 from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -110,7 +110,7 @@ class PostTrainingModule(MeasuredModule):
         return self.engine().generate(prompts, n, sampling)
 
     def generate_text(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]], max_new_tokens: int, temperature: float, seed: int
+        self, conversations: Sequence[Prompt], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """One answer to each conversation, as text: what callbacks that show samples ask for."""
         ids = [prompt_ids(self.tokenizer, c) for c in conversations]

@@ -80,6 +80,7 @@ def judged(
         tokens=[answer.tokens for _, answer in flat],
         truncated=[answer.finish_reason == "length" for _, answer in flat],
         sources=[tree.source for tree, _ in flat],
+        records=records,
     )
     found = rewards(batch)
     totals, unshaped = found.total.tolist(), found.unshaped.tolist()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import PromptRecord
 
 Scores = Sequence[float | Exception | None] | Tensor
 
@@ -20,7 +21,8 @@ class RewardBatch:
 
     prompts: the messages of each one's prompt. responses: texts, without the end token. columns: what stands in the
     prompt's row, by column; None where a row lacks it. tokens: the ids of each response. truncated: whether it was cut
-    off at its longest length. sources: `file:line` of the prompt's row.
+    off at its longest length. sources: `file:line` of the prompt's row. records: of each prompt, what its chat template
+    got besides the messages; may be empty.
     """
 
     prompts: Sequence[Sequence[Mapping[str, Any]]]
@@ -29,6 +31,7 @@ class RewardBatch:
     tokens: Sequence[Sequence[int]]
     truncated: Sequence[bool]
     sources: Sequence[str]
+    records: Sequence[PromptRecord] = ()
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -37,7 +40,7 @@ class RewardBatch:
         """One of the responses alone."""
         one = slice(place, place + 1)
         columns = {name: values[one] for name, values in self.columns.items()}
-        rest = (self.tokens[one], self.truncated[one], self.sources[one])
+        rest = (self.tokens[one], self.truncated[one], self.sources[one], self.records[one])
         return RewardBatch(self.prompts[one], self.responses[one], columns, *rest)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.masks import TokenMask
 from lit_posttrain.data.packing import collate
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.templates import ConversationTemplate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
-from lit_posttrain.types import Tree
+from lit_posttrain.types import PromptRecord, Tree
 
 
 class RewardModelScore(Reward):
@@ -86,7 +87,8 @@ class RewardModelScore(Reward):
 
     def score(self, batch: RewardBatch) -> Scores:
         """One score a response."""
-        trees = [self._tree(prompt, said) for prompt, said in zip(batch.prompts, batch.responses, strict=True)]
+        records = batch.records or [PromptRecord([dict(m) for m in prompt], {}) for prompt in batch.prompts]
+        trees = [self._tree(record, said) for record, said in zip(records, batch.responses, strict=True)]
         found: list[float | Exception] = [tree if isinstance(tree, Exception) else math.nan for tree in trees]
         known = {place: tree for place, tree in enumerate(trees) if isinstance(tree, Tree)}
         for start in range(0, len(known), self.batch_size):
@@ -98,11 +100,12 @@ class RewardModelScore(Reward):
                 found[place] = score
         return found
 
-    def _tree(self, prompt: Sequence[Mapping[str, Any]], said: str) -> Tree | Exception:
-        messages = [*(dict(message) for message in prompt), {"role": "assistant", "content": said}]
-        text = (str(prompt[0]["content"]), said) if len(prompt) == 1 else None
+    def _tree(self, asked: PromptRecord, said: str) -> Tree | Exception:
+        prompt, answer = asked.messages, [{"role": "assistant", "content": said}]
+        text = (str(prompt[0]["content"]), said) if len(prompt) == 1 and not asked.tools else None
+        around = {"tools": asked.tools, "variables": asked.variables}
         try:
-            rendered = self._template.render(Example(messages, prompt_turns=len(prompt), text=text))[-1]
+            rendered = self._template.render(Example.of(prompt, answer, Row({}), text=text, **around))[-1]
             (encoding,) = self._mask.encode([rendered.text], rendered.plain)
             tree = self._mask.tree(rendered, encoding, whole=True)
         except BadRow as problem:  # what its template refuses

@@ -11,7 +11,6 @@ import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lit_posttrain.callbacks import LastCheckpoint, SampleLogger
-from lit_posttrain.callbacks.samples import read_prompts
 from lit_posttrain.errors import PostTrainError
 
 PROMPTS = ["What is the name of a colour?", "one plus two"]
@@ -74,7 +73,8 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
     user, assistant = {"role": "user", "content": "Hi\u2028"}, {"role": "assistant", "content": "Hello"}
     rows = [{"prompt": "Hi"}, {"messages": [system, user, assistant]}, {"prompt": [user]}]
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
-    assert read_prompts(str(file)) == [[{"role": "user", "content": "Hi"}], [system, user], [user]]
+    read = [one.messages for one in SampleLogger(str(file)).prompts]
+    assert read == [[{"role": "user", "content": "Hi"}], [system, user], [user]]
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"text": "x"}', '{"messages": []}', '{"prompt": [{"x": 1}]}'])
@@ -88,7 +88,7 @@ def test_bad_rows_are_named(tmp_path: Path, line: str) -> None:
 def test_no_prompts_no_file_no_method(fit_in: Any, tmp_path: Path) -> None:
     with pytest.raises(PostTrainError, match="got no prompts"):
         SampleLogger([])
-    with pytest.raises(PostTrainError, match=r"none\.jsonl: prompts could not be read"):
+    with pytest.raises(PostTrainError, match=r"none\.jsonl: no such file"):
         SampleLogger(str(tmp_path / "none.jsonl"))
     with pytest.raises(PostTrainError, match="BoringModel does not"):
         pl.Trainer(logger=False, enable_checkpointing=False, callbacks=[SampleLogger(["x"])], accelerator="cpu").fit(

@@ -169,6 +169,17 @@ def test_the_card_of_the_best_checkpoint_shows_its_own_figures(chats: Path, tiny
     assert f"- val/loss: {float(logged[-1]['val/loss']):.4f}" not in card
 
 
+def test_answers_keep_the_other_columns(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"q{n}", "question": f"what is {n}", "answer": str(n)} for n in range(2)]
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--max_new_tokens", "2"]
+    assert main([*draw, "--out", "out.jsonl"]) == 0
+    for row, line in zip(rows, Path("out.jsonl").read_text().splitlines(), strict=True):
+        made = json.loads(line)
+        assert (made["id"], made["prompt"], made["answer"]) == (row["id"], row["question"], row["answer"])
+
+
 def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = [{"prompt": f"what is {n}", "answer": str(n)} for n in range(3)]
@@ -187,6 +198,7 @@ def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monk
     for best, pair in zip(found["best"], found["pairs"], strict=False):
         assert best["messages"][-1]["role"] == "assistant"
         assert pair["reward"][0] > pair["reward"][1]
+        assert {best["answer"], pair["answer"]} <= {"0", "1", "2"}
     tiny = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
     tiny += ["--trainer.enable_progress_bar", "false", "--data.val_share", "0", "--trainer.max_steps", "1"]
     for config, keep in (("sft", "best"), ("reward_kwise", "all"), ("dpo", "pairs")):

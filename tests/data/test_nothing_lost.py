@@ -190,3 +190,4 @@ def test_every_key_of_a_message_reaches_the_tokens_or_the_audit(road: str, colum
     said = "zulu" in text_of(tree)
     assert said != (f"message.{key}" in audit.unread)
     assert said or key not in (*REASONING, "tool_calls[].id")
+    assert all(tally.count == 1 for tally in audit.unread.values())

@@ -1,0 +1,93 @@
+"""Prompts from a file that are to be answered once, by `generate` or by a callback: read as `PromptData` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.example import Example
+from lit_posttrain.data.prompts import PromptReader, prompt_reader
+from lit_posttrain.data.row import Row
+from lit_posttrain.data.sources import SUFFIXES, find_sources
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import PromptRecord
+
+
+@dataclass(slots=True)
+class Asked(PromptRecord):
+    """A prompt and where it stands. rest: the columns of its row that are no part of the prompt, such as ids and
+    answers."""
+
+    source: str = ""
+    rest: dict[str, Any] = field(default_factory=dict)
+
+    def row(self, **own: Any) -> dict[str, Any]:
+        """A row to write down, with what else stood in this one: its other columns, tools, and template variables.
+
+        Raises:
+            PostTrainError: a column would be overwritten by `own`.
+        """
+        for name in own:
+            if self.rest.get(name) is not None:
+                raise PostTrainError(f"{self.source}: the column `{name}` is also one of the output; rename it")
+        around = {"tools": self.tools, "chat_template_kwargs": self.variables}
+        return {**self.rest, **{name: value for name, value in around.items() if value}, **own}
+
+
+def read_prompts(path: str, system_prompt: str | None = None) -> list[Asked]:
+    """The prompts of a data file, a folder or a data set, or of any other text file a line each.
+
+    Raises:
+        PostTrainError: for what cannot be read, a row without a prompt, and no row at all.
+    """
+    place = Path(path).expanduser()
+    if place.suffix.lower() == ".txt" and not place.exists():
+        raise PostTrainError(f"{path}: no such file of prompts")
+    if place.is_file() and not place.name.lower().endswith(SUFFIXES):
+        found = list(_lines(path, place, system_prompt))
+    else:
+        found = list(_records(path, system_prompt))
+    if not found:
+        raise PostTrainError(f"{path}: no prompts; name another file")
+    return found
+
+
+def asked(text: str, system_prompt: str | None = None, source: str = "") -> Asked:
+    """A prompt of one user message."""
+    opened = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return Asked([*opened, {"role": "user", "content": text}], {"prompt": text}, source=source)
+
+
+def continued(prompt: Sequence[Mapping[str, Any]], said: str) -> list[dict[str, Any]]:
+    """A conversation with the assistant's answer, which goes on where the prompt ends with words of the assistant."""
+    return Example.of([dict(message) for message in prompt], [{"role": "assistant", "content": said}], Row({})).messages
+
+
+def _records(path: str, system_prompt: str | None) -> Iterator[Asked]:
+    # rows written by hand may differ in their columns: nothing is trained on, so that each is read by its own
+    readers: dict[tuple[str, ...], PromptReader] = {}
+    for source in find_sources(path):
+        for record in source.records():
+            columns = tuple(record.data)
+            reader = readers.get(columns) or prompt_reader(record, system_prompt=system_prompt)
+            readers[columns] = reader
+            row = Row(record.data)
+            place = f"{record.file}:{record.line}"
+            try:
+                example = reader.example(row)
+            except BadRow as problem:
+                raise PostTrainError(f"{place}: {problem}") from problem
+            yield Asked(example.messages, record.data, example.tools, example.variables, place, row.rest())
+
+
+def _lines(path: str, place: Path, system_prompt: str | None) -> Iterator[Asked]:
+    try:
+        lines = place.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise PostTrainError(f"{path}: prompts could not be read ({problem}); save the file as UTF-8") from problem
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield asked(line.removesuffix("\r"), system_prompt, f"{path}:{number}")

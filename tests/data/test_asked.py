@@ -1,0 +1,87 @@
+"""Prompts from files for `generate` and callbacks: read as `fit` reads them, and what else is in a row is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import tiny
+
+from lit_posttrain import PromptData
+from lit_posttrain.data.asked import asked, continued, read_prompts
+from lit_posttrain.data.beside import SYSTEM_COLUMNS, TOOL_COLUMNS
+from lit_posttrain.data.kinds import CONVERSATION, PROMPT
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rollout.text import prompt_ids
+from lit_posttrain.types import PromptRecord
+
+USER = {"role": "user", "content": "what is it"}
+FOX = {"role": "assistant", "content": "a fox"}
+TOOL = {"type": "function", "function": {"name": "zulu", "parameters": {}}}
+TEMPLATE = "{% if tools %}{{ tools | tojson }}{% endif %}" + tiny.CHATML
+SHAPES: dict[str, dict[str, Any]] = {
+    **{name: {name: "what is it"} for name in PROMPT},
+    **{name: {name: [USER, FOX]} for name in CONVERSATION},
+    "messages in prompt": {"prompt": [{"role": "system", "content": "be brief"}, USER]},
+    "begun": {"prompt": [USER, {"role": "assistant", "content": "It is"}]},
+    "pair": {
+        "chosen": [USER, {"role": "assistant", "content": "a fox"}],
+        "rejected": [USER, {"role": "assistant", "content": "x"}],
+    },
+    "ranking": {"messages": [USER], "responses": [{"text": "a", "rank": 0}, {"text": "b", "rank": 1}]},
+    "input": {"instruction": "what is", "input": "it"},
+    "history": {"instruction": "what is it", "history": [["one", "two"]]},
+    **{name: {"prompt": "what is it", name: "be brief"} for name in SYSTEM_COLUMNS},
+    **{name: {"prompt": "what is it", name: [TOOL]} for name in TOOL_COLUMNS},
+}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_generation_and_training_read_the_same_prompt(shape: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {**SHAPES[shape], "id": 7})
+    data, tokenizer = PromptData(path, cache_dir=str(tmp_path)), tiny.tokenizer(TEMPLATE)
+    data.build(tokenizer, 512)
+    (one,) = read_prompts(path)
+    tree = data.train_store[0]
+    assert prompt_ids(tokenizer, one) == tree.prompt.tolist()
+    assert PromptRecord.of(tree) == PromptRecord(one.messages, one.columns, one.tools, one.variables)
+    assert one.rest["id"] == 7
+    assert one.source == f"{path}:1"
+
+
+def test_rows_keep_what_is_no_part_of_the_prompt(tmp_path: Path) -> None:
+    row = {"id": 7, "question": "what is it", "answer": "a fox", "tools": [TOOL], "note": None, "system": "be brief"}
+    (one,) = read_prompts(write(tmp_path / "rows.jsonl", row))
+    assert one.row(prompt="x", responses=[]) == {
+        "id": 7, "answer": "a fox", "tools": [TOOL], "note": None, "prompt": "x", "responses": []
+    }  # fmt: skip
+    (one,) = read_prompts(write(tmp_path / "rows.jsonl", {"prompt": "what is it", "responses": ["a fox"]}))
+    with pytest.raises(
+        PostTrainError, match=r"rows\.jsonl:1: the column `responses` is also one of the output; rename"
+    ):
+        one.row(prompt="x", responses=[])
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "asked.txt"
+    path.write_bytes("\ufeffwhat is it\r\n\n[not json\u2028\n".encode())
+    assert [one.messages[-1]["content"] for one in read_prompts(str(path))] == ["what is it", "[not json\u2028"]
+    system = read_prompts(str(path), "be brief")[0].messages
+    assert system == asked("what is it", "be brief").messages == [{"role": "system", "content": "be brief"}, USER]
+    with pytest.raises(PostTrainError, match=r"none/of/it\.txt: no such file of prompts"):
+        read_prompts("none/of/it.txt")
+    with pytest.raises(PostTrainError, match=r"rows\.jsonl:2: no prompt among the columns id"):
+        read_prompts(write(tmp_path / "rows.jsonl", {"prompt": "a"}, {"id": 3}))
+
+
+def test_what_the_assistant_has_begun_is_one_turn_with_its_end() -> None:
+    begun = {"role": "assistant", "content": "It is"}
+    assert continued([USER, begun], " a fox") == [USER, {"role": "assistant", "content": "It is a fox"}]
+    assert continued([USER], "a fox") == [USER, {"role": "assistant", "content": "a fox"}]

@@ -21,7 +21,7 @@ from lit_posttrain.export_proof import (
     load_model,
     unpacking_tolerance,
 )
-from lit_posttrain.models.loading import DTYPES, build_policy
+from lit_posttrain.models.loading import DTYPES, build_policy, torch_dtype
 from lit_posttrain.models.merging import cast_saved, merged, unquantized
 from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.policy import Scorer
@@ -105,7 +105,9 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
     model = merged(backbone)
     del backbone
     proof.compare("merging the adapters", proof.answers(model))
-    cast_saved(model, DTYPES[dtype or spec.dtype])
+    # merged into a base that the run kept in bfloat16 as it wished: float32 keeps what adapters add to it
+    written = DTYPES[dtype] if dtype else torch_dtype(replace(spec, dtype=restored.run["policy"]["dtype"]))
+    cast_saved(model, written)
     if proof.scored:
         padding = add_padding_token(model, tokenizer)
     else:
@@ -115,7 +117,7 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
         )
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    proof.compare_rounded("the weights", DTYPES[dtype or spec.dtype], proof.answers(model))
+    proof.compare_rounded("the weights", written, proof.answers(model))
     del model  # two models might not fit
     proof.compare("reading the folder back", _read_back(folder, padding, proof))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)

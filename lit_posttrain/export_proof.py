@@ -16,13 +16,19 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError, first_line
-from lit_posttrain.models.loading import DTYPES, keep_scales, max_positions, quantization_config
+from lit_posttrain.models.loading import (
+    compute_in_float32,
+    keep_scales,
+    max_positions,
+    quantization_config,
+    torch_dtype,
+)
 from lit_posttrain.models.policy import Scorer
 from lit_posttrain.models.spec import ModelSpec
 
 _SHORT, _LONG = 12, 16  # tokens of the two sequences
 _ARITHMETIC = 1e-4  # float32 sums in another order, as a share of the largest logit
-_UNPACKING = {"nf4": 0.05, "int8": 0.25}  # LLM.int8 rounds activations too, and its dense twin does not
+_INT8 = 0.25  # LLM.int8 rounds activations too, and its dense twin does not
 _REPORT = "please report it with the run's config.yaml; its checkpoint works in generate and chat"
 _PROBE = "The quick brown fox: 3 + 4 = 7.\n"
 
@@ -103,9 +109,7 @@ class Proof:
 def unpacking_tolerance(spec: ModelSpec) -> float:
     """By how much a dense model may differ from the quantized one of the same weights: by what the latter rounds when
     it computes."""
-    if spec.quantization == "nf4" and spec.dtype == "float32":
-        return _ARITHMETIC
-    return _UNPACKING[str(spec.quantization)]
+    return _INT8 if spec.quantization == "int8" else _ARITHMETIC
 
 
 def load_model(folder: Path, proof: Proof) -> Any:
@@ -123,7 +127,7 @@ def load_adapter(folder: Path, proof: Proof) -> Any:
     from peft import AutoPeftModelForCausalLM
 
     spec = proof.spec
-    options: dict[str, Any] = {"dtype": DTYPES[spec.dtype], "trust_remote_code": spec.trust_remote_code}
+    options: dict[str, Any] = {"dtype": torch_dtype(spec), "trust_remote_code": spec.trust_remote_code}
     options["attn_implementation"] = proof.attention
     if spec.quantization:
         options["quantization_config"] = quantization_config(spec)
@@ -175,5 +179,6 @@ def _loaded(load: Callable[[], Any], what: str) -> Any:
 
 def _precise(model: Any) -> Any:
     """In at least float32, as far as a model can be: in place."""
-    quantized = any(type(value).__name__ in ("Params4bit", "Int8Params") for value in model.parameters())
-    return model if quantized or model.dtype not in (torch.bfloat16, torch.float16) else model.float()
+    if model.dtype in (torch.bfloat16, torch.float16):
+        compute_in_float32(model)
+    return model

@@ -29,7 +29,7 @@ from lit_posttrain.models.architectures import attention_implementation, layout_
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
 from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.sharding import AnyModel, build_sharded
-from lit_posttrain.models.spec import LoRASpec, ModelSpec
+from lit_posttrain.models.spec import DType, LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import require_state
 from lit_posttrain.rollout.engine import Completion, Sampling
@@ -285,6 +285,7 @@ class PostTrainingModule(MeasuredModule):
             "method": type(self).__name__,
             "head": self.head,
             "policy": asdict(self.spec),
+            "dtype": self.dtype_of(self.spec),
             "num_tokens": self.num_tokens,
             "totals": totals.dump(),
             "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
@@ -300,6 +301,12 @@ class PostTrainingModule(MeasuredModule):
         saved = checkpoint["lit_posttrain"]
         self._require_same_adapters(saved["policy"]["lora"])
         self._require_same_tokens(saved["policy"])
+        base, now = saved.get("dtype", "float32"), self.dtype_of(self.spec)
+        if self.spec.lora is not None and base != now:
+            raise PostTrainError(
+                f"the checkpoint's adapters were trained on a base in {base} and this run has it in {now}: pass "
+                f"--model.policy.dtype {base}"
+            )
         if checkpoint.get("state_dict"):  # sharded weights are not in it
             require_state(
                 self,
@@ -384,12 +391,21 @@ class PostTrainingModule(MeasuredModule):
         return build_scorer if self.head == "score" else build_policy
 
     def built(self, build: Callable[..., AnyModel], spec: ModelSpec, vocabulary: int) -> AnyModel:
-        """A model of a spec, sharded where the strategy shards, with dropout where it is asked for or usual."""
-        spec = spec if spec.dropout is not None else replace(spec, dropout=self.dropout)
+        """A model of a spec, sharded where the strategy shards; what the spec leaves open is decided here."""
+        dropout = self.dropout if spec.dropout is None else spec.dropout
+        spec = replace(spec, dropout=dropout, dtype=self.dtype_of(spec))
         if self.device_mesh is None:
             return build(spec, vocabulary, device_type=self._device_type())
         mesh = self.device_mesh["data_parallel"]
         return build_sharded(build, spec, vocabulary, mesh, self.trainer.strategy.root_device)
+
+    def dtype_of(self, spec: ModelSpec) -> DType:
+        """The type of a spec's weights in memory: what it says, or what `auto` means in this run."""
+        if spec.dtype != "auto":
+            return spec.dtype
+        trainer = self._attached_trainer()
+        computes = str(trainer.precision) if trainer is not None else ""
+        return "bfloat16" if spec.lora is not None and computes == "bf16-mixed" else "float32"
 
     # Inside ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.adapters import add_adapters
@@ -24,7 +25,12 @@ from lit_posttrain.models.tokenizers import added_tokens
 from lit_posttrain.models.weights import check_loaded, load_report, require_shapes
 
 Head = Literal["lm", "score"]
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def torch_dtype(spec: ModelSpec) -> torch.dtype:
+    """What a spec's weights are loaded in, where no trainer has decided on auto."""
+    return DTYPES["float32" if spec.dtype == "auto" else spec.dtype]
 
 
 def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
@@ -140,6 +146,8 @@ def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_
     if spec.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.lora is not None:
+        if head == "score":  # trained whole, so no bfloat16
+            model.score.to(torch.promote_types(model.score.weight.dtype, torch.float32))
         model = add_adapters(model, spec.lora, head)
     model.train()
     return model
@@ -194,12 +202,12 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     if spec.random_init:
         with _explained(spec), torch.device("cpu"):
             fresh = _auto_class(head).from_config(config, attn_implementation=implementation)
-        return _with_new_head(fresh.to(DTYPES[spec.dtype])) if head == "score" else fresh.to(DTYPES[spec.dtype])
+        return _with_new_head(fresh.to(torch_dtype(spec))) if head == "score" else fresh.to(torch_dtype(spec))
     with _explained(spec), _quiet_progress() if gguf else nullcontext():
         model, info = _auto_class(head).from_pretrained(
             where,
             revision=spec.revision,
-            dtype=DTYPES[spec.dtype],
+            dtype=torch_dtype(spec),
             attn_implementation=implementation,
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
@@ -224,6 +232,14 @@ def keep_scales(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def compute_in_float32(model: nn.Module) -> None:
+    """Let a model that is kept in bfloat16, or in 4 bits beside it, compute in float32 with the weights that it has."""
+    nn.Module.float(model)  # transformers forbids it for quantized models, whose packed weights it leaves as they are
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "compute_dtype")]
+    for layer in layers:  # of 4 bits
+        layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
 
 
 def _lm_head(config: Any) -> list[str]:
@@ -255,7 +271,9 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
 def _with_new_head(model: Any) -> Any:
     """A score head drawn from N(0, 1/(width + 1)) (Stiennon et al. 2020), the same one whenever it is built."""
     weight = model.score.weight
-    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    # on the CPU also within Lightning's device context: a generator of its own kind, and the same numbers everywhere
+    generator = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device="cpu")
     with torch.no_grad():
         weight.copy_(drawn / (weight.shape[1] + 1) ** 0.5)
     return model
@@ -272,7 +290,7 @@ def _empty_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
         model = _auto_class(head).from_config(
             config, attn_implementation=attention_implementation(spec.attention, config, device_type)
         )
-    return model.to(DTYPES[spec.dtype])
+    return model.to(torch_dtype(spec))
 
 
 def quantization_config(spec: ModelSpec) -> Any:
@@ -285,7 +303,7 @@ def quantization_config(spec: ModelSpec) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=DTYPES[spec.dtype],
+        bnb_4bit_compute_dtype=torch_dtype(spec),
     )
 
 

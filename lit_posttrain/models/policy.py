@@ -146,7 +146,8 @@ class Policy(Backbone):
     def add_value_head(self) -> None:
         """Put a value head beside the language model's. It begins at zero: nothing is worth anything yet."""
         embeddings = self.transformer.get_input_embeddings().weight
-        self.value_head = nn.Linear(embeddings.shape[1], 1, device=embeddings.device, dtype=embeddings.dtype)
+        dtype = torch.promote_types(embeddings.dtype, torch.float32)  # it is trained, also beside a base in bfloat16
+        self.value_head = nn.Linear(embeddings.shape[1], 1, device=embeddings.device, dtype=dtype)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 

@@ -11,7 +11,7 @@ import torch
 
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.architectures import layout_of
-from lit_posttrain.models.loading import Head, build_policy, build_scorer, has_score_head
+from lit_posttrain.models.loading import Head, build_policy, build_scorer, compute_in_float32, has_score_head
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
@@ -135,7 +135,11 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
     tokenizer = load_tokenizer(spec)
     device = torch.device(device)
     build = build_scorer if head == "score" else build_policy
+    decided = spec.dtype == "auto" and checkpoint is not None  # by the run: its base is rounded again as it was there
+    spec = replace(spec, dtype=run.get("dtype", "float32")) if spec.dtype == "auto" else spec
     model: Backbone = build(spec, len(tokenizer), device_type=device.type)
+    if decided:
+        compute_in_float32(model)
     if checkpoint is not None:
         load_weights(model, state, str(checkpoint), spare="value_head.")  # PPO's, of no use outside training
     return Restored(model.eval().to(device), tokenizer, spec, run, step, path, device)

@@ -60,8 +60,9 @@ class ModelSpec:
         path: A Hugging Face hub name, a folder, a .gguf file, or package:NAME/FILE for a file inside an installed
             Python package.
         revision: Branch, tag or commit of a hub model.
-        dtype: Type of the weights in memory. Keep float32 for full fine-tuning and let --trainer.precision bf16-mixed
-            compute in bfloat16: weights kept in bfloat16 do not move under small learning rates.
+        dtype: Type of the weights in memory. auto: float32 where they are trained, since weights kept in bfloat16 do
+            not move under small learning rates; a frozen base of adapters in bfloat16 where --trainer.precision
+            bf16-mixed computes in it.
         lora: Train low-rank adapters instead of all weights; --model.policy.lora.r 16 is enough to switch it on.
         quantization: Load the frozen base in 4 bits (nf4) or 8 bits (int8) with bitsandbytes; needs lora to train.
         attention: Attention implementation; auto takes the one that is exact and fast for the model.
@@ -77,7 +78,7 @@ class ModelSpec:
 
     path: str
     revision: str | None = None
-    dtype: DType = "float32"
+    dtype: DType | Literal["auto"] = "auto"
     lora: LoRASpec | None = None
     quantization: Quantization | None = None
     attention: Attention = "auto"

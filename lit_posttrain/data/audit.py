@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain.data.audit_table import table_of
+from lit_posttrain.data.audit_table import rows_of, table_of
 from lit_posttrain.data.compared import Compared
 from lit_posttrain.data.messages import REASONING
 
@@ -259,7 +259,7 @@ class AuditReport:
                     f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such"
                 )
             if file.ignored:
-                told = ", ".join(f"{name} ({file.unread[name].count:,} rows)" for name in file.ignored)
+                told = ", ".join(f"{name} ({rows_of(file.unread[name])})" for name in file.ignored)
                 found.append(f"{file.name}: the chat template has no place for {told}: the model never sees it")
             if count := file.altered.count:
                 where = file.where(file.altered)

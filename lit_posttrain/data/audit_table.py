@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the report shows itself as a table
-    from lit_posttrain.data.audit import AuditReport, FileAudit, Share
+    from lit_posttrain.data.audit import AuditReport, FileAudit, Share, Tally
 
 _WIDTH = 100
 
@@ -90,11 +90,16 @@ def _footnotes(report: AuditReport) -> list[str]:
         for reason, tally in file.dropped.items():
             notes.append(f"{file.where(tally)}: dropped, {reason}")
         for words, tally in file.notes.items():
-            notes.append(f"{file.name}: {tally.count:,} rows {words} (such as line {tally.lines[0]})")
+            notes.append(f"{file.name}: {rows_of(tally)} {words} (such as line {tally.lines[0]})")
         if file.unread:
-            named = ", ".join(f"{name or '(no name)'} ({tally.count:,} rows)" for name, tally in file.unread.items())
+            named = ", ".join(f"{name or '(no name)'} ({rows_of(tally)})" for name, tally in file.unread.items())
             notes += wrap(f"{file.name}: not used: {named}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return notes
+
+
+def rows_of(tally: Tally) -> str:
+    """A count of rows in words."""
+    return f"{tally.count:,} row{'' if tally.count == 1 else 's'}"
 
 
 def _mix_table(mix: Sequence[Share]) -> str:

@@ -44,8 +44,9 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
             tails = [side[len(prompt) :] for side in sides]
         found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
         found.whole = not columns["prompt"]
-        if columns["margin"] and columns["labelled"]:
-            found.candidates[0].label = _margin(row[columns["margin"]], str(columns["margin"]))
+        margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
+        if margin in row and columns["labelled"]:
+            found.candidates[0].label = _margin(row[margin], margin)
         return found
 
     return read
@@ -56,7 +57,7 @@ def _margin(value: Any, column: str) -> float:
         return 0.0
     try:
         margin = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         margin = math.nan
     if not math.isfinite(margin):
         raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null where nobody gave one")
@@ -184,7 +185,7 @@ def whole_number(value: Any) -> int | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return int(number) if number.is_integer() else None
 

@@ -13,11 +13,14 @@ class ConversationData(TreeData):
     """Conversations, prompts with completions, or plain text, from files, folders or the hub.
 
     Columns are recognised by their names: `messages` (role/content or from/value), prompt/completion (or response),
-    instruction/input/output, instruction/context/response, question/answer, text. Anything else is named with
-    `--data.columns`. What was read, dropped and trained on is in the audit.
+    instruction/input/output, instruction/context/response, question/answer, query/response, problem/solution, text;
+    beside them `system`, `tools`, `history`, `chat_template_kwargs`, and marks such as `weight` 0 on what is not to be
+    trained on. Anything else is named with `--data.columns`. What was read, dropped, trained on and not used is in the
+    audit.
 
     Args:
-        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
+        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .arrow, .csv or .tsv files, folders of
+            them,
             `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
         weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
             quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares

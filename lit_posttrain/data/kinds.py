@@ -55,7 +55,7 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
     guesses: dict[str, Any] = {name: first_of(names) for name, names in COMPARED.items()}
     guesses["prompt"] = asked or alone
     guesses["labels"] = [name for name in data if _ANNOTATOR.match(name)] or [n for n in ("label",) if n in data]
-    guesses["extra"] = [name for name in INPUT if name in data] if asked else []
+    guesses["extra"] = list(INPUT) if asked else []  # later rows may have what the first one lacks
     return {name: value for name, value in guesses.items() if value}
 
 

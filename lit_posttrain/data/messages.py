@@ -220,7 +220,9 @@ def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
     said = ", ".join(roles)
     if answered and "assistant" not in roles:
         raise BadRow("no assistant turn", f"no assistant turn (roles: {said}); there is nothing to train on")
-    first = next(i for i, role in enumerate(roles) if role not in SYSTEM)
+    first = next((i for i, role in enumerate(roles) if role not in SYSTEM), None)
+    if first is None:
+        raise BadRow("empty prompt", "a system prompt, and nobody asks anything; add the user's turn")
     turns = roles[first:]
     if not SYSTEM.isdisjoint(turns):
         raise BadRow("role order", f"a system turn after the first turn (roles: {said}); move it to the top")

@@ -99,11 +99,13 @@ class PreferenceData(TreeData):
     Columns are recognised by their names: chosen/rejected (strings, messages, or `Human:`/`Assistant:` transcripts,
     with or without a prompt of their own), a prompt with a list of ranked `responses`, two judged responses
     (response1/response2 with annotator1.., output_1/output_2 with label), and prompt/completion/label for single good
-    and bad ones. Anything else is named with `--data.columns`. Rows without a preference (equal sides, no common
+    and bad ones; beside them `system`, `tools`, `history` and `chat_template_kwargs`. Anything else is named with
+    `--data.columns`. Rows without a preference (equal sides, no common
     prompt, only ties) are dropped, counted and listed in the audit.
 
     Args:
-        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .csv or .tsv files, folders of them,
+        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .arrow, .csv or .tsv files, folders of
+            them,
             `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
         weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
             quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares

@@ -74,7 +74,7 @@ def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: b
     except Exception as problem:  # files that are damaged break a library anywhere
         if not Path(where).exists():
             raise not_found(where, first_line(problem)) from problem
-        if not any(file.name.startswith(("tokenizer", "vocab", "spiece")) for file in Path(where).iterdir()):
+        if not any(file.name.startswith(("tokenizer.", "vocab", "spiece", "tekken")) for file in Path(where).iterdir()):
             raise PostTrainError(f"no tokenizer in {where}; name one with --model.policy.tokenizer") from problem
         raise PostTrainError(f"the tokenizer at {where} cannot be read: {first_line(problem)}") from problem
 

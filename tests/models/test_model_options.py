@@ -136,8 +136,9 @@ def test_a_tokenizer_that_cannot_be_read(file: str, text: str, tiny_model: Path,
     assert "\n" not in str(problem.value)
 
 
-def test_a_folder_without_a_tokenizer_says_how_to_name_one(tiny_model: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
+@pytest.mark.parametrize("missing", ["tokenizer*", "tokenizer.json"])
+def test_a_folder_without_a_tokenizer_says_how_to_name_one(missing: str, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns(missing, "chat_template*"))
     with pytest.raises(PostTrainError, match=r"no tokenizer in .*; name one with --model.policy.tokenizer"):
         load_tokenizer(ModelSpec(str(tmp_path / "model")))
 

@@ -22,6 +22,7 @@ from lit_posttrain.data.messages import kind
 from lit_posttrain.data.readers import csv_rows, json_rows, jsonl_rows
 from lit_posttrain.data.splits import split_files
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.hub import missing_reason
 
 _READERS = {
     ".jsonl": jsonl_rows,
@@ -173,6 +174,8 @@ def _saved(path: str, place: Path) -> Source:
 def _hub(path: str, name: str, config: str | None, split: str, streaming: bool) -> Source:
     import datasets
 
+    if reason := missing_reason(name, "dataset"):
+        raise PostTrainError(f"{path}: no such file, folder or hub data set{_WHAT_TO_GIVE} ({reason})")
     try:
         loaded = datasets.load_dataset(name, config, split=split, **({"streaming": True} if streaming else {}))
     except Exception as error:  # the hub's client raises a dozen kinds: offline, missing, gated, wrong split

@@ -5,17 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import logging
 import os
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from lit_posttrain.errors import PostTrainError
-
-log = logging.getLogger(__name__)
+from lit_posttrain.hub import missing_reason
 
 
 def cache_root() -> Path:
@@ -55,15 +52,9 @@ def resolve(path: str, what: Literal["model", "tokenizer"] = "model") -> tuple[s
         return str(local), None
     if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
-    _say_what_is_asked(path)
+    if reason := missing_reason(path, "model"):
+        raise not_found(path, reason)
     return path, None
-
-
-@cache
-def _say_what_is_asked(path: str) -> None:
-    """Once, before the hub is asked, which takes long to fail without a network."""
-    if similar := _similar(Path(path).expanduser()):
-        log.warning("%s is no folder here%s; asking the hub for a model of that name", path, similar)
 
 
 def not_found(path: str, reason: str) -> PostTrainError:
@@ -71,7 +62,7 @@ def not_found(path: str, reason: str) -> PostTrainError:
     place = Path(path).expanduser()
     if place.exists():
         return PostTrainError(f"the model at {path} cannot be read: {reason}")
-    return PostTrainError(f"no model {path}: no such folder{_similar(place)}, and the hub did not give it ({reason})")
+    return PostTrainError(f"no model {path}: no such folder{_similar(place)}, and not from the hub: {reason}")
 
 
 def _similar(place: Path) -> str:

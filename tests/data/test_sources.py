@@ -118,6 +118,7 @@ def test_what_arrow_adds_is_no_content(tmp_path: Path, monkeypatch: pytest.Monke
         made = datasets.Dataset.from_list(rows)
         loaded = made.to_iterable_dataset() if streaming else made
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, loaded=loaded, **__: loaded)
+        monkeypatch.setattr("lit_posttrain.data.sources.missing_reason", lambda *_: None)
         (source,) = find_sources("owner/name", streaming)
         assert [r.data for r in source.records()] == rows
     said = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"limit": None}}}]}]
@@ -223,6 +224,7 @@ def test_hub_name_goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("lit_posttrain.data.sources.missing_reason", lambda *_: None)
     assert [r.data for r in read_records("owner/name:train[:5]")] == ROWS
     digests = {source.digest() for source in find_sources("owner/name/main")}
     assert asked == [("owner/name", None, "train[:5]"), ("owner/name", "main", "train")]
@@ -296,6 +298,7 @@ def test_missing_things_come_with_suggestions(tmp_path: Path, monkeypatch: pytes
         raise ConnectionError("Couldn't reach\nthe hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr("lit_posttrain.data.sources.missing_reason", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "empty").mkdir(parents=True)
     (tmp_path / "data" / "train.jsonl").write_text('{"text": "a"}\n')

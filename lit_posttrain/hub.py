@@ -1,0 +1,48 @@
+"""Whether a name is on the Hugging Face hub, asked once and briefly.
+
+The hub's own client tries every file again and again: a mistyped name without a network was answered after a minute.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from lit_posttrain.errors import first_line
+
+_SECONDS = 5.0
+
+
+@cache
+def missing_reason(name: str, kind: Literal["model", "dataset"]) -> str | None:
+    """Why a model or data set of that name cannot come from the hub; None where it is there, or was fetched before."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if _fetched(name, kind):
+        return None
+    if kind == "model" and "/" not in name:
+        return "names on the hub have an owner, such as openai-community/gpt2"
+    try:
+        HfApi().repo_info(name, repo_type=kind, timeout=_SECONDS)
+    except RepositoryNotFoundError:
+        return f"the hub has no {kind} of that name, or none that you may see (`hf auth login`)"
+    except HFValidationError as problem:
+        return first_line(problem)
+    except Exception as problem:  # every reason for which a network fails has its own kind
+        return f"the hub cannot be reached ({first_line(problem)})"
+    return None
+
+
+def _fetched(name: str, kind: Literal["model", "dataset"]) -> bool:
+    from huggingface_hub import constants
+
+    stored = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "snapshots"
+    if stored.is_dir() and any(stored.iterdir()):
+        return True
+    if kind == "model":
+        return False
+    import datasets
+
+    return (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()

@@ -3,52 +3,90 @@
 Lightning 2.6 resumes exactly from a checkpoint written at the end of an optimizer step (`on_train_batch_end`) or of a
 validation. From one written at the end of an epoch or of training it does not, once `max_steps` is set: it replays a
 phantom batch (issue 19617) or counts an epoch twice. Its ModelCheckpoint writes there, and after a resume also in the
-middle of an accumulation; so `LastCheckpoint` and `BestCheckpoint` choose their own moments.
+middle of an accumulation; so `LastCheckpoint` and `BestCheckpoint` choose their own moments, and `LastCheckpoint` sees
+to it that a file that is written at another moment holds the state of the last good one.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
 
 from lit_posttrain.callbacks.checkpoint_io import require_space
+from lit_posttrain.callbacks.finished_step import FinishedStep, begin_with_validation, validates_next
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.monitors import refuse_misspelt
-from lit_posttrain.callbacks.protocols import TrainsInPhases
+from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.signals import RunStopped
 from lit_posttrain.trainer_state import dry_run, ends_step
+
+log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt` in the run's folder: every few optimizer steps, at the end of every epoch (but not of every
-    rollout phase) and of training.
+    rollout phase) and of training, and when an error ends it.
 
-    A request to stop in the middle of an accumulation (a time limit, say) waits for the end of the optimizer step.
+    A request to stop in the middle of an accumulation (a time limit, say) waits for the end of the optimizer step. All
+    checkpoints of the run, whoever writes them and when, hold the end of the last optimizer step; a validation that was
+    due then and did not end is made up by the run that goes on from them.
     """
 
-    def __init__(self, every_n_steps: int = 200) -> None:
+    def __init__(self, every_n_steps: int = 200, resume_command: str = "") -> None:
         """
         Args:
             every_n_steps: Save every so many optimizer steps.
+            resume_command: What to tell people to go on with after an error, such as `lit-posttrain fit --resume NAME`.
         """
         if every_n_steps < 1:
             raise PostTrainError(f"--checkpoint_every is {every_n_steps}; it must be at least 1")
-        self.every_n_steps = every_n_steps
-        self._saved_step = 0
+        self.every_n_steps, self.resume_command = every_n_steps, resume_command
+        self._saved: tuple[int, bool] = (0, False)  # the step, and whether its validation was still due
+        self._validates = False
         self._between_steps = True
         self._stop_later = False
+        self._finished: FinishedStep | None = None
+        self._weights_move = False  # between the gradient of a step and its end
+        self._validated = False  # whether the metrics of the validation at hand are known
+        self._resumed: dict[str, Any] = {}
+        self._one_more = False  # whether the Trainer was told of a further step, so that it begins at all
+
+    @property
+    def state_key(self) -> str:
+        return "LastCheckpoint"  # of subclasses too, and whatever it is told
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning would not begin a run that has taken all its steps, though their validation is due."""
+        self._finished, self._weights_move = None, False
+        if self._resumed.get("validation_due") and self._resumed["step"] == trainer.max_steps:
+            trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps + 1, True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to train what could not be saved."""
-        self._saved_step = trainer.global_step
+        self._saved = (trainer.global_step, bool(self._resumed.get("validation_due")))
         self._between_steps, self._stop_later = True, False
+        self._validates = trainer.enable_validation  # an interrupted run leaves its last validation out
+        # what monitors a metric looks for it again at the end of an epoch
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed.get("metrics", {}).items()})
+        self._resumed = {}
+        for logger in trainer.loggers:
+            if isinstance(logger, GoesOn):
+                logger.goes_on_from(trainer.global_step)
         if not dry_run(trainer) and trainer.is_global_zero:
             _require_space_for_run(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """From here to the end of the step the weights are of no step."""
+        self._weights_move = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,6 +97,7 @@ class LastCheckpoint(Checkpoint):
             if trainer.should_stop:
                 trainer.should_stop, self._stop_later = False, True
             return
+        self._finish(trainer, pl_module)
         if self._stop_later:
             trainer.should_stop, self._stop_later = True, False
         due = trainer.global_step % self.every_n_steps == 0
@@ -68,22 +107,92 @@ class LastCheckpoint(Checkpoint):
         if due or ends_epoch or trainer.global_step == trainer.max_steps or _stops(trainer):
             self._save(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What has been validated before is no more."""
+        self._validated = False
+        if self._one_more:
+            trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps - 1, False
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on callbacks may save the step with what its validation has found. One that Lightning adds because
+        the run is to stop is none that the run that goes on would skip."""
+        self._validated = validates_next(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save again what was saved just before validation, now with its results: a resumed run skips to after it."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._between_steps:
-            saved_before = self._saved_step == trainer.global_step
+            if self._validated:
+                self._finished = FinishedStep.of(trainer, pl_module, validation_due=False)
+            saved_before = self._saved[0] == trainer.global_step
             if trainer.global_step > 0 and (saved_before or _stops(trainer)):
                 self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save steps that no other moment saved, such as those of an epoch that was cut short."""
-        if self._saved_step != trainer.global_step:
+        if self._saved[0] != trainer.global_step:
             self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the last optimizer step that ended, and say how to go on."""
+        told = self.save_finished_step(trainer, pl_module, exception)
+        if told and trainer.is_global_zero and not isinstance(exception, (KeyboardInterrupt, RunStopped)):
+            how = self.resume_command or f"trainer.fit(..., ckpt_path={str(_last(trainer))!r})"
+            print(f"\n{told}; go on with: {how}", flush=True)
+
+    def save_finished_step(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> str:
+        """Save what is not saved yet as something ends the run; what to say of it, or nothing where no step has been
+        saved. On one of several processes this cannot be done alone: it takes all of them."""
+        self._validated = False
+        alone = trainer.world_size > 1 and not getattr(exception, "on_all_ranks", False)
+        if self._weights_move and _step_is_over(trainer, self._finished):
+            self._finish(trainer, pl_module)
+        done = self._finished
+        if (
+            done is not None
+            and not self._weights_move
+            and not alone
+            and (done.step, done.validation_due) != self._saved
+        ):
+            try:
+                self._save(trainer)
+            except Exception as problem:  # what ended the run is to be read, not this
+                log.error("the last steps could not be saved: %s", problem)
+        if dry_run(trainer) or not self._saved[0] or not _last(trainer).exists():
+            return ""
+        return f"step {self._saved[0]} is saved in {_last(trainer)}"
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint be one of a step's end."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        done = self._finished
+        validated = trainer.validating and self._validated
+        if done is not None and done.step == trainer.global_step and not validated:
+            done.put_into(checkpoint)
+            validation_due = done.validation_due
+        else:
+            validation_due = self._validates and not validated and validates_next(trainer)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint["callbacks"][self.state_key] = {
+            "step": trainer.global_step,
+            "validation_due": validation_due,
+            "metrics": metrics,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Begin with the validation that is due."""
+        self._resumed = checkpoint["callbacks"].get(self.state_key, {})
+        if trainer.state.fn == TrainerFn.FITTING and self._resumed.get("validation_due"):
+            begin_with_validation(checkpoint)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        due = self._validates and validates_next(trainer)
+        self._finished, self._weights_move = FinishedStep.of(trainer, pl_module, due), False
 
     def _save(self, trainer: Trainer) -> None:
         if not dry_run(trainer):
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
-            self._saved_step = trainer.global_step
+            trainer.save_checkpoint(_last(trainer))
+            self._saved = (trainer.global_step, self._finished is not None and self._finished.validation_due)
 
 
 class BestCheckpoint(Checkpoint):
@@ -162,10 +271,24 @@ class BestCheckpoint(Checkpoint):
 
 
 def run_checkpoints(
-    every_n_steps: int = 200, monitor: str = "val/loss", mode: Literal["min", "max"] = "min"
+    every_n_steps: int = 200,
+    monitor: str = "val/loss",
+    mode: Literal["min", "max"] = "min",
+    resume_command: str = "",
 ) -> list[Checkpoint]:
     """`best.ckpt` and `last.ckpt`; in this order, so that the last one knows the best score."""
-    return [BestCheckpoint(monitor, mode), LastCheckpoint(every_n_steps)]
+    return [BestCheckpoint(monitor, mode), LastCheckpoint(every_n_steps, resume_command)]
+
+
+def _last(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "last.ckpt"
+
+
+def _step_is_over(trainer: Trainer, before: FinishedStep | None) -> bool:
+    """Whether the optimizer has stepped, and what failed did so behind it."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    stepped = before is None or trainer.global_step == before.step + 1
+    return stepped and progress.processed == progress.ready > progress.completed
 
 
 def _stops(trainer: Trainer) -> bool:

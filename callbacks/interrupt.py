@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -38,6 +39,8 @@ class GracefulInterrupt(Callback):
         self._previous_handlers: dict[int, Any] = {}
         self._validation_batches: int | float | None = None
         self._between_steps = True
+        self._stopping = False
+        self._callbacks: list[Callback] = []  # of the trainer, while some of them are set aside
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals. Before training there is nothing to save, and in other threads Python does not let
@@ -48,7 +51,7 @@ class GracefulInterrupt(Callback):
         """
         if trainer.received_sigterm:
             raise SIGTERMException
-        self.interrupted, self._between_steps = False, True
+        self.interrupted, self._between_steps, self._stopping = False, True, False
         if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
             for number in filter(handled_here, STOPS):
                 self._previous_handlers[number] = take_over(number, self._handle)
@@ -93,10 +96,18 @@ class GracefulInterrupt(Callback):
             return
         if trainer.training:
             self._validation_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
-        trainer.should_stop = True
+        trainer.should_stop = self._stopping = True
         saving = any(isinstance(c, LastCheckpoint) for c in trainer.checkpoint_callbacks)
         if not saving and not dry_run(trainer):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning now asks those callbacks that look at a metric when an epoch ends. For them it has not ended: it
+        does in the run that goes on."""
+        if self._stopping:
+            loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
+            self._callbacks = list(loosely.callbacks)
+            loosely.callbacks = [c for c in self._callbacks if not isinstance(c, (EarlyStopping, ModelCheckpoint))]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how to go on."""
@@ -125,6 +136,9 @@ class GracefulInterrupt(Callback):
         for number, handler in self._previous_handlers.items():
             give_back(number, handler)
         self._previous_handlers = {}
+        if self._callbacks:
+            loosely: Any = trainer
+            loosely.callbacks, self._callbacks = self._callbacks, []
         if self._validation_batches is not None:
             trainer.limit_val_batches = self._validation_batches
             self._validation_batches = None

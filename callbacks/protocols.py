@@ -135,6 +135,24 @@ class TrainsInPhases(Protocol):
 
 
 @runtime_checkable
+class GoesOn(Protocol):
+    """A logger that a resumed run continues."""
+
+    def goes_on_from(self, step: int) -> None:
+        """The run is resumed after so many optimizer steps."""
+        ...
+
+
+@runtime_checkable
+class FinishesSteps(Protocol):
+    """A method that logs an optimizer step before it is saved, and remembers what a checkpoint says of it."""
+
+    def finish_step(self) -> None:
+        """Called when an optimizer step has ended, as often as one likes."""
+        ...
+
+
+@runtime_checkable
 class StartsProcesses(Protocol):
     """A method whose rewards may start processes."""
 

@@ -57,6 +57,7 @@ class MetricsCSV(Logger):
         self._row: dict[str, str] = {}  # the last one, which may get more metrics
         self._row_start = 0  # where it begins in the file
         self._open = False
+        self._kept_steps = 0  # those of the run that is resumed
 
     @property
     def name(self) -> str:
@@ -73,6 +74,11 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The run's config.yaml holds them."""
+
+    def goes_on_from(self, step: int) -> None:
+        """The run is resumed after so many optimizer steps: their rows stay, and the last one may get the metrics of a
+        validation that is made up."""
+        self._kept_steps = step
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -96,11 +102,14 @@ class MetricsCSV(Logger):
                 self._writer(stream).writerow(self._row)
 
     def _go_back_to(self, step: int) -> None:
-        """Keep the rows before `step` alone."""
+        """Keep the rows before `step`, and those of the resumed run, alone."""
         self._open = True
-        rows = [row for row in self._read() if _number(row.get("step")) < step]
+        end = max(step, self._kept_steps)
+        rows = [row for row in self._read() if _number(row.get("step")) < end]
         self._columns = self._columns or ["step"]
-        self._row = {}
+        last = rows[-1] if rows and rows[-1]["step"] == str(step) else {}
+        self._row = {name: value for name, value in last.items() if value}
+        self._kept_steps = 0  # from now on this run's own
         self._write(rows)
 
     def _read(self) -> list[dict[str, str]]:

@@ -252,7 +252,7 @@ class PostTrainCLI(LightningCLI):
             if chosen.enable_checkpointing is not False:
                 monitor = self.option("monitor") or self.model.monitored
                 mode = _mode_of(self.model, monitor, self.option("monitor_mode"))
-                callbacks += run_checkpoints(self.option("checkpoint_every"), monitor, mode)
+                callbacks += run_checkpoints(self.option("checkpoint_every"), monitor, mode, resume)
         if chosen.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # behind the plan, which it is drawn below, and before what is said of an evaluation at its end
             callbacks.insert(len(callbacks) if fitting else 0, StepProgressBar())

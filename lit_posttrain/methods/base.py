@@ -89,6 +89,7 @@ class PostTrainingModule(MeasuredModule):
         self._loader_state: dict[str, Any] | None = None
         self._steps_planned: float | None = None  # of the run that is resumed
         self._settings_resumed: dict[str, Any] = {}
+        self._finished: dict[str, Any] | None = None  # what is remembered of the last optimizer step's end
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
 
@@ -214,9 +215,11 @@ class PostTrainingModule(MeasuredModule):
             )
         self._go_on_from_checkpoint()
         self._loader_state = None
+        self._finished = self._progress()
         steps, planned = self.trainer.estimated_stepping_batches, self._steps_planned
         moves = self.schedule != "constant" or self.warmup > 0
-        if planned is not None and planned != steps and moves and self.global_rank == 0:
+        ended = planned == self.trainer.global_step == steps - 1  # `LastCheckpoint` makes up its last validation
+        if planned is not None and planned != steps and moves and not ended and self.global_rank == 0:
             told = "the run was planned for %s steps, now for %s: the learning rate follows the new plan and may jump"
             log.warning(told, planned, steps)
         # Resumed at the end of an epoch, Lightning begins the next one without counting it: harmless once, but a run
@@ -244,12 +247,19 @@ class PostTrainingModule(MeasuredModule):
         return loss * (self.trainer.accumulate_grad_batches * ranks)
 
     def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
-        """At the end of a step that Lightning logs, reduce the metrics once and hand them over."""
-        if not ends_step(self.trainer, batch_idx):
+        """At the end of a step log it, if no callback has asked for that to save it."""
+        if ends_step(self.trainer, batch_idx):
+            self.finish_step()
+
+    def finish_step(self) -> None:
+        """Where Lightning logs the step that has just ended, reduce the metrics once and hand them over; remember what
+        a checkpoint of its end says. Once a step, however often it is asked."""
+        if self._finished is not None and self._finished["step"] == self.trainer.global_step:
             return
         if logs_step(self.trainer):
             values = {"num_tokens": self.num_tokens, "grad_norm": float(self.gradient_norm())}
             self.log_training(values | {"lr": self._learning_rate})
+        self._finished = self._progress()
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Add a batch to the totals of its file. What a method returns is for callbacks."""
@@ -278,20 +288,38 @@ class PostTrainingModule(MeasuredModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         if self.spec.lora is not None:
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        loader: Any = self.trainer.train_dataloader
-        # callbacks save before `on_train_batch_end` has logged and reset the sums of a step that is logged
-        totals = Totals() if logs_step(self.trainer) else self._totals
+        done = self.progress_saved
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
             "head": self.head,
             "policy": asdict(self.spec),
             "dtype": self.dtype_of(self.spec),
-            "num_tokens": self.num_tokens,
-            "totals": totals.dump(),
-            "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
+            "num_tokens": done["num_tokens"],
+            "totals": done["totals"].dump(),
+            "loader": done["loader"],
             "steps_planned": self.trainer.estimated_stepping_batches,
             "optimizer": self.optimizer_settings,
             "options": self.method_options,
+        }
+
+    @property
+    def progress_saved(self) -> dict[str, Any]:
+        """What a checkpoint that is written now says of the run's progress: that of the last optimizer step's end."""
+        if self._finished is not None and self._finished["step"] == self.trainer.global_step:
+            return self._finished
+        found = self._progress()
+        if logs_step(self.trainer):  # a callback saves before the step is logged and its sums are reset
+            found["totals"] = Totals()
+        return found
+
+    def _progress(self) -> dict[str, Any]:
+        """What moves on within an optimizer step and is saved. The values are not changed later."""
+        loader: Any = self.trainer.train_dataloader
+        return {
+            "step": self.trainer.global_step,
+            "num_tokens": self.num_tokens,
+            "totals": self._totals.copied(),
+            "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -57,6 +57,12 @@ class Totals(Metric):
         super().reset()
         self.names = []
 
+    def copied(self) -> Totals:
+        """The sums as they are now."""
+        copy = Totals()
+        copy.names, copy.sums, copy._update_count = list(self.names), self.sums.clone(), self._update_count
+        return copy
+
     def dump(self) -> dict[str, object]:
         """Names and sums over all ranks as plain values, for a checkpoint; the sums of this rank stay."""
         sums = self.compute() if self.names else {}

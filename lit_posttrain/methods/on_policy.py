@@ -415,10 +415,15 @@ class OnPolicyModule(ReferencedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the experience that is not used up, and the coefficient of the KL."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["lit_posttrain"]["kl_coefficient"] = self.kl_coefficient
-        under_way = self.loader.under_way
-        if under_way is not None:
-            checkpoint["experience"] = under_way.dump()
+        done = self.progress_saved
+        checkpoint["lit_posttrain"]["kl_coefficient"] = done["kl_coefficient"]
+        if done["experience"] is not None:
+            checkpoint["experience"] = done["experience"].dump()
+
+    def _progress(self) -> dict[str, Any]:
+        """As the base class has it, with those two."""
+        own = {"kl_coefficient": self.kl_coefficient, "experience": self.loader.under_way}
+        return super()._progress() | own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""

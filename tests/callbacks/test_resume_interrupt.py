@@ -6,12 +6,15 @@ import os
 import shutil
 import signal
 import threading
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lit_posttrain.callbacks import BestCheckpoint, FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
 
@@ -81,11 +84,13 @@ def whole_run(fit_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return whole_run
 
 
-def assert_goes_on(whole: Any, first_steps: int, resumed: Any) -> None:
-    """The resumed run is the tail of the whole one after so many optimizer steps."""
+def assert_goes_on(whole: Any, first_steps: int, resumed: Any, made_up: bool = False) -> None:
+    """The resumed run is the tail of the whole one after so many optimizer steps; made_up: behind the training of the
+    last of them, before its validation."""
     assert resumed.batches == [b for b in whole.batches if b[0] >= first_steps]
     rows = [(step, row) for step, row in whole.rows if step >= first_steps]
-    assert resumed.rows == rows
+    validations = [(step, row) for step, row in whole.rows if step == first_steps - 1 and "val/loss" in row]
+    assert resumed.rows == (validations[-1:] if made_up else []) + rows
     assert resumed.same_weights(whole)
     assert resumed.module.num_tokens == whole.module.num_tokens
 
@@ -105,7 +110,8 @@ def test_ctrl_c_then_resume(
     assert stopped.trainer.global_step == steps
     assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == steps
     resumed = fit_in(tmp_path / "run", guards(), resume=tmp_path / "run/last.ckpt", **options)
-    assert_goes_on(whole, steps, resumed)
+    assert_goes_on(whole, steps, resumed, made_up=validate and steps % 5 == 0)
+    assert stopped.rows + resumed.rows == whole.rows
     assert resumed.trainer.current_epoch == 3
 
 
@@ -143,10 +149,10 @@ def test_more_epochs_after_the_end(fit_in: Any, whole_run: Any, tmp_path: Path, 
 
 @pytest.mark.parametrize("step", [1, 5, 6])
 def test_crash_after_any_step(fit_in: Any, tmp_path: Path, step: int) -> None:
-    """The first file of a step: at an epoch's end the one from before its validation, which is not repeated."""
+    """The first file of a step: at an epoch's end the one from before its validation, which is made up."""
     whole = fit_in(tmp_path / "run", [BestCheckpoint(), KeepCopy(step, 1)], max_epochs=3, validate=True)
     resumed = fit_in(tmp_path / "run", guards(), resume=tmp_path / "run/kept.ckpt", max_epochs=3, validate=True)
-    assert_goes_on(whole, step, resumed)
+    assert_goes_on(whole, step, resumed, made_up=step == 5)
 
 
 def test_resume_from_best(fit_in: Any, whole_run: Any, tmp_path: Path) -> None:
@@ -196,3 +202,69 @@ def test_other_threads_leave_signals_alone(fit_in: Any, tmp_path: Path) -> None:
     work.start()
     work.join()
     assert done == [1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every_n_train_steps": 2, "save_top_k": -1},
+        {"train_time_interval": timedelta(0), "save_top_k": -1},
+        {"monitor": "val/loss", "save_top_k": 2},
+        {"save_on_train_epoch_end": True, "save_top_k": -1, "save_last": True},
+        {"save_on_exception": True},
+    ],
+)
+def test_whatever_lightning_saves_is_resumed_exactly(
+    options: dict[str, Any], fit_in: Any, whole_run: Any, tmp_path: Path
+) -> None:
+    """ModelCheckpoint writes in the middle of accumulations, at ends of epochs and after errors; early stopping looks
+    for its metric at the end of an epoch that is resumed at its end."""
+    whole = whole_run(max_epochs=2, validate=True)
+
+    class Fails(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if "save_on_exception" in options and (trainer.global_step, batch_idx % 3) == (7, 1):
+                raise RuntimeError("stop")
+
+    def callbacks() -> list[pl.Callback]:
+        return [EarlyStopping("val/loss"), *guards()]
+
+    saving = ModelCheckpoint(tmp_path / "files", filename="{step}", **options)
+    with pytest.raises(RuntimeError, match="stop") if "save_on_exception" in options else nullcontext():
+        fit_in(tmp_path / "run", [Fails(), saving, *callbacks()], max_epochs=2, validate=True)
+    files = sorted((tmp_path / "files").glob("*.ckpt"))
+    assert files
+    for file in [*files, tmp_path / "run/last.ckpt"]:
+        resumed = fit_in(tmp_path / "next", callbacks(), resume=file, max_epochs=2, validate=True)
+        assert resumed.same_weights(whole), file
+        assert resumed.trainer.global_step == 10
+
+
+def test_early_stopping_does_not_mind_a_stop_in_the_first_epoch(fit_in: Any, whole_run: Any, tmp_path: Path) -> None:
+    early = EarlyStopping("val/loss")
+    stopped = fit_in(tmp_path / "run", [early, *guards(), CtrlC(4)], max_epochs=3, validate=True)
+    assert stopped.trainer.global_step == 2
+    assert early in stopped.trainer.callbacks
+    again = EarlyStopping("val/loss")
+    resumed = fit_in(
+        tmp_path / "run", [again, *guards()], resume=tmp_path / "run/last.ckpt", max_epochs=3, validate=True
+    )
+    assert_goes_on(whole_run(max_epochs=3, validate=True), 2, resumed)
+
+
+def test_an_error_saves_the_last_step_that_ended(
+    fit_in: Any, whole_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fails(pl.Callback):
+        def on_before_backward(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                raise ValueError("a reward of one's own")
+
+    last = LastCheckpoint(100, "lit-posttrain fit --resume x")
+    with pytest.raises(ValueError, match="of one's own"):
+        fit_in(tmp_path / "run", [Fails(), last], max_epochs=3)
+    assert f"step 7 is saved in {tmp_path / 'run/last.ckpt'}; go on with: lit-posttrain fit --resume x" in (
+        capsys.readouterr().out
+    )
+    resumed = fit_in(tmp_path / "run", guards(), resume=tmp_path / "run/last.ckpt", max_epochs=3)
+    assert_goes_on(whole_run(max_epochs=3, validate=False), 7, resumed)

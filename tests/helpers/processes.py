@@ -13,7 +13,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 
-def run_script(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_script(script: Path, *arguments: object, limit_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a script to its end, which may be a failure."""
     command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=limit_s)

@@ -1,5 +1,5 @@
 """A run that ends in a given way at a given moment and goes on from what it left, against one that never ended
-(`python exits.py METHOD MODEL FOLDER EXIT,... MOMENT,...`). One process a run, forked from one that has imported all.
+(`python exits.py METHOD MODEL FOLDER EXIT:MOMENT...`). One process a run, forked from one that has imported all.
 Prints a line an exit and moment."""
 
 from __future__ import annotations
@@ -204,29 +204,26 @@ def differences(folder: Path, whole: Path, how: str) -> list[str]:
     return names + (["metrics"] if figures(folder, how == "max_time") != figures(whole, how == "max_time") else [])
 
 
-def main(method: str, model: Path, root: Path, exits: list[str], moments: list[str]) -> None:
+def main(method: str, model: Path, root: Path, pairs: list[str]) -> None:
     data, whole = root / "data", root / "whole"
     for folder in (data, whole):
         folder.mkdir(parents=True)
     assert in_child(method, model, whole, data) == 0, (whole / "output.txt").read_text()
-    for moment in moments:
-        for how in exits:
-            folder = root / f"{how} {moment}"
-            folder.mkdir()
-            ended = in_child(method, model, folder, data, how, moment)
-            if (folder / "end.pt").exists():  # asked to stop when nothing was left to do
-                told = "came to its end: " if moment in ENDS else "DID NOT END: "
-            else:
-                saved = folder / "last.ckpt"
-                kept = torch.load(saved, weights_only=True)["global_step"] if saved.exists() else 0
-                told = f"status {ended}, step {kept} kept: "
-                in_child(method, model, folder, data)
-            found = differences(folder, whole, how)
-            print(
-                f"{method}, {how}, {moment}: {told}{'the same' if not found else 'OTHER ' + ', '.join(found)}",
-                flush=True,
-            )
+    for pair in pairs:
+        how, moment = pair.split(":")
+        folder = root / f"{how} {moment}"
+        folder.mkdir()
+        ended = in_child(method, model, folder, data, how, moment)
+        if (folder / "end.pt").exists():  # asked to stop when nothing was left to do
+            told = "came to its end: " if moment in ENDS else "DID NOT END: "
+        else:
+            saved = folder / "last.ckpt"
+            kept = torch.load(saved, weights_only=True)["global_step"] if saved.exists() else 0
+            told = f"status {ended}, step {kept} kept: "
+            in_child(method, model, folder, data)
+        found = differences(folder, whole, how)
+        print(f"{method}, {how}, {moment}: {told}{'OTHER ' + ', '.join(found) if found else 'the same'}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].split(","), sys.argv[5].split(","))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -12,28 +12,32 @@ from cases import GIVEN_ROWS, METHODS
 from exits import EXITS, MOMENTS, SAMPLED_MOMENTS
 from helpers.processes import run_script
 
+FAST = {
+    "sft": [
+        "SIGTERM:last micro-batch",
+        "SIGHUP:end of the epoch",
+        "SIGKILL:validation",
+        "SIGKILL:save",
+        "SIGKILL:last validation",
+        "exception:first micro-batch",
+        "exception:optimizer step",
+        "max_time:after the step",
+    ],
+    "grpo": ["SIGINT:validation", "exception:reward"],
+}
 
-def outcomes(method: str, model: Path, root: Path, exits: Sequence[str], moments: Sequence[str]) -> list[str]:
+
+def outcomes(method: str, model: Path, root: Path, pairs: Sequence[str]) -> list[str]:
     """A line for every exit at every moment."""
-    script = Path(__file__).with_name("exits.py")
-    done = run_script(script, method, model, root / method, ",".join(exits), ",".join(moments), limit_s=7200)
+    done = run_script(Path(__file__).with_name("exits.py"), method, model, root / method, *pairs, limit_s=7200)
     lines = [line for line in done.stdout.splitlines() if line.startswith(f"{method}, ")]
-    assert len(lines) == len(exits) * len(moments), done.stderr[-3000:]
+    assert len(lines) == len(pairs), done.stderr[-3000:]
     return lines
 
 
-@pytest.mark.parametrize(
-    ("method", "exits", "moments"),
-    [
-        ("sft", ["SIGTERM", "SIGKILL", "exception"], ["last micro-batch", "optimizer step", "validation"]),
-        ("sft", ["SIGHUP"], ["after the step", "end of the epoch"]),
-        ("sft", ["SIGKILL"], ["save", "last validation"]),
-        ("sft", ["max_time"], ["after the step"]),
-        ("grpo", ["SIGINT", "exception"], ["reward", "validation"]),
-    ],
-)
-def test_exits(method: str, exits: list[str], moments: list[str], tiny_model: Path, tmp_path: Path) -> None:
-    for line in outcomes(method, tiny_model, tmp_path, exits, moments):
+@pytest.mark.parametrize("method", FAST)
+def test_exits(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    for line in outcomes(method, tiny_model, tmp_path, FAST[method]):
         assert line.endswith(": the same"), line
 
 
@@ -41,6 +45,6 @@ def test_exits(method: str, exits: list[str], moments: list[str], tiny_model: Pa
 @pytest.mark.parametrize("method", METHODS)
 def test_every_exit_at_every_moment(method: str, tiny_model: Path, tmp_path: Path) -> None:
     moments = MOMENTS if method in GIVEN_ROWS else SAMPLED_MOMENTS
-    lines = outcomes(method, tiny_model, tmp_path, EXITS, moments)
+    lines = outcomes(method, tiny_model, tmp_path, [f"{how}:{moment}" for moment in moments for how in EXITS])
     print("\n".join(lines), file=sys.stderr)
     assert [line for line in lines if not line.endswith(": the same")] == []

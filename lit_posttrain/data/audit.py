@@ -26,6 +26,11 @@ BY_REASON = ("dropped", "unread", "notes")
 _REMARKABLE = {"control": "with special tokens in their text", "altered": "altered by the chat template"}
 
 
+def unused(name: str) -> str:
+    """What `findings` call rows with a column or key that is not used."""
+    return f"with `{name}` not used"
+
+
 @dataclass
 class Tally:
     """A count with the lines of its first few cases."""
@@ -117,7 +122,7 @@ class FileAudit:
     def findings(self) -> dict[str, int]:
         """What became of rows other than to be taken as they are, in words; reasons without a case are left out."""
         found = {reason: tally.count for reason, tally in (self.dropped | self.notes).items()}
-        found |= {f"with `{name}` not used": tally.count for name, tally in self.unread.items()}
+        found |= {unused(name): tally.count for name, tally in self.unread.items()}
         found |= {words: getattr(self, name) for name, words in _ALTERED.items()}
         found |= {words: getattr(self, name).count for name, words in _REMARKABLE.items()}
         return {words: count for words, count in found.items() if count}

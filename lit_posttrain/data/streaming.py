@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.audit import AuditReport, unused
 from lit_posttrain.data.compared import compared
 from lit_posttrain.data.loader import Companions, StepCutter, Trees, require_same
 from lit_posttrain.data.memory import MemoryTrees
@@ -137,7 +137,9 @@ class TreeStream:
 
     def findings(self) -> str:
         """What was dropped and altered, in words; empty for nothing."""
-        return ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items() if reason != "rows")
+        used = {unused(key) for key in self.maker.keys.used}  # which a later row may have shown
+        told = {reason: count for reason, count in self.counts.items() if reason != "rows" and reason not in used}
+        return ", ".join(f"{count:,} {reason}" for reason, count in told.items())
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -20,20 +20,21 @@ _CALL, _FUNCTION = "message.tool_calls[].", "message.tool_calls[].function."
 class UsedKeys:
     """Counts, for one tokenizer, the rows with keys that its chat template does not use.
 
-    A key counts as unused until some row shows otherwise; it then leaves the audits again.
+    A key counts as unused until some row shows otherwise; it then leaves the audits again. used: the keys of which that
+    is known.
     """
 
     def __init__(self, tokenizer: Any, train_on: TrainOn) -> None:
         # one of its own: it counts what it alters
         self._template = ConversationTemplate(tokenizer, train_on)
-        self._used: set[str] = set()
+        self.used: set[str] = set()
         self._tries: dict[str, int] = {}
         self._audits: list[FileAudit] = []
 
     def look(self, examples: Sequence[Example], line: int, audit: FileAudit) -> None:
         """Count the keys of a row's examples that are not known to be used."""
         unused = dict.fromkeys(path for example in examples for path in self._unused(example))
-        left = [path for path in unused if path not in self._used]
+        left = [path for path in unused if path not in self.used]
         if left and not any(seen is audit for seen in self._audits):
             self._audits.append(audit)
         audit.leave(left, line)
@@ -41,13 +42,13 @@ class UsedKeys:
     def _unused(self, example: Example) -> Iterator[str]:
         texts: list[str] | None = None
         for path in dict.fromkeys(_paths(example)):
-            if path in self._used:
+            if path in self.used:
                 continue
             if self._template.has_template and self._tries.get(path, 0) < _TRIES:
                 self._tries[path] = self._tries.get(path, 0) + 1
                 texts = texts or self._texts(example)
                 if self._texts(_without(example, path)) != texts:
-                    self._used.add(path)
+                    self.used.add(path)
                     for seen in self._audits:
                         seen.unread.pop(path, None)
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -191,3 +192,34 @@ def test_every_key_of_a_message_reaches_the_tokens_or_the_audit(road: str, colum
     assert said != (f"message.{key}" in audit.unread)
     assert said or key not in (*REASONING, "tool_calls[].id")
     assert all(tally.count == 1 for tally in audit.unread.values())
+
+
+USER, ANSWER = talk()
+CALLS: list[Any] = [[], [{}], "x", [3], [{"function": {}}], [{"function": {"name": 1}}], {"name": "zulu"}]
+BAD: list[Any] = [
+    *(None, "", [], {}, 0, 1.5, True, "x", "[", "[{", "[1]", "{}", [1], [None], ["a"], [["a", None]], [{}], 10**400),
+    *([{"role": "user"}], [USER], [ANSWER], [ANSWER, ANSWER], [{"role": "narrator", "content": "a"}], {"role": "user"}),
+    *([{"role": "system", "content": "s"}], [{"role": "tool", "content": "t"}], "\n\nHuman: \n\nAssistant: x"),
+    *([{"role": "assistant", "content": parts}] for parts in ([None], [{}], [{"type": "image"}], None, 3)),
+    *([USER, {"role": "assistant", "content": "", "tool_calls": calls}] for calls in CALLS),
+    *([USER, {**ANSWER, "weight": weight}] for weight in (0.5, "x", [])),
+    *([USER, {"from": "function_call", "value": value}] for value in ("no JSON", "[1]", 3)),
+    *([{"text": None, "rank": 0}, {"text": "b", "rank": 1}], [{"text": "a", "rank": "x"}, {"text": "b"}]),
+]
+
+
+@pytest.mark.parametrize(("road", "name"), SHAPES)
+def test_every_row_is_a_tree_or_counted_as_dropped(road: str, name: str) -> None:
+    """Whatever stands in whichever column: never another error, and with on_bad_row skip nothing gets lost."""
+    row, options = ROADS[road][1][name], replace(ROADS[road][0], on_bad_row="skip")
+    maker = TreeMaker(["rows.jsonl"], tokenizer(), options)
+    maker.look(0, Record(row, "rows.jsonl", 1))
+    beside_it = [*beside.SYSTEM_COLUMNS, *beside.TOOL_COLUMNS, beside.HISTORY, beside.VARIABLES, *ROW_MARKS, *INPUT]
+    rows = [{**row, column: value} for column in dict.fromkeys([*row, *beside_it]) for value in BAD]
+    rows += [{key: value for key, value in row.items() if key != column} for column in row]
+    items = [item for line, made in enumerate(rows) for item in maker.items(0, Record(made, "rows.jsonl", line))]
+    trees = list(maker.trees(items, maker.encode(items)))
+    audit = maker.audits[0]
+    assert audit.rows == len(rows)
+    assert len(trees) + audit.dropped_count == len(rows)
+    assert 0 < len(trees) < len(rows)

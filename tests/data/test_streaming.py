@@ -93,6 +93,17 @@ def test_what_is_dropped_is_counted_and_said(files: list[str], caplog: pytest.Lo
     assert caplog.text == "", "one process of several speaks"
 
 
+def test_what_is_not_used_is_counted_of_a_stream_too(tmp_path: Path) -> None:
+    thoughts = {"role": "assistant", "content": "b", "timestamp": 3, "name": "bob"}
+    made = [{"messages": [{"role": "user", "content": "a"}, thoughts], "id": number} for number in range(9)]
+    template = tiny.CHATML.replace("message['content']", "message['content'] + (message.name or '')")
+    sources = find_sources(write(tmp_path / "a.jsonl", made))
+    found = TreeStream(sources, tiny.tokenizer(template), OPTIONS, shuffle=False, buffer=1, seed=0)
+    list(islice(found, 9))
+    assert found.findings() == "9 with `id` not used, 9 with `message.timestamp` not used"
+    assert found.preview().total.unread["id"].count == 9
+
+
 def test_resumed_anywhere_the_rest_is_the_same(files: list[str]) -> None:
     """Through two ends of a pass, in and between steps, chunks and pieces of a row."""
     whole = loader(files)

@@ -13,6 +13,7 @@ from helpers.runs import quiet_trainer
 from rewards.test_rules import batch
 
 from lit_posttrain import GRPO, ModelSpec, PromptData, Sampling
+from lit_posttrain.data.asked import read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.rewards import LengthPenalty, RewardBatch, RewardModelScore, RewardSum
@@ -54,6 +55,25 @@ def test_scores_are_those_of_the_score_command(size: int, reward_model: Path, tm
     assert [score for score, said in zip(found, SAID, strict=True) if said] == pytest.approx(expected, abs=1e-5)
     assert found[1] is not None, "a response that says nothing has a score too"
     assert len({round(float(score), 4) for score in found if score is not None}) == 5
+
+
+def test_it_reads_tools_and_goes_on_where_the_prompt_has_begun(reward_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(reward_model, folder)
+    tiny.tokenizer("{% if tools %}{{ tools | tojson }}{% endif %}" + tiny.CHATML).save_pretrained(folder)
+    begun = [{"role": "user", "content": "what is it"}, {"role": "assistant", "content": "It is"}]
+    tool = {"type": "function", "function": {"name": "zulu", "parameters": {}}}
+    rows = [{"prompt": begun, "tools": [tool]}, {"prompt": begun}, {"prompt": begun[:1]}]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records, said = read_prompts(str(tmp_path / "asked.jsonl")), [" a fox", " a fox", "It is a fox"]
+    reward = RewardModelScore(str(folder))
+    reward.prepare(torch.device("cpu"))
+    prompts = [record.messages for record in records]
+    with_tools, without, whole = reward.score(
+        RewardBatch(prompts, said, {}, [[1]] * 3, [False] * 3, ["x"] * 3, records)
+    )
+    assert without == pytest.approx(whole, abs=1e-6)
+    assert with_tools != pytest.approx(without, abs=1e-4)
 
 
 def test_what_is_too_long_has_no_score(reward_model: Path) -> None:

@@ -16,17 +16,14 @@ import os
 import platform
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from experiment import refuse_other, settings
 from reward import read
-from sft import ALLOCATOR, model_folder
+from sides import WEIGHTS, add_arithmetic, model_folder, run
 
-HERE = Path(__file__).parent
 SIDES = {
     "lit_posttrain": ["dpo_ours.py"],
     "lit_posttrain, unshared": ["dpo_ours.py", "--unshared"],
@@ -91,13 +88,7 @@ def measure(command: list[str], model: str, data: Path, cache: Path, options: ar
     script, *extra = command
     shared = ["--model", model, "--data", str(data), "--cache", str(cache), "--dtype", options.dtype]
     shared += ["--precision", options.precision, "--steps", str(options.steps), "--batch", str(options.batch)]
-    environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    line = [sys.executable, str(HERE / script), *shared, *extra]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=HERE)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(line)} failed:\n{done.stderr[-3000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return run([script, *shared, *extra], options)
 
 
 def table(runs: list[dict[str, Any]], sides: dict[str, list[str]]) -> str:
@@ -164,14 +155,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the weights")
-    parser.add_argument("--precision", default="bf16-mixed", choices=["bf16-mixed", "32-true"])
+    parser.add_argument("--dtype", choices=list(WEIGHTS.values()), help="of the weights; by default the precision's")
+    add_arithmetic(parser)
     parser.add_argument("--at-least", type=int, default=500, help="characters of a prompt")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--plot", help="file for a picture of the sweep")
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     options = parser.parse_args()
+    options.dtype = options.dtype or WEIGHTS[options.precision]
     sides = MEMORY if options.memory else SIDES
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []

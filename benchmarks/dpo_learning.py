@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from dpo import HERE
 from experiment import same_experiment, settings
 from reward import Row, fold_of, interval, read, run
-from sft import model_folder
+from sides import HERE, model_folder
 
 HELD_BACK = (0, 1)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
-import time
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from sft_ours import Clock
+from sides import now, peak_mb
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PreferenceData
 from lit_posttrain.runtime import quiet_libraries
@@ -35,7 +34,7 @@ class Began(pl.Callback):
         self.at = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.at = time.perf_counter()
+        self.at = now()
 
 
 def main() -> None:
@@ -85,15 +84,14 @@ def main() -> None:
         log_every_n_steps=1,
         callbacks=[clock, began],
     )
-    start = time.perf_counter()
+    start = now()
     trainer.fit(module, datamodule=data)
     step = statistics.median(b - a for a, b in itertools.pairwise(clock.times))
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     figures = {
         "rows_per_s": options.batch / step,
         "median_step_s": step,
         "before_s": began.at - start,
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
         "losses": clock.losses,
     }
     print(json.dumps(figures))

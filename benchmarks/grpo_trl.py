@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from grpo_ours import digits
+from sides import WEIGHTS, now, peak_mb
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -25,20 +24,16 @@ tokens: list[int] = []
 
 class Clock(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter())
+        times.append(now())
 
 
 class Timed(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     """With the time that generating takes, which is plain `model.generate`."""
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        begun = time.perf_counter()
+        begun = now()
         found = super()._generate_single_turn(*args, **kwargs)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        rollouts.append(time.perf_counter() - begun)
+        rollouts.append(now() - begun)
         tokens.append(sum(len(ids) for ids in found[0]))
         return found
 
@@ -57,11 +52,12 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--precision", default="bf16-mixed")
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(options.data).read_text(encoding="utf-8").splitlines()]
     data = [{"prompt": [{"role": "user", "content": row["question"]}]} for row in rows]
     trainer = Timed(
-        AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16),
+        AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, WEIGHTS[options.precision])),
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=tempfile.mkdtemp(),
@@ -72,7 +68,7 @@ def main() -> None:
             max_steps=options.steps,
             beta=0.04,
             learning_rate=1e-6,
-            bf16=True,
+            bf16=options.precision == "bf16-mixed",
             use_cpu=not torch.cuda.is_available(),
             report_to=[],
             save_strategy="no",
@@ -87,14 +83,12 @@ def main() -> None:
     trainer.train()
     steps = [b - a for a, b in itertools.pairwise(times)]
     updates = [step - rollout for step, rollout in zip(steps, rollouts[1:], strict=True)]
-    cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     figures = {
         "step_s": statistics.median(steps),
         "rollout_s": statistics.median(rollouts[1:]),
         "update_s": statistics.median(updates),
         "tokens": statistics.median(tokens[1:]),
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
     }
     print(json.dumps(figures))
 

@@ -20,10 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dpo import HERE
 from experiment import content, same_experiment, settings
 from reward import run
-from sft import model_folder
+from sides import HERE, model_folder
 
 RUNS = {"adaptive": "KLControl adaptive", "off": "without control"}
 # options that make no difference to a run without control; it may be shorter too, since it does not come back

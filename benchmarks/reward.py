@@ -26,7 +26,7 @@ import numpy as np
 from experiment import same_experiment, settings
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
-from sft import ALLOCATOR, model_folder
+from sides import ALLOCATOR, model_folder
 
 HERE = Path(__file__).parent
 RESAMPLES = 2000

@@ -20,43 +20,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from experiment import refuse_other, settings
+from sides import HERE, add_arithmetic, model_folder, run
+
 SIDES = {
     "lit_posttrain": ["sft_ours.py"],
     "TRL padded": ["sft_trl.py"],
     "TRL packed": ["sft_trl.py", "--pack"],
 }
-# freed memory stays in the process, on both sides (see lit_posttrain.runtime.tune_allocator)
-ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
-
-
-def model_folder(path: str, folder: Path) -> str:
-    """A dense folder of the model that both sides load."""
-    from lit_posttrain.models.loading import build_policy
-    from lit_posttrain.models.spec import ModelSpec
-    from lit_posttrain.models.tokenizers import load_tokenizer
-    from lit_posttrain.runtime import quiet_libraries
-
-    if Path(path).is_dir():
-        return path
-    quiet_libraries()
-    tokenizer = load_tokenizer(ModelSpec(path))
-    build_policy(ModelSpec(path), len(tokenizer)).transformer.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def measure(side: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
     """One run of one side in a fresh process."""
     script, *extra = SIDES[side]
     shared = ["--model", model, "--data", options.data, "--steps", str(options.steps), "--batch", str(options.batch)]
-    command = [sys.executable, str(HERE / script), *shared, "--dtype", options.dtype, *extra]
-    environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"side": side, "dtype": options.dtype, **figures}
+    figures = run([script, *shared, "--precision", options.precision, *extra], options)
+    return {"side": side, **figures, "options": settings(options)}
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -84,18 +63,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    add_arithmetic(parser)
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     options.data = str(Path(options.data).resolve())
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
+    if kept and runs:
+        refuse_other(kept, runs[0]["options"], options)
     with tempfile.TemporaryDirectory() as scratch:
         model = model_folder(options.model, Path(scratch) / "model")
         if options.profile:
             command = [sys.executable, str(HERE / "sft_ours.py"), "--model", model, "--data", options.data]
-            subprocess.run([*command, "--dtype", options.dtype, "--steps", "3", "--profile"], check=True, cwd=HERE)
+            profile = ["--precision", options.precision, "--steps", "3", "--profile"]
+            subprocess.run([*command, *profile], check=True, cwd=HERE)
             return
         for turn in range(options.runs):
             for side in SIDES:
@@ -106,7 +88,7 @@ def main() -> None:
                 if kept:
                     with kept.open("a") as stream:
                         stream.write(json.dumps(runs[-1]) + "\n")
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.dtype}\n")
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.precision}\n")
     print(table(runs))
 
 

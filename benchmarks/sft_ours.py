@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import time
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from sides import WEIGHTS, now, peak_mb
 
 from lit_posttrain import SFT, ConversationData, ModelSpec
 from lit_posttrain.runtime import quiet_libraries
@@ -25,9 +24,7 @@ class Clock(pl.Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
+        self.times.append(now())
         self.tokens.append(batch.counts["input_tokens"])
         self.losses.append(round(float(outputs["loss"]), 4))
 
@@ -38,16 +35,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     quiet_libraries()
     clock = Clock()
-    spec = ModelSpec(options.model, dtype=options.dtype)
+    spec = ModelSpec(options.model, dtype=WEIGHTS[options.precision])
     module = SFT(spec, optimizer=lambda params: torch.optim.AdamW(params, lr=1e-6, fused=True), warmup=0.0)
     trainer = pl.Trainer(
         max_steps=options.steps,
-        precision="bf16-mixed" if options.dtype == "bfloat16" else "32-true",
+        precision=options.precision,
         gradient_clip_val=1.0,
         logger=False,
         enable_checkpointing=False,
@@ -64,12 +61,10 @@ def main() -> None:
         return
     trainer.fit(module, datamodule=data)
     steps = [b - a for a, b in zip(clock.times, clock.times[1:], strict=False)]
-    cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     figures = {
         "tokens_per_s": sum(clock.tokens[1:]) / sum(steps),
         "median_step_s": statistics.median(steps),
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
         "losses": clock.losses,
     }
     print(json.dumps(figures))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from sides import WEIGHTS, now, peak_mb
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -22,9 +21,7 @@ times: list[float] = []
 
 class Clock(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter())
+        times.append(now())
 
 
 def main() -> None:
@@ -33,7 +30,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--pack", action="store_true")
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(options.data).read_text(encoding="utf-8").splitlines()]
@@ -45,14 +42,14 @@ def main() -> None:
         for row in rows
     ]
     trainer = SFTTrainer(
-        AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)),
+        AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, WEIGHTS[options.precision])),
         args=SFTConfig(
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=2 if options.pack else options.batch,  # 2 packed rows of 1,024: as many tokens
             packing=options.pack,
             max_length=1024,
             max_steps=options.steps,
-            bf16=options.dtype == "bfloat16",
+            bf16=options.precision == "bf16-mixed",
             use_cpu=not torch.cuda.is_available(),
             report_to=[],
             logging_steps=1,
@@ -67,12 +64,10 @@ def main() -> None:
     trainer.train()
     logs = [h for h in trainer.state.log_history if "loss" in h]
     steps = [b - a for a, b in itertools.pairwise(times)]
-    cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     figures = {
         "tokens_per_s": (logs[-1]["num_tokens"] - logs[0]["num_tokens"]) / (times[-1] - times[0]),
         "median_step_s": statistics.median(steps),
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
         "losses": [round(float(h["loss"]), 4) for h in logs],
     }
     print(json.dumps(figures))

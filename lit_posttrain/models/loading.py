@@ -184,14 +184,20 @@ def _auto_class(head: Head) -> Any:
     return AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
 
 
-def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
-    from transformers import GgufConfig
+def _unpacked() -> dict[str, Any]:
+    """The options with which transformers unpacks a GGUF file as it loads it. Versions without GgufConfig always do."""
+    import transformers
 
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     config = load_config(spec, head)
     where, gguf = resolve(spec.path)
     options: dict[str, Any] = {}
     if gguf:
-        options = {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
+        options = {"gguf_file": gguf, **_unpacked()}
     if spec.quantization:
         if gguf:
             where, options = str(_dense_folder(spec, Path(where) / gguf)), {}

@@ -22,8 +22,12 @@ _ALTERED = {
     "unanswered": "without an answer to their last turns",
     "rewritten": "trained turn by turn",
 }
-BY_REASON = ("dropped", "unread", "notes")
-_REMARKABLE = {"control": "with special tokens in their text", "altered": "altered by the chat template"}
+BY_REASON = ("dropped", "unread", "notes", "lost")
+_REMARKABLE = {
+    "control": "with special tokens in their text",
+    "altered": "altered by the chat template",
+    "generated": "trained behind another prompt than the chat template renders there",
+}
 
 
 def unused(name: str) -> str:
@@ -56,7 +60,9 @@ class FileAudit:
     unread: rows by what is in them and is not used: columns, and keys of messages. notes: rows by how they were read,
     where that is no matter of course.
     control: rows whose messages contain special tokens. altered: rows with words that the chat template did not write
-    as they are. tokens, trained_tokens, mean, p50, p95, max: of the trees' lengths. longest: (line, tokens).
+    as they are. generated: rows with turns behind whose generation prompt the template renders something else.
+    lost: what the template leaves out, by what it is. tokens, trained_tokens, mean, p50, p95, max: of the trees'
+    lengths. longest: (line, tokens).
     path: the entry of --data.path that the file was found under.
     """
 
@@ -75,6 +81,8 @@ class FileAudit:
     notes: dict[str, Tally] = field(default_factory=dict)
     control: Tally = field(default_factory=Tally)
     altered: Tally = field(default_factory=Tally)
+    generated: Tally = field(default_factory=Tally)
+    lost: dict[str, Tally] = field(default_factory=dict)
     tokens: int = 0
     trained_tokens: int = 0
     mean: float = 0.0
@@ -114,6 +122,12 @@ class FileAudit:
         names = ("tools", "chat_template_kwargs.", "message.tool_calls", *(f"message.{key}" for key in REASONING))
         return [name for name in self.unread if name.startswith(names) and not name.startswith("message.tool_calls[")]
 
+    @property
+    def newly_lost(self) -> list[str]:
+        """What the chat template leaves out of some rows, beside what it has no place for at all."""
+        told = {"tools": "tools" in self.ignored, "thoughts": any("message." + k in self.ignored for k in REASONING)}
+        return [what for what in self.lost if not told.get(what)]
+
     def where(self, tally: Tally) -> str:
         """The places of a tally's first cases: `file:3, :8, ...`."""
         places = [f"{self.name}:{tally.lines[0]}", *(f":{line}" for line in tally.lines[1:])]
@@ -125,6 +139,7 @@ class FileAudit:
         found |= {unused(name): tally.count for name, tally in self.unread.items()}
         found |= {words: getattr(self, name) for name, words in _ALTERED.items()}
         found |= {words: getattr(self, name).count for name, words in _REMARKABLE.items()}
+        found |= {f"whose {what} the chat template leaves out": tally.count for what, tally in self.lost.items()}
         return {words: count for words, count in found.items() if count}
 
     def forget(self) -> None:
@@ -151,7 +166,8 @@ class FileAudit:
         made = cls(**values)
         for name in BY_REASON:
             setattr(made, name, {reason: Tally(**tally) for reason, tally in values[name].items()})
-        made.control, made.altered = Tally(**values["control"]), Tally(**values["altered"])
+        for name in _REMARKABLE:
+            setattr(made, name, Tally(**values[name]))
         made.longest = [(int(line), int(length)) for line, length in values["longest"]]
         return made
 
@@ -173,8 +189,10 @@ class Share:
 class AuditReport:
     """All files of one data set.
 
-    total: the sums, and lengths over everything. ends: trained turns by the end token they close with ("" is none).
-    eos: the tokenizer's end-of-sequence token. held_out: trees set aside by --data.val_share. in_training: trees of a
+    total: the sums, and lengths over everything. dated_template: the day that the template writes, where it writes
+    the day. remedy: how to make the template render what generation is given, where it does not. ends: trained turns
+    by the end token they close with ("" is none). eos: the tokenizer's end-of-sequence token. held_out: trees set
+    aside by --data.val_share. in_training: trees of a
     validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
     at; 0 where all were. mix: shares of an epoch, where --data.weights sets them. compared: what preferences say.
     left_out: what lies beside the files that were read and was not. validation: reports of the validation sets by
@@ -187,7 +205,8 @@ class AuditReport:
     max_length: int = 0
     overlong: str = "drop"
     chat_template: bool = True
-    dated_template: bool = False
+    dated_template: str = ""
+    remedy: str = ""
     pad_is_eos: bool = False
     eos: str = ""
     ends: dict[str, int] = field(default_factory=dict)
@@ -210,7 +229,10 @@ class AuditReport:
         """What a person should look at, a line each."""
         found = [*self.left_out, *self._about_ends(), *self._about_rows()]
         if self.dated_template:
-            found.append("the chat template writes the day of tokenisation into prompts; a fixed date is safer")
+            found.append(
+                f"the chat template writes the day of tokenisation ({self.dated_template}) into prompts, and in use "
+                "that of the answer; a fixed date is safer"
+            )
         for name, report in self.validation.items():
             found += [f"{name}: {line}" for line in report.warnings]
             if report.in_training:
@@ -269,6 +291,15 @@ class AuditReport:
             if count := file.altered.count:
                 where = file.where(file.altered)
                 found.append(f"the chat template changes or leaves out words of {count} rows ({where})")
+            for what in file.newly_lost:
+                tally = file.lost[what]
+                found.append(f"the chat template leaves out the {what} of {tally.count} rows ({file.where(tally)})")
+            if count := file.generated.count:
+                found.append(
+                    f"the prompt that generation is given is not the beginning of the rendered conversation in {count} "
+                    f"rows ({file.where(file.generated)}); they are trained as generated: that prompt, the answer, its "
+                    "end" + (f"; {self.remedy}" if self.remedy else "")
+                )
         if total.duplicates:
             found.append(f"{total.duplicates} of {total.rows} rows repeat an earlier row")
         if total.unanswered:

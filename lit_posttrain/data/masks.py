@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.templates import NAME_A_TEMPLATE, Rendered, special_tokens
+from lit_posttrain.data.rendering import NAME_A_TEMPLATE
+from lit_posttrain.data.templates import Rendered, special_tokens
 from lit_posttrain.types import Response, Tree
 
 _MEMO_CHARACTERS = 64
@@ -34,6 +35,29 @@ class TokenMask:
         """Encodings of texts. `plain`: the tokenizer adds its special tokens, which a chat template writes itself."""
         return list(self.backend.encode_batch(texts, add_special_tokens=plain))
 
+    def trees(self, rendered: Rendered, encoding: Any, whole: bool = False) -> list[Tree]:
+        """The trees of a text: one, or one a turn where a token holds the end of a turn's prompt and the beginning of
+        its answer. What generation is given ends between them, and what it goes on with begins there.
+
+        whole: as in `tree`, which a token across the two is left as it is for.
+
+        Raises:
+            BadRow: as `tree`.
+        """
+        if rendered.apart:
+            return [self._apart(rendered, *rendered.turns[0])]
+        try:
+            return [self.tree(rendered, encoding, whole)]
+        except _Seam:
+            return [self._apart(rendered, start, end) for start, end in rendered.turns if end > start]
+
+    def _apart(self, rendered: Rendered, start: int, end: int) -> Tree:
+        """The tree of one turn, whose prompt and answer are tokenised each by itself."""
+        text = rendered.text[:end]
+        marks = rendered.marks and [(max(a, start), min(b, end)) for a, b in rendered.marks if b > start and a < end]
+        alone = Rendered(text, [(start, end)], marks, apart=True)
+        return self.tree(alone, Joined(self.backend, text, start))
+
     def tree(self, rendered: Rendered, encoding: Any, whole: bool = False) -> Tree:
         """A prompt and one response. The prompt is all before the first trained token, the response ends with the
         last trained one: what stands behind it cannot change a likelihood. whole: keep that too, for a score is read
@@ -53,7 +77,8 @@ class TokenMask:
         tokens, counted = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.bool_)
         for start, end in rendered.turns:
             if end > start:
-                counted[slice(*self._token_span(rendered, encoding, ids, start, end))] = True
+                for first, past in self._token_spans(rendered, encoding, ids, start, end, whole):
+                    counted[first:past] = True
         where = counted.nonzero()[0]
         # the first token of a sequence has no state that could predict it
         if len(where) == 0 or where[-1] == 0:
@@ -64,20 +89,33 @@ class TokenMask:
             return Tree(tokens[:first], [response], np.ones(first, np.bool_))
         return Tree(tokens[:first], [Response(tokens[first:last], counted[first:last])])
 
-    def _token_span(self, rendered: Rendered, encoding: Any, ids: list[int], begin: int, until: int) -> tuple[int, int]:
-        """First and past-the-last trained token of the turn in characters `begin` to `until`."""
+    def _token_spans(
+        self, rendered: Rendered, encoding: Any, ids: list[int], begin: int, until: int, whole: bool
+    ) -> list[tuple[int, int]]:
+        """(first, past-the-last) of the trained tokens of the turn in characters `begin` to `until`."""
+        length = len(rendered.text)
         if rendered.everything:
-            start = _token_at(encoding, begin, len(rendered.text), len(ids))
+            start = _token_at(encoding, begin, length, len(ids))
         else:
-            start = self._boundary(rendered, encoding, ids, begin)
+            start = self._boundary(rendered, encoding, ids, begin, whole)
         if rendered.plain:
-            return start, len(ids)
-        end = _token_at(encoding, until, len(rendered.text), len(ids))
-        close = self._closing(rendered.text, encoding, ids, start, end)
+            return [(start, len(ids))]
+        marks = [(max(a, begin), min(b, until)) for a, b in rendered.marks or () if b > begin and a < until]
+        spans = [
+            (
+                start if a == begin else _token_at(encoding, a, length, len(ids)),
+                _token_at(encoding, b, length, len(ids)),
+            )
+            for a, b in marks or [(begin, until)]
+        ]
+        last, end = spans[-1]
+        close = self._closing(rendered.text, encoding, ids, last, end)
         self.ends["" if close is None else self._special[ids[close]]] += 1
-        return start, end if close is None or rendered.exact or rendered.everything else close + 1
+        if close is not None and not marks and not rendered.everything:
+            spans[-1] = last, close + 1
+        return spans
 
-    def _boundary(self, rendered: Rendered, encoding: Any, ids: list[int], at: int) -> int:
+    def _boundary(self, rendered: Rendered, encoding: Any, ids: list[int], at: int, whole: bool) -> int:
         """The token at which character `at` starts, proven: the text before it has exactly the tokens before it.
 
         Added tokens split a text before anything else does, so it is enough to tokenise from the last one on, which
@@ -85,7 +123,7 @@ class TokenMask:
         """
         text = rendered.text
         index = _token_at(encoding, at, len(text), len(ids))
-        if at == 0:
+        if at == 0 or rendered.apart:
             return index
         recent = range(index - 1, max(index - _LOOK_BACK, -1), -1)
         known = next((i for i in recent if ids[i] in self._added), None)
@@ -98,7 +136,13 @@ class TokenMask:
             prefix.pop()
         if prefix == ids[: len(prefix)]:
             return len(prefix)
-        raise self._mismatch(prefix, ids)
+        differs = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), len(ids))
+        begins, ends = encoding.token_to_chars(differs) or (at, at) if differs < len(ids) else (at, at)
+        if rendered.plain or (text[begins:at].strip() and text[at:ends].strip()):
+            raise self._mismatch(prefix, ids, differs)
+        if whole:
+            return differs
+        raise _Seam
 
     def _tokens(self, text: str) -> list[int]:
         if len(text) > _MEMO_CHARACTERS:
@@ -107,8 +151,7 @@ class TokenMask:
             self._memo[text] = self.backend.encode(text, add_special_tokens=False).ids
         return self._memo[text]
 
-    def _mismatch(self, prefix: Sequence[int], ids: Sequence[int]) -> BadRow:
-        differs = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), len(ids))
+    def _mismatch(self, prefix: Sequence[int], ids: Sequence[int], differs: int) -> BadRow:
         here = slice(max(differs - 2, 0), differs + 2)
         alone, within = (
             [self.backend.decode([i], skip_special_tokens=False) for i in side[here]] for side in (prefix, ids)
@@ -133,6 +176,45 @@ class TokenMask:
         while run > start and ids[run - 1] in self._special:
             run -= 1
         return next((i for i in range(run, last) if ids[i] == self._eos), last)
+
+
+class _Seam(Exception):
+    """White space around the end of a prompt is one token with what is on its other side."""
+
+
+class Joined:
+    """The encodings of both sides of a text, one behind the other; of an encoding's methods those that are used here.
+    at: the character at which the second side begins."""
+
+    def __init__(self, backend: Any, text: str, at: int) -> None:
+        prompt = backend.encode(text[:at], add_special_tokens=False)
+        ids, spans = _tokens_behind(backend, text[at:])
+        self.ids: list[int] = [*prompt.ids, *ids]
+        self._spans: list[tuple[int, int]] = [*prompt.offsets, *((start + at, end + at) for start, end in spans)]
+        self._first = len(prompt.ids), at
+
+    def char_to_token(self, at: int) -> int | None:
+        """The index of the token that character `at` belongs to."""
+        first, seam = self._first
+        where = range(first, len(self.ids)) if at >= seam else range(first)
+        return next((i for i in where if self._spans[i][0] <= at < self._spans[i][1]), None)
+
+    def token_to_chars(self, index: int) -> tuple[int, int]:
+        """(first, past-the-last) character of a token."""
+        return self._spans[index]
+
+
+def _tokens_behind(backend: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokens and spans of a text that stands behind another one. Some tokenizers write a space before the first word
+    of whatever they are given: they are given a line break before it, which is taken off again."""
+    if backend.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581"):
+        before = backend.encode("\n", add_special_tokens=False).ids
+        longer = backend.encode("\n" + text, add_special_tokens=False)
+        if longer.ids[: len(before)] == before:
+            rest = slice(len(before), None)
+            return longer.ids[rest], [(max(start - 1, 0), end - 1) for start, end in longer.offsets[rest]]
+    encoding = backend.encode(text, add_special_tokens=False)
+    return encoding.ids, encoding.offsets
 
 
 def plain_backend(tokenizer: Any) -> Any:

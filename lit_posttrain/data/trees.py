@@ -98,7 +98,7 @@ class TreeMaker:
         """names: of the sources, as people know them."""
         self.options, self.tokenizer = options, tokenizer
         self.audits = [FileAudit(name) for name in names]
-        self.template = ConversationTemplate(tokenizer, options.train_on)
+        self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.whole_text)
         self.mask = TokenMask(tokenizer)
         self.keys = UsedKeys(tokenizer, options.train_on)
         self._readers: list[Reader | None] = [None] * len(names)
@@ -155,25 +155,38 @@ class TreeMaker:
             audit = self.audits[item.file]
             own = [(rendered, next(encoded)) for rendered in item.rendered]
             try:
-                whole = self.options.whole_text
-                trees = [self.mask.tree(rendered, encoding, whole) for rendered, encoding in own]
-                tree = _joined(trees, item.labels, item.marked)
+                made = self._made(item, own)
             except BadRow as error:
                 self._bad(item.file, item.line, error)
                 continue
-            tree.file, tree.line, tree.record = audit.name, item.line, item.record
-            fitted = self.options.fit(tree)
-            if fitted.dropped:
-                audit.drop(fitted.dropped, item.line)
-            audit.cut += fitted.cut
-            audit.split += fitted.split
-            audit.empty_pieces += fitted.empty_pieces
-            for piece in fitted.trees:
-                yield piece, item.hash
+            audit.rewritten += len(made) > 1
+            for tree in made:
+                tree.file, tree.line, tree.record = audit.name, item.line, item.record
+                fitted = self.options.fit(tree)
+                if fitted.dropped:
+                    audit.drop(fitted.dropped, item.line)
+                audit.cut += fitted.cut
+                audit.split += fitted.split
+                audit.empty_pieces += fitted.empty_pieces
+                for piece in fitted.trees:
+                    yield piece, item.hash
+
+    def _made(self, item: Item, own: Sequence[tuple[Rendered, Any]]) -> list[Tree]:
+        """The trees of an item's texts: one of all of them, or several of a single text."""
+        made = [self.mask.trees(rendered, encoding, self.options.whole_text) for rendered, encoding in own]
+        marked = item.marked or self.options.whole_text
+        if len(made) == 1:
+            return [_joined([tree], item.labels, marked) for tree in made[0]]
+        if any(len(trees) != 1 for trees in made):
+            raise BadRow(
+                "token boundary",
+                "a response of several turns whose prompts and answers share tokens; cut the response to one turn",
+            )
+        return [_joined([trees[0] for trees in made], item.labels, marked)]
 
     def _render(self, example: Example, record: Record, audit: FileAudit) -> list[Rendered]:
         template = self.template
-        before = template.rewritten, template.unanswered, template.altered
+        before = template.rewritten, template.unanswered, template.altered, template.generated
         try:
             texts = template.render(example)
         except PostTrainError as error:
@@ -182,6 +195,10 @@ class TreeMaker:
         audit.unanswered += template.unanswered - before[1]
         if template.altered > before[2]:
             audit.altered.add(record.line)
+        if template.generated > before[3]:
+            audit.generated.add(record.line)
+        for what in template.missed:
+            audit.lost.setdefault(what, Tally()).add(record.line)
         if template.holds_control_tokens(example):
             audit.control.add(record.line)
         for rendered in texts:
@@ -214,6 +231,7 @@ class TreeMaker:
             overlong=self.options.overlong,
             chat_template=self.template.has_template,
             dated_template=self.template.dated,
+            remedy=self.template.remedy,
             pad_is_eos=self.tokenizer.pad_token_id is not None
             and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id,
             eos=self.tokenizer.eos_token or "",
@@ -279,6 +297,7 @@ def _sum(audits: Sequence[FileAudit]) -> FileAudit:
         for name in BY_REASON:
             for reason, tally in getattr(audit, name).items():
                 getattr(total, name).setdefault(reason, Tally()).count += tally.count
+        total.generated.count += audit.generated.count
         total.control.count += audit.control.count
         total.altered.count += audit.altered.count
     return total

@@ -74,7 +74,7 @@ class RewardModelScore(Reward):
         except PostTrainError as problem:
             raise PostTrainError(f"RewardModelScore: path: {problem}") from problem
         self._model = restored.scorer.requires_grad_(False)
-        self._template = ConversationTemplate(restored.tokenizer, "completion", empty_turns=True)
+        self._template = ConversationTemplate(restored.tokenizer, "completion", empty_turns=True, scored=True)
         self._mask = TokenMask(restored.tokenizer)
         self._limit = max_positions(self._model.config)
         self._device = restored.device

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,23 +120,23 @@ def test_a_template_that_rewrites_earlier_turns_is_trained_turn_by_turn() -> Non
     assert len(trees(tokenizer, talk_example(talk), "last")) == 1
 
 
-def test_a_generation_prompt_that_is_not_in_the_conversation_is_an_error() -> None:
-    tokenizer = tiny.tokenizer(tiny.CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif"))
-    with pytest.raises(
-        PostTrainError, match=r"renders the prompt of turn 2 as .*<think>.* and the conversation with the"
-    ) as e:
-        trees(tokenizer, talk_example(TALKS[0]))
-    assert "--model.policy.chat_template FILE" in str(e.value)
+def test_a_generation_prompt_that_is_not_in_the_conversation_is_trained_behind() -> None:
+    opened = tiny.CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
+    tokenizer = tiny.tokenizer(opened)
+    template, mask = ConversationTemplate(tokenizer), TokenMask(tokenizer)
+    talk = TALKS[1]
+    made = [mask.trees(r, mask.encode([r.text], False)[0]) for r in template.render(talk_example(talk))]
+    assert [counted_text(tokenizer, tree) for (tree,) in made] == ["two  <|im_end|>", "né 4 🙂<|im_end|>"]
+    assert (template.generated, template.rewritten) == (2, 1)
+    for (tree,), turns in zip(made, (2, 4), strict=True):
+        given = tokenizer.apply_chat_template(messages(talk)[:turns], add_generation_prompt=True, return_dict=False)
+        assert tree.prompt.tolist() == list(given)
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
         ("{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}", "turns cannot be told apart"),
-        (
-            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}",
-            "leaves out turn 2",
-        ),
         ("{% for m in messages %}{{ m['content'] }", "no valid Jinja"),
     ],
 )
@@ -293,62 +291,3 @@ def test_words_that_the_template_does_not_write_are_counted(tokenizer: PreTraine
     plain = ConversationTemplate(tokenizer)
     plain.render(talk_example(TALKS[1]))
     assert (upper.altered, plain.altered) == (1, 0)
-
-
-def _published(pattern: str) -> list[Path]:
-    """Chat templates of well-known models, which TRL carries."""
-    spec = find_spec("trl")
-    found = Path(spec.origin).parent.glob(f"chat_templates/{pattern}") if spec and spec.origin else []
-    return sorted(found)
-
-
-def _published_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    made = tiny.tokenizer(path.read_text())
-    made.add_special_tokens({"additional_special_tokens": ["<|eot_id|>", "<|end|>", "<|user|>", "<end_of_turn>"]})
-    return made
-
-
-PUBLISHED = messages([("user", "hi"), ("assistant", "hello"), ("user", "2+2?"), ("assistant", "four")])
-
-
-@pytest.mark.parametrize("path", _published("*_training.jinja"), ids=lambda path: path.stem)
-def test_masks_of_published_templates_equal_those_of_hugging_face(path: Path) -> None:
-    tokenizer = _published_tokenizer(path)
-    try:
-        oracle = tokenizer.apply_chat_template(
-            PUBLISHED, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-    except Exception as error:
-        pytest.skip(f"wants more than text: {error}")
-    (tree,) = trees(tokenizer, Example(PUBLISHED, 1))
-    response = tree.responses[0]
-    tokens = np.concatenate([tree.prompt, response.tokens])
-    counted = np.concatenate([np.zeros(len(tree.prompt), bool), response.counted])
-    assert tokens.tolist() == oracle["input_ids"][: len(tokens)]
-    assert counted.astype(int).tolist() == oracle["assistant_masks"][: len(tokens)]
-    assert not any(oracle["assistant_masks"][len(tokens) :])
-
-
-# they open a reasoning block that an answer without reasoning does not have, or want lists of parts as content
-REFUSED = (
-    "deepseek_r1_distill",
-    "deepseekv3",
-    "llava_next",
-    "nemotron_3_5_lightning",
-    "nemotron_3_nano",
-    "nemotron_3_super",
-    "nemotron_3_ultra",
-)
-
-
-@pytest.mark.parametrize("path", [p for p in _published("*.jinja") if "_training" not in p.stem], ids=lambda p: p.stem)
-def test_published_templates_give_exact_prompts_or_say_why_not(path: Path) -> None:
-    tokenizer = _published_tokenizer(path)
-    if path.stem in REFUSED:
-        with pytest.raises((BadRow, PostTrainError), match=r"renders the prompt of turn 4|refuses the conversation"):
-            trees(tokenizer, Example(PUBLISHED, 1), "last")
-        return
-    (tree,) = trees(tokenizer, Example(PUBLISHED, 1), "last")
-    given = tokenizer.apply_chat_template(PUBLISHED[:-1], add_generation_prompt=True, return_dict=False)
-    assert tree.prompt.tolist() == list(given)
-    assert "four" in counted_text(tokenizer, tree) or "vlm" in path.stem or "idefics" in path.stem

@@ -1,0 +1,207 @@
+"""Conversations as text, by a tokenizer's chat template: the one way for training, rollouts and generation alike.
+
+Templates want the same conversation in different spellings: content as a string or as a list of parts, the arguments
+of tool calls as objects or as JSON text, thoughts under one key or another. `Renderer.spelled` finds the spelling that
+a template writes in full.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.messages import REASONING
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.template_variables import mentioned
+
+NAME_A_TEMPLATE = "name a corrected template with --model.policy.chat_template FILE"
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """parts: content is a list of parts. text_arguments: tool calls have JSON text as arguments. bare_calls: beside
+    tool calls empty content is null."""
+
+    parts: bool = False
+    text_arguments: bool = False
+    bare_calls: bool = False
+
+    def of(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A message in this spelling."""
+        made = dict(message)
+        if self.text_arguments and "tool_calls" in made:
+            made["tool_calls"] = [_with_text_arguments(call) for call in made["tool_calls"]]
+        if self.bare_calls and "tool_calls" in made and not made["content"]:
+            made["content"] = None
+        elif self.parts:
+            made["content"] = [{"type": "text", "text": made["content"]}]
+        return made
+
+
+_AS_IT_IS = Spelling()
+_WITH_CALLS = (
+    Spelling(text_arguments=True),
+    Spelling(bare_calls=True),
+    Spelling(text_arguments=True, bare_calls=True),
+)
+_PARTS = Spelling(parts=True)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is rendered: messages with string content, tool schemas, and template variables of its own. begun: words of
+    the assistant that the prompt ends with, the beginning of message `begun_at`."""
+
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    begun: str = ""
+    begun_at: int = -1
+    spelling: Spelling = _AS_IT_IS
+
+    def first(self, count: int) -> Conversation:
+        """The first `count` messages of it."""
+        return replace(self, messages=self.messages[:count])
+
+    def then(self, *messages: dict[str, Any]) -> Conversation:
+        """With more messages behind it."""
+        return replace(self, messages=[*self.messages, *messages])
+
+
+class Renderer:
+    """One tokenizer's chat template, at one moment: a template that writes the date or the time writes the same one
+    for as long as the renderer lives."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.now = datetime.now()
+        self._tokenizer = tokenizer
+        self._special = dict(tokenizer.special_tokens_map)
+        self._templates: dict[bool, str] = {}
+        self._last = _AS_IT_IS
+
+    def template(self, tools: Any = None) -> str:
+        """The template's text; some tokenizers have another one for conversations with tools."""
+        key = bool(tools)
+        if key not in self._templates:
+            self._templates[key] = self._tokenizer.get_chat_template(tools=tools)
+        return self._templates[key]
+
+    @property
+    def dated(self) -> bool:
+        """Whether the template writes the day's date or the time into what it renders."""
+        return "strftime_now" in self.template()
+
+    def text(self, talk: Conversation, prompt: bool = False) -> str:
+        """What the template makes of a conversation. prompt: with what asks for the assistant's answer.
+
+        Raises:
+            BadRow: the template refuses it.
+            PostTrainError: the template is no valid Jinja.
+        """
+        return self._render(talk, add_generation_prompt=prompt)[0]
+
+    def marked(self, talk: Conversation) -> tuple[str, list[tuple[int, int]]]:
+        """The text with the spans, in characters, that a template with `{% generation %}` marks as the assistant's."""
+        return self._render(talk, return_assistant_tokens_mask=True)
+
+    def before(self, talk: Conversation, k: int) -> str:
+        """What the model is shown before it says message k, or what remains to be said of it.
+
+        Raises:
+            BadRow: as `text`.
+        """
+        if talk.begun and k == talk.begun_at:
+            begun = {**talk.messages[k], "content": talk.begun}
+            return self._render(talk.first(k).then(begun), continue_final_message=True)[0]
+        return self.text(talk.first(k), prompt=True)
+
+    def spelled(self, talk: Conversation, prompt: bool = False) -> Conversation:
+        """The conversation as the template wants it: as it is, unless the template then refuses it or leaves words
+        out, and writes more of them in another spelling.
+
+        Raises:
+            BadRow: the template refuses all spellings; the message is about the plain one.
+        """
+        talk = replace(talk, messages=[self._with_thought(m, talk.tools) for m in talk.messages])
+        best, fewest, refusal = None, -1, None
+        for spelling in self._spellings(talk):
+            made = replace(talk, spelling=spelling)
+            try:
+                text = self.text(made, prompt)
+            except BadRow as error:
+                refusal = refusal or error
+                continue
+            missing = sum(word not in text for m in talk.messages for word in _words(m))
+            if best is None or missing < fewest:
+                best, fewest, self._last = made, missing, spelling
+            if not missing:
+                break
+        if best is None:
+            assert refusal is not None
+            raise refusal
+        return best
+
+    def _spellings(self, talk: Conversation) -> Iterator[Spelling]:
+        calls = any("tool_calls" in m for m in talk.messages)
+        known = [_AS_IT_IS, *(_WITH_CALLS if calls else ()), _PARTS]
+        if self._last in known:
+            yield self._last
+        yield from (spelling for spelling in known if spelling != self._last)
+
+    def _with_thought(self, message: dict[str, Any], tools: Any) -> dict[str, Any]:
+        """A message with its thought under the key that the template reads."""
+        key = next((key for key in REASONING if isinstance(message.get(key), str)), None)
+        names = mentioned(self.template(tools))
+        read = next((name for name in REASONING if name in names), None)
+        if key is None or read is None or key in names:
+            return message
+        return {**{name: value for name, value in message.items() if name != key}, read: message[key]}
+
+    def _render(self, talk: Conversation, **how: Any) -> tuple[str, list[tuple[int, int]]]:
+        from jinja2 import TemplateError, TemplateSyntaxError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, spans = render_jinja_template(
+                [[talk.spelling.of(message) for message in talk.messages]],
+                tools=talk.tools,
+                chat_template=self.template(talk.tools),
+                **how,
+                **{**self._special, "strftime_now": self.now.strftime, **talk.variables},
+            )
+        except TemplateSyntaxError as error:
+            raise PostTrainError(
+                f"the chat template is no valid Jinja (line {error.lineno}: {error.message}); {NAME_A_TEMPLATE}"
+            ) from error
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BadRow(
+                "template refused", f"the chat template refuses the conversation ({reason}); mend it"
+            ) from error
+        return texts[0], spans[0] if spans else []
+
+
+def thought_of(message: Mapping[str, Any]) -> str:
+    """A message's thought, under whatever key; empty where it has none."""
+    return next((message[key].strip() for key in REASONING if isinstance(message.get(key), str)), "")
+
+
+def said_after_thinking(content: str) -> str:
+    """Content without a thought that it begins with."""
+    return content.split("</think>")[-1].strip()
+
+
+def _words(message: Mapping[str, Any]) -> Sequence[str]:
+    """What of a message is surely to be found in any full rendering of it."""
+    names = [str(call["function"].get("name")) for call in message.get("tool_calls", ())]
+    return [] if message["role"] == "tool" else [said_after_thinking(message["content"]), *names]
+
+
+def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"].get("arguments")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": text}}

@@ -1,0 +1,128 @@
+"""One assistant turn of a conversation: its text, and what of it is trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lit_posttrain.data.as_generated import Joiner, Turn
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer
+from lit_posttrain.data.turn_ends import TurnEnds
+from lit_posttrain.template_variables import compared_with, taken
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_TRIES = 3
+
+
+class TurnMaker:
+    """Makes turns with one template. control: matches a special token of the tokenizer. scored: see
+    `ConversationTemplate`. remedy: see `fitting`."""
+
+    def __init__(self, renderer: Renderer, control: re.Pattern[str], tokenizer: Any, scored: bool) -> None:
+        self.remedy = ""
+        self._scored = scored
+        self._control = control
+        self._closed = re.compile(f"(?:{control.pattern})\\s*$")
+        self._closes = re.compile(f"\\s*(?:{control.pattern})")
+        self._renderer = renderer
+        self._joiner = Joiner(control)
+        self._ends = TurnEnds(renderer, control, tokenizer)
+        self._tried = 0
+
+    def whole(self, talk: Conversation) -> str:
+        """The text of a conversation, without what would ask for another answer to it."""
+        text = self._renderer.text(talk)
+        if talk.messages[-1]["role"] != "assistant":
+            return text
+        return self._ends.own(talk, text, self._renderer.text(talk.first(len(talk.messages) - 1), prompt=True))
+
+    def make(self, talk: Conversation, k: int) -> Turn:
+        """Turn k behind the prompt that generation is given for it.
+
+        Raises:
+            BadRow: the template refuses the turn, leaves it out, or renders it behind another prompt.
+        """
+        here, message = talk.first(k + 1), talk.messages[k]
+        marked = bool(_GENERATION.search(self._renderer.template(talk.tools)))
+        text, spans = self._renderer.marked(here) if marked else (self._renderer.text(here), [])
+        prompt = self._renderer.before(talk, k)
+        if self._scored:
+            turn = self._as_rendered(text, prompt, talk, k)
+        else:
+            own = self._ends.own(here, text, prompt)
+            turn = self._joiner.join(prompt, own, message, talk.messages[k - 1] if k else None)
+            following = talk.messages[k + 1] if k + 1 < len(talk.messages) else None
+            behind = self._ends.behind(here, own, prompt, following)
+            turn = replace(turn, text=turn.text + behind, end=turn.end + len(behind))
+        if turn.end == turn.start:
+            raise BadRow(
+                "not rendered",
+                f"the chat template leaves out turn {k + 1} ({message['role']}): there is nothing to train on; "
+                + NAME_A_TEMPLATE,
+            )
+        return self._narrowed(turn, spans) if marked else turn
+
+    def _as_rendered(self, text: str, prompt: str, talk: Conversation, k: int) -> Turn:
+        """The turn in the text that a reward model reads. Where the prompt is none of it, it is what was said before.
+
+        Raises:
+            BadRow: the template renders that otherwise in front of an answer.
+        """
+        if not text.startswith(prompt):
+            prompt = self._renderer.text(talk.first(k))
+        if not text.startswith(prompt):
+            raise BadRow(
+                "prompt differs",
+                f"the chat template renders the turns before turn {k + 1} otherwise than in front of an answer",
+            )
+        return Turn(text, len(prompt), len(text), cut=len(prompt))
+
+    def _narrowed(self, turn: Turn, spans: Sequence[tuple[int, int]]) -> Turn:
+        """The turn with what `{% generation %}` marks of it. What generation has to write before that to get there is
+        trained too, and so is an end token just behind it, without which the model would never stop."""
+        if turn.cut is None:
+            return turn
+        moved = [(start - turn.cut + turn.start, end - turn.cut + turn.start) for start, end in spans]
+        inside = [(max(start, turn.start), min(end, turn.end)) for start, end in moved if end > turn.start]
+        inside = [(start, end) for start, end in inside if end > start]
+        if not inside:
+            raise BadRow("no trained token", "the template's {% generation %} marks nothing in this conversation")
+        last = inside[-1][1]
+        found = None if self._closed.search(turn.text[:last]) else self._closes.match(turn.text, last)
+        inside[0] = turn.start, inside[0][1]
+        inside[-1] = inside[-1][0], found.end() if found else last
+        return replace(turn, marks=tuple(inside))
+
+    def within(self, turn: Turn, text: str) -> Turn | None:
+        """The turn in the text of a longer conversation, if it is the beginning of it; behind its own end, a last turn
+        may have an end of the whole text (Phi-3)."""
+        if text.startswith(turn.text[: turn.end]):
+            return turn
+        at = self._joiner.parting(text, turn.text)
+        closed = self._closed.search(turn.text[turn.start : at])
+        if not closed or self._control.sub("", turn.text[at : turn.end]).strip():
+            return None
+        marks = turn.marks and tuple((start, min(end, at)) for start, end in turn.marks if start < at)
+        return replace(turn, end=at, marks=marks)
+
+    def fitting(self, talk: Conversation, wanted: Sequence[int]) -> str:
+        """Template variables with which prompts and rendered turns agree, as a remedy; empty where none is known."""
+        template = self._renderer.template(talk.tools)
+        names = [name for name in taken(template) if name not in talk.variables]
+        if self.remedy or self._tried >= _TRIES:
+            return self.remedy
+        self._tried += 1
+        for name in sorted(names, key=lambda name: "think" not in name):
+            for value in (False, True, *compared_with(template, name)):
+                tried = replace(talk, variables={**talk.variables, name: value})
+                try:
+                    if not any(self.make(tried, k).generated for k in wanted):
+                        shown = f"{{{name}: {value if isinstance(value, str) else str(value).lower()}}}"
+                        self.remedy = f"both agree with --model.policy.template_variables '{shown}'"
+                        return self.remedy
+                except BadRow:
+                    continue
+        return ""

@@ -1,0 +1,124 @@
+"""The variables of a chat template, such as `enable_thinking`: which ones it takes, and giving them values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from lit_posttrain.errors import PostTrainError
+
+# what transformers gives to every template
+_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
+_JINJA = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+
+
+@lru_cache(maxsize=64)
+def taken(template: str) -> tuple[str, ...]:
+    """Names of the variables that a template reads and a user may set, in alphabetical order; empty where it is no
+    valid Jinja, which rendering says."""
+    from jinja2 import TemplateError, meta, nodes
+
+    try:
+        tree = parsed(template)
+    except TemplateError:
+        return ()
+    undeclared = meta.find_undeclared_variables(tree) - _GIVEN - _JINJA
+    stored = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    # what a template assigns in one branch and reads in another is its own affair, unless it asks whether it was given
+    asked = {
+        node.node.name
+        for node in tree.find_all((nodes.Test, nodes.Filter))
+        if node.name in ("defined", "undefined", "default", "d") and isinstance(node.node, nodes.Name)
+    }
+    found = {name for name in undeclared if name not in stored or name in asked}
+    return tuple(sorted(name for name in found if not name.endswith("_token")))
+
+
+def parsed(template: str) -> Any:
+    """The syntax tree of a template, with the extensions that transformers knows.
+
+    Raises:
+        jinja2.TemplateError: it is no valid Jinja.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(template).environment.parse(template)
+
+
+def with_variables(template: Any, variables: Mapping[str, Any]) -> Any:
+    """A chat template, or a dict of them, in which variables have these values unless a caller gives others.
+
+    They are written at the top of the template itself, so that whatever renders it, with our code or another's, sees
+    them.
+
+    Raises:
+        PostTrainError: a template does not use one of them, or its value is not text, a number, a truth value, null,
+            or lists and objects of these.
+    """
+    if not variables:
+        return template
+    if template is None:
+        raise PostTrainError("--model.policy.template_variables: the model has no chat template that could use them")
+    texts = template if isinstance(template, Mapping) else {"default": template}
+    known = sorted({name for text in texts.values() for name in taken(text)})
+    for name in variables:
+        if name not in known:
+            uses = f"it uses: {', '.join(known)}" if known else "it uses none"
+            raise PostTrainError(f"--model.policy.template_variables: the chat template does not use {name}; {uses}")
+    # rendering removes the line break behind each line, whatever the template begins with
+    lines = [
+        f"{{% set {name} = {name} if {name} is defined else {_literal(name, value)} %}}\n"
+        for name, value in variables.items()
+    ]
+    made = {key: "".join(lines) + text for key, text in texts.items()}
+    return made if isinstance(template, Mapping) else made["default"]
+
+
+def _literal(name: str, value: Any) -> str:
+    """A value as Jinja writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, (bool, int, float, str)):
+        # Jinja reads a string's escapes, and no numbers such as NaN
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            pass
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_literal(name, item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_literal(name, str(key))}: {_literal(name, item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    raise PostTrainError(
+        f"--model.policy.template_variables: {name} is {value!r}; a template takes text, numbers, true, false, null, "
+        "and lists and objects of these"
+    )
+
+
+@lru_cache(maxsize=64)
+def mentioned(template: str) -> frozenset[str]:
+    """Every attribute and every text that a template names, and so every key of a message that it may read."""
+    from jinja2 import TemplateError, nodes
+
+    try:
+        tree = parsed(template)
+    except TemplateError:
+        return frozenset()
+    attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
+    return frozenset(attributes | {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)})
+
+
+@lru_cache(maxsize=256)
+def compared_with(template: str, name: str) -> tuple[str, ...]:
+    """The texts that a template compares one of its variables with, such as the levels of reasoning_effort."""
+    from jinja2 import nodes
+
+    found: dict[str, None] = {}
+    for compare in parsed(template).find_all(nodes.Compare):
+        sides = [compare.expr, *(operand.expr for operand in compare.ops)]
+        if any(isinstance(side, nodes.Name) and side.name == name for side in sides):
+            constants = [node for side in sides for node in (side, *side.find_all(nodes.Const))]
+            found |= {node.value: None for node in constants if isinstance(getattr(node, "value", None), str)}
+    return tuple(found)

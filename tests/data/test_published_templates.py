@@ -1,0 +1,73 @@
+"""Published chat templates with conversations of every kind, judged by transformers' own rendering."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.published import outcomes, published, published_tokenizer
+
+from lit_posttrain.data.example import Example
+from lit_posttrain.data.masks import TokenMask
+from lit_posttrain.data.templates import ConversationTemplate
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+PLAIN = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "four"},
+]
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.stem)
+def test_nothing_is_trained_wrong(path: Path) -> None:
+    found = outcomes(path)
+    assert {name: one.said for name, one in found.items() if one.kind == "wrong"} == {}
+    # templates without tool calls cannot train on six of these, and qwen3_5_nothink answers no prompt with a thought
+    assert Counter(one.kind for one in found.values())["refused"] <= 6
+    plain = {"one turn", "long answer", "two turns", "other scripts", "white space", "code", "unanswered end"}
+    assert plain <= {name for name, one in found.items() if one.kind in ("right", "as generated")}
+
+
+@pytest.mark.parametrize("path", published("*_training.jinja"), ids=lambda path: path.stem)
+def test_behind_the_prompt_masks_equal_those_of_hugging_face(path: Path) -> None:
+    tokenizer = published_tokenizer(path)
+    try:
+        oracle = tokenizer.apply_chat_template(
+            PLAIN, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    except Exception as error:  # whatever a template raises
+        pytest.skip(f"wants more than text: {error}")
+    given = tokenizer.apply_chat_template(PLAIN[:-1], add_generation_prompt=True, return_dict=False)
+    size = len(given)
+    if oracle["input_ids"][:size] != list(given):
+        pytest.skip("renders another prompt than generation is given: see test_nothing_is_trained_wrong")
+    if "four" not in tokenizer.decode(oracle["input_ids"]):
+        pytest.skip("leaves out content that is no list of parts")
+    mask = TokenMask(tokenizer)
+    (rendered,) = ConversationTemplate(tokenizer, "last").render(Example(PLAIN, 1))
+    (tree,) = mask.trees(rendered, mask.encode([rendered.text], False)[0])
+    assert tree.prompt.tolist() == list(given)
+    ours, theirs = tree.responses[0], np.array(oracle["assistant_masks"][size:], bool)
+    length = len(ours.tokens)
+    assert ours.tokens.tolist() == oracle["input_ids"][size : size + length]
+    # what generation has to write to get to the marked words is trained too, and so is the end behind them
+    inside = np.flatnonzero(theirs)
+    assert ours.counted[inside[inside < length]].all()
+    assert ours.counted[: inside[0]].all()
+    assert not theirs[length:].any()
+
+
+def test_the_table_in_the_docs_is_that_of_this_version() -> None:
+    import trl
+    from templates_table import page
+
+    text = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
+    if f"TRL {trl.__version__} " not in text:
+        pytest.skip(f"the table is of another version of TRL than {trl.__version__}")
+    assert page() == text, "docs/templates.md is out of date: python tools/templates_table.py"

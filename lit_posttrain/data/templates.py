@@ -17,6 +17,7 @@ from lit_posttrain.data.as_generated import Turn
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.left_out import LeftOut
+from lit_posttrain.data.plain_text import PlainText
 from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer, said_after_thinking
 from lit_posttrain.data.turn_maker import TurnMaker
 from lit_posttrain.errors import PostTrainError
@@ -78,6 +79,7 @@ class ConversationTemplate:
         names = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._renderer = Renderer(tokenizer)
+        self._plain_text = PlainText(tokenizer)
         self._turns = TurnMaker(self._renderer, self._control, tokenizer, scored)
         self._left_out = LeftOut(self._renderer)
         self._roles_checked = False
@@ -157,9 +159,13 @@ class ConversationTemplate:
                 "the tokenizer has no chat template, which messages and system prompts need; "
                 "name one with --model.policy.chat_template FILE"
             )
-        prompt, completion = example.text
-        text = prompt + completion
         alone = self.train_on == "nothing"
+        prompt, completion = example.text
+        if prompt:
+            prompt = self._plain_text.opened_once(prompt)
+        else:
+            completion = self._plain_text.opened_once(completion)
+        text = prompt + (completion if alone else self._plain_text.ended_once(completion))
         turns = [] if alone else [(len(prompt), len(text))]
         return Rendered(text, turns, plain=True, everything=self.train_on == "all", unanswered=alone)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.plain_text import PlainText
+from lit_posttrain.data.rendering import Conversation, Renderer
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.engine import Completion
 from lit_posttrain.types import PromptRecord
@@ -14,20 +17,23 @@ Prompt = PromptRecord | Sequence[Mapping[str, Any]]
 
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The token ids that ask for an answer to a conversation; plain text where the model has no chat template. One that
-    ends with words of the assistant is continued."""
+    ends with words of the assistant is continued.
+
+    Raises:
+        PostTrainError: the chat template refuses the conversation.
+    """
     asked = prompt if isinstance(prompt, PromptRecord) else PromptRecord([dict(m) for m in prompt], {})
     if tokenizer.chat_template is None:
-        return list(tokenizer("\n".join(m["content"] for m in asked.messages))["input_ids"])
-    from jinja2 import TemplateError
-
-    begun = asked.messages[-1]["role"] == "assistant"
-    how = {"add_generation_prompt": not begun, "continue_final_message": begun, **asked.variables}
+        text = PlainText(tokenizer).opened_once("\n".join(m["content"] for m in asked.messages))
+        ids = list(tokenizer(text)["input_ids"])
+        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(tokenizer.eos_token) else ids
+    renderer, last = Renderer(tokenizer), asked.messages[-1]
+    begun = last["content"] if last["role"] == "assistant" else ""
+    talk = Conversation(asked.messages, asked.tools, asked.variables, begun, len(asked.messages) - 1)
     try:
-        text = tokenizer.apply_chat_template(asked.messages, tools=asked.tools, tokenize=False, **how)
-    except (TemplateError, TypeError, KeyError, ValueError) as problem:
-        raise PostTrainError(
-            f"the chat template refuses the conversation ({problem}); see what roles it takes"
-        ) from None
+        text = renderer.before(renderer.spelled(talk, prompt=not begun), len(asked.messages) - bool(begun))
+    except BadRow as problem:
+        raise PostTrainError(f"{str(problem).removesuffix('; mend it')}; see what roles it takes") from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -14,6 +14,7 @@ from lit_posttrain.data.example import Example
 from lit_posttrain.data.masks import TokenMask
 from lit_posttrain.data.templates import ConversationTemplate, TrainOn
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.types import Tree
 
 MARKED = (
@@ -229,6 +230,34 @@ def test_special_tokens_of_the_tokenizer_are_added_once() -> None:
     base.chat_template = tiny.CHATML
     (tree,) = trees(base, talk_example(TALKS[0]))
     assert base.decode(tree.prompt).count("<|im_start|>") == 2
+
+
+@pytest.mark.parametrize("adds_end", [False, True])
+@pytest.mark.parametrize("opened", ["", "<|im_start|>"])
+@pytest.mark.parametrize("ended", ["", "<|im_end|>", "<|im_end|>\n", " <|im_end|><|im_end|>  "])
+def test_text_that_brings_its_own_special_tokens_gets_no_second(adds_end: bool, opened: str, ended: str) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    base = tiny.tokenizer(None)
+    base.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A" + " <|im_end|>" * adds_end, special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
+    )
+    for text in (("", f"{opened}the fox{ended}"), (f"{opened}the", f" fox{ended}")):
+        (tree,) = trees(base, Example([], text=text))
+        whole = base.decode(np.concatenate([tree.prompt, tree.responses[0].tokens]))
+        space = " " if ended.startswith(" ") else ""
+        assert whole == f"<|im_start|>the fox{space}<|im_end|>"
+    (alone,) = trees(base, Example([], text=(f"{opened}the fox", "")), "nothing")
+    assert base.decode(alone.prompt) == "<|im_start|>the fox"
+    assert prompt_ids(base, [{"role": "user", "content": f"{opened}the fox"}]) == alone.prompt.tolist()
+
+
+def test_text_keeps_tokens_that_are_not_added() -> None:
+    base = tiny.tokenizer(None)  # writes nothing before a text
+    (tree,) = trees(base, Example([], text=("", "<|im_start|>the fox")))
+    assert base.decode(np.concatenate([tree.prompt, tree.responses[0].tokens])) == "<|im_start|>the fox<|im_end|>"
+    (tree,) = trees(base, Example([], text=("a", "<|im_end|>")))
+    assert counted_text(base, tree) == "<|im_end|>"
 
 
 def test_truncation_set_elsewhere_does_not_cut(tokenizer: PreTrainedTokenizerFast) -> None:

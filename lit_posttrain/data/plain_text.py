@@ -1,0 +1,28 @@
+"""Plain text for tokenizers: no token twice that the text brings and that is added too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PlainText:
+    """What one tokenizer adds to plain text, and takes from it so that it is there once. opening: the token that it
+    writes before any text, such as <s>; empty where it writes none."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        added, bare = (tokenizer("a", add_special_tokens=how)["input_ids"] for how in (True, False))
+        first = added[0] if added and bare and added[0] != bare[0] else None
+        self.opening = "" if first is None else str(tokenizer.convert_ids_to_tokens(first))
+        self._end: str = tokenizer.eos_token or ""
+
+    def opened_once(self, text: str) -> str:
+        """A text without the opening tokens that it begins with itself."""
+        while self.opening and text.startswith(self.opening) and len(text) > len(self.opening):
+            text = text[len(self.opening) :]
+        return text
+
+    def ended_once(self, text: str) -> str:
+        """A text without the end tokens that it ends with itself, and without the white space around them."""
+        while self._end and text.rstrip().endswith(self._end) and len(text.strip()) > len(self._end):
+            text = text.rstrip()[: -len(self._end)]
+        return text

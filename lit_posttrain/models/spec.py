@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lit_posttrain.errors import PostTrainError
 
@@ -70,6 +70,9 @@ class ModelSpec:
         dropout: Whether the model's own dropout (0.1 in GPT-2, say) is on while training. Default: on in SFT; off in
             the other methods, which compare log-probabilities or scores and would compare noise. lora.dropout is apart.
         chat_template: Template for a model that has none, or to replace its own: chatml, or a Jinja file.
+        template_variables: Values for variables of the chat template, such as '{enable_thinking: false}'. They hold in
+            training, rollouts, validation and every later use, and stand in the template of an exported folder. A
+            row's own chat_template_kwargs win over them.
         tokenizer: Where the tokenizer comes from when it is not beside the model.
         special_tokens: Tokens to add to the vocabulary; the embeddings grow to fit.
         random_init: Start from random weights of the same shape, to train from nothing or to measure.
@@ -85,6 +88,7 @@ class ModelSpec:
     checkpointing: bool = False
     dropout: bool | None = None
     chat_template: str | None = None
+    template_variables: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     special_tokens: list[str] = field(default_factory=list)
     random_init: bool = False

@@ -10,6 +10,7 @@ from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.gguf_file import INSTEAD, read_header
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.template_variables import with_variables
 
 TEMPLATES = {
     "chatml": (
@@ -27,7 +28,8 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     """The tokenizer of a model, with the spec's chat template and added tokens.
 
     Raises:
-        PostTrainError: if there is no tokenizer, or the template file does not exist.
+        PostTrainError: if there is no tokenizer, the template file does not exist, or the template does not use a
+            variable that is given a value.
     """
     where, gguf = resolve(spec.tokenizer, "tokenizer") if spec.tokenizer else resolve(spec.path)
     revision = None if spec.tokenizer else spec.revision  # it names a state of the model's repository
@@ -40,6 +42,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         tokenizer.add_special_tokens({"additional_special_tokens": missing})
         if end is not None:
             tokenizer.eos_token = end
+    tokenizer.chat_template = with_variables(_without_mark(tokenizer.chat_template), spec.template_variables)
     if spec.special_tokens:
         tokenizer.add_tokens(spec.special_tokens, special_tokens=True)
     return tokenizer
@@ -50,8 +53,16 @@ def added_tokens(spec: ModelSpec) -> list[str]:
     from elsewhere."""
     if not (spec.special_tokens or spec.chat_template or spec.tokenizer):
         return []
-    own = replace(spec, special_tokens=[], chat_template=None, tokenizer=None)
+    own = replace(spec, special_tokens=[], chat_template=None, template_variables={}, tokenizer=None)
     return sorted(set(load_tokenizer(spec).get_vocab()) - set(load_tokenizer(own).get_vocab()))
+
+
+def _without_mark(template: Any) -> Any:
+    """A template, or a dict of them, without the byte order mark that some editors write before a file's text, which
+    would be a token before every conversation."""
+    if isinstance(template, dict):
+        return {name: text.removeprefix("\ufeff") for name, text in template.items()}
+    return template.removeprefix("\ufeff") if template else template
 
 
 def _template(name: str) -> str:
@@ -61,7 +72,12 @@ def _template(name: str) -> str:
     if not file.is_file():
         known = ", ".join(TEMPLATES)
         raise PostTrainError(f"--model.policy.chat_template {name}: no such file, and not one of the built-in: {known}")
-    return file.read_text(encoding="utf-8")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise PostTrainError(
+            f"--model.policy.chat_template {name}: not UTF-8 (byte {problem.start}); save it as UTF-8 text"
+        ) from problem
 
 
 def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:

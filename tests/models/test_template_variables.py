@@ -1,0 +1,119 @@
+"""Variables of the chat template: written into it so that every reader of it sees them, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import tiny
+from helpers.published import published
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.tokenizers import load_tokenizer
+from lit_posttrain.template_variables import compared_with, taken, with_variables
+
+VALUES: dict[str, Any] = {
+    "flag": True,
+    "nothing": None,
+    "text": 'x\n"q" 🪿 {{ }} %} é \\ \t',
+    "items": [1, 2.5, {"k": False, "n": None}],
+    "number": -3,
+}
+READS = (
+    "{% if flag is defined and flag is true %}yes{% endif %}\n{{ nothing is none }}|{{ text }}|{{ items | tojson }}|"
+    "{{ number }}{% macro m() %}{{ number }}{{ flag }}{% endmacro %}{{ m() }}"
+)
+TALK = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello", "reasoning_content": "hm"},
+    {"role": "user", "content": "and?"},
+]
+
+
+def _spec(folder: Path, **more: Any) -> ModelSpec:
+    return ModelSpec("a model of any kind", tokenizer=str(folder), **more)
+
+
+@pytest.mark.parametrize(
+    "first", ["", "\n", "\n\n", "  ", "   {% if flag %}x{% endif %}\n", "{%- if flag %}x{% endif %}"]
+)
+def test_a_template_with_values_renders_as_if_they_were_passed(first: str) -> None:
+    template = first + READS
+    set_within = _compile_jinja_template(with_variables(template, VALUES))
+    assert set_within.render() == _compile_jinja_template(template).render(**VALUES)
+    other = {**VALUES, "number": 7, "flag": False}
+    assert set_within.render(number=7, flag=False) == _compile_jinja_template(template).render(**other)
+    assert taken(template) == tuple(sorted(VALUES))
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.stem)
+def test_published_templates_with_values_render_as_if_they_were_passed(path: Path) -> None:
+    template = path.read_text(encoding="utf-8")
+    talk = (
+        [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in TALK] if "['text']" in template else TALK
+    )
+    plain, changed = tiny.tokenizer(template), 0
+    for name in taken(template):
+        for value in (True, False, *compared_with(template, name)):
+            within = tiny.tokenizer(with_variables(template, {name: value}))
+            for prompt in (True, False):
+                try:
+                    expected = plain.apply_chat_template(
+                        talk, tokenize=False, add_generation_prompt=prompt, **{name: value}
+                    )
+                except Exception:  # what it refuses so, it refuses
+                    continue
+                assert within.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt) == expected
+                changed += expected != plain.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt)
+    assert changed or "enable_thinking" not in taken(template)
+
+
+def test_a_loaded_tokenizer_has_them(tmp_path: Path) -> None:
+    tiny.tokenizer(
+        tiny.CHATML + "{% if enable_thinking is defined and not enable_thinking %}off{% endif %}"
+    ).save_pretrained(tmp_path)
+    loaded = load_tokenizer(_spec(tmp_path, template_variables={"enable_thinking": False}))
+    assert loaded.apply_chat_template(TALK, tokenize=False).endswith("off")
+    assert not loaded.apply_chat_template(TALK, tokenize=False, enable_thinking=True).endswith("off")
+    loaded.save_pretrained(tmp_path / "again")
+    # what another program makes of the folder, and what a second run over it may set anew
+    assert load_tokenizer(_spec(tmp_path / "again")).apply_chat_template(TALK, tokenize=False).endswith("off")
+    anew = load_tokenizer(_spec(tmp_path / "again", template_variables={"enable_thinking": True}))
+    assert not anew.apply_chat_template(TALK, tokenize=False).endswith("off")
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "message"),
+    [
+        (tiny.CHATML, {"thinking": False}, "does not use thinking; it uses none"),
+        (tiny.CHATML + "{{ a }}{{ b }}", {"thinking": False}, "does not use thinking; it uses: a, b$"),
+        (tiny.CHATML, {"messages": []}, "does not use messages"),
+        (tiny.CHATML, {"add_generation_prompt": True}, "does not use add_generation_prompt"),
+        (tiny.CHATML + "{{ bos_token }}", {"bos_token": "x"}, "does not use bos_token"),
+        (tiny.CHATML + "{{ a }}", {"a": {1, 2}}, r"a is \{1, 2\}; a template takes text, numbers"),
+        (None, {"a": 1}, "the model has no chat template"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line(
+    tmp_path: Path, template: str | None, variables: dict[str, Any], message: str
+) -> None:
+    tiny.tokenizer(template).save_pretrained(tmp_path)
+    with pytest.raises(PostTrainError, match=message) as error:
+        load_tokenizer(_spec(tmp_path, template_variables=variables))
+    assert "\n" not in str(error.value)
+    assert "--model.policy.template_variables" in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_template(tmp_path: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path)
+    named = tmp_path / "mine.jinja"
+    named.write_text(tiny.CHATML, encoding="utf-8-sig")
+    (tmp_path / "chat_template.jinja").write_text(tiny.CHATML, encoding="utf-8-sig")
+    for spec in (_spec(tmp_path, chat_template=str(named)), _spec(tmp_path)):
+        assert load_tokenizer(spec).chat_template == tiny.CHATML
+    named.write_text(tiny.CHATML, encoding="utf-16")
+    with pytest.raises(PostTrainError, match=r"mine\.jinja: not UTF-8 \(byte 0\); save it as UTF-8 text"):
+        load_tokenizer(_spec(tmp_path, chat_template=str(named)))

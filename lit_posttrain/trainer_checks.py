@@ -211,7 +211,7 @@ def _check_numbers(trainer: pl.Trainer) -> None:
         value = getattr(loosely, option)
         if value is not None and value < least:
             raise PostTrainError(f"--trainer.{option} is {value}; it must be at least {least:g}")
-    if trainer.val_check_interval == 0:
+    if getattr(trainer, "val_check_interval", None) == 0:  # there is none where it is a time
         raise PostTrainError(
             "--trainer.val_check_interval is 0; to leave validation out pass --trainer.limit_val_batches 0"
         )

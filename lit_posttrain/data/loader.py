@@ -103,9 +103,9 @@ class StepLoader:
 
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
     a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
-    says where Lightning leaves an epoch. mix: how often an epoch shows the rows of each source; by default every row
-    once. companions: by row a further tree, which is not trained on: the first
-    micro-batch of a step carries those of the whole step.
+    says where Lightning leaves an epoch. repeat: whether every epoch has the order of the first. mix: how often an
+    epoch shows the rows of each source; by default every row once. companions: by row a further tree, which is not
+    trained on: the first micro-batch of a step carries those of the whole step.
 
     Raises:
         PostTrainError: when a checkpoint's state belongs to other data, another batch size or another accumulation.
@@ -123,6 +123,7 @@ class StepLoader:
         rank: int = 0,
         layout: RowLayout | None = None,
         limit: int | float = 1.0,
+        repeat: bool = False,
         mix: Mix | None = None,
         companions: Companions | None = None,
     ) -> None:
@@ -131,7 +132,7 @@ class StepLoader:
         if batch_size < 1:
             raise PostTrainError(f"--data.batch_size is {batch_size}; it must be at least 1")
         self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
-        self.accumulate = accumulate
+        self.accumulate, self.repeat = accumulate, repeat
         self.cutter = StepCutter(accumulate, world, rank, layout or RowLayout())
         self.mix, self.companions = mix, companions
         self.steps = -(-len(store if mix is None else mix) // batch_size)
@@ -149,7 +150,7 @@ class StepLoader:
         if self._yielded >= self._end:
             self._epoch, self._yielded = self._epoch + 1, 0
         step, skip = divmod(self._yielded, self.accumulate)
-        order = self._order(self._epoch)
+        order = self._order(0 if self.repeat else self._epoch)
         while step < self.steps:
             members = order[step * self.batch_size : (step + 1) * self.batch_size]
             for batch in self.cutter.micro_batches(self.store, members, self.companions, skip):

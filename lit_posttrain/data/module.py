@@ -286,24 +286,39 @@ class TreeData(LightningDataModule):
         return self._audit
 
     def train_dataloader(self) -> StepLoader | StreamLoader:
-        """Micro-batches of whole optimizer steps."""
-        assert self.trainer is not None
+        """Micro-batches of whole optimizer steps; with `overfit_batches` the same first rows in every epoch.
+
+        Raises:
+            PostTrainError: for `overfit_batches` with a stream, which does not begin again.
+        """
+        trainer: Any = self.trainer  # `overfit_batches` is set by a connector, unseen by type checkers
+        overfits = bool(trainer.overfit_batches)
         how: dict[str, Any] = {
             "batch_size": self.batch_size,
-            "accumulate": self.trainer.accumulate_grad_batches,
+            "accumulate": trainer.accumulate_grad_batches,
             "layout": self._owner().layout,
-            "limit": self.trainer.limit_train_batches,
+            "limit": trainer.limit_train_batches,
             **self._place(),
         }
         if self._stream is not None:
+            if overfits:
+                raise PostTrainError(
+                    "--trainer.overfit_batches: a stream does not begin again; leave --data.streaming out"
+                )
             check = getattr(self._owner(), "check_store", None)
             self._stream_loader = StreamLoader(
-                self._stream(), steps=self.trainer.max_steps, check=check, companions=self._companions, **how
+                self._stream(), steps=trainer.max_steps, check=check, companions=self._companions, **how
             )
             return self._stream_loader
         beside = self._companions(self.train_store)
         return StepLoader(
-            self.train_store, seed=self.seed, shuffle=self.shuffle, mix=self._mix, companions=beside, **how
+            self.train_store,
+            seed=self.seed,
+            shuffle=self.shuffle and not overfits,
+            repeat=overfits,
+            mix=self._mix,
+            companions=beside,
+            **how,
         )
 
     def teardown(self, stage: str) -> None:

@@ -236,7 +236,17 @@ class PostTrainingModule(MeasuredModule):
         return None
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
-        """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by."""
+        """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by.
+
+        Raises:
+            PostTrainError: if a callback has changed the accumulation, of which the loader has planned steps.
+        """
+        planned = getattr(self.trainer.train_dataloader, "accumulate", None)
+        if planned not in (None, self.trainer.accumulate_grad_batches):
+            raise PostTrainError(
+                f"a callback has set accumulate_grad_batches to {self.trainer.accumulate_grad_batches}, and every step "
+                f"was planned of {planned} micro-batches: leave that callback out"
+            )
         if ends_step(self.trainer, batch_idx):
             self.num_tokens += batch.counts["input_tokens"]  # before callbacks save at the step's end
         terms = self._tracked_terms(batch)

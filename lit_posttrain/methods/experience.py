@@ -154,6 +154,11 @@ class ExperienceLoader:
         self._at_hand: list[Tree] = []
         self._yielded = 0
 
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of an optimizer step."""
+        return self.cutter.accumulate
+
     def __len__(self) -> int:
         return self.inner_epochs * self.minibatches * self.cutter.accumulate
 

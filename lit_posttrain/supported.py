@@ -202,7 +202,7 @@ STRATEGIES = {
 _TRANSFORMER_ENGINE = refused("float8 layers of Transformer Engine are not supported; pass bf16-mixed")
 PRECISIONS = {
     "16": works("as 16-mixed"),
-    "16-mixed": works("float16 with a scaled loss; bf16-mixed needs no scale"),
+    "16-mixed": works("float16 with a scaled loss on a GPU; on a CPU Lightning takes bf16-mixed, and says so"),
     "16-true": refused("small gradients and AdamW's eps are 0 in float16; pass 16-mixed, bf16-mixed or bf16-true"),
     "32": works("as 32-true"),
     "32-true": works("float32; the default on CPUs without fast bfloat16"),

@@ -53,6 +53,7 @@ class OptimizedModule(pl.LightningModule):
                 "--trainer.precision 16-mixed: a fused optimizer undoes the scale of the loss too late to clip or "
                 "measure the gradient; pass --model.optimizer.init_args.fused false, or take bf16-mixed"
             )
+        self._require_moving(optimizer)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf") and (self.schedule != "constant" or self.warmup):
             raise PostTrainError(
@@ -62,6 +63,26 @@ class OptimizedModule(pl.LightningModule):
         total = 1 if steps == float("inf") else int(steps)
         scheduler = scheduler_of(optimizer, self.schedule, round(self.warmup * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _require_moving(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a fused optimizer that changes nothing: torch's SGD (2.13) leaves most weights of 16 bits on a CPU as they
+        are.
+
+        Raises:
+            PostTrainError: if a step with a large gradient leaves a weight where it was.
+        """
+        weights = [p for group in optimizer.param_groups for p in group["params"] if group.get("fused")]
+        for dtype, device in {(p.dtype, p.device) for p in weights}:
+            weight = torch.nn.Parameter(torch.full((64,), 0.5, dtype=dtype, device=device))
+            weight.grad = torch.ones_like(weight)
+            trial = self.optimizer_factory([weight])
+            trial.param_groups[0]["lr"] = 0.25
+            trial.step()
+            if bool((weight == 0.5).any()):
+                raise PostTrainError(
+                    f"--model.optimizer {type(optimizer).__name__}: fused, it leaves {dtype} weights on a "
+                    f"{device.type} as they are; pass --model.optimizer.init_args.fused false"
+                )
 
     def trained_parts(self) -> list[dict[str, Any]]:
         """The parameters that are trained, as groups with options of their own, such as `lr`; by default one."""

@@ -74,9 +74,7 @@ CALLBACKS = {
         "it renames the weights that it prunes, and exports would lack them; prune the exported folder instead"
     ),
     "ModelSummary": works("prints the layers; the run's plan has the number of parameters anyway"),
-    "OnExceptionCheckpoint": works(
-        "saves when training breaks off; what was saved within an optimizer step can be exported, not resumed"
-    ),
+    "OnExceptionCheckpoint": works("saves when training breaks off; `last.ckpt` is saved then anyway"),
     "ProgressBar": _BASE,
     "RichModelSummary": works("prints the layers with rich"),
     "RichProgressBar": works("replaces this project's bar; counts micro-batches of an epoch"),

@@ -65,8 +65,8 @@ class OptimizedModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _require_moving(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a fused optimizer that changes nothing: torch's SGD (2.13) leaves most weights of 16 bits on a CPU as they
-        are.
+        """Refuse a fused optimizer that changes nothing: torch's SGD (2.13) leaves most weights of 16 bits on a CPU as
+        they are.
 
         Raises:
             PostTrainError: if a step with a large gradient leaves a weight where it was.

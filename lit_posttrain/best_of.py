@@ -49,9 +49,9 @@ def chosen(
     found = Chosen([])
     rewards.begin()
     # several prompts are judged together: a reward that fails on every answer to one of them has still judged others
-    for part, start in enumerate(range(0, len(asked), _TOGETHER)):
+    for start in range(0, len(asked), _TOGETHER):
         own = asked[start : start + _TOGETHER]
-        answers = answer(own, part)
+        answers = answer(own, start)
         scores = iter(_scores(own, answers, rewards))
         refuse_failing([rewards.tallies])
         for one, said in zip(own, answers, strict=True):

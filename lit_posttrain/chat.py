@@ -44,8 +44,8 @@ class ChatModel:
         ends = self.restored.eos_ids
         self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
 
-    def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling) -> list[list[Answer]]:
-        """n answers to each conversation.
+    def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling, first: int = 0) -> list[list[Answer]]:
+        """n answers to each conversation; `first` as in `Engine.generate`.
 
         Raises:
             PostTrainError: for a conversation that leaves no room for an answer in the model's length.
@@ -53,5 +53,5 @@ class ChatModel:
         ids = [prompt_ids(self.tokenizer, c) for c in conversations]
         return [
             [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs), c.tokens) for c in completions]
-            for completions in self.engine.generate(ids, n, sampling)
+            for completions in self.engine.generate(ids, n, sampling, first)
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from lit_posttrain.arguments import take_options
@@ -93,7 +92,7 @@ def generate(
         judge.prepare(chat.device)
         found = chosen(
             conversations,
-            lambda some, part: chat.answer(some, n, replace(sampling, seed=seed + part)),
+            lambda some, first: chat.answer(some, n, sampling, first),
             judge,
             keep,
             cut_off,

@@ -429,13 +429,20 @@ class PostTrainingModule(MeasuredModule):
         return build_scorer if self.head == "score" else build_policy
 
     def built(self, build: Callable[..., AnyModel], spec: ModelSpec, vocabulary: int) -> AnyModel:
-        """A model of a spec, sharded where the strategy shards; what the spec leaves open is decided here."""
+        """A model of a spec, sharded where the strategy shards; what the spec leaves open is decided here. What is
+        drawn, such as adapters, is drawn alike under every strategy: from the run's seed, whatever else was drawn."""
         dropout = self.dropout if spec.dropout is None else spec.dropout
         spec = replace(spec, dropout=dropout, dtype=self.dtype_of(spec))
+
+        def drawn_alike(*given: Any, **options: Any) -> AnyModel:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(torch.initial_seed())
+                return build(*given, **options)
+
         if self.device_mesh is None:
-            return build(spec, vocabulary, device_type=self._device_type())
+            return drawn_alike(spec, vocabulary, device_type=self._device_type())
         mesh = self.device_mesh["data_parallel"]
-        return build_sharded(build, spec, vocabulary, mesh, self.trainer.strategy.root_device)
+        return build_sharded(drawn_alike, spec, vocabulary, mesh, self.trainer.strategy.root_device)
 
     def dtype_of(self, spec: ModelSpec) -> DType:
         """The type of a spec's weights in memory: what it says, or what `auto` means in this run."""

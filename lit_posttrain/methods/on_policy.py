@@ -291,18 +291,18 @@ class OnPolicyModule(ReferencedModule):
         trainer = self.trainer
         given = trainer.distributed_sampler_kwargs or {}
         world, rank = int(given.get("num_replicas", 1)), int(given.get("rank", 0))
-        mine = [store[row] for row in rows[rank::world]]
-        sampling = replace(self.sampling, seed=seed_of(phase, attempt, rank) + self.sampling.seed)
+        first, last = (len(rows) * part // world for part in (rank, rank + 1))
+        mine = [store[row] for row in rows[first:last]]
+        sampling = replace(self.sampling, seed=seed_of(phase, attempt) + self.sampling.seed)
 
         def answered() -> list[Rollout]:
-            answers = self._answers(mine, self.phases.group_size, sampling)
+            answers = self._answers(mine, self.phases.group_size, sampling, first)
             return judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
 
-        everyone = from_all_ranks(together(trainer, answered), trainer)
-        return [everyone[place % world][place // world] for place in range(len(rows))]
+        return [one for some in from_all_ranks(together(trainer, answered), trainer) for one in some]
 
-    def _answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling) -> list[list[Completion]]:
-        return self._sampler.answers(prompts, n, sampling)
+    def _answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling, first: int = 0) -> list[list[Completion]]:
+        return self._sampler.answers(prompts, n, sampling, first)
 
     def setup(self, stage: str) -> None:
         """End the engine of a run that broke off: its weights may be others by now."""

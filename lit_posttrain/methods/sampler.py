@@ -35,13 +35,13 @@ class Sampler:
             check_installed()
             check_transferable(self.module.spec)
 
-    def answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n responses of the policy as it is to each prompt."""
+    def answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling, first: int) -> list[list[Completion]]:
+        """n responses of the policy as it is to each prompt; `first` as in `Engine.generate`."""
         if self._engine is None:
             # fails on all ranks or on none: sharded ones compute together to hand over the weights
             self._engine = together(self.module.trainer, lambda: self._begun(sampling.max_new_tokens))
         self._engine.update_weights(self.module.trainer.global_step)
-        return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling)
+        return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling, first)
 
     def rest(self) -> None:
         """It is not needed for a while."""

@@ -81,11 +81,20 @@ class EngineSpec:
                 raise PostTrainError(f"--model.engine.{name} is {getattr(self, name)}; it must be above 0")
 
 
+def prompt_seed(seed: int, number: int) -> int:
+    """The seed of a prompt's first sample; those of the others are the next ones. It depends on the prompt's number
+    among all that are answered with a seed, not on how many processes share them."""
+    return hash((seed, number)) % 2**62
+
+
 class Engine(Protocol):
     """A generation engine, made for a policy."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n responses to each prompt, in the prompts' order, by the weights of the last update."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int = 0
+    ) -> list[list[Completion]]:
+        """n responses to each prompt, in the prompts' order, by the weights of the last update. first: the number of
+        the first prompt among all that are answered with this seed."""
         ...
 
     def update_weights(self, version: int) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.policy import Policy
-from lit_posttrain.rollout.engine import Completion, Sampling
+from lit_posttrain.rollout.engine import Completion, Sampling, prompt_seed
 
 # Sequences that ended leave the batch once they are this share of it: a smaller batch saves time, and moving the
 # cache costs some.
@@ -67,8 +67,11 @@ class HFEngine:
         """It holds nothing."""
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int = 0
+    ) -> list[list[Completion]]:
         """n responses to each prompt (token ids), in the prompts' order. The policy's train/eval mode is restored.
+        first: the number of the first prompt among all that are answered with this seed.
 
         Raises:
             PostTrainError: for n below 1, and a prompt that is empty or leaves no room in the model's length.
@@ -80,35 +83,38 @@ class HFEngine:
         self.policy.eval()
         try:
             with self.context():
-                return self._generate(prompts, n, sampling)
+                return self._generate(prompts, n, sampling, first)
         finally:
             self.policy.train(training)
 
-    def _generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int
+    ) -> list[list[Completion]]:
         device = next(self.policy.parameters()).device
         self.eos_ids = self.eos_ids.to(device)
-        generator = torch.Generator(device).manual_seed(sampling.seed)
         batches = self._batches(prompts, n)
         results: list[list[Completion]] = [[] for _ in prompts]
         while self._go_on(bool(batches)):
-            members, samples = batches.pop(0) if batches else ([], n)
-            drawn = self._decode_batch([prompts[i] for i in members], samples, sampling, generator, device)
+            members, done, samples = batches.pop(0) if batches else ([], 0, n)
+            seeds = [prompt_seed(sampling.seed, first + i) + done + k for i in members for k in range(samples)]
+            drawn = self._decode_batch([prompts[i] for i in members], samples, sampling, seeds, device)
             for place, index in enumerate(members):
                 results[index] += drawn[place * samples : (place + 1) * samples]
         return results
 
-    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[tuple[list[int], int]]:
-        """Which prompts are decoded together, and how many samples of each: neighbours in length, or of one length
-        where padding is not safe; of one prompt some of its samples, where all are more than a batch."""
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[tuple[list[int], int, int]]:
+        """Which prompts are decoded together, and which samples of each (behind how many, and how many):
+        neighbours in length, or of one length where padding is not safe; of one prompt some of its samples, where all
+        are more than a batch."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         runs = [order]
         if not self._shares:
             runs = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
         if n > self.batch_size:
-            parts = [min(self.batch_size, n - done) for done in range(0, n, self.batch_size)]
-            return [([i], samples) for i in order for samples in parts]
+            parts = [(done, min(self.batch_size, n - done)) for done in range(0, n, self.batch_size)]
+            return [([i], done, samples) for i in order for done, samples in parts]
         per_batch = self.batch_size // n
-        return [(run[i : i + per_batch], n) for run in runs for i in range(0, len(run), per_batch)]
+        return [(run[i : i + per_batch], 0, n) for run in runs for i in range(0, len(run), per_batch)]
 
     def _visible(self, mask: Tensor) -> Tensor | None:
         """The attention mask to hand to the model. Prompts of one length have no padding and need none, and recurrent
@@ -123,7 +129,7 @@ class HFEngine:
         prompts: list[Sequence[int]],
         n: int,
         sampling: Sampling,
-        generator: torch.Generator,
+        seeds: Sequence[int],
         device: torch.device,
     ) -> list[Completion]:
         """Prefill each prompt once, copy its cache n times, then one token a step for all that are unfinished."""
@@ -141,6 +147,7 @@ class HFEngine:
         mask = mask.repeat_interleave(copies, 0)
         position = positions[:, -1:].repeat_interleave(copies, 0)
         longest = int(limits.max()) if count else 0
+        chances = random_numbers(seeds, longest).to(device)
         alive = torch.arange(count, device=device)  # which sequence each row of the batch is
         tokens = torch.zeros(count, longest, dtype=torch.long, device=device)
         logprobs = torch.zeros(count, longest, dtype=torch.float32, device=device)  # in bf16-true too
@@ -150,7 +157,7 @@ class HFEngine:
         step = 0
         while True:
             if len(alive):
-                drawn, logps = sample(logits, sampling, generator)
+                drawn, logps = sample(logits, sampling, chances[alive, step])
                 fresh = ~ended[alive]
                 now = alive[fresh]
                 tokens[now, step], logprobs[now, step] = drawn[fresh], logps[fresh]
@@ -220,8 +227,16 @@ def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[T
     return ids.to(device), mask.to(device)
 
 
-def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_numbers(seeds: Sequence[int], count: int) -> Tensor:
+    """(len(seeds), count) float64, uniform in [0, 1). Every sequence has a seed of its own, so that what is drawn does
+    not depend on what else is, on how many processes share the work, or on the device."""
+    made = [torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(made) if made else torch.zeros(0, count, dtype=torch.float64)
+
+
+def sample(logits: Tensor, sampling: Sampling, chances: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token per row of logits (B, V): ids (B,) and their log-probs (B,) under the distribution drawn from.
+    chances: (B,) float64, uniform in [0, 1), which decide.
 
     Greedy decoding (temperature 0) reports the log-prob under the unscaled distribution.
     """
@@ -243,8 +258,7 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tu
     # one number a row, looked up in the cumulative distribution: torch.multinomial draws one for every token of the
     # vocabulary, which took a sixth of a step of decoding on a CPU
     cumulative = _fixed_point(logps.exp()).cumsum(-1)
-    drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device, generator=generator)
-    place = (drawn * cumulative[:, -1:]).long()
+    place = (chances[:, None] * cumulative[:, -1:]).long()
     ids = torch.searchsorted(cumulative, place, right=True).clamp(max=scores.shape[-1] - 1)
     return ids[:, 0], logps.gather(1, ids)[:, 0]
 

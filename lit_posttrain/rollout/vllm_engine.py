@@ -23,7 +23,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import DTYPES, max_positions
 from lit_posttrain.models.policy import Policy
-from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
+from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling, prompt_seed
 from lit_posttrain.rollout.vllm_process import VLLMProcess, environment
 from lit_posttrain.rollout.weights import checksum_of, dense_weights, parts, written
 
@@ -116,8 +116,10 @@ class VLLMEngine:
             },
         )
 
-    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> list[list[Completion]]:
-        """n responses to each prompt (token ids), in the prompts' order.
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int = 0
+    ) -> list[list[Completion]]:
+        """n responses to each prompt (token ids), in the prompts' order; `first` as in `Engine.generate`.
 
         Raises:
             PostTrainError: for n below 1, an empty prompt or one that leaves no room, and an engine that died.
@@ -141,7 +143,7 @@ class VLLMEngine:
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k,
-                "seed": sampling.seed % 2**63,
+                "seeds": [prompt_seed(sampling.seed, first + i) for i in range(len(prompts))],
             },
         )
         return [

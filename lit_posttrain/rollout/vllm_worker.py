@@ -59,7 +59,7 @@ class Worker:
         """For each prompt its samples: tokens, log-probs, and whether an end token came."""
         from vllm import SamplingParams
 
-        seed, n = sampling.pop("seed"), sampling["n"]  # vLLM draws sample k of a prompt by its seed + k
+        seeds = sampling.pop("seeds")  # vLLM draws sample k of a prompt by its seed + k
         asked = [
             SamplingParams(
                 **sampling,
@@ -67,9 +67,9 @@ class Worker:
                 stop_token_ids=stop,
                 logprobs=0,
                 detokenize=False,
-                seed=(seed + i * n) % 2**63,
+                seed=seed,
             )
-            for i, size in enumerate(room)
+            for size, seed in zip(room, seeds, strict=True)
         ]
         drawn = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], asked, use_tqdm=False)
         return {"samples": [[_sample(one) for one in sorted(of.outputs, key=lambda o: o.index)] for of in drawn]}

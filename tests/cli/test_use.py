@@ -239,7 +239,7 @@ def test_best_of_n_says_what_it_leaves_out(
     rows = [{"prompt": f"what is {n}", "answer": "a fox" if n else None} for n in range(20)]
     Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw = ["generate", "--model", str(tiny_model), "--prompts", "asked.jsonl", "--n", "3", "--temperature", "1"]
-    draw += ["--max_new_tokens", "1", "--out", "out.jsonl", "--rewards+=ExactMatch"]
+    draw += ["--max_new_tokens", "1", "--out", "out.jsonl", "--rewards+=ExactMatch", "--seed", "4"]
     assert main([*draw, "--keep", "best"]) == 2
     told = "nothing is left to keep: 60 of 60 answers were cut off at 1 tokens (--max_new_tokens, --cut_off true)"
     assert told in capsys.readouterr().err

@@ -299,7 +299,7 @@ def test_rows_of_a_step_are_named_by_their_prompts(tiny_model: Path, tmp_path: P
 
 def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: Path) -> None:
     module = grpo(tiny_model, phases=Phases(4, inner_epochs=2, mask_truncated=True), beta=0.1)
-    module._answers = lambda prompts, n, sampling: recorded(prompts, sampling, n)  # type: ignore[method-assign]  # some end
+    module._answers = lambda prompts, n, sampling, first=0: recorded(prompts, sampling, n)  # type: ignore[method-assign]  # some end
     trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
     counted = [r for one in module.rollouts for r in one.tree.responses if r.counted.any()]
     assert 0 < len(counted) < 16, "some responses are cut off, and some are not"
@@ -310,10 +310,10 @@ def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: P
 
 
 def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    def fewer(prompts: Any, n: int, sampling: Any) -> Any:
+    def fewer(prompts: Any, n: int, sampling: Any, first: int) -> Any:
         return [[Completion([5], [-1.0], "stop")] * (4 - number % 2) for number, _ in enumerate(prompts)]
 
-    def nothing(prompts: Any, n: int, sampling: Any) -> Any:
+    def nothing(prompts: Any, n: int, sampling: Any, first: int) -> Any:
         return [[Completion([], [], "stop")] * 4 for _ in prompts]
 
     for answers, said in ((fewer, "fewer responses than it was asked for"), (nothing, "response without tokens")):

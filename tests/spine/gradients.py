@@ -17,6 +17,7 @@ from helpers.runs import quiet_trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lit_posttrain import Completion, Sampling, Tree
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.mismatch import Mismatched
 from lit_posttrain.methods.on_policy import OnPolicyModule
@@ -67,6 +68,10 @@ class OneStep(pl.LightningDataModule):
         )
 
 
+def three_recorded(prompts: list[Tree], n: int, sampling: Sampling, first: int = 0) -> list[list[Completion]]:
+    return recorded(prompts, sampling, 3)
+
+
 def one_step(
     method: str, folder: Path, dtype: str, accumulate: int, strategy: str = "auto", devices: int = 1
 ) -> dict[str, Tensor]:
@@ -75,7 +80,7 @@ def one_step(
     data: pl.LightningDataModule
     if isinstance(module, OnPolicyModule):
         # responses that were recorded, whoever asks: what is compared is how they are cut
-        module._answers = lambda prompts, n, sampling: recorded(prompts, sampling, 3)  # type: ignore[method-assign]  # as above
+        module._answers = three_recorded  # type: ignore[method-assign]  # as above
         module.phases = replace(module.phases, minibatches=1)
         (folder.parent / "prompts").mkdir(exist_ok=True)
         data = prompt_files(folder.parent / "prompts")

@@ -20,11 +20,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
-from lit_posttrain.callbacks.checkpoint_io import require_space
 from lit_posttrain.callbacks.finished_step import FinishedStep, begin_with_validation, validates_next
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.monitors import refuse_misspelt
 from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
+from lit_posttrain.checkpoint_files import require_space
+from lit_posttrain.checkpoint_shards import bytes_on_disk
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.signals import RunStopped
 from lit_posttrain.trainer_state import dry_run, ends_step
@@ -305,6 +306,6 @@ def _require_space_for_run(trainer: Trainer, pl_module: LightningModule) -> None
     for optimizer in trainer.optimizers:
         one += optimizer_state_bytes(optimizer) or 0
     names = ["last.ckpt", "best.ckpt"] if trainer.enable_validation else ["last.ckpt"]
-    held = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    held = sum(bytes_on_disk(folder / name) for name in names)
     # every file, and the copy that exists while one of them is replaced
     require_space(folder, one * (len(names) + 1) - held, f"the run's checkpoints ({', '.join(names)})")

@@ -1,26 +1,15 @@
-"""How checkpoint files are written and read: whole or not at all, never unpickling code."""
+"""The Trainer's side of checkpoint files: room on the disk first, then whole files or none."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pickle
-import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import Tensor
 
-from lit_posttrain.errors import PostTrainError
-
-_SPARE = 1.05  # pickled names and zip headers come on top of the tensors
-_GB = 1e9
-_ABANDONED_S = 3600.0
+from lit_posttrain.checkpoint_files import explained_reading, require_space, tensor_bytes
+from lit_posttrain.checkpoint_shards import read_whole, remove, write_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,22 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(target)
         require_space(target.parent, tensor_bytes(checkpoint), f"a checkpoint ({target.name})")
-        part = target.with_name(f".{target.name}.{_own_mark()}.part")
-        try:
-            torch.save(checkpoint, part)
-            _flush_to_disk(part)
-            os.replace(part, target)
-        except (OSError, RuntimeError) as problem:
-            raise PostTrainError(
-                f"{target}: could not be written ({_first_line(problem)}); the previous file, if any, is untouched. "
-                "Check the disk, then go on from it"
-            ) from problem
-        finally:
-            part.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # some file systems do not flush folders
-            _flush_to_disk(target.parent)
+        write_whole(checkpoint, target)
 
     def load_checkpoint(
         self,
@@ -69,91 +44,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             PostTrainError: if there is no such file, or it is damaged, or holds anything else.
         """
-        try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
-        except FileNotFoundError as problem:
-            raise PostTrainError(f"{path}: no such checkpoint; check the path or the run's name") from problem
-        except pickle.UnpicklingError as problem:
-            raise PostTrainError(
-                f"{path}: holds something other than tensors and plain values, or is no checkpoint, and is not "
-                f"unpickled ({_first_line(problem)}); use a checkpoint that lit-posttrain wrote"
-            ) from problem
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError) as problem:
-            raise PostTrainError(
-                f"{path}: damaged or cut short ({_first_line(problem)}); go on from another checkpoint of the run"
-            ) from problem
+        if "://" in str(path):
+            with explained_reading(path):
+                return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_whole(Path(path), mmap=False)
 
-
-def require_space(folder: Path, tensors: float, what: str) -> None:
-    """Check that `folder` has room for so many bytes of tensors.
-
-    Raises:
-        PostTrainError: if it has not.
-    """
-    needed, free = tensors * _SPARE, shutil.disk_usage(folder).free
-    if needed > free:
-        raise PostTrainError(
-            f"too little disk for {what}: {needed / _GB:.2f} GB needed, {free / _GB:.2f} GB free in {folder}; "
-            "free some, or choose another folder with --runs"
-        )
-
-
-def tensor_bytes(content: Any) -> int:
-    """Bytes of all tensors in nested containers; tensors that share memory are saved, and counted, once."""
-    sizes = {}
-    for tensor in _tensors(content):
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr() or id(tensor)] = storage.nbytes()
-    return sum(sizes.values())
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from _tensors(value)
-    elif isinstance(content, (list, tuple)):
-        for value in content:
-            yield from _tensors(value)
-
-
-def _own_mark() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def _clear_abandoned(target: Path) -> None:
-    """Remove what dead processes left of `target`: on this machine by process id, elsewhere by age."""
-    host = socket.gethostname()
-    prefix = f".{target.name}."
-    for part in target.parent.glob(f"{prefix}*.part"):
-        owner, _, number = part.name.removeprefix(prefix).removesuffix(".part").rpartition("-")
-        if owner == host and number.isdigit():
-            abandoned = int(number) == os.getpid() or not _alive(int(number))
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove the checkpoint at `path`."""
+        if "://" in str(path):
+            super().remove_checkpoint(path)
         else:
-            abandoned = time.time() - part.stat().st_mtime > _ABANDONED_S
-        if abandoned:
-            part.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it exists and belongs to someone else
-        return True
-    return True
-
-
-def _flush_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _first_line(problem: BaseException) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0] if lines else type(problem).__name__
+            remove(Path(path))

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from lit_posttrain.errors import PostTrainError
 
-_SHARDED = ("meta.pt", ".metadata")  # what a sharded checkpoint's folder holds
-
 
 def resolve_arguments(args: list[str]) -> list[str]:
     """Rewrite `--resume NAME` into the run's config and checkpoint, and find bundled configs and checkpoints by name.
@@ -126,7 +124,7 @@ def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
     if not place.exists():
         beside = [str(f) for f in [*place.parent.glob("*.ckpt"), *place.parent.glob("*/last.ckpt")]]
         raise PostTrainError(f"--ckpt_path {value}: no such file; {alternatives(value, beside, 'checkpoints there')}")
-    if not place.is_dir() or any((place / name).exists() for name in _SHARDED):
+    if not place.is_dir():
         return place
     found = _in_run(command, place)
     if found is None:

@@ -17,6 +17,8 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_posttrain.checkpoint_shards import remove
+
 log = logging.getLogger(__name__)
 
 _INIT_TIMEOUT_S = 30.0
@@ -146,7 +148,9 @@ def _number(text: str | None) -> float:
 def forget_run(folder: Path | str) -> None:
     """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own.
     metrics.csv and samples.jsonl are begun anew by those who write them."""
-    old = ("wandb_id.txt", "audit.json", "last.ckpt", "best.ckpt", "rewards.*", "reward_examples.jsonl")
+    for checkpoint in ("last.ckpt", "best.ckpt"):
+        remove(Path(folder) / checkpoint)
+    old = ("wandb_id.txt", "audit.json", "rewards.*", "reward_examples.jsonl")
     for pattern in (*old, "validate_reward*", "predictions*.jsonl"):
         for file in Path(folder).glob(pattern):
             file.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.schedules import Schedule, scheduler_of
+from lit_posttrain.models.optimizer_state import name_parameters
 from lit_posttrain.trainer_state import logs_step
 
 _HOW_IT_IS_COMPUTED = ("fused", "foreach", "capturable", "differentiable", "maximize")
@@ -47,6 +48,7 @@ class OptimizedModule(pl.LightningModule):
             optimizer = self.optimizer_factory([g for g in groups if g["params"]])
         except (ValueError, TypeError) as problem:
             raise PostTrainError(f"--model.optimizer: {problem}") from problem
+        name_parameters(optimizer, self)
         self.optimizer_settings = self._settings(optimizer)
         if self.trainer.precision == "16-mixed" and any(group.get("fused") for group in optimizer.param_groups):
             raise PostTrainError(

@@ -37,7 +37,8 @@ from lit_posttrain.types import Response, Tree, TreeBatch
 
 Reference = Literal["auto", "adapter_off", "copy", "cached"]
 
-_NO_DIFFERENCE = ("_name_or_path", "transformers_version", "use_cache", "architectures")
+# of the dtype the weights themselves tell; a config that was not loaded with them has another
+_NO_DIFFERENCE = ("_name_or_path", "transformers_version", "use_cache", "architectures", "dtype")
 _SCORED_TOGETHER = 32  # fresh responses; more only cost memory
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.checkpoint_shards import read_whole
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, compute_in_float32, has_score_head
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
@@ -80,18 +80,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         PostTrainError: if it is missing, damaged, or not a checkpoint of this project.
     """
-    if not path.exists():
-        raise PostTrainError(f"{path}: no such checkpoint")
-    if path.is_dir():
-        raise PostTrainError(
-            f"{path}: a sharded checkpoint; make one file of it first with "
-            f"`python -m lightning.fabric.utilities.consolidate_checkpoint {path}`"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError) as problem:
-        raise PostTrainError(f"{path}: not a readable checkpoint ({first_line(problem)})") from problem
-    if not isinstance(content, dict) or "lit_posttrain" not in content:
+    content = read_whole(path)
+    if "lit_posttrain" not in content:
         raise PostTrainError(f"{path}: a checkpoint, but not one that lit-posttrain wrote")
     return content
 

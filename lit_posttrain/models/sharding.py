@@ -6,38 +6,139 @@ the root group, because a tied or separately sharded head meets mixed Tensor and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
+from lit_posttrain.checkpoint_files import require_space, tensor_bytes
+from lit_posttrain.checkpoint_shards import new_folder, read, write_index, write_shards
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.dtensors import gathered, like, taken_apart
+from lit_posttrain.models.optimizer_state import fitted_state
 from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.trainer_state import from_all_ranks, together
 
 AnyModel = TypeVar("AnyModel", bound=Backbone)
+_PATIENCE = timedelta(minutes=30)  # as Lightning has it
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's FSDP2 strategy with every process data-parallel.
+    """Lightning's FSDP2 strategy with every process data-parallel, and with checkpoints as any other strategy has them.
 
-    Its own "auto" sizes mean tensor-parallel within a node: processes would train on identical data, unsharded.
+    Lightning's "auto" sizes mean tensor-parallel within a node: processes would train on identical data, unsharded. Its
+    own checkpoints number the optimizer's parameters otherwise than a run on one device does, and are written in place.
     """
 
-    def __init__(self, **options: Any) -> None:
-        # one file, written atomically like any other checkpoint; Lightning's default is a folder that is not
-        options.setdefault("save_distributed_checkpoint", False)
-        super().__init__(data_parallel_size="auto", tensor_parallel_size=1, **options)
+    def __init__(
+        self,
+        save_distributed_checkpoint: bool = False,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = _PATIENCE,
+    ) -> None:
+        """
+        Args:
+            save_distributed_checkpoint: Let every process save its own shards in a folder beside last.ckpt, instead of
+                gathering weights and optimizer state on the first one, which needs 12 bytes of main memory a parameter.
+                Either is written whole or not at all, resumes on any number of processes, and can be exported.
+            process_group_backend: How processes talk to each other, such as nccl or gloo. Default: what the device
+                wants.
+            timeout: How long a process waits for the others.
+        """
+        super().__init__(
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+            tensor_parallel_size=1,
+        )
+        self.save_distributed_checkpoint = save_distributed_checkpoint
 
     def setup_environment(self) -> None:
         # the world size is known only now; "auto" would be read as the number of nodes
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    # Checkpoints: what is sharded stays so until `save_checkpoint`, which all ranks reach, and from `load_checkpoint`
+    # on, so that the hooks in between see what they see under any other strategy
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning asks for `load_optimizer_state_dict`."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's own, in shards; tied weights are one object."""
+        assert self.lightning_module is not None
+        tied: dict[int, Tensor] = {}
+        named = self.lightning_module.state_dict(keep_vars=True)
+        return {name: tied.setdefault(id(value), value.detach()) for name, value in named.items()}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's own, in shards."""
+        return ParallelStrategy.optimizer_state(self, optimizer)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write one file, or shards and then the file that names them; all ranks must call it.
+
+        Raises:
+            PostTrainError: on all ranks, where one could not write.
+        """
+        path = self.broadcast(str(filepath))
+        assert self.lightning_module is not None
+        trainer, first = self.lightning_module.trainer, self.is_global_zero
+
+        def on_first(work: Callable[[], Any]) -> Any:
+            return self.broadcast(together(trainer, lambda: work() if first else None))
+
+        if not self.save_distributed_checkpoint:
+            whole = gathered(checkpoint, keep=first)
+            on_first(lambda: self.checkpoint_io.save_checkpoint(whole, path, storage_options))
+            return
+        if "://" in path:
+            raise PostTrainError(
+                f"{path}: shards go to a folder of this machine; leave save_distributed_checkpoint out"
+            )
+        index, shards = taken_apart(checkpoint)
+        target, needed = Path(path), sum(from_all_ranks(tensor_bytes(shards), trainer))
+
+        def begin() -> tuple[str, str]:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            require_space(target.parent, needed, f"a checkpoint ({target.name})")
+            return new_folder(target), secrets.token_hex(8)
+
+        folder, save = on_first(begin)
+        together(trainer, lambda: write_shards(shards, target, folder, self.global_rank, save))
+        on_first(lambda: write_index(index, target, folder, self.world_size, save))
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """A checkpoint of any strategy, left on disk until its tensors are asked for."""
+        path = self.broadcast(str(checkpoint_path))
+        if "://" in path:
+            return self.checkpoint_io.load_checkpoint(path, weights_only=True)
+        return read(Path(path))
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Give every rank its shards of the weights."""
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        given = checkpoint["state_dict"]
+        state = {name: like(value, own[name]) if name in own else value for name, value in given.items()}
+        self.lightning_module.load_state_dict(state, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Give every rank its shards of the optimizer's state."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(fitted_state(state, optimizer))
 
 
 def decoder_layers(policy: Backbone) -> nn.ModuleList:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, checkpoint_io, run_checkpoints
+from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, run_checkpoints
 from lit_posttrain.errors import PostTrainError
 
 Usage = namedtuple("Usage", "total used free")
@@ -116,7 +117,7 @@ def test_too_little_disk_stops_before_training(fit_in: Any, tmp_path: Path, monk
     fit_in(tmp_path / "first", run_checkpoints(), max_steps=1, max_epochs=-1)
     one = (tmp_path / "first/last.ckpt").stat().st_size
     free = Usage(0, 0, round(2.5 * one))
-    monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     assert fit_in(tmp_path / "no_best", run_checkpoints(), max_steps=1, max_epochs=-1).trainer.global_step == 1
     with pytest.raises(PostTrainError, match=r"too little disk for the run's checkpoints \(last\.ckpt, best\.ckpt\)"):
         fit_in(tmp_path / "with_best", run_checkpoints(), max_steps=1, max_epochs=-1, validate=True)

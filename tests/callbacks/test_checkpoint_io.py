@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from lit_posttrain.callbacks import checkpoint_io
-from lit_posttrain.callbacks.checkpoint_io import AtomicCheckpointIO, tensor_bytes
+from lit_posttrain.callbacks import AtomicCheckpointIO
+from lit_posttrain.checkpoint_files import tensor_bytes
 from lit_posttrain.errors import PostTrainError
 
 Usage = namedtuple("Usage", "total used free")
@@ -80,7 +81,7 @@ def test_disk_that_refuses(tmp_path: Path) -> None:
 
 
 def test_room_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda folder: Usage(0, 0, 4_100_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 4_100_000))
     AtomicCheckpointIO().save_checkpoint({"w": torch.ones(950_000)}, tmp_path / "last.ckpt")
     with pytest.raises(
         PostTrainError, match=r"too little disk for a checkpoint .*0\.00 GB needed, 0\.00 GB free in"

@@ -13,7 +13,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 
-def run_script(script: Path, *arguments: object, limit_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, which may be a failure."""
+def run_script(
+    script: Path, *arguments: object, limit_s: float = 300, session: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, which may be a failure. session: let it kill all of its processes, and those alone."""
     command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=limit_s)
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=limit_s, start_new_session=session
+    )

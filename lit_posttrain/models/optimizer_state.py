@@ -1,0 +1,88 @@
+"""An optimizer's state between runs: by the names of parameters, whatever order and sharding they have.
+
+torch numbers parameters by their place in the groups. A run that goes on may have other groups, or the same in another
+order; so groups carry the names of their parameters (`param_names`, torch's own key) and states find them by those.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.optim import Optimizer
+
+from lit_posttrain.checkpoint_shards import Shards
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.dtensors import like, unsharded
+
+
+def name_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Let the optimizer save the names of its parameters, and go on from a state by them."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    for group in optimizer.param_groups:
+        group["param_names"] = [names[id(parameter)] for parameter in group["params"]]
+    optimizer.register_load_state_dict_pre_hook(lambda own, state: fitted_state(state, own))
+
+
+def fitted_state(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A saved state as `optimizer.load_state_dict` takes it: numbered, grouped and sharded as its own parameters are.
+    Where one of the two has no names, parameters are told by their places.
+
+    Raises:
+        PostTrainError: if it is of other parameters.
+    """
+    named = all("param_names" in group for group in [*saved["param_groups"], *optimizer.param_groups])
+    homes = {
+        name: (group, number)
+        for group, names in zip(saved["param_groups"], _names(saved["param_groups"], named), strict=True)
+        for name, number in zip(names, group["params"], strict=True)
+    }
+    own_names = _names(optimizer.param_groups, named)
+    _require_same(set(homes), {name for names in own_names for name in names})
+    groups: list[dict[str, Any]] = []
+    states: dict[int, Any] = {}
+    number = 0
+    for own, names in zip(optimizer.param_groups, own_names, strict=True):
+        # the options of the group that its first parameter was in: all of them were in one of its kind
+        options = {name: value for name, value in homes[names[0]][0].items() if name not in ("params", "param_names")}
+        numbers = list(range(number, number + len(names)))
+        groups.append({**options, "params": numbers, **({"param_names": names} if named else {})})
+        for name, parameter in zip(names, own["params"], strict=True):
+            state = saved["state"].get(homes[name][1], {})
+            if state:
+                states[number] = {key: _fitted(value, parameter) for key, value in state.items()}
+            number += 1
+    return {**saved, "state": states, "param_groups": groups}
+
+
+def _names(groups: list[dict[str, Any]], named: bool) -> list[list[Any]]:
+    """By group what tells its parameters: their names, or their places."""
+    if named:
+        return [group["param_names"] for group in groups]
+    places = itertools.count()
+    return [[next(places) for _ in group["params"]] for group in groups]
+
+
+def _require_same(saved: set[Any], own: set[Any]) -> None:
+    told = "resume with the same --model.policy (lora, say) as the checkpoint was trained with"
+    if lacking := own - saved:
+        some = f"{len(lacking)} parameters that are trained now, such as {min(lacking)}"
+        raise PostTrainError(f"the checkpoint's optimizer does not know {some}: {told}")
+    if more := saved - own:
+        some = f"{len(more)} parameters that are not trained now, such as {min(more)}"
+        raise PostTrainError(f"the checkpoint's optimizer knows {some}: {told}")
+
+
+def _fitted(value: Any, parameter: Tensor) -> Any:
+    if isinstance(value, DTensor) or not isinstance(value, (Tensor, Shards)):
+        return value
+    if not isinstance(parameter, DTensor):
+        return unsharded(value)
+    if value.shape == parameter.shape:
+        return like(value, parameter)
+    # a copy, not the file's memory; a number, such as the step, or what an optimizer keeps of rows and columns
+    whole = unsharded(value).clone()
+    mesh = parameter.device_mesh
+    return whole if whole.dim() == 0 else distribute_tensor(whole, mesh, [Replicate()] * mesh.ndim, src_data_rank=None)

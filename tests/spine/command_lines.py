@@ -1,0 +1,54 @@
+"""Every method as people start it: `lit-posttrain fit` on a ready-made config, a tiny model and small files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cases import METHODS
+
+STEPS, SAVED_EVERY = 8, 3  # the phases of on-policy methods are of two steps: step 3 is within one, step 6 ends one
+
+_CONFIGS = {
+    "sft": "sft",
+    "dpo": "dpo",
+    "simpo": "simpo",
+    "orpo": "orpo",
+    "kto": "kto",
+    "grpo": "grpo_gsm8k",
+    "ppo": "ppo",
+    "reward": "reward_kwise",
+}
+_SAMPLING = ["--model.sampling.max_new_tokens", "8", "--model.phases.group_size", "4"]
+_SAMPLING += ["--model.phases.minibatches", "2", "--trainer.check_val_every_n_epoch", "3"]
+_SAMPLING += ["--model.rewards", "[{class_path: FunctionReward, init_args: {function: cases.vowels}}]"]
+_SAMPLING += ["--model.beta", "0.1"]
+_EXTRA = {
+    "dpo": ["--model.reference", "copy"],
+    "grpo": _SAMPLING,
+    "ppo": [*_SAMPLING, "--model.critic.lr", "1e-2"],
+}
+
+
+def fit_command(method: str, model: Path, data: Path, runs: Path, name: str, *options: str) -> list[str]:
+    """The arguments of `lit-posttrain` that train a method for STEPS steps into `runs`/`name`; options come last."""
+    files = METHODS[method].data(data).paths  # type: ignore[attr-defined]  # of every data module here
+    # in double precision what differs by rounding alone is easily told from what differs
+    words = ["fit", "--config", f"configs/{_CONFIGS[method]}.yaml", "--runs", str(runs), "--name", name]
+    words += ["--model.policy.path", str(model), "--model.policy.dtype", "float64", "--data.path", str(files)]
+    words += ["--data.batch_size", "8", "--data.val_share", "0.1", "--wandb.mode", "disabled", *_EXTRA.get(method, [])]
+    words += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_epochs", "-1"]
+    words += ["--trainer.max_steps", str(STEPS), "--checkpoint_every", str(SAVED_EVERY)]
+    words += ["--trainer.enable_progress_bar", "false", "--trainer.accumulate_grad_batches", "2"]
+    words += ["--model.optimizer.init_args.lr", "1e-3", "--model.optimizer.init_args.weight_decay", "0.1"]
+    return [*words, "--trainer.callbacks+=run_commands.Image", *options]
+
+
+SHARDED = ["--config", "configs/with/fsdp2.yaml"]
+LORA = ["--config", "configs/with/lora.yaml", "--model.policy.lora.r", "4"]
+
+
+def callback(name: str, **arguments: Any) -> str:
+    """The option that adds a callback of run_commands.py."""
+    return "--trainer.callbacks+=" + json.dumps({"class_path": f"run_commands.{name}", "init_args": arguments})

@@ -1,0 +1,79 @@
+"""What a config makes of a class is what its constructor makes of it: no default is lost or changed on the way."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from lit_posttrain import callbacks, options
+from lit_posttrain.methods.phases import Phases
+from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain.methods.ppo import Critic
+from lit_posttrain.models.sharding import FSDP2Strategy
+from lit_posttrain.models.spec import LoRASpec, ModelSpec
+from lit_posttrain.rewards import ExactMatch
+from lit_posttrain.rollout.engine import EngineSpec, Sampling
+from lit_posttrain.tracking import MetricsCSV, WandbOptions
+
+# what has no default, as Python and as text; for all classes alike
+GIVEN: dict[str, tuple[Any, Any]] = {
+    "policy": (ModelSpec("somewhere"), {"path": "somewhere"}),
+    "rewards": ([ExactMatch()], [{"class_path": "lit_posttrain.rewards.ExactMatch"}]),
+    "path": ("somewhere", "somewhere"),
+    "function": (len, "builtins.len"),
+    "pattern": ("x", "x"),
+    "folder": ("somewhere", "somewhere"),
+    "model": ("somewhere", "somewhere"),
+    "prompts": (["x"], ["x"]),
+    "limit": (5, 5),
+    "buffer": (5, 5),
+}
+APART = ("optimizer_factory", "_clock")  # a function, which is compared by what it makes; the time of day
+CLASSES = sorted(
+    {
+        *options._METHODS,
+        *options._DATA,
+        *options._REWARDS,
+        *options._CALLBACKS,
+        *(kind for name, kind in vars(callbacks).items() if isinstance(kind, type)),
+        *(ModelSpec, LoRASpec, Sampling, Phases, EngineSpec, Clip, Critic, WandbOptions, MetricsCSV, FSDP2Strategy),
+    },
+    key=lambda kind: kind.__name__,
+)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """What two objects are compared by: plain values, and of others their class and attributes."""
+    if isinstance(value, (list, tuple)):
+        return [plain(one, depth) for one in value]
+    if isinstance(value, dict):
+        return {str(name): plain(one, depth) for name, one in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str, Path, type)):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if depth > 3 or not hasattr(value, "__dict__"):
+        return type(value).__name__
+    held = {name: plain(one, depth + 1) for name, one in vars(value).items() if name not in APART}
+    if hasattr(value, "optimizer_factory"):
+        optimizer = value.optimizer_factory([torch.nn.Parameter(torch.ones(2))])
+        held["optimizer"] = [type(optimizer).__name__, optimizer.state_dict()["param_groups"]]
+    return [type(value).__name__, held]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_the_command_line_has_the_constructors_defaults(kind: Callable[..., Any]) -> None:
+    parameters = inspect.signature(kind).parameters.values()
+    assert not [p for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)], "defaults that nobody can see"
+    needed = [p.name for p in parameters if p.default is p.empty]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "it")
+    found = parser.parse_object({"it": {name: GIVEN[name][1] for name in needed}})
+    made = parser.instantiate(found).it
+    assert plain(made) == plain(kind(**{name: GIVEN[name][0] for name in needed}))

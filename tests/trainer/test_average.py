@@ -1,0 +1,47 @@
+"""An average of the weights (EMAWeightAveraging) of every method, in scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from cases import METHODS, build
+from helpers.runs import quiet_trainer
+from helpers.trainer import weights
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from lit_posttrain.callbacks import LastCheckpoint
+
+
+class Weights(pl.Callback):
+    """What is trained, after every optimizer step."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        trained = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
+        self.seen.append({name: p.detach().clone() for name, p in trained.items()})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_average_leaves_the_training_as_it_is(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    """References, critics and rollouts see the weights at hand; last.ckpt has the average."""
+    runs: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for name, more in (("plain", []), ("average", [EMAWeightAveraging(decay=0.5)])):
+        pl.seed_everything(0, verbose=False)
+        kept = Weights()
+        trainer = quiet_trainer(
+            kept, *more, LastCheckpoint(1), max_steps=3, max_epochs=3, default_root_dir=tmp_path / name
+        )
+        trainer.fit(build(method, tiny_model), datamodule=METHODS[method].data(tmp_path))
+        runs[name] = kept.seen
+    saved, steps = weights(tmp_path / "average/last.ckpt"), runs["plain"]
+    for name in steps[0]:
+        assert all(torch.equal(one[name], other[name]) for one, other in zip(steps, runs["average"], strict=True))
+        first, second, third = (step[name].double() for step in steps)
+        wanted = 0.5 * (0.5 * first + 0.5 * second) + 0.5 * third
+        torch.testing.assert_close(saved[name].double(), wanted, rtol=0, atol=1e-6)

@@ -26,6 +26,13 @@ from lit_posttrain.methods.measured import MeasuredModule
 from lit_posttrain.methods.metrics import Totals
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.architectures import attention_implementation, layout_of
+from lit_posttrain.models.identity import (
+    Identity,
+    difference,
+    identity_of,
+    tokenizer_difference,
+    tokenizer_identity,
+)
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
 from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.sharding import AnyModel, build_sharded
@@ -90,6 +97,7 @@ class PostTrainingModule(MeasuredModule):
         self._steps_planned: float | None = None  # of the run that is resumed
         self._settings_resumed: dict[str, Any] = {}
         self._finished: dict[str, Any] | None = None  # what is remembered of the last optimizer step's end
+        self.frozen: dict[str, Identity] = {}  # of what is trained upon and not saved, by the option it comes from
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
         self.strict_loading = policy.lora is None
 
@@ -189,6 +197,8 @@ class PostTrainingModule(MeasuredModule):
                 "add adapters with --model.policy.lora.r 16, or take the model's unquantized folder"
             )
         self.policy = self.build_policy()
+        if self.spec.lora is not None:
+            self.frozen["policy"] = identity_of(self.policy)
 
     def on_fit_start(self) -> None:
         """Refuse to go on with other data or another optimizer before anything is computed with them. Where weights are
@@ -310,6 +320,8 @@ class PostTrainingModule(MeasuredModule):
             "steps_planned": self.trainer.estimated_stepping_batches,
             "optimizer": self.optimizer_settings,
             "options": self.method_options,
+            "frozen": self.frozen,
+            "tokenizer": tokenizer_identity(self.tokenizer),
         }
 
     @property
@@ -338,13 +350,14 @@ class PostTrainingModule(MeasuredModule):
             raise PostTrainError("--ckpt_path: a checkpoint, but not one that lit-posttrain wrote")
         saved = checkpoint["lit_posttrain"]
         self._require_same_adapters(saved["policy"]["lora"])
-        self._require_same_tokens(saved["policy"])
+        self._require_same_tokens(saved)
         base, now = saved.get("dtype", "float32"), self.dtype_of(self.spec)
         if self.spec.lora is not None and base != now:
             raise PostTrainError(
                 f"the checkpoint's adapters were trained on a base in {base} and this run has it in {now}: pass "
                 f"--model.policy.dtype {base}"
             )
+        self._require_same_bases(saved.get("frozen", {}))  # a checkpoint of an earlier version has none
         if checkpoint.get("state_dict"):  # sharded weights are not in it
             require_state(
                 self,
@@ -409,14 +422,39 @@ class PostTrainingModule(MeasuredModule):
                 )
 
     def _require_same_tokens(self, saved: dict[str, Any]) -> None:
-        """Refuse another tokenizer: padded embeddings would take its tokens for others without a word."""
+        """Refuse another tokenizer or chat template: the weights would take tokens for others without a word."""
         for name in ("special_tokens", "tokenizer"):
-            was, now = saved[name], getattr(self.spec, name)
+            was, now = saved["policy"][name], getattr(self.spec, name)
             if was != now:
                 raise PostTrainError(
                     f"the checkpoint was trained with {name} {was} and this run has {now}: resume with the same "
                     f"--model.policy.{name}"
                 )
+        today = tokenizer_identity(self.tokenizer)
+        before = saved.get("tokenizer", today)  # a checkpoint of an earlier version has none
+        if told := tokenizer_difference(before, today):
+            raise PostTrainError(
+                f"--model.policy.path {self.spec.path}: another tokenizer than the checkpoint was trained with "
+                f"({told}); bring the old one back, or name it with --model.policy.tokenizer"
+            )
+        if before["chat_template"] != today["chat_template"]:
+            raise PostTrainError(
+                "the chat template is another than the checkpoint was trained with: bring the old one back (export "
+                "writes it), or name it with --model.policy.chat_template"
+            )
+
+    def _require_same_bases(self, saved: dict[str, Identity]) -> None:
+        """Refuse adapters on another model than they were trained on."""
+        for name in saved.keys() & self.frozen.keys():
+            if told := difference(saved[name], self.frozen[name]):
+                raise self.changed(name, told)
+
+    def changed(self, name: str, told: str) -> PostTrainError:
+        """The error for a frozen model that is another than in training: in what it differs."""
+        return PostTrainError(
+            f"--model.{name}: another model than the checkpoint's adapters were trained on ({told}); pass the same "
+            f"--model.{name} (path, revision, dtype, quantization), or bring its old files back"
+        )
 
     def build_policy(self) -> Backbone:
         """A model with the weights that the spec names, sharded where the strategy shards."""

@@ -25,6 +25,7 @@ from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, 
 from lit_posttrain.methods.reference import Reference
 from lit_posttrain.methods.rollouts import Stats
 from lit_posttrain.methods.schedules import Schedule
+from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.loading import build_policy, build_value_model
 from lit_posttrain.models.policy import Backbone, Policy, ValueModel
 from lit_posttrain.models.restore import restore
@@ -197,6 +198,8 @@ class PPO(PolicyGradientModule):
                 "the policy's tokens; leave it out for a head on the policy"
             )
         self.value_model = self.built(build_value_model, spec, len(self.tokenizer))
+        if spec.lora is not None:
+            self.frozen["critic.model"] = identity_of(self.value_model)
 
     def trained_parts(self) -> list[dict[str, Any]]:
         """The policy, and the critic with its own learning rate."""

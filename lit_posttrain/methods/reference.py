@@ -7,8 +7,6 @@ training fills: in the run's own precision, continued where it was interrupted, 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,7 +17,6 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lit_posttrain.data.logprob_cache import TargetTrees
 from lit_posttrain.data.packing import collate
@@ -27,6 +24,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.caching import cached_logprobs
 from lit_posttrain.methods.schedules import Schedule
+from lit_posttrain.models.identity import difference, fingerprint, identity_of
 from lit_posttrain.models.policy import Backbone
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.weights import require_state
@@ -37,8 +35,6 @@ from lit_posttrain.types import Response, Tree, TreeBatch
 
 Reference = Literal["auto", "adapter_off", "copy", "cached"]
 
-# of the dtype the weights themselves tell; a config that was not loaded with them has another
-_NO_DIFFERENCE = ("_name_or_path", "transformers_version", "use_cache", "architectures", "dtype")
 _SCORED_TOGETHER = 32  # fresh responses; more only cost memory
 
 
@@ -55,22 +51,6 @@ class KeepsTargets(Protocol):
     def target_trees(self) -> list[TargetTrees]: ...
     @property
     def reference_folder(self) -> Path: ...
-
-
-def weights_hash(model: Backbone) -> str:
-    """A hash of all that decides a model's log-probs: its config and its weights but those of fresh adapters, which
-    change nothing, and of a value head. With sharded weights all ranks must call it."""
-    digest = hashlib.blake2b(digest_size=16)
-    about = model.config.to_dict().items()
-    config = {name: value for name, value in about if name not in _NO_DIFFERENCE and "drop" not in name}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in model.state_dict().items():
-        if "lora_" in name or name.startswith("value_head."):
-            continue
-        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        digest.update(name.encode())
-        digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class ReferencedModule(PostTrainingModule):
@@ -104,7 +84,6 @@ class ReferencedModule(PostTrainingModule):
         self.reference = ("adapter_off" if adapter else "copy") if reference == "auto" else reference
         self.referenced = True  # a method may do without
         self._frozen: list[Backbone] = []  # in a list, so that it is no submodule: neither trained nor saved
-        self._start = ""  # hash of the weights at the start
         self._synced = False
 
     @property
@@ -132,7 +111,8 @@ class ReferencedModule(PostTrainingModule):
         if not fresh or not self.referenced:
             return
         assert self.policy is not None
-        self._start = weights_hash(self.policy)
+        if "policy" not in self.frozen:
+            self.frozen["policy"] = identity_of(self.policy)
         # a checkpoint that is only measured has moved away from what a cache would be made with
         if self.reference == "copy" or (self.reference == "cached" and not self._caching):
             self._freeze()
@@ -181,8 +161,8 @@ class ReferencedModule(PostTrainingModule):
     def _rebuilt_logprobs(self, batch: TreeBatch) -> Tensor:
         if not self._frozen:
             rebuilt = self.build_policy().requires_grad_(False).eval()
-            if weights_hash(rebuilt) != self._start:
-                raise self._changed()
+            if told := difference(self.frozen["policy"], identity_of(rebuilt)):
+                raise self.changed("policy", told)
             self._frozen = [rebuilt]
         return self._frozen_logprobs(batch)
 
@@ -249,8 +229,8 @@ class ReferencedModule(PostTrainingModule):
             )
         assert self.policy is not None
         # a policy that is resumed or trained once more has moved on: what the cache lacks takes the weights anew
-        still = weights_hash(self.policy) == self._start
-        about = {"weights": self._start, "precision": str(self.trainer.precision)}
+        still = not difference(self.frozen["policy"], identity_of(self.policy))
+        about = {"weights": fingerprint(self.frozen["policy"]), "precision": str(self.trainer.precision)}
         for trees in data.target_trees:
             trees.reference = cached_logprobs(
                 trees,
@@ -295,24 +275,20 @@ class ReferencedModule(PostTrainingModule):
         self._synced = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the hash of the weights at the start, and a reference that has followed the policy."""
+        """Add a reference that has followed the policy."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["lit_posttrain"]["reference"] = self._start
         if self._synced:
             trained = {name for name, p in self.policy.named_parameters() if p.requires_grad} if self.policy else set()
             state = self._frozen[0].state_dict()
             checkpoint["reference"] = {name: state[name] for name in sorted(trained)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the reference is still the one that the run began with.
+        """Restore a reference that has followed the policy.
 
         Raises:
-            PostTrainError: if the model at the path has changed meanwhile.
+            PostTrainError: if the model at the path has changed meanwhile, or the reference cannot follow.
         """
         super().on_load_checkpoint(checkpoint)
-        before = checkpoint["lit_posttrain"].get("reference", self._start)
-        if before != self._start:
-            raise self._changed()
         if "reference" in checkpoint and self.reference != "copy":
             raise PostTrainError(
                 f"the checkpoint's reference has followed the policy, and one that is {self.reference} cannot; resume "
@@ -324,8 +300,11 @@ class ReferencedModule(PostTrainingModule):
             self._frozen[0].load_state_dict(checkpoint["reference"], strict=False)
             self._synced = True
 
-    def _changed(self) -> PostTrainError:
+    def changed(self, name: str, told: str) -> PostTrainError:
+        """As the base class has it; without adapters it is the reference alone that is frozen."""
+        if self.spec.lora is not None or name != "policy":
+            return super().changed(name, told)
         return PostTrainError(
-            f"--model.policy.path {self.spec.path}: other weights or another config than when the run began, and they "
-            "are its reference; bring the old ones back, or start anew"
+            f"--model.policy.path {self.spec.path}: another model than when the run began ({told}), and it is the "
+            "reference; pass the same --model.policy, bring its old files back, or start anew"
         )

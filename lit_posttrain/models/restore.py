@@ -11,10 +11,11 @@ import torch
 from lit_posttrain.checkpoint_shards import read_whole
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import layout_of
+from lit_posttrain.models.identity import difference, identity_of, tokenizer_difference, tokenizer_identity
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, compute_in_float32, has_score_head
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
-from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
+from lit_posttrain.models.tokenizers import TEMPLATES, eos_ids, load_tokenizer
 from lit_posttrain.models.weights import load_weights
 from lit_posttrain.types import RowLayout
 
@@ -122,14 +123,40 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
         # a file of weights must not be able to switch on code: only the caller can
         spec = replace(spec, checkpointing=False, dropout=None, trust_remote_code=trust_remote_code)
         state = {k.removeprefix("policy."): v for k, v in content["state_dict"].items() if k.startswith("policy.")}
-    tokenizer = load_tokenizer(spec)
+    tokenizer = _tokenizer(spec, run, str(checkpoint))
     device = torch.device(device)
     build = build_scorer if head == "score" else build_policy
     decided = spec.dtype == "auto" and checkpoint is not None  # by the run: its base is rounded again as it was there
     spec = replace(spec, dtype=run.get("dtype", "float32")) if spec.dtype == "auto" else spec
     model: Backbone = build(spec, len(tokenizer), device_type=device.type)
+    if spec.lora is not None:
+        _require_same_base(run, model, spec, str(checkpoint))
     if decided:
         compute_in_float32(model)
     if checkpoint is not None:
         load_weights(model, state, str(checkpoint), spare="value_head.")  # PPO's, of no use outside training
     return Restored(model.eval().to(device), tokenizer, spec, run, step, path, device)
+
+
+def _tokenizer(spec: ModelSpec, run: dict[str, Any], checkpoint: str) -> Any:
+    """The tokenizer of a checkpoint, with the chat template that was trained with: its file may be another by now."""
+    if "tokenizer" not in run:
+        return load_tokenizer(spec)
+    named = spec.chat_template if spec.chat_template in TEMPLATES else None  # they add tokens
+    tokenizer = load_tokenizer(replace(spec, chat_template=named))
+    tokenizer.chat_template = run["tokenizer"]["chat_template"]
+    if told := tokenizer_difference(run["tokenizer"], tokenizer_identity(tokenizer)):
+        raise PostTrainError(
+            f"{checkpoint}: the tokenizer at {spec.tokenizer or spec.path} is another than in training ({told}); "
+            "bring the old files back"
+        )
+    return tokenizer
+
+
+def _require_same_base(run: dict[str, Any], model: Backbone, spec: ModelSpec, checkpoint: str) -> None:
+    base = run.get("frozen", {}).get("policy")  # a checkpoint of an earlier version has none
+    if base is not None and (told := difference(base, identity_of(model))):
+        raise PostTrainError(
+            f"{checkpoint}: its adapters were trained on another model than what is at {spec.path} now ({told}); "
+            "bring the old files back"
+        )

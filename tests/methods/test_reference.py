@@ -179,7 +179,7 @@ def test_another_config_is_another_reference(tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 500.0
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PostTrainError, match="another config than when the run began"):
+    with pytest.raises(PostTrainError, match=r"rope_theta 10000\.0 in its config then, 500\.0 now"):
         run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 2)
 
 
@@ -215,7 +215,7 @@ def test_a_reference_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     model = tiny.save_model(tmp_path / "model", seed=1)
     run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 1)
     tiny.save_model(tmp_path / "model", seed=2)
-    with pytest.raises(PostTrainError, match="other weights or another config"):
+    with pytest.raises(PostTrainError, match="other weights"):
         run(dpo(ModelSpec(str(model))), comparison_files(tmp_path), tmp_path / "run", 2)
 
 

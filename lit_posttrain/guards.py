@@ -58,7 +58,7 @@ def _refusal(problem: BaseException) -> str | None:
     while seen is not None:
         unmade = _unmade(seen) or unmade
         if _refused_by_lightning(seen):
-            text = first_line(seen)
+            text = first_line(seen) if not isinstance(seen, KeyError) else str(seen.args[0]).split("\n")[0]
             if "backend found" in text:
                 text = (
                     f"accelerator: {text} torch sees no such device here; leave --trainer.accelerator out, or pass cpu"

@@ -30,7 +30,7 @@ OPTIONS: dict[str, Support] = {
     "limit_train_batches": works("ends an epoch early, with whole steps; not for methods that sample their responses"),
     "limit_val_batches": works("validates on the first batches alone; 0 does not validate"),
     "log_every_n_steps": works("optimizer steps; 1 by default"),
-    "logger": works("see loggers"),
+    "logger": works("see loggers; kept beside metrics.csv and W&B, false logs nothing"),
     "max_epochs": works("1 by default; -1 for no end"),
     "max_steps": works("optimizer steps"),
     "max_time": works("DD:HH:MM:SS; the step at hand is finished and saved"),

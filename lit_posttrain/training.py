@@ -19,6 +19,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -226,8 +227,9 @@ class PostTrainCLI(LightningCLI):
         options: dict[str, Any] = {"default_root_dir": str(self.run_dir)}
         chosen = self.config_init[self.subcommand].trainer if self.subcommand else self.config_init.trainer
         fitting = self.tracking and self.subcommand in (None, "fit")
-        if chosen.logger is None and fitting:
-            options["logger"] = self._loggers()
+        if chosen.logger is not False and fitting:
+            more = chosen.logger if isinstance(chosen.logger, list) else [chosen.logger]
+            options["logger"] = [*self._loggers(), *(logger for logger in more if isinstance(logger, Logger))]
         elif chosen.logger is None:
             options["logger"] = False
         plugins = chosen.plugins if isinstance(chosen.plugins, list) else [chosen.plugins] if chosen.plugins else []

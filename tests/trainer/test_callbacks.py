@@ -128,6 +128,12 @@ def test_ModelCheckpoint(fit: Fit) -> None:
         assert same(weights(f"runs/{kept.stem.replace('=', '')}/last.ckpt"), weights())
 
 
+def test_weights_alone_are_not_gone_on_with(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(*named("ModelCheckpoint", "save_weights_only=true")) == 0
+    assert fit("--name", "on", "--ckpt_path", "runs/r/checkpoints/epoch=0-step=4.ckpt") == 2
+    assert "checkpoint contains only the model" in one_line(capsys)
+
+
 def test_ModelSummary(fit: Fit, lightning_says: Callable[[], str]) -> None:
     assert fit(*named("ModelSummary"), "--trainer.max_steps", "1") == 0
     assert "106 K" in lightning_says()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 from lit_posttrain.arguments import take_options
 from lit_posttrain.commands import call
@@ -13,6 +15,11 @@ from lit_posttrain.rewards import Reward
 
 if TYPE_CHECKING:
     from lit_posttrain.best_of import Chosen
+    from lit_posttrain.chat import Answer
+    from lit_posttrain.commands.answers import Answers
+    from lit_posttrain.data.asked import Asked
+
+_TOGETHER = 16  # prompts that are answered at once, at least
 
 
 def generate(
@@ -43,7 +50,8 @@ def generate(
         prompt: A prompt, as plain text. May be given several times.
         prompts: Prompts as `fit` takes them for GRPO and PPO: a file, folder or data set with prompt, question,
             instruction, messages, ...; or a text file with one prompt a line. Other columns are kept in the output.
-        out: File for the answers. Default: the console.
+        out: File for the answers. Default: the console. Until all are there they are kept in OUT.part, and the same
+            command goes on from it.
         n: Answers per prompt.
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 takes the most likely token every time, 1 samples from the model's own distribution.
@@ -63,6 +71,7 @@ def generate(
     """
     from lit_posttrain.best_of import chosen
     from lit_posttrain.chat import ChatModel
+    from lit_posttrain.commands.answers import Answers
     from lit_posttrain.data.asked import asked, read_prompts
     from lit_posttrain.rewards.total import RewardSum
     from lit_posttrain.rollout.engine import Sampling
@@ -88,32 +97,37 @@ def generate(
     quiet_libraries()
     tune_allocator()
     chat = ChatModel(model, batch_size, trust_remote_code)
-    if keep is not None:
+    made_by = {"model": model, "n": n, "sampling": asdict(sampling), "asked": [asdict(one) for one in conversations]}
+    answers = Answers(
+        lambda some, first: chat.answer(some, n, sampling, first), len(conversations), out, made_by, overwrite
+    )
+    if keep is None:
+        rows = (_row(one, said) for one, said in _answered(conversations, answers, max(_TOGETHER, 4 * batch_size // n)))
+        write(rows, out)
+    else:
         judge.prepare(chat.device)
-        found = chosen(
-            conversations,
-            lambda some, first: chat.answer(some, n, sampling, first),
-            judge,
-            keep,
-            cut_off,
-            min_reward,
-        )
+        found = chosen(conversations, answers, judge, keep, cut_off, min_reward)
         told = _left_out(found, n * len(conversations), len(conversations), max_new_tokens, min_reward)
         if not found.rows:
-            raise PostTrainError(f"nothing is left to keep: {told}")
+            left = f"; the answers are kept in {answers.part}" if answers.part else ""
+            raise PostTrainError(f"nothing is left to keep: {told}{left}")
         write(found.rows, out)
         print(told or "nothing is left out", file=sys.stderr)
-        return 0
-    answered = chat.answer(conversations, n, sampling)
-    rows = [
-        one.row(
-            prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
-            responses=[{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
-        )
-        for one, answers in zip(conversations, answered, strict=True)
-    ]
-    write(rows, out)
+    answers.close()
     return 0
+
+
+def _answered(conversations: Sequence[Asked], answers: Answers, together: int) -> Iterator[tuple[Asked, list[Answer]]]:
+    for first in range(0, len(conversations), together):
+        some = conversations[first : first + together]
+        yield from zip(some, answers(some, first), strict=True)
+
+
+def _row(one: Asked, answers: Sequence[Answer]) -> dict[str, Any]:
+    return one.row(
+        prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
+        responses=[{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
+    )
 
 
 def _left_out(found: Chosen, answers: int, prompts: int, longest: int, least: float | None) -> str:

@@ -25,12 +25,14 @@ def prepare(out: str | None, overwrite: bool) -> None:
 
 
 def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
-    """Write rows to a file, which changes as a whole, or to the console."""
-    lines = [_line(row) for row in rows]
+    """Write rows to a file, which changes as a whole, or to the console, each as it comes."""
     if out is None:
-        sys.stdout.write("".join(lines))
+        for row in rows:
+            sys.stdout.write(_line(row))
+            sys.stdout.flush()
         return
-    scratch = Path(f"{out}.part")
+    lines = [_line(row) for row in rows]
+    scratch = Path(f"{out}.new")
     scratch.write_text("".join(lines), encoding="utf-8")
     scratch.replace(out)
     print(f"wrote {len(lines)} rows to {out}")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +170,7 @@ class RewardSum:
 
     def _values(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
         with self.processes.watched(), time_limit(self.timeout):
-            said = reward.score(batch)
+            said = reward.score(deepcopy(batch))  # what one changes is not what others, or the log, see
             if inspect.isawaitable(said):
                 said = _awaited(said, self.timeout)
             if not isinstance(said, Tensor):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from lit_posttrain.callbacks.protocols import TrainsInPhases
 from lit_posttrain.trainer_state import ends_step
 
 _LOG_FILE_INTERVAL_S, _LOG_FILE_BATCHES = 10.0, 100
@@ -21,6 +23,7 @@ class StepProgressBar(TQDMProgressBar):
 
     def __init__(self) -> None:
         self._begun = False
+        self._sampling_shown = -math.inf
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else _LOG_FILE_BATCHES)
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -54,14 +57,28 @@ class StepProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing yet: what is resumed may still be refused."""
         self._begun = False
+        if isinstance(pl_module, TrainsInPhases) and not self.is_disabled:
+            pl_module.sampling_progress = self._sampling
+
+    def _sampling(self, batch: int, batches: int, token: int, longest: int) -> None:
+        """Say how far a rollout is, before the steps that are taken with it."""
+        self._begin()
+        of = f"batch {batch} of {batches}, " if batches > 1 else ""
+        self.train_progress_bar.set_postfix_str(f"sampling: {of}token {token} of {longest}", refresh=False)
+        if time.monotonic() - self._sampling_shown >= self.train_progress_bar.mininterval:
+            self._sampling_shown = time.monotonic()
+            self.train_progress_bar.refresh()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self.train_progress_bar, self._begun = self.init_train_tqdm(), True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the bar goes on through the epochs."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin at the first batch; say which epoch it is, from one."""
-        if not self._begun:
-            self.train_progress_bar, self._begun = self.init_train_tqdm(), True
+        self._begin()
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}{of}", refresh=False)
 

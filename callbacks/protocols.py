@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Trainer
@@ -126,7 +126,10 @@ class KeepsFrozenModels(Protocol):
 @runtime_checkable
 class TrainsInPhases(Protocol):
     """A method that samples what it trains on: an epoch of the Trainer is a rollout phase. group_size: responses to
-    each prompt. engine_name: what draws them, hf where it is the method's own model."""
+    each prompt. engine_name: what draws them, hf where it is the method's own model. sampling_progress: called by that
+    one while it draws, see `rollout.engine.SamplingProgress`."""
+
+    sampling_progress: Callable[[int, int, int, int], None] | None
 
     @property
     def group_size(self) -> int: ...

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
 from lit_posttrain.callbacks.protocols import Audit, KeepsFrozenModels, TrainsInPhases, audit_of
+from lit_posttrain.figures import METRICS, run_figures
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3
@@ -89,11 +90,9 @@ class RunPlan(Callback):
             return [
                 ("done", f"nothing was left to do: the run is at step {trainer.global_step:,}; raise {more} for more")
             ]
-        figures = [
-            f"{name} {float(trainer.callback_metrics[name]):.4g}"
-            for name in _OUTCOME
-            if name in trainer.callback_metrics
-        ]
+        logged = {name: f"{float(value):.4g}" for name, value in trainer.callback_metrics.items()}
+        logged |= {name: str(value) for name, value in run_figures(Path(trainer.default_root_dir) / METRICS).items()}
+        figures = [f"{name} {logged[name]}" for name in _OUTCOME if name in logged]
         kept = [str(f) for n in ("best.ckpt", "last.ckpt") if (f := Path(trainer.default_root_dir) / n).exists()]
         lines = [("done", "; ".join([f"step {trainer.global_step:,}", *figures]))]
         lines += [("kept", ", ".join(kept))] if kept else []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 from lit_posttrain import __version__
+from lit_posttrain.figures import run_figures
 from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.restore import Restored
 from lit_posttrain.models.spec import ModelSpec
+
+_SHOWN = ("/loss", "/reward", "mean_token_accuracy", "perplexity", "accuracies", "/ece")
 
 
 def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
@@ -86,14 +88,8 @@ def _data_lines(file: Path) -> list[str]:
 
 
 def _figure_lines(file: Path, step: int) -> list[str]:
-    """The last figures logged until the checkpoint was saved. Rows count optimizer steps from 0, checkpoints from 1."""
-    if not file.is_file():
-        return []
-    last: dict[str, str] = {}
-    with file.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if int(row["step"]) < step:
-                last |= {k: v for k, v in row.items() if v}
-    shown = [k for k in last if k.endswith(("/loss", "mean_token_accuracy", "perplexity", "accuracies", "/ece"))]
-    lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {float(last[name]):.4f}" for name in shown]
+    """The figures until the checkpoint was saved. Rows count optimizer steps from 0, checkpoints from 1."""
+    figures = run_figures(file, before=step)
+    shown = [name for name in figures if name.endswith(_SHOWN)]
+    lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {figures[name]}" for name in shown]
     return lines if shown else []

@@ -31,14 +31,14 @@ from lit_posttrain.methods.experience import Experience, ExperienceLoader, Promp
 from lit_posttrain.methods.measured import Direction
 from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.reference import Reference, ReferencedModule
-from lit_posttrain.methods.rollouts import Rollout, Stats, judged, phase_stats, unscored
+from lit_posttrain.methods.rollouts import Rollout, Stats, cut_off, judged, phase_stats, unscored
 from lit_posttrain.methods.sampler import Sampler
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
-from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
+from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling, SamplingProgress
 from lit_posttrain.trainer_state import dry_run, from_all_ranks, seed_of, together
 from lit_posttrain.types import PromptRecord, Tree, TreeBatch
 
@@ -93,6 +93,8 @@ class OnPolicyModule(ReferencedModule):
         self._sampler = Sampler(self, engine)
         self.rewards = RewardSum(rewards, reward_timeout)
         self._judged = False  # whether rewards have worked
+        self._told_cut_off = False
+        self.sampling_progress: SamplingProgress | None = None
         self._broken: PostTrainError | None = None  # what ended that
         self.rollouts: list[Rollout] = []  # of the phase at hand and all ranks, for callbacks
         self._saved_experience: Experience | None = None
@@ -278,6 +280,10 @@ class OnPolicyModule(ReferencedModule):
             if not self._judged and self.global_rank == 0 and (told := unscored(seen)):
                 log.warning(told)
             self._judged = True
+        if not self._told_cut_off and (told := cut_off(seen, self.sampling.max_new_tokens)):
+            self._told_cut_off = True
+            if self.global_rank == 0:
+                log.warning(told)
 
     @property
     def loader(self) -> ExperienceLoader:

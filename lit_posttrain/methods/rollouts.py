@@ -134,6 +134,17 @@ def unscored(rollouts: Sequence[Rollout]) -> str:
     )
 
 
+def cut_off(rollouts: Sequence[Rollout], longest: int) -> str:
+    """What there is to say where most responses are cut off before their end."""
+    ends = [cut for one in rollouts for cut in one.truncated]
+    if sum(ends) * 2 <= len(ends):
+        return ""
+    return (
+        f"{sum(ends)} of {len(ends)} responses were cut off at {longest} tokens: rewards judge text without its end, "
+        "and the model does not learn to stop; raise --model.sampling.max_new_tokens"
+    )
+
+
 def phase_stats(rollouts: Sequence[Rollout], rewards: Sequence[str]) -> Stats:
     """By name the sum and the count of what is logged of sampled responses: reward, reward_std (of groups, ddof 1),
     frac_reward_zero_std, rewards/NAME/mean and rewards/NAME/failed, unscored (share), completions/mean_length (tokens),

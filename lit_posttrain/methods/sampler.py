@@ -58,6 +58,7 @@ class Sampler:
         module, spec = self.module, self.spec
         own = module.engine(spec.batch_size)
         if spec.name == "hf":
+            own.progress = self._show
             return own
         trainer: Any = module.trainer
         data = trainer.datamodule
@@ -75,6 +76,11 @@ class Sampler:
             device=module.device,
             any_rank=own.any_rank,
         )
+
+    def _show(self, *place: int) -> None:
+        shown = getattr(self.module, "sampling_progress", None)
+        if shown is not None:
+            shown(*place)
 
     def _scores(self, tokens: Sequence[int]) -> Tensor:
         """Log-probs of all tokens but the first under the policy as it is."""

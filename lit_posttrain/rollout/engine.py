@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -85,6 +85,10 @@ def prompt_seed(seed: int, number: int) -> int:
     """The seed of a prompt's first sample; those of the others are the next ones. It depends on the prompt's number
     among all that are answered with a seed, not on how many processes share them."""
     return hash((seed, number)) % 2**62
+
+
+SamplingProgress = Callable[[int, int, int, int], None]
+"""Called for every token that is drawn: batch number from 1, batches in all, token number from 1, longest response."""
 
 
 class Engine(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.policy import Policy
-from lit_posttrain.rollout.engine import Completion, Sampling, prompt_seed
+from lit_posttrain.rollout.engine import Completion, Sampling, SamplingProgress, prompt_seed
 
 # Sequences that ended leave the batch once they are this share of it: a smaller batch saves time, and moving the
 # cache costs some.
@@ -55,6 +56,7 @@ class HFEngine:
         # padding may enter.
         self._shares = policy.architecture is not None
         self.version = 0
+        self.progress: SamplingProgress = lambda *place: None
 
     def update_weights(self, version: int) -> None:
         """The weights are the policy's own; their version is noted."""
@@ -93,11 +95,13 @@ class HFEngine:
         device = next(self.policy.parameters()).device
         self.eos_ids = self.eos_ids.to(device)
         batches = self._batches(prompts, n)
+        total = len(batches)
         results: list[list[Completion]] = [[] for _ in prompts]
         while self._go_on(bool(batches)):
             members, done, samples = batches.pop(0) if batches else ([], 0, n)
             seeds = [prompt_seed(sampling.seed, first + i) + done + k for i in members for k in range(samples)]
-            drawn = self._decode_batch([prompts[i] for i in members], samples, sampling, seeds, device)
+            shown = partial(self.progress, total - len(batches), total)
+            drawn = self._decode_batch([prompts[i] for i in members], samples, sampling, seeds, device, shown)
             for place, index in enumerate(members):
                 results[index] += drawn[place * samples : (place + 1) * samples]
         return results
@@ -131,6 +135,7 @@ class HFEngine:
         sampling: Sampling,
         seeds: Sequence[int],
         device: torch.device,
+        progress: Callable[[int, int], None],
     ) -> list[Completion]:
         """Prefill each prompt once, copy its cache n times, then one token a step for all that are unfinished."""
         count = len(prompts) * n
@@ -176,6 +181,7 @@ class HFEngine:
             if not self._go_on(len(alive) > 0):
                 break
             step += 1
+            progress(step, longest)
             if len(alive) == 0:  # another rank is not done: take part in its forward
                 self.policy.decode(ids[:1, -1:], self._visible(mask[:1, -1:]), positions[:1, :1], None)
                 continue

@@ -220,6 +220,14 @@ def test_responses_without_a_score_are_told_once(
     assert caplog.text.count("8 of 16 responses have no score and train nothing, first those to ") == 1
 
 
+@pytest.mark.parametrize(("longest", "told"), [(2, 1), (200, 0)])
+def test_responses_that_are_mostly_cut_off_are_told_of_once(
+    longest: int, told: int, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(grpo(tiny_model, sampling=Sampling(longest, seed=1)), prompts(tmp_path), tmp_path, max_steps=2)
+    assert sum("were cut off at 2 tokens" in r.getMessage() for r in caplog.records) == told
+
+
 def test_a_dry_run_is_part_of_a_phase(tiny_model: Path, tmp_path: Path) -> None:
     trainer = fit(grpo(tiny_model), prompts(tmp_path, val_share=0.3), tmp_path, fast_dev_run=True)
     assert trainer.global_step == 1

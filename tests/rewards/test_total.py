@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -253,3 +254,25 @@ def test_a_generator_is_gone_through_once() -> None:
     assert found.total[0] == 1.0
     assert found.total[1:].isnan().all()
     assert list(found.failed.values()) == [1]
+
+
+def test_what_a_reward_changes_nobody_else_sees() -> None:
+    def vandal(prompts: list[Any], completions: list[str], answer: list[Any]) -> list[float]:
+        for asked in prompts:
+            asked[0]["content"] = asked[-1]["extra"] = "gone"
+        completions[:] = [""] * len(completions)
+        answer[0]["right"].append("gone")
+        answer.clear()
+        return [0.0, 0.0, 0.0]
+
+    seen: list[Any] = []
+
+    def witness(prompts: list[Any], completions: list[str], answer: list[Any]) -> list[float]:
+        seen.extend([prompts, completions, answer])
+        return [0.0, 0.0, 0.0]
+
+    given = batch(SAID, answer=[{"right": [1]}, 2, 3])
+    before = deepcopy(given)
+    summed(vandal, witness)(given)
+    assert seen == [before.prompts, before.responses, before.columns["answer"]]
+    assert given == before

@@ -1,0 +1,45 @@
+"""The figures that stand for a run, read from its metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+METRICS = "metrics.csv"
+_SHARE, _LEAST = 10, 10
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric's value, and over how many logged steps it is a mean; 1 for a validation's."""
+
+    value: float
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + (f" (mean of {self.steps} steps)" if self.steps > 1 else "")
+
+
+def run_figures(file: Path, before: int | None = None) -> dict[str, Figure]:
+    """By metric its figure at the end of a run.
+
+    Of a training metric the mean over the last tenth of its logged steps, but ten at least: a single step's value is
+    that of a few rows. Of a validation metric the last value. before: only rows of steps below it. Empty where there is
+    no such file.
+    """
+    if not file.is_file():
+        return {}
+    values: dict[str, list[float]] = {}
+    with file.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if before is None or int(row["step"]) < before:
+                for name, text in row.items():
+                    if text and name != "step" and not math.isnan(value := float(text)):
+                        values.setdefault(name, []).append(value)
+    figures = {}
+    for name, found in values.items():
+        last = found[-max(len(found) // _SHARE, _LEAST) :] if name.startswith("train/") else found[-1:]
+        figures[name] = Figure(sum(last) / len(last), len(last))
+    return figures

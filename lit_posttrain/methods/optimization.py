@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.schedules import Schedule, scheduler_of
-from lit_posttrain.models.optimizer_state import name_parameters
+from lit_posttrain.models.optimizer_state import name_parameters, require_sharded_steps
 from lit_posttrain.trainer_state import logs_step
 
 _HOW_IT_IS_COMPUTED = ("fused", "foreach", "capturable", "differentiable", "maximize")
@@ -56,6 +56,9 @@ class OptimizedModule(pl.LightningModule):
                 "measure the gradient; pass --model.optimizer.init_args.fused false, or take bf16-mixed"
             )
         self._require_moving(optimizer)
+        if self.device_mesh is not None:
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            require_sharded_steps(self.optimizer_factory, trained, self.device_mesh["data_parallel"])
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf") and (self.schedule != "constant" or self.warmup):
             raise PostTrainError(

@@ -7,14 +7,17 @@ order; so groups carry the names of their parameters (`param_names`, torch's own
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 
 from lit_posttrain.checkpoint_shards import Shards
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.dtensors import like, unsharded
 
 
@@ -24,6 +27,36 @@ def name_parameters(optimizer: Optimizer, module: nn.Module) -> None:
     for group in optimizer.param_groups:
         group["param_names"] = [names[id(parameter)] for parameter in group["params"]]
     optimizer.register_load_state_dict_pre_hook(lambda own, state: fitted_state(state, own))
+
+
+def require_sharded_steps(
+    factory: Callable[[list[nn.Parameter]], Optimizer], parameters: Iterable[Tensor], mesh: DeviceMesh
+) -> None:
+    """Try on a few numbers whether an optimizer can step on parameters like these, where they are sharded over `mesh`.
+    All ranks must ask.
+
+    Raises:
+        PostTrainError: if torch cannot do it.
+    """
+    kinds = {(p.dim(), p.dtype, p.device) for p in parameters}
+    tried = [nn.Parameter(_ones(mesh, *kind)) for kind in sorted(kinds, key=str)]
+    optimizer = factory(tried)
+    for parameter in tried:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.step()
+    except RuntimeError as problem:
+        name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+        fused = any(group.get("fused") for group in optimizer.param_groups)
+        way = "pass --model.optimizer.init_args.fused false, or take torch.optim.AdamW" if fused else "take AdamW"
+        raise PostTrainError(
+            f"--model.optimizer {name}: cannot step on parameters that are sharded ({first_line(problem)}); {way}"
+        ) from problem
+
+
+def _ones(mesh: DeviceMesh, dim: int, dtype: torch.dtype, device: torch.device) -> DTensor:
+    whole = torch.ones([2 * mesh.size()] * dim, dtype=dtype, device=device)
+    return distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None)
 
 
 def fitted_state(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
@@ -82,7 +115,4 @@ def _fitted(value: Any, parameter: Tensor) -> Any:
         return unsharded(value)
     if value.shape == parameter.shape:
         return like(value, parameter)
-    # a copy, not the file's memory; a number, such as the step, or what an optimizer keeps of rows and columns
-    whole = unsharded(value).clone()
-    mesh = parameter.device_mesh
-    return whole if whole.dim() == 0 else distribute_tensor(whole, mesh, [Replicate()] * mesh.ndim, src_data_rank=None)
+    return unsharded(value).clone()  # a number, such as the step; not in the file's memory

@@ -109,7 +109,7 @@ def _head_values(hidden: Tensor, head: nn.Module) -> Tensor:
     weight = next(head.parameters())
     # in bfloat16 a number has three digits; the head sees so few rows that precision is free
     with torch.autocast(hidden.device.type, enabled=False):
-        found: Tensor = head(hidden.to(weight.dtype)).flatten()
+        found: Tensor = head(hidden.to(weight.dtype)).flatten().clone()  # FSDP2 warns of views that leave a module
     return found if found.dtype == torch.float64 else found.float()
 
 

@@ -17,6 +17,8 @@ from lit_posttrain.errors import PostTrainError, buried, first_line
 
 _LIGHTNING = f"{Path(lightning.__file__).parent}/"
 _JSONARGPARSE = f"{Path(jsonargparse.__file__).parent}/"
+# what gloo and NCCL say of a process that is gone
+_LOST = re.compile(r"Connection (closed|reset) by peer|remote process exited")
 _LOGGERS = f"{_LIGHTNING}pytorch/loggers/"
 
 
@@ -34,6 +36,11 @@ def explained_failures() -> Iterator[None]:
         ) from problem
     except Exception as latest:
         first = _first_failure(latest)
+        if isinstance(first, RuntimeError) and _LOST.search(str(first)):
+            raise PostTrainError(
+                "another process of this run has ended, and this one cannot go on without it; what it said is above. "
+                "Go on from the last checkpoint: lit-posttrain fit --resume NAME"
+            ) from first
         refusal = None if buried(first) else _refusal(first)
         if refusal is not None:
             raise PostTrainError(refusal) from first

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ import torch
 from cases import METHODS
 from command_lines import LORA, SHARDED, STEPS, callback, fit_command
 from helpers import tiny
-from helpers.processes import run_script
+from helpers.processes import environment, run_script
 from safetensors.torch import load_file
 
 from lit_posttrain.checkpoint_shards import read_whole
@@ -208,6 +210,19 @@ def test_goes_on(quick: Path, run: Run, how: str) -> None:
 @pytest.mark.parametrize("run", QUICK, ids=str)
 def test_used(quick: Path, run: Run) -> None:
     check_used(quick, run)
+
+
+def test_a_process_that_dies_ends_the_run_in_one_line(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "data").mkdir()
+    words = fit_command("sft", tiny_model, tmp_path / "data", tmp_path, "run", *SHARDED, "--trainer.devices", "2")
+    command = [sys.executable, "-m", "lit_posttrain", *words, callback("Dies", rank=1)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode not in (0, -9)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr[-3000:]
+    assert "another process of this run has ended" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert read_whole(tmp_path / "run/last.ckpt")["global_step"] == 3
 
 
 @pytest.mark.slow

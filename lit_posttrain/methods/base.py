@@ -24,6 +24,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.measured import MeasuredModule
 from lit_posttrain.methods.metrics import Totals
+from lit_posttrain.methods.routing import Balance
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.identity import (
@@ -161,6 +162,11 @@ class PostTrainingModule(MeasuredModule):
         """The transformers config of the policy; known before the model is built."""
         return load_config(self.spec, self.head)
 
+    @cached_property
+    def balance(self) -> Balance:
+        """The load-balancing loss of a mixture of experts."""
+        return Balance(self.spec, self.model_config)
+
     @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model takes."""
@@ -196,7 +202,9 @@ class PostTrainingModule(MeasuredModule):
                 f"--model.policy.path {self.spec.path}: its weights are quantized ({kind}), so they stay as they are; "
                 "add adapters with --model.policy.lora.r 16, or take the model's unquantized folder"
             )
+        balance = self.balance
         self.policy = self.build_policy()
+        self.policy.balanced = balance.weight > 0
         if self.spec.lora is not None:
             self.frozen["policy"] = identity_of(self.policy)
 
@@ -204,6 +212,8 @@ class PostTrainingModule(MeasuredModule):
         """Refuse to go on with other data or another optimizer before anything is computed with them. Where weights are
         sharded the checkpoint is read only later: `on_train_start` asks again."""
         self._go_on_from_checkpoint()
+        if self.global_rank == 0:
+            self.balance.tell()
         data: Any = getattr(self.trainer, "datamodule", None)
         self.check_data(data)
 
@@ -260,6 +270,8 @@ class PostTrainingModule(MeasuredModule):
         if ends_step(self.trainer, batch_idx):
             self.num_tokens += batch.counts["input_tokens"]  # before callbacks save at the step's end
         terms = self._tracked_terms(batch)
+        if ends_step(self.trainer, batch_idx):
+            self.balance.end_step(self)
         # a step may have nothing to learn from, such as sampled responses that were all cut off: its loss is 0
         loss = torch.stack([t.weight * t.total / max(batch.counts[t.unit], 1.0) for t in terms.values()]).sum()
         sampler = self.trainer.distributed_sampler_kwargs
@@ -314,6 +326,7 @@ class PostTrainingModule(MeasuredModule):
             "head": self.head,
             "policy": asdict(self.spec),
             "dtype": self.dtype_of(self.spec),
+            "router_load": self.balance.load,
             "num_tokens": done["num_tokens"],
             "totals": done["totals"].dump(),
             "loader": done["loader"],
@@ -374,6 +387,7 @@ class PostTrainingModule(MeasuredModule):
             )
         self._require_same_options(saved.get("options", {}))  # a checkpoint of an earlier version has none
         self.num_tokens = saved["num_tokens"]
+        self.balance.load = saved.get("router_load")
         self._loader_state, self._steps_planned = saved["loader"], saved["steps_planned"]
         self._settings_resumed = saved["optimizer"]
         self._totals.restore(saved["totals"], first_rank=self.trainer.global_rank == 0)
@@ -498,6 +512,9 @@ class PostTrainingModule(MeasuredModule):
 
     def _tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
         terms = self.loss_terms(batch)
+        spread = self.balance.total(self.policy) if self.balance.weight and self.policy is not None else None
+        if spread is not None:
+            terms["router"] = Term(spread, "tokens", self.balance.weight)
         for name, term in terms.items():
             self.track(f"loss/{name}", term.weight * term.total, batch.own_count(term.unit))
         return terms

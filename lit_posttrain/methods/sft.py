@@ -32,4 +32,5 @@ class SFT(PostTrainingModule):
 
     def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
         """Perplexity is a function of the reduced loss, not a mean of perplexities."""
-        return {"perplexity": math.exp(min(values["loss"], 700.0))} if "loss" in values else {}
+        nll = values.get("loss/nll", values.get("loss"))  # beside other terms, or alone
+        return {} if nll is None else {"perplexity": math.exp(min(nll, 700.0))}

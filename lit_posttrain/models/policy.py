@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lit_posttrain.models import attention
 from lit_posttrain.models.architectures import architecture_of, attention_masks, flat_masks, plain_mask
 from lit_posttrain.ops.logprobs import HeadTransform, TokenLogprobs, token_logprobs
+from lit_posttrain.ops.routing import routed
 from lit_posttrain.types import TreeBatch
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.balanced = False  # whether forward passes that are trained on note how their tokens were routed
+        self.routing: tuple[Tensor, Tensor] | None = None  # of the last one, see ops/routing.py
         self.architecture = architecture_of(self.config)
 
     @property
@@ -78,8 +81,22 @@ class Backbone(nn.Module):
 
     def _hidden(self, batch: TreeBatch, index: Tensor) -> Tensor:
         """(N, H) hidden states at flat places of the rows."""
-        hidden: Tensor = self.transformer.base_model(**self._inputs(batch)).last_hidden_state
+        out = self.transformer.base_model(**self._inputs(batch), **self._routing_asked)
+        self._note_routing(out, batch)
+        hidden: Tensor = out.last_hidden_state
         return hidden.reshape(-1, hidden.shape[-1])[index]
+
+    @property
+    def _routing_asked(self) -> dict[str, bool]:
+        return {"output_router_logits": True} if self.balanced and torch.is_grad_enabled() else {}
+
+    def _note_routing(self, out: Any, batch: TreeBatch) -> None:
+        """Of the states that predict the batch's targets: whatever the layout, each of them counts once."""
+        if self._routing_asked:
+            gates = [logits for logits in out.router_logits if logits is not None]
+            gates = [logits.reshape(-1, logits.shape[-1]) for logits in gates]
+            top_k: int = self.config.get_text_config(decoder=True).num_experts_per_tok
+            self.routing = routed(gates, batch.target_index, top_k)
 
 
 class Scorer(Backbone):
@@ -187,7 +204,9 @@ class Policy(Backbone):
         return found
 
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
-        logits = self.transformer(**self._inputs(batch)).logits
+        out = self.transformer(**self._inputs(batch), **self._routing_asked)
+        self._note_routing(out, batch)
+        logits = out.logits
         chosen = logits.reshape(-1, logits.shape[-1])[batch.target_index]
         precise = torch.float64 if chosen.dtype == torch.float64 else torch.float32
         logps = torch.log_softmax(chosen.to(precise) / temperature, dim=-1)

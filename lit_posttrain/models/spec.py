@@ -69,6 +69,8 @@ class ModelSpec:
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         dropout: Whether the model's own dropout (0.1 in GPT-2, say) is on while training. Default: on in SFT; off in
             the other methods, which compare log-probabilities or scores and would compare noise. lora.dropout is apart.
+        router_aux_loss: Weight of the loss that spreads tokens over the experts of a mixture of experts; 0 is none.
+            Default: as the model's config says, its router_aux_loss_coef where output_router_logits is true.
         chat_template: Template for a model that has none, or to replace its own: chatml, or a Jinja file.
         template_variables: Values for variables of the chat template, such as '{enable_thinking: false}'. They hold in
             training, rollouts, validation and every later use, and stand in the template of an exported folder. A
@@ -87,6 +89,7 @@ class ModelSpec:
     attention: Attention = "auto"
     checkpointing: bool = False
     dropout: bool | None = None
+    router_aux_loss: float | None = None
     chat_template: str | None = None
     template_variables: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
@@ -97,5 +100,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.path.strip():
             raise PostTrainError("the model's path is empty; name a hub model, a folder or a .gguf file")
+        if self.router_aux_loss is not None and not 0 <= self.router_aux_loss < math.inf:
+            raise PostTrainError(f"router_aux_loss is {self.router_aux_loss}; it must be at least 0 (0.001 is usual)")
         if any(not token.strip() for token in self.special_tokens):
             raise PostTrainError(f"special_tokens {self.special_tokens}: a token cannot be empty")

@@ -255,6 +255,11 @@ class BestCheckpoint(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or dry_run(trainer):
             return
         metrics = trainer.callback_metrics
+        if self.monitor not in metrics and float(metrics.get("val/unscored", 0.0)) == 1.0:
+            raise PostTrainError(
+                "no reward has a say on any response to the validation's prompts, so there is no val/reward: look "
+                "whether their rows have the columns that the rewards read"
+            )
         if self.monitor not in metrics:
             known = ", ".join(sorted(name for name in metrics if name.startswith("val/"))) or "none"
             raise PostTrainError(f"--monitor {self.monitor}: not a metric of the validation; choose one of: {known}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.clock import TrainingClock
@@ -31,11 +32,12 @@ class RunPlan(Callback):
         """
         self.next_commands = next_commands
         self._first: int | None = None  # the step at which training began, if it did
+        self._validated = 0  # the last step that was
         self._clock = TrainingClock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing yet: what is resumed may still be refused."""
-        self._first = None
+        self._first, self._validated = None, trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """At the first batch print the plan; show the audit of the data in Weights & Biases."""
@@ -57,6 +59,7 @@ class RunPlan(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         self._clock.go_on()
+        self._validated = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,6 +88,9 @@ class RunPlan(Callback):
 
     def _outcome(self, trainer: Trainer) -> list[tuple[str, str]]:
         if self._first is None or trainer.global_step == self._first:
+            reason = ended_by(trainer) if trainer.should_stop else ""
+            if reason:
+                return [("done", f"no step was taken, at step {trainer.global_step:,}: ended by {reason}")]
             ended_by_steps = 0 < trainer.max_steps <= trainer.global_step
             more = "--trainer.max_steps" if ended_by_steps else "--trainer.max_epochs"
             return [
@@ -95,9 +101,32 @@ class RunPlan(Callback):
         figures = [f"{name} {logged[name]}" for name in _OUTCOME if name in logged]
         kept = [str(f) for n in ("best.ckpt", "last.ckpt") if (f := Path(trainer.default_root_dir) / n).exists()]
         lines = [("done", "; ".join([f"step {trainer.global_step:,}", *figures]))]
+        lines += [("ended by", reason)] if (reason := ended_by(trainer)) else []
+        behind = trainer.global_step - self._validated
+        if behind and any(file.endswith("best.ckpt") for file in kept):
+            last = Path(trainer.default_root_dir) / "last.ckpt"
+            lines.append(
+                ("note", f"the last {behind:,} steps were not validated: best.ckpt is older, {last} is the end")
+            )
         lines += [("kept", ", ".join(kept))] if kept else []
         following = [("" if place else "next", command) for place, command in enumerate(self.next_commands)]
         return lines + (following if kept else [])
+
+
+def ended_by(trainer: Trainer) -> str:
+    """What ended a run before the steps that its epochs have, in words; empty where nothing did."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return f"--trainer.max_steps {trainer.max_steps:,}"
+    if not trainer.should_stop:
+        return ""
+    loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
+    for callback in loosely.callbacks:
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            return "its time limit (--trainer.max_time, or Timer)"
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return f"early stopping: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
+    return "a callback, which asked the Trainer to stop"
 
 
 def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.run_folder import slurm_name
 
 
 def resolve_arguments(args: list[str]) -> list[str]:
@@ -25,6 +26,8 @@ def resolve_arguments(args: list[str]) -> list[str]:
         raise PostTrainError(f"{rest[0]}: every value needs its option's name before it; {hint}")
     rest = bundled_configs(["--config" if word == "-c" else word for word in rest])
     resume, rest = take_option(rest, "--resume")
+    if resume == "auto":
+        resume, rest = _begun(rest)
     if resume is not None:
         return [command, *_resumed(command, resume, rest)]
     given = {word.split("=")[0] for word in rest}
@@ -87,6 +90,20 @@ def alternatives(name: str, known: Sequence[str], many: str) -> str:
     return f"{many}: {', '.join(sorted(known)[:12]) or 'none'}"
 
 
+def _begun(rest: list[str]) -> tuple[str | None, list[str]]:
+    """For a command that begins a run or goes on with it, whichever there is to do: the run to go on with, None if it
+    is to begin, and the other arguments."""
+    name, others = take_option(rest, "--name")
+    name = name or slurm_name()
+    if name is None:
+        raise PostTrainError("--resume auto: pass --name NAME too, so that the run is found again")
+    runs, _ = take_option(rest, "--runs")
+    folder = Path(runs or "runs") / name
+    if all((folder / file).exists() for file in ("last.ckpt", "config.yaml")):
+        return name, others
+    return None, [*others, "--name", name]
+
+
 def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
     given, rest = take_option(rest, "--runs")
     chosen, rest = take_option(rest, "--ckpt_path")
@@ -96,7 +113,8 @@ def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
         folder = Path(name)
     if not folder.is_dir():
         known = [place.parent.name for place in runs.glob("*/config.yaml")]
-        raise PostTrainError(f"--resume {name}: no such run; {alternatives(name, known, f'runs in {runs}')}")
+        where = f"runs in {runs.absolute()}"
+        raise PostTrainError(f"--resume {name}: no such run; {alternatives(name, known, where)}")
     if not (folder / "config.yaml").exists():
         raise PostTrainError(f"--resume {name}: {folder / 'config.yaml'} does not exist: nothing to go on from")
     own = ["--config", str(folder / "config.yaml"), "--runs", str(folder.parent), "--name", folder.name]

@@ -29,7 +29,10 @@ Ready-made configs, and how to begin:
 """
 # to a page that is part of this one; those to pages of other classes take a name
 _POINTER = re.compile(r"^  --[\w.]+[.]help(?: {2,}.*)?\n(?: {8,}.*\n?)*", re.MULTILINE)
-_RESUME = "  --resume NAME         Go on with the run of this name (or folder) from its last.ckpt, exactly.\n"
+_RESUME = (
+    "  --resume NAME         Go on with the run of this name (or folder) from its last.ckpt, exactly; auto: begin\n"
+    "                        the run of --name, or go on with it if it has begun (for jobs that are requeued).\n"
+)
 _AUDIT = "  --out FILE            Write the report as JSON too.\n"
 # how a section of Lightning's help begins, and what it holds
 _TITLES = {

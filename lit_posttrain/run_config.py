@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import Namespace
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
@@ -39,6 +41,8 @@ class SaveRunConfig(SaveConfigCallback):
         # what began this run must not begin the next one that is made from its config
         config = self.config.clone()
         config["ckpt_path"], config["overwrite"] = None, False
+        for part in ("model", "data", "trainer"):
+            config[part] = with_absolute_paths(config[part])
         scratch = folder / "config.yaml.part"
         self.parser.save(config, str(scratch), skip_none=False, overwrite=True, multifile=False)
         scratch.replace(folder / "config.yaml")
@@ -47,3 +51,21 @@ class SaveRunConfig(SaveConfigCallback):
             scratch = folder / "audit.json.part"
             scratch.write_text(audit.to_json(), encoding="utf-8")
             scratch.replace(folder / "audit.json")
+
+
+_PATHS = re.compile(r"(^|_)(path|paths|file|files|dir|template|tokenizer|prompts)$")
+
+
+def with_absolute_paths(value: Any, name: str = "") -> Any:
+    """A part of a config that can be used from any folder: relative paths that lead somewhere from here made absolute,
+    in options that take one. name: of the option whose value it is."""
+    if isinstance(value, str):
+        leads = bool(_PATHS.search(name)) and not Path(value).is_absolute() and Path(value).exists()
+        return str(Path(value).absolute()) if leads and value else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(with_absolute_paths(one, name) for one in value)
+    if isinstance(value, (dict, Namespace)):
+        for key, one in list(vars(value).items() if isinstance(value, Namespace) else value.items()):
+            if key != "columns":  # which are names of columns, not files
+                value[key] = with_absolute_paths(one, key)
+    return value

@@ -173,7 +173,14 @@ class ForgivingWandbLogger(WandbLogger):
             log.warning("Weights & Biases did not take something (%s); metrics.csv has the metrics", _line(problem))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._try(super().log_metrics, metrics, step)
+        self._try(self._log, metrics, step)
+
+    def _log(self, metrics: Mapping[str, float], step: int | None) -> None:
+        # W&B's own count follows the run's: an offline part of a resumed run would begin at 0 again, and the parts
+        # would write over each other when they are uploaded
+        run = self.experiment
+        at = {} if step is None else {"trainer/global_step": step}
+        run.log({**metrics, **at}, step=max(step or 0, run.step))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         self._try(super().log_hyperparams, params)

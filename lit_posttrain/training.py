@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 import traceback
 from contextlib import suppress
 from enum import Enum
@@ -19,7 +18,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -41,6 +40,7 @@ from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import OneLineParser
 from lit_posttrain.run_config import SaveRunConfig
+from lit_posttrain.run_folder import RunLock, fresh_name
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
@@ -61,6 +61,7 @@ class PostTrainCLI(LightningCLI):
         self.tracking = tracking
         self._fresh = False  # whether this process began the run's folder, and the one around it
         self._made_runs = False
+        self._lock: RunLock | None = None
         try:
             with explained_failures():
                 super().__init__(
@@ -105,6 +106,8 @@ class PostTrainCLI(LightningCLI):
             self._forget_unborn_run()
             raise
         finally:
+            if self._lock is not None:
+                self._lock.release()
             model = getattr(self, "model", None)
             if run and isinstance(model, StartsProcesses):
                 model.end_processes(stuck_only=False)
@@ -112,6 +115,8 @@ class PostTrainCLI(LightningCLI):
     def _forget_unborn_run(self) -> None:
         """Nothing stays of a run that failed before its first step; what it did not write itself does."""
         trainer = getattr(self, "trainer", None)
+        if self._lock is not None:
+            self._lock.release()
         if not self._fresh or not self.run_dir.exists() or (trainer is not None and trainer.global_step > 0):
             return
         if (self.run_dir / "wandb").exists():
@@ -191,10 +196,14 @@ class PostTrainCLI(LightningCLI):
         """Decide on name and precision, so that the saved config says what was run."""
         section = self.config[self.subcommand] if self.subcommand else self.config
         if section.get("name") is None:
-            section["name"] = _fresh_name(str(section.model.class_path).rsplit(".", 1)[-1].lower())
+            method = str(section.model.class_path).rsplit(".", 1)[-1].lower()
+            self._made_runs = not Path(section["runs"]).exists()
+            claim = self.subcommand == "fit" and self.tracking and _main_process() and not section.trainer.fast_dev_run
+            section["name"] = fresh_name(method, Path(section["runs"]), claim)
+            self._fresh = claim
         self.run_name = str(section["name"])
-        self._fresh = self.subcommand == "fit" and _main_process() and not self.run_dir.exists()
-        self._made_runs = not self.run_dir.parent.exists()
+        if self.subcommand == "fit" and _main_process() and not self.run_dir.exists():
+            self._fresh, self._made_runs = True, not self.run_dir.parent.exists()
         fast = torch.cuda.is_available() or fast_bfloat16_cpu()
         if section.trainer.precision is None:
             section.trainer.precision = "bf16-mixed" if fast else "32-true"
@@ -208,6 +217,10 @@ class PostTrainCLI(LightningCLI):
         _refuse_too_many_processes(section.trainer)
         if _main_process():
             self._refuse_to_mix_runs(section)
+            if self.tracking and self.subcommand == "fit" and not section.trainer.fast_dev_run:
+                lock = RunLock(self.run_dir)
+                lock.take()
+                self._lock = lock
 
     def _refuse_to_mix_runs(self, section: Any) -> None:
         if not self.tracking or section["overwrite"]:
@@ -227,9 +240,8 @@ class PostTrainCLI(LightningCLI):
         options: dict[str, Any] = {"default_root_dir": str(self.run_dir)}
         chosen = self.config_init[self.subcommand].trainer if self.subcommand else self.config_init.trainer
         fitting = self.tracking and self.subcommand in (None, "fit")
-        if chosen.logger is not False and fitting:
-            more = chosen.logger if isinstance(chosen.logger, list) else [chosen.logger]
-            options["logger"] = [*self._loggers(), *(logger for logger in more if isinstance(logger, Logger))]
+        if fitting and chosen.logger is not False:
+            options["logger"] = self._loggers(chosen.logger)
         elif chosen.logger is None:
             options["logger"] = False
         plugins = chosen.plugins if isinstance(chosen.plugins, list) else [chosen.plugins] if chosen.plugins else []
@@ -260,14 +272,21 @@ class PostTrainCLI(LightningCLI):
             callbacks.insert(len(callbacks) if fitting else 0, StepProgressBar())
         return super().instantiate_trainer(**{**options, "callbacks": callbacks, **kwargs})
 
-    def _loggers(self) -> list[Any]:
+    def _loggers(self, chosen_ones: Any) -> list[Any]:
+        """metrics.csv and Weights & Biases, and behind them loggers of one's own."""
+        own = list(chosen_ones) if isinstance(chosen_ones, (list, tuple)) else [chosen_ones]
+        own = [logger for logger in own if isinstance(logger, Logger)]  # True is what there is by default
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
         anew = self.option("ckpt_path") is None
         chosen = WandbOptions(**options.as_dict())
+        first = first and not any(isinstance(logger, WandbLogger) for logger in own)  # it is set up by its owner
         wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None
-        return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else [])]
+        if own and _main_process():
+            names = ", ".join(type(logger).__name__ for logger in own)
+            print(f"{'logging':<10} to {names}, beside metrics.csv{' and Weights & Biases' if wandb else ''}")
+        return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else []), *own]
 
 
 def _origin(problem: BaseException) -> str:
@@ -323,16 +342,6 @@ def _main_process() -> bool:
     """Whether this is the process that sees to the run's folder."""
     known: Any = rank_zero_only  # Lightning sets the attribute from the launcher's environment, unseen by type checkers
     return bool(known.rank == 0)
-
-
-def _fresh_name(method: str) -> str:
-    """METHOD-DATE-TIME, the same on every process of this run: children inherit it through the environment."""
-    job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID")
-    fresh = f"{method}-{job}" if job and job != "none" else f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if "LOCAL_RANK" in os.environ:
-        return os.environ.get("LIT_POSTTRAIN_RUN", fresh)
-    os.environ["LIT_POSTTRAIN_RUN"] = fresh
-    return fresh
 
 
 def run(args: list[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.processes import environment
 
 from lit_posttrain import tracking
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, redacted, wandb_logger
@@ -245,3 +246,26 @@ def test_without_wandb_or_room_training_goes_on(
 def test_importing_does_not_import_wandb() -> None:
     code = "import sys, lit_posttrain.tracking, lit_posttrain.callbacks; sys.exit('wandb' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_offline_parts_of_a_run_count_on(tmp_path: Path) -> None:
+    """They are uploaded as one history, by W&B's own count of steps."""
+    script = """
+import sys
+from pathlib import Path
+from lit_posttrain.tracking import WandbOptions, keep_run_id, wandb_logger
+folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+logger = wandb_logger(folder, WandbOptions(mode="offline"), "x", {})
+keep_run_id(folder, logger.version)
+for step in range(first, last):
+    logger.log_metrics({"train/loss": step / 10}, step)
+    logger.log_metrics({"val/loss": step / 5}, step)
+    print("at", logger.experiment.step, logger.version)
+"""
+    said = []
+    for first, last in ((0, 4), (3, 6)):
+        command = [sys.executable, "-c", script, str(tmp_path), str(first), str(last)]
+        done = subprocess.run(command, env=environment(), check=True, timeout=120, capture_output=True, text=True)
+        said.append([line.split()[1:] for line in done.stdout.splitlines() if line.startswith("at ")])
+    assert [[int(step) for step, _ in part] for part in said] == [[0, 1, 2, 3], [3, 4, 5]]
+    assert len({identity for part in said for _, identity in part}) == 1

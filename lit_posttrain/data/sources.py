@@ -114,7 +114,8 @@ def find_sources(path: str, streaming: bool = False) -> list[Source]:
     # a slip in a local path is no reason to ask the hub, which takes half a minute to fail without a network
     if hub and not similar and not path.startswith(".") and not path.endswith(SUFFIXES):
         return [_hub(path, hub["name"], hub["config"], hub["split"] or "train", streaming)]
-    raise PostTrainError(f"{path}: no such file, folder or hub data set{similar or _WHAT_TO_GIVE}")
+    where = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
+    raise PostTrainError(f"{path}: no such file, folder or hub data set{where}{similar or _WHAT_TO_GIVE}")
 
 
 def _similar(place: Path) -> str:

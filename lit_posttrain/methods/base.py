@@ -238,7 +238,8 @@ class PostTrainingModule(MeasuredModule):
         self._finished = self._progress()
         steps, planned = self.trainer.estimated_stepping_batches, self._steps_planned
         moves = self.schedule != "constant" or self.warmup > 0
-        ended = planned == self.trainer.global_step == steps - 1  # `LastCheckpoint` makes up its last validation
+        # `LastCheckpoint` has it take one more where the validation of the last one is to be made up
+        ended = planned == self.trainer.global_step == steps - 1 == self.trainer.max_steps - 1
         if planned is not None and planned != steps and moves and not ended and self.global_rank == 0:
             told = "the run was planned for %s steps, now for %s: the learning rate follows the new plan and may jump"
             log.warning(told, planned, steps)

@@ -96,6 +96,7 @@ class OnPolicyModule(ReferencedModule):
         self._told_cut_off = False
         self.sampling_progress: SamplingProgress | None = None
         self._broken: PostTrainError | None = None  # what ended that
+        self._responses = self._scored = 0  # how many this run has sampled, and how many of them had a score
         self.rollouts: list[Rollout] = []  # of the phase at hand and all ranks, for callbacks
         self._saved_experience: Experience | None = None
         self._unlogged: Stats = {}
@@ -260,6 +261,9 @@ class OnPolicyModule(ReferencedModule):
             if len(kept) == size:
                 break
         self._look_at_rewards(seen)
+        scores = [score for one in seen for score in one.scores]
+        self._responses += len(scores)
+        self._scored += sum(not math.isnan(score) for score in scores)
         # what teaches nothing fills the phase where the attempts ran out: its steps keep their size
         dull = [one for one in seen if not one.telling] if self.phases.top_up else []
         kept += dull[: size - len(kept)]
@@ -365,8 +369,13 @@ class OnPolicyModule(ReferencedModule):
         """Say what ended the run, now that callbacks have saved it.
 
         Raises:
-            PostTrainError: for a reward that broke down.
+            PostTrainError: for a reward that broke down, or if no response had a score.
         """
+        if self._responses and not self._scored:
+            raise PostTrainError(
+                f"none of the {self._responses:,} responses of this run has a score, so nothing was learnt: no reward "
+                "has a say on them; look whether the rows have the columns that the rewards read"
+            )
         if self._broken is not None:
             raise PostTrainError(f"{self._broken}, then go on from the run's last checkpoint (--resume)")
 

@@ -15,7 +15,7 @@ from cases import recorded
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
-from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync, RewardLogger
+from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch, FunctionReward
@@ -226,6 +226,29 @@ def test_responses_that_are_mostly_cut_off_are_told_of_once(
 ) -> None:
     fit(grpo(tiny_model, sampling=Sampling(longest, seed=1)), prompts(tmp_path), tmp_path, max_steps=2)
     assert sum("were cut off at 2 tokens" in r.getMessage() for r in caplog.records) == told
+
+
+def _unanswered(folder: Path, name: str) -> str:
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"tell me about {i}", "answer": None}) + "\n" for i in range(8)))
+    return str(file)
+
+
+def test_a_run_without_any_score_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    data = PromptData(_unanswered(tmp_path, "none"), batch_size=4, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(PostTrainError, match=r"none of the \d+ responses of this run has a score"):
+        fit(grpo(tiny_model, [ExactMatch()]), data, tmp_path)
+
+
+def test_a_validation_without_any_score_is_said_as_what_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"tell me about {i}", "answer": "a fox"} for i in range(8)]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out = _unanswered(tmp_path, "none")
+    data = PromptData(
+        str(tmp_path / "all.jsonl"), val_path=held_out, batch_size=4, cache_dir=str(tmp_path / "cache"), val_share=0.0
+    )
+    with pytest.raises(PostTrainError, match="no reward has a say on any response to the validation's prompts"):
+        fit(grpo(tiny_model, [ExactMatch()]), data, tmp_path, BestCheckpoint("val/reward", "max"))
 
 
 def test_a_dry_run_is_part_of_a_phase(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""The folder of a run: its name, and the lock by which two processes never train in the same one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.errors import PostTrainError
+
+
+class RunLock:
+    """Held by the main process of a run while it trains. The system lets go of it when the process ends, however it
+    does; children that are forked do not hold it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / ".lock"
+        self._handle: Any = None
+
+    def take(self) -> None:
+        """Make the folder if need be, and lock it.
+
+        Raises:
+            PostTrainError: if another process trains there, or no folder can be made.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                handle = self.file.open("a+")
+                if self._locked(handle):
+                    break
+                handle.close()
+        except OSError as problem:
+            raise PostTrainError(
+                f"{self.file.parent}: no run can be kept there ({problem.strerror or problem}); choose another folder "
+                "with --runs, or another --name"
+            ) from problem
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        self._handle = handle
+
+    def _locked(self, handle: Any) -> bool:
+        """Whether this process has the lock now; not if the file was removed meanwhile."""
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            handle.seek(0)
+            owner = handle.read().strip() or "another process"
+            raise PostTrainError(
+                f"{self.file.parent} is being trained in by {owner}; wait for it, stop it, or choose another --name"
+            ) from None
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
+        return False
+
+    def release(self) -> None:
+        """Let go of it, and leave no file behind."""
+        if self._handle is not None:
+            self.file.unlink(missing_ok=True)
+            self._handle.close()
+            self._handle = None
+
+
+def fresh_name(method: str, runs: Path, claim: bool) -> str:
+    """A name that no run has: METHOD-DATE-TIME, or of several processes that a launcher started METHOD-JOB, the same on
+    all of them. Children inherit it through the environment.
+
+    claim: make the folder, so that no other run takes the name.
+    """
+    if "LOCAL_RANK" in os.environ and "LIT_POSTTRAIN_RUN" in os.environ:
+        return os.environ["LIT_POSTTRAIN_RUN"]
+    job = _job()
+    name = first = f"{method}-{job or time.strftime('%Y%m%d-%H%M%S')}"
+    if job is None and claim:
+        number = 1
+        while not _claimed(runs / name):
+            number += 1
+            name = f"{first}-{number}"
+    os.environ["LIT_POSTTRAIN_RUN"] = name
+    return name
+
+
+def _job() -> str | None:
+    """What all processes of this run, and none of another, have in common; None where there is only this process, or
+    it starts the others."""
+    launched = os.environ.get("TORCHELASTIC_RUN_ID")
+    if launched not in (None, "none"):
+        return launched
+    if "LOCAL_RANK" in os.environ:  # torchrun without an id: its own process, and when that started
+        parent = os.getppid()
+        with suppress(OSError):
+            return f"{parent}-{Path(f'/proc/{parent}').stat().st_ctime:.0f}"
+        return f"{parent}"
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
+        return f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+    return None
+
+
+def slurm_name() -> str | None:
+    """A name for `--resume auto` that a requeued job has again: of the job, and its place in an array."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"slurm-{os.environ['SLURM_ARRAY_JOB_ID']}-{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
+    return f"slurm-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else None
+
+
+def _claimed(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except OSError:  # where no folder can be made at all, the lock says so
+        return not folder.is_dir()
+    return True

@@ -1,0 +1,177 @@
+"""The folder of a run: who may use it, what it is called, and how it is found again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers.cli import fit, one_line
+from helpers.processes import environment
+
+from lit_posttrain import SFT
+from lit_posttrain.cli import main
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.run_folder import RunLock, fresh_name
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from lit_posttrain.run_folder import RunLock
+lock = RunLock(Path(sys.argv[1]))
+lock.take()
+if os.fork() == 0:
+    time.sleep(60)  # what a run has forked does not hold its lock
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    assert not Path("runs/one/.lock").exists()
+    before = {file: file.read_bytes() for file in Path("runs/one").iterdir() if file.is_file()}
+    capsys.readouterr()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, "runs/one"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for again in (["--overwrite", "true"], ["--name", "two"]):
+            expected = 2 if "--overwrite" in again else 0
+            assert fit(chats, tiny_model, "--name", "one", *again, "--trainer.max_steps", "1") == expected
+        assert main(["fit", "--resume", "one", "--trainer.max_steps", "2"]) == 2
+        said = capsys.readouterr().err
+        assert said.count(f"runs/one is being trained in by process {holder.pid} on ") == 2
+        holder.kill()
+        holder.wait()
+        changed = {file: file.read_bytes() for file in before}
+        assert changed == before
+        assert main(["fit", "--resume", "one", "--trainer.max_steps", "2"]) == 0, "a crash leaves no lock"
+    finally:
+        os.killpg(holder.pid, 9)
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path) -> None:
+    first, second = RunLock(tmp_path / "run"), RunLock(tmp_path / "run")
+    first.take()
+    first.release()
+    second.take()
+    assert second.file.exists()
+    second.release()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_runs_without_a_name_never_share_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIT_POSTTRAIN_RUN", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with ThreadPoolExecutor(8) as threads:
+        names = list(threads.map(lambda _: fresh_name("sft", tmp_path, claim=True), range(16)))
+    assert len(set(names)) == 16
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    steps = []
+    for step in ("0", "0", "1"):
+        monkeypatch.setenv("SLURM_STEP_ID", step)
+        steps.append(fresh_name("sft", tmp_path, claim=True))
+    assert steps == ["sft-7.0", "sft-7.0", "sft-7.1"]
+
+
+def test_one_command_begins_and_goes_on(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--resume", "auto", "--data.batch_size", "4"]
+    assert fit(chats, tiny_model, *command) == 2
+    assert "--resume auto: pass --name NAME too" in one_line(capsys)
+    original = SFT.training_step
+
+    def fails_once(module: SFT, batch: Any, batch_idx: int) -> Any:
+        if module.trainer.global_step == 2 and not Path("failed").exists():
+            Path("failed").touch()
+            raise PostTrainError("preempted")
+        return original(module, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", fails_once)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert fit(chats, tiny_model, *command) == 2
+    assert torch.load("runs/slurm-12/last.ckpt", weights_only=True)["global_step"] == 2
+    assert "go on with: lit-posttrain fit --resume slurm-12" in capsys.readouterr().out
+    assert fit(chats, tiny_model, *command) == 0
+    assert ", from step 2 on" in capsys.readouterr().out
+    assert torch.load("runs/slurm-12/last.ckpt", weights_only=True)["global_step"] == 4
+    assert fit(chats, tiny_model, *command, "--name", "other") == 0, "a name of its own begins another"
+
+
+def test_a_run_goes_on_from_another_folder(
+    chats: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("column").touch()  # a file that is called as a column is
+    (tmp_path / "model").symlink_to(tiny_model)
+    options = ["--name", "one", "--data.path", chats.name, "--model.policy.path", "model"]
+    assert fit(chats, tiny_model, *options, "--trainer.max_epochs", "1") == 0
+    saved = yaml.safe_load(Path("runs/one/config.yaml").read_text())
+    assert saved["data"]["init_args"]["path"] == str(chats)
+    assert saved["model"]["init_args"]["policy"]["path"] == str(tmp_path / "model")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    capsys.readouterr()
+    assert main(["fit", "--resume", "one"]) == 2
+    assert str(elsewhere / "runs") in one_line(capsys)
+    assert main(["fit", "--resume", str(tmp_path / "runs/one"), "--trainer.max_epochs", "2"]) == 0
+    assert fit(Path("nothing.jsonl"), tiny_model) == 2
+    assert f"looked in {elsewhere}" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runs", "chats.jsonl", "--name", "one"], "chats.jsonl/one: no run can be kept there (Not a directory)"),
+        (["--runs", "chats.jsonl"], "no run can be kept there (Not a directory)"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_one_line(
+    options: list[str], said: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, *options) == 2
+    assert said in one_line(capsys)
+
+
+def test_loggers_of_ones_own_are_added(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "own"]
+    assert fit(chats, tiny_model, "--name", "one", *own) == 0
+    assert "to CSVLogger, beside metrics.csv" in capsys.readouterr().out
+    assert Path("runs/one/metrics.csv").exists()
+    assert list(Path("own").rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--trainer.max_steps 2", "ended by   --trainer.max_steps 2"),
+        ("--trainer.max_time 00:00:00:00", "ended by its time limit (--trainer.max_time"),
+        (
+            "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss "
+            "--trainer.callbacks.stopping_threshold 100 --trainer.max_epochs 3",
+            "ended by   early stopping: Stopping threshold reached: val/loss",
+        ),
+        ("--trainer.max_epochs 3 --trainer.check_val_every_n_epoch 2", "the last 4 steps were not validated"),
+    ],
+)
+def test_why_a_run_ended_is_said(
+    options: str, said: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--data.batch_size", "4", *options.split()) == 0
+    assert said in capsys.readouterr().out

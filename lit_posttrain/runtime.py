@@ -59,7 +59,6 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*have no logger configured.*")  # `validate` prints its figures
     # metrics of methods are reduced over the processes before they are logged
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('(val|test)/.*sync_dist=True")
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # or a profiler's report is not seen
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -160,6 +160,7 @@ class ForgivingWandbLogger(WandbLogger):
     """A WandbLogger that warns once and falls silent when its background process is gone, instead of ending the run."""
 
     _lost = False
+    _last_step = 0
 
     def _try(self, call: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if self._lost:
@@ -177,10 +178,10 @@ class ForgivingWandbLogger(WandbLogger):
 
     def _log(self, metrics: Mapping[str, float], step: int | None) -> None:
         # W&B's own count follows the run's: an offline part of a resumed run would begin at 0 again, and the parts
-        # would write over each other when they are uploaded
-        run = self.experiment
+        # would write over each other when they are uploaded. What is logged for an earlier step joins the last one
         at = {} if step is None else {"trainer/global_step": step}
-        run.log({**metrics, **at}, step=max(step or 0, run.step))
+        self._last_step = max(step or 0, self._last_step)
+        self.experiment.log({**metrics, **at}, step=self._last_step)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         self._try(super().log_hyperparams, params)

@@ -139,6 +139,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
     if how:
         ends.watch(trainer, module)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and those of nohup this one
     trainer.fit(module, datamodule=source, ckpt_path=str(last) if last.exists() else None)
     interrupts = [c for c in trainer.callbacks if isinstance(c, GracefulInterrupt)]  # type: ignore[attr-defined]
     if trainer.current_epoch < 3 or interrupts[0].interrupted:
@@ -215,7 +216,7 @@ def main(method: str, model: Path, root: Path, pairs: list[str]) -> None:
         folder.mkdir()
         ended = in_child(method, model, folder, data, how, moment)
         if (folder / "end.pt").exists():  # asked to stop when nothing was left to do
-            told = "came to its end: " if moment in ENDS else "DID NOT END: "
+            told = "came to its end: " if moment in ENDS else "NOTHING HAPPENED, so it is "
         else:
             saved = folder / "last.ckpt"
             kept = torch.load(saved, weights_only=True)["global_step"] if saved.exists() else 0

@@ -26,7 +26,8 @@ from lit_posttrain.models.merging import cast_saved, merged, unquantized
 from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.policy import Scorer
 from lit_posttrain.models.restore import Restored, find_checkpoint, restore
-from lit_posttrain.models.spec import DType
+from lit_posttrain.models.spec import DType, ModelSpec
+from lit_posttrain.models.tokenizers import closing_token
 
 
 class Exported(NamedTuple):
@@ -97,6 +98,7 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
     from transformers import GenerationConfig
 
     spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
+    close_with(tokenizer, spec)
     padding = -1
     backbone = restored.release()
     if spec.quantization:
@@ -133,6 +135,7 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
     machine. It cannot read .gguf files, so their weights are written beside the adapters."""
     spec, tokenizer = restored.spec, restored.tokenizer
     model: Any = restored.release().model
+    close_with(tokenizer, spec)
     config = model.peft_config["default"]
     where, gguf = resolve(spec.path)
     local = Path(where).is_dir()
@@ -156,6 +159,14 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
     if gguf:
         config.base_model_name_or_path = str((target / "base").resolve())
         config.save_pretrained(folder)
+
+
+def close_with(tokenizer: Any, spec: ModelSpec) -> None:
+    """Make what closes the assistant's turns the end of sequence, for other tools know one end token; unless somebody
+    has named it, or the template writes the end of sequence itself."""
+    ends = closing_token(tokenizer)
+    if ends and not spec.eos and tokenizer.eos_token_id not in ends and "eos_token" not in str(tokenizer.chat_template):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
 
 
 def add_padding_token(model: Any, tokenizer: Any) -> int:

@@ -40,6 +40,8 @@ def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
         lora = spec.lora
         name = ("rs" if lora.rslora else "") + ("DoRA" if lora.dora else "LoRA")
         lines.append(f"- {name}: r {lora.r}, alpha {lora.peft_alpha:g}, target {lora.target_modules}")
+    if restored.run.get("ends") and restored.run.get("head") != "score":
+        lines.append(f"- responses end with: {', '.join(f'`{token}`' for token in restored.run['ends'])}")
     if spec.quantization:
         lines.append(f"- base quantized to {spec.quantization} while training")
     lines += _data_lines(home / "audit.json") + _figure_lines(home / "metrics.csv", restored.step)

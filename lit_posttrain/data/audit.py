@@ -263,6 +263,13 @@ class AuditReport:
             f"say as shares pass --data.weights '[{right}]'"
         ]
 
+    @property
+    def closing_tokens(self) -> list[str]:
+        """End tokens that close trained turns, without those of fewer than one in a hundred: words of a row may end
+        with a special token too."""
+        least = sum(self.ends.values()) / 100
+        return [token for token, turns in self.ends.items() if token and turns >= least]
+
     def _about_ends(self) -> list[str]:
         turns, open_ended = sum(self.ends.values()), self.ends.get("", 0)
         if not self.chat_template or not turns:
@@ -273,7 +280,8 @@ class AuditReport:
         if self.eos not in self.ends:
             closing = ", ".join(repr(token) for token in self.ends if token)
             found.append(
-                f"turns end with {closing}, not with the tokenizer's eos {self.eos!r}: generation must stop at it"
+                f"turns end with {closing}, not with the tokenizer's eos {self.eos!r}: generation ends at both, unless "
+                "--model.policy.eos says where"
             )
         return found
 

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from lit_posttrain.data.module import TreeData
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.measured import MeasuredModule
 from lit_posttrain.methods.metrics import Totals
@@ -97,6 +98,7 @@ class PostTrainingModule(MeasuredModule):
         self._loader_state: dict[str, Any] | None = None
         self._steps_planned: float | None = None  # of the run that is resumed
         self._settings_resumed: dict[str, Any] = {}
+        self._ends_resumed: list[str] = []
         self._finished: dict[str, Any] | None = None  # what is remembered of the last optimizer step's end
         self.frozen: dict[str, Identity] = {}  # of what is trained upon and not saved, by the option it comes from
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
@@ -146,9 +148,8 @@ class PostTrainingModule(MeasuredModule):
                 finally:
                     torch.set_autocast_cache_enabled(before)
 
-        ends = eos_ids(self.tokenizer, self.policy.config, getattr(self.policy.transformer, "generation_config", None))
         any_rank = (lambda flag: bool(trainer.strategy.reduce_boolean_decision(flag, all=False))) if sharded else None
-        return HFEngine(self.policy, ends, batch_size=batch_size, context=context, any_rank=any_rank)
+        return HFEngine(self.policy, self.eos_ids, batch_size=batch_size, context=context, any_rank=any_rank)
 
     # What data modules and callbacks ask for -------------------------------------------------------------------
 
@@ -156,6 +157,25 @@ class PostTrainingModule(MeasuredModule):
     def tokenizer(self) -> Any:
         """The tokenizer of the policy."""
         return load_tokenizer(self.spec)
+
+    @cached_property
+    def _tokenizer_identity(self) -> Identity:
+        return tokenizer_identity(self.tokenizer)
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Every id that ends a response, also those that are known from the training data."""
+        assert self.policy is not None
+        configs = self.policy.config, getattr(self.policy.transformer, "generation_config", None)
+        return eos_ids(self.tokenizer, *configs, spec=self.spec, learnt=self._trained_ends())
+
+    def _trained_ends(self) -> list[str]:
+        """Tokens that close the trained turns of the data, or closed those of the run that is resumed."""
+        trainer = self._attached_trainer()
+        data: Any = getattr(trainer, "datamodule", None)
+        known = trainer is not None and isinstance(data, TreeData) and trainer.state.fn == TrainerFn.FITTING
+        closed = data.audit.closing_tokens if known else []
+        return sorted({*closed, *self._ends_resumed})
 
     @cached_property
     def model_config(self) -> Any:
@@ -334,8 +354,9 @@ class PostTrainingModule(MeasuredModule):
             "steps_planned": self.trainer.estimated_stepping_batches,
             "optimizer": self.optimizer_settings,
             "options": self.method_options,
+            "ends": [token for token in self.tokenizer.convert_ids_to_tokens(self.eos_ids) if token],
             "frozen": self.frozen,
-            "tokenizer": tokenizer_identity(self.tokenizer),
+            "tokenizer": self._tokenizer_identity,
         }
 
     @property
@@ -379,6 +400,7 @@ class PostTrainingModule(MeasuredModule):
                 "--ckpt_path: the checkpoint",
                 remedy="resume with the same --model.policy (path, lora, quantization) as it was trained with",
             )
+        self._ends_resumed = saved.get("ends", [])
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         if saved["method"] != type(self).__name__:  # nor would its adapters start at zero, as a reference wants them
@@ -445,7 +467,7 @@ class PostTrainingModule(MeasuredModule):
                     f"the checkpoint was trained with {name} {was} and this run has {now}: resume with the same "
                     f"--model.policy.{name}"
                 )
-        today = tokenizer_identity(self.tokenizer)
+        today = self._tokenizer_identity
         before = saved.get("tokenizer", today)  # a checkpoint of an earlier version has none
         if told := tokenizer_difference(before, today):
             raise PostTrainError(

@@ -72,7 +72,8 @@ class Restored:
     @property
     def eos_ids(self) -> list[int]:
         """Every id that ends a response."""
-        return eos_ids(self.tokenizer, self.model.config, getattr(self.model.transformer, "generation_config", None))
+        configs = self.model.config, getattr(self.model.transformer, "generation_config", None)
+        return eos_ids(self.tokenizer, *configs, spec=self.spec, learnt=self.run.get("ends", []))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _tokenizer(spec: ModelSpec, run: dict[str, Any], checkpoint: str) -> Any:
     if "tokenizer" not in run:
         return load_tokenizer(spec)
     named = spec.chat_template if spec.chat_template in TEMPLATES else None  # they add tokens
-    tokenizer = load_tokenizer(replace(spec, chat_template=named))
+    tokenizer = load_tokenizer(replace(spec, chat_template=named, template_variables={}))  # they are in it
     tokenizer.chat_template = run["tokenizer"]["chat_template"]
     if told := tokenizer_difference(run["tokenizer"], tokenizer_identity(tokenizer)):
         raise PostTrainError(

@@ -76,6 +76,8 @@ class ModelSpec:
             training, rollouts, validation and every later use, and stand in the template of an exported folder. A
             row's own chat_template_kwargs win over them.
         tokenizer: Where the tokenizer comes from when it is not beside the model.
+        eos: Token, or list of tokens, that ends a response. Default: the end tokens of the model and its tokenizer, and
+            what closes the assistant's turns in the chat template and in the data.
         special_tokens: Tokens to add to the vocabulary; the embeddings grow to fit.
         random_init: Start from random weights of the same shape, to train from nothing or to measure.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
@@ -93,6 +95,7 @@ class ModelSpec:
     chat_template: str | None = None
     template_variables: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
+    eos: str | list[str] | None = None
     special_tokens: list[str] = field(default_factory=list)
     random_init: bool = False
     trust_remote_code: bool = False
@@ -104,3 +107,8 @@ class ModelSpec:
             raise PostTrainError(f"router_aux_loss is {self.router_aux_loss}; it must be at least 0 (0.001 is usual)")
         if any(not token.strip() for token in self.special_tokens):
             raise PostTrainError(f"special_tokens {self.special_tokens}: a token cannot be empty")
+
+    @property
+    def ends(self) -> list[str]:
+        """The tokens that `eos` names."""
+        return [self.eos] if isinstance(self.eos, str) else list(self.eos or [])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ TEMPLATES = {
     ),
 }
 _TEMPLATE_TOKENS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
+_ANSWER = "Because7of4that"  # no template writes it by itself
+_TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
 _END_OF_TURN = {"chatml": "<|im_end|>"}
 
 
@@ -45,7 +49,21 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     tokenizer.chat_template = with_variables(_without_mark(tokenizer.chat_template), spec.template_variables)
     if spec.special_tokens:
         tokenizer.add_tokens(spec.special_tokens, special_tokens=True)
+    if spec.ends:
+        _set_ends(tokenizer, spec.ends)
     return tokenizer
+
+
+def _set_ends(tokenizer: Any, ends: list[str]) -> None:
+    vocabulary = tokenizer.get_vocab()
+    for token in ends:
+        if token not in vocabulary:
+            special = ", ".join(tokenizer.all_special_tokens)
+            raise PostTrainError(
+                f"--model.policy.eos {token!r}: not a token of the vocabulary, whose special tokens are {special}; "
+                "choose one of it, or add yours with --model.policy.special_tokens"
+            )
+    tokenizer.eos_token = ends[0]
 
 
 def added_tokens(spec: ModelSpec) -> list[str]:
@@ -112,9 +130,53 @@ def _gguf_tokenizer(where: str, gguf: str) -> Any:
         ) from problem
 
 
-def eos_ids(tokenizer: Any, *configs: Any) -> list[int]:
-    """Every id that ends a generation: the tokenizer's, and those of the model's and the generation config."""
-    found: set[int] = set()
+def eos_ids(tokenizer: Any, *configs: Any, spec: ModelSpec | None = None, learnt: Iterable[str] = ()) -> list[int]:
+    """Every id that ends a response: those of `spec.eos`, where it names any; else those of the tokenizer, the model's
+    config and the generation config, of what closes the assistant's turns in the chat template, and of tokens that are
+    known to close trained turns (learnt)."""
+    if spec is not None and spec.eos:
+        return sorted(tokenizer.convert_tokens_to_ids(spec.ends))
+    found: set[int] = set(template_ends(tokenizer))
     for value in (tokenizer.eos_token_id, *(getattr(c, "eos_token_id", None) for c in configs)):
         found.update(value if isinstance(value, list) else [] if value is None else [value])
-    return sorted(found)
+    vocabulary = tokenizer.get_vocab()
+    return sorted(found | {vocabulary[token] for token in learnt if token in vocabulary})
+
+
+def template_ends(tokenizer: Any) -> list[int]:
+    """The id of the special token that closes the assistant's turns in a chat template, or, where none does, of the one
+    that opens the next turn behind it; nothing for a template without either."""
+    asked, answered = _TALK
+    return closing_token(tokenizer) or _first_special(tokenizer, _behind_answer(tokenizer, [asked, answered, asked]))
+
+
+def closing_token(tokenizer: Any) -> list[int]:
+    """The id of the special token that closes the assistant's turns in a chat template, if there is one."""
+    return _first_special(tokenizer, _behind_answer(tokenizer, _TALK))
+
+
+def _first_special(tokenizer: Any, text: str) -> list[int]:
+    """The special token that a text begins with, behind white space. Of several in a row, such as END_RESPONSE
+    END_OF_TURN, the last one stops a model, or its end of sequence."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.update(tokenizer.all_special_ids)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    run = list(takewhile(special.__contains__, dropwhile(lambda i: not tokenizer.decode([i]).strip(), ids)))
+    return [tokenizer.eos_token_id if tokenizer.eos_token_id in run else run[-1]] if run else []
+
+
+def _behind_answer(tokenizer: Any, talk: list[dict[str, str]]) -> str:
+    """What a chat template writes behind the answer; "" where it does not write the answer as it is."""
+    from jinja2 import TemplateError
+
+    if tokenizer.chat_template is None:
+        return ""
+    parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in talk]
+    for messages in (talk, parts):
+        try:
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError):
+            continue
+        if _ANSWER in text:
+            return text.rpartition(_ANSWER)[2]
+    return ""

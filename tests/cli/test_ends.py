@@ -1,0 +1,178 @@
+"""What closes the turns that were trained ends a response everywhere: training, generation, exported folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from helpers import tiny
+from helpers.cli import fit, one_line
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from lit_posttrain import ModelSpec
+from lit_posttrain.chat import ChatModel
+from lit_posttrain.cli import main
+from lit_posttrain.models.restore import restore
+from lit_posttrain.models.tokenizers import load_tokenizer, template_ends
+from lit_posttrain.rollout.hf import HFEngine
+
+PAD, START, END, LAST = 0, 1, 2, 3
+SHORT = ["--name", "one", "--trainer.max_steps", "1"]
+# turns of few words end otherwise than those of many, as those that call tools do in some templates
+BY_CONTENT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+    "{{ '<|last|>' if 'equals' in m['content'] else '<|im_end|>' }}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A base model without a template, whose end token is the padding token, which closes no turn."""
+    folder = tiny.save_model(tmp_path / "base", eos_token_id=PAD)
+    GenerationConfig(eos_token_id=PAD).save_pretrained(folder)
+    tokenizer = tiny.tokenizer(chat_template=None)
+    tokenizer.eos_token = "<|pad|>"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def template(text: str = tiny.CHATML) -> list[str]:
+    Path("mine.jinja").write_text(text)
+    return ["--model.policy.chat_template", "mine.jinja"]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_template_of_ones_own_ends_responses_everywhere(
+    lora: bool, chats: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+    begin = HFEngine.__init__
+
+    def noted(self: HFEngine, policy: Any, eos_ids: list[int], **options: Any) -> None:
+        drawn.append(sorted(eos_ids))
+        begin(self, policy, eos_ids, **options)
+
+    monkeypatch.setattr(HFEngine, "__init__", noted)
+    Path("ask.jsonl").write_text('{"prompt": "what is 3"}\n')
+    samples = ["--trainer.callbacks+=SampleLogger", "--trainer.callbacks.prompts", "ask.jsonl"]
+    samples += ["--trainer.callbacks.max_new_tokens", "2", "--trainer.val_check_interval", "1"]
+    assert fit(chats, base, *SHORT, *template(), *(["--model.policy.lora.r", "4"] if lora else []), *samples) == 0
+    assert drawn
+    assert all(ends == [PAD, END] for ends in drawn), "samples while training"
+    assert torch.load("runs/one/last.ckpt", weights_only=True)["lit_posttrain"]["ends"] == ["<|pad|>", "<|im_end|>"]
+    assert ChatModel("runs/one").engine.eos_ids.tolist() == [PAD, END]
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert GenerationConfig.from_pretrained("out").eos_token_id == [PAD, END]
+    assert AutoModelForCausalLM.from_pretrained("out").config.eos_token_id == [PAD, END]
+    assert AutoTokenizer.from_pretrained("out").eos_token == "<|im_end|>"
+    assert ChatModel("out").engine.eos_ids.tolist() == [PAD, END]
+    if lora:
+        assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+        assert AutoTokenizer.from_pretrained("adapter").eos_token == "<|im_end|>"
+        assert "`<|pad|>`, `<|im_end|>`" in Path("adapter/README.md").read_text()
+
+
+def test_ends_that_only_the_data_shows_are_kept(chats: Path, base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<|last|>"], special_tokens=True)
+    tokenizer.save_pretrained(base)
+    last = len(tokenizer) - 1
+    assert fit(chats, base, *SHORT, *template(BY_CONTENT)) == 0
+    assert restore("runs/one").eos_ids == [PAD, END, last]
+    assert main(["fit", "--resume", "one", "--trainer.max_steps", "2"]) == 0
+    assert restore("runs/one/last.ckpt").eos_ids == [PAD, END, last]
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert GenerationConfig.from_pretrained("out").eos_token_id == [PAD, END, last]
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_responses_that_methods_sample_end_there_too(
+    method: str, chats: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    generate = HFEngine.generate
+
+    def noted(self: HFEngine, *arguments: Any, **options: Any) -> Any:
+        seen.append(self.eos_ids.tolist())
+        return generate(self, *arguments, **options)
+
+    monkeypatch.setattr(HFEngine, "generate", noted)
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": f"is {i}", "answer": "1"}) + "\n" for i in range(8)))
+    arguments = [
+        "--config",
+        f"demo_{method}.yaml",
+        "--data.path",
+        "prompts.jsonl",
+        "--model.policy.path",
+        str(base),
+        *SHORT,
+    ]
+    arguments += ["--wandb.mode", "disabled", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    arguments += ["--model.sampling.max_new_tokens", "4", "--data.val_share", "0.3"]
+    assert main(["fit", *arguments, *template()]) == 0
+    assert seen
+    assert all(ends == [PAD, END] for ends in seen)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"), [("<|im_start|>", [START]), ('["<|im_start|>", "<|im_end|>"]', [START, END])]
+)
+def test_end_tokens_can_be_named(named: str, expected: list[int], chats: Path, base: Path) -> None:
+    assert fit(chats, base, *SHORT, *template(), "--model.policy.eos", named) == 0
+    assert restore("runs/one").eos_ids == expected
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert GenerationConfig.from_pretrained("out").eos_token_id == expected
+    assert AutoTokenizer.from_pretrained("out").eos_token_id == START
+
+
+def test_an_end_token_that_is_none_is_one_line(chats: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(chats, base, *SHORT, *template(), "--model.policy.eos", "<|over|>") == 2
+    assert "--model.policy.eos '<|over|>': not a token of the vocabulary" in one_line(capsys)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        ("<|im_end|>", [END]),
+        ("<|im_end|>\n", [END]),
+        (" \n<|im_end|>", [END]),
+        ("<|im_start|><|im_end|>", [END]),
+        ("<|im_end|><|im_start|>", [END]),
+        ("<|pad|><|im_start|>", [START]),
+        ("", [START]),
+        ("\n\n", [START]),
+        (".<|im_end|>", []),
+    ],
+)
+def test_what_closes_a_turn_of_a_template(ending: str, expected: list[int], base: Path) -> None:
+    """A run's end of sequence (here <|im_end|>) or else its last token; without any, what opens the next turn."""
+    tokenizer = load_tokenizer(ModelSpec(str(base), eos="<|im_end|>"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content + '|' }}"
+        "{% else %}{{ m.content + ENDING }}{% endif %}{% endfor %}"
+    ).replace("ENDING", repr(ending))
+    assert template_ends(tokenizer) == expected
+
+
+def test_published_templates_close_their_turns() -> None:
+    """Of the templates that TRL carries; every tag that a template writes is a token here."""
+    found = {}
+    for file in sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja")):
+        text, tokenizer = file.read_text(), tiny.tokenizer()
+        tags = set(re.findall(r"<[|｜]?[^<>\s{}'\"]{2,40}[|｜]?>|<｜[^｜]+｜>", text))
+        tags -= {"<think>", "</think>", "<tool_call>", "</tool_call>"}
+        tokenizer.add_special_tokens({"additional_special_tokens": sorted({*tags, "</s>"})})
+        tokenizer.eos_token, tokenizer.chat_template = "</s>", text
+        found[file.stem] = tokenizer.convert_ids_to_tokens(template_ends(tokenizer))
+    assert len(found) > 50
+    assert all(found.values()), found
+    expected = {"llama3_1": "<|eot_id|>", "gemma3": "<end_of_turn>", "qwen3": "<|im_end|>", "phi3": "<|end|>"}
+    expected |= {"gptoss": "<|return|>", "cohere2": "<|END_OF_TURN_TOKEN|>", "glm4moe": "<|user|>"}
+    assert {name: found[name] for name in expected} == {name: [token] for name, token in expected.items()}

@@ -29,6 +29,16 @@ class Chosen:
     too_low: int = 0
     alike: int = 0
 
+    def left_out(self, answers: int, prompts: int, longest: int, least: float | None) -> str:
+        """What is not kept, of so many answers and prompts, in words; empty if nothing is."""
+        counts = {
+            f"of {answers} answers were cut off at {longest} tokens (--max_new_tokens, --cut_off true)": self.cut_off,
+            f"of {answers} answers have no score, or no text": self.no_score,
+            f"of {prompts} prompts have no answer of at least {least}": self.too_low,
+            f"of {prompts} prompts have no two answers of different scores": self.alike,
+        }
+        return "; ".join(f"{count} {what}" for what, count in counts.items() if count)
+
 
 def chosen(
     asked: Sequence[Asked],

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from lit_posttrain import __version__
+from lit_posttrain.command_line.early import check_run
 from lit_posttrain.errors import PostTrainError, UsageError, buried, explained
 
 TRAINER_COMMANDS = {
@@ -65,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for rewards and callbacks of one's own; behind all else, and shadowing nothing
     try:
-        status = _command(args[0], asks_help=bool(set(HELP) & set(args)))(args)
+        asks_help = bool(set(HELP) & set(args))
+        if args[0] in (*TRAINER_COMMANDS, "audit") and not asks_help:
+            check_run(args)
+        status = _command(args[0], asks_help)(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -78,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if show_traceback:
             traceback.print_exc()
-        text = (
-            explained(str(problem), problem.known, problem.classes) if isinstance(problem, UsageError) else str(problem)
-        )
+        text = explained(str(problem)) if isinstance(problem, UsageError) else str(problem)
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return _ERROR_EXIT
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lit_posttrain.arguments import alternatives
+from lit_posttrain.command_line.early import check_export
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.export_card import model_card
 from lit_posttrain.export_proof import (
@@ -25,7 +25,7 @@ from lit_posttrain.models.loading import DTYPES, build_policy, torch_dtype
 from lit_posttrain.models.merging import cast_saved, merged, unquantized
 from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.policy import Scorer
-from lit_posttrain.models.restore import Restored, find_checkpoint, restore
+from lit_posttrain.models.restore import Restored, restore
 from lit_posttrain.models.spec import DType, ModelSpec
 from lit_posttrain.models.tokenizers import closing_token
 
@@ -56,16 +56,7 @@ def export_checkpoint(
         PostTrainError: when there is no checkpoint, the folder exists already, adapter=True without LoRA or for a
             reward model, or the folder would be another model than the trained one.
     """
-    found, target = find_checkpoint(ckpt), Path(out)
-    if found is None:
-        place = Path(ckpt)
-        runs = [str(f.parent) for f in place.parent.glob("*/last.ckpt")]
-        raise PostTrainError(
-            f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt; "
-            + alternatives(ckpt, runs, "runs there")
-        )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PostTrainError(f"--out {target} exists already and is not empty; choose another folder")
+    found, target = check_export(ckpt, out)
     restored = restore(str(found), trust_remote_code)
     if adapter and restored.spec.lora is None:
         raise PostTrainError(f"--adapter: {found} holds a fully trained model, not LoRA adapters; leave --adapter out")

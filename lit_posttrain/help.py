@@ -1,113 +1,39 @@
 """`lit-posttrain fit --help`: every option of a trainer command, of the method and the data module that it is asked of.
 
-jsonargparse's own help leaves the last two out, since other classes have other options, and begins with pages of usage.
+Making a page takes seconds of imports, so it is kept for the next time.
 """
 
 from __future__ import annotations
 
-import re
-from contextlib import redirect_stdout, suppress
-from dataclasses import is_dataclass
-from importlib import import_module
-from io import StringIO
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
-
-import yaml
-from jsonargparse import ArgumentParser
-
-from lit_posttrain import options, training
 from lit_posttrain.arguments import bundled_configs, take_option, take_options
 from lit_posttrain.cli import HELP
-from lit_posttrain.runtime import quiet_libraries
-
-_OPENING = """usage: lit-posttrain {command} --config CONFIG [OPTIONS]
-
-Ready-made configs, and how to begin:
-  --config CONFIG       configs/sft.yaml, with overlays such as a second --config configs/with/lora.yaml;
-                        `lit-posttrain configs` lists them. Options given after it win.
-"""
-# to a page that is part of this one; those to pages of other classes take a name
-_POINTER = re.compile(r"^  --[\w.]+[.]help(?: {2,}.*)?\n(?: {8,}.*\n?)*", re.MULTILINE)
-_RESUME = (
-    "  --resume NAME         Go on with the run of this name (or folder) from its last.ckpt, exactly; auto: begin\n"
-    "                        the run of --name, or go on with it if it has begun (for jobs that are requeued).\n"
-)
-_AUDIT = "  --out FILE            Write the report as JSON too.\n"
-# how a section of Lightning's help begins, and what it holds
-_TITLES = {
-    "options:": "The run:",
-    "Customize every aspect": "Lightning's trainer:",
-    "Base class of all methods": "Another method:",
-    "A DataModule standardizes": "Another data module:",
-    "Runs the full optimization": "Checkpoints:",
-    "Perform one evaluation epoch": "Checkpoints:",
-    "Run inference on your data": "Checkpoints:",
-}
+from lit_posttrain.command_line.config_file import read_config
+from lit_posttrain.command_line.option_tree import keep, kept, kept_tree
 
 
 def run(args: list[str]) -> int:
     """Print the help of `args[0]`; the other arguments may choose a config, a method and a data module."""
-    quiet_libraries()
     command = args[0]
     classes = {"model": "SFT", "data": "ConversationData"}
-    rest = bundled_configs([a for a in args[1:] if a not in HELP])
+    rest = bundled_configs(["--config" if a == "-c" else a for a in args[1:] if a not in HELP])
     configs, rest = take_options(rest, "--config")
     for config in configs:  # the last one that names a class wins
-        written = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
+        written = read_config(config).options
         sections = {name: written.get(name) for name in classes}
         classes |= {name: s["class_path"] for name, s in sections.items() if isinstance(s, dict) and "class_path" in s}
     for name in list(classes):
         chosen, rest = take_option(rest, f"--{name}")
         classes[name] = chosen or classes[name]
-    opening = _OPENING.format(command=command) + {"audit": _AUDIT, "fit": _RESUME}.get(command, "")
-    of = "fit" if command == "audit" else command  # it takes the options of `fit`
-    parts = [opening]
-    for name, chosen in classes.items():
-        parts.append(_sections(_page(of, [f"--{name}.help", chosen])))
-        parts += _grouped(name, _class(chosen))
-    print("\n".join([*parts, _sections(_page(of, ["--help"]))]))
+    tree = kept_tree()
+    families = {"model": "method", "data": "data module"}
+    known = tree is not None and all(tree.resolve(families[name], chosen) for name, chosen in classes.items())
+    kept_name = "-".join([command, *classes.values()])
+    page = kept(kept_name) if known else None
+    if page is None:
+        from lit_posttrain import help_page
+
+        page = help_page.made(command, classes)
+        if known:  # pages of classes of one's own may change
+            keep(kept_name, page)
+    print(page)
     return 0
-
-
-def _class(name: str) -> Any:
-    """A class by its short name or its import path; None for one that is not there, which the parser speaks of."""
-    home, _, last = name.rpartition(".")
-    with suppress(ImportError):
-        return getattr(import_module(home) if home else options, last, None)
-    return None
-
-
-def _grouped(prefix: str, of: Any) -> list[str]:
-    """The options of the dataclasses among a class's arguments that may be left out, such as LoRASpec: jsonargparse
-    shows them as one value."""
-    found = []
-    for name, hint in get_type_hints(of.__init__).items() if of is not None else ():
-        for kind in (hint, *get_args(hint)):
-            if is_dataclass(kind):
-                key = f"{prefix}.{name}"
-                if kind is not hint:
-                    parser = ArgumentParser(add_help=False)
-                    parser.add_class_arguments(kind, key)
-                    found.append(_sections(parser.format_help()))
-                found += _grouped(key, kind)
-    return found
-
-
-def _page(command: str, options: list[str]) -> str:
-    page = StringIO()
-    with redirect_stdout(page), suppress(SystemExit):
-        training.PostTrainCLI(args=[command, *options])
-    return page.getvalue()
-
-
-def _sections(page: str) -> str:
-    """What a parser prints, without its usage lines and with titles that say what follows."""
-    kept = []
-    for section in re.split(r"\n\n+", page.strip()):
-        title, _, body = section.partition("\n")
-        body = _POINTER.sub("", body)
-        if body.startswith("  -"):  # options, not usage or prose
-            known = next((ours for theirs, ours in _TITLES.items() if title.startswith(theirs)), title)
-            kept.append(f"{known}\n{body}\n")
-    return "\n".join(kept)

@@ -1,92 +1,144 @@
-"""The options of a run, by the names that people type, and the classes that configs call by their short names."""
+"""The options of a run, and of everything that can be chosen for it, read from the signatures of the classes.
+
+Importing this module is what gives the project's classes and torch's optimizers their short names.
+"""
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch import callbacks as lightning_callbacks
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
-
-from lit_posttrain.callbacks import (
-    KLControl,
-    ReferenceSync,
-    RewardHackingWatch,
-    RewardLogger,
-    SampleLogger,
-    ThroughputMonitor,
-)
-from lit_posttrain.data.comparisons import PreferenceColumns
-from lit_posttrain.data.conversation import ConversationData
-from lit_posttrain.data.formats import Columns
-from lit_posttrain.data.preference import PreferenceData
-from lit_posttrain.data.prompts import PromptColumns, PromptData
-from lit_posttrain.errors import OneLineErrors
-from lit_posttrain.methods.dpo import DPO
-from lit_posttrain.methods.grpo import GRPO
-from lit_posttrain.methods.kto import KTO
-from lit_posttrain.methods.orpo import ORPO
-from lit_posttrain.methods.phases import Phases
-from lit_posttrain.methods.policy_gradient import Clip
-from lit_posttrain.methods.ppo import PPO, Critic
-from lit_posttrain.methods.reward import RewardModel
-from lit_posttrain.methods.sft import SFT
-from lit_posttrain.methods.simpo import SimPO
-from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy  # for its short name
-from lit_posttrain.models.spec import LoRASpec, ModelSpec
-from lit_posttrain.rewards import (
-    ExactMatch,
-    FunctionReward,
-    JsonValid,
-    LengthPenalty,
-    MathAnswer,
-    Regex,
-    Repetition,
-    RewardModelScore,
-)
-from lit_posttrain.rollout.engine import EngineSpec, Sampling
-from lit_posttrain.tracking import WandbOptions
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 
 # short names in configs need the class imported here
-_METHODS = (SFT, DPO, KTO, SimPO, ORPO, RewardModel, GRPO, PPO)
-_DATA = (ConversationData, PreferenceData, PromptData)
-_REWARDS = (ExactMatch, FunctionReward, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, RewardModelScore)
-_CALLBACKS = (SampleLogger, RewardLogger, RewardHackingWatch, KLControl, ReferenceSync)
+from lit_posttrain.callbacks import KLControl as KLControl
+from lit_posttrain.callbacks import ReferenceSync as ReferenceSync
+from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
+from lit_posttrain.callbacks import RewardLogger as RewardLogger
+from lit_posttrain.callbacks import SampleLogger as SampleLogger
+from lit_posttrain.callbacks import ThroughputMonitor
+from lit_posttrain.command_line.option_tree import Option, OptionTree, keep_tree
+from lit_posttrain.command_line.parser import ExactParser
+from lit_posttrain.command_line.signatures import add_kind, import_path, options_of
+from lit_posttrain.command_line.values import guarded, plain
+from lit_posttrain.data.conversation import ConversationData as ConversationData
+from lit_posttrain.data.preference import PreferenceData as PreferenceData
+from lit_posttrain.data.prompts import PromptData as PromptData
+from lit_posttrain.methods.base import PostTrainingModule
+from lit_posttrain.methods.dpo import DPO as DPO
+from lit_posttrain.methods.grpo import GRPO as GRPO
+from lit_posttrain.methods.kto import KTO as KTO
+from lit_posttrain.methods.orpo import ORPO as ORPO
+from lit_posttrain.methods.ppo import PPO as PPO
+from lit_posttrain.methods.reward import RewardModel as RewardModel
+from lit_posttrain.methods.sft import SFT as SFT
+from lit_posttrain.methods.simpo import SimPO as SimPO
+from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
+from lit_posttrain.rewards import Reward
+from lit_posttrain.tracking import WandbOptions
+
+_FAMILIES: dict[str, type] = {
+    "method": PostTrainingModule,
+    "data module": pl.LightningDataModule,
+    "reward": Reward,
+    "callback": pl.Callback,
+    "optimizer": torch.optim.Optimizer,
+    "logger": Logger,
+    "strategy": Strategy,
+    "profiler": Profiler,
+}
+_LIBRARIES = ("lit_posttrain", "lightning", "torch")
 
 
-class OneLineParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with one-line mistakes."""
+class RunParser(ExactParser, LightningArgumentParser):
+    """Lightning's parser, with one-line mistakes."""
 
-    def option_names(self) -> list[str]:
-        """The names that people type: of the run, the trainer, the methods, the data modules and the model."""
-        homes: dict[str, tuple[Any, ...]] = {
-            "trainer": (pl.Trainer,),
-            "model": _METHODS,
-            "model.policy": (ModelSpec,),
-            "model.policy.lora": (LoRASpec,),
-            "data": _DATA,
-            "model.sampling": (Sampling,),
-            "model.phases": (Phases,),
-            "model.engine": (EngineSpec,),
-            "model.clip": (Clip,),
-            "model.critic": (Critic,),
-            "model.rewards": _REWARDS,
-            "data.columns": (Columns, PreferenceColumns, PromptColumns),
-            "wandb": (WandbOptions,),
-            "throughput": (ThroughputMonitor,),
-            "trainer.callbacks": _CALLBACKS,
-        }
-        own = ["name", "runs", "resume", "overwrite", "config", "monitor", "monitor_mode", "checkpoint_every"]
-        own += ["ckpt_path", "model.optimizer.init_args.lr", "model.optimizer.init_args.weight_decay"]
-        named = [
-            (place, name) for place, kinds in homes.items() for k in kinds for name in inspect.signature(k).parameters
-        ]
-        return list(dict.fromkeys([*own, *(f"{place}.{name}" for place, name in named)]))
+    def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
+        """As jsonargparse does, with the texts in mappings as they were written."""
 
-    def class_names(self) -> dict[str, list[str]]:
-        """Those with short names; Lightning's callbacks too."""
-        theirs = [name for name in lightning_callbacks.__all__ if name != "Callback"]
-        named = {"model": _METHODS, "data": _DATA, "model.rewards": _REWARDS, "trainer.callbacks": _CALLBACKS}
-        found = {option: [kind.__name__ for kind in kinds] for option, kinds in named.items()}
-        return found | {"trainer.callbacks": [*found["trainer.callbacks"], *theirs]}
+        def build(kind: Any, *given: Any, **named: Any) -> Any:
+            return kind(*given, **plain(named))
+
+        return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)
+
+
+@dataclass
+class RunOptions:
+    """Options of a run beside model, data and trainer.
+
+    Args:
+        name: Name of the run's folder. Default: method, date and time.
+        runs: Folder in which runs keep their folders.
+        overwrite: Start anew in a run's folder that exists already.
+        tune_allocator: On Linux CPUs keep freed memory in the process: up to half of a step's time.
+        checkpoint_every: Save last.ckpt every so many optimizer steps.
+        monitor: Metric of the validation that makes best.ckpt. Default: the lowest val/loss, or of methods that sample
+            their responses the highest val/reward.
+        monitor_mode: Whether the lowest (min) or the highest (max) value of --monitor is the best. Needed only for
+            metrics of which the method does not say it.
+    """
+
+    name: str | None = None
+    runs: str = "runs"
+    overwrite: bool = False
+    tune_allocator: bool = True
+    checkpoint_every: int = 200
+    monitor: str | None = None
+    monitor_mode: Literal["min", "max"] | None = None
+
+
+def option_tree() -> OptionTree:
+    """The tree of all options, kept for later commands; classes of one's own, which they may not have, are not."""
+    tree = OptionTree(families={family: {} for family in _FAMILIES})
+    for family, base in _FAMILIES.items():
+        for kind in _below(base):
+            paths = tree.families[family].setdefault(kind.__name__, [])
+            if import_path(kind) not in paths:
+                paths.append(import_path(kind))
+            add_kind(tree, kind, _FAMILIES)
+    run = {
+        "config": Option(),
+        "print_config": Option(),
+        "seed_everything": Option("bool | int"),
+        **add_kind(tree, RunOptions, _FAMILIES).options,
+        "trainer": Option(group=import_path(pl.Trainer)),
+        "model": Option(family="method"),
+        "data": Option(family="data module"),
+        "wandb": Option(group=import_path(WandbOptions)),
+        "throughput": Option(group=import_path(ThroughputMonitor)),
+    }
+    for group in (pl.Trainer, WandbOptions, ThroughputMonitor):
+        add_kind(tree, group, _FAMILIES)
+    tree.commands["audit"] = run
+    for command, skipped in pl.cli.LightningCLI.subcommands().items():
+        method = options_of(getattr(pl.Trainer, command), tree, _FAMILIES)
+        tree.commands[command] = run | {name: o for name, o in method.options.items() if name not in skipped}
+    of_libraries = {
+        family: {name: own for name, paths in known.items() if (own := [p for p in paths if _of_library(p)])}
+        for family, known in tree.families.items()
+    }
+    keep_tree(OptionTree(tree.commands, tree.kinds, of_libraries))
+    return tree
+
+
+def _of_library(path: str) -> bool:
+    return path.partition(".")[0] in _LIBRARIES
+
+
+def _below(base: type) -> Iterator[type]:
+    """The classes that may be chosen where `base` is wanted."""
+    seen: set[type] = set()
+    waiting: list[type] = [base]
+    while waiting:
+        kind = waiting.pop()
+        waiting += set(type.__subclasses__(kind)) - seen
+        seen.add(kind)
+        unfinished = any(getattr(getattr(kind, name, None), "__isabstractmethod__", False) for name in dir(kind))
+        if kind is not base and not unfinished and not kind.__name__.startswith("_"):
+            yield kind

@@ -35,10 +35,12 @@ from lit_posttrain.callbacks import (
     run_checkpoints,
 )
 from lit_posttrain.callbacks.protocols import StartsProcesses
+from lit_posttrain.command_line.reader import CommandLine
+from lit_posttrain.command_line.values import plain
 from lit_posttrain.errors import PostTrainError, UsageError
 from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
-from lit_posttrain.options import OneLineParser
+from lit_posttrain.options import RunOptions, RunParser, option_tree
 from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.run_folder import RunLock, fresh_name
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
@@ -59,6 +61,7 @@ class PostTrainCLI(LightningCLI):
 
     def __init__(self, args: Any = None, run: bool = True, tracking: bool = True) -> None:
         self.tracking = tracking
+        self._has_commands = run
         self._fresh = False  # whether this process began the run's folder, and the one around it
         self._made_runs = False
         self._lock: RunLock | None = None
@@ -80,7 +83,7 @@ class PostTrainCLI(LightningCLI):
                         "num_sanity_val_steps": 0,
                         "enable_model_summary": False,
                     },
-                    parser_class=OneLineParser,
+                    parser_class=RunParser,
                     parser_kwargs={"description": "Post-training of language models."} if not run else None,
                     args=args,
                     run=run,
@@ -133,53 +136,22 @@ class PostTrainCLI(LightningCLI):
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""
         try:
             if isinstance(args, list):
-                self.config = parser.parse_args(args)
+                command, options = (args[:1], args[1:]) if self._has_commands else ([], args)
+                line = CommandLine(option_tree(), command[0] if command else "audit")
+                self.config = plain(parser.parse_args([*command, *line.read(options)]))
             else:
                 super().parse_arguments(parser, args)
         except UsageError as problem:
             if refusal := refusal_in(str(problem)):
                 raise PostTrainError(refusal) from problem
             raise
-        for key in list(self.config.keys()):
-            # of an option of a nested dataclass jsonargparse (4.53) makes the text None of a null
-            if self.config[key] == "None":
-                self.config[key] = None
         section = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
         _make_plain(section.trainer)
         check_chosen(section.trainer)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options of a run beside model, data and trainer."""
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run's folder. Default: method, date and time."
-        )
-        parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs keep their folders.")
-        parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Start anew in a run's folder that exists already."
-        )
-        parser.add_argument(
-            "--tune_allocator",
-            type=bool,
-            default=True,
-            help="On Linux CPUs keep freed memory in the process: up to half of a step's time.",
-        )
-        parser.add_argument(
-            "--checkpoint_every", type=int, default=200, help="Save last.ckpt every so many optimizer steps."
-        )
-        parser.add_argument(
-            "--monitor",
-            type=str | None,
-            default=None,
-            help="Metric of the validation that makes best.ckpt. Default: the lowest val/loss, or of methods that "
-            "sample their responses the highest val/reward.",
-        )
-        parser.add_argument(
-            "--monitor_mode",
-            type=Literal["min", "max"] | None,
-            default=None,
-            help="Whether the lowest (min) or the highest (max) value of --monitor is the best. Needed only for "
-            "metrics of which the method does not say it.",
-        )
+        parser.add_class_arguments(RunOptions, instantiate=False)
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(ThroughputMonitor, "throughput")
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -117,3 +117,18 @@ class Answers:
         self._bar.close()
         if self.part is not None:
             self.part.unlink(missing_ok=True)
+
+
+def answered(conversations: Sequence[Asked], answers: Answers, together: int) -> Iterator[tuple[Asked, list[Answer]]]:
+    """Every conversation with its answers, as they come."""
+    for first in range(0, len(conversations), together):
+        some = conversations[first : first + together]
+        yield from zip(some, answers(some, first), strict=True)
+
+
+def row_of(one: Asked, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The line of a conversation in the output."""
+    return one.row(
+        prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
+        responses=[{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
+    )

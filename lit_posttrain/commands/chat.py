@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lit_posttrain.command_line.early import check_model
 from lit_posttrain.commands import call
 
 _COMMANDS = "/reset starts anew, /exit or Ctrl-D ends."
@@ -25,6 +26,7 @@ def chat(
         seed: The same seed and the same words give the same conversation.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
+    check_model(model)
     from lit_posttrain.chat import ChatModel
     from lit_posttrain.rollout.engine import Sampling
     from lit_posttrain.runtime import quiet_libraries, tune_allocator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lit_posttrain.command_line.early import check_export
 from lit_posttrain.commands import call
 from lit_posttrain.models.spec import DType
 
@@ -19,6 +20,7 @@ def export(
         dtype: Type of the written weights. Default: that of the training run.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
+    check_export(ckpt, out)
     from lit_posttrain.export import export_checkpoint
     from lit_posttrain.runtime import quiet_libraries
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from lit_posttrain.arguments import take_options
+from lit_posttrain.command_line.early import check_data, check_model
 from lit_posttrain.commands import call
-from lit_posttrain.commands.rows import prepare, write
+from lit_posttrain.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.rewards import Reward
-
-if TYPE_CHECKING:
-    from lit_posttrain.best_of import Chosen
-    from lit_posttrain.chat import Answer
-    from lit_posttrain.commands.answers import Answers
-    from lit_posttrain.data.asked import Asked
 
 _TOGETHER = 16  # prompts that are answered at once, at least
 
@@ -38,7 +32,7 @@ def generate(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     keep: Literal["best", "all", "pairs"] | None = None,
-    rewards: list[Reward] | None = None,
+    rewards: list[Any] | None = None,
     reward_timeout: float = 60.0,
     cut_off: bool = False,
     min_reward: float | None = None,
@@ -69,29 +63,34 @@ def generate(
         cut_off: Keep answers of max_new_tokens too, which were cut off: what learns from them learns to end anywhere.
         min_reward: Keep nothing of prompts whose best answer has less: 1, say, for right ones alone.
     """
-    from lit_posttrain.best_of import chosen
-    from lit_posttrain.chat import ChatModel
-    from lit_posttrain.commands.answers import Answers
-    from lit_posttrain.data.asked import asked, read_prompts
-    from lit_posttrain.rewards.total import RewardSum
-    from lit_posttrain.rollout.engine import Sampling
-    from lit_posttrain.runtime import quiet_libraries, tune_allocator
-
     if (keep is None) != (not rewards):
         raise PostTrainError("--keep and --rewards go together: what is kept is what the rewards say")
     if keep is not None and (prompts is None or prompt or n < 2 or temperature == 0):
         raise PostTrainError(
             "--keep chooses among different answers to --prompts FILE: pass --n 8, say, and --temperature 1"
         )
+    if not prompt and not prompts:
+        raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
+    if n < 1 or batch_size < 1:
+        raise PostTrainError(f"--n is {n} and --batch_size is {batch_size}; both must be at least 1")
+    refuse_existing(out, overwrite)
+    check_model(model)
+    if prompts and not Path(prompts).exists():
+        check_data([prompts])
+    # after what is refused without them: they load torch
+    from lit_posttrain.best_of import chosen
+    from lit_posttrain.chat import ChatModel
+    from lit_posttrain.commands.answers import Answers, answered, row_of
+    from lit_posttrain.data.asked import asked, read_prompts
+    from lit_posttrain.rewards.total import RewardSum
+    from lit_posttrain.rollout.engine import Sampling
+    from lit_posttrain.runtime import quiet_libraries, tune_allocator
+
     conversations = [asked(text, system, "--prompt") for text in prompt or []]
     conversations += read_prompts(prompts, system) if prompts else []
-    if not conversations:
-        raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
     if keep is not None:
         judge = RewardSum(rewards or [], reward_timeout)
         judge.check(list(conversations[0].columns), conversations[0].source)
-    if n < 1 or batch_size < 1:
-        raise PostTrainError(f"--n is {n} and --batch_size is {batch_size}; both must be at least 1")
     prepare(out, overwrite)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     quiet_libraries()
@@ -102,12 +101,14 @@ def generate(
         lambda some, first: chat.answer(some, n, sampling, first), len(conversations), out, made_by, overwrite
     )
     if keep is None:
-        rows = (_row(one, said) for one, said in _answered(conversations, answers, max(_TOGETHER, 4 * batch_size // n)))
+        rows = (
+            row_of(one, said) for one, said in answered(conversations, answers, max(_TOGETHER, 4 * batch_size // n))
+        )
         write(rows, out)
     else:
         judge.prepare(chat.device)
         found = chosen(conversations, answers, judge, keep, cut_off, min_reward)
-        told = _left_out(found, n * len(conversations), len(conversations), max_new_tokens, min_reward)
+        told = found.left_out(n * len(conversations), len(conversations), max_new_tokens, min_reward)
         if not found.rows:
             left = f"; the answers are kept in {answers.part}" if answers.part else ""
             raise PostTrainError(f"nothing is left to keep: {told}{left}")
@@ -117,30 +118,13 @@ def generate(
     return 0
 
 
-def _answered(conversations: Sequence[Asked], answers: Answers, together: int) -> Iterator[tuple[Asked, list[Answer]]]:
-    for first in range(0, len(conversations), together):
-        some = conversations[first : first + together]
-        yield from zip(some, answers(some, first), strict=True)
+def _rewards() -> Any:
+    from lit_posttrain.rewards import Reward
 
-
-def _row(one: Asked, answers: Sequence[Answer]) -> dict[str, Any]:
-    return one.row(
-        prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
-        responses=[{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
-    )
-
-
-def _left_out(found: Chosen, answers: int, prompts: int, longest: int, least: float | None) -> str:
-    counts = {
-        f"of {answers} answers were cut off at {longest} tokens (--max_new_tokens, --cut_off true)": found.cut_off,
-        f"of {answers} answers have no score, or no text": found.no_score,
-        f"of {prompts} prompts have no answer of at least {least}": found.too_low,
-        f"of {prompts} prompts have no two answers of different scores": found.alike,
-    }
-    return "; ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return list[Reward] | None
 
 
 def run(args: list[str]) -> int:
     """Entry point."""
     prompts, rest = take_options(args, "--prompt")
-    return call(generate, rest, prompt=prompts)
+    return call(generate, rest, {"rewards": _rewards}, prompt=prompts)

@@ -17,11 +17,19 @@ def prepare(out: str | None, overwrite: bool) -> None:
     Raises:
         PostTrainError: if the file is there already.
     """
-    if out is None:
-        return
-    if Path(out).exists() and not overwrite:
+    refuse_existing(out, overwrite)
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_existing(out: str | None, overwrite: bool) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        PostTrainError: if the file is there already.
+    """
+    if out is not None and Path(out).exists() and not overwrite:
         raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
 
 
 def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:

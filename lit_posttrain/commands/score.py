@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import Any, Literal
 
+from lit_posttrain.command_line.early import check_data, check_model
 from lit_posttrain.commands import call
-from lit_posttrain.commands.rows import prepare, write
-from lit_posttrain.data.comparisons import PreferenceColumns
+from lit_posttrain.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.data.sources import Record, find_sources
 from lit_posttrain.errors import PostTrainError
 
@@ -17,7 +17,7 @@ def score(
     data: str,
     out: str | None = None,
     batch_size: int = 16,
-    columns: PreferenceColumns | None = None,
+    columns: Any = None,
     system: str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
@@ -37,11 +37,15 @@ def score(
         overwrite: Replace an existing file.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
     """
+    if batch_size < 1:
+        raise PostTrainError(f"--batch_size is {batch_size}; it must be at least 1")
+    refuse_existing(out, overwrite)
+    check_model(model)
+    check_data([data])
+    # after what is refused without them: they load torch
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
     from lit_posttrain.scoring import ResponseScorer
 
-    if batch_size < 1:
-        raise PostTrainError(f"--batch_size is {batch_size}; it must be at least 1")
     prepare(out, overwrite)
     quiet_libraries()
     tune_allocator()
@@ -68,6 +72,12 @@ def _refuse_column(record: Record) -> None:
         )
 
 
+def _columns() -> Any:
+    from lit_posttrain.data.comparisons import PreferenceColumns
+
+    return PreferenceColumns | None
+
+
 def run(args: list[str]) -> int:
     """Entry point."""
-    return call(score, args)
+    return call(score, args, {"columns": _columns})

@@ -102,6 +102,16 @@ def find_sources(path: str, streaming: bool = False) -> list[Source]:
     Raises:
         PostTrainError: nothing there, or nothing readable; the message names files with a similar name.
     """
+    found = local_sources(path)
+    if found is not None:
+        return found
+    hub = _HUB_NAME.fullmatch(path)
+    assert hub is not None  # or `local_sources` had refused it
+    return [_hub(path, hub["name"], hub["config"], hub["split"] or "train", streaming)]
+
+
+def local_sources(path: str) -> list[Source] | None:
+    """As `find_sources`, without asking the hub: None for what may be the name of a data set there."""
     if path.startswith("builtin:"):
         return [_builtin(path)]
     place = Path(path).expanduser()
@@ -113,7 +123,7 @@ def find_sources(path: str, streaming: bool = False) -> list[Source]:
     similar = _similar(place)
     # a slip in a local path is no reason to ask the hub, which takes half a minute to fail without a network
     if hub and not similar and not path.startswith(".") and not path.endswith(SUFFIXES):
-        return [_hub(path, hub["name"], hub["config"], hub["split"] or "train", streaming)]
+        return None
     where = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
     raise PostTrainError(f"{path}: no such file, folder or hub data set{where}{similar or _WHAT_TO_GIVE}")
 

@@ -57,6 +57,14 @@ def resolve(path: str, what: Literal["model", "tokenizer"] = "model") -> tuple[s
     return path, None
 
 
+def find_checkpoint(path: str) -> Path | None:
+    """The checkpoint that a path means: itself, or best.ckpt or last.ckpt of a run's folder; None for anything else."""
+    place = Path(path).expanduser()
+    if place.suffix == ".ckpt":
+        return place
+    return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
+
+
 def not_found(path: str, reason: str) -> PostTrainError:
     """The error for a model that neither lies here nor came from the hub."""
     place = Path(path).expanduser()

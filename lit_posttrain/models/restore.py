@@ -13,6 +13,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.identity import difference, identity_of, tokenizer_difference, tokenizer_identity
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, compute_in_float32, has_score_head
+from lit_posttrain.models.paths import find_checkpoint
 from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import TEMPLATES, eos_ids, load_tokenizer
@@ -86,14 +87,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if "lit_posttrain" not in content:
         raise PostTrainError(f"{path}: a checkpoint, but not one that lit-posttrain wrote")
     return content
-
-
-def find_checkpoint(path: str) -> Path | None:
-    """The checkpoint that a path means: itself, or best.ckpt or last.ckpt of a run's folder; None for anything else."""
-    place = Path(path).expanduser()
-    if place.suffix == ".ckpt":
-        return place
-    return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
 
 
 def restore(path: str, trust_remote_code: bool = False, device: torch.device | str = "cpu") -> Restored:

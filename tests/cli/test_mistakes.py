@@ -48,12 +48,18 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a misspelt option of a command": (["chat", "--modle", "x"], ["--modle", "did you mean --model?"]),
     "a wrong choice": (["fit", *SFT_TINY, "--data.overlong", "chop"], ["--data.overlong: expected one of drop, cut"]),
-    "a wrong number": (["fit", *SFT_TINY, "--trainer.max_epochs", "three"], ["expected a whole number, got three"]),
+    "a wrong number": (
+        ["fit", *SFT_TINY, "--trainer.max_epochs", "three"],
+        ["expected a whole number or null, got three"],
+    ),
     "a wrong nested number": (
         ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "high"],
         ["--model.optimizer.init_args.lr: expected a number, got high"],
     ),
-    "no such class": (["fit", *SFT_TINY, "--model.optimizer", "Adamm"], ["--model.optimizer Adamm", "no such class"]),
+    "no such class": (
+        ["fit", *SFT_TINY, "--model.optimizer", "Adamm"],
+        ["--model.optimizer Adamm: there is no such optimizer; did you mean Adam?"],
+    ),
     "an impossible learning rate": (
         ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "-1"],
         ["--model.optimizer: Invalid learning rate: -1"],
@@ -77,11 +83,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "conversations are no preferences": (
         ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "CHATS"],
-        ["chats.jsonl:1", "conversations (prompt/completion), no preferences", "configs/sft.yaml"],
+        ["chats.jsonl:1", "not preferences but conversations", "configs/sft.yaml"],
     ),
     "preferences are no conversations": (
         ["fit", "--config", "sft.yaml", "--model.policy.path", "TINY", "--data.path", "PAIRS"],
-        ["pairs.jsonl:1", "preferences (chosen, rejected), no conversations", "configs/dpo.yaml"],
+        ["pairs.jsonl:1", "not conversations but pairs", "configs/dpo.yaml"],
     ),
     "half a pair": (
         ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "HALF"],
@@ -97,11 +103,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a list that is none": (
         ["fit", "--config", "dpo.yaml", "--data.columns.labels", "winner"],
-        ["--data.columns.labels: expected a list, got winner; a list is written '[winner]'"],
+        ["--data.columns.labels: expected a list or null, got winner; a list is written '[winner]'"],
     ),
     "a misspelt callback": (
         ["fit", *SFT_TINY, "--trainer.callbacks+=RewardLoger"],
-        ["--trainer.callbacks RewardLoger: there is no such class; did you mean RewardLogger?"],
+        ["--trainer.callbacks RewardLoger: there is no such callback; did you mean RewardLogger?"],
     ),
     "a callback's misspelt option": (
         ["fit", *SFT_TINY, "--trainer.callbacks+=KLControl", "--trainer.callbacks.celing", "3"],
@@ -109,14 +115,20 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a callback's wrong value": (
         ["fit", *SFT_TINY, "--trainer.callbacks+=KLControl", "--trainer.callbacks.ceiling", "high"],
-        ["--trainer.callbacks.ceiling: expected a number, got high"],
+        ["--trainer.callbacks.ceiling: expected a number or null, got high"],
     ),
     "a misspelt method": (["fit", *SFT_TINY, "--model", "DPOO"], ["--model DPOO", "did you mean DPO?"]),
-    "no method of that name": (["fit", *SFT_TINY, "--model", "IPO"], ["--model IPO: there is no such class; give its"]),
-    "a method for data": (["fit", *SFT_TINY, "--data", "DPO"], ["--data DPO: that class goes with --model"]),
+    "no method of that name": (
+        ["fit", *SFT_TINY, "--model", "IPO"],
+        ["--model IPO: there is no such method; give one of DPO, GRPO"],
+    ),
+    "a method for data": (
+        ["fit", *SFT_TINY, "--data", "DPO"],
+        ["--data DPO: that is a method, and a data module is wanted"],
+    ),
     "a misspelt callback of Lightning": (
         ["fit", *SFT_TINY, "--trainer.callbacks+=EarlyStoping"],
-        ["--trainer.callbacks EarlyStoping: there is no such class; did you mean EarlyStopping?"],
+        ["--trainer.callbacks EarlyStoping: there is no such callback; did you mean EarlyStopping?"],
     ),
     "judges that are not named": (
         ["audit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--data.path", "JUDGED"],
@@ -141,7 +153,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),
     "bad type": (["fit", "--config", "sft.yaml", "--data.batch_size", "many"], ["batch_size"]),
-    "missing option": (["export", "--ckpt", "x.ckpt"], ["--out: required"]),
+    "missing option": (["export", "--ckpt", "x.ckpt"], ["export needs --out"]),
     "a reward without what it needs": (
         ["fit", "--config", "demo_grpo.yaml", "--model.rewards+=RewardModelScore"],
         ["RewardModelScore needs path"],

@@ -1,0 +1,88 @@
+"""What can be known to be wrong with a command before torch is loaded, which takes seconds: names, files, folders.
+
+Nothing here decides anything else than what the command itself would find later, by the same functions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_posttrain.arguments import alternatives, resolve_arguments, take_option
+from lit_posttrain.command_line.option_tree import kept_tree
+from lit_posttrain.command_line.reader import CommandLine
+from lit_posttrain.data.sources import local_sources
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.paths import find_checkpoint, resolve
+
+
+def check_run(args: Sequence[str]) -> None:
+    """Check the arguments of a trainer command or of `audit`.
+
+    Raises:
+        PostTrainError: for a config, run, checkpoint, option, data file or model folder that is not there, and for a
+            value of the wrong type.
+    """
+    command = args[0]
+    rest = take_option(list(args), "--out")[1] if command == "audit" else list(args)
+    given = resolve_arguments(rest)[1:]
+    tree = kept_tree()
+    if tree is None or "lit_posttrain.training" in sys.modules:  # then the parser says it as soon
+        return
+    line = CommandLine(tree, command)
+    line.read(given)
+    if any(word.startswith("--print_config") or ".help" in word for word in given):
+        return
+    for data in line.choices.root.below.get("data", []):
+        for name in ("path", "val_path", "test_path"):
+            _, paths = data.given.get(name, (None, None))
+            check_data([paths] if isinstance(paths, str) else paths or [])
+    for method in line.choices.root.below.get("model", []):
+        _, path = method.given.get("policy.path", (None, None))
+        if isinstance(path, str):
+            resolve(path)
+
+
+def check_data(paths: Sequence[str]) -> None:
+    """Refuse files and folders of rows that are not there; those of the hub are not asked for.
+
+    Raises:
+        PostTrainError: as `find_sources`.
+    """
+    for path in paths:
+        local_sources(path)
+
+
+def check_model(path: str) -> None:
+    """Refuse a model, run or checkpoint that is not there; the hub is not asked.
+
+    Raises:
+        PostTrainError: as what loads it.
+    """
+    found = find_checkpoint(path)
+    if found is None:
+        resolve(path)
+    elif not found.exists():
+        raise PostTrainError(f"{found}: no such checkpoint")
+
+
+def check_export(ckpt: str, out: str) -> tuple[Path, Path]:
+    """The checkpoint that is to be exported, and the folder.
+
+    Raises:
+        PostTrainError: if there is no such checkpoint, or the folder holds something.
+    """
+    found, target = find_checkpoint(ckpt), Path(out)
+    if found is None:
+        place = Path(ckpt)
+        runs = [str(f.parent) for f in place.parent.glob("*/last.ckpt")]
+        raise PostTrainError(
+            f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt; "
+            + alternatives(ckpt, runs, "runs there")
+        )
+    if not found.exists():
+        raise PostTrainError(f"{found}: no such checkpoint")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise PostTrainError(f"--out {target} exists already and is not empty; choose another folder")
+    return found, target

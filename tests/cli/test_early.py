@@ -1,0 +1,83 @@
+"""What needs no torch is said before torch is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.processes import environment
+
+from lit_posttrain.options import option_tree
+
+SCRIPT = """
+import sys
+from lit_posttrain.cli import main
+status = main(sys.argv[1:])
+print(status, *(name for name in ("torch", "transformers", "lightning") if name in sys.modules), file=sys.stderr)
+"""
+SFT = ["fit", "--config", "sft.yaml"]
+EARLY: dict[str, tuple[list[str], str]] = {
+    "version": (["--version"], "0"),
+    "help": (["--help"], "0"),
+    "configs": (["configs"], "0"),
+    "help of generate": (["generate", "--help"], ""),
+    "help of chat": (["chat", "--help"], ""),
+    "help of score": (["score", "--help"], ""),
+    "help of export": (["export", "--help"], ""),
+    "unknown command": (["fitt"], "did you mean fit?"),
+    "unknown config": (["fit", "--config", "sftt.yaml"], "did you mean sft.yaml"),
+    "no config": (["fit"], "fit needs a config"),
+    "unknown option": ([*SFT, "--model.warm_up", "1"], "did you mean --model.warmup?"),
+    "another method's option": ([*SFT, "--model.beta", "1"], "SFT has no such option"),
+    "wrong type": ([*SFT, "--trainer.max_steps", "three"], "expected a whole number, got three"),
+    "YAML": (["fit", "--config", "bad.yaml"], "bad.yaml:2: a tab in the indentation"),
+    "option in a file": (["fit", "--config", "sft.yaml", "--config", "odd.yaml"], "odd.yaml:3: warmp: no such option"),
+    "data": ([*SFT, "--data.path", "nothere.jsonl"], "nothere.jsonl: no such file"),
+    "one of several data": ([*SFT, "--data.path", "[builtin:demo_sft, nothere.jsonl]"], "nothere.jsonl: no such file"),
+    "model": ([*SFT, "--model.policy.path", "./nothere"], "./nothere: no such folder"),
+    "run": (["fit", "--resume", "nothere"], "no such run"),
+    "checkpoint": (["validate", "--config", "sft.yaml", "--ckpt_path", "x.ckpt"], "x.ckpt: no such file"),
+    "audit": (["audit", "--config", "sft.yaml", "--data.pth", "x"], "did you mean --data.path?"),
+    "export of nothing": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], "nothere.ckpt: no such checkpoint"),
+    "export to something": (["export", "--ckpt", "there.ckpt", "--out", "full"], "full exists already"),
+    "generate, model": (["generate", "--model", "./x", "--prompt", "hi"], "./x: no such folder"),
+    "generate, nothing": (["generate", "--model", "./x"], "nothing to answer"),
+    "generate, out": (["generate", "--model", "x", "--prompt", "a", "--out", "bad.yaml"], "bad.yaml exists already"),
+    "generate, option": (["generate", "--modle", "./x"], "did you mean --model?"),
+    "score, model": (["score", "--model", "./x", "--data", "builtin:demo_preferences"], "./x: no such folder"),
+    "chat, type": (["chat", "--model", "./x", "--temperature", "hot"], "--temperature: expected a number, got hot"),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_it_is_said_without_torch(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    option_tree()  # as any command before would leave it
+    arguments, expected = EARLY[case]
+    (tmp_path / "bad.yaml").write_text("model:\n\tclass_path: SFT\n")
+    (tmp_path / "odd.yaml").write_text("model:\n  init_args:\n    warmp: 1\n")
+    (tmp_path / "there.ckpt").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert expected in done.stderr
+    if "--help" in arguments and arguments[0] != "--help":  # the parser of a command ends the process
+        assert done.stdout.startswith("usage")
+        return
+    assert done.stderr.splitlines()[-1] in ("0", "2"), done.stderr
+
+
+def test_a_page_of_help_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    option_tree()
+    command = [sys.executable, "-c", SCRIPT, "fit", "--config", "dpo.yaml", "--help"]
+    first, second = (
+        subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+        for _ in range(2)
+    )
+    assert "--model.label_smoothing" in first.stdout
+    assert first.stdout == second.stdout
+    assert second.stderr.splitlines()[-1] == "0"

@@ -1,0 +1,230 @@
+"""Every option takes every kind of value that its type allows, from a config and from the command line alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from lit_posttrain.command_line.option_tree import Option, OptionTree, kept_tree
+from lit_posttrain.command_line.reader import CommandLine
+from lit_posttrain.command_line.values import guarded, plain, type_of
+from lit_posttrain.options import option_tree
+from lit_posttrain.training import PostTrainCLI
+
+# what YAML or Python would take for something else, and what shells and paths make hard
+TEXTS = [
+    "no",
+    "on",
+    "1e3",
+    "null",
+    "None",
+    "2024-01-01",
+    "a b/c d.txt",
+    "ü 文",
+    "[abc]",
+    "{a: 1}",
+    "it's",
+    '"q"',
+    "~",
+    "",
+]
+TEXTS += ["", "-x", "1_000", "a: b", "# c", "\\d+\\n", "x\ny"]
+TREE = option_tree()
+MODEL = "lit_posttrain.models.spec.ModelSpec"  # every method has one
+
+
+def values(hint: str) -> list[Any]:
+    """Some of every kind that a type allows."""
+    found: list[Any] = []
+    for part in hint.split(" | "):
+        if part.startswith("Literal"):
+            found += get_args(type_of(part))
+        elif part.startswith("dict[str, Any"):
+            found += [{"a": None, "b": "no", "c": 1e-5, "d": [None, "null", True], "e": {"f": "on"}}, {}]
+    if "list[str]" in hint:
+        found += [TEXTS, [], ["a"]]
+    if "list[float]" in hint or "tuple[float" in hint:
+        found += [[1e-5, 2.0]]
+    if "list[int]" in hint:
+        found += [[0, 1]]
+    kinds = set(hint.split(" | "))
+    if "str" in kinds:
+        kinds -= {"int", "float", "bool"}  # which a command line could not tell from texts
+    found += [None] if "None" in kinds else []
+    found += [True, False] if "bool" in kinds else []
+    found += [3, -1] if "int" in kinds else []
+    found += [1e-5, 0.25, 2.0, 1e300, float("inf")] if "float" in kinds else []
+    return found + (TEXTS if "str" in kinds else [])
+
+
+def leaves(
+    tree: OptionTree, options: dict[str, Option], way: str = "", but: Sequence[str] = ()
+) -> Iterator[tuple[str, Option]]:
+    for name, option in options.items():
+        if option.group and option.group not in but:
+            yield from leaves(tree, tree.kinds[option.group].options, f"{way}{name}.", but)
+        elif option.hint and not option.family:
+            yield f"{way}{name}", option
+
+
+def typed(value: Any, hint: str) -> str:
+    """A value as people would type it: texts as they are, or in quotes where the option would take them for more."""
+    if isinstance(value, str):
+        more = [*(["null", "~"] if "None" in hint else []), *(["[abc]"] if "list[" in hint else [])]
+        return json.dumps(value) if value in more else value
+    return yaml.safe_dump(value, default_flow_style=True, width=10**9).replace("\n...\n", "").strip()
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *way, last = dotted.split(".")
+        here = found
+        for word in way:
+            here = here.setdefault(word, {})
+        here[last] = value
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
+    return bool(one == other) and (type(one) is type(other) or (numbers and bool not in (type(one), type(other))))
+
+
+def rounds(tree: OptionTree, options: dict[str, Option], but: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Assignments to all leaves at once, in which together every leaf takes every value that it can.
+
+    but: dataclasses that are left out.
+    """
+    every = {dotted: values(option.hint) for dotted, option in leaves(tree, options, but=but)}
+    return [
+        {dotted: choices[(number + place) % len(choices)] for place, (dotted, choices) in enumerate(every.items())}
+        for number in range(max(map(len, every.values()), default=0))
+    ]
+
+
+class Recorder:
+    """The parser of the command line; what a class would be built with is recorded in its place."""
+
+    def __init__(self) -> None:
+        cli: Any = PostTrainCLI(args=BASE, run=False, tracking=False)
+        self.parser = cli.parser
+
+    def built(self, args: list[str]) -> Any:
+        config = plain(self.parser.parse_args(CommandLine(TREE, "audit").read(args)))
+        record = (lambda kind, **given: SimpleNamespace(**plain(given)), object, True)
+        return self.parser.instantiate(guarded(config), instantiators=[record])
+
+
+DATA = ["--data", "ConversationData", "--data.path", "x"]
+BASE = ["--model", "SFT", "--model.policy.path", "x", *DATA]
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Recorder:
+    return Recorder()
+
+
+def arrived(built: Any, dotted: str) -> Any:
+    for word in dotted.split("."):
+        built = built[word] if isinstance(built, dict) else getattr(built, word)
+    return built
+
+
+def classes(family: str) -> list[str]:
+    """Those that can be named and have options."""
+    paths = {name: TREE.resolve(family, name) for name in sorted(TREE.families[family])}
+    named = [(name, TREE.kinds[path].options) for name, path in paths.items() if path]
+    return [name for name, options in named if options and "Config" not in name]  # Lightning makes those itself
+
+
+CASES = [
+    *(("model", "method", name) for name in classes("method")),
+    *(("data", "data module", name) for name in classes("data module") if name != "TreeData"),
+    *(("model.rewards", "reward", name) for name in classes("reward")),
+    *(("trainer.callbacks", "callback", name) for name in classes("callback")),
+    ("model.optimizer", "optimizer", "AdamW"),
+]
+
+
+@pytest.mark.parametrize(("option", "family", "name"), CASES)
+def test_options_of_classes(option: str, family: str, name: str, recorder: Recorder, tmp_path: Path) -> None:
+    many = option in ("model.rewards", "trainer.callbacks")
+    base = BASE[: -len(DATA)] if option == "data" else BASE
+    base = [*BASE, "--model", "GRPO", "--model.rewards+=MathAnswer"] if option == "model.rewards" else base
+    path = str(TREE.resolve(family, name))
+    kind = TREE.kinds[path]
+    file = tmp_path / "config.yaml"
+    elsewhere = [MODEL] if option == "model" and name != "SFT" else []
+    few = 6 if path.startswith(("lightning", "torch")) else None
+    for given in rounds(TREE, kind.options, elsewhere)[:few]:
+        filled = dict(given) if many else {"policy.path": "x", "path": "x", **given}
+        for required in (n for n, o in kind.options.items() if o.required and n not in filled and not o.group):
+            filled[required] = [] if required == "rewards" else "x"  # of a type that cannot be told in words
+        shown = {d: v for d, v in filled.items() if d in given or d.partition(".")[0] in kind.options}
+        spec = {"class_path": name, "init_args": nested(shown)}
+        *_, way = {"model": ["model"], "data": ["data"]}.get(option, [option])
+        config: Any = [spec] if many else spec
+        for word in reversed(way.split(".")):
+            config = {word: config} if word != "optimizer" and word != "rewards" else {"init_args": {word: config}}
+        if family in ("reward", "optimizer"):
+            config = {"model": config["model"]}
+        file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        line = [f"--{option}{'+' if many else ''}={name}"]
+        hints = {dotted: leaf.hint for dotted, leaf in leaves(TREE, kind.options)}
+        line += [f"--{option}.{dotted}={typed(value, hints.get(dotted, ''))}" for dotted, value in shown.items()]
+        for args in ([*base, "--config", str(file)], [*base, *line]):
+            target = arrived(recorder.built(args), option)
+            target = target[-1] if many else getattr(target, "keywords", target)
+            for dotted, value in given.items():
+                got = arrived(target, dotted)
+                assert same(got, value), (args[len(base)], dotted, value, got)
+
+
+def test_options_of_the_run(recorder: Recorder, tmp_path: Path) -> None:
+    options = {n: o for n, o in TREE.commands["audit"].items() if not o.family and n not in ("config", "print_config")}
+    file = tmp_path / "config.yaml"
+    hints = {dotted: leaf.hint for dotted, leaf in leaves(TREE, options)}
+    for given in rounds(TREE, options):
+        file.write_text(yaml.safe_dump(nested(given), allow_unicode=True), encoding="utf-8")
+        line = [f"--{dotted}={typed(value, hints[dotted])}" for dotted, value in given.items()]
+        for args in ([*BASE, "--config", str(file)], [*BASE, *line]):
+            built = recorder.built(args)
+            for dotted, value in given.items():
+                got = arrived(built, dotted)
+                alike = dotted == "trainer.precision" and str(got) == str(value)  # Lightning takes both for one
+                assert alike or same(got, value), (args[len(BASE)], dotted, value, got)
+
+
+@pytest.mark.parametrize("group", ["policy.lora", "critic.model"])
+def test_a_group_of_options_is_switched_off(group: str, recorder: Recorder, tmp_path: Path) -> None:
+    base = [*BASE, "--model", "PPO", "--model.rewards+=MathAnswer", "--model.policy.lora.r", "8"]
+    base += ["--model.critic.model.path", "y", "--model.critic.model.lora.r", "4"]
+    (tmp_path / "off.yaml").write_text(yaml.safe_dump({"model": {"init_args": nested({group: None})}}))
+    for way in (["--config", str(tmp_path / "off.yaml")], [f"--model.{group}", "null"]):
+        assert arrived(recorder.built(base).model, group) is not None
+        assert arrived(recorder.built([*base, *way]).model, group) is None
+
+
+def test_the_kept_tree_is_the_tree() -> None:
+    """What is checked before torch is loaded is what is checked after."""
+    kept = kept_tree()
+    assert kept is not None
+    assert kept.commands == TREE.commands
+    assert {path: TREE.kinds[path] for path in kept.kinds} == kept.kinds
+
+
+def test_a_mapping_reaches_a_method_as_it_was_written() -> None:
+    given = {"a": None, "b": "no", "c": 1e-5, "d": [None, "null", True]}
+    base = [*BASE, "--model", "GRPO", "--model.rewards+=MathAnswer", "--model.engine.options", json.dumps(given)]
+    cli: Any = PostTrainCLI(args=[*base, "--model.engine.options.e", "null"], run=False, tracking=False)
+    assert cli.model._sampler.spec.options == {**given, "e": None}
+    assert cli.option("model.init_args.engine.options") == {**given, "e": None}

@@ -40,6 +40,7 @@ class ScoreOptions:
     overlong: str = "drop"
     on_bad_row: Literal["error", "skip"] = "skip"
     whole_text: bool = True
+    scored: bool = True
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data, or by those of conversations."""

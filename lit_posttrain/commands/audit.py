@@ -14,7 +14,7 @@ def run(args: list[str]) -> int:
     quiet_libraries()
     out, rest = take_option(args, "--out")
     cli = PostTrainCLI(args=resolve_arguments(rest)[1:], run=False, tracking=False)
-    cli.datamodule.build(cli.model.tokenizer, cli.model.max_positions)
+    cli.datamodule.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails)
     print(cli.datamodule.audit.table())
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.rendering import said_after_thinking, thought_of
 
+_TAG_LENGTH = 80
 TAG = r"<[^<>\s]{1,60}>|\[[A-Z_/]{2,30}\]"
 _OPENING = re.compile(r"<([^<>\s/|]{1,60})>$")
 _ANCHOR = 8
@@ -69,7 +70,7 @@ class Joiner:
         """Where in the rendered turn the answer begins, given where turn and prompt part, and where its words begin."""
         words = [word for word in (message["content"], message["content"].strip(), thought_of(message)) if word]
         words_first = turn.startswith(tuple(words), start)
-        if words_first and self._tag_or_word(common_end(prompt, turn[:start])):
+        if words_first and self._end_alike(prompt, turn[:start]):
             return start  # right before the words stands what the prompt ends with
         asked = before["content"].strip() if before else ""
         here = prompt.rfind(asked) + len(asked) if asked else 0
@@ -97,21 +98,22 @@ class Joiner:
         """The character at which two texts part: the beginning of a tag or a word rather than one within it."""
         at = common(prompt, turn)
         while True:
-            low = max(at - 80, 0)
+            low = max(at - _TAG_LENGTH, 0)
             inside = [
                 low + found.start()
                 for text in (prompt, turn)
-                for found in self._whole.finditer(text[low : at + 80])
+                for found in self._whole.finditer(text[low : at + _TAG_LENGTH])
                 if low + found.start() < at < low + found.end()
             ]
             if not inside:
                 return at
             at = min(inside)
 
-    def _tag_or_word(self, text: str) -> bool:
-        """Whether a text holds a whole tag or a whole word and not only the end of one."""
-        found = self._whole.search(text, 1) if text[:1].isalnum() else self._whole.search(text)
-        return found is not None and (found.start() > 0 or bool(self._tag.match(text)))
+    def _end_alike(self, a: str, b: str) -> bool:
+        """Whether two texts end with the same whole tag or word, white space and marks aside."""
+        alike = common(a[::-1], b[::-1])
+        ends = [text[-alike - _TAG_LENGTH :] for text in (a, b)]
+        return all(any(len(end) - m.start() <= alike for m in self._whole.finditer(end)) for end in ends)
 
     def _unwritten(self, surplus: str, rest: str, message: dict[str, Any]) -> str | None:
         """The answer where the prompt opens a thought (`<think>`) and the template leaves the message's thought out
@@ -161,8 +163,3 @@ def common(a: str, b: str) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if a.startswith(b[:middle]) else (low, middle - 1)
     return low
-
-
-def common_end(a: str, b: str) -> str:
-    """The longest common suffix."""
-    return a[len(a) - common(a[::-1], b[::-1]) :]

@@ -39,13 +39,11 @@ class TokenMask:
         """The trees of a text: one, or one a turn where a token holds the end of a turn's prompt and the beginning of
         its answer. What generation is given ends between them, and what it goes on with begins there.
 
-        whole: as in `tree`, which a token across the two is left as it is for.
+        whole: as in `tree`.
 
         Raises:
             BadRow: as `tree`.
         """
-        if rendered.apart:
-            return [self._apart(rendered, *rendered.turns[0])]
         try:
             return [self.tree(rendered, encoding, whole)]
         except _Seam:
@@ -66,6 +64,8 @@ class TokenMask:
         Raises:
             BadRow: nothing to train on, or a prompt whose tokens are not the first tokens of the conversation.
         """
+        if rendered.apart and not isinstance(encoding, Joined):
+            encoding = Joined(self.backend, rendered.text, rendered.turns[0][0])
         ids: list[int] = encoding.ids
         if rendered.unanswered:
             end = len(ids) - (rendered.plain and ids[-1:] == [self._eos])  # some tokenizers write one behind any text
@@ -77,7 +77,7 @@ class TokenMask:
         tokens, counted = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.bool_)
         for start, end in rendered.turns:
             if end > start:
-                for first, past in self._token_spans(rendered, encoding, ids, start, end, whole):
+                for first, past in self._token_spans(rendered, encoding, ids, start, end):
                     counted[first:past] = True
         where = counted.nonzero()[0]
         # the first token of a sequence has no state that could predict it
@@ -90,14 +90,14 @@ class TokenMask:
         return Tree(tokens[:first], [Response(tokens[first:last], counted[first:last])])
 
     def _token_spans(
-        self, rendered: Rendered, encoding: Any, ids: list[int], begin: int, until: int, whole: bool
+        self, rendered: Rendered, encoding: Any, ids: list[int], begin: int, until: int
     ) -> list[tuple[int, int]]:
         """(first, past-the-last) of the trained tokens of the turn in characters `begin` to `until`."""
         length = len(rendered.text)
         if rendered.everything:
             start = _token_at(encoding, begin, length, len(ids))
         else:
-            start = self._boundary(rendered, encoding, ids, begin, whole)
+            start = self._boundary(rendered, encoding, ids, begin)
         if rendered.plain:
             return [(start, len(ids))]
         marks = [(max(a, begin), min(b, until)) for a, b in rendered.marks or () if b > begin and a < until]
@@ -115,7 +115,7 @@ class TokenMask:
             spans[-1] = last, close + 1
         return spans
 
-    def _boundary(self, rendered: Rendered, encoding: Any, ids: list[int], at: int, whole: bool) -> int:
+    def _boundary(self, rendered: Rendered, encoding: Any, ids: list[int], at: int) -> int:
         """The token at which character `at` starts, proven: the text before it has exactly the tokens before it.
 
         Added tokens split a text before anything else does, so it is enough to tokenise from the last one on, which
@@ -140,7 +140,7 @@ class TokenMask:
         begins, ends = encoding.token_to_chars(differs) or (at, at) if differs < len(ids) else (at, at)
         if rendered.plain or (text[begins:at].strip() and text[at:ends].strip()):
             raise self._mismatch(prefix, ids, differs)
-        if whole:
+        if rendered.scored:
             return differs
         raise _Seam
 
@@ -178,8 +178,11 @@ class TokenMask:
         return next((i for i in range(run, last) if ids[i] == self._eos), last)
 
 
-class _Seam(Exception):
+class _Seam(BadRow):
     """White space around the end of a prompt is one token with what is on its other side."""
+
+    def __init__(self) -> None:
+        super().__init__("token boundary", "white space is one token across the end of a prompt; train turn by turn")
 
 
 class Joined:

@@ -96,7 +96,8 @@ class TreeData(LightningDataModule):
         self._val: dict[str, TreeStore] = {}
         self._test: dict[str, TreeStore] = {}
         self._audit: AuditReport | None = None
-        self._built_for: tuple[int, int | None] | None = None
+        self._built_for: tuple[int, int | None, bool] | None = None
+        self._scored = False
 
     def _options(self, max_length: int) -> Options:
         """How records become trees of at most `max_length` tokens."""
@@ -104,13 +105,15 @@ class TreeData(LightningDataModule):
 
     # ------------------------------------------------------------------ building
 
-    def build(self, tokenizer: Any, max_positions: int | None = None) -> None:
-        """Read, tokenise (or open from the cache) and audit everything, without a trainer.
+    def build(self, tokenizer: Any, max_positions: int | None = None, scored: bool = False) -> None:
+        """Read, tokenise (or open from the cache) and audit everything, without a trainer. scored: for a reward model,
+        which reads conversations as the chat template renders them.
 
         Raises:
             PostTrainError: data that cannot be read or trained on, no usable row, or a `max_length` beyond
                 `max_positions`.
         """
+        self._scored = scored
         options = self._options(self._limit(max_positions))
         audit = self._build_stream(tokenizer, options) if self.streaming else self._build_rows(tokenizer, options)
         for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
@@ -119,7 +122,7 @@ class TreeData(LightningDataModule):
         for name, path in _named(self.test_paths, taken={HELD_OUT, *self._val}).items():
             self._test[name] = self._extra(path, name, tokenizer, options, audit)
         self._audit = audit
-        self._built_for = (id(tokenizer), max_positions)
+        self._built_for = (id(tokenizer), max_positions, scored)
 
     def _build_rows(self, tokenizer: Any, options: Options) -> AuditReport:
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
@@ -177,7 +180,7 @@ class TreeData(LightningDataModule):
     def prepare_data(self) -> None:
         """Fill the cache, once per machine; the other processes open it in `setup`."""
         owner = self._owner()
-        self.build(owner.tokenizer, owner.max_positions)
+        self.build(owner.tokenizer, owner.max_positions, owner.layout.tails)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stores, unless `prepare_data` of this process has just done so.
@@ -186,7 +189,7 @@ class TreeData(LightningDataModule):
             PostTrainError: for a stage that has nothing to work on.
         """
         owner = self._owner()
-        if self._built_for != (id(owner.tokenizer), owner.max_positions):
+        if self._built_for != (id(owner.tokenizer), owner.max_positions, owner.layout.tails):
             self.prepare_data()
         if stage == "fit" and self.streaming and self.trainer is not None:
             require_steps(self.trainer)

@@ -50,6 +50,7 @@ class PreferenceOptions:
     train_on_prompt: bool = False
     train_on: TrainOn = "completion"
     whole_text: bool = True
+    scored: bool = False
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data."""
@@ -225,4 +226,5 @@ class PreferenceData(TreeData):
             self.overlong,
             self.on_bad_row,
             self.train_on_prompt,
+            scored=self._scored,
         )

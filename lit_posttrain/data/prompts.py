@@ -59,6 +59,7 @@ class PromptOptions:
     on_bad_row: Literal["error", "skip"] = "error"
     train_on: TrainOn = "nothing"
     whole_text: bool = True
+    scored: bool = False
 
     def reader(self, record: Record) -> Reader:
         """By the columns of prompts."""

@@ -65,7 +65,7 @@ class Conversation:
 
     def first(self, count: int) -> Conversation:
         """The first `count` messages of it."""
-        return replace(self, messages=self.messages[:count])
+        return self if count == len(self.messages) else replace(self, messages=self.messages[:count])
 
     def then(self, *messages: dict[str, Any]) -> Conversation:
         """With more messages behind it."""
@@ -82,6 +82,7 @@ class Renderer:
         self._special = dict(tokenizer.special_tokens_map)
         self._templates: dict[bool, str] = {}
         self._last = _AS_IT_IS
+        self._known: tuple[Conversation | None, bool, str] = None, False, ""
 
     def template(self, tools: Any = None) -> str:
         """The template's text; some tokenizers have another one for conversations with tools."""
@@ -102,7 +103,8 @@ class Renderer:
             BadRow: the template refuses it.
             PostTrainError: the template is no valid Jinja.
         """
-        return self._render(talk, add_generation_prompt=prompt)[0]
+        known, how, text = self._known
+        return text if known is talk and how == prompt else self._render(talk, add_generation_prompt=prompt)[0]
 
     def marked(self, talk: Conversation) -> tuple[str, list[tuple[int, int]]]:
         """The text with the spans, in characters, that a template with `{% generation %}` marks as the assistant's."""
@@ -138,6 +140,7 @@ class Renderer:
             missing = sum(word not in text for m in talk.messages for word in _words(m))
             if best is None or missing < fewest:
                 best, fewest, self._last = made, missing, spelling
+                self._known = made, prompt, text
             if not missing:
                 break
         if best is None:

@@ -32,6 +32,7 @@ class Rendered:
     marks: spans of the template's own within the turns, all that is trained on; None where the turns are.
     plain: no chat template was used; special tokens are added by the tokenizer and an end-of-sequence token follows.
     apart: what stands before the turn, the only one, is tokenised by itself, as generation does.
+    scored: read by a reward model, for which a token across prompt and answer stays one.
     everything: every token is trained on; `turns` then only says where the prompt ends.
     unanswered: a prompt alone, which the model is to answer.
     """
@@ -41,6 +42,7 @@ class Rendered:
     marks: list[tuple[int, int]] | None = None
     plain: bool = False
     apart: bool = False
+    scored: bool = False
     everything: bool = False
     unanswered: bool = False
 
@@ -190,13 +192,15 @@ class ConversationTemplate:
         together = [turn for turn in shared if turn is not None]
         if len(together) == len(turns) and not any(turn.generated for turn in turns):
             marks = None if whole.marks is None else [span for turn in together for span in turn.marks or ()]
-            return [Rendered(whole.text, [(turn.start, turn.end) for turn in together], marks)]
+            spans = [(turn.start, turn.end) for turn in together]
+            return [Rendered(whole.text, spans, marks, scored=self.scored)]
         return [
             Rendered(
                 turn.text,
                 [(turn.start, turn.end)],
                 None if turn.marks is None else list(turn.marks),
                 apart=turn.generated,
+                scored=self.scored,
             )
             for turn in turns
         ]

@@ -54,6 +54,11 @@ class Options(Protocol):
         """Whether responses keep what the template writes behind their last trained token."""
         ...
 
+    @property
+    def scored(self) -> bool:
+        """Whether a reward model reads the conversations, as the chat template renders them."""
+        ...
+
     def reader(self, record: Record) -> Reader:
         """Decide by a file's first record how it is read."""
         ...
@@ -98,9 +103,10 @@ class TreeMaker:
         """names: of the sources, as people know them."""
         self.options, self.tokenizer = options, tokenizer
         self.audits = [FileAudit(name) for name in names]
-        self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.whole_text)
+        self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.scored)
         self.mask = TokenMask(tokenizer)
         self.keys = UsedKeys(tokenizer, options.train_on)
+        self._told: set[str] = set()  # what was counted of the row at hand, which may have several responses
         self._readers: list[Reader | None] = [None] * len(names)
 
     def look(self, file: int, record: Record) -> Reader:
@@ -120,6 +126,7 @@ class TreeMaker:
         reader = self.look(file, record)
         audit = self.audits[file]
         audit.rows += 1
+        self._told.clear()
         try:
             labelled = reader.read(record.data)
             texts = [self._render(example, record, audit) for example in labelled.examples]
@@ -174,7 +181,7 @@ class TreeMaker:
     def _made(self, item: Item, own: Sequence[tuple[Rendered, Any]]) -> list[Tree]:
         """The trees of an item's texts: one of all of them, or several of a single text."""
         made = [self.mask.trees(rendered, encoding, self.options.whole_text) for rendered, encoding in own]
-        marked = item.marked or self.options.whole_text
+        marked = item.marked or self.options.scored
         if len(made) == 1:
             return [_joined([tree], item.labels, marked) for tree in made[0]]
         if any(len(trees) != 1 for trees in made):
@@ -193,12 +200,12 @@ class TreeMaker:
             raise PostTrainError(f"{record.file}:{record.line}: {error}") from error
         audit.rewritten += template.rewritten - before[0]
         audit.unanswered += template.unanswered - before[1]
-        if template.altered > before[2]:
-            audit.altered.add(record.line)
-        if template.generated > before[3]:
-            audit.generated.add(record.line)
-        for what in template.missed:
+        found = {"altered": template.altered > before[2], "generated": template.generated > before[3]}
+        for name in [name for name, is_so in found.items() if is_so and name not in self._told]:
+            getattr(audit, name).add(record.line)
+        for what in set(template.missed) - self._told:
             audit.lost.setdefault(what, Tally()).add(record.line)
+        self._told.update(template.missed, (name for name, is_so in found.items() if is_so))
         if template.holds_control_tokens(example):
             audit.control.add(record.line)
         for rendered in texts:

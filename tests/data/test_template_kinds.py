@@ -1,0 +1,306 @@
+"""Templates that play one trick each, and what is trained under them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import tiny
+from transformers import PreTrainedTokenizerFast
+
+from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.preference import PreferenceOptions
+from lit_posttrain.data.prompts import PromptOptions
+from lit_posttrain.data.store import TreeStore
+from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rollout.text import prompt_ids
+
+ASK, MORE = {"role": "user", "content": "the colour"}, {"role": "user", "content": "and the dog"}
+SAY, LAST = {"role": "assistant", "content": "a fox"}, {"role": "assistant", "content": "it is lazy"}
+TALK = [ASK, SAY, MORE, LAST]
+HEAD = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+ZULU = {"type": "function", "function": {"name": "zulu", "parameters": {}}}
+OPENS = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+
+def tokenizer(template: str, *special: str) -> PreTrainedTokenizerFast:
+    made = tiny.tokenizer(template)
+    made.add_special_tokens({"additional_special_tokens": list(special)})
+    return made
+
+
+def build(tmp_path: Path, made: Any, *rows: Any, options: Any = None) -> tuple[TreeStore, AuditReport]:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return build_store([str(path)], made, options or TokenizeOptions(), str(tmp_path / "cache"))
+
+
+def trained(made: Any, store: TreeStore) -> list[str]:
+    return [made.decode(r.tokens[r.counted]) for i in range(len(store)) for r in store[i].responses]
+
+
+def given(made: Any, messages: list[dict[str, Any]], **variables: Any) -> list[int]:
+    text = made.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+    return list(made(text, add_special_tokens=False)["input_ids"])
+
+
+# ------------------------------------------------------------------------------------------- generation prompts
+
+ALWAYS = HEAD + "{{ m.content + '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' }}"
+ALWAYS_IN_A_BLOCK = (
+    "{% for m in messages %}{{ '<|head|>' + m.role + '<|text|>' + m.content + '<|im_end|>' }}{% endfor %}"
+    "{{ '<|head|>assistant<|text|>' }}"
+)
+
+
+@pytest.mark.parametrize("template", [ALWAYS, ALWAYS_IN_A_BLOCK, ALWAYS.replace("<|im_end|>\n", "<|im_end|>")])
+def test_a_prompt_that_is_always_written_is_no_part_of_the_answer(tmp_path: Path, template: str) -> None:
+    made = tokenizer(template, "<|head|>", "<|text|>")
+    store, audit = build(tmp_path, made, {"messages": TALK}, {"messages": [ASK, SAY]})
+    assert trained(made, store) == ["a fox<|im_end|>it is lazy<|im_end|>", "a fox<|im_end|>"]
+    assert audit.ends == {"<|im_end|>": 3}
+    assert store[1].prompt.tolist() == given(made, [ASK])
+
+
+MARKED_HEAD = HEAD.replace("m.role + '\n'", "m.role + '\n' if m.role == 'user' else '<|im_start|>'")
+# the marks hold the whole prompt of generation, a part of it, or less than generation has to write
+MARKS = {
+    "all": "{% generation %}{{ 'assistant\n' + m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}",
+    "words": "{{ 'assistant\n' }}{% generation %}{{ m.content }}{% endgeneration %}{{ '<|im_end|>\n' }}",
+    "right": "{{ 'assistant\n' }}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}",
+}
+
+
+@pytest.mark.parametrize("marks", MARKS.values(), ids=MARKS)
+def test_marks_hold_what_generation_writes(tmp_path: Path, marks: str) -> None:
+    made = tokenizer(
+        MARKED_HEAD
+        + "{% if m.role == 'assistant' %}"
+        + marks
+        + "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        + OPENS
+    )
+    store, _ = build(tmp_path, made, {"messages": TALK})
+    assert trained(made, store) == ["a fox<|im_end|>it is lazy<|im_end|>"]
+    assert store[0].prompt.tolist() == given(made, [ASK])
+
+
+def test_a_marked_header_that_use_does_not_give_is_trained(tmp_path: Path) -> None:
+    template = HEAD + (
+        "{% if m.role == 'assistant' %}{{ 'final:' }}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}" + OPENS
+    )
+    made = tokenizer(template)
+    store, _ = build(tmp_path, made, {"messages": [ASK, SAY]})
+    assert trained(made, store) == ["final:a fox<|im_end|>"]
+    assert store[0].prompt.tolist() == given(made, [ASK])
+
+
+# a thought that the prompt opens or closes -> what is trained without and with a thought; None: refused
+THOUGHTS = {
+    "opened, and closed by an empty turn": ("<think>\n", "<think></think>", "</think>a fox", "</think>a fox"),
+    "opened, never closed": ("<think>\n", "", "a fox", "hm\n</think>\n\na fox"),
+    "closed": ("<think></think>", "</think>", "a fox", "a fox"),
+    "an empty channel": ("<|channel>thought\n<channel|>", "", "a fox", "a fox"),
+    "white space in one token": ("<think>\n", "<think>\n\n</think>\n\n", "\n</think>\n\na fox", "\n</think>\n\na fox"),
+}
+
+
+@pytest.mark.parametrize(("prompt", "turn", "plain", "thinking"), THOUGHTS.values(), ids=THOUGHTS)
+@pytest.mark.parametrize("road", ["sft", "pairs"])
+def test_turns_are_trained_as_generated(
+    tmp_path: Path, road: str, prompt: str, turn: str, plain: str, thinking: str
+) -> None:
+    template = (
+        HEAD
+        + f"{{{{ ({turn!r} if m.role == 'assistant' else '') + m.content + '<|im_end|>\n' }}}}{{% endfor %}}"
+        + OPENS.replace("assistant\n'", f"assistant\n' + {prompt!r}")
+    )
+    made = tokenizer(template, "<|channel>", "<channel|>")
+    if "\n\n" in turn:
+        made.add_tokens(["\n\n"])
+    thought = {**SAY, "reasoning_content": "hm"}
+    rows: list[Any] = [{"messages": TALK}, {"messages": [ASK, thought]}]
+    options: Any = TokenizeOptions()
+    if road == "pairs":
+        rows = [{"prompt": TALK[:3], "chosen": [LAST], "rejected": [SAY]}]
+        rows += [{"prompt": [ASK], "chosen": [thought], "rejected": [LAST]}]
+        options = PreferenceOptions()
+    store, audit = build(tmp_path, made, *rows, options=options)
+    last = plain.replace("a fox", "it is lazy")
+    expected = [plain, last, thinking] if road == "sft" else [last, plain, thinking, last]
+    assert trained(made, store) == [text + "<|im_end|>" for text in expected]
+    asked = [TALK[:1], TALK[:3], [ASK]] if road == "sft" else [TALK[:3], [ASK]]
+    assert [store[i].prompt.tolist() for i in range(len(store))] == [given(made, messages) for messages in asked]
+    assert [prompt_ids(made, messages) for messages in asked] == [given(made, messages) for messages in asked]
+    prompts, _ = build(tmp_path, made, *({"prompt": m} for m in asked), options=PromptOptions())
+    assert [prompts[i].prompt.tolist() for i in range(len(prompts))] == [given(made, messages) for messages in asked]
+    generated = audit.files[0].generated.count
+    assert generated == (0 if turn.startswith(prompt) else 2)
+    assert any("trained as generated" in line for line in audit.warnings) == bool(generated)
+    if thinking == plain:
+        assert any("leaves out the thoughts of 1 rows" in line or "no place for" in line for line in audit.warnings)
+
+
+@pytest.mark.parametrize(("prompt", "turn", "plain", "thinking"), THOUGHTS.values(), ids=THOUGHTS)
+def test_reward_models_read_what_is_rendered(tmp_path: Path, prompt: str, turn: str, plain: str, thinking: str) -> None:
+    template = (
+        HEAD
+        + f"{{{{ ({turn!r} if m.role == 'assistant' else '') + m.content + '<|im_end|>\n' }}}}{{% endfor %}}"
+        + OPENS.replace("assistant\n'", f"assistant\n' + {prompt!r}")
+    )
+    made = tokenizer(template, "<|channel>", "<channel|>")
+    made.add_tokens(["\n\n"])
+    row = {"prompt": TALK[:3], "chosen": [LAST], "rejected": [SAY]}
+    store, audit = build(tmp_path, made, row, options=PreferenceOptions(scored=True))
+    texts = [[*store[0].prompt.tolist(), *response.tokens.tolist()] for response in store[0].responses]
+    assert texts == [list(made.apply_chat_template([*TALK[:3], m], return_dict=False)) for m in (LAST, SAY)]
+    assert audit.files[0].generated.count == 0
+
+
+SWITCH = (
+    HEAD + "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{{ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif %}"
+)
+
+
+def test_what_cannot_be_joined_names_what_makes_it_fit(tmp_path: Path) -> None:
+    thinks = {"messages": [ASK, {**SAY, "reasoning_content": "hm"}]}
+    fits = "both agree with --model.policy.template_variables '{enable_thinking: true}'"
+    with pytest.raises(PostTrainError, match="renders the prompt as") as error:
+        build(tmp_path, tokenizer(SWITCH), {"messages": TALK}, thinks)
+    assert fits in str(error.value)
+    assert str(error.value).count("rows.jsonl:2") == 1
+    # such a row is one that may be skipped, and one that may bring the variable itself
+    store, audit = build(
+        tmp_path, tokenizer(SWITCH), {"messages": TALK}, thinks, options=TokenizeOptions(on_bad_row="skip")
+    )
+    assert audit.files[0].dropped["prompt differs"].lines == [2]
+    assert len(store) == 2
+    assert any(fits in line for line in audit.warnings)
+    made = tokenizer(SWITCH)
+    store, audit = build(tmp_path, made, {**thinks, "chat_template_kwargs": {"enable_thinking": True}})
+    assert trained(made, store) == ["<think>hm</think>a fox<|im_end|>"]
+    assert store[0].prompt.tolist() == given(made, [ASK], enable_thinking=True)
+    assert audit.files[0].generated.count == 0
+
+
+MOVES = (
+    "{% for m in messages %}{% if loop.last and m.role == 'user' and tools %}"
+    "{{ '[TOOLS]' + tools[0].function.name }}{% endif %}"
+    "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else m.content + '<|im_end|>' }}{% endfor %}"
+)
+
+
+def test_what_stands_elsewhere_once_an_answer_follows(tmp_path: Path) -> None:
+    made = tokenizer(MOVES)
+    row = {"messages": [*TALK, ASK, {"role": "assistant", "content": "the end"}], "tools": [ZULU]}
+    store, _ = build(tmp_path, made, row, options=TokenizeOptions(train_on="last"))
+    text = made.apply_chat_template(row["messages"][:-1], tools=[ZULU], tokenize=False, add_generation_prompt=True)
+    assert "[TOOLS]zulu[INST] the colour [/INST]" in text
+    assert made.decode(store[0].prompt) == text
+    assert trained(made, store) == ["the end<|im_end|>"]
+
+
+# ------------------------------------------------------------------------------------------- ends
+
+ROLES = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}" + (
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+CLOSED_LATER = (
+    "{% for m in messages %}{% if m.role == 'user' %}{% if not loop.first %}{{ '<|done|>' }}{% endif %}{{ '<|user|>' }}"
+    "{% else %}{{ '<|assistant|>' }}{% endif %}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("template", "end"), [(ROLES, "<|user|>"), (CLOSED_LATER, "<|done|>")])
+def test_a_token_behind_a_turn_is_its_end(tmp_path: Path, template: str, end: str) -> None:
+    made = tokenizer(template, "<|user|>", "<|assistant|>", "<|done|>")
+    store, audit = build(tmp_path, made, {"messages": TALK}, {"messages": [ASK, SAY]})
+    assert trained(made, store) == [f"a fox{end}it is lazy{end}", f"a fox{end}"]
+    assert audit.ends == {end: 3}
+    assert not any("learn to stop" in line for line in audit.warnings)
+
+
+def test_a_token_before_every_turn_is_no_end(tmp_path: Path) -> None:
+    template = ROLES.replace("'<|' + m.role + '|>'", "'<|turn|>' + m.role + ':'")
+    made = tokenizer(template.replace("<|assistant|>", "<|turn|>assistant:"), "<|turn|>")
+    store, audit = build(tmp_path, made, {"messages": TALK})
+    assert trained(made, store) == ["a foxit is lazy"]
+    assert audit.ends == {"": 2}
+
+
+# ------------------------------------------------------------------------------------------- clocks and spellings
+
+
+def test_a_template_that_writes_the_time_is_rendered_at_one_moment(tmp_path: Path) -> None:
+    made = tokenizer("{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') + '\n' }}" + tiny.CHATML)
+    store, audit = build(tmp_path, made, *({"messages": TALK} for _ in range(50)))
+    assert len({store[i].prompt.tobytes() for i in range(50)}) == 1
+    assert audit.dated_template[:2] == "20"
+    assert any(f"writes the day of tokenisation ({audit.dated_template})" in line for line in audit.warnings)
+
+
+PARTS = HEAD + "{% for part in m.content %}{{ part.text }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}" + OPENS
+REFUSAL = "{% if m.content is string %}{{ raise_exception('parts') }}{% endif %}"
+REFUSES_TEXT = PARTS.replace("{% for part", REFUSAL + "{% for part")
+
+
+@pytest.mark.parametrize("template", [PARTS, REFUSES_TEXT])
+def test_content_is_a_list_of_parts_where_a_template_wants_that(tmp_path: Path, template: str) -> None:
+    made = tokenizer(template)
+    store, audit = build(tmp_path, made, {"messages": TALK})
+    assert trained(made, store) == ["a fox<|im_end|>it is lazy<|im_end|>"]
+    assert made.decode(prompt_ids(made, [ASK])) == "<|im_start|>user\nthe colour<|im_end|>\n<|im_start|>assistant\n"
+    assert audit.total.altered.count == 0
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize("wanted", ["reasoning_content", "thinking", "reasoning"])
+def test_a_thought_stands_under_the_key_that_the_template_reads(tmp_path: Path, key: str, wanted: str) -> None:
+    made = tokenizer(HEAD + f"{{{{ (m.{wanted} or '') + m.content + '<|im_end|>\n' }}}}{{% endfor %}}" + OPENS)
+    store, audit = build(tmp_path, made, {"messages": [ASK, {**SAY, key: "hm "}]})
+    assert trained(made, store) == ["hm a fox<|im_end|>"]
+    assert not audit.files[0].unread
+
+
+# ------------------------------------------------------------------------------------------- what is left out
+
+CALLS = [
+    {"type": "function", "function": {"name": name, "arguments": {"river": river}}}
+    for name, river in (("level", "Meuse"), ("level", "Rhine"))
+]
+ONE_CALL = (
+    HEAD + "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}" + OPENS
+)
+
+
+def test_a_call_that_is_left_out_is_no_row_to_train_on(tmp_path: Path) -> None:
+    row = {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": CALLS}]}
+    with pytest.raises(PostTrainError, match="leaves out 1 of 2 tool calls of turn 2"):
+        build(tmp_path, tokenizer(ONE_CALL), row)
+    other = {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": CALLS[:1]}]}
+    store, audit = build(tmp_path, tokenizer(ONE_CALL), row, other, options=TokenizeOptions(on_bad_row="skip"))
+    assert (len(store), audit.files[0].dropped["not rendered"].lines) == (1, [1])
+
+
+def test_a_call_that_is_left_out_of_an_earlier_turn_is_counted(tmp_path: Path) -> None:
+    row = {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": CALLS}, MORE, LAST]}
+    store, audit = build(tmp_path, tokenizer(ONE_CALL), row, options=TokenizeOptions(train_on="last"))
+    assert len(store) == 1
+    assert audit.files[0].lost["tool calls of earlier turns"].lines == [1]
+    assert any("leaves out the tool calls of earlier turns of 1 rows" in line for line in audit.warnings)
+
+
+def test_tools_that_some_rows_lose_are_counted(tmp_path: Path) -> None:
+    template = "{% if tools and messages[0].role == 'system' %}{{ tools | tojson }}{% endif %}" + tiny.CHATML
+    system = {"role": "system", "content": "hello"}
+    rows = [{"messages": [system, ASK, SAY], "tools": [ZULU]}, {"messages": [ASK, SAY], "tools": [ZULU]}]
+    _, audit = build(tmp_path, tokenizer(template), *rows)
+    assert audit.files[0].lost["tools"].lines == [2]

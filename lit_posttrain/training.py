@@ -139,6 +139,8 @@ class PostTrainCLI(LightningCLI):
                 command, options = (args[:1], args[1:]) if self._has_commands else ([], args)
                 line = CommandLine(option_tree(), command[0] if command else "audit")
                 self.config = plain(parser.parse_args([*command, *line.read(options)]))
+                for note in line.notes if _main_process() else ():
+                    log.warning(note)
             else:
                 super().parse_arguments(parser, args)
         except UsageError as problem:

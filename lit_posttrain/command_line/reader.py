@@ -29,6 +29,7 @@ class CommandLine:
         """
         self.choices = Choices(tree, command)
         self._lists: dict[str, str] = {}  # what was given for options that take a list
+        self.notes: list[str] = []  # what people should be told though it is no mistake
         self._passed: list[str] = []
         self._pending: dict[str, Any] = {}  # options that were read and go on as one config
 
@@ -91,7 +92,7 @@ class CommandLine:
             else:
                 self._hand_over(f"{name}={value}")
             return
-        self._refuse_second_list(typed, text, option, append)
+        self._note_second_list(typed, text, option, append)
         self._pass(found, self._value(found.owner, found.dotted, option, value, place, append), append)
 
     def _pass(self, found: Found, value: Any, append: bool) -> None:
@@ -113,14 +114,14 @@ class CommandLine:
         self._passed += words
         self._pending = {}
 
-    def _refuse_second_list(self, name: str, text: str, option: Option, append: bool) -> None:
+    def _note_second_list(self, name: str, text: str, option: Option, append: bool) -> None:
         earlier = self._lists.get(name)
         if "list[" not in option.hint or append:
             return
         self._lists[name] = text
         if earlier is not None and earlier != text:
             both = ", ".join(part.strip("[]") for part in (earlier, text))
-            raise PostTrainError(f"{name} is given twice, and the second would replace the first; write '[{both}]'")
+            self.notes.append(f"{name} is given twice, and the last one holds; for both write {name} '[{both}]'")
 
     # Configs: each of these gives what it checked as the parser shall have it ------------------------------------
 

@@ -163,10 +163,6 @@ TYPED: dict[str, tuple[list[str], str]] = {
         ["--trainer.callbacks+=KLControl", "--trainer.callbacks+=RewardLogger", "--trainer.callbacks.ceiling", "3"],
         "--trainer.callbacks.ceiling: an option of KLControl, and would go to RewardLogger, the last callback",
     ),
-    "a list given twice": (
-        ["--data.path", "a", "--data.path", "b"],
-        "--data.path is given twice, and the second would replace the first; write '[a, b]'",
-    ),
     "several values": (["--data.path", "a", "b"], "b: every value needs its option's name before it; several values"),
     "no value": (["--trainer.max_steps"], "--trainer.max_steps needs a value"),
     "no value before an option": (["--overwrite", "--name", "x"], "--overwrite needs a value"),
@@ -200,3 +196,11 @@ def test_every_method_has_the_default_optimizer_that_is_reckoned_with() -> None:
         module, _, name = path[0].rpartition(".")
         made = inspect.signature(getattr(import_module(module), name)).parameters["optimizer"].default
         assert type(made([torch.nn.Parameter(torch.zeros(1))])) is torch.optim.AdamW
+
+
+def test_of_a_list_that_is_given_twice_the_last_one_holds_and_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(SFT)
+    line = CommandLine(TREE, "fit")
+    passed = line.read(["--config", str(tmp_path / "mine.yaml"), "--data.path", "a", "--data.path", "b"])
+    assert '{"data": {"init_args": {"path": "b"}}}' in passed
+    assert line.notes == ["--data.path is given twice, and the last one holds; for both write --data.path '[a, b]'"]

@@ -15,14 +15,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
-from lit_posttrain.callbacks.protocols import StartsProcesses
-from lit_posttrain.signals import STOPS, give_back, handled_here, leave_closed_terminal, take_over
+from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses
+from lit_posttrain.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class GracefulInterrupt(Callback):
     """On the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) finishes the optimizer step, saves last.ckpt and ends
     the run; a further Ctrl-C stops at once. Processes that a run starts are not concerned: a signal ends them as usual.
+    So responses that are being sampled and rewarded are given up: a signal reaches the processes of rewards too, and
+    what they say then is not to be trained on. The run that goes on samples them again. (Not with several processes.)
 
     The validation that would follow the step is left out, except after the last step, which ends the run by itself.
     `interrupted` says afterwards whether it came to that, `signal` which one it was.
@@ -40,6 +42,7 @@ class GracefulInterrupt(Callback):
         self._validation_batches: int | float | None = None
         self._between_steps = True
         self._stopping = False
+        self._rewarded: AwaitsRewards | None = None
         self._callbacks: list[Callback] = []  # of the trainer, while some of them are set aside
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,6 +55,8 @@ class GracefulInterrupt(Callback):
         if trainer.received_sigterm:
             raise SIGTERMException
         self.interrupted, self._between_steps, self._stopping = False, True, False
+        alone = trainer.world_size == 1
+        self._rewarded = pl_module if alone and isinstance(pl_module, AwaitsRewards) else None
         if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
             for number in filter(handled_here, STOPS):
                 self._previous_handlers[number] = take_over(number, self._handle)
@@ -65,6 +70,9 @@ class GracefulInterrupt(Callback):
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         if number == signal.SIGHUP:
             leave_closed_terminal()
+        if self._rewarded is not None and self._rewarded.awaits_rewards:
+            self._rewarded.given_up = number
+            raise RunStopped(number)
         print(f"\nstopping after this optimizer step{again}", flush=True)
 
     def on_train_batch_end(
@@ -123,8 +131,11 @@ class GracefulInterrupt(Callback):
         self._restore(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As `on_train_end`, which does not come then. After the second Ctrl-C say what can be gone on from."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self._previous_handlers:
+        """As `on_train_end`, which does not come then. Say what can be gone on from."""
+        stops = isinstance(exception, (KeyboardInterrupt, RunStopped))
+        if stops and trainer.is_global_zero and self._previous_handlers:
+            for last in (c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)):
+                last.save_finished_step(trainer, pl_module, exception)
             saved = (Path(trainer.default_root_dir) / "last.ckpt").exists()
             way = f"go on from the last save with: {self._how(trainer)}" if saved else "nothing was saved yet"
             print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)

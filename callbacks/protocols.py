@@ -156,6 +156,15 @@ class FinishesSteps(Protocol):
 
 
 @runtime_checkable
+class AwaitsRewards(Protocol):
+    """A method that samples responses and has them rewarded. awaits_rewards: whether it does so now. given_up: the
+    signal that ended that, to be raised as `RunStopped` again where a reward has caught it."""
+
+    awaits_rewards: bool
+    given_up: int | None
+
+
+@runtime_checkable
 class StartsProcesses(Protocol):
     """A method whose rewards may start processes."""
 

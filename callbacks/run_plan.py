@@ -104,10 +104,9 @@ class RunPlan(Callback):
         lines += [("ended by", reason)] if (reason := ended_by(trainer)) else []
         behind = trainer.global_step - self._validated
         if behind and any(file.endswith("best.ckpt") for file in kept):
-            last = Path(trainer.default_root_dir) / "last.ckpt"
-            lines.append(
-                ("note", f"the last {behind:,} steps were not validated: best.ckpt is older, {last} is the end")
-            )
+            steps = _number(behind, "step was", "steps were")
+            older = "best.ckpt is older, and what export takes; last.ckpt has the last weights"
+            lines.append(("note", f"the last {steps} not validated: {older}"))
         lines += [("kept", ", ".join(kept))] if kept else []
         following = [("" if place else "next", command) for place, command in enumerate(self.next_commands)]
         return lines + (following if kept else [])

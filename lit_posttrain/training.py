@@ -44,7 +44,7 @@ from lit_posttrain.options import RunOptions, RunParser, option_tree
 from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.run_folder import RunLock, fresh_name
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
-from lit_posttrain.signals import Terminated, terminable
+from lit_posttrain.signals import RunStopped, Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
 from lit_posttrain.trainer_checks import check_chosen, named_strategy, refusal_in
 
@@ -321,8 +321,11 @@ def _main_process() -> bool:
 def run(args: list[str]) -> int:
     """Run a trainer subcommand; 128 + its number when a signal (Ctrl-C is 2) stopped it, as shells count."""
     quiet_libraries()
-    with terminable():
-        cli = PostTrainCLI(args=resolve_arguments(args))
+    try:
+        with terminable():
+            cli = PostTrainCLI(args=resolve_arguments(args))
+    except RunStopped as stop:
+        return 128 + stop.number
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
     stops = [c.signal for c in trainer.callbacks if isinstance(c, GracefulInterrupt) and c.interrupted]
     # a process that another one started ends well: its launcher would kill the others for anything else

@@ -11,7 +11,8 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
 from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling, SamplingProgress
+from lit_posttrain.signals import RunStopped
 from lit_posttrain.trainer_state import dry_run, from_all_ranks, seed_of, together
 from lit_posttrain.types import PromptRecord, Tree, TreeBatch
 
@@ -97,6 +99,8 @@ class OnPolicyModule(ReferencedModule):
         self.sampling_progress: SamplingProgress | None = None
         self._broken: PostTrainError | None = None  # what ended that
         self._responses = self._scored = 0  # how many this run has sampled, and how many of them had a score
+        self.awaits_rewards = False
+        self.given_up: int | None = None
         self.rollouts: list[Rollout] = []  # of the phase at hand and all ranks, for callbacks
         self._saved_experience: Experience | None = None
         self._unlogged: Stats = {}
@@ -306,10 +310,22 @@ class OnPolicyModule(ReferencedModule):
         sampling = replace(self.sampling, seed=seed_of(phase, attempt) + self.sampling.seed)
 
         def answered() -> list[Rollout]:
-            answers = self._answers(mine, self.phases.group_size, sampling, first)
-            return judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
+            with self._awaiting():
+                answers = self._answers(mine, self.phases.group_size, sampling, first)
+                return judged(mine, answers, self.rewards, self.tokenizer, self.phases.mask_truncated)
 
         return [one for some in from_all_ranks(together(trainer, answered), trainer) for one in some]
+
+    @contextmanager
+    def _awaiting(self) -> Iterator[None]:
+        """While responses are sampled and rewarded a signal that stops the run ends it at once."""
+        self.awaits_rewards, self.given_up = True, None
+        try:
+            yield
+        finally:
+            self.awaits_rewards = False
+        if self.given_up is not None:
+            raise RunStopped(self.given_up)
 
     def _answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling, first: int = 0) -> list[list[Completion]]:
         return self._sampler.answers(prompts, n, sampling, first)
@@ -388,8 +404,9 @@ class OnPolicyModule(ReferencedModule):
         prompts = [store[row] for row in batch.tree_rows]
 
         def answered() -> list[Rollout]:
-            drawn = self._answers(prompts, 1, replace(self.sampling, temperature=0.0))
-            return judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
+            with self._awaiting():
+                drawn = self._answers(prompts, 1, replace(self.sampling, temperature=0.0))
+                return judged(prompts, drawn, self.rewards, self.tokenizer, mask_truncated=False)
 
         found = together(self.trainer, answered)
         for name, (total, count) in phase_stats(found, self.reward_names).items():

@@ -119,8 +119,7 @@ def test_a_run_goes_on_from_another_folder(
 ) -> None:
     Path("column").touch()  # a file that is called as a column is
     (tmp_path / "model").symlink_to(tiny_model)
-    options = ["--name", "one", "--data.path", chats.name, "--model.policy.path", "model"]
-    assert fit(chats, tiny_model, *options, "--trainer.max_epochs", "1") == 0
+    assert fit(Path(chats.name), Path("model"), "--name", "one", "--trainer.max_epochs", "1") == 0
     saved = yaml.safe_load(Path("runs/one/config.yaml").read_text())
     assert saved["data"]["init_args"]["path"] == str(chats)
     assert saved["model"]["init_args"]["policy"]["path"] == str(tmp_path / "model")

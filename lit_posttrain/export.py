@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_posttrain.command_line.early import check_export
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.export_card import model_card
+from lit_posttrain.export_older import readable_by_older
 from lit_posttrain.export_proof import (
     Proof,
     check_tokenizer,
@@ -110,6 +111,7 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
         )
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    readable_by_older(folder)
     proof.compare_rounded("the weights", written, proof.answers(model))
     del model  # two models might not fit
     proof.compare("reading the folder back", _read_back(folder, padding, proof))
@@ -140,10 +142,12 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
     config.base_model_name_or_path = str(base.resolve()) if local else where
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
+    readable_by_older(folder)
     del model
     if gguf:
         dense = build_policy(replace(spec, lora=None, quantization=None), 0).transformer
         dense.save_pretrained(base)
+        readable_by_older(base)
         del dense
     proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof)))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)

@@ -22,6 +22,7 @@ from lit_posttrain.export_proof import (
     load_model,
     unpacking_tolerance,
 )
+from lit_posttrain.models.adapter_folders import write_base
 from lit_posttrain.models.loading import DTYPES, build_policy, torch_dtype
 from lit_posttrain.models.merging import cast_saved, merged, unquantized
 from lit_posttrain.models.paths import resolve
@@ -143,6 +144,7 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     readable_by_older(folder)
+    write_base(folder, spec, restored.run.get("frozen", {}).get("policy"))
     del model
     if gguf:
         dense = build_policy(replace(spec, lora=None, quantization=None), 0).transformer

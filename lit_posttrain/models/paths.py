@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,14 +42,17 @@ def resolve(path: str, what: Literal["model", "tokenizer"] = "model") -> tuple[s
         return str(local.parent), local.name
     if local.is_dir() and what == "model":
         if (local / "adapter_config.json").is_file():
-            raise PostTrainError(
-                f"model path {path}: the folder holds a LoRA adapter without its model; name the run's folder or "
-                "checkpoint instead, or export it merged (without --adapter)"
-            )
+            from lit_posttrain.models.adapter_folders import merged_folder
+
+            return str(merged_folder(local)), None
         if not (local / "config.json").is_file():
+            if find_checkpoint(path) is not None:
+                raise _not_exported(path, local)
             raise PostTrainError(f"model path {path}: the folder holds no config.json, so it is not a model folder")
     if local.is_dir():
         return str(local), None
+    if local.suffix == ".ckpt":
+        raise _not_exported(path, local.absolute().parent)
     if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
     if reason := missing_reason(path, "model"):
@@ -63,6 +66,14 @@ def find_checkpoint(path: str) -> Path | None:
     if place.suffix == ".ckpt":
         return place
     return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
+
+
+def _not_exported(path: str, run: Path) -> PostTrainError:
+    name = run.resolve().name
+    return PostTrainError(
+        f"model path {path}: a run, and not yet a model; make one of it with `lit-posttrain export --ckpt {path} --out "
+        f"{name}-hf`, and name {name}-hf"
+    )
 
 
 def not_found(path: str, reason: str) -> PostTrainError:
@@ -79,13 +90,15 @@ def _similar(place: Path) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def made_once(source: Path, kind: str, make: Callable[[Path], None]) -> Path:
-    """The cached folder that `make(folder)` writes from `source`; made on first use, and only whole folders appear.
+def made_once(source: Path, kind: str, make: Callable[[Path], None], beside: Sequence[Path] = ()) -> Path:
+    """The cached folder that `make(folder)` writes from `source` and the files `beside` it; made on first use and when
+    one of them has changed, and only whole folders appear.
 
     Several processes may ask at once; the first to finish wins.
     """
-    stat = source.stat()
-    identity = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|2"  # 1: before weights were checked
+    stats = [(file.resolve(), file.stat()) for file in (source, *beside)]
+    identity = "|".join(f"{file}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats)
+    identity += "|2"  # 1: before weights were checked
     key = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
     home = cache_root() / "models" / f"{key}-{kind}"
     if home.is_dir():

@@ -11,6 +11,7 @@ import torch
 from helpers import tiny
 from helpers.cli import fit, one_line
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_posttrain import ModelSpec, export_proof
@@ -193,3 +194,64 @@ def test_weights_that_a_type_cannot_hold_are_refused(
     assert main(["export", "--ckpt", "runs/one", "--out", "out", "--dtype", "float16"]) == 2
     assert "choose another --dtype" in one_line(capsys)
     assert not Path("out").exists()
+
+
+def test_an_adapter_folder_is_a_model_for_every_command(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny.save_model(tmp_path / "base")
+    trained(chats, base, *LORA, "--model.policy.lora.target_modules", '["embed_tokens", "q_proj"]')
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    assert float((logits(restore("adapter").policy.transformer) - expected).abs().max()) < 1e-4
+    ask = ["generate", "--model", "adapter", "--prompt", "what is 3", "--max_new_tokens", "2"]
+    assert main(ask) == 0
+    assert fit(chats, Path("adapter"), "--name", "two", "--trainer.max_steps", "1", *LORA) == 0, "it is trained on"
+    capsys.readouterr()
+    tiny.save_model(base, seed=1)
+    assert main(ask) == 2
+    assert "adapters were trained on another model" in one_line(capsys)
+    assert fit(chats, Path("adapter"), "--name", "three", "--trainer.max_steps", "1") == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "without adapter_model.safetensors"),
+        (lambda folder: rename_weights(folder), "weights are missing"),
+        (lambda folder: edit_base(folder, None), "names no base model"),
+        (lambda folder: edit_base(folder, "/nowhere/at/all"), "the base of the adapter: model path /nowhere/at/all"),
+    ],
+)
+def test_an_adapter_that_is_none_is_one_line(
+    spoil: Any, told: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(chats, tiny_model, *LORA)
+    assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+    spoil(Path("adapter"))
+    capsys.readouterr()
+    assert main(["generate", "--model", "adapter", "--prompt", "what is 3"]) == 2
+    assert told in one_line(capsys)
+
+
+def rename_weights(folder: Path) -> None:
+    found = load_file(folder / "adapter_model.safetensors")
+    found = {name.replace("up_proj", "upward_proj"): value for name, value in found.items()}
+    save_file(found, folder / "adapter_model.safetensors")
+
+
+def edit_base(folder: Path, name: str | None) -> None:
+    told = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(told | {"base_model_name_or_path": name}))
+
+
+@pytest.mark.parametrize("path", ["runs/one", "runs/one/last.ckpt"])
+def test_a_run_is_to_be_exported_before_it_is_trained_on(
+    path: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(chats, tiny_model)
+    capsys.readouterr()
+    assert fit(chats, Path(path), "--name", "two") == 2
+    told = one_line(capsys)
+    assert f"`lit-posttrain export --ckpt {path} --out one-hf`" in told
+    assert not Path("runs/two").exists()

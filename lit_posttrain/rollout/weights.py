@@ -37,6 +37,7 @@ def dense_weights(policy: Policy, tied_twice: bool = False) -> Iterator[tuple[st
     given once, or under all their names. Where the policy is sharded, all ranks must go through it."""
     transformer = policy.transformer
     modules = dict(transformer.named_modules())
+    _require_linear(modules, transformer)
     for name, value in transformer.named_parameters(remove_duplicate=not tied_twice):
         if ".lora_" in name:
             continue
@@ -45,6 +46,22 @@ def dense_weights(policy: Policy, tied_twice: bool = False) -> Iterator[tuple[st
         if name.endswith(".base_layer.weight"):
             found = found.float() + _update(owner)
         yield name.replace(".base_layer.", "."), found
+
+
+def _require_linear(modules: dict[str, nn.Module], transformer: Any) -> None:
+    """Refuse adapters on an embedding, on experts, and on a head that shares the embedding's weight: `_update` is for a
+    linear layer with a weight of its own."""
+    for name, module in modules.items():
+        layer: Any = module
+        base = layer.get_base_layer() if hasattr(layer, "lora_A") else None
+        if base is None:
+            continue
+        tied = base.weight is transformer.get_input_embeddings().weight if hasattr(base, "weight") else False
+        if tied or isinstance(base, nn.Embedding) or type(layer).__name__ == "ParamWrapper":
+            raise PostTrainError(
+                f"--model.policy.lora.target_modules: adapters on {name} are not handed to vLLM; take layers of "
+                "attention and MLP alone, or --model.engine.name hf"
+            )
 
 
 def _whole(value: Tensor) -> Tensor:

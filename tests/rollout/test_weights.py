@@ -77,3 +77,11 @@ def test_dora_is_refused() -> None:
     with pytest.raises(PostTrainError, match="DoRA's weights are not handed to vLLM"):
         check_transferable(ModelSpec("any", lora=LoRASpec(dora=True)))
     check_transferable(ModelSpec("any", lora=LoRASpec()))
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_adapters_on_a_tied_embedding_are_not_handed_over(target: str, tiny_model: Path) -> None:
+    """Added into the one weight that both share, they would change the other one too."""
+    policy = build_policy(ModelSpec(str(tiny_model), lora=LoRASpec(r=4, target_modules=[target])), 0)
+    with pytest.raises(PostTrainError, match=f"adapters on .*{target} are not handed to vLLM"):
+        dict(dense_weights(policy))

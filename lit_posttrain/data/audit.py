@@ -56,7 +56,8 @@ class FileAudit:
     rows: rows read. trees: conversations to train on; more than rows where rows were split or trained turn by turn.
     dropped: by reason; a row trained turn by turn counts once per dropped turn. cut: rows shortened at their end.
     split: rows cut into pieces. empty_pieces: pieces without a trained token, left out. unanswered: rows whose last
-    turns nobody answered, left out. rewritten: rows trained turn by turn. duplicates: rows equal to an earlier one.
+    turns nobody answered, left out. rewritten: rows trained turn by turn. duplicates: rows equal to an earlier one,
+    which are at the places of `repeated`. opened: rows that the chat template gives a system prompt of its own.
     unread: rows by what is in them and is not used: columns, and keys of messages. notes: rows by how they were read,
     where that is no matter of course.
     control: rows whose messages contain special tokens. altered: rows with words that the chat template did not write
@@ -77,6 +78,8 @@ class FileAudit:
     unanswered: int = 0
     rewritten: int = 0
     duplicates: int = 0
+    repeated: Tally = field(default_factory=Tally)
+    opened: Tally = field(default_factory=Tally)
     unread: dict[str, Tally] = field(default_factory=dict)
     notes: dict[str, Tally] = field(default_factory=dict)
     control: Tally = field(default_factory=Tally)
@@ -166,7 +169,7 @@ class FileAudit:
         made = cls(**values)
         for name in BY_REASON:
             setattr(made, name, {reason: Tally(**tally) for reason, tally in values[name].items()})
-        for name in _REMARKABLE:
+        for name in (*_REMARKABLE, "repeated", "opened"):
             setattr(made, name, Tally(**values[name]))
         made.longest = [(int(line), int(length)) for line, length in values["longest"]]
         return made
@@ -190,8 +193,9 @@ class AuditReport:
     """All files of one data set.
 
     total: the sums, and lengths over everything. dated_template: the day that the template writes, where it writes
-    the day. remedy: how to make the template render what generation is given, where it does not. ends: trained turns
-    by the end token they close with ("" is none). eos: the tokenizer's end-of-sequence token. held_out: trees set
+    the day. remedy: how to make the template render what generation is given, where it does not. own_prompt: the
+    beginning of the system prompt that the template adds to conversations without one, and its length. ends: trained
+    turns by the end token they close with ("" is none). eos: the tokenizer's end-of-sequence token. held_out: trees set
     aside by --data.val_share. in_training: trees of a
     validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
     at; 0 where all were. mix: shares of an epoch, where --data.weights sets them. compared: what preferences say.
@@ -207,6 +211,8 @@ class AuditReport:
     chat_template: bool = True
     dated_template: str = ""
     remedy: str = ""
+    own_prompt: str = ""
+    own_prompt_tokens: int = 0
     pad_is_eos: bool = False
     eos: str = ""
     ends: dict[str, int] = field(default_factory=dict)
@@ -309,7 +315,13 @@ class AuditReport:
                     "end" + (f"; {self.remedy}" if self.remedy else "")
                 )
         if total.duplicates:
-            found.append(f"{total.duplicates} of {total.rows} rows repeat an earlier row")
+            places = "; ".join(file.where(file.repeated) for file in self.files if file.repeated.count)
+            found.append(f"{total.duplicates} of {total.rows} rows repeat an earlier row ({places})")
+        if total.opened.count:
+            found.append(
+                f"the chat template adds a system prompt of its own to {total.opened.count} rows, "
+                f"{self.own_prompt_tokens} tokens each ({self.own_prompt!r}); --data.system_prompt sets another"
+            )
         if total.unanswered:
             found.append(f"{total.unanswered} rows end in turns that nobody answered; those turns are left out")
         if total.rewritten:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from lit_posttrain.data.as_generated import Turn
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.left_out import LeftOut
+from lit_posttrain.data.messages import SYSTEM
+from lit_posttrain.data.own_prompt import own_prompt
 from lit_posttrain.data.plain_text import PlainText
 from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer, said_after_thinking
 from lit_posttrain.data.turn_maker import TurnMaker
@@ -85,6 +88,7 @@ class ConversationTemplate:
         self._turns = TurnMaker(self._renderer, self._control, tokenizer, scored)
         self._left_out = LeftOut(self._renderer)
         self._roles_checked = False
+        self._tokenizer = tokenizer
 
     @property
     def dated(self) -> str:
@@ -131,6 +135,16 @@ class ConversationTemplate:
         texts = self._texts(turns)
         self.rewritten += len(texts) > 1
         return texts
+
+    @cached_property
+    def own_prompt(self) -> str:
+        """The system prompt that the template adds to a conversation that has none; empty where it adds none."""
+        return own_prompt(self._renderer, self._control, self._tokenizer) if self.has_template else ""
+
+    def opens(self, example: Example) -> bool:
+        """Whether the template adds a system prompt of its own to an example."""
+        none = bool(example.messages) and example.messages[0]["role"] not in SYSTEM
+        return none and bool(self.own_prompt)
 
     def holds_control_tokens(self, example: Example) -> bool:
         """Whether a message contains the text of a special token, which the tokenizer reads as that token."""

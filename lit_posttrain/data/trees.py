@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -200,7 +201,11 @@ class TreeMaker:
             raise PostTrainError(f"{record.file}:{record.line}: {error}") from error
         audit.rewritten += template.rewritten - before[0]
         audit.unanswered += template.unanswered - before[1]
-        found = {"altered": template.altered > before[2], "generated": template.generated > before[3]}
+        found = {
+            "altered": template.altered > before[2],
+            "generated": template.generated > before[3],
+            "opened": template.opens(example),
+        }
         for name in [name for name, is_so in found.items() if is_so and name not in self._told]:
             getattr(audit, name).add(record.line)
         for what in set(template.missed) - self._told:
@@ -239,6 +244,8 @@ class TreeMaker:
             chat_template=self.template.has_template,
             dated_template=self.template.dated,
             remedy=self.template.remedy,
+            own_prompt=shorten(self.template.own_prompt, 60),
+            own_prompt_tokens=len(self.mask.backend.encode(self.template.own_prompt, add_special_tokens=False).ids),
             pad_is_eos=self.tokenizer.pad_token_id is not None
             and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id,
             eos=self.tokenizer.eos_token or "",
@@ -305,6 +312,7 @@ def _sum(audits: Sequence[FileAudit]) -> FileAudit:
             for reason, tally in getattr(audit, name).items():
                 getattr(total, name).setdefault(reason, Tally()).count += tally.count
         total.generated.count += audit.generated.count
+        total.opened.count += audit.opened.count
         total.control.count += audit.control.count
         total.altered.count += audit.altered.count
     return total

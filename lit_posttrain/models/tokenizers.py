@@ -121,13 +121,29 @@ def _gguf_tokenizer(where: str, gguf: str) -> Any:
         AutoTokenizer.from_pretrained(where, gguf_file=gguf).save_pretrained(folder)
 
     file = Path(where) / gguf
-    read_header(file)
+    header = read_header(file)
     try:
-        return AutoTokenizer.from_pretrained(made_once(file, "tokenizer", convert))
+        tokenizer = AutoTokenizer.from_pretrained(made_once(file, "tokenizer", convert))
     except Exception as problem:  # as above
         raise PostTrainError(
             f"the tokenizer in {file}: {first_line(problem).removesuffix('.')}; {INSTEAD}"
         ) from problem
+    model = header.values.get("tokenizer.ggml.model")
+    if header.values.get("tokenizer.ggml.add_bos_token", model == "llama"):  # what llama.cpp takes for granted
+        _open_texts(tokenizer)
+    return tokenizer
+
+
+def _open_texts(tokenizer: Any) -> None:
+    """Let the tokenizer write its BOS before plain texts, as the file asks, if transformers did not see to it."""
+    from tokenizers.processors import Sequence, TemplateProcessing
+
+    bos, number = tokenizer.bos_token, tokenizer.bos_token_id
+    if bos is None or tokenizer("a")["input_ids"][:1] == [number]:
+        return
+    opened = TemplateProcessing(single=f"{bos}:0 $A:0", special_tokens=[(bos, number)])
+    core = tokenizer.backend_tokenizer
+    core.post_processor = Sequence([core.post_processor, opened]) if core.post_processor else opened
 
 
 def eos_ids(tokenizer: Any, *configs: Any, spec: ModelSpec | None = None, learnt: Iterable[str] = ()) -> list[int]:

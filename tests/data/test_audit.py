@@ -89,6 +89,27 @@ def test_json_round_trip_with_validation(tmp_path: Path) -> None:
     assert any(line.startswith("val: 1 of 1 rows are in the training data too") for line in report.warnings)
 
 
+def test_repeated_rows_are_named(tmp_path: Path) -> None:
+    report = audit_of(tmp_path, [talk("a", "b"), talk("c", "b"), talk("a", "b"), talk("a", "b")])
+    assert f"2 of 4 rows repeat an earlier row ({tmp_path}/rows.jsonl:3, :4)" in report.warnings
+
+
+HIDDEN = (
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nthe lazy dog<|im_end|>\n' }}{% endif %}" + tiny.CHATML
+)
+
+
+def test_a_system_prompt_of_the_template_is_named(tmp_path: Path) -> None:
+    own = {"messages": [{"role": "system", "content": "a"}, *talk("a", "b")["messages"]]}
+    report = audit_of(tmp_path, [talk("a", "b"), own, talk("c", "d")], HIDDEN)
+    size = len(tiny.tokenizer()("<|im_start|>system\nthe lazy dog<|im_end|>\n", add_special_tokens=False)["input_ids"])
+    (line,) = [line for line in report.warnings if "system prompt of its own" in line]
+    assert f"to 2 rows, {size} tokens each ('<|im_start|>system the lazy dog<|im_end|>')" in line
+    assert report.files[0].opened.lines == [1, 3]
+    for template in (tiny.CHATML, HIDDEN.replace("the lazy dog", "").replace("system\n<|im_end|>\n", "")):
+        assert not any("of its own" in line for line in audit_of(tmp_path, [talk("a", "b")], template).warnings)
+
+
 @pytest.mark.parametrize(
     ("rows", "template", "options", "warning"),
     [

@@ -97,9 +97,10 @@ def save_gguf(
     file: Path,
     change: Callable[[dict[str, Tensor]], None] | None = None,
     rope_scaling: str | None = None,
+    add_bos: bool | None = None,
 ) -> Path:
     """Write a tiny Llama's folder as a GGUF file in float32; change: edits the tensors, by their GGUF names;
-    rope_scaling: what the header says of it."""
+    rope_scaling, add_bos: what the header says of it."""
     config, spoken = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -135,6 +136,8 @@ def save_gguf(
     writer.add_bos_token_id(spoken.bos_token_id)
     writer.add_eos_token_id(spoken.eos_token_id)
     writer.add_pad_token_id(spoken.pad_token_id)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_chat_template(spoken.chat_template)
     for name, value in tensors.items():
         writer.add_tensor(name, value.numpy())

@@ -179,6 +179,24 @@ def test_a_gguf_file_that_scales_its_positions(
         build_policy(ModelSpec(str(file)), 400)
 
 
+@pytest.mark.parametrize(("add_bos", "opened"), [(True, "<|im_start|>"), (False, ""), (None, "")])
+def test_a_gguf_file_that_wants_a_bos_gets_one(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, add_bos: bool | None, opened: str
+) -> None:
+    """transformers does not read this of a file whose vocabulary is of GPT-2's kind, as Llama 3's is."""
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    spec = ModelSpec(str(tiny.save_gguf(tiny_model, tmp_path / "model.gguf", add_bos=add_bos)))
+    for _ in range(2):  # converted, and from the cache
+        tokenizer = load_tokenizer(spec)
+        assert tokenizer.decode(tokenizer("the fox")["input_ids"]) == opened + "the fox"
+        assert tokenizer.decode(tokenizer("the fox", add_special_tokens=False)["input_ids"]) == "the fox"
+        asked = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+        assert asked.count("<|im_start|>") == 1
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(ModelSpec("any", tokenizer=str(tmp_path / "saved")))
+    assert again("the fox")["input_ids"] == tokenizer("the fox")["input_ids"]
+
+
 def test_a_revision_of_a_folder(tiny_model: Path) -> None:
     with pytest.raises(PostTrainError, match=r"revision main: .* only models of the hub"):
         load_config(ModelSpec(str(tiny_model), revision="main"))

@@ -1,0 +1,53 @@
+"""Rows as the trainer gets them: the text of their tokens, with what is trained on marked."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from lit_posttrain.types import Role, Tree
+
+OPENS, CLOSES = "[[", "]]"
+_GREEN, _PLAIN = "\033[32m", "\033[0m"
+_CHARACTERS = 1000  # of a run of tokens, half at its beginning and half at its end
+_TOKENS = 12
+
+
+def shown(tree: Tree, tokenizer: Any, colour: bool = False) -> str:
+    """A tree as text: its prompt, then every response, with trained tokens between [[ and ]], in green where `colour`;
+    and the first trained tokens of each response one by one."""
+    prompt, counted = tree.prompt.tolist(), tree.prompt_counted
+    parts = [f"{tree.source}: prompt, {len(prompt)} tokens", _marked(prompt, counted, tokenizer, colour)]
+    for number, response in enumerate(tree.responses, 1):
+        ids, trained = response.tokens.tolist(), response.tokens[response.counted].tolist()
+        kind = "" if response.role == Role.SAMPLE else f" {number} ({Role(response.role).name.lower()})"
+        one_by_one = " ".join(repr(_text([token], tokenizer)) for token in trained[:_TOKENS])
+        more = f" and {len(trained) - _TOKENS} more" if len(trained) > _TOKENS else ""
+        parts += [
+            f"response{kind}, {len(ids)} tokens, {len(trained)} trained: {one_by_one}{more}",
+            _marked(ids, response.counted, tokenizer, colour),
+        ]
+    return "\n".join(parts)
+
+
+def _marked(ids: list[int], counted: Any, tokenizer: Any, colour: bool) -> str:
+    told = []
+    for trained, run in groupby(range(len(ids)), lambda i: counted is not None and bool(counted[i])):
+        text = _shortened(_text([ids[i] for i in run], tokenizer))
+        told.append(_trained(text, colour) if trained else text)
+    return "".join(told)
+
+
+def _trained(text: str, colour: bool) -> str:
+    return f"{_GREEN}{OPENS}{text}{CLOSES}{_PLAIN}" if colour else f"{OPENS}{text}{CLOSES}"
+
+
+def _text(ids: list[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _CHARACTERS:
+        return text
+    half = _CHARACTERS // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters) ... {text[-half:]}"

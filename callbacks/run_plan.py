@@ -145,6 +145,7 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
         *([("engine", note)] if (note := _engine(pl_module)) else []),
         ("model", f"{_count(total)} parameters, {_count(trained)} trained ({trained / max(total, 1):.2%})"),
         ("precision", f"{trainer.precision} on {where}"),
+        *([("rate", note)] if (note := _rates(trainer)) else []),
         ("memory", _memory(trainer, pl_module)),
         ("folder", str(Path(trainer.default_root_dir))),
     ]
@@ -224,6 +225,12 @@ def _memory(trainer: Trainer, pl_module: LightningModule) -> str:
             parts[f"{name} state"] = state
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     return f"{sum(parts.values()) / 1e9:.2f} GB a process ({listed}); {' and '.join(unknown)} on top"
+
+
+def _rates(trainer: Trainer) -> str:
+    """The learning rate after warm-up, of every group that has one of its own."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return " and ".join(dict.fromkeys(f"{float(group.get('initial_lr', group['lr'])):.3g}" for group in groups))
 
 
 def _frozen(pl_module: LightningModule) -> dict[str, int]:

@@ -188,6 +188,11 @@ class PostTrainingModule(MeasuredModule):
         return Balance(self.spec, self.model_config)
 
     @property
+    def lr_factor(self) -> float:
+        """That of the adapters."""
+        return 1.0 if self.spec.lora is None else self.spec.lora.lr_factor
+
+    @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model takes."""
         return max_positions(self.model_config)

@@ -44,10 +44,14 @@ class OptimizedModule(pl.LightningModule):
             trained = part.pop("params")
             groups.append({"params": [p for p in trained if p.dim() > 1], **part})
             groups.append({"params": [p for p in trained if p.dim() <= 1], **part, "weight_decay": 0.0})
+        groups = [group for group in groups if group["params"]]
+        with_rates = ["lr" in group for group in groups]  # the optimizer adds its own to the others
         try:
-            optimizer = self.optimizer_factory([g for g in groups if g["params"]])
+            optimizer = self.optimizer_factory(groups)
         except (ValueError, TypeError) as problem:
             raise PostTrainError(f"--model.optimizer: {problem}") from problem
+        for group, has_its_own in zip(optimizer.param_groups, with_rates, strict=True):
+            group["lr"] = group["lr"] if has_its_own else group["lr"] * self.lr_factor
         name_parameters(optimizer, self)
         self.optimizer_settings = self._settings(optimizer)
         if self.trainer.precision == "16-mixed" and any(group.get("fused") for group in optimizer.param_groups):
@@ -88,6 +92,11 @@ class OptimizedModule(pl.LightningModule):
                     f"--model.optimizer {type(optimizer).__name__}: fused, it leaves {dtype} weights on a "
                     f"{device.type} as they are; pass --model.optimizer.init_args.fused false"
                 )
+
+    @property
+    def lr_factor(self) -> float:
+        """What the optimizer's learning rate is multiplied by, for groups without one of their own."""
+        return 1.0
 
     def trained_parts(self) -> list[dict[str, Any]]:
         """The parameters that are trained, as groups with options of their own, such as `lr`; by default one."""

@@ -27,6 +27,8 @@ class LoRASpec:
             et al. 2024). Often better at small ranks, for more time a step.
         rslora: Divide by sqrt(r) instead of r (rsLoRA, Kalajdzievski 2023): large ranks, from about 64 on, otherwise
             learn hardly more than small ones, because their gradients shrink.
+        lr_factor: The optimizer's learning rate is multiplied by this. Adapters want about ten times the rate of all
+            weights, whatever the method: configs/with/lora.yaml asks for that.
     """
 
     r: int = 16
@@ -35,6 +37,7 @@ class LoRASpec:
     target_modules: str | list[str] = "all-linear"
     dora: bool = False
     rslora: bool = False
+    lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.r < 1:
@@ -43,6 +46,8 @@ class LoRASpec:
             raise PostTrainError(f"lora.alpha is {self.alpha}; the scale must be above 0 (2 * r is usual)")
         if not 0 <= self.dropout < 1:
             raise PostTrainError(f"lora.dropout is {self.dropout}; it is a share, at least 0 and below 1")
+        if not 0 < self.lr_factor < math.inf:
+            raise PostTrainError(f"lora.lr_factor is {self.lr_factor}; it must be above 0 (10 is usual)")
 
     @property
     def peft_alpha(self) -> float:

@@ -43,6 +43,7 @@ def test_plan_says_what_will_happen(fit_in: Any, tmp_path: Path, capsys: pytest.
         "batch      4 rows a step, in 3 micro-batches x 1 process",
         f"model      {count / 1e3:.4g}k parameters, {count / 1e3:.4g}k trained (100.00%)",
         "precision  32-true on cpu x 1",
+        f"rate       {run.module.optimizer_settings['lr']:g}",
         f"memory     {4 * weights:.2f} GB a process (weights {weights:.2f}, gradients {weights:.2f}, "
         f"AdamW state {2 * weights:.2f}); activations on top",
         f"folder     {tmp_path}",

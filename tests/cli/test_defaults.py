@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 
-from lit_posttrain import callbacks, options
+from lit_posttrain import callbacks, options, rewards
+from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.policy_gradient import Clip
 from lit_posttrain.methods.ppo import Critic
@@ -35,12 +37,18 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "buffer": (5, 5),
 }
 APART = ("optimizer_factory", "_clock")  # a function, which is compared by what it makes; the time of day
+
+
+def subclasses(module: Any, base: type) -> list[type]:
+    """Those of a base class that a module has."""
+    return [k for k in vars(module).values() if isinstance(k, type) and issubclass(k, base) and k is not base]
+
+
 CLASSES = sorted(
     {
-        *options._METHODS,
-        *options._DATA,
-        *options._REWARDS,
-        *options._CALLBACKS,
+        *subclasses(options, PostTrainingModule),
+        *subclasses(options, LightningDataModule),
+        *subclasses(rewards, rewards.Reward),
         *(kind for name, kind in vars(callbacks).items() if isinstance(kind, type)),
         *(ModelSpec, LoRASpec, Sampling, Phases, EngineSpec, Clip, Critic, WandbOptions, MetricsCSV, FSDP2Strategy),
     },

@@ -12,7 +12,7 @@ from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.rendering import Conversation, Renderer, said_after_thinking
 
 _NEXT = "What is next?"
-_ENOUGH = 5
+_ENOUGH = 20  # a template that writes prompts unasked does so everywhere
 
 
 class TurnEnds:
@@ -35,7 +35,7 @@ class TurnEnds:
             return turn
         following = self._following(talk, talk.then({"role": "user", "content": _NEXT}))
         if following is None or following.startswith(turn):
-            self._clean[key] += following is not None
+            self._clean[key] += 1
             return turn
         at = common(turn, following)
         calls = talk.messages[-1].get("tool_calls", ())
@@ -43,6 +43,7 @@ class TurnEnds:
         start = turn.rfind(words, 0, at)
         asked = prompt.rfind(talk.messages[-2]["content"].strip()) if len(talk.messages) > 1 else 0
         if start < 0 or not turn[at:].strip() or turn[at:].strip() not in prompt[max(asked, 0) :]:
+            self._clean[key] += 1
             return turn
         tokens = list(self._token.finditer(turn, start + len(words), at))
         if len(tokens) > 1 and tokens[-1].end() == at:

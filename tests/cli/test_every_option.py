@@ -15,6 +15,7 @@ from lit_posttrain.command_line.option_tree import Option, OptionTree, kept_tree
 from lit_posttrain.command_line.reader import CommandLine
 from lit_posttrain.command_line.values import guarded, plain, type_of
 from lit_posttrain.options import option_tree
+from lit_posttrain.supported import CALLBACKS
 from lit_posttrain.training import PostTrainCLI
 
 # what YAML or Python would take for something else, and what shells and paths make hard
@@ -143,7 +144,8 @@ def classes(family: str) -> list[str]:
     """Those that can be named and have options."""
     paths = {name: TREE.resolve(family, name) for name in sorted(TREE.families[family])}
     named = [(name, TREE.kinds[path].options) for name, path in paths.items() if path]
-    return [name for name, options in named if options and "Config" not in name]  # Lightning makes those itself
+    refused = {name for name, support in CALLBACKS.items() if not support.works}
+    return [name for name, options in named if options and "Config" not in name and name not in refused]
 
 
 CASES = [

@@ -93,5 +93,5 @@ def _figure_lines(file: Path, step: int) -> list[str]:
     """The figures until the checkpoint was saved. Rows count optimizer steps from 0, checkpoints from 1."""
     figures = run_figures(file, before=step)
     shown = [name for name in figures if name.endswith(_SHOWN)]
-    lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {figures[name]}" for name in shown]
+    lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {figures[name]:.4f}" for name in shown]
     return lines if shown else []

@@ -19,7 +19,11 @@ class Figure:
     steps: int
 
     def __str__(self) -> str:
-        return f"{self.value:.4g}" + (f" (mean of {self.steps} steps)" if self.steps > 1 else "")
+        return format(self, ".4g")
+
+    def __format__(self, spec: str) -> str:
+        """The value by a format of numbers, and what it is a mean of."""
+        return format(self.value, spec) + (f" (mean of {self.steps} steps)" if self.steps > 1 else "")
 
 
 def run_figures(file: Path, before: int | None = None) -> dict[str, Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import shlex
@@ -288,8 +289,11 @@ def _mode_of(model: PostTrainingModule, monitor: str, given: Literal["min", "max
     declared = model.direction_of(monitor)
     mode = given or declared
     if mode is None:
+        known = [f"val/{name}" for name in model.known_directions() if "*" not in name]
+        close = next(iter(difflib.get_close_matches(monitor, known, n=1, cutoff=0.6)), None)
+        meant = f"did you mean {close}? Else pass" if close else "pass"
         raise PostTrainError(
-            f"--monitor {monitor}: pass --monitor_mode min or max to say whether its lowest or highest value is best"
+            f"--monitor {monitor}: {meant} --monitor_mode min or max to say whether its lowest or highest value is best"
         )
     if declared is not None and mode != declared:
         extreme = "lowest" if declared == "min" else "highest"

@@ -44,8 +44,16 @@ class MeasuredModule(OptimizedModule):
         where its method does not say."""
         name = metric.partition("/")[2]
         names = (name, name.partition("/")[2])  # the second one without its file
-        declared = [item for kind in cls.__mro__ for item in vars(kind).get("better", {}).items()]
+        declared = cls.known_directions().items()
         return next((best for pattern, best in declared if any(fnmatchcase(n, pattern) for n in names)), None)
+
+    @classmethod
+    def known_directions(cls) -> dict[str, Direction]:
+        """`better` of the method and of all that it inherits from; its own come first."""
+        found: dict[str, Direction] = {}
+        for kind in cls.__mro__:
+            found |= {name: best for name, best in vars(kind).get("better", {}).items() if name not in found}
+        return found
 
     def track(self, name: str, total: Tensor, count: Tensor | float) -> None:
         """Add to a metric: it is logged as sum(total) / sum(count) over all micro-batches and ranks since the last

@@ -304,7 +304,8 @@ def test_missing_things_come_with_suggestions(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "data" / "train.jsonl").write_text('{"text": "a"}\n')
     for slip in ("data/trainn.jsonl", "data/train"):
         with pytest.raises(
-            PostTrainError, match=r"no such file, folder or hub data set; did you mean data/train\.jsonl\?"
+            PostTrainError,
+            match=r"no such file, folder or hub data set \(looked in .*\); did you mean data/train\.jsonl\?",
         ):
             find_sources(slip)
     with pytest.raises(

@@ -37,6 +37,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """Lightning leaves MASTER_ADDR, LOCAL_RANK and the like behind, by which later tests would take themselves for one
+    of several processes."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _same_torch_state() -> Iterator[None]:
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     yield

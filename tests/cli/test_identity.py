@@ -182,3 +182,19 @@ def test_another_tokenizer_is_refused(
     capsys.readouterr()
     assert main(USES[use]) == 2
     assert "(other tokens)" in one_line(capsys)
+
+
+def test_a_critic_with_adapters_keeps_its_base_too(
+    chats: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    critic = tiny.save_model(tmp_path / "critic", seed=3)
+    Path("asked.jsonl").write_text('{"prompt": "what is 3", "answer": "3"}\n' * 8)
+    options = ["--config", "demo_ppo.yaml", "--data.path", "asked.jsonl", "--model.policy.path", str(tiny_model)]
+    options += ["--model.critic.start", "null", "--model.critic.model.path", str(critic), "--trainer.max_steps", "1"]
+    options += ["--model.critic.model.lora.r", "4", "--model.sampling.max_new_tokens", "4", "--name", "one"]
+    options += ["--wandb.mode", "disabled", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *options]) == 0
+    tiny.save_model(critic, seed=4)
+    capsys.readouterr()
+    assert main(["fit", "--resume", "one", "--trainer.max_steps", "2"]) == 2
+    assert "--model.critic.model: another model than the checkpoint's adapters" in one_line(capsys)

@@ -126,15 +126,20 @@ class KeepsFrozenModels(Protocol):
 @runtime_checkable
 class TrainsInPhases(Protocol):
     """A method that samples what it trains on: an epoch of the Trainer is a rollout phase. group_size: responses to
-    each prompt. engine_name: what draws them, hf where it is the method's own model. sampling_progress: called by that
-    one while it draws, see `rollout.engine.SamplingProgress`."""
-
-    sampling_progress: Callable[[int, int, int, int], None] | None
+    each prompt. engine_name: what draws them, hf where it is the method's own model."""
 
     @property
     def group_size(self) -> int: ...
     @property
     def engine_name(self) -> str: ...
+
+
+@runtime_checkable
+class TellsOfSampling(Protocol):
+    """A method that says how far it is while it samples. sampling_progress: what it calls then, see
+    `rollout.engine.SamplingProgress`."""
+
+    sampling_progress: Callable[[int, int, int, int], None] | None
 
 
 @runtime_checkable

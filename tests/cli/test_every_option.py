@@ -153,7 +153,7 @@ CASES = [
     *(("data", "data module", name) for name in classes("data module") if name != "TreeData"),
     *(("model.rewards", "reward", name) for name in classes("reward")),
     *(("trainer.callbacks", "callback", name) for name in classes("callback")),
-    ("model.optimizer", "optimizer", "AdamW"),
+    ("model.optimizer", "optimizer", "torch.optim.AdamW"),  # bitsandbytes has one too, where it is loaded
 ]
 
 

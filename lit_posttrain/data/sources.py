@@ -53,12 +53,14 @@ class Record:
 @dataclass(frozen=True)
 class Source:
     """One readable thing: `name` as shown to people, the local files that hold its content, and how to read it.
-    beside: what lies in the same folder and is not read, in words."""
+    beside: what lies in the same folder and is not read, in words. part: which rows of the files are read, where they
+    hold more."""
 
     name: str
     files: tuple[Path, ...]
     rows: Callable[[], Iterator[tuple[int, Any]]]
     beside: str = ""
+    part: str = ""
 
     def records(self) -> Iterator[Record]:
         """Stream the rows.
@@ -79,7 +81,7 @@ class Source:
 
     def digest(self) -> str:
         """Hash of the content and of the way it is read, independent of names and times."""
-        total = hashlib.blake2b(digest_size=16)
+        total = hashlib.blake2b(self.part.encode(), digest_size=16)
         for file in self.files:
             total.update("".join(file.suffixes[-2:]).lower().encode())
             with file.open("rb") as stream:
@@ -196,7 +198,9 @@ def _hub(path: str, name: str, config: str | None, split: str, streaming: bool) 
         ) from error
     if streaming:
         return Source(path, (), lambda: _streamed_rows(path, loaded))
-    return Source(path, tuple(Path(f["filename"]) for f in loaded.cache_files), lambda: _dataset_rows(loaded))
+    files = tuple(Path(f["filename"]) for f in loaded.cache_files)
+    # train[:90%] and train[90%:] are cut from the same files
+    return Source(path, files, lambda: _dataset_rows(loaded), part=f"{split} {len(loaded)}")
 
 
 def _streamed_rows(path: str, loaded: Any) -> Iterator[tuple[int, Any]]:
@@ -228,6 +232,7 @@ def _saved_rows(path: str, place: Path) -> Iterator[tuple[int, Any]]:
 
 def _dataset_rows(loaded: Any) -> Iterator[tuple[int, Any]]:
     number = 0
+    loaded = loaded.with_format(None)  # a set may be saved as one that shows tensors, or some of its columns
     for batch in loaded.iter(batch_size=_BATCH_ROWS):
         for values in zip(*batch.values(), strict=True):
             number += 1

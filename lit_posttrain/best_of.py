@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from lit_posttrain.chat import Answer
 from lit_posttrain.data.asked import Asked, continued
-from lit_posttrain.rewards.base import RewardBatch
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
 
 Keep = Literal["best", "all", "pairs"]
@@ -67,7 +66,7 @@ def chosen(
         for one, said in zip(own, answers, strict=True):
             scored = [(next(scores), a) for a in said]
             ended = [(s, a) for s, a in scored if cut_off or a.finish_reason != "length"]
-            ranked = [(s, a) for s, a in ended if not math.isnan(s) and a.text]
+            ranked = [(s, a) for s, a in ended if not math.isnan(s) and a.text.strip()]
             ranked.sort(key=lambda pair: -pair[0])
             found.cut_off += len(scored) - len(ended)
             found.no_score += len(ended) - len(ranked)
@@ -82,19 +81,9 @@ def chosen(
 
 def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum) -> list[float]:
     pairs = [(one, answer) for one, said in zip(asked, answers, strict=True) for answer in said]
-    needed = [name for reward in rewards.rewards for name in reward.needs]
-    names = dict.fromkeys([*needed, *(name for one in asked for name in one.columns)])
-    scores: list[float] = rewards(
-        RewardBatch(
-            prompts=[one.messages for one, _ in pairs],
-            responses=[answer.text for _, answer in pairs],
-            columns={name: [one.columns.get(name) for one, _ in pairs] for name in names},
-            tokens=[answer.tokens for _, answer in pairs],
-            truncated=[answer.finish_reason == "length" for _, answer in pairs],
-            sources=[one.source for one, _ in pairs],
-            records=[one for one, _ in pairs],
-        )
-    ).total.tolist()
+    records, drawn = [one for one, _ in pairs], [answer for _, answer in pairs]
+    batch = rewards.batch(records, [one.source for one in records], [answer.text for answer in drawn], drawn)
+    scores: list[float] = rewards(batch).total.tolist()
     return scores
 
 

@@ -12,7 +12,7 @@ import torch
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.rollout.hf import HFEngine
-from lit_posttrain.rollout.text import Prompt, answer_text, prompt_ids
+from lit_posttrain.rollout.text import Prompt, PromptEncoder, response_text
 from lit_posttrain.runtime import fast_bfloat16_cpu
 
 
@@ -48,10 +48,11 @@ class ChatModel:
         """n answers to each conversation; `first` as in `Engine.generate`.
 
         Raises:
-            PostTrainError: for a conversation that leaves no room for an answer in the model's length.
+            PostTrainError: as `PromptEncoder.ids`, and for a conversation that leaves no room for an answer.
         """
-        ids = [prompt_ids(self.tokenizer, c) for c in conversations]
+        encoder = PromptEncoder(self.tokenizer)
+        ids = [encoder.ids(conversation) for conversation in conversations]
         return [
-            [Answer(answer_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs), c.tokens) for c in completions]
+            [Answer(response_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs), c.tokens) for c in completions]
             for completions in self.engine.generate(ids, n, sampling, first)
         ]

@@ -58,7 +58,7 @@ def chat(
         answer = talker.answer([messages], 1, sampling)[0][0]
         messages.append({"role": "assistant", "content": answer.text})
         cut = "" if answer.finish_reason == "stop" else f"  [cut at {max_new_tokens} tokens]"
-        print(f"\nmodel> {answer.text}{cut}")
+        print(f"\nmodel> {answer.text.strip()}{cut}")
 
 
 def run(args: list[str]) -> int:

@@ -43,7 +43,7 @@ from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import require_state
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
-from lit_posttrain.rollout.text import Prompt, answer_text, prompt_ids
+from lit_posttrain.rollout.text import Prompt, PromptEncoder, response_text
 from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -125,9 +125,10 @@ class PostTrainingModule(MeasuredModule):
         self, conversations: Sequence[Prompt], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """One answer to each conversation, as text: what callbacks that show samples ask for."""
-        ids = [prompt_ids(self.tokenizer, c) for c in conversations]
+        encoder = PromptEncoder(self.tokenizer)
+        ids = [encoder.ids(conversation) for conversation in conversations]
         drawn = self.generate(ids, Sampling(max_new_tokens, temperature, seed=seed))
-        return [answer_text(self.tokenizer, answers[0]) for answers in drawn]
+        return [response_text(self.tokenizer, answers[0]) for answers in drawn]
 
     def engine(self, batch_size: int = 32) -> HFEngine:
         """An engine on the current policy, in the trainer's precision."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.rewards.base import RewardBatch
 from lit_posttrain.rewards.total import RewardSum
 from lit_posttrain.rollout.engine import Completion
+from lit_posttrain.rollout.text import response_text
 from lit_posttrain.types import PromptRecord, Response, Tree
 
 Stats = dict[str, tuple[float, float]]
@@ -70,17 +70,12 @@ def judged(
     flat = [(tree, answer) for tree, answers in zip(prompts, drawn, strict=True) for answer in answers]
     if any(not answer.tokens for _, answer in flat):
         raise PostTrainError("the rollout engine gave a response without tokens; see its messages above")
-    records = [PromptRecord.of(tree) for tree, _ in flat]
-    needed = [name for reward in rewards.rewards for name in reward.needs]
-    names = list(dict.fromkeys([*needed, *(name for record in records for name in record.columns)]))
-    batch = RewardBatch(
-        prompts=[record.messages for record in records],
-        responses=[str(tokenizer.decode(answer.tokens, skip_special_tokens=True)) for _, answer in flat],
-        columns={name: [record.columns.get(name) for record in records] for name in names},
-        tokens=[answer.tokens for _, answer in flat],
-        truncated=[answer.finish_reason == "length" for _, answer in flat],
-        sources=[tree.source for tree, _ in flat],
-        records=records,
+    completions = [answer for _, answer in flat]
+    batch = rewards.batch(
+        [PromptRecord.of(tree) for tree, _ in flat],
+        [tree.source for tree, _ in flat],
+        [response_text(tokenizer, answer) for answer in completions],
+        completions,
     )
     found = rewards(batch)
     totals, unshaped = found.total.tolist(), found.unshaped.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,15 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord
 
 Scores = Sequence[float | Exception | None] | Tensor
+
+
+class Sampled(Protocol):
+    """A sampled response: its tokens, and whether it ended by itself ("stop") or was cut off ("length")."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+    @property
+    def finish_reason(self) -> str: ...
 
 
 @dataclass(frozen=True)

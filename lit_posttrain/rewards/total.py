@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
+from lit_posttrain.rewards.base import Reward, RewardBatch, Sampled, Scores
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
 from lit_posttrain.signals import Terminated
+from lit_posttrain.types import PromptRecord
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,23 @@ class RewardSum:
         """Refuse data without a column that a reward needs; source: where they stand, `file:line`."""
         for reward in self.rewards:
             reward.check(columns, source)
+
+    def batch(
+        self, records: Sequence[PromptRecord], sources: Sequence[str], texts: Sequence[str], drawn: Sequence[Sampled]
+    ) -> RewardBatch:
+        """M responses as rewards see them. records, sources: of each one's prompt. texts, drawn: of each its words, and
+        how it was sampled."""
+        needed = [name for reward in self.rewards for name in reward.needs]
+        names = dict.fromkeys([*needed, *(name for record in records for name in record.columns)])
+        return RewardBatch(
+            prompts=[record.messages for record in records],
+            responses=list(texts),
+            columns={name: [record.columns.get(name) for record in records] for name in names},
+            tokens=[one.tokens for one in drawn],
+            truncated=[one.finish_reason == "length" for one in drawn],
+            sources=list(sources),
+            records=list(records),
+        )
 
     def __call__(self, batch: RewardBatch) -> Rewarded:
         """The rewards of a batch.

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.plain_text import PlainText
-from lit_posttrain.data.rendering import Conversation, Renderer
+from lit_posttrain.data.example import Example
+from lit_posttrain.data.masks import TokenMask
+from lit_posttrain.data.messages import as_messages, check_order
+from lit_posttrain.data.row import Row
+from lit_posttrain.data.templates import ConversationTemplate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.engine import Completion
 from lit_posttrain.types import PromptRecord
@@ -15,28 +18,55 @@ from lit_posttrain.types import PromptRecord
 Prompt = PromptRecord | Sequence[Mapping[str, Any]]
 
 
-def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """The token ids that ask for an answer to a conversation; plain text where the model has no chat template. One that
-    ends with words of the assistant is continued.
+class PromptEncoder:
+    """Prompts as the token ids that ask for an answer, for one tokenizer: the same ones that `PromptData` makes of a
+    file's rows. A prompt that ends with words of the assistant is continued.
 
     Raises:
-        PostTrainError: the chat template refuses the conversation.
+        PostTrainError: the tokenizer is not a fast one.
     """
-    asked = prompt if isinstance(prompt, PromptRecord) else PromptRecord([dict(m) for m in prompt], {})
-    if tokenizer.chat_template is None:
-        text = PlainText(tokenizer).opened_once("\n".join(m["content"] for m in asked.messages))
-        ids = list(tokenizer(text)["input_ids"])
-        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(tokenizer.eos_token) else ids
-    renderer, last = Renderer(tokenizer), asked.messages[-1]
-    begun = last["content"] if last["role"] == "assistant" else ""
-    talk = Conversation(asked.messages, asked.tools, asked.variables, begun, len(asked.messages) - 1)
-    try:
-        text = renderer.before(renderer.spelled(talk, prompt=not begun), len(asked.messages) - bool(begun))
-    except BadRow as problem:
-        raise PostTrainError(f"{str(problem).removesuffix('; mend it')}; see what roles it takes") from None
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._template = ConversationTemplate(tokenizer, "nothing")
+        self._mask = TokenMask(tokenizer)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt; plain text where the model has no chat template.
+
+        Raises:
+            PostTrainError: for messages that are no conversation, one that the chat template refuses, and anything but
+                a user's message where there is no chat template.
+        """
+        try:
+            (rendered,) = self._template.render(_example(prompt))
+            (encoding,) = self._mask.encode([rendered.text], rendered.plain)
+            return [int(token) for token in self._mask.tree(rendered, encoding).prompt]
+        except BadRow as problem:
+            where = getattr(prompt, "source", "")
+            told = str(problem).removesuffix("; mend it")
+            hint = "; see what roles it takes" if problem.reason == "template refused" else ""
+            raise PostTrainError(f"{where and where + ': '}{told}{hint}") from problem
 
 
-def answer_text(tokenizer: Any, completion: Completion) -> str:
-    """What a completion says, without its end token."""
-    return str(tokenizer.decode(completion.tokens, skip_special_tokens=True)).strip()
+def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """The token ids of a single prompt; for many use one `PromptEncoder`."""
+    return PromptEncoder(tokenizer).ids(prompt)
+
+
+def response_text(tokenizer: Any, completion: Completion) -> str:
+    """What a completion says, white space and all, without special tokens such as its end: what rewards judge, and what
+    is shown and kept."""
+    return str(tokenizer.decode(completion.tokens, skip_special_tokens=True))
+
+
+def _example(prompt: Prompt) -> Example:
+    if isinstance(prompt, PromptRecord):
+        messages, around = prompt.messages, {"tools": prompt.tools, "variables": prompt.variables}
+    else:
+        given = prompt if isinstance(prompt, str) else [dict(m) if isinstance(m, Mapping) else m for m in prompt]
+        messages, around = as_messages(given, "messages"), {}
+    bare = len(messages) == 1 and messages[0]["role"] == "user" and not around.get("tools")
+    text = (str(messages[0]["content"]), "") if bare else None
+    example = Example.of(messages, [], Row({}), text=text, **around)
+    check_order(example.messages, answered=False)
+    return example

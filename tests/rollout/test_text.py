@@ -1,0 +1,129 @@
+"""Prompts as token ids, and completions as text: on every road the same, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers import tiny
+from helpers.published import published, published_tokenizer
+
+from lit_posttrain.best_of import _row
+from lit_posttrain.chat import Answer
+from lit_posttrain.data.asked import Asked
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.methods.rollouts import judged
+from lit_posttrain.rewards import FunctionReward
+from lit_posttrain.rewards.total import RewardSum
+from lit_posttrain.rollout.engine import Completion
+from lit_posttrain.rollout.text import prompt_ids, response_text
+from lit_posttrain.types import PromptRecord, Tree
+
+USER = {"role": "user", "content": "what is it"}
+BEGUN = {"role": "assistant", "content": "It is"}
+CALL = {"type": "function", "function": {"name": "zulu", "arguments": {"colour": "brown"}}}
+CALLED = {"role": "assistant", "content": "It is", "tool_calls": [CALL]}
+TOOL = {"type": "function", "function": {"name": "zulu", "parameters": {}}}
+
+
+def text_call(call: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {**call["function"], "arguments": json.dumps({"colour": "brown"})}}
+
+
+SPELLINGS: dict[str, tuple[list[Any], list[Any]]] = {
+    "arguments as JSON text": ([USER, {**CALLED, "tool_calls": [text_call(CALL)]}], [USER, CALLED]),
+    "content null": (
+        [USER, {**CALLED, "content": None}, {"role": "tool", "content": "a fox"}],
+        [USER, {**CALLED, "content": ""}, {"role": "tool", "content": "a fox"}],
+    ),
+    "parts": ([{"role": "user", "content": [{"type": "text", "text": "what is it"}]}], [USER]),
+    "names of ShareGPT": ([{"from": "human", "value": "what is it"}], [USER]),
+    "a function's result": (
+        [USER, CALLED, {"role": "function", "content": "1"}],
+        [USER, CALLED, {"role": "tool", "content": "1"}],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_messages_as_people_write_them_are_read_as_those_of_a_file(spelling: str) -> None:
+    (file,) = published("qwen2_5.jinja")
+    tokenizer = published_tokenizer(file)
+    given, meant = SPELLINGS[spelling]
+    ids = prompt_ids(tokenizer, given)
+    assert ids == prompt_ids(tokenizer, PromptRecord(meant, {}))
+    text = tokenizer.apply_chat_template(meant, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([], "`messages` is an empty list"),
+        ([{"role": "wizard", "content": "a"}], r"messages\[0\]: role 'wizard'"),
+        ([{"role": "system", "content": "be brief"}], "nobody asks anything"),
+        ([USER, {"role": "system", "content": "be brief"}], "a system turn after the first turn"),
+        ([{"role": "user", "content": 7}], r"messages\[0\]: content is 7"),
+        (["what is it"], "not a list of messages"),
+        ("what is it", "`messages` is a string, not a list of messages"),
+    ],
+)
+def test_what_is_no_conversation_is_one_line(messages: Any, told: str) -> None:
+    for template in (tiny.CHATML, None):
+        with pytest.raises(PostTrainError, match=told) as raised:
+            prompt_ids(tiny.tokenizer(template), messages)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        PromptRecord([USER], {}, tools=[TOOL]),
+        PromptRecord([{"role": "system", "content": "be brief"}, USER], {}),
+        PromptRecord([USER, BEGUN], {}),
+        [USER, BEGUN, USER],
+    ],
+)
+def test_without_a_template_nothing_but_a_users_text_is_asked(prompt: Any) -> None:
+    base = tiny.tokenizer(None)
+    with pytest.raises(PostTrainError, match="no chat template, which messages and system prompts need"):
+        prompt_ids(base, prompt)
+    assert base.decode(prompt_ids(base, [USER])) == "what is it"
+
+
+def test_a_call_behind_the_assistants_words_is_part_of_the_prompt() -> None:
+    (file,) = published("qwen2_5.jinja")
+    tokenizer = published_tokenizer(file)
+    text = tokenizer.decode(prompt_ids(tokenizer, PromptRecord([USER, CALLED], {})))
+    assert '"name": "zulu", "arguments": {"colour": "brown"}' in text
+
+
+def test_rewards_of_training_and_of_best_of_n_see_the_same_text() -> None:
+    tokenizer = tiny.tokenizer()
+    said: list[str] = []
+
+    def seen(completions: list[str]) -> list[float]:
+        said.extend(completions)
+        return [float(len(said)) for _ in completions]
+
+    drawn = [Completion(tokenizer(text)["input_ids"], [], "stop") for text in (" a fox<|im_end|>", "\n\na dog \n")]
+    for one in drawn:
+        one.logprobs = [0.0] * len(one.tokens)
+    prompt = Tree(prompt_ids(tokenizer, [USER, BEGUN]), [], record=PromptRecord([USER, BEGUN], {}).to_json())  # type: ignore[arg-type]  # its tokens are only passed on
+    judged([prompt], [drawn], RewardSum([FunctionReward(seen)]), tokenizer, mask_truncated=False)
+    assert said == [response_text(tokenizer, one) for one in drawn] == [" a fox", "\n\na dog \n"]
+
+
+@pytest.mark.parametrize("keep", ["best", "all", "pairs"])
+def test_what_goes_on_with_the_assistants_words_stays_apart_from_them(keep: Any) -> None:
+    one = Asked([USER, BEGUN], {"prompt": [USER, BEGUN]})
+    ranked = [(1.0, Answer(" a fox", "stop", 0.0, [])), (0.0, Answer(" a dog", "stop", 0.0, []))]
+    row = _row(one, ranked, keep)
+    assert row is not None
+    kept = {
+        "best": lambda: row["messages"] == [USER, {"role": "assistant", "content": "It is a fox"}],
+        "all": lambda: [r["text"] for r in row["responses"]] == [" a fox", " a dog"],
+        "pairs": lambda: (row["chosen"], row["rejected"]) == (" a fox", " a dog"),
+    }
+    assert kept[keep]()

@@ -163,9 +163,10 @@ def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
         function = {key: part for key, part in inner.items() if part is not None}
         if not isinstance(function.get("name"), str):
             raise BadRow("wrong type", f"{where}: a tool call has no name; mend it")
-        if isinstance(function.get("arguments"), str):
-            text = function["arguments"]
-            function["arguments"] = as_json(text, f"{where} arguments") if text.strip() else {}
+        given = function.get("arguments")
+        if isinstance(given, str):
+            given = as_json(given, f"{where} arguments") if given.strip() else {}
+        function["arguments"] = {} if given is None else given  # no template reads a call without them
         extra = {key: part for key, part in call.items() if part is not None} if inner is not call else {}
         made.append({"type": "function", **extra, "function": function})
     return made

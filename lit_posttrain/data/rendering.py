@@ -8,7 +8,7 @@ a template writes in full.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -81,7 +81,6 @@ class Renderer:
         self._tokenizer = tokenizer
         self._special = dict(tokenizer.special_tokens_map)
         self._templates: dict[bool, str] = {}
-        self._last = _AS_IT_IS
         self._known: tuple[Conversation | None, bool, str] = None, False, ""
 
     def template(self, tools: Any = None) -> str:
@@ -130,7 +129,9 @@ class Renderer:
         """
         talk = replace(talk, messages=[self._with_thought(m, talk.tools) for m in talk.messages])
         best, fewest, refusal = None, -1, None
-        for spelling in self._spellings(talk):
+        calls = any("tool_calls" in m for m in talk.messages)
+        # always in this order: no row may choose the spelling of another
+        for spelling in (_AS_IT_IS, *(_WITH_CALLS if calls else ()), _PARTS):
             made = replace(talk, spelling=spelling)
             try:
                 text = self.text(made, prompt)
@@ -139,7 +140,7 @@ class Renderer:
                 continue
             missing = sum(word not in text for m in talk.messages for word in _words(m))
             if best is None or missing < fewest:
-                best, fewest, self._last = made, missing, spelling
+                best, fewest = made, missing
                 self._known = made, prompt, text
             if not missing:
                 break
@@ -147,13 +148,6 @@ class Renderer:
             assert refusal is not None
             raise refusal
         return best
-
-    def _spellings(self, talk: Conversation) -> Iterator[Spelling]:
-        calls = any("tool_calls" in m for m in talk.messages)
-        known = [_AS_IT_IS, *(_WITH_CALLS if calls else ()), _PARTS]
-        if self._last in known:
-            yield self._last
-        yield from (spelling for spelling in known if spelling != self._last)
 
     def _with_thought(self, message: dict[str, Any], tools: Any) -> dict[str, Any]:
         """A message with its thought under the key that the template reads."""
@@ -205,6 +199,6 @@ def _words(message: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    arguments = call["function"].get("arguments")
+    arguments = call["function"].get("arguments") or {}
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return {**call, "function": {**call["function"], "arguments": text}}

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.published import outcomes, published, published_tokenizer
+from helpers.published import made_of, outcomes, published, published_tokenizer
+from helpers.talks import TALKS, Talk
 
+from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.masks import TokenMask
 from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.types import Tree
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -28,10 +31,33 @@ PLAIN = [
 def test_nothing_is_trained_wrong(path: Path) -> None:
     found = outcomes(path)
     assert {name: one.said for name, one in found.items() if one.kind == "wrong"} == {}
-    # templates without tool calls cannot train on six of these, and qwen3_5_nothink answers no prompt with a thought
-    assert Counter(one.kind for one in found.values())["refused"] <= 6
+    # templates without tool calls cannot train on seven of these, and qwen3_5_nothink answers no prompt with a thought
+    assert Counter(one.kind for one in found.values())["refused"] <= 7
     plain = {"one turn", "long answer", "two turns", "other scripts", "white space", "code", "unanswered end"}
     assert plain <= {name for name, one in found.items() if one.kind in ("right", "as generated")}
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.stem)
+def test_no_row_chooses_the_text_of_another(path: Path) -> None:
+    tokenizer = published_tokenizer(path)
+    mask = TokenMask(tokenizer)
+
+    def texts(talks: list[Talk]) -> dict[str, list[tuple[str, str]] | str]:
+        template, made = ConversationTemplate(tokenizer), {}
+        for talk in talks:
+            try:
+                made[talk.name] = [seen(tree) for tree in made_of(template, mask, talk)]
+            except BadRow as error:
+                made[talk.name] = error.reason
+        return made
+
+    def seen(tree: Tree) -> tuple[str, str]:
+        (response,) = tree.responses
+        return tokenizer.decode(tree.prompt), tokenizer.decode(response.tokens[response.counted])
+
+    alone = {name: said for talk in TALKS for name, said in texts([talk]).items()}
+    assert texts(TALKS) == alone
+    assert texts(TALKS[::-1]) == alone
 
 
 @pytest.mark.parametrize("path", published("*_training.jinja"), ids=lambda path: path.stem)

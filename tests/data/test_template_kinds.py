@@ -304,3 +304,18 @@ def test_tools_that_some_rows_lose_are_counted(tmp_path: Path) -> None:
     rows = [{"messages": [system, ASK, SAY], "tools": [ZULU]}, {"messages": [ASK, SAY], "tools": [ZULU]}]
     _, audit = build(tmp_path, tokenizer(template), *rows)
     assert audit.files[0].lost["tools"].lines == [2]
+
+
+AS_JSON = (
+    HEAD + "{{ m.content }}{% for call in m.tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}" + OPENS
+)
+
+
+@pytest.mark.parametrize("given", [{}, {"arguments": None}, {"arguments": ""}, {"arguments": "null"}])
+def test_a_call_without_arguments_leaves_the_rows_behind_it_alone(tmp_path: Path, given: dict[str, Any]) -> None:
+    bare = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "get_time", **given}}]}
+    full = {"role": "assistant", "content": "", "tool_calls": CALLS[:1]}
+    made = tokenizer(AS_JSON.replace("{{ call", "{{ call.function.name }}{{ call"))
+    store, _ = build(tmp_path, made, {"messages": [ASK, bare]}, {"messages": [ASK, full]})
+    assert trained(made, store) == ["get_time{}<|im_end|>", 'level{"river": "Meuse"}<|im_end|>']

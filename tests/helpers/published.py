@@ -102,13 +102,18 @@ def outcomes(path: Path) -> dict[str, Outcome]:
     return {talk.name: outcome(tokenizer, talk) for talk in TALKS}
 
 
+def made_of(template: ConversationTemplate, mask: TokenMask, talk: Talk) -> list[Tree]:
+    """The trees of a conversation of which all assistant turns are trained on."""
+    example = Example(copy.deepcopy(talk.messages), 1, tools=talk.tools, variables=dict(talk.variables))
+    texts = template.render(example)
+    return [tree for text in texts for tree in mask.trees(text, mask.encode([text.text], text.plain)[0])]
+
+
 def outcome(tokenizer: Any, talk: Talk) -> Outcome:
     """Train on all assistant turns of a conversation, and judge the tokens."""
     template, mask = ConversationTemplate(tokenizer), TokenMask(tokenizer)
-    example = Example(copy.deepcopy(talk.messages), 1, tools=talk.tools, variables=dict(talk.variables))
     try:
-        texts = template.render(example)
-        trees = [tree for text in texts for tree in mask.trees(text, mask.encode([text.text], text.plain)[0])]
+        trees = made_of(template, mask, talk)
     except BadRow as error:
         possible = rendered(tokenizer, talk, talk.messages, prompt=False)
         return Outcome("refused" if possible else "impossible", str(error))

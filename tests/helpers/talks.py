@@ -112,6 +112,12 @@ TALKS = [
     Talk("tools, none called", "tools", [_ASKS, _says("I would guess a metre.")], [_RIVER, _FERRY]),
     Talk("a tool call", "tool calls", [_ASKS, _CALLS], [_RIVER]),
     Talk(
+        "a call without arguments",
+        "tool calls",
+        [_ASKS, _says("", tool_calls=[_call("river_level")]), _result("3 m"), _says("Three metres in all.")],
+        [_RIVER],
+    ),
+    Talk(
         "a tool call, its result, an answer",
         "tool calls",
         [_ASKS, _CALLS, _result('{"metres": 3}'), _says("Three metres at Maastricht.")],

@@ -80,6 +80,7 @@ def _as_columns(named: PreferenceColumns) -> Columns:
 class _Conversation:
     shape: Any
     system: str | None
+    doubt: str = ""
 
     @property
     def name(self) -> str:

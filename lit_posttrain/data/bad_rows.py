@@ -12,6 +12,11 @@ class BadRow(Exception):
         self.reason = reason
 
 
+class Misread(BadRow):
+    """A record that shows that its file means something else than it is read as. It always ends the run: skipping such
+    records would keep those that happen to look right."""
+
+
 class NothingToLearn(BadRow):
     """A record from which there is nothing to learn by what it says itself, such as a pair of equal responses: always
     counted and listed, never an error."""

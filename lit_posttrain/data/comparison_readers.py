@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Literal
 
-from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.beside import with_thoughts
 from lit_posttrain.data.comparison import Candidate, Comparison, Messages, after_prompt, equal_responses, shared_prompt
 from lit_posttrain.data.formats import added
@@ -20,10 +20,15 @@ from lit_posttrain.data.kinds import GOOD_WORDS
 from lit_posttrain.data.messages import REASONING, as_json, kind, same
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.turns import conversation
+from lit_posttrain.data.votes import Votes, whole_number
 from lit_posttrain.types import Role
 
 Annotators = Literal["soft", "majority"]
-_TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output")
+_TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output", "answer")
+_RANKS_ARE = (
+    "ranks count from 0 or 1, equal ones are ties, and the lowest is the best (of scores the highest: name those with "
+    "--data.columns.scores)"
+)
 
 
 def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
@@ -102,7 +107,7 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
     """A reader of rows with a list of ranked responses: objects with text and rank (0 or 1 is the best, equal ranks are
     ties), or strings beside a list of ranks.
 
-    columns: names of `prompt` and `responses`, and of `ranks` or None.
+    columns: names of `prompt` and `responses`, and of `ranks` and `scores` or None.
     """
 
     def read(row: Row) -> Comparison:
@@ -117,15 +122,16 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
             return Comparison(prompt, [Candidate(m, Role.SAMPLE) for m in said])
         if len(given) < 2:
             raise BadRow("one response", f"`{name}` has {len(given)} responses; a comparison needs two or more")
-        if columns["ranks"]:
-            ranks = _listed(row[columns["ranks"]], str(columns["ranks"]))
-        else:
-            ranks = [r.get("rank") if isinstance(r, dict) else None for r in given]
-        if not columns["ranks"] and all(rank is None for rank in ranks):
+        ranks = [r.get("rank") if isinstance(r, dict) else None for r in given]
+        if column := columns["ranks"]:
+            ranks = _listed(row[column], column)
+        elif column := columns["scores"]:
+            ranks = _ranks_of_scores(_listed(row[column], column), column)
+        elif all(rank is None for rank in ranks):
             raise BadRow(
                 "no ranks",
                 f"the responses in `{name}` have no ranks; write objects with text and rank, or name a column with a "
-                "list of ranks with --data.columns.ranks",
+                "list of ranks with --data.columns.ranks, or with one of scores with --data.columns.scores",
             )
         found = zip(said, _ranks(ranks, len(given)), strict=True)
         return Comparison(prompt, [Candidate(messages, Role.RANKED, rank) for messages, rank in found])
@@ -155,12 +161,26 @@ def _response(response: str | dict[str, Any], where: str, column: str, row: Row)
     return conversation(value, where, row.notes)
 
 
+def _ranks_of_scores(values: Any, column: str) -> Any:
+    """Ranks from 0 on, of scores of which the highest is the best."""
+    if not isinstance(values, list):
+        return values
+    try:
+        scores = [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        scores = [math.nan]
+    if not all(map(math.isfinite, scores)):
+        raise BadRow("scores", f"`{column}` is {values}; every response needs a score, which is a number")
+    return [sorted(set(scores), reverse=True).index(score) for score in scores]
+
+
 def _ranks(values: Any, count: int) -> list[float]:
     """Ranks from 0 on. Ties share a rank; the next one follows either directly or after as many places as there are
     ties.
 
     Raises:
         BadRow: not one whole number a response, all equal, or gaps that no counting of ties explains.
+        Misread: a number that no rank can be, such as a score.
     """
     if not isinstance(values, list) or len(values) != count:
         raise BadRow(
@@ -168,35 +188,32 @@ def _ranks(values: Any, count: int) -> list[float]:
         )
     ranks = [whole for value in values if (whole := whole_number(value)) is not None]
     if len(ranks) < count:
-        raise BadRow("ranks", f"the ranks {values} are not whole numbers; mend them")
+        numbers = all(isinstance(value, (int, float)) for value in values)
+        raise (Misread if numbers else BadRow)("ranks", f"the ranks {values} are not whole numbers; {_RANKS_ARE}")
     order = sorted(set(ranks))
     if len(order) == 1:
         raise NothingToLearn("all tied", "every response has the same rank: no preference; remove the row")
     dense = all(b - a == 1 for a, b in pairwise(order))
     standard = all(sum(v < rank for v in ranks) == rank - order[0] for rank in order)
+    if order[0] < 0 or order[-1] > count:
+        raise Misread(
+            "ranks",
+            f"the ranks {values} of {count} responses have gaps; {_RANKS_ARE}",
+        )
     if order[0] not in (0, 1) or not (dense or standard):
-        raise BadRow("ranks", f"the ranks {values} have gaps; count from 0 or 1, equal ranks are ties")
+        raise BadRow("ranks", f"the ranks {values} have gaps; {_RANKS_ARE}")
     return [float(order.index(v)) for v in ranks]
 
 
-def whole_number(value: Any) -> int | None:
-    """A whole number, also as 1.0 or as text (a CSV file has nothing else); None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return int(number) if number.is_integer() else None
-
-
 def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
-    """A reader of rows with two responses and who preferred which: 1 or 2 (0 is a tie), of one judge or several.
+    """A reader of rows with two responses and who preferred which, of one judge or several.
 
-    columns: names of `prompt`, `first` and `second`; lists of `extra` (added to the prompt) and of `labels`.
+    columns: names of `prompt`, `first` and `second`; the list of `extra` (added to the prompt), and the `votes`.
     annotators: `soft` keeps the share of votes as a probability (a tie is half a vote for either), `majority` takes the
         more frequent vote as certain.
     """
+
+    votes: Votes = columns["votes"]
 
     def read(row: Row) -> Comparison:
         names = [str(columns["first"]), str(columns["second"])]
@@ -204,7 +221,7 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
         prompt, (first, second) = _asked(row, columns, sides, names)
         if not columns["labelled"]:
             return _pair(prompt, first, second, labelled=False)
-        share = _share_for_first([row[c] for c in columns["labels"]], columns["labels"])
+        share = votes.share_for_first([row[column] for column in votes.columns])
         if annotators == "majority" and share == 0.5:
             raise NothingToLearn(
                 "no majority", "the annotators are divided or see a tie: no preference; pass --data.annotators soft"
@@ -216,15 +233,6 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
     return read
 
 
-def _share_for_first(votes: Sequence[Any], names: Sequence[str]) -> float:
-    points = {0: 0.5, 1: 1.0, 2: 0.0}
-    numbers = [whole_number(vote) for vote in votes]
-    for name, vote, number in zip(names, votes, numbers, strict=True):
-        if number not in points:
-            raise BadRow("label", f"`{name}` is {vote!r}; it must be 1, 2, or 0 for a tie")
-    return sum(points[number] for number in numbers if number is not None) / len(votes)
-
-
 def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
     """A reader of rows with one response and whether it is good. columns: names of `prompt`, `completion`, `good`."""
 
@@ -233,7 +241,8 @@ def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
         good = GOOD_WORDS.get(str(label).strip().lower())
         good = {1: True, 0: False, -1: False}.get(number) if (number := whole_number(label)) is not None else good
         if good is None:
-            raise BadRow("label", f"`{columns['good']}` is {label!r}, neither good nor bad; write true or false")
+            what = f"`{columns['good']}` is {label!r}, neither good nor bad; write true or false"
+            raise (BadRow if label in (None, "") else Misread)("label", what)
         name = str(columns["completion"])
         prompt, (answer,) = _asked(row, columns, [conversation(row[name], name, row.notes)], [name])
         return Comparison(prompt, [Candidate(with_thoughts(row, answer), Role.CHOSEN if good else Role.REJECTED)])

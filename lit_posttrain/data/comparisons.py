@@ -6,6 +6,7 @@ As in formats.py, the columns of a file's first record decide, and later records
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from lit_posttrain.data.beside import Beside, refuse_unwanted
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired
 from lit_posttrain.data.formats import check_needs, recognise, require_columns
-from lit_posttrain.data.kinds import asks, guessed, tokens
+from lit_posttrain.data.kinds import asks, guessed, label_values, tokens
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
+from lit_posttrain.data.votes import Votes, Winner
 from lit_posttrain.errors import PostTrainError
 
 _Read = Callable[[Row], Comparison]
@@ -33,6 +35,7 @@ class ComparisonFormat:
     system: str | None = None
     tools: str | None = None
     labelled: bool = True
+    votes: Votes | None = None
 
     def read(self, data: Mapping[str, Any], system_prompt: str | None = None) -> Comparison:
         """The comparison in a record, with what stands beside it; `system_prompt` is put before a prompt that has none.
@@ -63,9 +66,11 @@ class PreferenceColumns:
         margin: Column that says by how much `chosen` is better; reward models ask for that much.
         responses: Column with a list of responses: strings, or objects with text and rank. Needs `prompt`.
         ranks: Column with a list of ranks, where `responses` holds strings; lowest is best, equal ones are ties.
+        scores: Column with a list of scores instead of ranks; highest is best, equal ones are ties.
         first: Column with one of two judged responses. Needs `prompt`, `second` and `labels`.
         second: Column with the other one.
-        labels: Columns with the judgements: 1, 2, or 0 for a tie; one for every annotator.
+        labels: Columns with the judgements, one for every annotator: 1, 2, or 0 for a tie, or what
+            `--data.label_values` says.
         completion: Column with a single response. Needs `prompt` and `good`.
         good: Column that says whether the single response is good.
         system: Column with a system prompt of the row's own. A column called `system` is found without this.
@@ -78,6 +83,7 @@ class PreferenceColumns:
     margin: str | None = None
     responses: str | None = None
     ranks: str | None = None
+    scores: str | None = None
     first: str | None = None
     second: str | None = None
     labels: list[str] | None = None
@@ -88,16 +94,26 @@ class PreferenceColumns:
 
 
 def recognise_comparison(
-    record: Record, columns: PreferenceColumns | None = None, annotators: Annotators = "soft", labelled: bool = True
+    record: Record,
+    columns: PreferenceColumns | None = None,
+    annotators: Annotators = "soft",
+    labelled: bool = True,
+    values: Mapping[str, Winner] | None = None,
 ) -> ComparisonFormat:
     """Decide by the columns of a file's first record, or by the columns that the user named. labelled: False for
-    responses that are yet to be compared: they stay in the record's order, whatever its labels and ranks.
+    responses that are yet to be compared: they stay in the record's order, whatever its labels and ranks. values: what
+    the labels of judged pairs say, where it is not 1, 2 and 0 for a tie.
 
     Raises:
         PostTrainError: a named column does not exist, or no known set of columns does.
     """
     data, named = record.data, columns or PreferenceColumns()
     require_columns(record, named)
+    if named.ranks and re.search("rating|score", named.ranks, re.IGNORECASE):
+        raise PostTrainError(
+            f"{record.file}: --data.columns.ranks {named.ranks}: the lowest rank is the best, and the highest score: "
+            f"pass --data.columns.scores {named.ranks}"
+        )
     around = {"system": named.system, "tools": named.tools}
     wanted = {name: value for name, value in vars(named).items() if value is not None and name not in around}
     guesses = guessed(data)
@@ -105,15 +121,19 @@ def recognise_comparison(
         shapes = [{*needs, *_OPTIONAL.get(name, ())} for name, needs, _ in _SHAPES]
         kept = {"prompt", "extra"}.union(*(shape for shape in shapes if shape & named_ones))
         guesses = {name: column for name, column in guesses.items() if name in kept}
+    for one, other in (("ranks", "scores"), ("scores", "ranks")):
+        if one in wanted:
+            guesses.pop(other, None)
     found = {**guesses, **wanted}
     for name, needs, make in _SHAPES:
         needs = tuple(need for need in needs if labelled or need != "labels")
         if set(needs) <= set(found) and (labelled or name != "unpaired"):
             used = {key: found.get(key) for key in (*needs, *_OPTIONAL.get(name, ()))}
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
-            read = make({**used, "extra": found.get("extra", []), "labelled": labelled}, annotators)
+            votes = Votes(found["labels"], values or label_values(found)) if used.get("labels") else None
+            read = make({**used, "extra": found.get("extra", []), "labelled": labelled, "votes": votes}, annotators)
             needs = (*needed, *(column for column in around.values() if column))
-            return ComparisonFormat("/".join(needed), needs, read, **around, labelled=labelled)
+            return ComparisonFormat("/".join(needed), needs, read, **around, labelled=labelled, votes=votes)
     raise PostTrainError(f"{record.file}:{record.line}: {_unrecognised(record, found, labelled)}")
 
 
@@ -151,7 +171,7 @@ def _named(need: str, column: Any) -> str:
 
 
 _SIGNS = {"pair": ("chosen", "rejected"), "ranking": ("responses",), "judged": ("first", "second")}
-_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks",)}
+_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks", "scores")}
 _SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], _Read]], ...] = (
     ("pair", ("chosen", "rejected"), lambda used, _: paired(used)),
     ("ranking", ("prompt", "responses"), lambda used, _: ranked(used)),

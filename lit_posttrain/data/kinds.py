@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lit_posttrain.data.messages import is_message
+from lit_posttrain.data.votes import Winner
+
 CONVERSATION = ("messages", "conversations", "conversation")
 PROMPT = ("prompt", "instruction", "question", "query", "problem")
 INPUT = ("input", "context")
@@ -20,16 +23,31 @@ ANSWERS = {
 }
 # names in public preference data of what `PreferenceColumns` has a field for
 COMPARED = {
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
+    "chosen": ("chosen", "chosen_response"),
+    "rejected": ("rejected", "rejected_response"),
     "margin": ("margin",),
-    "responses": ("responses", "completions", "outputs", "answers"),
+    "responses": ("responses", "completions", "outputs", "answers", "generations"),
     "ranks": ("ranks", "rank"),
+    "scores": ("ratings", "scores"),
     "first": ("response1", "response_1", "output_1", "output1"),
     "second": ("response2", "response_2", "output_2", "output2"),
     "completion": ("completion", "response", "output", "answer"),
     "good": ("label", "good"),
 }
+# below 0 the first response is better, above it the second
+_SIGNED: dict[str, Winner] = {
+    **dict.fromkeys(("-3", "-2", "-1"), "first"),
+    "0": "tie",
+    **dict.fromkeys(("1", "2", "3"), "second"),
+}
+# published sets of judged pairs that are read as they are: columns of the prompt, of both responses and of the label,
+# and what the label says
+JUDGED: tuple[tuple[str, str, str, str, dict[str, Winner]], ...] = (
+    ("prompt", "response_0", "response_1", "better_response_id", {"0": "first", "1": "second"}),  # PKU-SafeRLHF
+    ("history", "human_ref_A", "human_ref_B", "labels", {"1": "first", "0": "second"}),  # Stanford Human Preferences
+    ("prompt", "response_1", "response_2", "preference_strength", _SIGNED),  # HelpSteer2
+    ("context", "response1", "response2", "overall_preference", _SIGNED),  # HelpSteer3
+)
 GOOD_WORDS = {"good": True, "true": True, "desirable": True, "bad": False, "false": False, "undesirable": False}
 _ANNOTATOR = re.compile(r"annotator_?\d+$")
 _ASKING = ("system", "user", "human", "prompter")
@@ -50,13 +68,31 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
     def first_of(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in data), None)
 
-    asked = first_of((*PROMPT, *CONVERSATION))
-    alone = first_of(("input",)) if not _is_whole(data.get("chosen")) else None
+    whole = _is_whole(data.get("chosen"))
+    asked = first_of(PROMPT) or (first_of(CONVERSATION) if not whole else None)
+    alone = first_of(("input",)) if not whole else None
+    if _are_messages(data.get("context")):
+        alone = alone or "context"
     guesses: dict[str, Any] = {name: first_of(names) for name, names in COMPARED.items()}
     guesses["prompt"] = asked or alone
     guesses["labels"] = [name for name in data if _ANNOTATOR.match(name)] or [n for n in ("label",) if n in data]
     guesses["extra"] = list(INPUT) if asked else []  # later rows may have what the first one lacks
+    given = data.get(guesses["responses"] or "")
+    ranked = isinstance(given, list) and any(isinstance(part, Mapping) and "rank" in part for part in given)
+    if guesses["ranks"] or ranked:
+        guesses["scores"] = None
+    if "response_0" in data:  # which is not named like this where responses count from 1
+        guesses["first"], guesses["second"] = "response_0", first_of(("response_1",))
+    for prompt, first, second, label, _ in JUDGED:
+        if all(name in data for name in (prompt, first, second, label)):
+            guesses |= {"prompt": prompt, "first": first, "second": second, "labels": [label]}
     return {name: value for name, value in guesses.items() if value}
+
+
+def label_values(found: Mapping[str, Any]) -> dict[str, Winner] | None:
+    """What the labels of a published set say, by the columns that are read; None where nobody knows."""
+    read = (found["first"], found["second"], found["labels"])
+    return next((values for _, *columns, label, values in JUDGED if read == (*columns, [label])), None)
 
 
 def compared(data: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -112,6 +148,10 @@ def answers_itself(data: Mapping[str, Any]) -> bool:
             last = str(turns[-1].get("role") or turns[-1].get("from")).strip().lower()
             return last not in (*_ASKING, "tool", "observation")
     return False
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
 def _is_whole(side: Any) -> bool:

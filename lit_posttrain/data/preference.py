@@ -25,6 +25,7 @@ from lit_posttrain.data.sources import Record
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.tokenize import cache_home
 from lit_posttrain.data.trees import Reader
+from lit_posttrain.data.votes import Winner
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Tree
 
@@ -43,6 +44,7 @@ class PreferenceOptions:
 
     columns: PreferenceColumns | None = None
     annotators: Annotators = "soft"
+    label_values: dict[str, Winner] | None = None
     system_prompt: str | None = None
     max_length: int = 2048
     overlong: Literal["drop", "cut_prompt"] = "drop"
@@ -54,7 +56,8 @@ class PreferenceOptions:
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data."""
-        return ComparisonReader(recognise_comparison(record, self.columns, self.annotators), self.system_prompt)
+        shape = recognise_comparison(record, self.columns, self.annotators, values=self.label_values)
+        return ComparisonReader(shape, self.system_prompt)
 
     def fit(self, tree: Tree) -> Fitted:
         """Drop, or cut the prompt; count its tokens where they are trained on."""
@@ -74,6 +77,11 @@ class ComparisonReader:
     def name(self) -> str:
         """What the audit calls the columns."""
         return self.shape.name
+
+    @property
+    def doubt(self) -> str:
+        """As `Votes` has it."""
+        return self.shape.votes.doubt if self.shape.votes else ""
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
         """The examples of a record."""
@@ -118,6 +126,9 @@ class PreferenceData(TreeData):
         columns: Names of the columns, where they are not recognised.
         annotators: Where several people judged a pair: `soft` keeps the share of their votes as a probability,
             `majority` takes the more frequent vote as certain and drops ties.
+        label_values: What the labels of judged pairs say, by their value: `first`, `second` or `tie`, such as
+            '{1: first, 0: second}' or '{model_a: first, model_b: second, tie: tie}'. Default: 1 is the first response,
+            2 the second, 0 a tie; the published columns of PKU-SafeRLHF, SHP and HelpSteer are known.
         system_prompt: System prompt for prompts that bring none.
         train_on_prompt: Whether likelihood terms per token cover the prompt too; preferences never do.
         max_length: Most tokens of a prompt with its longest response. Default: what the model takes, at most 2048.
@@ -144,6 +155,7 @@ class PreferenceData(TreeData):
         val_share: float = 0.0,
         columns: PreferenceColumns | None = None,
         annotators: Literal["soft", "majority"] = "soft",
+        label_values: dict[str, Winner] | None = None,
         system_prompt: str | None = None,
         train_on_prompt: bool = False,
         max_length: int | None = None,
@@ -173,6 +185,7 @@ class PreferenceData(TreeData):
             shuffle_buffer=shuffle_buffer,
         )
         self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
+        self.label_values = label_values
         self.train_on_prompt = train_on_prompt
         self.overlong, self.on_bad_row = overlong, on_bad_row
         self._mismatched: dict[str, Mismatched] = {}
@@ -221,6 +234,7 @@ class PreferenceData(TreeData):
         return PreferenceOptions(
             self.columns,
             self.annotators,
+            self.label_values,
             self.system_prompt,
             max_length,
             self.overlong,

@@ -84,6 +84,7 @@ class PromptReader:
     beside: Beside
     template: str | None = None
     history: bool = True
+    doubt: str = ""
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
         """The prompt of a record. Rewards see all of its columns."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit import BY_REASON, AuditReport, FileAudit, Tally
-from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.compared import Compared
 from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.masks import TokenMask
@@ -33,6 +33,10 @@ class Reader(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def doubt(self) -> str:
+        """What the records read so far say against how they were read; empty for nothing."""
+        ...
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
         """The examples of one record, all with the same prompt, and what their responses are."""
@@ -222,6 +226,8 @@ class TreeMaker:
 
     def _bad(self, file: int, line: int, error: BadRow) -> None:
         audit = self.audits[file]
+        if isinstance(error, Misread):
+            raise PostTrainError(f"{audit.name}:{line}: {error}") from error
         if self.options.on_bad_row == "error" and not isinstance(error, NothingToLearn):
             raise PostTrainError(
                 f"{audit.name}:{line}: {error} (or drop such rows with --data.on_bad_row skip)"
@@ -229,7 +235,14 @@ class TreeMaker:
         audit.drop(error.reason, line)
 
     def report(self, columns: Mapping[str, NDArray[Any]], comparisons: Compared | None) -> AuditReport:
-        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, counted_tokens, lines."""
+        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, counted_tokens, lines.
+
+        Raises:
+            PostTrainError: a file as a whole says that it was read the wrong way.
+        """
+        for audit, reader in zip(self.audits, self._readers, strict=True):
+            if reader is not None and reader.doubt:
+                raise PostTrainError(f"{audit.name}: {reader.doubt}")
         total = _sum(self.audits)
         for index, audit in [*enumerate(self.audits), (-1, total)]:
             mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lengths"]), np.bool_)

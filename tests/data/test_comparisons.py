@@ -285,7 +285,7 @@ def test_rows_that_say_nothing_are_no_errors(row: dict[str, Any], reason: str) -
         ({"prompt": "Q", "responses": ["A", "B"], "ranks": [0, 0.5]}, "not whole numbers"),
         ({"prompt": "Q", "responses": ["A", {"score": 1}], "ranks": [0, 1]}, r"responses\[1\] has none of text"),
         ({"prompt": "Q", "completion": "A", "label": "so-so"}, "neither good nor bad"),
-        ({"input": "Q", "output_1": "A", "output_2": "B", "label": 3}, "must be 1, 2, or 0"),
+        ({"input": "Q", "output_1": "A", "output_2": "B", "label": 3}, "labels are 1 .* 2 .* or 0"),
         ({"prompt": "Q", "chosen": [USER], "rejected": "B"}, "must begin with the assistant's turn"),
         ({"prompt": None, "chosen": "A", "rejected": "B"}, "`prompt` is null"),
     ],

@@ -34,7 +34,9 @@ MOMENTS = (
     "save",
     "end of the epoch",
 )
-ENDS = ("last validation",)  # where a request to stop comes too late
+REQUESTS = ("SIGINT", "SIGTERM", "SIGHUP", "max_time")  # to stop, which come too late where nothing is left to do
+ENDS = ("last validation",)
+HAPPENED = "happened"  # a file that says so, where the process does not live to say it
 SAMPLED_MOMENTS = (*MOMENTS, "rollout", "reward")
 
 
@@ -48,6 +50,7 @@ class Ends(pl.Callback):
         if moment != self.moment or self.happened or trainer.current_epoch < 1:
             return
         self.happened = True
+        Path(trainer.default_root_dir, HAPPENED).touch()
         if self.how.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, self.how))
         elif self.how == "exception":
@@ -215,8 +218,10 @@ def main(method: str, model: Path, root: Path, pairs: list[str]) -> None:
         folder = root / f"{how} {moment}"
         folder.mkdir()
         ended = in_child(method, model, folder, data, how, moment)
-        if (folder / "end.pt").exists():  # asked to stop when nothing was left to do
-            told = "came to its end: " if moment in ENDS else "NOTHING HAPPENED, so it is "
+        if not (folder / HAPPENED).exists():
+            told = "NOTHING HAPPENED, so it is "
+        elif (folder / "end.pt").exists():
+            told = "came to its end: " if how in REQUESTS and moment in ENDS else "CAME TO ITS END, and is "
         else:
             saved = folder / "last.ckpt"
             kept = torch.load(saved, weights_only=True)["global_step"] if saved.exists() else 0

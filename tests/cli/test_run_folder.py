@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 import yaml
 from helpers.cli import fit, one_line
 from helpers.processes import environment
@@ -148,12 +149,18 @@ def test_a_folder_that_cannot_be_is_one_line(
     assert said in one_line(capsys)
 
 
-def test_loggers_of_ones_own_are_added(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "own"]
-    assert fit(chats, tiny_model, "--name", "one", *own) == 0
-    assert "to CSVLogger, beside metrics.csv" in capsys.readouterr().out
-    assert Path("runs/one/metrics.csv").exists()
-    assert list(Path("own").rglob("metrics.csv"))
+@pytest.mark.parametrize("add", [["--trainer.logger", "CSVLogger"], ["--trainer.logger+=CSVLogger"]], ids=["=", "+="])
+def test_loggers_of_ones_own_are_added(
+    add: list[str], chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [*add, "--trainer.logger.save_dir", "own", "--wandb.mode", "offline"]
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", *own) == 0
+    wandb.teardown()  # which writes what it still has
+    (elsewhere,) = Path("own").rglob("metrics.csv")
+    (recorded,) = Path("runs/one/wandb").glob("offline-run-*/*.wandb")
+    for file in (Path("runs/one/metrics.csv"), elsewhere, recorded):
+        assert b"val/loss" in file.read_bytes(), file
+    assert "to CSVLogger, beside metrics.csv and Weights & Biases" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
         return next((name for name in names if name in data), None)
 
     whole = _is_whole(data.get("chosen"))
-    asked = first_of(PROMPT) or (first_of(CONVERSATION) if not whole else None)
+    asked = first_of(PROMPT) or (None if whole and answers_itself(data) else first_of(CONVERSATION))
     alone = first_of(("input",)) if not whole else None
     if _are_messages(data.get("context")):
         alone = alone or "context"

@@ -14,6 +14,7 @@ from helpers import tiny
 
 from lit_posttrain.data import beside
 from lit_posttrain.data.audit import FileAudit
+from lit_posttrain.data.bad_rows import Misread
 from lit_posttrain.data.kinds import ANSWERS, COMPARED, CONVERSATION, INPUT, PROMPT
 from lit_posttrain.data.marks import MESSAGE_MARKS, ROW_MARKS
 from lit_posttrain.data.messages import REASONING
@@ -22,6 +23,7 @@ from lit_posttrain.data.prompts import PromptOptions
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.tokenize import TokenizeOptions
 from lit_posttrain.data.trees import TreeMaker
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord, Tree
 
 # writes all that a message may hold
@@ -210,16 +212,23 @@ BAD: list[Any] = [
 
 @pytest.mark.parametrize(("road", "name"), SHAPES)
 def test_every_row_is_a_tree_or_counted_as_dropped(road: str, name: str) -> None:
-    """Whatever stands in whichever column: never another error, and with on_bad_row skip nothing gets lost."""
+    """Whatever stands in whichever column: never another error, and with on_bad_row skip nothing gets lost. Labels that
+    say something else than they are read as end the run even so."""
     row, options = ROADS[road][1][name], replace(ROADS[road][0], on_bad_row="skip")
     maker = TreeMaker(["rows.jsonl"], tokenizer(), options)
     maker.look(0, Record(row, "rows.jsonl", 1))
     beside_it = [*beside.SYSTEM_COLUMNS, *beside.TOOL_COLUMNS, beside.HISTORY, beside.VARIABLES, *ROW_MARKS, *INPUT]
-    rows = [{**row, column: value} for column in dict.fromkeys([*row, *beside_it]) for value in BAD]
-    rows += [{key: value for key, value in row.items() if key != column} for column in row]
-    items = [item for line, made in enumerate(rows) for item in maker.items(0, Record(made, "rows.jsonl", line))]
+    rows = [(column, {**row, column: value}) for column in dict.fromkeys([*row, *beside_it]) for value in BAD]
+    rows += [(column, {key: value for key, value in row.items() if key != column}) for column in row]
+    items, ended = [], []
+    for line, (column, made) in enumerate(rows):
+        try:
+            items += list(maker.items(0, Record(made, "rows.jsonl", line)))
+        except PostTrainError as problem:
+            ended.append((column, type(problem.__cause__)))
     trees = list(maker.trees(items, maker.encode(items)))
     audit = maker.audits[0]
     assert audit.rows == len(rows)
-    assert len(trees) + audit.dropped_count == len(rows)
+    assert len(trees) + audit.dropped_count + len(ended) == len(rows)
+    assert set(ended) == ({("label", Misread)} if "label" in row else set())
     assert 0 < len(trees) < len(rows)

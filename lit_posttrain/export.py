@@ -15,18 +15,13 @@ from lit_posttrain.command_line.early import check_export
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.export_card import model_card
 from lit_posttrain.export_older import readable_by_older
-from lit_posttrain.export_proof import (
-    Proof,
-    check_tokenizer,
-    load_adapter,
-    load_model,
-    unpacking_tolerance,
-)
+from lit_posttrain.export_proof import check_tokenizer, load_adapter, load_model
 from lit_posttrain.models.adapter_folders import write_base
 from lit_posttrain.models.loading import DTYPES, build_policy, torch_dtype
-from lit_posttrain.models.merging import cast_saved, merged, unquantized
+from lit_posttrain.models.merging import cast_saved, plain
 from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.policy import Scorer
+from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.restore import Restored, restore
 from lit_posttrain.models.spec import DType, ModelSpec
 from lit_posttrain.models.tokenizers import closing_token
@@ -66,7 +61,8 @@ def export_checkpoint(
         raise PostTrainError(
             "--adapter: a reward model needs a padding token of its own, which an adapter cannot bring; leave it out"
         )
-    proof = Proof(restored.model, restored.spec, len(restored.tokenizer))
+    failed = "export would write another model than was trained, so nothing is written"
+    proof = Proof(restored.model, len(restored.tokenizer), failed)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         fresh = Path(scratch) / "model"
@@ -93,13 +89,7 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
     spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
     close_with(tokenizer, spec)
     padding = -1
-    backbone = restored.release()
-    if spec.quantization:
-        backbone = unquantized(backbone, spec, len(tokenizer))
-        proof.compare("unpacking the quantized base", proof.answers(backbone.transformer), unpacking_tolerance(spec))
-    model = merged(backbone)
-    del backbone
-    proof.compare("merging the adapters", proof.answers(model))
+    model = plain(restored.release(), proof)
     # merged into a base that the run kept in bfloat16 as it wished: float32 keeps what adapters add to it
     written = DTYPES[dtype] if dtype else torch_dtype(replace(spec, dtype=restored.run["policy"]["dtype"]))
     cast_saved(model, written)
@@ -115,12 +105,12 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
     readable_by_older(folder)
     proof.compare_rounded("the weights", written, proof.answers(model))
     del model  # two models might not fit
-    proof.compare("reading the folder back", _read_back(folder, padding, proof))
+    proof.compare("reading the folder back", _read_back(folder, padding, proof, spec.trust_remote_code))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)
 
 
-def _read_back(folder: Path, padding: int, proof: Proof) -> Tensor:
-    model = load_model(folder, proof)
+def _read_back(folder: Path, padding: int, proof: Proof, trust_remote_code: bool) -> Tensor:
+    model = load_model(folder, proof, trust_remote_code)
     return proof.padded_scores(model, padding) if proof.scored else proof.answers(model)
 
 
@@ -151,7 +141,7 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
         dense.save_pretrained(base)
         readable_by_older(base)
         del dense
-    proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof)))
+    proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof, spec)))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)
     if gguf:
         config.base_model_name_or_path = str((target / "base").resolve())

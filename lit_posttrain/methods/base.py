@@ -35,7 +35,14 @@ from lit_posttrain.models.identity import (
     tokenizer_difference,
     tokenizer_identity,
 )
-from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
+from lit_posttrain.models.loading import (
+    Head,
+    build_policy,
+    build_scorer,
+    load_config,
+    max_positions,
+    require_trainable,
+)
 from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.sharding import AnyModel, build_sharded
 from lit_posttrain.models.spec import DType, LoRASpec, ModelSpec
@@ -221,13 +228,6 @@ class PostTrainingModule(MeasuredModule):
         """Build the policy; Lightning calls it in the right device and dtype context, possibly more than once."""
         if self.policy is not None:
             return
-        packed = getattr(self.model_config, "quantization_config", None)
-        if packed is not None and self.spec.lora is None:
-            kind = packed.get("quant_method") if isinstance(packed, dict) else type(packed).__name__
-            raise PostTrainError(
-                f"--model.policy.path {self.spec.path}: its weights are quantized ({kind}), so they stay as they are; "
-                "add adapters with --model.policy.lora.r 16, or take the model's unquantized folder"
-            )
         balance = self.balance
         self.policy = self.build_policy()
         self.policy.balanced = balance.weight > 0
@@ -512,6 +512,7 @@ class PostTrainingModule(MeasuredModule):
     def built(self, build: Callable[..., AnyModel], spec: ModelSpec, vocabulary: int) -> AnyModel:
         """A model of a spec, sharded where the strategy shards; what the spec leaves open is decided here. What is
         drawn, such as adapters, is drawn alike under every strategy: from the run's seed, whatever else was drawn."""
+        require_trainable(spec)
         dropout = self.dropout if spec.dropout is None else spec.dropout
         spec = replace(spec, dropout=dropout, dtype=self.dtype_of(spec))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.weights import PACKED
 
 Identity = dict[str, Any]
 
@@ -25,7 +26,6 @@ Identity = dict[str, Any]
 # tell, and a config that was not loaded with them has another
 _NO_DIFFERENCE = ("_name_or_path", "transformers_version", "use_cache", "architectures", "dtype")
 _NO_DIFFERENCE_WITHIN = ("drop", "token_id", "attn_implementation", "id2label", "label2id", "output_")
-_PACKED = {"Params4bit": "4 bits", "Int8Params": "8 bits"}
 _WORDS = 2**18  # of 8 bytes: what is summed at a time, small enough for a processor's cache
 _PROBE = "The quick brown fox: 3 + 4 = 7.\n\tÄé 你好"
 
@@ -47,7 +47,7 @@ def identity_of(model: Backbone) -> Identity:
     for name, value in named.items():
         if "lora_" in name or ".modules_to_save." in name or name.startswith("value_head."):
             continue
-        kind = _PACKED.get(type(value).__name__, "")
+        kind = PACKED.get(type(value).__name__, "")
         if kind:
             quantization, device = kind, value.device.type
         elif value.is_floating_point():

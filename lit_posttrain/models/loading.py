@@ -77,6 +77,29 @@ def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
     return config
 
 
+def require_trainable(spec: ModelSpec) -> None:
+    """Refuse a quantized model without adapters, of which nothing would be trained.
+
+    Raises:
+        PostTrainError: for one that is quantized as it is loaded, or that lies quantized.
+    """
+    if spec.lora is not None:
+        return
+    if spec.quantization:
+        raise PostTrainError(
+            f"quantization {spec.quantization} freezes the weights of {spec.path}, so nothing would be trained; add "
+            "adapters to it, for the policy with --model.policy.lora.r 16"
+        )
+    packed = getattr(load_config(spec, "score"), "quantization_config", None)
+    if packed is not None:
+        kind = packed.get("quant_method") if isinstance(packed, dict) else type(packed).__name__
+        raise PostTrainError(
+            f"the weights of {spec.path} are quantized ({kind}), so they stay as they are and nothing would be "
+            "trained; add adapters to it, for the policy with --model.policy.lora.r 16, or take the model's "
+            "unquantized folder"
+        )
+
+
 def has_score_head(spec: ModelSpec) -> bool:
     """Whether a model is a reward model: one that was saved with a score head."""
     return _declares_score(load_config(spec, "score"))
@@ -124,11 +147,6 @@ def build_value_model(spec: ModelSpec, vocabulary: int, *, meta: bool = False, d
 def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_type: str) -> Any:
     if device_type == "cuda":
         refuse_cudnn_attention()
-    if spec.quantization and spec.lora is None:
-        raise PostTrainError(
-            f"quantization {spec.quantization} freezes the weights, so nothing would be trained; "
-            "add adapters with --model.policy.lora.r 16"
-        )
     if spec.random_init and spec.lora is not None:
         raise PostTrainError(
             "random_init draws the base anew whenever a checkpoint is loaded, and adapters are saved without it; "
@@ -244,8 +262,9 @@ def compute_in_float32(model: nn.Module) -> None:
     """Let a model that is kept in bfloat16, or in 4 bits beside it, compute in float32 with the weights that it has."""
     nn.Module.float(model)  # transformers forbids it for quantized models, whose packed weights it leaves as they are
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "compute_dtype")]
-    for layer in layers:  # of 4 bits
-        layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
+    for layer in layers:
+        if type(layer.weight).__name__ == "Params4bit":
+            layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
 
 
 def _lm_head(config: Any) -> list[str]:

@@ -2,54 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lit_posttrain.models.loading import build_policy, build_scorer
-from lit_posttrain.models.policy import Backbone, Scorer
-from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.models.loading import compute_in_float32
+from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.proof import ARITHMETIC, Proof
+from lit_posttrain.models.weights import PACKED, turned
+
+_INT8 = 0.25  # LLM.int8 rounds activations too, and its dense twin does not
+
+
+def plain(model: Backbone, proof: Proof) -> Any:
+    """The plain transformers model without quantization and adapters, made in place; proof: of the model as it is.
+
+    Raises:
+        PostTrainError: for a base that cannot be unpacked, and where a step changes what the model computes.
+    """
+    if quantizer(model):
+        tolerance = _INT8 if any(type(p).__name__ == "Int8Params" for p in model.parameters()) else ARITHMETIC
+        model = unquantized(model)
+        proof.compare("unpacking the quantized base", proof.answers(model.transformer), tolerance)
+    found = merged(model)
+    proof.compare("merging the adapters", proof.answers(found))
+    return found
+
+
+def quantizer(model: Backbone) -> str:
+    """What the base of a model is quantized with, such as bitsandbytes or gptq; "" for a dense one."""
+    found = getattr(model.transformer, "hf_quantizer", None)
+    return "" if found is None else str(getattr(found.quantization_config.quant_method, "value", "unknown"))
 
 
 @torch.no_grad()
-def unquantized(model: Backbone, spec: ModelSpec, vocabulary: int) -> Backbone:
-    """The same model on a dense float32 base, on the CPU, of the very weights that the quantized one computes with.
+def unquantized(model: Backbone) -> Backbone:
+    """The same model on a dense float32 base, on the CPU, of the very weights that the quantized one computes with;
+    made in place.
 
     peft would round merged weights to 4 bits again; a dense model need not lose that.
+
+    Raises:
+        PostTrainError: for weights that are not bitsandbytes'.
     """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    if (kind := quantizer(model)) != "bitsandbytes":
+        raise PostTrainError(
+            f"the base is quantized with {kind}, which cannot be unpacked, so adapters cannot be merged into it; "
+            "export with --adapter true, and load the adapter with peft"
+        )
+    compute_in_float32(model)
+    inner: Any = model.model
+    if not hasattr(inner, "unload"):
+        return type(model)(_unpacked(inner)).eval()
+    # its layers know that what they are on is quantized: take the adapters off, and put them on the dense base
+    config, adapters = inner.peft_config["default"], get_peft_model_state_dict(inner, save_embedding_layers=False)
+    again = get_peft_model(_unpacked(inner.unload()), config)
+    set_peft_model_state_dict(again, adapters)
+    return type(model)(again).eval()
+
+
+def _unpacked(model: Any) -> Any:
+    """A new model: one that transformers has loaded quantized remembers it, and would save what it no longer holds."""
+    model.hf_quantizer.remove_quantization_config(model)
+    with torch.device("meta"):
+        dense = type(model)(model.config)
+    made: dict[int, nn.Parameter] = {}  # tied weights are one
+    for name, _ in dense.named_parameters(remove_duplicate=False):
+        given = model.get_parameter(name)
+        if id(given) not in made:
+            made[id(given)] = nn.Parameter(_full(model, name, given).float().cpu(), requires_grad=False)
+        _put(dense, name, made[id(given)])
+    for name, _ in dense.named_buffers():
+        _put(dense, name, model.get_buffer(name).cpu())
+    if hasattr(model, "generation_config"):  # a classifier has none
+        dense.generation_config = model.generation_config
+    return dense
+
+
+def _put(model: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, own = name.rpartition(".")
+    setattr(model.get_submodule(owner), own, value)
+
+
+def _full(model: nn.Module, name: str, value: Tensor) -> Tensor:
     from peft.utils.integrations import dequantize_bnb_weight
 
-    build: Callable[..., Backbone] = build_scorer if isinstance(model, Scorer) else build_policy
-    dense = build(replace(spec, quantization=None, dtype="float32"), vocabulary)
-    lacking, kept = dict(dense.named_parameters()), dense.state_dict(keep_vars=True)
-    for name, buffer in model.named_buffers():
-        if name in kept:
-            kept[name].copy_(buffer)
-    for name, module in model.named_modules():
-        for own, value in module.named_parameters(prefix=name, recurse=False):
-            if own not in lacking:  # the second name of a tied weight
-                continue
-            quantized = type(value).__name__ in ("Params4bit", "Int8Params")
-            # one weight at a time: a whole float32 model would not fit beside the quantized one on a GPU
-            full = dequantize_bnb_weight(value, state=getattr(module, "state", None)) if quantized else value
-            lacking.pop(own).copy_(full)
-    assert not lacking, sorted(lacking)
-    return dense.eval()
+    if type(value).__name__ not in PACKED:
+        return value
+    layer = model.get_submodule(name.rpartition(".")[0])
+    full: Tensor = dequantize_bnb_weight(value, state=getattr(layer, "state", None))
+    return full.T.contiguous() if turned(layer) else full
 
 
 def merged(model: Backbone) -> Any:
     """The plain transformers model with the adapters added into its weights, in place; a half-precision model becomes
-    a float32 one, so that sums are rounded once, when they are written."""
+    a float32 one, so that sums are rounded once, when they are written.
+
+    Raises:
+        PostTrainError: for adapters that cannot be merged.
+    """
     inner: Any = model.model
     if not hasattr(inner, "merge_and_unload"):
         return inner
     if inner.dtype in (torch.bfloat16, torch.float16):
         inner.float()
     untie_adapted(inner)
-    return inner.merge_and_unload(safe_merge=True)
+    try:
+        found = inner.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, TypeError) as problem:
+        raise PostTrainError(f"the adapters cannot be merged into the base: {first_line(problem)}") from problem
+    head = found.get_output_embeddings()
+    if head is not None and head.weight is not found.get_input_embeddings().weight:
+        found.config.tie_word_embeddings = found.config.get_text_config(decoder=True).tie_word_embeddings = False
+    return found
 
 
 def untie_adapted(model: Any) -> None:
@@ -62,15 +131,10 @@ def untie_adapted(model: Any) -> None:
     for module in model.modules():
         for name, value in module.named_parameters(recurse=False):
             owners.setdefault(id(value), []).append((module, name))
-    untied = False
     for shared in owners.values():
         if len(shared) > 1 and any(id(module) in adapted for module, _ in shared):
             for module, name in shared[1:]:
                 setattr(module, name, nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False))
-            untied = True
-    if untied:
-        config = model.get_base_model().config
-        config.tie_word_embeddings = config.get_text_config(decoder=True).tie_word_embeddings = False
 
 
 @torch.no_grad()

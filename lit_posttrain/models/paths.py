@@ -20,8 +20,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("LIT_POSTTRAIN_CACHE", "~/.cache/lit_posttrain")).expanduser()
 
 
-def resolve(path: str, what: Literal["model", "tokenizer"] = "model") -> tuple[str, str | None]:
+def resolve(
+    path: str, what: Literal["model", "tokenizer"] = "model", trust_remote_code: bool = False
+) -> tuple[str, str | None]:
     """(folder or hub name, GGUF file name or None) of a model path; see `ModelSpec.path`. what: is to be found there.
+    trust_remote_code: for the base of adapters, which are merged into it.
 
     Raises:
         PostTrainError: for a package that is not installed and a file or folder that does not exist.
@@ -44,7 +47,7 @@ def resolve(path: str, what: Literal["model", "tokenizer"] = "model") -> tuple[s
         if (local / "adapter_config.json").is_file():
             from lit_posttrain.models.adapter_folders import merged_folder
 
-            return str(merged_folder(local)), None
+            return str(merged_folder(local, trust_remote_code)), None
         if not (local / "config.json").is_file():
             if find_checkpoint(path) is not None:
                 raise _not_exported(path, local)
@@ -90,15 +93,17 @@ def _similar(place: Path) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def made_once(source: Path, kind: str, make: Callable[[Path], None], beside: Sequence[Path] = ()) -> Path:
-    """The cached folder that `make(folder)` writes from `source` and the files `beside` it; made on first use and when
-    one of them has changed, and only whole folders appear.
+def made_once(
+    source: Path, kind: str, make: Callable[[Path], None], beside: Sequence[Path] = (), told: str = ""
+) -> Path:
+    """The cached folder that `make(folder)` writes from `source`, the files `beside` it and what is `told`; made on
+    first use and when one of them has changed, and only whole folders appear.
 
     Several processes may ask at once; the first to finish wins.
     """
     stats = [(file.resolve(), file.stat()) for file in (source, *beside)]
     identity = "|".join(f"{file}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats)
-    identity += "|2"  # 1: before weights were checked
+    identity += f"|{told}|3"  # 2: before every file of an adapter counted
     key = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
     home = cache_root() / "models" / f"{key}-{kind}"
     if home.is_dir():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_posttrain.errors import PostTrainError
 
 Shape = tuple[int, ...]
+PACKED = {"Params4bit": "4 bits", "Int8Params": "8 bits"}  # bitsandbytes' kinds of parameters
 
 # what tools put in front of every name, and how the folder should have been written
 _PREFIXES = {
@@ -173,9 +174,16 @@ def require_shapes(model: nn.Module, like: nn.Module, where: str) -> None:
     for name, parameter in model.named_parameters():
         packed = getattr(parameter, "quant_state", None)
         shape = tuple(parameter.shape if packed is None else packed.shape)
+        if type(parameter).__name__ in PACKED and turned(model.get_submodule(name.rpartition(".")[0])):
+            shape = shape[::-1]
         if shape != has.get(name, shape):
             differ.append((name, shape, has[name]))
     require_fit(f"the model at {where}", has, [], [], differ)
+
+
+def turned(layer: nn.Module) -> bool:
+    """Whether a quantized layer stands for one that keeps its matrix the other way round, as GPT-2's do."""
+    return getattr(getattr(layer, "source_cls", None), "__name__", "") == "Conv1D"
 
 
 def _left_out(model: Any) -> list[str]:

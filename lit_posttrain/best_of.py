@@ -55,6 +55,18 @@ def chosen(
     Raises:
         PostTrainError: for a reward that has failed on all it was asked so far.
     """
+    try:
+        return _chosen(asked, answer, rewards, keep, cut_off, least)
+    except BaseException:
+        rewards.processes.end()
+        raise
+    finally:
+        rewards.processes.end_stuck()
+
+
+def _chosen(
+    asked: Sequence[Asked], answer: Drawn, rewards: RewardSum, keep: Keep, cut_off: bool, least: float | None
+) -> Chosen:
     found = Chosen([])
     rewards.begin()
     # several prompts are judged together: a reward that fails on every answer to one of them has still judged others

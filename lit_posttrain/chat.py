@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lit_posttrain.data.asked import Asked
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.text import Prompt, PromptEncoder, response_text
 from lit_posttrain.runtime import fast_bfloat16_cpu
+from lit_posttrain.template_variables import with_variables
 
 
 @dataclass
@@ -32,17 +36,48 @@ class ChatModel:
     It computes in bfloat16 where the hardware is fast in it.
     """
 
-    def __init__(self, path: str, batch_size: int = 16, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 16,
+        trust_remote_code: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            path: The model.
+            batch_size: Answers that are generated together.
+            trust_remote_code: Run Python code that comes with a hub model.
+            template_variables: Values for variables of the chat template, beside those that the model was trained with.
+
+        Raises:
+            PostTrainError: for what cannot be loaded, and a variable that the template does not use.
+        """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         fast = self.device.type == "cuda" or fast_bfloat16_cpu()
         self.restored = restore(path, trust_remote_code, self.device)
         self.tokenizer = self.restored.tokenizer
+        self.tokenizer.chat_template = with_variables(self.tokenizer.chat_template, template_variables or {})
 
         def context() -> AbstractContextManager[Any]:
             return torch.autocast(self.device.type, dtype=torch.bfloat16) if fast else nullcontext()
 
         ends = self.restored.eos_ids
         self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
+
+    def check(self, prompts: Sequence[Asked]) -> list[str]:
+        """What the chat template leaves out of prompts or changes in them, a line each.
+
+        Raises:
+            PostTrainError: for a prompt that `answer` would refuse, naming its place.
+        """
+        encoder, limit = PromptEncoder(self.tokenizer), max_positions(self.restored.model.config)
+        for prompt in prompts:
+            if limit is not None and (size := len(encoder.ids(prompt))) >= limit:
+                raise PostTrainError(
+                    f"{prompt.source}: a prompt of {size} tokens, and the model takes {limit}: shorten it"
+                )
+        return encoder.changed(prompts)
 
     def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling, first: int = 0) -> list[list[Answer]]:
         """n answers to each conversation; `first` as in `Engine.generate`.

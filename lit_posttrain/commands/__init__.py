@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from lit_posttrain.command_line.option_tree import Option, OptionTree
 from lit_posttrain.command_line.parser import ExactParser
 from lit_posttrain.command_line.reader import CommandLine
 from lit_posttrain.command_line.signatures import options_of
+from lit_posttrain.errors import PostTrainError
 
 
 class CommandParser(ExactParser, ArgumentParser):
@@ -35,4 +37,24 @@ def call(
     for option, kind in used.items():
         parser.add_argument(f"--{option}", type=kind(), default=None)
     parsed = parser.parse_args(args[1:])
-    return function(**parser.instantiate(parsed).as_dict() | given)
+    values = parser.instantiate(parsed).as_dict() | given
+    try:
+        return function(**values)
+    except PostTrainError as problem:
+        raise PostTrainError(_by_its_options(str(problem), set(values))) from problem
+
+
+def _by_its_options(told: str, options: set[str]) -> str:
+    """A message with remedies that name options of training, by the options of a command that has others."""
+    for name, instead in _REMEDIES.items():
+        told = told.replace(name, instead)
+    own = "|".join(sorted(options, key=len, reverse=True))
+    return re.sub(rf"--(?:model\.policy|data)\.({own})\b", r"--\1", told)
+
+
+_REMEDIES = {
+    "name one with --model.policy.chat_template FILE": "take a model whose tokenizer has one",
+    "name a corrected template with --model.policy.chat_template FILE": "correct the one in the model's folder",
+    "name one with --model.policy.tokenizer": "put its files there",
+    "name another model with --model.policy.path": "name another model",
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lit_posttrain.command_line.early import check_model
 from lit_posttrain.commands import call
 
@@ -15,6 +17,7 @@ def chat(
     temperature: float = 0.7,
     seed: int = 0,
     trust_remote_code: bool = False,
+    template_variables: dict[str, Any] | None = None,
 ) -> int:
     """Talk to a model folder, hub name, run folder or checkpoint. /reset starts anew, /exit or Ctrl-D ends.
 
@@ -25,6 +28,8 @@ def chat(
         temperature: 0 takes the most likely token every time, 1 samples from the model's own distribution.
         seed: The same seed and the same words give the same conversation.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
+        template_variables: Values for variables of the chat template, such as '{enable_thinking: false}'. A checkpoint
+            and an exported folder keep those of the training.
     """
     check_model(model)
     from lit_posttrain.chat import ChatModel
@@ -34,7 +39,7 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, seed=seed)
     quiet_libraries()
     tune_allocator()
-    talker = ChatModel(model, trust_remote_code=trust_remote_code)
+    talker = ChatModel(model, trust_remote_code=trust_remote_code, template_variables=template_variables)
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     print(_COMMANDS)

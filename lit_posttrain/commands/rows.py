@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,43 @@ from lit_posttrain.errors import PostTrainError
 
 
 def prepare(out: str | None, overwrite: bool) -> None:
-    """Make the folder of a file that is to be written, before the work and not after it.
+    """Make sure, before the work, that a file can be written.
 
     Raises:
-        PostTrainError: if the file is there already.
+        PostTrainError: if the file is there already, or cannot be made.
     """
     refuse_existing(out, overwrite)
-    if out is not None:
+    if out is None:
+        return
+    with _named(out):
         Path(out).parent.mkdir(parents=True, exist_ok=True)
+        _scratch(out).write_text("", encoding="utf-8")
+        _scratch(out).unlink()
 
 
 def refuse_existing(out: str | None, overwrite: bool) -> None:
     """Refuse to write over a file.
 
     Raises:
-        PostTrainError: if the file is there already.
+        PostTrainError: if the file is there already, or is none.
     """
-    if out is not None and Path(out).exists() and not overwrite:
+    if out is None:
+        return
+    with _named(out):
+        there, folder = Path(out).exists(), Path(out).is_dir()
+    if folder:
+        raise PostTrainError(f"--out {out}: a folder; name a file")
+    if there and not overwrite:
         raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
+
+
+@contextmanager
+def _named(out: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        reason = problem.strerror or type(problem).__name__
+        raise PostTrainError(f"--out {out}: cannot be written ({reason}); choose another file") from problem
 
 
 def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
@@ -39,11 +59,20 @@ def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
             sys.stdout.write(_line(row))
             sys.stdout.flush()
         return
-    lines = [_line(row) for row in rows]
-    scratch = Path(f"{out}.new")
-    scratch.write_text("".join(lines), encoding="utf-8")
-    scratch.replace(out)
-    print(f"wrote {len(lines)} rows to {out}")
+    count = 0
+    try:
+        with _scratch(out).open("w", encoding="utf-8") as stream:
+            for row in rows:
+                stream.write(_line(row))
+                count += 1
+        _scratch(out).replace(out)
+    finally:
+        _scratch(out).unlink(missing_ok=True)
+    print(f"wrote {count} rows to {out}")
+
+
+def _scratch(out: str) -> Path:
+    return Path(f"{out}.new")
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -131,6 +131,22 @@ class FileAudit:
         told = {"tools": "tools" in self.ignored, "thoughts": any("message." + k in self.ignored for k in REASONING)}
         return [what for what in self.lost if not told.get(what)]
 
+    def changed_by_template(self) -> list[str]:
+        """What the tokenizer and the chat template make of the rows that nobody wrote, a line each."""
+        found = []
+        if count := self.control.count:
+            where = self.where(self.control)
+            found.append(f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such")
+        if self.ignored:
+            told = ", ".join(f"{name} ({rows_of(self.unread[name])})" for name in self.ignored)
+            found.append(f"{self.name}: the chat template has no place for {told}: the model never sees it")
+        if count := self.altered.count:
+            found.append(f"the chat template changes or leaves out words of {count} rows ({self.where(self.altered)})")
+        for what in self.newly_lost:
+            tally = self.lost[what]
+            found.append(f"the chat template leaves out the {what} of {tally.count} rows ({self.where(tally)})")
+        return found
+
     def where(self, tally: Tally) -> str:
         """The places of a tally's first cases: `file:3, :8, ...`."""
         places = [f"{self.name}:{tally.lines[0]}", *(f":{line}" for line in tally.lines[1:])]
@@ -294,20 +310,7 @@ class AuditReport:
     def _about_rows(self) -> list[str]:
         found, total = [], self.total
         for file in self.files:
-            if count := file.control.count:
-                where = file.where(file.control)
-                found.append(
-                    f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such"
-                )
-            if file.ignored:
-                told = ", ".join(f"{name} ({rows_of(file.unread[name])})" for name in file.ignored)
-                found.append(f"{file.name}: the chat template has no place for {told}: the model never sees it")
-            if count := file.altered.count:
-                where = file.where(file.altered)
-                found.append(f"the chat template changes or leaves out words of {count} rows ({where})")
-            for what in file.newly_lost:
-                tally = file.lost[what]
-                found.append(f"the chat template leaves out the {what} of {tally.count} rows ({file.where(tally)})")
+            found += file.changed_by_template()
             if count := file.generated.count:
                 found.append(
                     f"the prompt that generation is given is not the beginning of the rendered conversation in {count} "

@@ -87,14 +87,21 @@ def _footnotes(report: AuditReport) -> list[str]:
         if file.longest:
             longest = ", ".join(f"line {line} ({length:,})" for line, length in file.longest[:3])
             notes.append(f"{file.name}: longest are {longest}")
-        for reason, tally in file.dropped.items():
-            notes.append(f"{file.where(tally)}: dropped, {reason}")
-        for words, tally in file.notes.items():
-            notes.append(f"{file.name}: {rows_of(tally)} {words} (such as line {tally.lines[0]})")
-        if file.unread:
-            named = ", ".join(f"{name or '(no name)'} ({rows_of(tally)})" for name, tally in file.unread.items())
-            notes += wrap(f"{file.name}: not used: {named}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for line in read_as(file):
+            notes += wrap(line, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return notes
+
+
+def read_as(file: FileAudit) -> list[str]:
+    """What of a file was dropped, read as something else, or not used, a line each."""
+    lines = [f"{file.where(tally)}: dropped, {reason}" for reason, tally in file.dropped.items()]
+    lines += [
+        f"{file.name}: {rows_of(tally)} {words} (such as line {tally.lines[0]})" for words, tally in file.notes.items()
+    ]
+    if file.unread:
+        named = ", ".join(f"{name or '(no name)'} ({rows_of(tally)})" for name, tally in file.unread.items())
+        lines.append(f"{file.name}: not used: {named}")
+    return lines
 
 
 def rows_of(tally: Tally) -> str:

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import Beside
-from lit_posttrain.data.comparisons import recognise_comparison
+from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.formats import Columns, added, check_needs, recognise, require_columns
-from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT
+from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT, guessed
 from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.module import TreeData
@@ -146,7 +146,7 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
         return column, (column,), _asked(column, extra)
     with suppress(PostTrainError):
         known = recognise_comparison(record, labelled=False)
-        return f"prompts of {known.name}", known.needs, lambda row: known.read(row).prompt
+        return f"prompts of {known.name}", known.needs, _compared(known, guessed(record.data).get("prompt"))
     with suppress(PostTrainError):
         whole = recognise(record, Columns())
         if whole.needs[0] in CONVERSATION:
@@ -168,6 +168,23 @@ def _asked(column: str, extra: tuple[str, ...]) -> _Read:
         if len(messages) == 1 and messages[0]["role"] == "user":
             messages[0]["content"] = "\n\n".join([messages[0]["content"], *added(row, extra)])
         return messages
+
+    return read
+
+
+def _compared(known: ComparisonFormat, column: str | None) -> _Read:
+    """The prompt of what was compared. The responses count as not read: they are no part of it. column: the prompt's
+    own; without one the responses begin with it."""
+    answers = set(known.needs) - {column}
+
+    def read(row: Row) -> list[dict[str, Any]]:
+        inner = Row({name: row.peek(name) for name in row})
+        prompt = known.read(inner).prompt
+        for name in inner.keys() - inner.rest().keys() - answers:
+            row[name]
+        row.notes += inner.notes
+        row.unused += inner.unused
+        return prompt
 
     return read
 

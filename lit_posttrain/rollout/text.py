@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_posttrain.data.asked import Asked
+from lit_posttrain.data.audit import FileAudit, Tally
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.masks import TokenMask
 from lit_posttrain.data.messages import as_messages, check_order
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.data.used_keys import UsedKeys
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.engine import Completion
 from lit_posttrain.types import PromptRecord
@@ -29,6 +32,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any) -> None:
         self._template = ConversationTemplate(tokenizer, "nothing")
         self._mask = TokenMask(tokenizer)
+        self._keys = UsedKeys(tokenizer, "nothing")
 
     def ids(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt; plain text where the model has no chat template.
@@ -46,6 +50,27 @@ class PromptEncoder:
             told = str(problem).removesuffix("; mend it")
             hint = "; see what roles it takes" if problem.reason == "template refused" else ""
             raise PostTrainError(f"{where and where + ': '}{told}{hint}") from problem
+
+    def changed(self, prompts: Sequence[Asked]) -> list[str]:
+        """What of prompts the chat template leaves out or changes, a line each, as the audit says it.
+
+        Raises:
+            PostTrainError: as `ids`.
+        """
+        audits: dict[str, FileAudit] = {}
+        for prompt in prompts:
+            name, _, line = prompt.source.rpartition(":")
+            audit, altered = audits.setdefault(name, FileAudit(name)), self._template.altered
+            self.ids(prompt)
+            if self._template.altered > altered:
+                audit.altered.add(int(line))
+            for what in self._template.missed:
+                audit.lost.setdefault(what, Tally()).add(int(line))
+            example = _example(prompt)
+            if self._template.holds_control_tokens(example):
+                audit.control.add(int(line))
+            self._keys.look([example], int(line), audit)
+        return [line for audit in audits.values() for line in audit.changed_by_template()]
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.cli import one_line
+from helpers import tiny
+from helpers.cli import fit, one_line
 from helpers.runs import write
 
 from lit_posttrain.chat import ChatModel
 from lit_posttrain.cli import main
+from lit_posttrain.commands.part import Part
+from lit_posttrain.rewards.processes import RewardProcesses
+from lit_posttrain.rollout.text import prompt_ids
 
 
 class Draws:
@@ -86,7 +92,7 @@ def test_answers_that_other_options_left_are_not_taken(
     draws.stop_at = None
     capsys.readouterr()
     assert main([*command, "--seed", "1", "--out", "out.jsonl"]) == 2
-    assert "out.jsonl.part holds answers that another model, other prompts or other options gave" in one_line(capsys)
+    assert "out.jsonl.part holds what another model, other data or other options gave" in one_line(capsys)
     assert main([*command, "--seed", "1", "--out", "out.jsonl", "--overwrite", "true"]) == 0
     assert len(rows("out.jsonl")) == 40
 
@@ -113,3 +119,146 @@ def test_answers_that_are_all_cut_off_are_told_of_early(
     draws.stop_at = 1
     assert main(command) == 130
     assert "all 16 answers so far were cut off at 5 tokens; raise --max_new_tokens?" in capsys.readouterr().err
+
+
+def test_overwrite_goes_on_with_what_the_same_options_left(command: list[str], draws: Draws) -> None:
+    Path("out.jsonl").write_text("old")
+    draws.stop_at = 2
+    assert main([*command, "--out", "out.jsonl", "--overwrite", "true"]) == 130
+    draws.prompts, draws.stop_at = [], None
+    assert main([*command, "--out", "out.jsonl", "--overwrite", "true"]) == 0
+    assert draws.prompts == [8]
+    assert len(rows("out.jsonl")) == 40
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_answers_of_a_model_that_has_changed_are_not_taken(
+    kind: str, command: list[str], draws: Draws, tiny_model: Path, chats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path("model") if kind == "folder" else Path("runs/one")
+    if kind == "folder":
+        shutil.copytree(tiny_model, model)
+        weights = model / "model.safetensors"
+    else:
+        assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+        weights = next(model.glob("*.ckpt"))
+    command[command.index("--model") + 1] = str(model)
+    draws.stop_at = 1
+    assert main([*command, "--out", "out.jsonl"]) == 130
+    weights = weights.parent / ("best.ckpt" if (weights.parent / "best.ckpt").exists() else weights.name)
+    os.utime(weights, ns=(1, 1))
+    draws.stop_at = None
+    capsys.readouterr()
+    assert main([*command, "--out", "out.jsonl"]) == 2
+    assert "holds what another model" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--min_reward", "0"], ["--cut_off", "true"], ["--reward_timeout", "60"], ["--prompt+=x"], ["--prompt+", "x"]],
+)
+def test_options_that_would_do_nothing_are_refused(
+    option: list[str], command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, *option]) == 2
+    assert option[0].partition("=")[0] in one_line(capsys)
+
+
+@pytest.mark.parametrize("where", ["plain/x.jsonl", "closed/x.jsonl", "folder", "folder/" + 300 * "x"])
+@pytest.mark.parametrize("name", ["generate", "score"])
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    name: str, where: str, command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("plain").write_text("")
+    Path("folder").mkdir()
+    Path("closed").mkdir()
+    Path("closed").chmod(0o500)
+    if where.startswith("closed") and os.access("closed", os.W_OK):
+        pytest.skip("the superuser may write anywhere")
+    if name == "score":
+        command = ["score", "--model", command[2], "--data", command[4]]
+    assert main([*command, "--out", where, "--overwrite", "true"]) == 2
+    assert f"--out {where}: " in one_line(capsys)
+    assert draws.prompts == []
+
+
+def test_two_commands_do_not_write_one_file(
+    command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Part("out.jsonl", 40, "prompt", "answered", {}, False)
+    assert main([*command, "--out", "out.jsonl"]) == 2
+    assert "another command is writing it" in one_line(capsys)
+    assert part.file is not None
+    assert part.file.exists()
+
+
+PAIR = {"chosen": "\n\nHuman: what is it\n\nAssistant: a fox", "rejected": "\n\nHuman: what is it\n\nAssistant: a dog"}
+CLASHES = {
+    "responses": {"messages": [{"role": "user", "content": "what is it"}], "responses": ["a fox", "a dog"]},
+    "chosen": PAIR,
+    "reward": {"prompt": "what is it", "reward": 1},
+}
+
+
+@pytest.mark.parametrize("column", CLASHES)
+def test_columns_that_would_be_overwritten_are_refused_before_the_work(
+    column: str, command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = write(Path("rows.jsonl"), [{"prompt": "what is it"}] * 20 + [CLASHES[column]])
+    command[command.index("--prompts") + 1] = given
+    kept = [] if column == "responses" else ["--n", "2", "--keep", "pairs", "--rewards+=Repetition"]
+    assert main([*command, *kept]) == 2
+    assert f"rows.jsonl:21: the column `{column}` is also one of the output; rename it" in one_line(capsys)
+    assert draws.prompts == []
+
+
+def test_what_is_not_shown_to_the_model_is_said(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    tool = {"type": "function", "function": {"name": "zulu", "parameters": {}}}
+    given = [{"prompt": "what is it", "tools": [tool]}, {"prompt": "Human: what is it\n\nAssistant:"}, PAIR]
+    command[command.index("--prompts") + 1] = write(Path("rows.jsonl"), given)
+    assert main(command) == 0
+    told = capfd.readouterr()
+    assert "rows.jsonl: the chat template has no place for tools (1 row): the model never sees it" in told.err
+    assert json.loads(told.out.splitlines()[2])["chosen"] == PAIR["chosen"]
+
+
+def test_a_prompt_that_leaves_no_room_is_said_before_the_work(
+    command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [{"prompt": "what is it"}] * 20 + [{"prompt": "what " * 600}]
+    command[command.index("--prompts") + 1] = write(Path("rows.jsonl"), given)
+    assert main(command) == 2
+    assert "rows.jsonl:21: a prompt of 6" in one_line(capsys)
+    assert draws.prompts == []
+
+
+def test_template_variables_reach_the_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny.save_model(tmp_path / "model")
+    (model / "chat_template.jinja").write_text(tiny.CHATML + "{% if quiet is defined %}{{ quiet }}{% endif %}")
+    ask = ["generate", "--model", str(model), "--prompt", "what is it", "--max_new_tokens", "2"]
+    assert main([*ask, "--template_variables", "{quiet: brown fox}"]) == 0
+    assert main([*ask, "--template_variables", "{loud: 1}"]) == 2
+    assert "--template_variables: the chat template does not use loud; it uses: quiet" in one_line(capsys)
+    talker = ChatModel(str(model), template_variables={"quiet": "brown fox"})
+    assert talker.tokenizer.decode(prompt_ids(talker.tokenizer, [{"role": "user", "content": "a"}])).endswith(
+        "brown fox"
+    )
+    bare = tiny.save_model(tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    ask[2] = str(bare)
+    assert main([*ask, "--system", "be brief"]) == 2
+    assert "system prompts need; take a model whose tokenizer has one" in one_line(capsys)
+
+
+def test_processes_of_rewards_end_with_the_command(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(RewardProcesses, "end_stuck", lambda self: ended.append("stuck"))
+    monkeypatch.setattr(RewardProcesses, "end", lambda self: ended.append("all"))
+    best = [*command, "--n", "2", "--cut_off", "true", "--keep", "best", "--rewards+=Repetition"]
+    assert main(best) == 0
+    assert ended == ["stuck"]
+    Draws(monkeypatch).stop_at = 0
+    assert main(best) == 130
+    assert ended == ["stuck", "all", "stuck"]

@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain import PromptData
-from lit_posttrain.data.asked import asked, continued, read_prompts
+from lit_posttrain.data.asked import asked, continued, read_prompts, refuse_names
 from lit_posttrain.data.beside import SYSTEM_COLUMNS, TOOL_COLUMNS
 from lit_posttrain.data.kinds import CONVERSATION, PROMPT
 from lit_posttrain.errors import PostTrainError
@@ -66,7 +66,76 @@ def test_rows_keep_what_is_no_part_of_the_prompt(tmp_path: Path) -> None:
     with pytest.raises(
         PostTrainError, match=r"rows\.jsonl:1: the column `responses` is also one of the output; rename"
     ):
-        one.row(prompt="x", responses=[])
+        refuse_names([one], ["prompt", "responses"])
+
+
+ANSWERED = {
+    "pair": {
+        "chosen": [USER, {"role": "assistant", "content": "a fox"}],
+        "rejected": [USER, {"role": "assistant", "content": "a dog"}],
+    },
+    "transcripts": {
+        "chosen": "\n\nHuman: what is it\n\nAssistant: a fox",
+        "rejected": "\n\nHuman: what is it\n\nAssistant: a dog",
+    },
+    "ranking": {"responses": [{"text": "a", "rank": 0}, {"text": "b", "rank": 1}]},
+    "judged": {"response1": "a", "response2": "b", "label": 1},
+    "single": {"completion": "a", "label": True},
+}
+
+
+@pytest.mark.parametrize("shape", ANSWERED)
+@pytest.mark.parametrize("column", [None, *PROMPT, *CONVERSATION, "input"])
+def test_answers_that_stand_beside_a_prompt_are_kept(shape: str, column: str | None, tmp_path: Path) -> None:
+    rest = ANSWERED[shape]
+    if column is None and shape not in ("pair", "transcripts"):
+        pytest.skip("has no prompt")
+    if (column == "input" and shape not in ("ranking", "judged")) or (column in CONVERSATION and shape == "single"):
+        pytest.skip("read as no prompt, in training too")
+    asks = {column: [USER] if column in CONVERSATION else "what is it"} if column else {}
+    row = {**asks, **rest, "system": "be brief", "history": [["one", "two"]]}
+    if column is None or shape in ("pair", "transcripts"):
+        del row["history"], row["system"]
+    (one,) = read_prompts(write(tmp_path / "rows.jsonl", row))
+    assert one.rest == rest
+    assert one.messages[-1] == USER
+
+
+def test_rows_without_a_prompt_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tokenizer: Any
+) -> None:
+    bad = [
+        {"chosen": "\n\nHuman: what\n\nAssistant: a", "rejected": "\n\nHuman: who\n\nAssistant: b"},
+        {"chosen": "\n\nHuman: what\n\nAssistant: a", "rejected": "\n\nHuman: what\n\nAssistant:"},
+        {
+            "chosen": "\n\nHuman: \n\nAssistant: a\n\nHuman: b\n\nAssistant: c",
+            "rejected": "\n\nHuman: a\n\nAssistant: b",
+        },
+    ]
+    path = write(tmp_path / "rows.jsonl", ANSWERED["transcripts"], *bad, ANSWERED["transcripts"])
+    assert [one.source for one in read_prompts(path)] == [f"{path}:1", f"{path}:5"]
+    assert f"{path}:2: dropped, no shared prompt" in caplog.text
+    assert f"{path}:3: dropped, empty response" in caplog.text
+    assert f"{path}:4: dropped, empty turn" in caplog.text
+    assert "read as Human/Assistant transcripts" in caplog.text
+    data = PromptData(path, cache_dir=str(tmp_path))
+    data.build(tokenizer, 512)
+    assert len(data.train_store) == 2, "as in training"
+    with pytest.raises(PostTrainError, match=r"no prompts .*rows\.jsonl:1: dropped, no shared prompt"):
+        read_prompts(write(tmp_path / "rows.jsonl", bad[0]))
+
+
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.xlsx", "rows.md", "rows.JSONLL", "rows.yaml", "rows.zip"])
+def test_files_of_other_kinds_are_not_taken_for_prompts(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, {"prompt": "what is it"})
+    with pytest.raises(PostTrainError, match=r"files are not read; rows are in \.jsonl, .* a \.txt file has"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("name", ["asked", "asked.txt", "asked.TXT"])
+def test_a_file_of_lines_may_have_no_suffix(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("what is it\n")
+    assert read_prompts(str(tmp_path / name))[0].messages == [USER]
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
@@ -77,7 +146,7 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     assert system == asked("what is it", "be brief").messages == [{"role": "system", "content": "be brief"}, USER]
     with pytest.raises(PostTrainError, match=r"none/of/it\.txt: no such file of prompts"):
         read_prompts("none/of/it.txt")
-    with pytest.raises(PostTrainError, match=r"rows\.jsonl:2: no prompt among the columns id"):
+    with pytest.raises(PostTrainError, match=r"rows\.jsonl:2: no prompt among the columns id; rename the one"):
         read_prompts(write(tmp_path / "rows.jsonl", {"prompt": "a"}, {"id": 3}))
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from lit_posttrain import __version__
 from lit_posttrain.command_line.early import check_run
 from lit_posttrain.errors import PostTrainError, UsageError, buried, explained
+from lit_posttrain.runtime import share_cores
 
 TRAINER_COMMANDS = {
     "fit": "Train: lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl",
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for rewards and callbacks of one's own; behind all else, and shadowing nothing
+    share_cores()
     try:
         asks_help = bool(set(HELP) & set(args))
         if args[0] in (*TRAINER_COMMANDS, "audit") and not asks_help:

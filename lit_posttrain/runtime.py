@@ -1,4 +1,5 @@
-"""What the command line sets up in its process: memory allocator, precision by processor, quiet libraries."""
+"""What the command line sets up in its process: memory allocator, waiting of threads, precision by processor, quiet
+libraries."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from pathlib import Path
 # mallopt parameters of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEEP = 2**31 - 1  # mallopt takes an int; 2 GiB
+OPENMP_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+SHORT_SPINS = {"GOMP_SPINCOUNT": "1000"}  # of GNU's OpenMP, which torch uses on Linux; some 20 microseconds
 
 
 def tune_allocator() -> bool:
@@ -25,6 +28,16 @@ def tune_allocator() -> bool:
     libc = ctypes.CDLL(None)
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP), (_M_TOP_PAD, 2**28))
     return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings)
+
+
+def share_cores() -> None:
+    """Let OpenMP's threads sleep soon when they wait for one another, unless the environment says how they wait.
+
+    Must come before torch is imported, which reads it once. By default a thread that has done its part computes on for
+    milliseconds while it waits: on cores shared with other jobs it takes the time of the thread that it waits for.
+    """
+    if not OPENMP_WAITING & os.environ.keys():
+        os.environ |= SHORT_SPINS
 
 
 def fast_bfloat16_cpu() -> bool:

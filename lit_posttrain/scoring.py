@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 
+from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.example import Labelled
 from lit_posttrain.data.formats import Columns, recognise
@@ -17,6 +19,7 @@ from lit_posttrain.data.overlong import Fitted, fit_comparison
 from lit_posttrain.data.preference import ComparisonReader
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record, find_sources
+from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.tokenize import build_store
 from lit_posttrain.data.trees import Reader
@@ -26,6 +29,7 @@ from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.types import Role, Tree
 
+_NOT_KNOWN: Any = object()
 _SCORED = ("completion", "chosen", "rejected", "responses")
 
 
@@ -121,26 +125,60 @@ class ResponseScorer:
         self.model = self.restored.scorer
         self.system, self.bfloat16, self.columns = system, bfloat16, columns
         self.batch_size = batch_size
-        self.unscored: list[str] = []  # which rows of the last file have no score, and why, in words
 
     def score_file(self, path: str, cache_dir: str | None = None) -> Iterator[tuple[Record, list[float] | None]]:
-        """Every record of a file with the scores of its responses, in their order; None where there are none."""
+        """Every record of a file with the scores of its responses, in their order; None where there are none.
+
+        Raises:
+            PostTrainError: as `read`.
+        """
+        store, _ = self.read(path, cache_dir)
+        yield from self.scored(path, store)
+
+    def read(self, path: str, cache_dir: str | None = None) -> tuple[TreeStore, AuditReport]:
+        """What is to be scored of a file, and how it was read.
+
+        Raises:
+            PostTrainError: for a file of which no row can be scored.
+        """
         limit = max_positions(self.model.config)
         options = ScoreOptions(limit or 1_000_000, self.system, self.columns)
         store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
-        self.unscored = [
-            f"{tally.count} {reason} ({file.where(tally)})"
-            for file in audit.files
-            for reason, tally in file.dropped.items()
-        ]
-        layout = RewardModel.layout_for(self.restored.layout)
-        scores: dict[tuple[int, int], list[float]] = {}
-        for batch in EvalLoader(store, batch_size=self.batch_size, layout=layout) if len(store) else ():
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                found = self.model(batch.to(self.device)).tolist()
-            for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
-                row = batch.tree_rows[tree]
-                scores.setdefault((int(store.file_index[row]), int(store.lines[row])), []).append(score)
+        if not len(store):
+            found = [(file.where(tally), reason) for file in audit.files for reason, tally in file.dropped.items()]
+            told = "; ".join(f"{where}: {reason}" for where, reason in found)
+            raise PostTrainError(f"{path}: no row can be scored ({told}); mend the rows, or name other columns")
+        return store, audit
+
+    def scored(
+        self, path: str, store: TreeStore, known: Sequence[list[float] | None] = ()
+    ) -> Iterator[tuple[Record, list[float] | None]]:
+        """The records of a file with their scores, a batch at a time. known: what the first of them were given."""
+        found = self._scores(store, sum(scores is not None for scores in known))
+        place, scores = next(found, (None, None))
+        before = iter(known)
         for number, source in enumerate(find_sources(path)):
             for record in source.records():
-                yield record, scores.get((number, record.line))
+                given = next(before, _NOT_KNOWN)
+                if given is not _NOT_KNOWN:
+                    yield record, given
+                elif place == (number, record.line):
+                    yield record, scores
+                    place, scores = next(found, (None, None))
+                else:
+                    yield record, None
+
+    def _scores(self, store: TreeStore, done: int) -> Iterator[tuple[tuple[int, int], list[float]]]:
+        """The place of every row that has scores, and these, in the file's order, without the first `done`."""
+        layout = RewardModel.layout_for(self.restored.layout)
+        batches = iter(EvalLoader(store, batch_size=self.batch_size, layout=layout))
+        skipped, again = divmod(done, self.batch_size)  # in the batches of before, for the same numbers
+        for batch in islice(batches, skipped, None):
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                found = self.model(batch.to(self.device)).tolist()
+            scores: list[list[float]] = [[] for _ in batch.tree_rows]
+            for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
+                scores[tree].append(score)
+            own = [(int(store.file_index[row]), int(store.lines[row])) for row in batch.tree_rows]
+            yield from list(zip(own, scores, strict=True))[again:]
+            again = 0

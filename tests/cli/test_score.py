@@ -1,0 +1,145 @@
+"""`lit-posttrain score`: rows come as they are scored, none is lost, and what is left out or not read is said."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny
+from helpers.cli import one_line
+from helpers.runs import write
+
+from lit_posttrain.cli import main
+from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.models.policy import Scorer
+from lit_posttrain.models.spec import ModelSpec
+
+
+class Batches:
+    """Counts what is scored, in responses; is interrupted at a batch, if one is named."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.responses: list[int] = []
+        self.stop_at: int | None = None
+        forward = Scorer.forward
+
+        def watched(model: Scorer, batch: Any) -> torch.Tensor:
+            if len(self.responses) == self.stop_at:
+                raise KeyboardInterrupt
+            self.responses.append(batch.num_responses)
+            return forward(model, batch)
+
+        monkeypatch.setattr(Scorer, "forward", watched)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
+    return Batches(monkeypatch)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    scorer = build_scorer(ModelSpec(str(tiny.save_model(tmp_path / "base"))), 512)
+    scorer.transformer.config.pad_token_id = 0
+    scorer.transformer.save_pretrained(tmp_path / "scores")
+    tiny.tokenizer().save_pretrained(tmp_path / "scores")
+    return tmp_path / "scores"
+
+
+@pytest.fixture
+def command(model: Path) -> list[str]:
+    """40 rows, 4 at a time; the 11th and the 12th have no response."""
+    rows = [{"id": i, "prompt": f"what is {i}", "completion": "" if i in (10, 11) else f"a {i}"} for i in range(40)]
+    return ["score", "--model", str(model), "--data", write(Path("rows.jsonl"), rows), "--batch_size", "4"]
+
+
+def rows(file: str) -> list[Any]:
+    return [json.loads(line) for line in Path(file).read_text().splitlines()]
+
+
+def test_a_stopped_command_goes_on_where_it_was(
+    command: list[str], batches: Batches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--out", "whole.jsonl"]) == 0
+    assert batches.responses == [4] * 9 + [2]
+    assert [row["scores"] is None for row in rows("whole.jsonl")] == [i in (10, 11) for i in range(40)]
+    capsys.readouterr()
+    batches.responses, batches.stop_at = [], 4
+    assert main([*command, "--out", "parted.jsonl"]) == 130
+    assert "stopped with 18 of 40 rows scored; they are kept in parted.jsonl.part" in capsys.readouterr().err
+    assert sorted(str(file) for file in Path().glob("parted*")) == ["parted.jsonl.part"]
+    part = Path("parted.jsonl.part")
+    part.write_bytes(part.read_bytes()[:-7])  # as a crash within the last line leaves it
+    batches.responses, batches.stop_at = [], None
+    assert main([*command, "--out", "parted.jsonl"]) == 0
+    assert "going on with parted.jsonl: 17 of 40 rows are scored" in capsys.readouterr().err
+    assert batches.responses == [4] * 6 + [2]
+    assert rows("parted.jsonl") == rows("whole.jsonl"), "to the bit"
+    assert not part.exists()
+
+
+def test_the_console_shows_rows_as_they_are_scored(
+    command: list[str], batches: Batches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches.stop_at = 2
+    assert main(command) == 130
+    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == list(range(8))
+
+
+@pytest.mark.parametrize("change", ["model", "data", "system", "precision"])
+def test_scores_that_something_else_gave_are_not_taken(
+    change: str, command: list[str], model: Path, batches: Batches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches.stop_at = 1
+    assert main([*command, "--out", "out.jsonl"]) == 130
+    batches.stop_at = None
+    if change == "model":
+        os.utime(model / "model.safetensors", ns=(1, 1))
+    elif change == "data":
+        write(Path("rows.jsonl"), [{"prompt": "a", "completion": "b"}] * 40)
+    else:
+        command += ["--system", "be brief"] if change == "system" else ["--precision", "bfloat16"]
+    capsys.readouterr()
+    assert main([*command, "--out", "out.jsonl"]) == 2
+    assert "out.jsonl.part holds what another model, other data or other options gave" in one_line(capsys)
+    assert main([*command, "--out", "out.jsonl", "--overwrite", "true"]) == 0
+    assert len(rows("out.jsonl")) == 40
+
+
+def test_a_column_that_would_be_lost_is_said_before_the_work(
+    command: list[str], batches: Batches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("rows.jsonl"), [{"prompt": "a", "completion": "b"}] * 20 + [{"prompt": "a", "scores": None}])
+    assert main(command) == 2
+    assert "rows.jsonl:21: has a column `scores` already" in one_line(capsys)
+    assert batches.responses == []
+
+
+def test_a_file_of_which_nothing_can_be_scored_is_an_error(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("rows.jsonl"), [{"prompt": "what", "completion": ""}] * 3)
+    assert main([*command, "--out", "out.jsonl"]) == 2
+    assert "rows.jsonl: no row can be scored (" in (told := one_line(capsys))
+    assert "empty" in told
+    assert not list(Path().glob("out*"))
+
+
+def test_what_is_not_read_is_said(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    tool = {"type": "function", "function": {"name": "zulu", "parameters": {}}}
+    transcript = {"prompt": "\n\nHuman: what\n\nAssistant:", "completion": "a fox", "mood": "good"}
+    write(Path("rows.jsonl"), [{"prompt": "what", "completion": "a fox", "tools": [tool]}, transcript])
+    assert main(command) == 0
+    told = capsys.readouterr().err
+    assert "rows.jsonl: the chat template has no place for tools (1 row): the model never sees it" in told
+    assert "not used: " in told
+    assert "mood (1 row)" in told
+    assert main([*command, "--columns.prompt", "nowhere"]) == 2
+    assert "--data" not in (told := one_line(capsys))
+    assert "--columns.prompt" in told

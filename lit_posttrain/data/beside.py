@@ -24,7 +24,10 @@ Messages = list[dict[str, Any]]
 @dataclass(frozen=True)
 class Beside:
     """Where a row's system prompt and tools stand: the names that are found by themselves, or those that the user gave.
-    default_system: the system prompt of rows that bring none."""
+    default_system: the system prompt of rows that bring none.
+
+    A column that is found by itself and holds something else than its name says is left unread, for the audit to show:
+    `functions` may be a program, and `history` a story."""
 
     system: tuple[str, ...] = SYSTEM_COLUMNS
     tools: tuple[str, ...] = TOOL_COLUMNS
@@ -44,15 +47,31 @@ class Beside:
             if column and row.peek(column) == prompt[0]["content"]:
                 row[column]
             return prompt
-        said = row[column] if column else self.default_system
+        said = row.peek(column) if column else self.default_system
         if said is not None and not isinstance(said, str):
+            if self.system == SYSTEM_COLUMNS:
+                return prompt
             raise BadRow("wrong type", f"`{column}` is {kind(said)}, not a string; mend it")
+        if column:
+            row[column]
         return [{"role": "system", "content": said}, *prompt] if said and said.strip() else prompt
 
     def around(self, row: Row) -> dict[str, Any]:
         """Tools and template variables, as arguments of `Example`."""
+        return {"tools": self._tools(row), "variables": _variables(row)}
+
+    def _tools(self, row: Row) -> list[Any] | None:
         column = row.first(self.tools)
-        return {"tools": as_tools(row[column], column) if column else None, "variables": _variables(row)}
+        if column is None:
+            return None
+        try:
+            found = as_tools(row.peek(column), column)
+        except BadRow:
+            if self.tools == TOOL_COLUMNS:
+                return None
+            raise
+        row[column]
+        return found
 
 
 def refuse_unwanted(row: Row) -> None:
@@ -93,8 +112,11 @@ def _with_history(row: Row, prompt: Messages) -> Messages:
     if row.first((HISTORY,)) is None or sum(m["role"] not in SYSTEM for m in prompt) != 1:
         return prompt
     found = row.peek(HISTORY)
-    if isinstance(found, str) and found.lstrip().startswith("["):
-        found = as_json(found, HISTORY)
+    if isinstance(found, str):
+        try:
+            found = as_json(found, HISTORY)
+        except BadRow:
+            return prompt
     if not isinstance(found, (list, tuple)):
         return prompt
     pairs = all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found)
@@ -103,9 +125,7 @@ def _with_history(row: Row, prompt: Messages) -> Messages:
     elif all(is_message(item) for item in found):
         turns = list(found)
     else:
-        raise BadRow(
-            "wrong type", f"`{HISTORY}` holds neither [question, answer] pairs nor messages; mend or remove it"
-        )
+        return prompt
     row[HISTORY]
     at = 0 if not prompt or prompt[0]["role"] not in SYSTEM else 1
     return [*prompt[:at], *as_messages(turns, HISTORY), *prompt[at:]] if turns else prompt

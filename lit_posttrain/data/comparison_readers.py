@@ -15,9 +15,9 @@ from typing import Any, Literal
 from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.beside import with_thoughts
 from lit_posttrain.data.comparison import Candidate, Comparison, Messages, after_prompt, equal_responses, shared_prompt
-from lit_posttrain.data.formats import added
+from lit_posttrain.data.formats import empty_prompt, with_added
 from lit_posttrain.data.kinds import GOOD_WORDS
-from lit_posttrain.data.messages import REASONING, as_json, kind, same
+from lit_posttrain.data.messages import REASONING, SYSTEM, as_json, check_order, kind, same, says
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.turns import conversation
 from lit_posttrain.data.votes import Votes, whole_number
@@ -78,13 +78,16 @@ def _asked(
     if row[name] is None:
         raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
     prompt = conversation(row[name], name, row.notes, "user")
-    extra = [column for column in columns["extra"] if column != name and row.first((column,))]
+    extra = [column for column in columns["extra"] if row.first((column,))]
     if extra and isinstance(row[name], str) and prompt[-1]["role"] == "user":
         if any(side[0]["role"] != "assistant" for side in sides):
             with suppress(BadRow):
                 return after_prompt(prompt, sides, name, names)
-        prompt[-1]["content"] = "\n\n".join([prompt[-1]["content"], *added(row, extra)])
-    return after_prompt(prompt, sides, name, names)
+        prompt[-1]["content"] = with_added(prompt[-1]["content"], row, extra)
+    prompt, said = after_prompt(prompt, sides, name, names)
+    if not any(says(message) for message in prompt if message["role"] not in SYSTEM):
+        raise empty_prompt(name)
+    return prompt, said
 
 
 def _pair(
@@ -237,14 +240,37 @@ def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
     """A reader of rows with one response and whether it is good. columns: names of `prompt`, `completion`, `good`."""
 
     def read(row: Row) -> Comparison:
-        label = row[columns["good"]]
-        good = GOOD_WORDS.get(str(label).strip().lower())
-        good = {1: True, 0: False, -1: False}.get(number) if (number := whole_number(label)) is not None else good
-        if good is None:
-            what = f"`{columns['good']}` is {label!r}, neither good nor bad; write true or false"
-            raise (BadRow if label in (None, "") else Misread)("label", what)
+        good = _verdict(row, columns["good"])
         name = str(columns["completion"])
         prompt, (answer,) = _asked(row, columns, [conversation(row[name], name, row.notes)], [name])
         return Comparison(prompt, [Candidate(with_thoughts(row, answer), Role.CHOSEN if good else Role.REJECTED)])
 
     return read
+
+
+def unpaired_whole(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
+    """A reader of conversations whose last response is good or bad. columns: names of `conversation` and `good`."""
+
+    def read(row: Row) -> Comparison:
+        good, name = _verdict(row, columns["good"]), columns["conversation"]
+        turns = conversation(row[name], name, row.notes)
+        check_order(turns)
+        asked = max(i for i, turn in enumerate(turns) if turn["role"] not in ("assistant", "tool")) + 1
+        if asked == len(turns):
+            raise BadRow(
+                "no response", f"`{name}` ends with a question; add the response that `{columns['good']}` is about"
+            )
+        found = Candidate(turns[asked:], Role.CHOSEN if good else Role.REJECTED)
+        return Comparison(turns[:asked], [found], whole=True)
+
+    return read
+
+
+def _verdict(row: Row, column: str) -> bool:
+    label = row[column]
+    good = GOOD_WORDS.get(str(label).strip().lower())
+    good = {1: True, 0: False, -1: False}.get(number) if (number := whole_number(label)) is not None else good
+    if good is None:
+        what = f"`{column}` is {label!r}, neither good nor bad; write true or false"
+        raise (BadRow if label in (None, "") else Misread)("label", what)
+    return good

@@ -14,7 +14,7 @@ from typing import Any
 
 from lit_posttrain.data.beside import Beside, refuse_unwanted
 from lit_posttrain.data.comparison import Comparison
-from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired
+from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
 from lit_posttrain.data.formats import check_needs, recognise, require_columns
 from lit_posttrain.data.kinds import asks, guessed, label_values, tokens
 from lit_posttrain.data.row import Row
@@ -131,7 +131,10 @@ def recognise_comparison(
             used = {key: found.get(key) for key in (*needs, *_OPTIONAL.get(name, ()))}
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
             votes = Votes(found["labels"], values or label_values(found)) if used.get("labels") else None
-            read = make({**used, "extra": found.get("extra", []), "labelled": labelled, "votes": votes}, annotators)
+            read = make(
+                {**used, "extra": [] if named.prompt else found.get("extra", []), "labelled": labelled, "votes": votes},
+                annotators,
+            )
             needs = (*needed, *(column for column in around.values() if column))
             return ComparisonFormat("/".join(needed), needs, read, **around, labelled=labelled, votes=votes)
     raise PostTrainError(f"{record.file}:{record.line}: {_unrecognised(record, found, labelled)}")
@@ -177,4 +180,5 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], _Read]], 
     ("ranking", ("prompt", "responses"), lambda used, _: ranked(used)),
     ("judged", ("prompt", "first", "second", "labels"), judged),
     ("unpaired", ("prompt", "completion", "good"), lambda used, _: unpaired(used)),
+    ("unpaired", ("conversation", "good"), lambda used, _: unpaired_whole(used)),
 )

@@ -16,7 +16,7 @@ from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import Beside, refuse_unwanted, with_thoughts
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, answers_itself, asks, compared, tokens
-from lit_posttrain.data.messages import as_messages, check_order, kind
+from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
@@ -148,15 +148,22 @@ _Found = tuple[str, tuple[str, ...], Callable[[Row], _Parts]]
 def _is_prompt_only(data: Mapping[str, Any], found: _Found, shape: str) -> bool:
     """Whether what looks like a conversation belongs to preference data: the prompt of it, or a response that may be a
     bad one."""
+    if shape == "unpaired":
+        return True
     if found[1][0] in CONVERSATION:
         return not answers_itself(data)
-    return shape == "unpaired" or found[1] == ("text",)
+    return found[1] == ("text",)
 
 
 def _imitated(data: Mapping[str, Any]) -> str:
     """How to train on the better side alone, where that is one option."""
     if "chosen" not in data:
-        return ""
+        column = next((name for name in CONVERSATION if name in data), None)
+        return (
+            f"; to imitate all of them, pass --data.columns.messages {column}"
+            if column and answers_itself(data)
+            else ""
+        )
     prompt = next((column for column in ANSWERS if column in data), None)
     side = f"--data.columns.prompt {prompt} --data.columns.completion chosen" if prompt else ""
     side = "--data.columns.messages chosen" if not prompt and isinstance(data["chosen"], list) else side
@@ -215,21 +222,38 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
         asked, answered = row[prompt], row[answer]
         if isinstance(asked, str) and isinstance(answered, str):
             _text(row, answer, "completion")
-            asked = "\n\n".join([asked, *added(row, extra)])
+            asked = with_added(asked, row, extra)
+            if not asked.strip():
+                raise empty_prompt(prompt)
             said = with_thoughts(row, [{"role": "assistant", "content": answered}])
             return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
-        return _Parts(_side(asked, prompt, "user"), with_thoughts(row, _side(answered, answer, "assistant")))
+        turns = _side(asked, prompt, "user")
+        if not any(map(says, turns)):
+            raise empty_prompt(prompt)
+        return _Parts(turns, with_thoughts(row, _side(answered, answer, "assistant")))
 
     return name, (prompt, answer), read
 
 
-def added(row: Row, columns: Sequence[str]) -> list[str]:
-    """Texts of columns that belong to a row's prompt, of those that have something in them.
+def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
+    """A prompt with the texts of columns that belong to it, a paragraph each. Lists and objects are no texts, and stay
+    unread.
 
     Raises:
-        BadRow: one holds something else than text.
+        BadRow: a column holds a number.
     """
-    return [_text(row, column, "") for column in columns if row.first((column,))]
+    there = [c for c in columns if row.first((c,)) and not isinstance(row.peek(c), (list, dict))]
+    parts = [asked] * bool(asked.strip()) + [_text(row, column, "") for column in there]
+    return "\n\n".join(parts)
+
+
+def empty_prompt(column: str) -> BadRow:
+    """What is wrong with a row whose prompt is blank."""
+    return BadRow(
+        "empty prompt",
+        f"`{column}` is empty: nothing is asked; fill or remove the row (texts that answer nothing go to "
+        "configs/sft.yaml with --data.columns.text)",
+    )
 
 
 def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:

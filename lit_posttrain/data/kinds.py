@@ -83,6 +83,8 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
         guesses["scores"] = None
     if "response_0" in data:  # which is not named like this where responses count from 1
         guesses["first"], guesses["second"] = "response_0", first_of(("response_1",))
+    if answers_itself(data) and _is_verdict(data.get("label")):  # LLaMA-Factory's rows for KTO
+        guesses["conversation"] = first_of(CONVERSATION)
     for prompt, first, second, label, _ in JUDGED:
         if all(name in data for name in (prompt, first, second, label)):
             guesses |= {"prompt": prompt, "first": first, "second": second, "labels": [label]}
@@ -115,8 +117,9 @@ def compared(data: Mapping[str, Any]) -> tuple[str, str] | None:
             "judged",
             f"two responses to a prompt and which is better ({shown('first', 'second', 'labels')}); {_PAIRS}",
         )
-    if {"prompt", "completion", "good"} <= set(found) and _is_verdict(data[found["good"]]):
-        columns = shown("completion", "good")
+    single = "completion" if {"prompt", "completion"} <= set(found) else "conversation"
+    if {single, "good"} <= set(found) and _is_verdict(data[found["good"]]):
+        columns = shown(single, "good")
         return "unpaired", f"single responses marked as good or bad ({columns}); configs/kto.yaml learns from those"
     return None
 

@@ -25,7 +25,7 @@ MESSAGE_MARKS = {
 # axolotl: a list of {begin_offset, end_offset, train} over the characters of a turn
 DETAILS = ("train_detail", "training_detail")
 # column of a row -> likewise for all of its assistant turns
-ROW_MARKS = {"weight": True, "sample_weight": True, "loss_weight": True, "train": True, "trainable": True}
+ROW_MARKS = {**MESSAGE_MARKS, "sample_weight": True}
 _WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 

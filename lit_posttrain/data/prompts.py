@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import Beside
+from lit_posttrain.data.beside import Beside, refuse_unwanted
 from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
-from lit_posttrain.data.formats import Columns, added, check_needs, recognise, require_columns
+from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns, with_added
 from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT, guessed
 from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.mixing import Mix
@@ -70,25 +70,30 @@ class PromptOptions:
         return Fitted([tree]) if len(tree.prompt) <= self.max_length else Fitted(dropped=TOO_LONG)
 
 
-_Read = Callable[[Row], list[dict[str, Any]]]
+_Prompt = tuple[list[dict[str, Any]], bool]  # and whether it is whole, so that no earlier turns precede it
+_Read = Callable[[Row], _Prompt]
 
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Records as prompts. messages: those of a record. history: whether earlier turns in a column precede them.
-    template: as in `PromptData`."""
+    """Records as prompts. template: as in `PromptData`."""
 
     name: str
     needs: tuple[str, ...]
-    messages: _Read
+    prompt: _Read
     beside: Beside
     template: str | None = None
-    history: bool = True
     doubt: str = ""
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
-        """The prompt of a record. Rewards see all of its columns."""
+        """The prompt of a record. Rewards see all of its columns.
+
+        Raises:
+            BadRow: as `example`.
+            NothingToLearn: the record is marked as not to be trained on.
+        """
         row = Row(data)
+        refuse_unwanted(row)
         example = self.example(row)
         row.read_all()
         record = PromptRecord(example.messages, dict(data), example.tools, example.variables)
@@ -101,13 +106,14 @@ class PromptReader:
             BadRow: the row has no prompt, or none that could be one.
         """
         check_needs(self.needs, row)
-        messages = [dict(message) for message in self.messages(row)]
+        found, whole = self.prompt(row)
+        messages = [dict(message) for message in found]
         if not messages or not says(messages[-1]):
-            raise BadRow("empty prompt", f"`{self.needs[0]}` asks nothing; fill or remove the row")
+            raise BadRow("empty prompt", f"`{self.needs[0]}` is empty: nothing is asked; fill or remove the row")
         if self.template is not None:
             last = next((m for m in reversed(messages) if m["role"] == "user"), messages[-1])
             last["content"] = self.template.replace("{prompt}", last["content"])
-        prompt, around = self.beside.opened(row, messages, self.history), self.beside.around(row)
+        prompt, around = self.beside.opened(row, messages, history=not whole), self.beside.around(row)
         bare = len(prompt) == 1 and prompt[0]["role"] == "user" and not around["tools"]
         example = Example.of(prompt, [], row, text=(str(prompt[0]["content"]), "") if bare else None, **around)
         check_order(example.messages, answered=False)
@@ -130,7 +136,7 @@ def prompt_reader(
     beside = Beside.named(named.system, named.tools, system_prompt)
     around = tuple(column for column in (named.system, named.tools) if column)
     name, needs, read = _recognised(record, named)
-    return PromptReader(name, (*needs, *around), read, beside, template, history=not named.messages)
+    return PromptReader(name, (*needs, *around), read, beside, template)
 
 
 def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, ...], _Read]:
@@ -139,14 +145,18 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
         raise PostTrainError(f"{record.file}: --data.columns wants `prompt` or `messages`: name one")
     if named.messages:
         return named.messages, (named.messages,), _unanswered(named.messages)
-    column = named.prompt or next((name for name in PROMPT if name in record.data), None)
-    if column is not None:
-        # an `input` beside a `prompt` may be one for a reward, such as a program's; the other names are always its text
-        extra = () if named.prompt or column == "prompt" else INPUT
-        return column, (column,), _asked(column, extra)
+    if named.prompt:
+        return named.prompt, (named.prompt,), _asked(named.prompt, ())
+    compared = None
     with suppress(PostTrainError):
-        known = recognise_comparison(record, labelled=False)
-        return f"prompts of {known.name}", known.needs, _compared(known, guessed(record.data).get("prompt"))
+        compared = recognise_comparison(record, labelled=False)
+    column = next((name for name in PROMPT if name in record.data), None)
+    if column is not None:
+        read = _asked(column, INPUT)
+        name = "/".join((column, *(extra for extra in INPUT if extra in record.data)))
+        return name, (column,), read if compared is None else _compared(compared, column, read)
+    if compared is not None:
+        return f"prompts of {compared.name}", compared.needs, _compared(compared, guessed(record.data).get("prompt"))
     with suppress(PostTrainError):
         whole = recognise(record, Columns())
         if whole.needs[0] in CONVERSATION:
@@ -158,43 +168,48 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
 
 
 def _asked(column: str, extra: tuple[str, ...]) -> _Read:
-    def read(row: Row) -> list[dict[str, Any]]:
+    def read(row: Row) -> _Prompt:
         value = row[column]
         if not isinstance(value, (str, list)):
             raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
-        if isinstance(value, str) and not value.strip():
-            raise BadRow("empty prompt", f"`{column}` is empty; fill or remove the row")
         messages = conversation(value, column, row.notes, "user")
         if len(messages) == 1 and messages[0]["role"] == "user":
-            messages[0]["content"] = "\n\n".join([messages[0]["content"], *added(row, extra)])
-        return messages
+            messages[0]["content"] = with_added(messages[0]["content"], row, extra)
+        return messages, False
 
     return read
 
 
-def _compared(known: ComparisonFormat, column: str | None) -> _Read:
-    """The prompt of what was compared. The responses count as not read: they are no part of it. column: the prompt's
-    own; without one the responses begin with it."""
+def _compared(known: ComparisonFormat, column: str | None, alone: _Read | None = None) -> _Read:
+    """The prompt of what was compared, as preference methods take it: the responses may begin with more turns than the
+    prompt's own column has. They count as not read: they are no part of it. column: the prompt's own, if there is one;
+    alone: its reader, for rows whose responses cannot be used."""
     answers = set(known.needs) - {column}
 
-    def read(row: Row) -> list[dict[str, Any]]:
-        inner = Row({name: row.peek(name) for name in row})
-        prompt = known.read(inner).prompt
-        for name in inner.keys() - inner.rest().keys() - answers:
+    def read(row: Row) -> _Prompt:
+        inner = row.aside()
+        try:
+            check_needs(known.needs, row)
+            found = known.shape(inner)
+        except BadRow as problem:
+            if alone is None or problem.reason == "two prompts":
+                raise
+            return alone(row)
+        for name in inner.read - answers:
             row[name]
         row.notes += inner.notes
         row.unused += inner.unused
-        return prompt
+        return found.prompt, found.whole
 
     return read
 
 
 def _unanswered(column: str) -> _Read:
-    def read(row: Row) -> list[dict[str, Any]]:
+    def read(row: Row) -> _Prompt:
         messages = as_messages(row[column], column)
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
-        return messages
+        return messages, True
 
     return read
 

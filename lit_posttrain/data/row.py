@@ -45,8 +45,18 @@ class Row(Mapping[str, Any]):
         return self._data.get(column)
 
     def first(self, columns: Iterable[str]) -> str | None:
-        """The first of some columns in which there is something."""
-        return next((column for column in columns if self.peek(column) not in _NOTHING), None)
+        """The first of some columns in which there is something that nobody has read as something else."""
+        left = (column for column in columns if column not in self._read)
+        return next((column for column in left if self.peek(column) not in _NOTHING), None)
+
+    def aside(self) -> Row:
+        """The same columns, of which none has been read."""
+        return Row(self._data)
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Columns that were looked up."""
+        return frozenset(self._read)
 
     def rest(self) -> dict[str, Any]:
         """The columns that were not read, whatever is in them."""

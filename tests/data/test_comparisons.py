@@ -368,3 +368,25 @@ def test_published_preferences_are_read_as_they_are(
     tree = data.train_store[0]
     assert all(tokenizer.decode(r.tokens).endswith("<|im_end|>\n") for r in tree.responses)
     assert torch.isfinite(next(iter(StepLoader(data.train_store, batch_size=4))).ranks).all()
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_conversations_with_a_verdict_are_single_responses(column: str) -> None:
+    turns = [SYSTEM, USER, said("first"), {"role": "user", "content": "Q2"}, said("A")]
+    for label, role in ((True, "CHOSEN"), ("false", "REJECTED")):
+        made = comparison({column: turns, "label": label, "tools": []})
+        assert (made.prompt, shown(made)) == (turns[:4], [("A", role, 0.0)])
+    called = [USER, calling("f"), {"role": "tool", "content": "3"}, said("A")]
+    made = comparison({column: called, "label": True})
+    assert (made.prompt, made.candidates[0].messages) == (called[:1], called[1:])
+    with pytest.raises(BadRow, match=f"`{column}` ends with a question"):
+        recognise_comparison(Record({column: turns, "label": True}, "rows.jsonl", 1)).read(
+            {column: turns[:4], "label": True}
+        )
+
+
+def test_a_conversation_beside_whole_sides_is_no_prompt() -> None:
+    for messages in ([USER, said("A")], [USER, said("other")]):
+        row = Row({"messages": messages, "chosen": [USER, said("A")], "rejected": [USER, said("B")]})
+        made = recognise_comparison(Record({**row}, "rows.jsonl", 1)).read(row.aside())
+        assert (made.prompt, shown(made)) == ([USER], CHOSEN_A)

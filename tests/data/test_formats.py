@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.comparisons import recognise_comparison
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.formats import Columns, recognise
+from lit_posttrain.data.prompts import PromptColumns, prompt_reader
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
 
@@ -182,8 +185,9 @@ def _turns(*roles: str) -> dict[str, Any]:
         ({"prompt": 5, "completion": "A"}, "wrong type", "`prompt` is 5, not a string or a list"),
         ({"text": " "}, "empty text", "`text` is empty"),
         ({"text": 7}, "wrong type", "`text` is 7, not a string"),
-        ({"messages": ASKED, "tools": {"a": 1}}, "wrong type", "`tools` is an object, not a list of tool schemas"),
-        ({"messages": ASKED, "system": 1}, "wrong type", "`system` is 1, not a string"),
+        ({"prompt": "", "completion": "A"}, "empty prompt", "`prompt` is empty: nothing is asked"),
+        ({"prompt": " ", "input": "\n", "completion": "A"}, "empty prompt", "`prompt` is empty: nothing is asked"),
+        ({"prompt": [{"role": "user", "content": ""}], "completion": "A"}, "empty prompt", "`prompt` is empty"),
     ],
 )
 def test_rows_that_cannot_be_used(row: dict[str, Any], reason: str, message: str) -> None:
@@ -197,3 +201,86 @@ def test_every_row_needs_the_columns_of_the_first() -> None:
     shape = recognise(Record({"question": "Q", "answer": "A"}, "train.jsonl", 1))
     with pytest.raises(BadRow, match=r"no column `answer` \(found: question, reply\)"):
         shape.example({"question": "Q", "reply": "A"})
+
+
+FREE: list[tuple[str, Any]] = [
+    *(("history", value) for value in ("[WP] A knight", "[1, 2", "[]x", '["a"]', {"a": 1}, [["a"]], [["a", 1]], 3)),
+    *((name, value) for name in ("functions", "tools") for value in ("def f(): ...", ["python"], {"a": 1}, "[1]", 3)),
+    *((name, value) for name in ("input", "context") for value in ({"a": 1}, ["a", "b"], [{"a": "b"}])),
+    *(("system", value) for value in ({"os": "linux"}, ["a"], 1)),
+]
+SHAPES: dict[str, dict[str, Any]] = {
+    "conversation": {"messages": ASKED},
+    "prompt and completion": {"prompt": "Q", "completion": "A"},
+    "pair": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+    "whole pair": {"chosen": ASKED, "rejected": [ASKED[0], {"role": "assistant", "content": "B"}]},
+    "ranking": {"prompt": "Q", "responses": ["A", "B"], "ranks": [0, 1]},
+    "judged": {"prompt": "Q", "response1": "A", "response2": "B", "label": 1},
+    "unpaired": {"prompt": "Q", "completion": "A", "label": True},
+}
+
+
+@pytest.mark.parametrize(("column", "value"), FREE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_column_that_holds_something_else_than_its_name_says_is_left_unread(
+    shape: str, column: str, value: Any
+) -> None:
+    row = Row({**SHAPES[shape], column: value})
+    record = Record({**row}, "rows.jsonl", 1)
+    row = row.aside()
+    if shape in ("conversation", "prompt and completion"):
+        prompt = recognise(record).example(row).messages[:1]
+    else:
+        prompt = recognise_comparison(record).read(row).prompt
+    assert prompt == [{"role": "user", "content": "Q"}]
+    assert row.unread == [column]
+    if shape != "conversation":
+        asked = prompt_reader(record).example(row.aside())
+        assert (asked.messages, asked.tools) == (prompt, None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [(Columns(tools="tools"), "`tools` is an object, not a list of tool"), (Columns(system="system"), "`system` is 1")],
+)
+def test_a_column_that_the_user_named_must_hold_what_it_is_named_for(columns: Columns, said: str) -> None:
+    row = {"messages": ASKED, "tools": {"a": 1}, "system": 1}
+    with pytest.raises(BadRow, match=said):
+        recognise(Record(row, "rows.jsonl", 1), columns).example(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
+        ({"history": ASKED[:1], "completion": "A"}, Columns(prompt="history", completion="completion"), ASKED),
+        ({"system": "Q", "completion": "A"}, Columns(prompt="system", completion="completion"), ASKED),
+        ({"prompt": "Q", "thinking": "A"}, Columns(prompt="prompt", completion="thinking"), ASKED),
+        ({"prompt": "Q", "reasoning_content": "A"}, Columns(prompt="prompt", completion="reasoning_content"), ASKED),
+        ({"history": ASKED}, Columns(messages="history"), ASKED),
+    ],
+)
+def test_no_column_is_read_twice(row: dict[str, Any], columns: Columns, expected: list[Any]) -> None:
+    assert recognise(Record(row, "rows.jsonl", 1), columns).example(row).messages == expected
+    if columns.prompt:
+        named = PromptColumns(prompt=columns.prompt)
+        assert prompt_reader(Record(row, "rows.jsonl", 1), named).example(Row(row)).messages == expected[:1]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "", "chosen": "A", "rejected": "B"},
+        {"prompt": [{"role": "user", "content": " "}], "chosen": "A", "rejected": "B"},
+        {"prompt": " ", "responses": ["A", "B"], "ranks": [0, 1]},
+        {"prompt": "", "response1": "A", "response2": "B", "label": 1},
+        {"prompt": "", "completion": "A", "label": True},
+    ],
+)
+def test_nobody_answers_an_empty_prompt(row: dict[str, Any]) -> None:
+    with pytest.raises(BadRow, match="`prompt` is empty: nothing is asked"):
+        recognise_comparison(Record(row, "rows.jsonl", 1)).read(row)
+    beside = {**row, "input": "Q"}
+    assert (
+        isinstance(row["prompt"], list)
+        or recognise_comparison(Record(beside, "rows.jsonl", 1)).read(beside).prompt == ASKED[:1]
+    )

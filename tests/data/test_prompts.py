@@ -10,7 +10,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain import PostTrainError, PromptData
-from lit_posttrain.data.prompts import PromptColumns
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.marks import ROW_MARKS
+from lit_posttrain.data.prompts import PromptColumns, prompt_reader
+from lit_posttrain.data.row import Row
+from lit_posttrain.data.sources import Record
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.types import PromptRecord
 
@@ -23,7 +28,7 @@ SHAPES: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     "messages in prompt": ({"prompt": BRIEF}, BRIEF),
     "question": ({"question": "what is it", "answer": "a fox"}, ASKED),
     "instruction": ({"instruction": "what is it", "input": "fox"}, [{"role": "user", "content": "what is it\n\nfox"}]),
-    "input of a reward": ({"prompt": "what is it", "input": "fox", "answer": "a fox"}, ASKED),
+    "prompt with input": ({"prompt": "what is it", "input": "fox"}, [{"role": "user", "content": "what is it\n\nfox"}]),
     "conversation": ({"messages": ANSWERED}, ASKED),
     "preference": ({"chosen": f"{SIDE} fox", "rejected": f"{SIDE} dog"}, ASKED),
     "row's system": ({"prompt": "what is it", "system": "be brief"}, BRIEF),
@@ -92,7 +97,7 @@ def test_long_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast
             {},
             r"rows.jsonl:1: no prompt among the columns frage; name it",
         ),
-        ({"prompt": " "}, {}, r"rows.jsonl:1: `prompt` is empty; fill or remove the row"),
+        ({"prompt": " "}, {}, r"rows.jsonl:1: `prompt` is empty: nothing is asked; fill or remove the row"),
         ({"prompt": 3}, {}, r"rows.jsonl:1: `prompt` is 3, not a string"),
         (
             {"prompt": "x"},
@@ -111,3 +116,89 @@ def test_mistakes(
 def test_a_template_needs_a_place_for_the_prompt() -> None:
     with pytest.raises(PostTrainError, match=r"--data.template has no \{prompt\}"):
         PromptData("x.jsonl", template="prompt")
+
+
+SYSTEM = {"role": "system", "content": "S"}
+HI, HELLO, MORE = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, ASKED[0]
+PAIRS: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
+    "one turn": ({"prompt": "Hi", "chosen": "A", "rejected": "B"}, [HI]),
+    "system in the sides": ({"prompt": "Hi", "chosen": [SYSTEM, HI], "rejected": [SYSTEM, HI]}, [SYSTEM, HI]),
+    "the first turn of several": (
+        {"prompt": "Hi", "chosen": [HI, HELLO, MORE], "rejected": [HI, HELLO, MORE]},
+        [HI, HELLO, MORE],
+    ),
+    "a transcript": ({"prompt": "\n\nHuman: Hi", "chosen": "\n\nAssistant: A", "rejected": "\n\nAssistant: B"}, [HI]),
+    "with input": (
+        {"instruction": "Hi", "input": "you", "chosen": "A", "rejected": "B"},
+        [{**HI, "content": "Hi\n\nyou"}],
+    ),
+    "prompt with context": (
+        {"prompt": "Hi", "context": "you", "chosen": "A", "rejected": "B"},
+        [{**HI, "content": "Hi\n\nyou"}],
+    ),
+    "history": (
+        {"prompt": "Hi", "history": [["a", "b"]], "chosen": "A", "rejected": "B"},
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, HI],
+    ),
+    "judged": ({"prompt": "Hi", "response1": [SYSTEM, HI], "response2": [SYSTEM, HI], "label": 1}, [SYSTEM, HI]),
+    "ranked": ({"prompt": "Hi", "responses": [[HI], [HI]], "ranks": [1, 2]}, [HI]),
+    "whole": ({"chosen": [SYSTEM, HI], "rejected": [SYSTEM, HI]}, [SYSTEM, HI]),
+}
+
+
+def _answered(row: dict[str, Any]) -> dict[str, Any]:
+    """With an answer of the assistant behind the turns of each side."""
+    made = dict(row)
+    for column, text in (("chosen", "A"), ("rejected", "B"), ("response1", "A"), ("response2", "B")):
+        if isinstance(made.get(column), list):
+            made[column] = [*made[column], {"role": "assistant", "content": text}]
+    if "responses" in made:
+        both = zip(made["responses"], "AB", strict=True)
+        made["responses"] = [{"content": [*turns, {"role": "assistant", "content": text}]} for turns, text in both]
+    return made
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_method_asks_the_same_of_a_row(name: str) -> None:
+    """What preference methods learn the answer to is what on-policy methods and `generate` ask."""
+    row, expected = _answered(PAIRS[name][0]), PAIRS[name][1]
+    record = Record(row, "rows.jsonl", 1)
+    assert recognise_comparison(record).read(row).prompt == expected
+    reader = prompt_reader(record)
+    seen = Row(row)
+    assert reader.example(seen).messages == expected
+    assert PromptRecord(*json.loads(reader.read(row).record)).messages == expected
+    kept = {"chosen", "rejected", "response1", "responses"} & set(row)
+    assert kept <= set(seen.rest())  # which `generate` writes down again
+
+
+def test_sides_that_cannot_be_used_leave_the_prompt() -> None:
+    first = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    reader = prompt_reader(Record(first, "rows.jsonl", 1))
+    for later in (
+        {"prompt": "Hi"},
+        {"prompt": "Hi", "chosen": "", "rejected": 3},
+        {"prompt": "Hi", "chosen": None, "rejected": []},
+    ):
+        assert reader.example(Row(later)).messages == [HI]
+    other = {"prompt": "Hi", "chosen": [MORE, HELLO], "rejected": [MORE, HELLO]}
+    with pytest.raises(BadRow, match="`chosen` begins with 'what is it' where `prompt` is 'Hi'"):
+        reader.example(Row(other))
+
+
+def test_a_named_prompt_is_all_of_it() -> None:
+    row = {"question": "Q", "context": "more", "formatted_prompt": "Hi", "chosen": "A", "rejected": "B"}
+    record = Record(row, "rows.jsonl", 1)
+    named = recognise_comparison(record, PreferenceColumns(prompt="formatted_prompt"))
+    assert named.read(row).prompt == [HI]
+    assert prompt_reader(record, PromptColumns(prompt="formatted_prompt")).example(Row(row)).messages == [HI]
+    assert prompt_reader(record).example(Row(row)).messages == [{**HI, "content": "Q\n\nmore"}]
+
+
+@pytest.mark.parametrize("mark", ROW_MARKS)
+def test_marked_rows_are_not_prompts(mark: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    no, yes = (0, 1) if ROW_MARKS[mark] else (1, 0)
+    data = read(tmp_path, tokenizer, [{"prompt": "a", mark: no}, {"prompt": "b", mark: yes}, {"prompt": "c"}])
+    assert data.audit.total.dropped["marked not to be trained on"].count == 1
+    assert [PromptRecord.of(tree).messages[0]["content"] for tree in data.train_store] == ["b", "c"]
+    assert prompt_reader(Record({"prompt": "a", mark: no}, "rows.jsonl", 1)).example(Row({"prompt": "a", mark: no}))

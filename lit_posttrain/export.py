@@ -16,10 +16,10 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.export_card import model_card
 from lit_posttrain.export_older import readable_by_older
 from lit_posttrain.export_proof import check_tokenizer, load_adapter, load_model
-from lit_posttrain.models.adapter_folders import write_base
+from lit_posttrain.models.adapter_folders import GENERATION, write_base
 from lit_posttrain.models.loading import DTYPES, build_policy, torch_dtype
 from lit_posttrain.models.merging import cast_saved, plain
-from lit_posttrain.models.paths import resolve
+from lit_posttrain.models.paths import cache_root, resolve
 from lit_posttrain.models.policy import Scorer
 from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.restore import Restored, restore
@@ -84,8 +84,6 @@ def export_checkpoint(
 
 
 def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: Proof) -> None:
-    from transformers import GenerationConfig
-
     spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
     close_with(tokenizer, spec)
     padding = -1
@@ -96,11 +94,8 @@ def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: P
     if proof.scored:
         padding = add_padding_token(model, tokenizer)
     else:
-        model.config.eos_token_id = ends[0] if len(ends) == 1 else ends
-        model.generation_config = GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
-        )
-    model.save_pretrained(folder, safe_serialization=True)
+        end_with(model, tokenizer, ends)
+    _save(model, folder)
     tokenizer.save_pretrained(folder)
     readable_by_older(folder)
     proof.compare_rounded("the weights", written, proof.answers(model))
@@ -116,36 +111,63 @@ def _read_back(folder: Path, padding: int, proof: Proof, trust_remote_code: bool
 
 def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> None:
     """The adapters alone. peft finds the base by what adapter_config.json says: a hub name, or a folder on this
-    machine. It cannot read .gguf files, so their weights are written beside the adapters."""
-    spec, tokenizer = restored.spec, restored.tokenizer
+    machine. What is no folder of its own, a .gguf file, which peft cannot read, or what the cache holds, is written
+    beside the adapters."""
+    spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
     model: Any = restored.release().model
     close_with(tokenizer, spec)
     config = model.peft_config["default"]
-    where, gguf = resolve(spec.path)
+    where, gguf = resolve(spec.path, trust_remote_code=spec.trust_remote_code)
     local = Path(where).is_dir()
+    beside = gguf is not None or Path(where).resolve().is_relative_to(cache_root().resolve())
     config.revision = None if local else spec.revision
+    trained = [value for value in model.parameters() if value.requires_grad]
     if dtype is not None:
-        for value in model.parameters():
-            if value.requires_grad:
-                value.data = value.data.to(DTYPES[dtype])
+        for value in trained:  # peft reads adapters as float32
+            value.data = value.data.to(DTYPES[dtype]).float()
         proof.compare_rounded("the adapters", DTYPES[dtype], proof.answers(model.get_base_model()))
-    base = folder / "base" if gguf else Path(where)
+        for value in trained:
+            value.data = value.data.to(DTYPES[dtype])
+    base = folder / "base" if beside else Path(where)
     config.base_model_name_or_path = str(base.resolve()) if local else where
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     readable_by_older(folder)
     write_base(folder, spec, restored.run.get("frozen", {}).get("policy"))
+    end_with(model.get_base_model(), tokenizer, ends)
+    model.get_base_model().generation_config.to_json_file(folder / GENERATION)
     del model
-    if gguf:
+    if beside:
         dense = build_policy(replace(spec, lora=None, quantization=None), 0).transformer
-        dense.save_pretrained(base)
+        end_with(dense, tokenizer, ends)
+        _save(dense, base)
         readable_by_older(base)
         del dense
     proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof, spec)))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)
-    if gguf:
+    if beside:
         config.base_model_name_or_path = str((target / "base").resolve())
         config.save_pretrained(folder)
+
+
+def end_with(model: Any, tokenizer: Any, ends: list[int]) -> None:
+    """Let a language model end its responses where those of the run ended; how it generates stays as it was."""
+    model.config.eos_token_id = model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Save a transformers model. Its generation config is written as it is: transformers refuses to save those that
+    publishers wrote before it had an opinion of them, such as a temperature without do_sample."""
+    from transformers import GenerationConfig
+
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        model.generation_config = GenerationConfig()
+    model.save_pretrained(folder, safe_serialization=True)
+    if generation is not None:
+        generation.to_json_file(folder / GENERATION)
 
 
 def close_with(tokenizer: Any, spec: ModelSpec) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lit_posttrain import __version__
 from lit_posttrain.figures import run_figures
-from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.restore import Restored
 from lit_posttrain.models.spec import ModelSpec
 
@@ -53,10 +52,8 @@ def _base(spec: ModelSpec) -> tuple[str, bool]:
     """What the base is called, without where it lies on this machine; whether that is its name on the hub."""
     if spec.path.startswith("package:"):
         return spec.path, False
-    where, gguf = resolve(spec.path)
-    place = Path(gguf or where)
-    of_hub = gguf is None and not Path(where).is_dir()
-    return (where if of_hub else place.resolve().name), of_hub
+    place = Path(spec.path).expanduser()
+    return (place.resolve().name, False) if place.exists() else (spec.path, True)
 
 
 def _adapter_lines(spec: ModelSpec, of_hub: bool) -> list[str]:

@@ -23,7 +23,7 @@ from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
 
 BASE_FILE = "base.json"  # beside the adapters: what their base was
-_GENERATION = "generation_config.json"
+GENERATION = "generation_config.json"
 _BEFORE = "base_model.model."  # peft puts it in front of every name
 
 
@@ -79,8 +79,8 @@ def merged_folder(folder: Path, trust_remote_code: bool = False) -> Path:
         again = build(ModelSpec(str(target), trust_remote_code=trust_remote_code), 0).eval()
         proof.compare("reading the merged model back", proof.answers(again.transformer))
         tokenizer.save_pretrained(target)
-        if (folder / _GENERATION).is_file():
-            _end_with(_read(folder / _GENERATION), target)
+        if (folder / GENERATION).is_file():
+            _end_with(_read(folder / GENERATION), target)
 
     base_files = _files(Path(where)) if Path(where).is_dir() else []
     state = f"{where}@{getattr(config, '_commit_hash', None)}"  # of a model on the hub
@@ -104,7 +104,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _end_with(generation: dict[str, Any], folder: Path) -> None:
     """Let a model folder generate, and so end its responses, as a generation_config.json says."""
-    (folder / _GENERATION).write_text(json.dumps(generation, indent=1), encoding="utf-8")
+    (folder / GENERATION).write_text(json.dumps(generation, indent=1), encoding="utf-8")
     if "eos_token_id" in generation:
         config = _read(folder / "config.json") | {"eos_token_id": generation["eos_token_id"]}
         (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")

@@ -78,17 +78,22 @@ def test_a_template_of_ones_own_ends_responses_everywhere(
         assert "`<|pad|>`, `<|im_end|>`" in Path("adapter/README.md").read_text()
 
 
-def test_ends_that_only_the_data_shows_are_kept(chats: Path, base: Path) -> None:
+@pytest.mark.parametrize("lora", [False, True])
+def test_ends_that_only_the_data_shows_are_kept(lora: bool, chats: Path, base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<|last|>"], special_tokens=True)
     tokenizer.save_pretrained(base)
     last = len(tokenizer) - 1
-    assert fit(chats, base, *SHORT, *template(BY_CONTENT)) == 0
+    adapters = ["--model.policy.lora.r", "4"] if lora else []
+    assert fit(chats, base, *SHORT, *template(BY_CONTENT), *adapters) == 0
     assert restore("runs/one").eos_ids == [PAD, END, last]
     assert main(["fit", "--resume", "one", "--trainer.max_steps", "2"]) == 0
     assert restore("runs/one/last.ckpt").eos_ids == [PAD, END, last]
     assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
     assert GenerationConfig.from_pretrained("out").eos_token_id == [PAD, END, last]
+    if lora:
+        assert main(["export", "--ckpt", "runs/one", "--out", "adapter", "--adapter", "true"]) == 0
+        assert ChatModel("adapter").engine.eos_ids.tolist() == [PAD, END, last]
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
@@ -120,15 +125,21 @@ def test_responses_that_methods_sample_end_there_too(
     assert all(ends == [PAD, END] for ends in seen)
 
 
+@pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize(
     ("named", "expected"), [("<|im_start|>", [START]), ('["<|im_start|>", "<|im_end|>"]', [START, END])]
 )
-def test_end_tokens_can_be_named(named: str, expected: list[int], chats: Path, base: Path) -> None:
-    assert fit(chats, base, *SHORT, *template(), "--model.policy.eos", named) == 0
+def test_end_tokens_can_be_named(named: str, expected: list[int], lora: bool, chats: Path, base: Path) -> None:
+    adapters = ["--model.policy.lora.r", "4"] if lora else []
+    assert fit(chats, base, *SHORT, *template(), "--model.policy.eos", named, *adapters) == 0
     assert restore("runs/one").eos_ids == expected
-    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
-    assert GenerationConfig.from_pretrained("out").eos_token_id == expected
-    assert AutoTokenizer.from_pretrained("out").eos_token_id == START
+    for adapter in ["false", *(["true"] if lora else [])]:
+        assert main(["export", "--ckpt", "runs/one", "--out", adapter, "--adapter", adapter]) == 0
+        written = GenerationConfig.from_pretrained(adapter).eos_token_id
+        assert (written if isinstance(written, list) else [written]) == expected
+        assert AutoTokenizer.from_pretrained(adapter).eos_token_id == START
+        assert set(expected) <= set(found := ChatModel(adapter).engine.eos_ids.tolist())
+        assert PAD not in found, "the end that the base had"
 
 
 def test_an_end_token_that_is_none_is_one_line(chats: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:

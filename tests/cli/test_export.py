@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from helpers import tiny
 from helpers.cli import fit, one_line
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from lit_posttrain import ModelSpec, export_proof
 from lit_posttrain.cli import main
@@ -112,6 +118,44 @@ def test_every_kind_of_run_is_exported_as_it_was_trained(
     found = float((logits(loaded) - expected).abs().max())
     assert found < close * float(expected.abs().max()), capsys.readouterr().out
     assert len(AutoTokenizer.from_pretrained("out")) == len(restore("runs/one").tokenizer)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounded_adapters_are_what_peft_reads(dtype: str, chats: Path, tiny_model: Path) -> None:
+    trained(chats, tiny_model, *LORA)
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "out", "--adapter", "true", "--dtype", dtype]) == 0
+    held = load_file("out/adapter_model.safetensors")
+    assert {value.dtype for value in held.values()} == {getattr(torch, dtype)}
+    assert float((logits(AutoPeftModelForCausalLM.from_pretrained("out")) - expected).abs().max()) < 0.1
+
+
+def test_how_the_model_generates_is_kept(chats: Path, tmp_path: Path) -> None:
+    """Also settings that transformers would not save: a temperature without do_sample."""
+    base = tiny.save_model(tmp_path / "base")
+    told = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "suppress_tokens": [5], "eos_token_id": [2, 7]}
+    (base / "generation_config.json").write_text(json.dumps(told))
+    trained(chats, base, *LORA)
+    for adapter in ("false", "true"):
+        assert main(["export", "--ckpt", "runs/one", "--out", adapter, "--adapter", adapter]) == 0
+        found = GenerationConfig.from_pretrained(adapter)
+        assert {name: getattr(found, name) for name in told} == told
+        assert (found.bos_token_id, found.pad_token_id) == (1, 0)
+
+
+def test_an_adapter_on_an_adapter_folder_brings_its_base(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    trained(chats, tiny_model, *LORA)
+    assert main(["export", "--ckpt", "runs/one", "--out", "first", "--adapter", "true"]) == 0
+    shutil.rmtree("runs")
+    trained(chats, Path("first"), *LORA)
+    expected = logits(restore("runs/one").policy.transformer)
+    assert main(["export", "--ckpt", "runs/one", "--out", "second", "--adapter", "true"]) == 0
+    shutil.rmtree(tmp_path / "cache")
+    assert float((logits(AutoPeftModelForCausalLM.from_pretrained("second")) - expected).abs().max()) < 1e-4
+    assert "trained from `first`" in Path("second/README.md").read_text()
 
 
 def test_a_wrong_folder_is_refused_and_nothing_is_left(

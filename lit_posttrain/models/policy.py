@@ -154,6 +154,7 @@ class Policy(Backbone):
         self.fused_head = self.architecture is not None and type(head) is nn.Linear
         self.head_transform = self.architecture.head(config) if self.architecture else HeadTransform()
         self._cache_argument = _cache_argument(self.transformer)
+        self._routers_told = "output_router_logits" in inspect.signature(self.transformer.forward).parameters
         if not self.fused_head:
             log.warning(
                 "%s: no proven chunked head, so full logits of every token are computed (more memory, same numbers)",
@@ -204,10 +205,13 @@ class Policy(Backbone):
         return found
 
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
-        out = self.transformer(**self._inputs(batch), **self._routing_asked)
-        self._note_routing(out, batch)
-        logits = out.logits
-        chosen = logits.reshape(-1, logits.shape[-1])[batch.target_index]
+        if self.architecture is not None:
+            hidden = self._hidden(batch, batch.target_index)
+            chosen = self.head_transform(self.transformer.get_output_embeddings()(hidden))
+        else:
+            out = self.transformer(**self._inputs(batch), **self._routing_asked)
+            self._note_routing(out, batch)
+            chosen = out.logits.reshape(-1, out.logits.shape[-1])[batch.target_index]
         precise = torch.float64 if chosen.dtype == torch.float64 else torch.float32
         logps = torch.log_softmax(chosen.to(precise) / temperature, dim=-1)
         return TokenLogprobs(
@@ -222,13 +226,15 @@ class Policy(Backbone):
         """Logits after the last of `input_ids` (B, S); attention_mask (B, past + S) or None where nothing is padded,
         position_ids (B, S)."""
         name = self._cache_argument
-        past = {name: cache} if name else {}
+        options: dict[str, Any] = {name: cache} if name else {}
+        if self._routers_told:  # or it would compute the routers' loss, of a mask that is longer than these tokens
+            options["output_router_logits"] = False
         out = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=name is not None,
             logits_to_keep=1,
-            **past,
+            **options,
         )
         return DecodeOutput(out.logits[:, -1], getattr(out, name, None) if name else None)

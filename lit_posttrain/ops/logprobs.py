@@ -32,6 +32,11 @@ class HeadTransform:
     logit_scale: float = 1.0
     softcap: float | None = None
 
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Whole logits as the softmax sees them, in any shape; differentiable."""
+        scaled = logits if self.logit_scale == 1.0 else self.logit_scale * logits
+        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
+
 
 @dataclass
 class TokenLogprobs:

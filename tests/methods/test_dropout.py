@@ -103,6 +103,20 @@ def test_no_rate_of_an_architecture_is_left(kind: str, tmp_path: Path) -> None:
         assert not varies(each(replace(spec, dropout=False), 400).transformer)
 
 
+def test_a_router_that_samples_in_training_routes_as_in_evaluation(tmp_path: Path) -> None:
+    """PhiMoE's reads its jitter in evaluation too: experts that are nearly as good share a token."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING["phimoe"](**SMALL, router_jitter_noise=0.5)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokens = torch.arange(3, 43)[None]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    expected = plain(input_ids=tokens).logits
+    model = build_policy(ModelSpec(str(tmp_path), dropout=False), 400).transformer
+    assert model.training
+    torch.testing.assert_close(model(input_ids=tokens).logits, expected)
+    assert varies(build_policy(ModelSpec(str(tmp_path), dropout=True), 400).transformer)
+
+
 @pytest.mark.parametrize("lora", [None, LoRASpec(r=4, dropout=0.3)])
 @pytest.mark.parametrize("method", ["dpo", "grpo", "ppo"])
 def test_a_policy_that_equals_its_reference_is_at_no_distance(

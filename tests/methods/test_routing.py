@@ -22,6 +22,8 @@ from lit_posttrain.data.packing import collate
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.ops.routing import load_balancing, routed
+from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.hf import HFEngine
 
 EXPERTS, TOP_K = 4, 2
 SMALL: dict[str, Any] = {
@@ -97,6 +99,35 @@ def test_what_a_policy_notes_is_the_routing_of_separate_sequences(
         policy.routing = None
         policy(batch)
     assert policy.routing is None, "what is only measured is not balanced"
+
+
+ROUTED = ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "phimoe", "granitemoe", "ernie4_5_moe", "gpt_oss"]
+
+
+@pytest.mark.parametrize("kind", ROUTED)
+def test_answers_are_sampled_in_batches_though_the_config_asks_for_router_logits(kind: str, tmp_path: Path) -> None:
+    prompts, found = [[5, 6, 7, 8, 9], [11, 12]], []
+    for asked in (False, True):
+        folder = saved(tmp_path / str(asked), kind, output_router_logits=asked)
+        policy = build_policy(ModelSpec(str(folder)), 512).eval()
+        drawn = HFEngine(policy, [2]).generate(prompts, 1, Sampling(max_new_tokens=6, temperature=0))
+        found.append([answers[0].tokens for answers in drawn])
+    assert len(found[0][0]) > 1
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_the_term_beside_adapters_on_the_head(kind: str, asked: bool, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", kind, output_router_logits=asked)
+    lora = LoRASpec(r=4, target_modules=["lm_head", "q_proj"])
+    policy = build_policy(ModelSpec(str(folder), lora=lora, router_aux_loss=0.1), 512)
+    policy.balanced = True
+    batch = collate(conversations(6), layout_of(policy.config, "cpu", policy.config._attn_implementation), {})
+    found = policy(batch).logprobs
+    assert policy.routing is not None
+    plain = build_policy(ModelSpec(str(folder)), 512)  # fresh adapters change nothing
+    torch.testing.assert_close(found, plain(batch).logprobs)
 
 
 def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

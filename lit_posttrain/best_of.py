@@ -104,11 +104,19 @@ def _row(one: Asked, ranked: list[tuple[float, Answer]], keep: Keep) -> Row | No
         return None
     (highest, best), (lowest, worst) = ranked[0], ranked[-1]
     if keep == "best":
-        return one.row(messages=continued(one.messages, best.text), reward=highest)
+        return one.row(messages=continued(one.messages, best.message), reward=highest)
     if highest == lowest:
         return None  # nothing to prefer
     if keep == "pairs":
-        return one.row(prompt=one.messages, chosen=best.text, rejected=worst.text, reward=[highest, lowest])
+        return one.row(prompt=one.messages, chosen=best.value, rejected=worst.value, reward=[highest, lowest])
     levels = sorted({score for score, _ in ranked}, reverse=True)
-    responses = [{"text": a.text, "rank": levels.index(score), "reward": score} for score, a in ranked]
+    responses = [
+        {
+            "text": a.text,
+            **({"reasoning_content": a.thought} if a.thought else {}),
+            "rank": levels.index(score),
+            "reward": score,
+        }
+        for score, a in ranked
+    ]
     return one.row(prompt=one.messages, responses=responses)

@@ -13,21 +13,34 @@ from lit_posttrain.data.asked import Asked
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
-from lit_posttrain.rollout.engine import Sampling
+from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
-from lit_posttrain.rollout.text import Prompt, PromptEncoder, response_text
+from lit_posttrain.rollout.said import Said, SaidBy
+from lit_posttrain.rollout.text import Prompt, PromptEncoder
 from lit_posttrain.runtime import fast_bfloat16_cpu
 from lit_posttrain.template_variables import with_variables
 
 
 @dataclass
 class Answer:
-    """An answer's text, why it ended, the sum of its tokens' log-probabilities, and its tokens."""
+    """An answer's text, why it ended, the sum of its tokens' log-probabilities, its tokens, and the thought before the
+    text, where the model marks it with special tokens."""
 
     text: str
     finish_reason: str
     logprob: float
     tokens: list[int]
+    thought: str = ""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """It as the assistant's turn."""
+        return Said(self.text, self.thought).message
+
+    @property
+    def value(self) -> str | list[dict[str, Any]]:
+        """It as a column of preference data: its text, or a message with its thought."""
+        return [self.message] if self.thought else self.text
 
 
 class ChatModel:
@@ -87,7 +100,10 @@ class ChatModel:
         """
         encoder = PromptEncoder(self.tokenizer)
         ids = [encoder.ids(conversation) for conversation in conversations]
-        return [
-            [Answer(response_text(self.tokenizer, c), c.finish_reason, sum(c.logprobs), c.tokens) for c in completions]
-            for completions in self.engine.generate(ids, n, sampling, first)
-        ]
+        said_by = SaidBy(self.tokenizer)
+        drawn = self.engine.generate(ids, n, sampling, first)
+        return [[_answer(said_by(completion), completion) for completion in completions] for completions in drawn]
+
+
+def _answer(said: Said, drawn: Completion) -> Answer:
+    return Answer(said.text, drawn.finish_reason, sum(drawn.logprobs), drawn.tokens, said.thought)

@@ -59,5 +59,10 @@ def row_of(one: Asked, answers: Sequence[Answer]) -> dict[str, Any]:
     """The line of a conversation in the output."""
     return one.row(
         prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
-        responses=[{"text": a.text, "finish_reason": a.finish_reason, "logprob": a.logprob} for a in answers],
+        responses=[_response(answer) for answer in answers],
     )
+
+
+def _response(answer: Answer) -> dict[str, Any]:
+    thought = {"reasoning_content": answer.thought} if answer.thought else {}
+    return {"text": answer.text, **thought, "finish_reason": answer.finish_reason, "logprob": answer.logprob}

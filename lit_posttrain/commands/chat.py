@@ -61,8 +61,10 @@ def chat(
             continue
         messages.append({"role": "user", "content": said})
         answer = talker.answer([messages], 1, sampling)[0][0]
-        messages.append({"role": "assistant", "content": answer.text})
+        messages.append(answer.message)
         cut = "" if answer.finish_reason == "stop" else f"  [cut at {max_new_tokens} tokens]"
+        if answer.thought.strip():
+            print(f"\nthought> {answer.thought.strip()}")
         print(f"\nmodel> {answer.text.strip()}{cut}")
 
 

@@ -84,9 +84,9 @@ def asked(text: str, system_prompt: str | None = None, source: str = "") -> Aske
     return Asked([*opened, {"role": "user", "content": text}], {"prompt": text}, source=source)
 
 
-def continued(prompt: Sequence[Mapping[str, Any]], said: str) -> list[dict[str, Any]]:
+def continued(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A conversation with the assistant's answer, which goes on where the prompt ends with words of the assistant."""
-    return Example.of([dict(message) for message in prompt], [{"role": "assistant", "content": said}], Row({})).messages
+    return Example.of([dict(message) for message in prompt], [dict(said)], Row({})).messages
 
 
 def _records(path: str, system_prompt: str | None, audits: dict[str, FileAudit]) -> Iterator[Asked]:

@@ -50,7 +50,8 @@ from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import require_state
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
-from lit_posttrain.rollout.text import Prompt, PromptEncoder, response_text
+from lit_posttrain.rollout.said import SaidBy
+from lit_posttrain.rollout.text import Prompt, PromptEncoder
 from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -135,7 +136,8 @@ class PostTrainingModule(MeasuredModule):
         encoder = PromptEncoder(self.tokenizer)
         ids = [encoder.ids(conversation) for conversation in conversations]
         drawn = self.generate(ids, Sampling(max_new_tokens, temperature, seed=seed))
-        return [response_text(self.tokenizer, answers[0]) for answers in drawn]
+        said_by = SaidBy(self.tokenizer)
+        return [said_by(answers[0]).text for answers in drawn]
 
     def engine(self, batch_size: int = 32) -> HFEngine:
         """An engine on the current policy, in the trainer's precision."""

@@ -12,7 +12,7 @@ import torch
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.total import RewardSum
 from lit_posttrain.rollout.engine import Completion
-from lit_posttrain.rollout.text import response_text
+from lit_posttrain.rollout.said import SaidBy
 from lit_posttrain.types import PromptRecord, Response, Tree
 
 Stats = dict[str, tuple[float, float]]
@@ -70,11 +70,11 @@ def judged(
     flat = [(tree, answer) for tree, answers in zip(prompts, drawn, strict=True) for answer in answers]
     if any(not answer.tokens for _, answer in flat):
         raise PostTrainError("the rollout engine gave a response without tokens; see its messages above")
-    completions = [answer for _, answer in flat]
+    completions, said_by = [answer for _, answer in flat], SaidBy(tokenizer)
     batch = rewards.batch(
         [PromptRecord.of(tree) for tree, _ in flat],
         [tree.source for tree, _ in flat],
-        [response_text(tokenizer, answer) for answer in completions],
+        [said_by(answer).text for answer in completions],
         completions,
     )
     found = rewards(batch)

@@ -1,4 +1,4 @@
-"""Between messages and the token ids that engines speak."""
+"""From messages to the token ids that engines speak; the way back is said.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lit_posttrain.data.row import Row
 from lit_posttrain.data.templates import ConversationTemplate
 from lit_posttrain.data.used_keys import UsedKeys
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.rollout.engine import Completion
 from lit_posttrain.types import PromptRecord
 
 Prompt = PromptRecord | Sequence[Mapping[str, Any]]
@@ -76,12 +75,6 @@ class PromptEncoder:
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The token ids of a single prompt; for many use one `PromptEncoder`."""
     return PromptEncoder(tokenizer).ids(prompt)
-
-
-def response_text(tokenizer: Any, completion: Completion) -> str:
-    """What a completion says, white space and all, without special tokens such as its end: what rewards judge, and what
-    is shown and kept."""
-    return str(tokenizer.decode(completion.tokens, skip_special_tokens=True))
 
 
 def _example(prompt: Prompt) -> Example:

@@ -152,5 +152,8 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
 
 def test_what_the_assistant_has_begun_is_one_turn_with_its_end() -> None:
     begun = {"role": "assistant", "content": "It is"}
-    assert continued([USER, begun], " a fox") == [USER, {"role": "assistant", "content": "It is a fox"}]
-    assert continued([USER], "a fox") == [USER, {"role": "assistant", "content": "a fox"}]
+    assert continued([USER, begun], {"role": "assistant", "content": " a fox"}) == [
+        USER,
+        {"role": "assistant", "content": "It is a fox"},
+    ]
+    assert continued([USER], FOX) == [USER, {"role": "assistant", "content": "a fox"}]

@@ -1,0 +1,87 @@
+"""From a completion's tokens to what it says, apart from what was thought before.
+
+Some models mark thoughts with special tokens, such as the channels of gpt-oss. Decoding leaves special tokens out,
+which would run thoughts and answer together. How they are marked is found by rendering a turn with a thought.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.rendering import Conversation, Renderer
+from lit_posttrain.data.templates import special_tokens
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rollout.engine import Completion
+
+# no template writes them by itself
+_THOUGHT, _ANSWER = "Because7of4that", "Therefore3it2is"
+_KNOWN = (("<|channel>thought\n", "<channel|>"),)  # Gemma 4, whose first templates write no thoughts
+
+
+@dataclass(frozen=True)
+class Said:
+    """text: what a completion says, white space and all, without special tokens such as its end: what rewards judge,
+    and what is shown and kept. thought: what is marked with special tokens as thought before; empty for most models."""
+
+    text: str
+    thought: str = ""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """It as the assistant's turn."""
+        thought = {"reasoning_content": self.thought} if self.thought else {}
+        return {"role": "assistant", "content": self.text, **thought}
+
+
+class SaidBy:
+    """Reads completions of one tokenizer's tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        names = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        thoughts, alone = _marks(tokenizer)
+        self._thoughts = [marks for marks in thoughts if self._special.search("".join(marks))]
+        self._alone = alone if self._special.search(alone) else ""
+
+    def __call__(self, completion: Completion) -> Said:
+        """What a completion says."""
+        text = str(self._tokenizer.decode(completion.tokens, skip_special_tokens=True))
+        if not self._thoughts and not self._alone:
+            return Said(text)
+        whole = str(self._tokenizer.decode(completion.tokens, skip_special_tokens=False))
+        for opening, between in self._thoughts:
+            if whole.startswith(opening) and (between in whole or opening):
+                thought, _, answer = whole.removeprefix(opening).partition(between)
+                return Said(self._bare(answer), self._bare(thought))
+        if self._alone and whole.startswith(self._alone):
+            return Said(self._bare(whole.removeprefix(self._alone)))
+        return Said(text)
+
+    def _bare(self, text: str) -> str:
+        return self._special.sub("", text)
+
+
+def _marks(tokenizer: Any) -> tuple[list[tuple[str, str]], str]:
+    """What stands before and behind a thought, in the ways that are known, and before an answer without one."""
+    if tokenizer.chat_template is None:
+        return [], ""
+    renderer = Renderer(tokenizer)
+    said = _turn(renderer, {"content": _ANSWER, "reasoning_content": _THOUGHT})
+    alone = _turn(renderer, {"content": _ANSWER}).partition(_ANSWER)[0]
+    opening, thought, behind = said.partition(_THOUGHT)
+    between, answer, _ = behind.partition(_ANSWER)
+    return [*([(opening, between)] if thought and answer and between else []), *_KNOWN], alone
+
+
+def _turn(renderer: Renderer, said: dict[str, Any]) -> str:
+    """What the template writes of an answer behind the prompt; empty where it is not rendered behind it."""
+    try:
+        talk = renderer.spelled(Conversation([{"role": "user", "content": "Why?"}, {"role": "assistant", **said}]))
+        prompt, whole = renderer.text(talk.first(1), prompt=True), renderer.text(talk)
+    except (BadRow, PostTrainError):
+        return ""
+    return whole.removeprefix(prompt) if whole.startswith(prompt) else ""

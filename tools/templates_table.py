@@ -33,13 +33,16 @@ its end. Where a template makes that impossible, the row is refused with the rea
 - **The prompt that generation is given is not what the template renders there** (DeepSeek's and Nemotron's `<think>`,
   Gemma's empty channel, Mistral's tools before the last user turn): the turn is trained as generated, behind the
   prompt of generation. The audit counts these rows, and names the template variables with which both agree, if there
-  are any. If a prompt opens `<think>` and the template drops the thought of a turn, the thought is trained, closed
-  with `</think>`.
+  are any. If a prompt opens `<think>` and the template drops the thought of a turn, be it under a key of its own or in
+  the content, the thought is trained, closed with `</think>`.
 - **Template variables**: `--model.policy.template_variables '{enable_thinking: false}'` sets them for training,
   rollouts, validation and every later use of the checkpoint, and writes them into the template of an exported folder.
   A row's own `chat_template_kwargs` win over them. A variable that the template does not use is an error.
 - **Spelling**: content as a list of parts, arguments of tool calls as text and thoughts as `reasoning_content`,
   `thinking` or `reasoning` are written as the template wants them.
+- **What is left out** is found by marking every piece of a conversation and looking for the marks in the text: a turn
+  that is trained on without one of its calls is refused; thoughts, tools, tool results and earlier turns' words and
+  calls are counted.
 - **`{% generation %}`** narrows a turn down to what it marks. The generation prompt is never trained on, what
   generation has to write before the marked words is, and so is an end token right behind them.
 - **Ends**: where a turn has no end token of its own, the special token that follows it is its end (GLM's `<|user|>`).

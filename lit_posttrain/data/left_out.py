@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lit_posttrain.data.as_generated import Turn
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.rendering import (
     NAME_A_TEMPLATE,
     Conversation,
     Renderer,
-    said_after_thinking,
-    thought_of,
 )
+from lit_posttrain.data.thoughts import thought_of
+from lit_posttrain.data.written import Kind, Marked
 
 
 class LeftOut:
@@ -23,28 +23,54 @@ class LeftOut:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
-    def of(self, talk: Conversation, whole: str, answers: Mapping[int, str]) -> list[str]:
+    def of(self, talk: Conversation, whole: str, turns: Mapping[int, Turn], prompt: bool = False) -> list[str]:
         """What is left out, in words for the audit; nothing for most conversations.
 
-        whole: the rendered conversation. answers: by their place the turns that are trained on, as they are trained.
+        whole: the rendered conversation. turns: those that are trained on, by their place. prompt: the conversation is
+        one that is to be answered.
 
         Raises:
             BadRow: a turn that is trained on calls tools, and the template does not write all of its calls.
         """
-        found = []
-        for k, said in answers.items():
-            if missing := _missing_calls(talk.messages[k], said):
-                calls = len(talk.messages[k]["tool_calls"])
-                what = "the tool calls" if missing == calls else f"{missing} of {calls} tool calls"
-                raise BadRow("not rendered", f"the chat template leaves out {what} of turn {k + 1}; {NAME_A_TEMPLATE}")
-        before = [m for k, m in enumerate(talk.messages) if k not in answers]
-        if any(_missing_calls(m, whole) for m in before):
-            found.append("tool calls of earlier turns")
-        if any(_missing_thought(talk.messages[k], said) for k, said in answers.items()):
+        found = self._of_earlier_turns(talk, turns, prompt)
+        thoughtless = [k for k, turn in turns.items() if self._lacks_thought(talk.first(k + 1), turn)]
+        if thoughtless:
             found.append("thoughts")
         if talk.tools and self._tools_missing(talk, whole):
             found.append("tools")
         return found
+
+    def _lacks_thought(self, talk: Conversation, turn: Turn) -> bool:
+        """Whether the last turn, which is trained on, lacks its thought. Refuses it if it lacks a call."""
+        k, message = len(talk.messages) - 1, talk.messages[-1]
+        if "tool_calls" not in message and not thought_of(message):
+            return False
+        absent = self._absent(talk, [k], False)
+        if missing := len({call for _, kind, call in absent if kind == "call"}):
+            calls = len(message["tool_calls"])
+            what = "the tool calls" if missing == calls else f"{missing} of {calls} tool calls"
+            raise BadRow("not rendered", f"the chat template leaves out {what} of turn {k + 1}; {NAME_A_TEMPLATE}")
+        return any(kind == "thought" for _, kind, _ in absent) and not turn.thought_added
+
+    def _of_earlier_turns(self, talk: Conversation, turns: Mapping[int, Turn], prompt: bool) -> list[str]:
+        """What is left out of tool results and of answers that are not trained on. That of their thoughts is usual."""
+        roles = {k: m["role"] for k, m in enumerate(talk.messages) if m["role"] in ("tool", "assistant")}
+        shown = [k for k in roles if k not in turns]
+        absent = {(roles[k], kind) for k, kind, _ in self._absent(talk, shown, prompt)} if shown else set()
+        told = {
+            "tool results": ("tool", "words"),
+            "words of earlier turns": ("assistant", "words"),
+            "tool calls of earlier turns": ("assistant", "call"),
+        }
+        return [what for what, which in told.items() if which in absent]
+
+    def _absent(self, talk: Conversation, places: Sequence[int], prompt: bool) -> set[tuple[int, Kind, int]]:
+        """The pieces of these messages that the template does not write; nothing where it refuses the marks."""
+        marked = Marked(talk.messages, places)
+        try:
+            return marked.absent(self._renderer.text(replace(talk, messages=marked.messages), prompt))
+        except BadRow:
+            return set()
 
     def _tools_missing(self, talk: Conversation, whole: str) -> bool:
         names = [_name(tool) for tool in talk.tools or ()]
@@ -57,34 +83,6 @@ class LeftOut:
             return self._renderer.text(talk) == self._renderer.text(other)
         except BadRow:
             return False
-
-
-def _missing_calls(message: Mapping[str, Any], said: str) -> int:
-    """How many of a message's tool calls are not in a text. Calls of the same tool count one by one."""
-    calls = [call["function"] for call in message.get("tool_calls", ())]
-    names = Counter(str(call.get("name")) for call in calls)
-    missing = sum(max(count - said.count(name), 0) for name, count in names.items())
-    if missing or len(calls) < 2:
-        return missing
-    # a name may stand in the words too; what a call is given does not
-    return sum(not all(_holds(said, value) for value in _values(call.get("arguments"))) for call in calls)
-
-
-def _values(arguments: Any) -> list[Any]:
-    return list(arguments.values()) if isinstance(arguments, Mapping) else []
-
-
-def _holds(said: str, value: Any) -> bool:
-    return not isinstance(value, str) or value.strip() in said or not value.isalnum()
-
-
-def _missing_thought(message: Mapping[str, Any], said: str) -> bool:
-    thought = thought_of(message)
-    content = message["content"]
-    if not thought and "</think>" in content:
-        thought = content.split("</think>")[0].split("<think>")[-1].strip()
-        return bool(said_after_thinking(content)) and thought not in said
-    return bool(thought) and thought not in said
 
 
 def _name(tool: Any) -> str:

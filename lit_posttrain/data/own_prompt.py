@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lit_posttrain.data.as_generated import TAG, common
+from lit_posttrain.data.as_generated import TAG
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.places import common
 from lit_posttrain.data.rendering import Conversation, Renderer
 
 _ASKS, _SAYS, _MORE = "A first question?", "An answer.", "Another question?"

@@ -8,13 +8,14 @@ a template writes in full.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.messages import REASONING
+from lit_posttrain.data.written import Marked
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.template_variables import mentioned
 
@@ -49,6 +50,11 @@ _WITH_CALLS = (
     Spelling(text_arguments=True, bare_calls=True),
 )
 _PARTS = Spelling(parts=True)
+_TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Which one?"},
+    {"role": "assistant", "content": "The other one."},
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self._special = dict(tokenizer.special_tokens_map)
         self._templates: dict[bool, str] = {}
+        self._strings: dict[bool, bool] = {}
         self._known: tuple[Conversation | None, bool, str] = None, False, ""
 
     def template(self, tools: Any = None) -> str:
@@ -128,17 +135,18 @@ class Renderer:
             BadRow: the template refuses all spellings; the message is about the plain one.
         """
         talk = replace(talk, messages=[self._with_thought(m, talk.tools) for m in talk.messages])
-        best, fewest, refusal = None, -1, None
         calls = any("tool_calls" in m for m in talk.messages)
         # always in this order: no row may choose the spelling of another
-        for spelling in (_AS_IT_IS, *(_WITH_CALLS if calls else ()), _PARTS):
+        spellings = (_AS_IT_IS, *(_WITH_CALLS if calls else ()), _PARTS)
+        best, fewest, refusal = None, -1, None
+        for spelling in spellings:
             made = replace(talk, spelling=spelling)
             try:
                 text = self.text(made, prompt)
+                missing = 0 if not calls and self._writes_text(talk.tools) else self._missing(made, prompt)
             except BadRow as error:
                 refusal = refusal or error
                 continue
-            missing = sum(word not in text for m in talk.messages for word in _words(m))
             if best is None or missing < fewest:
                 best, fewest = made, missing
                 self._known = made, prompt, text
@@ -148,6 +156,25 @@ class Renderer:
             assert refusal is not None
             raise refusal
         return best
+
+    def _writes_text(self, tools: Any) -> bool:
+        """Whether the template writes content that is a string: then it need not be tried with every row."""
+        key = bool(tools)
+        if key not in self._strings:
+            self._strings[key] = False
+            for messages in (_TALK, _TALK[1:]):  # some templates take no system prompt
+                try:
+                    self._strings[key] = not self._missing(Conversation(messages, tools), False)
+                    break
+                except BadRow:
+                    continue
+        return self._strings[key]
+
+    def _missing(self, talk: Conversation, prompt: bool) -> int:
+        """How much of the words and the calls of a conversation the template leaves out."""
+        words = Marked(talk.messages, [k for k, m in enumerate(talk.messages) if m["role"] != "tool"])
+        absent = words.absent(self.text(replace(talk, messages=words.messages), prompt))
+        return sum(kind != "thought" for _, kind, _ in absent)
 
     def _with_thought(self, message: dict[str, Any], tools: Any) -> dict[str, Any]:
         """A message with its thought under the key that the template reads."""
@@ -180,22 +207,6 @@ class Renderer:
                 "template refused", f"the chat template refuses the conversation ({reason}); mend it"
             ) from error
         return texts[0], spans[0] if spans else []
-
-
-def thought_of(message: Mapping[str, Any]) -> str:
-    """A message's thought, under whatever key; empty where it has none."""
-    return next((message[key].strip() for key in REASONING if isinstance(message.get(key), str)), "")
-
-
-def said_after_thinking(content: str) -> str:
-    """Content without a thought that it begins with."""
-    return content.split("</think>")[-1].strip()
-
-
-def _words(message: Mapping[str, Any]) -> Sequence[str]:
-    """What of a message is surely to be found in any full rendering of it."""
-    names = [str(call["function"].get("name")) for call in message.get("tool_calls", ())]
-    return [] if message["role"] == "tool" else [said_after_thinking(message["content"]), *names]
 
 
 def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:

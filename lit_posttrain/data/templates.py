@@ -21,7 +21,8 @@ from lit_posttrain.data.left_out import LeftOut
 from lit_posttrain.data.messages import SYSTEM
 from lit_posttrain.data.own_prompt import own_prompt
 from lit_posttrain.data.plain_text import PlainText
-from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer, said_after_thinking
+from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer
+from lit_posttrain.data.thoughts import pieces
 from lit_posttrain.data.turn_maker import TurnMaker
 from lit_posttrain.errors import PostTrainError
 
@@ -188,7 +189,8 @@ class ConversationTemplate:
     def _asked(self, talk: Conversation) -> Rendered:
         talk = self._renderer.spelled(talk, prompt=not talk.begun)
         text = self._renderer.before(talk, len(talk.messages) - bool(talk.begun))
-        self.missed = self._left_out.of(talk, text, {})
+        said = talk.first(len(talk.messages) - bool(talk.begun))
+        self.missed = self._left_out.of(said, text, {}, prompt=True)
         self.altered += any(m["content"].strip() not in text for m in talk.messages if m["role"] in ("user", "system"))
         return Rendered(text, [], unanswered=True)
 
@@ -239,13 +241,19 @@ class ConversationTemplate:
         if not self._control.sub("", "".join(answers.values())).strip() and not self.empty_turns:
             raise BadRow("not rendered", "the chat template writes none of the assistant's words; " + NAME_A_TEMPLATE)
         whole = turns[max(turns)].text
-        self.missed = self._left_out.of(talk, whole, answers)
-        # templates may quote what a tool said, and drop the reasoning of turns that are not trained on
+        self.missed = self._left_out.of(talk, whole, turns)
+        # templates may quote what a tool said, and drop the thoughts of turns that are not trained on
         self.altered += any(
-            (said_after_thinking(m["content"]) if i in answers else m["content"].strip()) not in answers.get(i, whole)
+            (self._answer(talk, i) if i in answers else m["content"].strip()) not in answers.get(i, whole)
             for i, m in enumerate(talk.messages)
             if m["role"] not in ("tool", "assistant") or i in answers
         )
+
+    @staticmethod
+    def _answer(talk: Conversation, k: int) -> str:
+        """What turn k says, without a thought, and without words of it that the prompt ends with."""
+        content: str = talk.messages[k]["content"]
+        return pieces(content[len(talk.begun) :] if k == talk.begun_at else content).answer
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:

@@ -4,48 +4,46 @@ writes for the next turn."""
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
-from lit_posttrain.data.as_generated import TAG, common
+from lit_posttrain.data.as_generated import TAG
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.rendering import Conversation, Renderer, said_after_thinking
+from lit_posttrain.data.places import Places, common
+from lit_posttrain.data.rendering import Conversation, Renderer
 
 _NEXT = "What is next?"
-_ENOUGH = 20  # a template that writes prompts unasked does so everywhere
 
 
 class TurnEnds:
-    """Finds the ends of the turns of one template. control: matches a special token of the tokenizer."""
+    """Finds the ends of the turns of one template. control: matches a special token of the tokenizer.
 
-    def __init__(self, renderer: Renderer, control: re.Pattern[str], tokenizer: Any) -> None:
-        self._renderer = renderer
+    closed: matches such a token at the end of a text. opens: at its beginning. White space aside.
+    """
+
+    def __init__(self, renderer: Renderer, places: Places, control: re.Pattern[str], tokenizer: Any) -> None:
+        self.closed = re.compile(f"(?:{control.pattern})\\s*$")
+        self.opens = re.compile(f"\\s*(?:{control.pattern})")
+        self._renderer, self._places = renderer, places
         self._opening = {tokenizer.bos_token} - {tokenizer.eos_token, None}
+        self._eos = tokenizer.eos_token
         self._token = re.compile(f"{control.pattern}|{TAG}")
-        self._closed = re.compile(f"(?:{control.pattern})\\s*$")
-        self._opens = re.compile(f"\\s*(?:{control.pattern})")
-        self._clean: Counter[bool] = Counter()
-        self._behind: dict[tuple[str, bool], str] = {}
 
     def own(self, talk: Conversation, turn: str, prompt: str) -> str:
         """A rendered turn, the last one of `talk`, without what asks for another answer, which some templates write
         whether they are asked to or not. prompt: what asks for this one."""
-        key = bool(talk.tools)
-        if self._clean[key] >= _ENOUGH:
-            return turn
-        following = self._following(talk, talk.then({"role": "user", "content": _NEXT}))
+        if self._eos and turn.rstrip().endswith(self._eos):
+            return turn  # nothing asks with the end of a sequence
+        following = self._following(talk, _next(talk, None))
         if following is None or following.startswith(turn):
-            self._clean[key] += 1
             return turn
         at = common(turn, following)
-        calls = talk.messages[-1].get("tool_calls", ())
-        words = str(calls[-1]["function"].get("name")) if calls else said_after_thinking(talk.messages[-1]["content"])
-        start = turn.rfind(words, 0, at)
-        asked = prompt.rfind(talk.messages[-2]["content"].strip()) if len(talk.messages) > 1 else 0
-        if start < 0 or not turn[at:].strip() or turn[at:].strip() not in prompt[max(asked, 0) :]:
-            self._clean[key] += 1
+        rest = turn[at:].strip()
+        if not rest or rest not in prompt:
             return turn
-        tokens = list(self._token.finditer(turn, start + len(words), at))
+        words = self._places.end(talk)
+        if words is None or words > at or rest not in self._asking(talk, prompt):
+            return turn
+        tokens = list(self._token.finditer(turn, words, at))
         if len(tokens) > 1 and tokens[-1].end() == at:
             tokens.pop()  # every next turn begins with it, whoever speaks
         if not tokens:
@@ -64,42 +62,39 @@ class TurnEnds:
 
         talk: ends with the turn. prompt: what asks for it. following: the message behind it, where there is one.
         """
-        if self._closed.search(turn):
+        if self.closed.search(turn):
             return ""
-        last = talk.messages[-1]
-        role = following["role"] if following else "tool" if "tool_calls" in last else "user"
-        key = role, bool(talk.tools)
-        if key not in self._behind:
-            found = self._look_behind(talk, turn, role)
-            asked = talk.messages[-2]["content"].strip() if len(talk.messages) > 1 else ""
-            opens = (
-                found.strip() in self._opening or found.strip() in prompt[max(prompt.rfind(asked), 0) + len(asked) :]
-            )
-            self._behind[key] = "" if opens else found
-        return self._behind[key]
-
-    def _look_behind(self, talk: Conversation, turn: str, role: str) -> str:
-        last = talk.messages[-1]
-        if role == "tool" and "tool_calls" in last:
-            call = last["tool_calls"][-1]
-            name = str(call["function"].get("name"))
-            answer = {"role": "tool", "name": name, "tool_call_id": call.get("id", "call00001"), "content": _NEXT}
-        else:
-            answer = {"role": "user", "content": _NEXT}
-        following = self._following(talk, talk.then(answer))
-        if following is None:
+        longer = _next(talk, following)
+        text = self._following(talk, longer)
+        if text is None:
             return ""
-        if not following.startswith(turn):  # as a template that drops earlier thoughts
-            words = said_after_thinking(last["content"])
-            if not words or not turn.rstrip().endswith(words) or following.count(words) != 1:
+        if not text.startswith(turn):  # as a template that drops earlier thoughts
+            here, there = self._places.end(talk), self._places.end_of(talk.then(longer), len(talk.messages) - 1)
+            if here is None or there is None or not text.startswith(turn[here:], there):
                 return ""
-            following = following[following.index(words) :]
-            turn = words
-        found = self._opens.match(following[len(turn) :])
-        return found[0] if found else ""
+            text, turn = text[there:], turn[here:]
+        found = self.opens.match(text[len(turn) :])
+        if found is None or found[0].strip() in self._opening or found[0].strip() in self._asking(talk, prompt):
+            return ""
+        return found[0]
 
-    def _following(self, talk: Conversation, longer: Conversation) -> str | None:
+    def _asking(self, talk: Conversation, prompt: str) -> str:
+        """What stands in a prompt behind all that was said before the last message."""
+        before = talk.first(len(talk.messages) - 1)
+        return prompt[(self._places.end(before, prompt=True) if before.messages else None) or 0 :]
+
+    def _following(self, talk: Conversation, message: dict[str, Any]) -> str | None:
         try:
-            return self._renderer.text(longer)
+            return self._renderer.text(talk.then(message))
         except BadRow:
             return None
+
+
+def _next(talk: Conversation, following: dict[str, Any] | None) -> dict[str, Any]:
+    """A message that could follow the last one, by the role of the one that does. following: that one, if any."""
+    calls = talk.messages[-1].get("tool_calls")
+    if not calls or (following is not None and following["role"] != "tool"):
+        return {"role": "user", "content": _NEXT}
+    call = calls[-1]
+    name = str(call["function"].get("name"))
+    return {"role": "tool", "name": name, "tool_call_id": call.get("id", "call00001"), "content": _NEXT}

@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_posttrain.data.as_generated import Joiner, Turn
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.places import Places
 from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer
 from lit_posttrain.data.turn_ends import TurnEnds
 from lit_posttrain.template_variables import compared_with, taken
@@ -25,11 +26,10 @@ class TurnMaker:
         self.remedy = ""
         self._scored = scored
         self._control = control
-        self._closed = re.compile(f"(?:{control.pattern})\\s*$")
-        self._closes = re.compile(f"\\s*(?:{control.pattern})")
         self._renderer = renderer
-        self._joiner = Joiner(control)
-        self._ends = TurnEnds(renderer, control, tokenizer)
+        places = Places(renderer)
+        self._joiner = Joiner(places, control)
+        self._ends = TurnEnds(renderer, places, control, tokenizer)
         self._tried = 0
 
     def whole(self, talk: Conversation) -> str:
@@ -53,7 +53,7 @@ class TurnMaker:
             turn = self._as_rendered(text, prompt, talk, k)
         else:
             own = self._ends.own(here, text, prompt)
-            turn = self._joiner.join(prompt, own, message, talk.messages[k - 1] if k else None)
+            turn = self._joiner.join(prompt, own, here)
             following = talk.messages[k + 1] if k + 1 < len(talk.messages) else None
             behind = self._ends.behind(here, own, prompt, following)
             turn = replace(turn, text=turn.text + behind, end=turn.end + len(behind))
@@ -91,7 +91,7 @@ class TurnMaker:
         if not inside:
             raise BadRow("no trained token", "the template's {% generation %} marks nothing in this conversation")
         last = inside[-1][1]
-        found = None if self._closed.search(turn.text[:last]) else self._closes.match(turn.text, last)
+        found = None if self._ends.closed.search(turn.text[:last]) else self._ends.opens.match(turn.text, last)
         inside[0] = turn.start, inside[0][1]
         inside[-1] = inside[-1][0], found.end() if found else last
         return replace(turn, marks=tuple(inside))
@@ -102,7 +102,7 @@ class TurnMaker:
         if text.startswith(turn.text[: turn.end]):
             return turn
         at = self._joiner.parting(text, turn.text)
-        closed = self._closed.search(turn.text[turn.start : at])
+        closed = self._ends.closed.search(turn.text[turn.start : at])
         if not closed or self._control.sub("", turn.text[at : turn.end]).strip():
             return None
         marks = turn.marks and tuple((start, min(end, at)) for start, end in turn.marks if start < at)

@@ -31,7 +31,7 @@ PLAIN = [
 def test_nothing_is_trained_wrong(path: Path) -> None:
     found = outcomes(path)
     assert {name: one.said for name, one in found.items() if one.kind == "wrong"} == {}
-    # templates without tool calls cannot train on seven of these, and qwen3_5_nothink answers no prompt with a thought
+    # templates without tool calls cannot train on seven of these, and qwen3_5_nothink closes every thought
     assert Counter(one.kind for one in found.values())["refused"] <= 7
     plain = {"one turn", "long answer", "two turns", "other scripts", "white space", "code", "unanswered end"}
     assert plain <= {name for name, one in found.items() if one.kind in ("right", "as generated")}

@@ -101,11 +101,16 @@ def test_a_marked_header_that_use_does_not_give_is_trained(tmp_path: Path) -> No
 
 # a thought that the prompt opens or closes -> what is trained without and with a thought; None: refused
 THOUGHTS = {
-    "opened, and closed by an empty turn": ("<think>\n", "<think></think>", "</think>a fox", "</think>a fox"),
+    "opened, and closed by an empty turn": ("<think>\n", "<think></think>", "</think>a fox", "hm\n</think>a fox"),
     "opened, never closed": ("<think>\n", "", "a fox", "hm\n</think>\n\na fox"),
     "closed": ("<think></think>", "</think>", "a fox", "a fox"),
     "an empty channel": ("<|channel>thought\n<channel|>", "", "a fox", "a fox"),
-    "white space in one token": ("<think>\n", "<think>\n\n</think>\n\n", "\n</think>\n\na fox", "\n</think>\n\na fox"),
+    "white space in one token": (
+        "<think>\n",
+        "<think>\n\n</think>\n\n",
+        "\n</think>\n\na fox",
+        "hm\n</think>\n\na fox",
+    ),
 }
 
 
@@ -139,7 +144,7 @@ def test_turns_are_trained_as_generated(
     prompts, _ = build(tmp_path, made, *({"prompt": m} for m in asked), options=PromptOptions())
     assert [prompts[i].prompt.tolist() for i in range(len(prompts))] == [given(made, messages) for messages in asked]
     generated = audit.files[0].generated.count
-    assert generated == (0 if turn.startswith(prompt) else 2)
+    assert generated == (int(thinking != plain) if turn.startswith(prompt) else 2)
     assert any("trained as generated" in line for line in audit.warnings) == bool(generated)
     if thinking == plain:
         assert any("leaves out the thoughts of 1 rows" in line or "no place for" in line for line in audit.warnings)

@@ -153,7 +153,7 @@ TALKS = [
         [
             _ASKS,
             {**_CALLS, "reasoning_content": "Better look it up."},
-            _result("3 m"),
+            _result('{"metres": 3}'),
             _says("Three metres now.", reasoning_content="That is quite high."),
         ],
         [_RIVER],

@@ -1,0 +1,97 @@
+"""Where a template writes a message: found by rendering the conversation once more with a mark in the message, not by
+searching for its words, which may stand anywhere (`hi` in `<think>`, `end` in `<|im_end|>`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.rendering import Conversation, Renderer
+from lit_posttrain.data.thoughts import pieces, thought_key
+
+_WORD, _CALL = "\ue000", "\ue001"  # of the private use area: no text holds them
+
+
+class Places:
+    """Finds the places of messages in what one renderer makes of a conversation."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+
+    def start(self, talk: Conversation) -> tuple[int, bool] | None:
+        """The character at which the text begins to say the last message, and whether words stand there rather than
+        the name of a tool; None where it says none of it."""
+        at, behind = self._first_change(talk, len(talk.messages) - 1, _at_the_start)
+        return None if behind is None else (at, not behind.startswith(_CALL))
+
+    def thinks(self, talk: Conversation) -> bool:
+        """Whether the text holds the thought of the last message."""
+        return self._first_change(talk, len(talk.messages) - 1, _in_the_thought)[1] is not None
+
+    def end(self, talk: Conversation, prompt: bool = False) -> int | None:
+        """The character behind the words of the last message, or behind the name of the last tool that it calls; None
+        where neither is written. prompt: in the text that asks for an answer."""
+        return self.end_of(talk, len(talk.messages) - 1, prompt)
+
+    def end_of(self, talk: Conversation, k: int, prompt: bool = False) -> int | None:
+        """Likewise of message k."""
+        if k < 0:
+            return None
+        at, behind = self._first_change(talk, k, _at_the_end, prompt)
+        return None if behind is None else at
+
+    def _first_change(
+        self, talk: Conversation, k: int, mark: Callable[[dict[str, Any]], dict[str, Any]], prompt: bool = False
+    ) -> tuple[int, str | None]:
+        """The first character that another message k changes, and what the other text has from there on."""
+        text = self._renderer.text(talk, prompt)
+        messages = [*talk.messages[:k], mark(talk.messages[k]), *talk.messages[k + 1 :]]
+        try:
+            other = self._renderer.text(replace(talk, messages=messages), prompt)
+        except BadRow:
+            return 0, None
+        at = common(text, other)
+        return at, other[at:] or None
+
+
+def _at_the_start(message: dict[str, Any]) -> dict[str, Any]:
+    made, found = _in_the_thought(message), pieces(message["content"])
+    if found.answer:
+        at = found.rest_at - len(message["content"])  # there may be a mark before it
+        made["content"] = made["content"][:at] + _WORD + made["content"][at:]
+    if found.lead:
+        made["content"] = _WORD + made["content"]
+    if "tool_calls" in message:
+        made["tool_calls"] = [_named(call, _CALL, "") for call in message["tool_calls"]]
+    return made
+
+
+def _in_the_thought(message: dict[str, Any]) -> dict[str, Any]:
+    made, found = dict(message), pieces(message["content"])
+    if key := thought_key(message):
+        made[key] = _WORD + message[key]
+    if found.thought:
+        made["content"] = message["content"][: found.thought_at] + _WORD + message["content"][found.thought_at :]
+    return made
+
+
+def _at_the_end(message: dict[str, Any]) -> dict[str, Any]:
+    if not message.get("tool_calls"):
+        return {**message, "content": message["content"] + _WORD}
+    *before, last = message["tool_calls"]
+    return {**message, "tool_calls": [*before, _named(last, "", _CALL)]}
+
+
+def _named(call: dict[str, Any], before: str, behind: str) -> dict[str, Any]:
+    return {**call, "function": {**call["function"], "name": f"{before}{call['function'].get('name')}{behind}"}}
+
+
+def common(a: str, b: str) -> int:
+    """Length of the longest common prefix."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a.startswith(b[:middle]) else (low, middle - 1)
+    return low

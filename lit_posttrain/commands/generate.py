@@ -117,7 +117,7 @@ def generate(
     for line in chat.check(conversations):
         print(line, file=sys.stderr)
     made_by = {
-        "model": model_state(model),
+        "model": model_state(model, trust_remote_code),
         "template_variables": template_variables,
         "n": n,
         "sampling": asdict(sampling),

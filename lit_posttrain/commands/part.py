@@ -113,11 +113,11 @@ class Part:
             self.file.unlink(missing_ok=True)
 
 
-def model_state(path: str) -> list[Any]:
+def model_state(path: str, trust_remote_code: bool) -> list[Any]:
     """What tells a model, a run or a checkpoint from what it was before: its files, their sizes and their times."""
     place = find_checkpoint(path)
     if place is None:
-        folder, name = resolve(path)
+        folder, name = resolve(path, trust_remote_code=trust_remote_code)
         place = Path(folder) / name if name else Path(folder)
         if not place.exists():
             place = _from_hub(folder) or place

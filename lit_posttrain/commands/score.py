@@ -69,7 +69,7 @@ def score(
         for line in [*read_as(file), *file.changed_by_template()]:
             print(line, file=sys.stderr)
     made_by = {
-        "model": model_state(model),
+        "model": model_state(model, trust_remote_code),
         "data": [source.digest() for source in find_sources(data)],
         "reading": [columns and asdict(columns), system, precision],
     }

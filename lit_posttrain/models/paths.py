@@ -29,6 +29,8 @@ def resolve(
     Raises:
         PostTrainError: for a package that is not installed and a file or folder that does not exist.
     """
+    if not path.strip():
+        raise PostTrainError("the model's path is empty; name a hub model, a folder or a .gguf file")
     if path.startswith("package:"):
         package, _, inner = path.removeprefix("package:").partition("/")
         found = importlib.util.find_spec(package)  # finds it without importing it
@@ -51,11 +53,13 @@ def resolve(
         if not (local / "config.json").is_file():
             if find_checkpoint(path) is not None:
                 raise _not_exported(path, local)
-            raise PostTrainError(f"model path {path}: the folder holds no config.json, so it is not a model folder")
+            raise PostTrainError(f"model path {path}: {_no_model(local)}")
     if local.is_dir():
         return str(local), None
     if local.suffix == ".ckpt":
         raise _not_exported(path, local.absolute().parent)
+    if local.is_file() and what == "model":
+        raise PostTrainError(f"model path {path}: a file that is no .gguf file; name the folder of the model")
     if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
     if reason := missing_reason(path, "model"):
@@ -69,6 +73,17 @@ def find_checkpoint(path: str) -> Path | None:
     if place.suffix == ".ckpt":
         return place
     return next((f for name in ("best.ckpt", "last.ckpt") if (f := place / name).exists()), None)
+
+
+def _no_model(folder: Path) -> str:
+    """What a folder is that holds neither a model nor a checkpoint."""
+    if (folder / "config.yaml").is_file():
+        return "a run that has saved no checkpoint yet; wait for its first one"
+    runs = sorted(str(file.parent) for file in folder.glob("*/last.ckpt"))
+    models = sorted(str(file.parent) for file in folder.glob("*/config.json"))
+    if found := [*runs, *models]:
+        return f"a folder of runs or models; name one, such as {found[0]}"
+    return "the folder holds no config.json, so it is not a model folder"
 
 
 def _not_exported(path: str, run: Path) -> PostTrainError:

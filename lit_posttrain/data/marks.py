@@ -46,18 +46,18 @@ def mark_of(values: Mapping[str, Any], marks: Mapping[str, bool], where: str) ->
     return next(iter(said.values()), None)
 
 
-def detail_of(values: Mapping[str, Any], where: str) -> bool | None:
-    """Likewise for marks on parts of a turn, as far as they agree on the whole turn.
+def detail_of(values: Mapping[str, Any], size: int, where: str, idle: bool = False) -> bool | None:
+    """Likewise for marks on parts of a turn: False where they leave out all of it, None where there are none. size: of
+    the turn, in characters. idle: a turn that is not trained on anyway.
 
     Raises:
-        BadRow: they do not.
+        BadRow: they leave out some of it.
     """
     for key in DETAILS:
         parts = values.get(key)
-        if parts is None:
+        if parts is None or parts == [] or idle:
             continue
-        said = {part.get("train") for part in parts if isinstance(part, Mapping)} if _listed(parts) else set()
-        if said == {False}:
+        if _leave_out_all(parts, size):
             return False
         raise BadRow(
             "mark",
@@ -67,8 +67,19 @@ def detail_of(values: Mapping[str, Any], where: str) -> bool | None:
     return None
 
 
-def _listed(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+def _leave_out_all(parts: Any, size: int) -> bool:
+    """Whether parts that are not trained on cover a whole turn; their ends belong to them."""
+    if not isinstance(parts, Iterable) or isinstance(parts, (str, Mapping)):
+        return False
+    covered = 0
+    try:
+        for begin, end, train in sorted((p["begin_offset"], p["end_offset"], p["train"]) for p in parts):
+            if train is not False or begin > covered:
+                return False
+            covered = max(covered, end + 1)
+    except (TypeError, KeyError):
+        return False
+    return bool(covered >= size)
 
 
 def _answer(value: Any, what: str) -> bool:

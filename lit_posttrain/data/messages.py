@@ -110,6 +110,8 @@ def _message(raw: dict[str, Any], where: str) -> dict[str, Any]:
         made[MARK] = False
     elif marked and role != "assistant":
         unused.append(f"message.{_key(raw, tuple(MESSAGE_MARKS))} of {role} turns")
+    if role != "assistant":
+        unused += [f"message.{key} of {role} turns" for key in DETAILS if raw.get(key)]
     if unused:
         made[UNUSED] = unused
     return made
@@ -122,7 +124,9 @@ def _marked(raw: dict[str, Any], role: str, where: str) -> bool | None:
             "mark",
             f"{where}: `mask` is trained on in some tools and left out in others; rename it to `train`, true or false",
         )
-    return whole if whole is not None or role != "assistant" else detail_of(raw, f"{where}: ")
+    content = raw.get(_key(raw, CONTENT_KEYS))
+    detail = detail_of(raw, len(content) if isinstance(content, str) else 0, f"{where}: ", role != "assistant")
+    return whole if detail is None else False
 
 
 def _content(value: Any, where: str, optional: bool) -> tuple[str, str, list[str]]:
@@ -210,8 +214,15 @@ def as_json(text: str, where: str) -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadRow("wrong type", f"{where}: not valid JSON ({error.msg} column {error.colno}); mend it") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRow("wrong type", f"{where}: not valid JSON ({fault_of(error)}); mend it") from error
+
+
+def fault_of(error: ValueError | RecursionError) -> str:
+    """What is wrong with JSON, by what Python's reader raised."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} column {error.colno}"
+    return "nested too deeply to read" if isinstance(error, RecursionError) else "a number of more than 4,300 digits"
 
 
 def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:

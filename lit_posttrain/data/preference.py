@@ -113,7 +113,7 @@ class PreferenceData(TreeData):
     prompt, only ties) are dropped, counted and listed in the audit.
 
     Args:
-        path: Training data: .jsonl, .jsonl.gz, .json, .parquet, .arrow, .csv or .tsv files, folders of
+        path: Training data: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of
             them, `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
         weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
             quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares

@@ -232,7 +232,7 @@ class PromptData(TreeData):
     handed to the rewards, such as the `answer` that is right.
 
     Args:
-        path: Prompts to train on: .jsonl, .jsonl.gz, .json, .parquet, .arrow, .csv or .tsv files, folders of
+        path: Prompts to train on: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of
             them, `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
         weights: For each entry of `path` how many times an epoch over the prompts shows its rows. Default: all once.
         val_path: Prompts to validate on: answered without randomness, and rewarded. Every entry is a data set.

@@ -1,7 +1,7 @@
 """Read one local file as a stream of (line, row). A `.json` document alone has its text in memory as a whole.
 
 Every reader takes the file's name as shown to people and its path, and raises PostTrainError with `name:line` for
-what it cannot read.
+what it cannot read. Of a line that is damaged alone it gives a `BadRow` instead of a row.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.kinds import KNOWN
-from lit_posttrain.data.messages import is_message
+from lit_posttrain.data.messages import fault_of, is_message
 from lit_posttrain.errors import PostTrainError
 
 _NOT_SPACE = re.compile(r"\S|\Z")
@@ -33,28 +34,25 @@ def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
         try:
             for number, raw in enumerate(stream, 1):
                 if not raw.isspace():
-                    yield number, _parse(raw, name, number)
+                    yield number, _parse(raw)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise PostTrainError(
                 f"{name}:{number + 1}: damaged gzip data ({error}); copy or compress the file again"
             ) from error
 
 
-def _parse(raw: bytes, name: str, number: int) -> Any:
+def _parse(raw: bytes) -> Any:
+    """What a line holds, or what is wrong with it."""
     try:
         # without the line's end: what is missing before it would be reported as column 1 of the next line. Files that
         # were put one behind the other have a mark of their encoding in the middle
         return json.loads(raw.decode().removeprefix(_BOM).rstrip(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
-        raise _not_utf8(error, f"{name}:{number}") from error
+        return BadRow("not UTF-8", _not_utf8(error))
     except _Twice as error:
-        raise PostTrainError(f"{name}:{number}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise PostTrainError(
-            f"{name}:{number}: not valid JSON ({error.msg} column {error.colno}); mend or remove the line"
-        ) from error
-    except RecursionError as error:
-        raise PostTrainError(f"{name}:{number}: JSON nested too deeply to read; mend or remove the line") from error
+        return BadRow("column twice", str(error))
+    except (ValueError, RecursionError) as error:
+        return BadRow("not valid JSON", f"not valid JSON ({fault_of(error)}); mend or remove the line")
 
 
 class _Twice(ValueError):
@@ -78,12 +76,12 @@ def _decode(raw: bytes, where: str, first: bool = True) -> str:
     try:
         return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf8(error, where) from error
+        raise PostTrainError(f"{where}: {_not_utf8(error)}") from error
 
 
-def _not_utf8(error: UnicodeDecodeError, where: str) -> PostTrainError:
+def _not_utf8(error: UnicodeDecodeError) -> str:
     byte = error.object[error.start]
-    return PostTrainError(f"{where}: not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); save the file as UTF-8")
+    return f"not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); save the file as UTF-8"
 
 
 def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
@@ -101,7 +99,8 @@ def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
-    """The rows of a document that is one object: itself, or those of the list that it holds."""
+    """The rows of a document that is one object: itself, or those of the list that it holds, each with what else is in
+    the document."""
     if _is_by_column(document):
         raise PostTrainError(
             f"{name}: columns instead of rows ({', '.join([*document][:6])}); write a list of objects, with pandas "
@@ -116,7 +115,11 @@ def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
             "list of objects, or an object that holds one such list"
         )
     (rows,) = lists.values() or [[document]]
-    return [document] if rows and all(map(is_message, rows)) else rows
+    if not lists or (rows and all(map(is_message, rows))):
+        return [document]
+    # what stands beside the rows is said of each of them, as far as it does not say otherwise
+    beside = {key: value for key, value in document.items() if key not in lists}
+    return [{**beside, **row} if isinstance(row, dict) else row for row in rows]
 
 
 def _is_by_column(document: Mapping[str, Any]) -> bool:
@@ -131,7 +134,10 @@ def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[i
     """Values one by one from position `at`, so that a large list never stands in memory as objects."""
     decoder, number = json.JSONDecoder(object_pairs_hook=_object), 0
     at = _after_space(text, at)
-    while at < len(text) and not (listed and text[at] == "]"):
+    while listed or at < len(text):
+        if listed and text[at : at + 1] == "]":
+            _refuse_rest(name, text, _after_space(text, at + 1))
+            return
         try:
             value, at = decoder.raw_decode(text, at)
             number += 1
@@ -147,8 +153,17 @@ def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[i
             ) from error
         except _Twice as error:
             raise PostTrainError(f"{name}:{number + 1}: {error}") from error
-        except RecursionError as error:
-            raise PostTrainError(f"{name}:{number + 1}: JSON nested too deeply to read; mend the file") from error
+        except (ValueError, RecursionError) as error:
+            raise PostTrainError(f"{name}:{number + 1}: not valid JSON ({fault_of(error)}); mend the file") from error
+
+
+def _refuse_rest(name: str, text: str, at: int) -> None:
+    if at < len(text):
+        where = f"line {text.count(chr(10), 0, at) + 1}"
+        raise PostTrainError(
+            f"{name}: the list of rows ends, and {text[at : at + 20]!r} follows on {where}; write one list (or give "
+            "files that were put together one by one)"
+        )
 
 
 def _after_space(text: str, at: int) -> int:
@@ -194,7 +209,11 @@ def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
             elif len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:
-                raise PostTrainError(
-                    f"{name}:{line}: {len(cells)} cells under {len(header)} columns ({', '.join(header)}); "
-                    "mend the row: quote cells that hold the separator"
+                yield (
+                    line,
+                    BadRow(
+                        "cells",
+                        f"{len(cells)} cells under {len(header)} columns ({', '.join(header)}); mend the row: quote "
+                        "cells that hold the separator",
+                    ),
                 )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.data.arrow import arrow_row, arrow_rows, parquet_rows
+from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.messages import kind
 from lit_posttrain.data.readers import csv_rows, json_rows, jsonl_rows
 from lit_posttrain.data.splits import split_files
@@ -27,6 +28,7 @@ from lit_posttrain.hub import missing_reason
 _READERS = {
     ".jsonl": jsonl_rows,
     ".jsonl.gz": jsonl_rows,
+    ".ndjson": jsonl_rows,
     ".json": json_rows,
     ".parquet": parquet_rows,
     ".arrow": arrow_rows,
@@ -36,6 +38,11 @@ _READERS = {
 SUFFIXES = tuple(_READERS)
 _ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` notes
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.%\[\]:+-]+))?")
+# what lies beside data without being some
+_NO_DATA = re.compile(
+    r"[._]|(readme|licen[cs]e|notice|citation|changelog)\b|.*\.(md|py|lock)$|" + "|".join(map(re.escape, _ABOUT_DATA)),
+    re.IGNORECASE,
+)
 _BATCH_ROWS = 1024
 _WHAT_TO_GIVE = "; give a path to a file or folder, builtin:NAME, or owner/name of a hub data set"
 
@@ -43,11 +50,12 @@ _WHAT_TO_GIVE = "; give a path to a file or folder, builtin:NAME, or owner/name 
 @dataclass(slots=True)
 class Record:
     """One row. file: the source as the user named it. line: 1-based; the physical line a row starts on in JSONL and
-    CSV, the row's number elsewhere."""
+    CSV, the row's number elsewhere. problem: why nothing could be read here; `data` is empty then."""
 
     data: dict[str, Any]
     file: str
     line: int
+    problem: BadRow | None = None
 
 
 @dataclass(frozen=True)
@@ -62,20 +70,21 @@ class Source:
     beside: str = ""
     part: str = ""
 
-    def records(self) -> Iterator[Record]:
-        """Stream the rows.
+    def records(self, bad: bool = False) -> Iterator[Record]:
+        """Stream the rows. bad: give those that cannot be read too, as records with a `problem`.
 
         Raises:
-            PostTrainError: a row that is not an object, a file that cannot be read, or no row at all.
+            PostTrainError: a row that cannot be read, unless `bad`, a file that cannot be, or no row at all.
         """
         line = 0
         for line, row in self.rows():
-            if not isinstance(row, dict):
-                raise PostTrainError(
-                    f"{self.name}:{line}: the row is {kind(row)}, not an object with named columns; "
-                    "write one JSON object per row"
-                )
-            yield Record(row, self.name, line)
+            if isinstance(row, dict):
+                yield Record(row, self.name, line)
+                continue
+            problem = row if isinstance(row, BadRow) else _no_object(row)
+            if not bad:
+                raise PostTrainError(f"{self.name}:{line}: {problem}")
+            yield Record({}, self.name, line, problem)
         if line == 0:
             raise PostTrainError(f"{self.name}: the file holds no rows; name another file or fill this one")
 
@@ -90,6 +99,11 @@ class Source:
             for _, row in self.rows():
                 total.update(json.dumps(row, sort_keys=True, default=str).encode())
         return total.hexdigest()
+
+
+def _no_object(row: Any) -> BadRow:
+    what = f"the row is {kind(row)}, not an object with named columns; write one JSON object per row"
+    return BadRow("not an object", what)
 
 
 def read_records(path: str) -> Iterator[Record]:
@@ -171,9 +185,24 @@ def _folder(path: str, place: Path) -> list[Source]:
         deeper = [p for p in sorted(place.iterdir()) if p.is_dir() and any(map(_readable, p.iterdir()))]
         hint = f"; did you mean {Path(path) / deeper[0].name}?" if deeper else ""
         raise PostTrainError(f"{path}: no {', '.join(SUFFIXES)} file directly in this folder (it holds {inside}){hint}")
-    files, beside = split_files(path, files)
-    sources = [_file(str(Path(path) / p.name), p) for p in files]
+    kept, measured = split_files(path, files)
+    beside = "; ".join(line for line in (measured, _others(path, place, files)) if line)
+    sources = [_file(str(Path(path) / p.name), p) for p in kept]
     return [replace(sources[0], beside=beside), *sources[1:]]
+
+
+def _others(path: str, place: Path, files: list[Path]) -> str:
+    """What else in a folder may be data, in words; empty for nothing."""
+    rest = (p for p in sorted(place.iterdir()) if p not in files and not _NO_DATA.match(p.name))
+    others = [f"{p.name}/" if p.is_dir() else p.name for p in rest if not p.is_dir() or _holds_files(p)]
+    if not others:
+        return ""
+    listed = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+    return f"{path}: not read: {listed} (folders are not searched; files that can be read are {', '.join(SUFFIXES)})"
+
+
+def _holds_files(place: Path) -> bool:
+    return any(p.is_file() and not _NO_DATA.match(p.name) for p in place.rglob("*"))
 
 
 def _readable(file: Path) -> bool:

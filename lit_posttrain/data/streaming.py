@@ -123,7 +123,9 @@ class TreeStream:
         """
         maker = TreeMaker([source.name for source in self.sources], self.tokenizer, self.options)
         for index, source in enumerate(self.sources):  # not only when its turn comes, hours later
-            maker.look(index, next(source.records()))
+            readable = (record for record in source.records(bad=maker.skips) if record.problem is None)
+            if first := next(readable, None):
+                maker.look(index, first)
         records = islice(self._in_order(range(len(self.sources)), maker), _PREVIEW_ROWS)
         trees = MemoryTrees(_made(maker, list(records)))
         place = {audit.name: index for index, audit in enumerate(maker.audits)}
@@ -170,8 +172,9 @@ class TreeStream:
 
     def _in_order(self, sources: Sequence[int], maker: TreeMaker) -> Iterator[tuple[int, Record]]:
         for index in sources:
-            for record in self.sources[index].records():
-                maker.look(index, record)
+            for record in self.sources[index].records(bad=maker.skips):
+                if record.problem is None:
+                    maker.look(index, record)
                 yield index, record
 
     def _shuffled(self, number: int) -> Iterator[tuple[int, Record]]:

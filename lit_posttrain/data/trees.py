@@ -114,6 +114,11 @@ class TreeMaker:
         self._told: set[str] = set()  # what was counted of the row at hand, which may have several responses
         self._readers: list[Reader | None] = [None] * len(names)
 
+    @property
+    def skips(self) -> bool:
+        """Whether bad rows are counted instead of ending the run."""
+        return self.options.on_bad_row == "skip"
+
     def look(self, file: int, record: Record) -> Reader:
         """How the records of a source are read."""
         reader = self._readers[file]
@@ -128,12 +133,13 @@ class TreeMaker:
         Raises:
             PostTrainError: for a bad row, unless such rows are skipped.
         """
-        reader = self.look(file, record)
         audit = self.audits[file]
         audit.rows += 1
         self._told.clear()
         try:
-            labelled = reader.read(record.data)
+            if record.problem is not None:
+                raise record.problem
+            labelled = self.look(file, record).read(record.data)
             texts = [self._render(example, record, audit) for example in labelled.examples]
             self._note(labelled, record.line, audit)
             for rendered in _by_tree(texts):
@@ -228,7 +234,7 @@ class TreeMaker:
         audit = self.audits[file]
         if isinstance(error, Misread):
             raise PostTrainError(f"{audit.name}:{line}: {error}") from error
-        if self.options.on_bad_row == "error" and not isinstance(error, NothingToLearn):
+        if not self.skips and not isinstance(error, NothingToLearn):
             raise PostTrainError(
                 f"{audit.name}:{line}: {error} (or drop such rows with --data.on_bad_row skip)"
             ) from error

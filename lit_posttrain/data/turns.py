@@ -52,7 +52,7 @@ def _messages_in(text: str) -> list[Any] | None:
     """Messages of JSON text, if it can be nothing else: a response may be JSON, with whatever keys."""
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and found and all(map(is_message, found)) else None
 

@@ -133,6 +133,18 @@ def test_sharegpt_tool_roles_and_text_parts() -> None:
         ({"train": True, "masked": True}, "`train` and `masked` contradict"),
         ({"mask": 1}, "`mask` is trained on in some tools and left out in others; rename it"),
         ({"train_detail": [{"begin_offset": 0, "end_offset": 0, "train": True}]}, "marks parts of a turn"),
+        (
+            {"train": True, "train_detail": [{"begin_offset": 0, "end_offset": 5, "train": True}]},
+            "marks parts of a turn",
+        ),
+        (
+            {"weight": 1, "training_detail": [{"begin_offset": 3, "end_offset": 9, "train": False}]},
+            "marks parts of a t",
+        ),
+        ({"content": "ABCD", "train_detail": [{"begin_offset": 0, "end_offset": 2, "train": False}]}, "marks parts"),
+        ({"content": "ABCD", "train_detail": [{"begin_offset": 2, "end_offset": 3, "train": False}]}, "marks parts"),
+        ({"train_detail": "all"}, "marks parts of a turn"),
+        ({"train_detail": [{"train": False}]}, "marks parts of a turn"),
     ],
 )
 def test_marks_that_are_no_yes_or_no_are_refused(keys: dict[str, Any], message: str) -> None:
@@ -151,6 +163,16 @@ def test_a_turn_of_which_every_part_is_marked_is_not_trained_on() -> None:
     detail = [{"begin_offset": 0, "end_offset": 0, "train": False}]
     rows = [ASKED[0], {**ASKED[1], "train_detail": detail}, ASKED[0], ASKED[1]]
     assert example({"messages": rows}).untrained == frozenset({1})
+    rows[1]["train"] = True  # as axolotl has it, the parts say more than the turn
+    assert example({"messages": rows}).untrained == frozenset({1})
+    for nothing in ([], None):
+        rows[1] = {**ASKED[1], "train_detail": nothing, "training_detail": nothing}
+        assert example({"messages": rows}).untrained == frozenset()
+    row = Row(
+        {"messages": [{**ASKED[0], "train_detail": [{"begin_offset": 0, "end_offset": 0, "train": True}]}, ASKED[1]]}
+    )
+    assert recognise(Record({**row}, "rows.jsonl", 1)).example(row).messages == ASKED
+    assert row.unread == ["message.train_detail of user turns"]
 
 
 def _turns(*roles: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.conversation import ConversationData
 from lit_posttrain.data.sources import find_sources, read_records
+from lit_posttrain.data.streaming import TreeStream
 from lit_posttrain.data.tokenize import TokenizeOptions, build_store
 from lit_posttrain.errors import PostTrainError
 
@@ -35,7 +37,7 @@ def _json(path: Path) -> None:
 
 
 def _wrapped(path: Path) -> None:
-    path.write_text(json.dumps({"version": 1, "data": ROWS}))
+    path.write_text(json.dumps({"data": ROWS}))
 
 
 def _parquet(path: Path) -> None:
@@ -64,6 +66,7 @@ def _tsv(path: Path) -> None:
         ("a.json", _json),
         ("b.json", _wrapped),
         ("c.json", _jsonl),
+        ("a.ndjson", _jsonl),
         ("a.parquet", _parquet),
         ("a.csv", _csv),
         ("a.tsv", _tsv),
@@ -287,6 +290,11 @@ def test_a_saved_set_is_read_whole_whatever_it_shows(tmp_path: Path) -> None:
         ("a.json", b'[{"text": "a"} {"text": "b"}]', r": not valid JSON \(Expecting ',' or '\]' line 1 column 16\)"),
         ("a.json", b'[{"text": "a"}', r": not valid JSON \(Expecting ',' or '\]'"),
         ("a.json", b'{"x": [], "y": []}', r": one object with 2 lists in it, where rows are expected"),
+        ("a.json", b'[{"text": "a"}]\n[{"text": "b"}]\n', r": the list of rows ends, and '\[.*' follows on line 2"),
+        ("a.json", b'[{"text": "a"}], {"text": "b"}', r": the list of rows ends, and ', .*' follows on line 1"),
+        ("a.json", b'[{"text": "a"},', r": not valid JSON \(Expecting value line 1 column 16\)"),
+        ("a.json", b'[{"text": "a"}, \n', r": not valid JSON \(Expecting value line 2"),
+        ("a.json", b"[", r": not valid JSON \(Expecting value line 1 column 2\)"),
         ("a.jsonl.gz", b"no gzip", r":1: damaged gzip data"),
         ("a.parquet", b"no parquet", r": not readable as Parquet after row 0"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r":3: 3 cells under 2 columns \(a, b\); mend the row"),
@@ -309,6 +317,25 @@ def test_damage_is_named_with_its_place(tmp_path: Path, name: str, content: byte
         list(read_records(str(path)))
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+DIGITS, DEEP = b"1" * 4400, b"[" * 2000
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(DIGITS, "a number of more than 4,300 digits"), (DEEP, "nested too deeply to read")],
+    ids=["long", "deep"],
+)
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.jsonl", b'{"n": %b}'), ("a.json", b'[{"n": %b}]'), ("b.json", b'{"n": %b}')]
+)
+def test_json_that_python_does_not_read_is_named(
+    tmp_path: Path, name: str, text: bytes, value: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(text % value)
+    with pytest.raises(PostTrainError, match=rf"{name}:1: not valid JSON \({said}\)"):
+        list(read_records(str(tmp_path / name)))
 
 
 def test_truncated_gzip_is_not_a_shorter_data_set(tmp_path: Path) -> None:
@@ -350,3 +377,86 @@ def test_missing_things_come_with_suggestions(tmp_path: Path, monkeypatch: pytes
         PostTrainError, match=r"empty: no \.jsonl, .* file directly in this folder \(it holds nothing\)"
     ):
         find_sources("data/empty")
+
+
+def test_what_stands_beside_the_rows_of_a_document_is_said_of_each(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    rows = [{"prompt": "what is it", "completion": "a fox"}, {"prompt": "b", "completion": "c", "system": "own"}]
+    path.write_text(json.dumps({"version": "1.0", "system": "Be brief", "data": rows}))
+    assert [r.data["system"] for r in read_records(str(path))] == ["Be brief", "own"]
+    store, audit = build_store([str(path)], tiny.tokenizer(), TokenizeOptions(), str(tmp_path / "cache"))
+    assert "Be brief" in tiny.tokenizer().decode(store[0].prompt)
+    assert {column: tally.count for column, tally in audit.files[0].unread.items()} == {"version": 2}
+
+
+def test_a_folder_names_what_it_does_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "more" / "deep").mkdir(parents=True)
+    (folder / "empty").mkdir()
+    row = json.dumps({"prompt": "what is it", "completion": "a fox"}) + "\n"
+    for name in ("a.jsonl", "e.ndjson", "b.jsonl.zst", "c.json.gz", "d.txt", "more/deep/f.jsonl"):
+        (folder / name).write_text(row)
+    for name in ("README", "README.md", "LICENSE", "LICENSE.txt", ".DS_Store", "dataset_infos.json", "load.py"):
+        (folder / name).write_text("no data")
+    sources = find_sources(str(folder))
+    assert [Path(source.name).name for source in sources] == ["a.jsonl", "e.ndjson"]
+    _, audit = build_store([str(folder)], tiny.tokenizer(), TokenizeOptions(), str(tmp_path / "cache"))
+    (line,) = [line for line in audit.warnings if "not read" in line]
+    assert line.startswith(f"{folder}: not read: b.jsonl.zst, c.json.gz, d.txt, more/ (")
+    for name in ("b.jsonl.zst", "c.json.gz", "d.txt", "more/deep/f.jsonl"):
+        (folder / name).unlink()
+    assert not any(source.beside for source in find_sources(str(folder)))
+    (folder / "test.jsonl").write_text(row)
+    (folder / "train.jsonl").write_text(row)
+    (folder / "x.zip").write_text(row)
+    beside = find_sources(str(folder))[0].beside
+    assert "test.jsonl" in beside
+    assert "x.zip" in beside
+
+
+GOOD = {"prompt": "what is it", "completion": "a fox"}
+BROKEN: dict[str, bytes] = {
+    "cut off": b'{"prompt": "what is',
+    "no JSON": b"what is it",
+    "not UTF-8": b'{"prompt": "\xff", "completion": "b"}',
+    "column twice": b'{"prompt": "a", "prompt": "b", "completion": "c"}',
+    "no object": b"[1, 2]",
+    "a text": b'"words"',
+    "long number": b'{"prompt": "a", "completion": "b", "n": ' + DIGITS + b"}",
+    "deep": b'{"prompt": "a", "completion": "b", "n": ' + DEEP + b"}",
+    "long number within": json.dumps(
+        {"prompt": "a", "completion": "b", "chat_template_kwargs": DIGITS.decode()}
+    ).encode(),
+    "deep within": json.dumps({**GOOD, "chat_template_kwargs": DEEP.decode()}).encode(),
+}
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_line_is_a_bad_row(name: str, first: bool, tmp_path: Path) -> None:
+    good, lines = json.dumps(GOOD).encode(), [BROKEN[name], BROKEN[name]]
+    lines = [*lines, good] if first else [good, *lines]
+    path, cache = tmp_path / "a.jsonl", str(tmp_path / "cache")
+    path.write_bytes(b"\n".join([*lines, good.replace(b"fox", b"dog")]) + b"\n")
+    where = 1 if first else 2
+    with pytest.raises(PostTrainError, match=rf"^{path}:{where}: "):
+        build_store([str(path)], tiny.tokenizer(), TokenizeOptions(), cache)
+    store, audit = build_store([str(path)], tiny.tokenizer(), TokenizeOptions(on_bad_row="skip"), cache)
+    assert (len(store), audit.total.rows, audit.total.dropped_count) == (2, 4, 2)
+    assert [tally.lines for tally in audit.files[0].dropped.values()] == [[where, where + 1]]
+    assert store.lines.tolist() == [3 if first else 1, 4]
+    made = {"shuffle": False, "buffer": 1, "seed": 0}
+    stream = TreeStream(find_sources(str(path)), tiny.tokenizer(), TokenizeOptions(on_bad_row="skip"), **made)
+    assert stream.preview().total.dropped_count == 2
+    assert [tree.line for tree in islice(stream, 2)] == store.lines.tolist()
+
+
+def test_a_broken_row_of_a_table_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion\na,b\na,b,c\nc,d\n")
+    options = TokenizeOptions(on_bad_row="skip")
+    store, audit = build_store([str(path)], tiny.tokenizer(), options, str(tmp_path / "cache"))
+    assert (len(store), audit.files[0].dropped["cells"].lines) == (2, [3])
+    path.write_text("prompt,completion\na,b,c\n")
+    store, audit = build_store([str(path)], tiny.tokenizer(), options, str(tmp_path / "cache"))
+    assert (len(store), audit.total.dropped_count, audit.total.duplicates) == (0, 1, 0)

@@ -125,7 +125,7 @@ def test_rows_without_a_prompt_are_left_out_and_counted(
         read_prompts(write(tmp_path / "rows.jsonl", bad[0]))
 
 
-@pytest.mark.parametrize("name", ["rows.ndjson", "rows.xlsx", "rows.md", "rows.JSONLL", "rows.yaml", "rows.zip"])
+@pytest.mark.parametrize("name", ["rows.json.gz", "rows.xlsx", "rows.md", "rows.JSONLL", "rows.yaml", "rows.zip"])
 def test_files_of_other_kinds_are_not_taken_for_prompts(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, {"prompt": "what is it"})
     with pytest.raises(PostTrainError, match=r"files are not read; rows are in \.jsonl, .* a \.txt file has"):

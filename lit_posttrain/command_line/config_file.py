@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from jsonargparse import get_loader
 from lit_posttrain.errors import PostTrainError
 
 Keys = tuple[str | int, ...]  # where a value stands: names of mappings, positions in lists
+_TWO_ESCAPES = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB]..\\u[dD][c-fC-F]..)")
 Mark = tuple[int, str | None]
 
 
@@ -61,10 +64,13 @@ def _text(path: str) -> str:
     except OSError as problem:
         raise PostTrainError(f"{path}: cannot be read ({problem.strerror})") from None
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
         raise PostTrainError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+    if text.lstrip().startswith("{"):  # JSON writes an emoji as two escapes, which YAML does not know
+        text = _TWO_ESCAPES.sub(lambda found: found[1] + json.loads(f'"{found[2]}"'), text)
+    return text
 
 
 def _marks(path: str, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[Keys, Mark]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from ast import literal_eval
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from lit_posttrain.command_line.values import as_json
 from lit_posttrain.errors import UsageError
 
 
@@ -30,5 +30,5 @@ class ExactParser:
                 args = [f"{name}=null"]
             elif joined and value[:1] in ("[", "{"):
                 with suppress(ValueError, SyntaxError):
-                    args = [f"{name}={json.dumps(literal_eval(value))}"]
+                    args = [f"{name}={as_json(literal_eval(value))}"]
         return super().parse_args(args, *rest, **options)  # type: ignore[misc]  # of the parser that this is mixed into

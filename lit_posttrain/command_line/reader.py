@@ -11,7 +11,7 @@ from typing import Any
 from lit_posttrain.command_line.choices import Choices, Chosen, Found, Place
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.option_tree import Option, OptionTree
-from lit_posttrain.command_line.values import accepts, as_typed, describe, mismatch, protected
+from lit_posttrain.command_line.values import accepts, as_json, as_typed, describe, mismatch, protected
 from lit_posttrain.errors import PostTrainError
 
 _SPEC = ("class_path", "init_args", "dict_kwargs")
@@ -45,6 +45,9 @@ class CommandLine:
                 a config file.
         """
         words = iter(args)
+        for word in args:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise PostTrainError(f"{ascii(word)}: not UTF-8 text")
         for word in words:
             if not word.startswith("--") and word not in ("-c", "-h"):
                 raise PostTrainError(
@@ -66,7 +69,7 @@ class CommandLine:
 
     def _option(self, name: str, text: str) -> None:
         if name == "--config":
-            self._hand_over("--config", json.dumps(self._config(text)))
+            self._hand_over("--config", as_json(self._config(text)))
             return
         if name.endswith(".help"):
             self._hand_over(f"{name}={text}")
@@ -80,7 +83,7 @@ class CommandLine:
             self._hand_over(f"{name}={text}")  # its type is not known here
             return
         if found.rest:  # a member of a mapping; the parser takes the text None for null
-            self._hand_over(f"{name}={json.dumps(text) if text == 'None' else text}")
+            self._hand_over(f"{name}={as_json(text) if text == 'None' else text}")
             return
         value = as_typed(text, option)
         found.owner.given[found.dotted] = (place, value)
@@ -105,12 +108,12 @@ class CommandLine:
         for key in reversed(keys[found.last :]):
             value = {key: value}
         way = ".".join(key for key in keys[: found.last] if key not in _SPEC)
-        self._hand_over(f"--{way}.init_args={json.dumps(value)}")  # of the last one in the list
+        self._hand_over(f"--{way}.init_args={as_json(value)}")  # of the last one in the list
 
     def _hand_over(self, *words: str) -> None:
         """Pass on what is pending, as one config, and words behind it."""
         if self._pending:
-            self._passed += ["--config", json.dumps(self._pending)]
+            self._passed += ["--config", as_json(self._pending)]
         self._passed += words
         self._pending = {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from copy import deepcopy
 from functools import cache
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from lit_posttrain.command_line.option_tree import Option
 
 _NULLS = ("null", "Null", "NULL", "~")
 _MARK = "\ue000"  # for private use: no text of anyone begins with it
+_UNPRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _CALLED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "None": "null"}
 
 
@@ -58,6 +61,12 @@ def guarded(config: Any) -> Any:
     if isinstance(config, list):
         return [guarded(value) for value in config]
     return protected(config, Option("dict[str, Any]")) if isinstance(config, dict) else config
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON that YAML's reader takes too: it does not know the two escapes that JSON has for one character,
+    such as an emoji, and wants escapes for those that it does not print."""
+    return _UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def plain(config: Any) -> Any:

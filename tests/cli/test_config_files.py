@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -176,6 +177,7 @@ TYPED: dict[str, tuple[list[str], str]] = {
     ),
     "rate": (["--lr", "1"], "--lr: no such option; did you mean --model.optimizer.init_args.lr?"),
     "rubbish": (["--zzzz", "1"], "--zzzz: no such option; --help lists the options"),
+    "no text": (["--name", "a\udcff"], "'a\\udcff': not UTF-8 text"),
     "in JSON": (
         ["--model", '{"init_args": {"wrmup": 1}}'],
         "--model (init_args.wrmup): no such option; did you mean",
@@ -196,6 +198,13 @@ def test_every_method_has_the_default_optimizer_that_is_reckoned_with() -> None:
         module, _, name = path[0].rpartition(".")
         made = inspect.signature(getattr(import_module(module), name)).parameters["optimizer"].default
         assert type(made([torch.nn.Parameter(torch.zeros(1))])) is torch.optim.AdamW
+
+
+def test_a_config_may_be_json_with_its_escapes(tmp_path: Path) -> None:
+    names = ["🙂", "\\🙂", "\\\\ud83d\\ude42", "ü\u2028"]
+    for name in names:
+        (tmp_path / "mine.json").write_text(json.dumps({"name": name, "trainer": {"max_steps": 3}}))
+        assert read_config(str(tmp_path / "mine.json")).options["name"] == name
 
 
 def test_of_a_list_that_is_given_twice_the_last_one_holds_and_it_is_said(tmp_path: Path) -> None:

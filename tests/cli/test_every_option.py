@@ -28,6 +28,7 @@ TEXTS = [
     "2024-01-01",
     "a b/c d.txt",
     "ü 文",
+    "🙂 𝔘\u2028\x85\ufeff\uffff",
     "[abc]",
     "{a: 1}",
     "it's",

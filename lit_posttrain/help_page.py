@@ -29,10 +29,10 @@ _RESUME = (
     "  --resume NAME         Go on with the run of this name (or folder) from its last.ckpt, exactly; auto: begin\n"
     "                        the run of --name, or go on with it if it has begun (for jobs that are requeued).\n"
 )
-_AUDIT = "  --out FILE            Write the report as JSON too.\n"
 # how a section of Lightning's help begins, and what it holds
 _TITLES = {
     "options:": "The run:",
+    "Options of `audit`": "The audit:",
     "Customize every aspect": "Lightning's trainer:",
     "Base class of all methods": "Another method:",
     "A DataModule standardizes": "Another data module:",
@@ -45,9 +45,13 @@ _TITLES = {
 def made(command: str, classes: dict[str, str]) -> str:
     """The page of a command, with the options of the classes that are chosen: `model` and `data`."""
     quiet_libraries()
-    opening = _OPENING.format(command=command) + {"audit": _AUDIT, "fit": _RESUME}.get(command, "")
+    opening = _OPENING.format(command=command) + (_RESUME if command == "fit" else "")
     of = "fit" if command == "audit" else command  # it takes the options of `fit`
     parts = [opening]
+    if command == "audit":
+        own = ArgumentParser(add_help=False)
+        own.add_class_arguments(options.AuditOptions)
+        parts.append(_sections(own.format_help()))
     for name, chosen in classes.items():
         parts.append(_sections(_page(of, [f"--{name}.help", chosen])))
         parts += _grouped(name, _class(chosen))

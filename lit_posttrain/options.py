@@ -93,6 +93,19 @@ class RunOptions:
     monitor_mode: Literal["min", "max"] | None = None
 
 
+@dataclass
+class AuditOptions:
+    """Options of `audit` beside those of `fit`.
+
+    Args:
+        out: File for the report as JSON.
+        show: How many rows to print, with their trained tokens between brackets.
+    """
+
+    out: str | None = None
+    show: int | None = None
+
+
 def option_tree() -> OptionTree:
     """The tree of all options, kept for later commands; classes of one's own, which they may not have, are not."""
     tree = OptionTree(families={family: {} for family in _FAMILIES})
@@ -115,10 +128,11 @@ def option_tree() -> OptionTree:
     }
     for group in (pl.Trainer, WandbOptions, ThroughputMonitor):
         add_kind(tree, group, _FAMILIES)
-    tree.commands["audit"] = run
     for command, skipped in pl.cli.LightningCLI.subcommands().items():
         method = options_of(getattr(pl.Trainer, command), tree, _FAMILIES)
         tree.commands[command] = run | {name: o for name, o in method.options.items() if name not in skipped}
+    # `audit` takes what `fit` takes, so that it takes a run's config
+    tree.commands["audit"] = tree.commands["fit"] | add_kind(tree, AuditOptions, _FAMILIES).options
     of_libraries = {
         family: {name: own for name, paths in known.items() if (own := [p for p in paths if _of_library(p)])}
         for family, known in tree.families.items()

@@ -41,7 +41,7 @@ from lit_posttrain.command_line.values import plain
 from lit_posttrain.errors import PostTrainError, UsageError
 from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
-from lit_posttrain.options import RunOptions, RunParser, option_tree
+from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree
 from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.run_folder import RunLock, fresh_name
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
@@ -157,6 +157,10 @@ class PostTrainCLI(LightningCLI):
         parser.add_class_arguments(RunOptions, instantiate=False)
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(ThroughputMonitor, "throughput")
+        if not self._has_commands:  # then it takes what `fit` does, such as the config of a run
+            parser.add_method_arguments(pl.Trainer, "fit", skip=set(self.subcommands()["fit"]))
+        if not self.tracking:
+            parser.add_class_arguments(AuditOptions)
 
     def option(self, key: str) -> Any:
         """A parsed option of this run, by its dotted name."""

@@ -5,13 +5,13 @@ Nothing here decides anything else than what the command itself would find later
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_posttrain.arguments import alternatives, resolve_arguments, take_option
+from lit_posttrain.arguments import alternatives, resolve_arguments
 from lit_posttrain.command_line.option_tree import kept_tree
 from lit_posttrain.command_line.reader import CommandLine
+from lit_posttrain.command_line.values import plain
 from lit_posttrain.data.sources import local_sources
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.paths import find_checkpoint, resolve
@@ -25,10 +25,9 @@ def check_run(args: Sequence[str]) -> None:
             value of the wrong type.
     """
     command = args[0]
-    rest = take_option(list(args), "--out")[1] if command == "audit" else list(args)
-    given = resolve_arguments(rest)[1:]
+    given = resolve_arguments(list(args))[1:]
     tree = kept_tree()
-    if tree is None or "lit_posttrain.training" in sys.modules:  # then the parser says it as soon
+    if tree is None:  # the first command of an installation leaves it
         return
     line = CommandLine(tree, command)
     line.read(given)
@@ -37,11 +36,12 @@ def check_run(args: Sequence[str]) -> None:
     for data in line.choices.root.below.get("data", []):
         for name in ("path", "val_path", "test_path"):
             _, paths = data.given.get(name, (None, None))
+            paths = plain(paths)
             check_data([paths] if isinstance(paths, str) else paths or [])
     for method in line.choices.root.below.get("model", []):
         _, path = method.given.get("policy.path", (None, None))
         if isinstance(path, str):
-            resolve(path)
+            resolve(plain(path))
 
 
 def check_data(paths: Sequence[str]) -> None:

@@ -86,7 +86,6 @@ class CommandLine:
             self._hand_over(f"{name}={as_json(text) if text == 'None' else text}")
             return
         value = as_typed(text, option)
-        found.owner.given[found.dotted] = (place, value)
         if option.family and isinstance(value, str):
             chosen = self.choices.class_of(option, value, place)
             self.choices.choose(found.owner, found.dotted, chosen, option.many and append)
@@ -96,7 +95,9 @@ class CommandLine:
                 self._hand_over(f"{name}={value}")
             return
         self._note_second_list(typed, text, option, append)
-        self._pass(found, self._value(found.owner, found.dotted, option, value, place, append), append)
+        value = self._value(found.owner, found.dotted, option, value, place, append)
+        found.owner.given[found.dotted] = (place, value)
+        self._pass(found, value, append)
 
     def _pass(self, found: Found, value: Any, append: bool) -> None:
         keys = [*found.keys[:-1], f"{found.keys[-1]}+"] if append else found.keys
@@ -142,10 +143,10 @@ class CommandLine:
         for key, value in options.items():
             name, here = str(key), place.at(key)
             found = self.choices.find(owner, [*prefix.split("."), *name.removesuffix("+").split(".")], here)
-            found.owner.given[found.dotted] = (here, value)
             checked[key] = value
             if found.option is not None and not found.rest:
                 checked[key] = self._value(found.owner, found.dotted, found.option, value, here, name.endswith("+"))
+            found.owner.given[found.dotted] = (here, checked[key])
         return checked
 
     def _value(self, owner: Chosen, dotted: str, option: Option, value: Any, place: Place, append: bool) -> Any:

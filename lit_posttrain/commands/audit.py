@@ -9,29 +9,30 @@ from pathlib import Path
 def run(args: list[str]) -> int:
     """Take the options of `fit`, read and tokenise the data, print the report; `--out FILE` writes it as JSON,
     `--show N` prints the first N rows with their trained tokens marked."""
-    from lit_posttrain.arguments import resolve_arguments, take_option
+    from lit_posttrain.arguments import resolve_arguments
+    from lit_posttrain.commands.rows import prepare
     from lit_posttrain.data.show import shown
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.runtime import quiet_libraries
     from lit_posttrain.training import PostTrainCLI
 
     quiet_libraries()
-    out, rest = take_option(args, "--out")
-    asked, rest = take_option(rest, "--show")
-    if asked is not None and not asked.isdecimal():
-        raise PostTrainError(f"--show {asked}: how many rows to show, such as --show 3")
-    cli = PostTrainCLI(args=resolve_arguments(rest)[1:], run=False, tracking=False)
-    cli.datamodule.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails)
-    print(cli.datamodule.audit.table())
+    cli = PostTrainCLI(args=resolve_arguments(args)[1:], run=False, tracking=False)
+    out, show, data = cli.option("out"), cli.option("show") or 0, cli.datamodule
+    if show < 0:
+        raise PostTrainError(f"--show {show}: how many rows to show, such as --show 3")
+    if show and data.streaming:
+        raise PostTrainError("--show reads no streams; take it without --data.streaming, of a file with fewer rows")
+    prepare(out, cli.option("overwrite"))
+    data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails)
+    print(data.audit.table())
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(cli.datamodule.audit.to_json(), encoding="utf-8")
+        scratch = Path(f"{out}.new")
+        scratch.write_text(data.audit.to_json(), encoding="utf-8")
+        scratch.replace(out)
         print(f"wrote {out}")
-    if asked is not None:
-        if cli.datamodule.streaming:
-            raise PostTrainError("--show reads no streams; take it without --data.streaming, of a file with fewer rows")
-        store, tokenizer = cli.datamodule.train_store, cli.model.tokenizer
-        for index in range(min(int(asked), len(store))):
-            print(f"\n{shown(store[index], tokenizer, colour=sys.stdout.isatty())}")
-    cli.model.check_data(cli.datamodule)  # below the report, which shows what is refused
+    if show:
+        for index in range(min(show, len(data.train_store))):
+            print(f"\n{shown(data.train_store[index], cli.model.tokenizer, colour=sys.stdout.isatty())}")
+    cli.model.check_data(data)  # below the report, which shows what is refused
     return 0

@@ -62,5 +62,7 @@ def test_from_the_command_line(tmp_path: Path, tiny_model: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert out.count("[[a fox<|im_end|>]]") == 3
     assert all(f"{path}:{line}: prompt" in out for line in (1, 2, 3))
+    assert main([*command, "--show", "-1"]) == 2
+    assert "--show -1: how many rows to show, such as --show 3" in one_line(capsys)
     assert main([*command, "--show", "some"]) == 2
-    assert "--show some: how many rows to show, such as --show 3" in one_line(capsys)
+    assert "--show: expected a whole number or null, got some" in one_line(capsys)

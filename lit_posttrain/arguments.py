@@ -4,9 +4,12 @@ checkpoints named by their run, and the mistakes that a parser would explain bad
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_posttrain.command_line.config_file import read_config
+from lit_posttrain.command_line.paths import at_home
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.run_folder import slurm_name
 
@@ -27,7 +30,7 @@ def resolve_arguments(args: list[str]) -> list[str]:
     rest = bundled_configs(["--config" if word == "-c" else word for word in rest])
     resume, rest = take_option(rest, "--resume")
     if resume == "auto":
-        resume, rest = _begun(rest)
+        return resolve_arguments([command, *_begun(rest)])
     if resume is not None:
         return [command, *_resumed(command, resume, rest)]
     given = {word.split("=")[0] for word in rest}
@@ -36,9 +39,10 @@ def resolve_arguments(args: list[str]) -> list[str]:
         raise PostTrainError(
             f"{command} needs a config, such as --config configs/sft.yaml (`lit-posttrain configs` lists them)"
         )
-    checkpoint, others = take_option(rest, "--ckpt_path")
-    if checkpoint in (None, "null"):
+    checkpoint = chosen(rest, "ckpt_path")
+    if checkpoint in (None, "null") or command == "audit":
         return [command, *rest]
+    _, others = take_option(rest, "--ckpt_path")
     return [command, *others, "--ckpt_path", str(_checkpoint(command, checkpoint, rest))]
 
 
@@ -82,6 +86,23 @@ def take_options(args: list[str], option: str) -> tuple[list[str], list[str]]:
     return values, rest
 
 
+def chosen(args: list[str], name: str) -> str | None:
+    """The value of an option of the run that holds: of those that are typed and those in the configs the last one.
+
+    Raises:
+        PostTrainError: for a config that cannot be read.
+    """
+    value = None
+    for before, word in zip(["", *args], args, strict=False):
+        option, joined, text = word.partition("=")
+        if before == "--config" or (option == "--config" and joined):
+            written = read_config(word if before == "--config" else text).options
+            value = written.get(name, value)
+        elif before == f"--{name}" or (option == f"--{name}" and joined):
+            value = word if before == f"--{name}" else text
+    return None if value is None else str(at_home(value))
+
+
 def alternatives(name: str, known: Sequence[str], many: str) -> str:
     """What to say of a name that is not known: the close ones, else all of them; `many` is what they are called."""
     close = difflib.get_close_matches(name, known, n=2)
@@ -90,24 +111,22 @@ def alternatives(name: str, known: Sequence[str], many: str) -> str:
     return f"{many}: {', '.join(sorted(known)[:12]) or 'none'}"
 
 
-def _begun(rest: list[str]) -> tuple[str | None, list[str]]:
-    """For a command that begins a run or goes on with it, whichever there is to do: the run to go on with, None if it
-    is to begin, and the other arguments."""
-    name, others = take_option(rest, "--name")
-    name = name or slurm_name()
+def _begun(rest: list[str]) -> list[str]:
+    """The arguments of a command that begins a run or goes on with it, whichever there is to do. It goes on as it
+    began, by the same options: behind the config that the run has saved, those that append to a list would do so again.
+    """
+    name = chosen(rest, "name") or slurm_name()
     if name is None:
         raise PostTrainError("--resume auto: pass --name NAME too, so that the run is found again")
-    runs, _ = take_option(rest, "--runs")
-    folder = Path(runs or "runs") / name
-    if all((folder / file).exists() for file in ("last.ckpt", "config.yaml")):
-        return name, others
-    return None, [*others, "--name", name]
+    rest = [*rest, "--name", name]
+    last = Path(chosen(rest, "runs") or "runs") / name / "last.ckpt"
+    return [*rest, "--ckpt_path", str(last)] if last.exists() else rest
 
 
 def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
-    given, rest = take_option(rest, "--runs")
-    chosen, rest = take_option(rest, "--ckpt_path")
-    runs = Path(given or "runs")
+    runs = Path(chosen(rest, "runs") or "runs")
+    _, rest = take_option(rest, "--runs")
+    given, rest = take_option(rest, "--ckpt_path")
     folder = runs / name
     if not folder.is_dir() and (Path(name) / "config.yaml").exists():  # the run's folder instead of its name
         folder = Path(name)
@@ -118,8 +137,10 @@ def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
     if not (folder / "config.yaml").exists():
         raise PostTrainError(f"--resume {name}: {folder / 'config.yaml'} does not exist: nothing to go on from")
     own = ["--config", str(folder / "config.yaml"), "--runs", str(folder.parent), "--name", folder.name]
-    if chosen is not None:
-        return [*own, "--ckpt_path", str(_checkpoint(command, chosen, own)), *rest]
+    if command == "audit":
+        return [*own, *rest]
+    if given is not None:
+        return [*own, "--ckpt_path", str(_checkpoint(command, given, own)), *rest]
     checkpoint = _in_run(command, folder)
     if checkpoint is None:
         raise PostTrainError(f"--resume {name}: {folder / 'last.ckpt'} does not exist: nothing to go on from")
@@ -128,10 +149,9 @@ def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
 
 def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
     if value in ("best", "last"):
-        name, _ = take_option(args, "--name")
-        runs, _ = take_option(args, "--runs")
-        configs, _ = take_options(args, "--config")
-        folders = [Path(runs or "runs") / name] if name is not None else [Path(c).parent for c in configs]
+        name, configs = chosen(args, "name"), take_options(args, "--config")[0]
+        folders = [Path(config).parent for config in configs]
+        folders += [Path(chosen(args, "runs") or "runs") / name] if name is not None else []
         found = next((f for folder in folders if (f := folder / f"{value}.ckpt").exists()), None)
         if found is None:
             raise PostTrainError(f"--ckpt_path {value}: of which run? Give the file, such as runs/NAME/{value}.ckpt")
@@ -162,11 +182,11 @@ def _bundled(arg: str, previous: str) -> str:
     if previous != "--config" and not joined:
         return arg
     path = arg.removeprefix("--config=")
-    if Path(path).exists():
+    if os.path.exists(path):
         return arg
     home = Path(__file__).parent / "configs"
     found = home / path.removeprefix("configs/")
-    if not found.is_file():
+    if not os.path.isfile(found):
         known = [str(f.relative_to(home)) for f in home.rglob("*.yaml")]
         nearby = [str(f) for f in Path(path).parent.glob("*.yaml")]
         hint = alternatives(path.removeprefix("configs/"), [*known, *nearby], "the ready-made ones")

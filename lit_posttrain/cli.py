@@ -15,6 +15,7 @@ from importlib import import_module
 
 from lit_posttrain import __version__
 from lit_posttrain.command_line.early import check_run
+from lit_posttrain.command_line.paths import at_home
 from lit_posttrain.errors import PostTrainError, UsageError, buried, explained
 from lit_posttrain.runtime import share_cores
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status: 0 done, 2 a mistake in input or setup, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in args or os.environ.get("LIT_POSTTRAIN_TRACEBACK") == "1"
-    args = [a for a in args if a != "--traceback"]
+    args = [_at_home(word) for word in args if word != "--traceback"]
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -79,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _BROKEN_PIPE_EXIT
     except Exception as failure:
-        problem = buried(failure)
+        problem = buried(failure) or _of_system(failure)
         if problem is None:
             raise
+        _give_up_a_full_output()
         if show_traceback:
             traceback.print_exc()
         text = explained(str(problem)) if isinstance(problem, UsageError) else str(problem)
@@ -90,6 +92,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPT_EXIT
+
+
+def _at_home(word: str) -> str:
+    """`--out=~/x` as `--out ~/x`, where shells put the home folder themselves."""
+    option, _, value = word.partition("=")
+    return f"{option}={at_home(value)}" if word.startswith("--") and value else word
+
+
+def _give_up_a_full_output() -> None:
+    """Let nothing wait for a standard output that cannot be written, such as a file on a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_system(failure: Exception) -> PostTrainError | None:
+    """What the system refused, such as a file that cannot be read, or a full disk; None for other errors."""
+    if not isinstance(failure, OSError) or failure.strerror is None:
+        return None
+    name = str(failure.filename or failure.filename2 or "")
+    place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""
+    return PostTrainError(f"{place}{failure.strerror} (--traceback shows where in the code)")
 
 
 def _output_is_closed() -> bool:

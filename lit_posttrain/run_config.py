@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
+from lit_posttrain.command_line.paths import each_takes_paths, takes_paths
 from lit_posttrain.tracking import forget_run, keep_run_id
 
 
@@ -53,17 +54,15 @@ class SaveRunConfig(SaveConfigCallback):
             scratch.replace(folder / "audit.json")
 
 
-_PATHS = re.compile(r"(^|_)(path|paths|file|files|dir|template|tokenizer|prompts)$")
-
-
 def with_absolute_paths(value: Any, name: str = "") -> Any:
     """A part of a config that can be used from any folder: relative paths that lead somewhere from here made absolute,
     in options that take one. name: of the option whose value it is."""
     if isinstance(value, str):
-        leads = bool(_PATHS.search(name)) and not Path(value).is_absolute() and Path(value).exists()
-        return str(Path(value).absolute()) if leads and value else value
+        leads = bool(value) and takes_paths(name) and os.path.exists(value)
+        return str(Path(value).absolute()) if leads else value
     if isinstance(value, (list, tuple)):
-        return type(value)(with_absolute_paths(one, name) for one in value)
+        inner = name if each_takes_paths(name) else ""
+        return type(value)(with_absolute_paths(one, inner) for one in value)
     if isinstance(value, (dict, Namespace)):
         for key, one in list(vars(value).items() if isinstance(value, Namespace) else value.items()):
             if key != "columns":  # which are names of columns, not files

@@ -174,6 +174,7 @@ class PostTrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Decide on name and precision, so that the saved config says what was run."""
         section = self.config[self.subcommand] if self.subcommand else self.config
+        _refuse_no_folder(section)
         if section.get("name") is None:
             method = str(section.model.class_path).rsplit(".", 1)[-1].lower()
             self._made_runs = not Path(section["runs"]).exists()
@@ -223,9 +224,8 @@ class PostTrainCLI(LightningCLI):
             options["logger"] = self._loggers(chosen.logger)
         elif chosen.logger is None:
             options["logger"] = False
-        plugins = chosen.plugins if isinstance(chosen.plugins, list) else [chosen.plugins] if chosen.plugins else []
-        options["plugins"] = [*plugins, AtomicCheckpointIO()]
-        callbacks = list(chosen.callbacks or [])
+        options["plugins"] = [*_listed(chosen.plugins), AtomicCheckpointIO()]
+        callbacks = _listed(chosen.callbacks)
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         if self.subcommand in ("validate", "test", "predict"):
@@ -253,8 +253,7 @@ class PostTrainCLI(LightningCLI):
 
     def _loggers(self, chosen_ones: Any) -> list[Any]:
         """metrics.csv and Weights & Biases, and behind them loggers of one's own."""
-        own = list(chosen_ones) if isinstance(chosen_ones, (list, tuple)) else [chosen_ones]
-        own = [logger for logger in own if isinstance(logger, Logger)]  # True is what there is by default
+        own = [logger for logger in _listed(chosen_ones) if isinstance(logger, Logger)]  # True is the default
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
@@ -281,11 +280,16 @@ def _make_plain(options: Any) -> None:
     path = named_strategy(chosen) if isinstance(chosen, str) else None
     if path is not None:
         options.strategy = type(options)(class_path=path)  # jsonargparse's Namespace
-    for callback in options.callbacks if isinstance(options.get("callbacks"), list) else []:
+    for callback in _listed(options.get("callbacks")):
         arguments = callback.get("init_args") or {}
         for name, value in list(arguments.items()):
             if isinstance(value, Enum) and isinstance(value, str):
                 arguments[name] = value.value
+
+
+def _listed(value: Any) -> list[Any]:
+    """What an option of the Trainer that takes one or several was given."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 def _mode_of(model: PostTrainingModule, monitor: str, given: Literal["min", "max"] | None) -> Literal["min", "max"]:
@@ -310,6 +314,15 @@ def _next_commands(run: Path, model: PostTrainingModule) -> list[str]:
     out = shlex.quote(f"{run.name}-hf")
     use = f"score --model {out} --data FILE" if model.head == "score" else f"generate --model {out} --prompt TEXT"
     return [f"lit-posttrain export --ckpt {shlex.quote(str(run))} --out {out}", f"lit-posttrain {use}"]
+
+
+def _refuse_no_folder(section: Any) -> None:
+    """An empty name, such as of a shell variable that is not set, would make the folder of all runs that of one."""
+    for option in ("name", "runs"):
+        if section.get(option) is not None and not section[option].strip():
+            raise PostTrainError(f"--{option} is empty; give one, or leave it out")
+    if section.get("name") is not None and Path(os.path.normpath(section["name"])).parts[:1] in ((), ("..",)):
+        raise PostTrainError(f"--name {section['name']}: not the name of a folder; give one, or leave it out")
 
 
 def _refuse_too_many_processes(trainer: Any) -> None:

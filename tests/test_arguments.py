@@ -16,7 +16,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder, names in {"runs/mine": ("last", "best"), "runs/group/mine": ("last",), "old/mine": ("last",)}.items():
         Path(folder).mkdir(parents=True)
         for name in ("config.yaml", *(f"{n}.ckpt" for n in names)):
-            (Path(folder) / name).touch()
+            (Path(folder) / name).write_text("trainer: {}\n")
     return tmp_path
 
 
@@ -53,6 +53,37 @@ def test_a_folder_stands_for_its_checkpoint(runs: Path) -> None:
     (runs / "runs/mine/last.ckpt").unlink()
     with pytest.raises(PostTrainError, match=r"a folder that holds no last\.ckpt"):
         resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "runs/mine"])
+
+
+@pytest.mark.parametrize("where", ["typed", "in a config", "in two configs"])
+def test_a_run_that_begins_or_goes_on_does_so_by_the_same_options(where: str, runs: Path) -> None:
+    (runs / "named.yaml").write_text("name: mine\nruns: old\n")
+    (runs / "other.yaml").write_text("name: other\nruns: runs\n")
+    typed = ["--name", "mine", "--runs", "old"]
+    named = {
+        "typed": typed,
+        "in a config": ["-c", "named.yaml"],
+        "in two configs": ["--config=other.yaml", "-c", "named.yaml"],
+    }
+    command = ["fit", "--config", "sft.yaml", "--resume", "auto", *named[where], "--trainer.callbacks+=KLControl"]
+    going_on = resolve_arguments(command)
+    assert going_on[-2:] == ["--ckpt_path", "old/mine/last.ckpt"]
+    (runs / "old/mine/last.ckpt").unlink()
+    beginning = resolve_arguments(command)
+    assert beginning == going_on[:-2]
+    assert beginning[-2:] == ["--name", "mine"]
+
+
+def test_a_checkpoint_may_be_named_in_a_config(runs: Path) -> None:
+    (runs / "from.yaml").write_text("ckpt_path: runs/mine\n")
+    command = ["validate", "-c", "sft.yaml", "-c", "from.yaml"]
+    assert resolve_arguments(command)[-2:] == ["--ckpt_path", "runs/mine/best.ckpt"]
+    (runs / "from.yaml").write_text("ckpt_path: best\nname: mine\n")
+    assert resolve_arguments(command)[-2:] == ["--ckpt_path", "runs/mine/best.ckpt"]
+    (runs / "from.yaml").write_text("ckpt_path: nothere\n")
+    with pytest.raises(PostTrainError, match="nothere: no such file"):
+        resolve_arguments(command)
+    assert resolve_arguments(["audit", *command[1:]])[-1] == "from.yaml", "an audit needs none"
 
 
 def test_a_mistyped_run_is_suggested(runs: Path) -> None:

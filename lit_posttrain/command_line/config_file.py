@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
+from lit_posttrain.command_line.values import of_json
 from lit_posttrain.errors import PostTrainError
 
 Keys = tuple[str | int, ...]  # where a value stands: names of mappings, positions in lists
-_TWO_ESCAPES = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB]..\\u[dD][c-fC-F]..)")
 Mark = tuple[int, str | None]
 
 
@@ -68,9 +66,7 @@ def _text(path: str) -> str:
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
         raise PostTrainError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
-    if text.lstrip().startswith("{"):  # JSON writes an emoji as two escapes, which YAML does not know
-        text = _TWO_ESCAPES.sub(lambda found: found[1] + json.loads(f'"{found[2]}"'), text)
-    return text
+    return of_json(text)
 
 
 def _marks(path: str, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[Keys, Mark]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from ast import literal_eval
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from lit_posttrain.command_line.values import as_json
+from lit_posttrain.command_line.values import as_json, as_yaml, guarded, plain
 from lit_posttrain.errors import UsageError
 
 
@@ -20,6 +21,14 @@ class ExactParser:
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UsageError. Parsers of nested options raise it too, and the outer one adds where it was."""
         raise UsageError(str(message)) from ex
+
+    def dump(self, cfg: Any, **options: Any) -> str:
+        """As jsonargparse does, to print or save a config as YAML, with every text as it was written: that reads those
+        in mappings once more, and leaves away quotes without which `1e3` would be a number."""
+        options["format"] = "json"
+        written = super().dump(guarded(cfg), **options)  # type: ignore[misc]  # as above
+        header = "".join(f"# {line}\n" for line in self.dump_header or ())  # type: ignore[attr-defined]  # likewise
+        return header + as_yaml(plain(json.loads(written)))
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """As jsonargparse does. To a class it hands nested options on as Python prints them

@@ -11,6 +11,7 @@ from typing import Any
 from lit_posttrain.command_line.choices import Choices, Chosen, Found, Place
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.option_tree import Option, OptionTree
+from lit_posttrain.command_line.paths import at_home, each_takes_paths, takes_paths
 from lit_posttrain.command_line.values import accepts, as_json, as_typed, describe, mismatch, protected
 from lit_posttrain.errors import PostTrainError
 
@@ -47,7 +48,7 @@ class CommandLine:
         words = iter(args)
         for word in args:
             if any("\ud800" <= letter <= "\udfff" for letter in word):
-                raise PostTrainError(f"{ascii(word)}: not UTF-8 text")
+                raise PostTrainError(f"{word!a}: not UTF-8 text")
         for word in words:
             if not word.startswith("--") and word not in ("-c", "-h"):
                 raise PostTrainError(
@@ -160,6 +161,9 @@ class CommandLine:
             names = self.choices.tree.kinds[option.group].options if option.group else ()
             below = f"; it has options of its own, such as --{place.dotted}.{next(iter(names))}" if names else ""
             raise PostTrainError(f"{place.said}: {problem}{below}")
+        name = dotted.rpartition(".")[2]
+        if each_takes_paths(name) if isinstance(value, list) else takes_paths(name):
+            value = at_home(value)
         return protected(value, option)
 
     def _classes(self, owner: Chosen, dotted: str, option: Option, value: Any, place: Place, append: bool) -> Any:

@@ -16,6 +16,7 @@ from lit_posttrain.command_line.option_tree import Option
 
 _NULLS = ("null", "Null", "NULL", "~")
 _MARK = "\ue000"  # for private use: no text of anyone begins with it
+_TWO_ESCAPES = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB]..\\u[dD][c-fC-F]..)")
 _UNPRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _CALLED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "None": "null"}
 
@@ -67,6 +68,30 @@ def as_json(value: Any) -> str:
     """A value as JSON that YAML's reader takes too: it does not know the two escapes that JSON has for one character,
     such as an emoji, and wants escapes for those that it does not print."""
     return _UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
+def as_yaml(value: Any) -> str:
+    """A config as YAML, from which every text is read as a text again."""
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=10**9)
+
+
+class _Writer(yaml.SafeDumper):
+    """Puts texts in quotes that the parser's reader of YAML, which is not PyYAML's, takes for something else."""
+
+
+_Writer.add_representer(
+    str,
+    lambda writer, text: writer.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if isinstance(_loaded(text), str) else "'"
+    ),
+)
+
+
+def of_json(text: str) -> str:
+    """A text for YAML's reader, which knows what JSON writes but for the two escapes of one character."""
+    if text.lstrip()[:1] not in ("{", "[", '"'):
+        return text
+    return _TWO_ESCAPES.sub(lambda found: found[1] + str(json.loads(f'"{found[2]}"')), text)
 
 
 def plain(config: Any) -> Any:
@@ -151,6 +176,6 @@ def _parser(hint: str) -> ArgumentParser:
 
 def _loaded(text: str) -> Any:
     try:
-        return get_loader("yaml")(text) if text.strip() else text
+        return get_loader("yaml")(of_json(text)) if text.strip() else text
     except yaml.YAMLError:
         return text

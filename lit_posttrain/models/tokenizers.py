@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import dropwhile, takewhile
@@ -87,9 +88,13 @@ def _template(name: str) -> str:
     if name in TEMPLATES:
         return TEMPLATES[name]
     file = Path(name).expanduser()
-    if not file.is_file():
+    if not os.path.isfile(file):  # of a template in the place of a name too, which is longer than names can be
         known = ", ".join(TEMPLATES)
-        raise PostTrainError(f"--model.policy.chat_template {name}: no such file, and not one of the built-in: {known}")
+        said = name if len(name) < 200 else f"{name[:60]}..."
+        raise PostTrainError(
+            f"--model.policy.chat_template {said}: no such file, and not one of the built-in: {known}; the text of a "
+            "template goes into a file"
+        )
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:

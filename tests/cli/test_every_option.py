@@ -120,8 +120,14 @@ class Recorder:
         cli: Any = PostTrainCLI(args=BASE, run=False, tracking=False)
         self.parser = cli.parser
 
+    def parsed(self, args: list[str]) -> Any:
+        return plain(self.parser.parse_args(CommandLine(TREE, "audit").read(args)))
+
+    def saved(self, args: list[str], file: Path) -> None:
+        file.write_text(self.parser.dump(self.parsed(args), skip_none=False), encoding="utf-8")
+
     def built(self, args: list[str]) -> Any:
-        config = plain(self.parser.parse_args(CommandLine(TREE, "audit").read(args)))
+        config = self.parsed(args)
         record = (lambda kind, **given: SimpleNamespace(**plain(given)), object, True)
         return self.parser.instantiate(guarded(config), instantiators=[record])
 
@@ -168,7 +174,7 @@ def test_options_of_classes(option: str, family: str, name: str, recorder: Recor
     file = tmp_path / "config.yaml"
     elsewhere = [MODEL] if option == "model" and name != "SFT" else []
     few = 6 if path.startswith(("lightning", "torch")) else None
-    for given in rounds(TREE, kind.options, elsewhere)[:few]:
+    for number, given in enumerate(rounds(TREE, kind.options, elsewhere)[:few]):
         filled = dict(given) if many else {"policy.path": "x", "path": "x", **given}
         for required in (n for n, o in kind.options.items() if o.required and n not in filled and not o.group):
             filled[required] = [] if required == "rewards" else "x"  # of a type that cannot be told in words
@@ -184,12 +190,16 @@ def test_options_of_classes(option: str, family: str, name: str, recorder: Recor
         line = [f"--{option}{'+' if many else ''}={name}"]
         hints = {dotted: leaf.hint for dotted, leaf in leaves(TREE, kind.options)}
         line += [f"--{option}.{dotted}={typed(value, hints.get(dotted, ''))}" for dotted, value in shown.items()]
-        for args in ([*base, "--config", str(file)], [*base, *line]):
+        ways = [[*base, "--config", str(file)], [*base, *line]]
+        if number % 5 == 0:
+            recorder.saved([*base, *line], tmp_path / "saved.yaml")
+            ways.append(["--config", str(tmp_path / "saved.yaml")])
+        for args in ways:
             target = arrived(recorder.built(args), option)
             target = target[-1] if many else getattr(target, "keywords", target)
             for dotted, value in given.items():
                 got = arrived(target, dotted)
-                assert same(got, value), (args[len(base)], dotted, value, got)
+                assert same(got, value), (args[-1], dotted, value, got)
 
 
 def test_options_of_the_run(recorder: Recorder, tmp_path: Path) -> None:
@@ -199,12 +209,13 @@ def test_options_of_the_run(recorder: Recorder, tmp_path: Path) -> None:
     for given in rounds(TREE, options):
         file.write_text(yaml.safe_dump(nested(given), allow_unicode=True), encoding="utf-8")
         line = [f"--{dotted}={typed(value, hints[dotted])}" for dotted, value in given.items()]
-        for args in ([*BASE, "--config", str(file)], [*BASE, *line]):
+        recorder.saved([*BASE, *line], tmp_path / "saved.yaml")
+        for args in ([*BASE, "--config", str(file)], [*BASE, *line], ["--config", str(tmp_path / "saved.yaml")]):
             built = recorder.built(args)
             for dotted, value in given.items():
                 got = arrived(built, dotted)
                 alike = dotted == "trainer.precision" and str(got) == str(value)  # Lightning takes both for one
-                assert alike or same(got, value), (args[len(BASE)], dotted, value, got)
+                assert alike or same(got, value), (args[-1], dotted, value, got)
 
 
 @pytest.mark.parametrize("group", ["policy.lora", "critic.model"])

@@ -93,7 +93,8 @@ def test_runs_without_a_name_never_share_one(tmp_path: Path, monkeypatch: pytest
 def test_one_command_begins_and_goes_on(
     chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--resume", "auto", "--data.batch_size", "4"]
+    command = ["--resume", "auto", "--data.batch_size", "4", "--trainer.callbacks+=SampleLogger"]
+    command += ["--trainer.callbacks.prompts", "[hello]", "--trainer.callbacks.max_new_tokens", "2"]
     assert fit(chats, tiny_model, *command) == 2
     assert "--resume auto: pass --name NAME too" in one_line(capsys)
     original = SFT.training_step
@@ -112,6 +113,8 @@ def test_one_command_begins_and_goes_on(
     assert fit(chats, tiny_model, *command) == 0
     assert ", from step 2 on" in capsys.readouterr().out
     assert torch.load("runs/slurm-12/last.ckpt", weights_only=True)["global_step"] == 4
+    callbacks = yaml.safe_load(Path("runs/slurm-12/config.yaml").read_text())["trainer"]["callbacks"]
+    assert len(callbacks) == 1, "as when it began"
     assert fit(chats, tiny_model, *command, "--name", "other") == 0, "a name of its own begins another"
 
 

@@ -1,0 +1,54 @@
+"""What the system refuses is one line: files that cannot be read or written, names that cannot be, a full disk."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.cli import one_line
+from helpers.processes import environment
+
+from lit_posttrain.cli import main
+
+LONG = "long" * 100
+SFT = ["--config", "sft.yaml", "--data.path", "chats.jsonl", "--model.policy.path", "TINY"]
+REFUSED = {
+    "a folder for a config": (["fit", "--config", "folder"], "folder: cannot be read (Is a directory)"),
+    "a config with a long name": (["fit", "--config", LONG], "no such file"),
+    "data with a long name": (["fit", *SFT, "--data.path", LONG], "File name too long"),
+    "a model with a long name": (["fit", *SFT, "--model.policy.path", LONG], "File name too long"),
+    "a template in the place of its file": (
+        ["audit", *SFT, "--model.policy.chat_template", "{{ bos_token }}" * 100],
+        "the text of a template goes into a file",
+    ),
+    "prompts with a long name": (["generate", "--model", "TINY", "--prompts", LONG], "File name too long"),
+    "a report below a file": (["audit", *SFT, "--out", "chats.jsonl/report.json"], "chats.jsonl"),
+    "a report in the place of the data": (["audit", *SFT, "--out", "chats.jsonl"], "chats.jsonl exists already"),
+    "a copy into no folder": (["configs", "--copy", "sft.yaml", "--to", "nothere/x.yaml"], "nothere/x.yaml: No such"),
+    "no name": (["fit", *SFT, "--name", ""], "--name is empty"),
+    "no name but a folder": (["fit", *SFT, "--name", "x/.."], "--name x/..: not the name of a folder"),
+    "a name outside": (["fit", *SFT, "--name", "../x"], "--name ../x: not the name of a folder"),
+    "no runs": (["fit", *SFT, "--runs", ""], "--runs is empty"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_one_line(case: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, said = REFUSED[case]
+    Path("folder").mkdir()
+    before = chats.read_bytes()
+    assert main([str(tiny_model) if word == "TINY" else word for word in arguments]) == 2
+    assert said in one_line(capsys)
+    assert chats.read_bytes() == before
+    assert {file.name for file in Path().iterdir()} <= {"chats.jsonl", "folder", "cache"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_the_output() -> None:
+    command = f"{shlex.quote(sys.executable)} -m lit_posttrain configs > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), check=False)
+    assert done.stderr.splitlines() == ["error: No space left on device (--traceback shows where in the code)"]
+    assert done.returncode == 2

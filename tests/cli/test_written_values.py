@@ -1,0 +1,85 @@
+"""Ways to write one and the same value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.cli import fit
+
+from lit_posttrain.cli import main
+
+ONE = {
+    "callbacks": ("SampleLogger", {"prompts": ["hi"], "max_new_tokens": 2}, "samples.jsonl"),
+    "logger": ("CSVLogger", {"save_dir": "runs/one/own"}, "own/lightning_logs/version_0/metrics.csv"),
+}
+
+
+@pytest.mark.parametrize("way", ["typed", "a name", "a mapping", "a list"])
+@pytest.mark.parametrize("option", ONE)
+def test_one_where_several_may_be(option: str, way: str, chats: Path, tiny_model: Path) -> None:
+    name, arguments, made = ONE[option]
+    spec = {"class_path": name, "init_args": arguments}
+    written = {"a name": name, "a mapping": spec, "a list": [spec]}
+    Path("one.yaml").write_text(yaml.safe_dump({"trainer": {option: written.get(way)}}))
+    line = [f"--trainer.{option}", name] if way == "typed" else ["--config", "one.yaml"]
+    if way in ("typed", "a name"):
+        line += [f"--trainer.{option}.{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in arguments.items()]
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", *line) == 0
+    assert (Path("runs/one") / made).exists()
+    assert main(["fit", "--resume", "one", "--trainer.max_steps", "2", "--trainer.max_epochs", "2"]) == 0
+
+
+def test_a_home_folder(chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(chats.parent / "home"))
+    Path("home").mkdir()
+    chats.rename("home/chats.jsonl")
+    Path("home.yaml").write_text("runs: ~/runs\ndata: {init_args: {path: [~/chats.jsonl]}}\n")
+    here = ["--name", "one", "--config", "home.yaml", "--trainer.max_steps", "1"]
+    assert fit(chats, tiny_model, *here) == 0
+    assert fit(chats, tiny_model, "--resume", "auto", *here) == 0
+    assert Path("home/runs/one/last.ckpt").exists()
+    more = ["--data.path", "[~/chats.jsonl]", "--runs=~/more", "--ckpt_path=~/runs/one", "--name", "two"]
+    assert (
+        main(
+            [
+                "fit",
+                "--config",
+                "home/runs/one/config.yaml",
+                "--trainer.max_steps",
+                "2",
+                "--trainer.max_epochs",
+                "2",
+                *more,
+            ]
+        )
+        == 0
+    )
+    assert Path("home/more/two/last.ckpt").exists()
+    audit = ["audit", "--config", "home/runs/one/config.yaml", "--ckpt_path=~/runs/one", "--out=~/audit.json"]
+    assert main(audit) == 0
+    assert Path("home/audit.json").exists()
+    assert main(["audit", "--resume", "one", "--runs=~/runs"]) == 0
+    assert {file.name for file in Path().iterdir()} == {"cache", "home", "home.yaml"}
+
+
+def test_prompts_stay_as_they_are(chats: Path, tiny_model: Path) -> None:
+    prompts = ["chats.jsonl", "/" + "long" * 80 + "/", "~/x"]
+    line = ["--trainer.callbacks+=SampleLogger", f"--trainer.callbacks.prompts={json.dumps(prompts)}"]
+    assert fit(chats, tiny_model, "--name", "one", *line, "--trainer.callbacks.max_new_tokens", "2") == 0
+    (callback,) = yaml.safe_load(Path("runs/one/config.yaml").read_text())["trainer"]["callbacks"]
+    assert callback["init_args"]["prompts"] == prompts
+
+
+def test_a_printed_config_is_as_it_was_written(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    variables = {"a": "null", "b": ["1e3", "🙂"], "c": None}
+    line = ["--name", '"null"', "--model.policy.template_variables", json.dumps(variables)]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "sft.yaml", *line, "--print_config"])
+    text = capsys.readouterr().out
+    assert "\ue000" not in text
+    printed = yaml.safe_load(text)
+    assert printed["name"] == "null"
+    assert printed["model"]["init_args"]["policy"]["template_variables"] == variables

@@ -3,14 +3,12 @@ checkpoints named by their run, and the mistakes that a parser would explain bad
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.paths import at_home
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, alternatives
 from lit_posttrain.run_folder import slurm_name
 
 
@@ -101,14 +99,6 @@ def chosen(args: list[str], name: str) -> str | None:
         elif before == f"--{name}" or (option == f"--{name}" and joined):
             value = word if before == f"--{name}" else text
     return None if value is None else str(at_home(value))
-
-
-def alternatives(name: str, known: Sequence[str], many: str) -> str:
-    """What to say of a name that is not known: the close ones, else all of them; `many` is what they are called."""
-    close = difflib.get_close_matches(name, known, n=2)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"{many}: {', '.join(sorted(known)[:12]) or 'none'}"
 
 
 def _begun(rest: list[str]) -> list[str]:

@@ -51,6 +51,14 @@ def explained(message: str) -> str:
     return text
 
 
+def alternatives(name: str, known: Sequence[str], many: str) -> str:
+    """What to say of a name that is not known: the close ones, else all of them; `many` is what they are called."""
+    close = difflib.get_close_matches(name, known, n=2)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"{many}: {', '.join(sorted(known)[:12]) or 'none'}"
+
+
 def close_name(name: str, names: Sequence[str]) -> str | None:
     """The one of the names that a mistyped one stands for: what other trainers call it, or a close spelling."""
     known = _ELSEWHERE.get(name, name)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_posttrain.arguments import alternatives, resolve_arguments
+from lit_posttrain.arguments import resolve_arguments
 from lit_posttrain.command_line.option_tree import kept_tree
 from lit_posttrain.command_line.reader import CommandLine
 from lit_posttrain.command_line.values import plain
 from lit_posttrain.data.sources import local_sources
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, alternatives
 from lit_posttrain.models.paths import find_checkpoint, resolve
 
 

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 
-from lit_posttrain.arguments import alternatives
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, alternatives
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 
 

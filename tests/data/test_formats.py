@@ -109,6 +109,21 @@ def test_tools_and_tool_calls() -> None:
     assert "tool_calls" not in made.messages[3]
 
 
+def test_calls_in_openais_older_format() -> None:
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    older = [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "f", "content": "1"},
+        {"role": "assistant", "content": "A"},
+    ]
+    made = example({"messages": older}).messages
+    assert made[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
+    assert made[2] == {"role": "tool", "name": "f", "content": "1"}
+    with pytest.raises(BadRow, match=r"messages\[1\] has both function_call and tool_calls; keep tool_calls"):
+        example({"messages": [older[0], {**older[1], "tool_calls": [{"type": "function", "function": call}]}]})
+
+
 def test_sharegpt_tool_roles_and_text_parts() -> None:
     turns = [
         {"from": "human", "value": "Q"},

@@ -19,6 +19,10 @@ LEARNING = ["--model", "{model}", "--precision", "32-true", "--out", "{out}"]
 RUNS: dict[str, tuple[list[str], str]] = {
     "sft.py": ([*QUICK, "--data", "{questions}", "--batch", "2"], "TRL packed"),
     "dpo.py": ([*QUICK, "--data", "{transcripts}", "--batch", "2", "--at-least", "20"], "TRL, precomputed"),
+    "generation.py": (
+        [*(o for o in QUICK if o not in ("--steps", "2")), "--data", "{questions}", "--tokens", "4", "--lora", "4"],
+        "| transformers |",
+    ),
     "grpo.py": ([*QUICK, "--data", "{questions}", "--group", "2", "--tokens", "4", "--busy", "1"], "TRL's time over"),
     "reward.py": ([*LEARNING, "--data", "{transcripts}", "--folds", "2", "--only", "0", "--peer"], "beside TRL"),
     "dpo_learning.py": ([*LEARNING, "--data", "{transcripts}", "--steps", "2"], "lit_posttrain is ahead by"),
@@ -44,6 +48,7 @@ SLOW = {
 PARTS = {
     "demo_words.py",
     "experiment.py",
+    "generation_transformers.py",
     "learning_clock.py",
     "live_bytes.py",
     "sides.py",

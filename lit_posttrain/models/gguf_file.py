@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from torch import nn
-
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.gguf_settings import require_settings
 from lit_posttrain.models.weights import require_fit
 
 # by type number in the file: struct's format of a plain value; 8 is a string, 9 a list
@@ -92,13 +91,13 @@ def _value(stream: BinaryIO, kind: int) -> Any:
     return _Skipped()
 
 
-def require_all_read(file: Path, model: nn.Module) -> None:
+def require_all_read(file: Path, model: Any) -> None:
     """Check that a model which transformers made of a GGUF file has a place for all that the file holds.
 
     Raises:
-        PostTrainError: naming tensors, or a scaling of positions, that were left out.
+        PostTrainError: naming tensors, settings, or a scaling of positions, that were left out.
     """
-    header, config = read_header(file), getattr(model, "config", None)
+    header, config = read_header(file), model.config
     scaling = str(header.values.get(f"{header.architecture}.rope.scaling.type", "none"))
     rope = getattr(config, "rope_parameters", None) or {}
     if scaling != "none" and rope.get("rope_type", "default") == "default":
@@ -106,6 +105,7 @@ def require_all_read(file: Path, model: nn.Module) -> None:
             f"the model at {file}: it scales its positions ({scaling}), which transformers does not read from a GGUF "
             f"file; {INSTEAD}"
         )
+    require_settings(file, header.architecture, header.values, config, INSTEAD)
     shapes, score = dict(header.shapes), getattr(model, "score", None)
     if getattr(config, "tie_word_embeddings", False) or score is not None:
         shapes.pop("output.weight", None)  # some write tied embeddings twice; a scorer does without
@@ -117,14 +117,14 @@ def require_all_read(file: Path, model: nn.Module) -> None:
         require_fit(f"the model at {file}", shapes, [], unknown or shapes, remedy=remedy)
 
 
-def _known(architecture: str, model: nn.Module) -> set[str]:
+def _known(architecture: str, model: Any) -> set[str]:
     """The names that llama.cpp gives to the parameters of a transformers model."""
     import gguf
 
     number = next((a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture), None)
     if number is None:
         return set()
-    layers = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
+    layers = getattr(model.config, "num_hidden_layers", 0)
     names = gguf.get_tensor_name_map(number, layers)
     found = (names.get_name(name, try_suffixes=(".weight", ".bias")) for name, _ in model.named_parameters())
     return {name for name in found if name is not None}

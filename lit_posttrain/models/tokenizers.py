@@ -27,6 +27,19 @@ _TEMPLATE_TOKENS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
 _ANSWER = "Because7of4that"  # no template writes it by itself
 _TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
 _END_OF_TURN = {"chatml": "<|im_end|>"}
+# by tokenizer.ggml.pre: the byte-pair vocabularies to which llama.cpp adds a BOS where a GGUF file does not say
+_OPENED = (
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "tekken",
+    "chameleon",
+)
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -133,8 +146,9 @@ def _gguf_tokenizer(where: str, gguf: str) -> Any:
         raise PostTrainError(
             f"the tokenizer in {file}: {first_line(problem).removesuffix('.')}; {INSTEAD}"
         ) from problem
-    model = header.values.get("tokenizer.ggml.model")
-    if header.values.get("tokenizer.ggml.add_bos_token", model == "llama"):  # what llama.cpp takes for granted
+    kind, splitter = (header.values.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
+    usual = kind == "llama" or (kind == "gpt2" and splitter in _OPENED)
+    if header.values.get("tokenizer.ggml.add_bos_token", usual):
         _open_texts(tokenizer)
     return tokenizer
 

@@ -98,9 +98,12 @@ def save_gguf(
     change: Callable[[dict[str, Tensor]], None] | None = None,
     rope_scaling: str | None = None,
     add_bos: bool | None = None,
+    splitter: str | None = None,
+    **settings: float,
 ) -> Path:
     """Write a tiny Llama's folder as a GGUF file in float32; change: edits the tensors, by their GGUF names;
-    rope_scaling, add_bos: what the header says of it."""
+    rope_scaling, add_bos, splitter (tokenizer.ggml.pre): what the header says of it; settings: more of the header's
+    numbers, by their names without the architecture."""
     config, spoken = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -123,7 +126,9 @@ def save_gguf(
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    settings = {"rope.freq_base": 10000.0, **settings}
+    for name, number in settings.items():
+        writer.add_float32(f"llama.{name}", number)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     if rope_scaling is not None:
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope_scaling))
@@ -136,6 +141,8 @@ def save_gguf(
     writer.add_bos_token_id(spoken.bos_token_id)
     writer.add_eos_token_id(spoken.eos_token_id)
     writer.add_pad_token_id(spoken.pad_token_id)
+    if splitter is not None:
+        writer.add_tokenizer_pre(splitter)
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     writer.add_chat_template(spoken.chat_template)

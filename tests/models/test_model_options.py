@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import tiny
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_posttrain import LoRASpec, ModelSpec, PostTrainError
+from lit_posttrain.models.gguf_settings import require_settings
 from lit_posttrain.models.loading import build_policy, build_scorer, load_config
 from lit_posttrain.models.tokenizers import load_tokenizer
 
@@ -179,13 +181,86 @@ def test_a_gguf_file_that_scales_its_positions(
         build_policy(ModelSpec(str(file)), 400)
 
 
-@pytest.mark.parametrize(("add_bos", "opened"), [(True, "<|im_start|>"), (False, ""), (None, "")])
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"rope.freq_base": 500000.0}, ""),
+        ({"attention.sliding_window": 600.0}, ""),
+        ({"attention.sliding_window": 64.0}, "its attention.sliding_window is 64, and 0"),
+        ({"final_logit_softcapping": 30.0}, "its final_logit_softcapping is 30"),
+        ({"logit_scale": 0.5}, "its logit_scale is 0.5, and 1"),
+        ({"residual_scale": 0.5}, "its residual_scale is 0.5"),
+    ],
+)
+def test_settings_of_a_gguf_file_are_those_of_the_model(
+    settings: dict[str, float], refused: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    file = tiny.save_gguf(tiny_model, tmp_path / "model.gguf", **settings)
+    if not refused:
+        config = build_policy(ModelSpec(str(file)), 400).config
+        assert config.rope_parameters["rope_theta"] == settings.get("rope.freq_base", 10000.0)
+        return
+    with pytest.raises(PostTrainError, match=f"model.gguf: {refused}.*Hugging Face folder"):
+        build_policy(ModelSpec(str(file)), 400)
+
+
+SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, float], str]] = {
+    "starcoder2": ("starcoder2", {}, {"rope.freq_base": 1e6}, "rope.freq_base is 1e"),
+    "stablelm": ("stablelm", {}, {"rope.freq_base": 1e5}, "rope.freq_base is 100000"),
+    "phi3": ("phi3", {}, {"attention.sliding_window": 2047}, "attention.sliding_window is 2047, and 0"),
+    "phi3, of 128k": ("phi3", {"max_position_embeddings": 131072}, {"attention.sliding_window": 262144}, ""),
+    "phi4": ("phi3", {"hidden_size": 3072, "num_attention_heads": 24}, {"rope.dimension_count": 96}, "count is 96"),
+    "gemma2": ("gemma2", {}, {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}, ""),
+    "gemma2 of 27B": (
+        "gemma2",
+        {"hidden_size": 4608, "num_attention_heads": 32, "num_hidden_layers": 46, "head_dim": 128},
+        {},
+        "query_pre_attn_scalar is 144, and 256",
+    ),
+    "gemma3 of 27B": (
+        "gemma3",
+        {"hidden_size": 5376, "num_attention_heads": 32, "num_hidden_layers": 62, "head_dim": 128},
+        {},
+        "query_pre_attn_scalar is 168, and 256",
+    ),
+    "gemma3": ("gemma3", {}, {"rope.freq_base": 1e6, "rope.freq_base_swa": 1e4}, ""),
+    "epsilon": ("qwen2", {}, {"attention.layer_norm_rms_epsilon": 1e-5}, "epsilon is 1e-05, and 1e-06"),
+    "experts": ("qwen3_moe", {"norm_topk_prob": False}, {"expert_weights_norm": True}, "weights_norm is 1, and 0"),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_settings_of_other_architectures(case: str) -> None:
+    kind, changes, settings, refused = SETTINGS[case]
+    config = AutoConfig.for_model({"gemma3": "gemma3_text"}.get(kind, kind), **changes)
+    given = {f"{kind}.{name}": value for name, value in settings.items()}
+    with pytest.raises(PostTrainError, match=f"x.gguf: its .*{refused}") if refused else nullcontext():
+        require_settings(Path("x.gguf"), kind, given, config, "take another")
+
+
+@pytest.mark.parametrize(
+    ("add_bos", "splitter", "opened"),
+    [
+        (True, None, "<|im_start|>"),
+        (False, None, ""),
+        (None, None, ""),
+        (None, "qwen2", ""),
+        (None, "llama-bpe", "<|im_start|>"),
+        (None, "tekken", "<|im_start|>"),
+        (False, "llama-bpe", ""),
+    ],
+)
 def test_a_gguf_file_that_wants_a_bos_gets_one(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, add_bos: bool | None, opened: str
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    add_bos: bool | None,
+    splitter: str | None,
+    opened: str,
 ) -> None:
     """transformers does not read this of a file whose vocabulary is of GPT-2's kind, as Llama 3's is."""
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
-    spec = ModelSpec(str(tiny.save_gguf(tiny_model, tmp_path / "model.gguf", add_bos=add_bos)))
+    spec = ModelSpec(str(tiny.save_gguf(tiny_model, tmp_path / "model.gguf", add_bos=add_bos, splitter=splitter)))
     for _ in range(2):  # converted, and from the cache
         tokenizer = load_tokenizer(spec)
         assert tokenizer.decode(tokenizer("the fox")["input_ids"]) == opened + "the fox"

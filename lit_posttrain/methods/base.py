@@ -353,7 +353,7 @@ class PostTrainingModule(MeasuredModule):
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
             "head": self.head,
-            "policy": asdict(self.spec),
+            "policy": asdict(self.spec.found_from_anywhere()),
             "dtype": self.dtype_of(self.spec),
             "router_load": self.balance.load,
             "num_tokens": done["num_tokens"],
@@ -468,13 +468,12 @@ class PostTrainingModule(MeasuredModule):
 
     def _require_same_tokens(self, saved: dict[str, Any]) -> None:
         """Refuse another tokenizer or chat template: the weights would take tokens for others without a word."""
-        for name in ("special_tokens", "tokenizer"):
-            was, now = saved["policy"][name], getattr(self.spec, name)
-            if was != now:
-                raise PostTrainError(
-                    f"the checkpoint was trained with {name} {was} and this run has {now}: resume with the same "
-                    f"--model.policy.{name}"
-                )
+        was, now = saved["policy"]["special_tokens"], self.spec.special_tokens
+        if was != now:
+            raise PostTrainError(
+                f"the checkpoint was trained with special_tokens {was} and this run has {now}: resume with the same "
+                "--model.policy.special_tokens"
+            )
         today = self._tokenizer_identity
         before = saved.get("tokenizer", today)  # a checkpoint of an earlier version has none
         if told := tokenizer_difference(before, today):

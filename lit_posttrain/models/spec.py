@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from lit_posttrain.errors import PostTrainError
@@ -117,3 +118,14 @@ class ModelSpec:
     def ends(self) -> list[str]:
         """The tokens that `eos` names."""
         return [self.eos] if isinstance(self.eos, str) else list(self.eos or [])
+
+    def found_from_anywhere(self) -> ModelSpec:
+        """The same with absolute paths, for who reads it in another folder: hub names and built-in names stay."""
+        tokenizer = self.tokenizer and _absolute(self.tokenizer)
+        template = self.chat_template and _absolute(self.chat_template)
+        return replace(self, path=_absolute(self.path), tokenizer=tokenizer, chat_template=template)
+
+
+def _absolute(place: str) -> str:
+    leads = not Path(place).is_absolute() and Path(place).exists()
+    return str(Path(place).absolute()) if leads else place

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import tiny
 from helpers.cli import fit, one_line
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -262,3 +264,21 @@ def test_best_of_n_says_what_it_needs(tiny_model: Path, tmp_path: Path, capsys: 
     assert "pass --n 8, say, and --temperature 1" in capsys.readouterr().err
     assert main([*draw, "--keep", "best", "--n", "2", "--temperature", "1", "--rewards+=ExactMatch"]) == 2
     assert "ExactMatch needs the column `answer`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("adapters", [[], ["--model.policy.lora.r", "2"]], ids=["all weights", "adapters"])
+def test_a_run_on_relative_paths_is_used_from_any_folder(
+    adapters: list[str], chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model, "model")
+    Path("tok").mkdir()
+    for file in [*Path("model").glob("*token*"), Path("model/chat_template.jinja")]:
+        file.rename(Path("tok") / file.name)
+    Path("t.jinja").write_text(tiny.CHATML)
+    own = ["--model.policy.tokenizer", "tok", "--model.policy.chat_template", "t.jinja", "--trainer.max_steps", "1"]
+    assert fit(chats, Path("model"), "--name", "one", *own, *adapters) == 0
+    Path("other").mkdir()
+    monkeypatch.chdir("other")
+    assert main(["generate", "--model", "../runs/one", "--prompt", "what is 3", "--max_new_tokens", "2"]) == 0
+    assert main(["export", "--ckpt", "../runs/one", "--out", "hf"]) == 0
+    assert main(["fit", "--resume", "../runs/one", "--trainer.max_steps", "2"]) == 0

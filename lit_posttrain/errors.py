@@ -80,7 +80,7 @@ def likely(name: str, known: Sequence[str]) -> str | None:
     return whole[0] if whole else lasts[part[0]] if part else None
 
 
-# what other trainers call the same thing
+# what other trainers and libraries call the same thing
 _ELSEWHERE = {
     "learning_rate": "lr",
     "epochs": "max_epochs",
@@ -91,4 +91,10 @@ _ELSEWHERE = {
     "train_batch_size": "batch_size",
     "model_name_or_path": "path",
     "output_dir": "runs",
+    # values of --trainer.precision
+    "fp16": "16-mixed",
+    "float16": "16-mixed",
+    "bfloat16": "bf16-mixed",
+    "fp32": "32-true",
+    "float32": "32-true",
 }

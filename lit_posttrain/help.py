@@ -20,7 +20,8 @@ def run(args: list[str]) -> int:
     for config in configs:  # the last one that names a class wins
         written = read_config(config).options
         sections = {name: written.get(name) for name in classes}
-        classes |= {name: s["class_path"] for name, s in sections.items() if isinstance(s, dict) and "class_path" in s}
+        named = {name: s.get("class_path") if isinstance(s, dict) else s for name, s in sections.items()}
+        classes |= {name: chosen for name, chosen in named.items() if isinstance(chosen, str)}
     for name in list(classes):
         chosen, rest = take_option(rest, f"--{name}")
         classes[name] = chosen or classes[name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -23,7 +24,7 @@ from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
 from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger
 from lit_posttrain.callbacks import ThroughputMonitor
-from lit_posttrain.command_line.option_tree import Option, OptionTree, keep_tree
+from lit_posttrain.command_line.option_tree import Kind, Option, OptionTree, keep_tree
 from lit_posttrain.command_line.parser import ExactParser
 from lit_posttrain.command_line.signatures import add_kind, import_path, options_of
 from lit_posttrain.command_line.values import guarded, plain
@@ -139,6 +140,17 @@ def option_tree() -> OptionTree:
     }
     keep_tree(OptionTree(tree.commands, tree.kinds, of_libraries))
     return tree
+
+
+def own_class(tree: OptionTree, path: str) -> Kind | None:
+    """Put a class of one's own into the tree, by where it is imported from; None for what is no class there, of which
+    the parser says what is wrong."""
+    home, _, name = path.rpartition(".")
+    try:
+        kind = getattr(import_module(home), name)
+        return add_kind(tree, kind, _FAMILIES) if isinstance(kind, type) else None
+    except Exception:  # of any code
+        return None
 
 
 def _of_library(path: str) -> bool:

@@ -12,6 +12,7 @@ import sys
 import traceback
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ from lit_posttrain.command_line.values import plain
 from lit_posttrain.errors import PostTrainError, UsageError
 from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
-from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree
+from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
 from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.run_folder import RunLock, fresh_name
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
@@ -138,10 +139,12 @@ class PostTrainCLI(LightningCLI):
         try:
             if isinstance(args, list):
                 command, options = (args[:1], args[1:]) if self._has_commands else ([], args)
-                line = CommandLine(option_tree(), command[0] if command else "audit")
+                line = _reader(command[0] if command else "audit")
                 self.config = plain(parser.parse_args([*command, *line.read(options)]))
                 for note in line.notes if _main_process() else ():
                     log.warning(note)
+            elif isinstance(args, dict) and not self._has_commands:
+                self.config = plain(parser.parse_object(_reader("audit").read_options(args)))
             else:
                 super().parse_arguments(parser, args)
         except UsageError as problem:
@@ -208,8 +211,8 @@ class PostTrainCLI(LightningCLI):
         used = any((self.run_dir / name).exists() for name in ("last.ckpt", "best.ckpt"))  # else nothing is lost
         if self.subcommand in (None, "fit") and used and section.get("ckpt_path") is None:
             raise PostTrainError(
-                f"{self.run_dir} holds a run already: go on with it (--resume {self.run_name}), choose another --name, "
-                "or start anew in it with --overwrite true"
+                f"{self.run_dir} holds a run already: go on with it (--resume {shlex.quote(self.run_name)}), choose "
+                "another --name, or start anew in it with --overwrite true"
             )
         written = next(self.run_dir.glob("predictions*.jsonl"), None)
         if self.subcommand == "predict" and written is not None:
@@ -234,9 +237,9 @@ class PostTrainCLI(LightningCLI):
             model = self.option("model.init_args.policy.path")
             callbacks.append(EvaluationReport(f"{model} {state}"))
         if fitting:
-            resume = f"lit-posttrain fit --resume {self.run_name}"
+            resume = f"lit-posttrain fit --resume {shlex.quote(self.run_name)}"
             if self.option("runs") != "runs":
-                resume += f" --runs {self.option('runs')}"
+                resume += f" --runs {shlex.quote(self.option('runs'))}"
             callbacks += [
                 FiniteLossGuard(),
                 RunPlan(_next_commands(self.run_dir, self.model)),
@@ -265,6 +268,11 @@ class PostTrainCLI(LightningCLI):
             names = ", ".join(type(logger).__name__ for logger in own)
             print(f"{'logging':<10} to {names}, beside metrics.csv{' and Weights & Biases' if wandb else ''}")
         return [MetricsCSV(self.run_dir), *([wandb] if wandb is not None else []), *own]
+
+
+def _reader(command: str) -> CommandLine:
+    tree = option_tree()
+    return CommandLine(tree, command, partial(own_class, tree))
 
 
 def _origin(problem: BaseException) -> str:

@@ -5,7 +5,7 @@ Only those are looked for and suggested: `--model.beta` means nothing to SFT.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from lit_posttrain.supported import CALLBACKS, LOGGERS, PROFILERS, STRATEGIES
 
 DEFAULT_OPTIMIZER = "torch.optim.AdamW"  # of every method
 _SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS}
+Load = Callable[[str], Kind | None]
 OUR_CLASSES = ("method", "data module")  # every run has one of each, and its config chooses them
 
 
@@ -100,13 +101,14 @@ class Found:
 class Choices:
     """What was chosen until now, for a command."""
 
-    def __init__(self, tree: OptionTree, command: str) -> None:
+    def __init__(self, tree: OptionTree, command: str, load: Load = lambda path: None) -> None:
         """
         Args:
             tree: All options.
             command: Which of them stand first.
+            load: Imports a class of one's own and gives its options, None where that cannot be.
         """
-        self.tree = tree
+        self.tree, self._load = tree, load
         self.root = Chosen(command, "", Kind(tree.commands[command]), Place(command))
 
     def choose(self, owner: Chosen, dotted: str, chosen: Chosen, append: bool) -> None:
@@ -131,8 +133,8 @@ class Choices:
         of_lightning = name == short or (path or name).startswith("lightning.")
         if support is not None and not support.works and of_lightning and len(self._paths(option.family, short)) < 2:
             raise PostTrainError(f"{place.said} {name}: {support.says}")
-        if path is not None:
-            kind = self.tree.kinds[path]
+        kind = self.tree.kinds[path] if path is not None else self._load(name) if "." in name else None
+        if kind is not None:
             chosen = Chosen(short, option.family, kind, place)
             for inner, its_own in kind.options.items():
                 if its_own.family == "optimizer":  # a method has one in any case

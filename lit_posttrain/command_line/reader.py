@@ -3,12 +3,10 @@ here, with the option, or the file and line, where it was written."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lit_posttrain.command_line.choices import Choices, Chosen, Found, Place
+from lit_posttrain.command_line.choices import Choices, Chosen, Found, Load, Place
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.option_tree import Option, OptionTree
 from lit_posttrain.command_line.paths import at_home, each_takes_paths, takes_paths
@@ -22,13 +20,14 @@ _WITHOUT_VALUE = ("--help", "-h", "--print_config")
 class CommandLine:
     """Reads the options of a command, in their order."""
 
-    def __init__(self, tree: OptionTree, command: str) -> None:
+    def __init__(self, tree: OptionTree, command: str, load: Load = lambda path: None) -> None:
         """
         Args:
             tree: All options.
             command: Which of them stand first.
+            load: Imports a class of one's own and gives its options; by default they are not known.
         """
-        self.choices = Choices(tree, command)
+        self.choices = Choices(tree, command, load)
         self._lists: dict[str, str] = {}  # what was given for options that take a list
         self.notes: list[str] = []  # what people should be told though it is no mistake
         self._passed: list[str] = []
@@ -130,9 +129,17 @@ class CommandLine:
 
     # Configs: each of these gives what it checked as the parser shall have it ------------------------------------
 
+    def read_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """As `read`, of options that are given as a mapping, for a parser's `parse_object`.
+
+        Raises:
+            PostTrainError: as `read`.
+        """
+        checked = self._mapping(self.choices.root, options, Place("args"))
+        self.choices.refuse_missing()
+        return checked
+
     def _config(self, text: str) -> dict[str, Any]:
-        if text.lstrip().startswith("{") and not Path(text).exists():  # written in the place of a file's name
-            return self._mapping(self.choices.root, json.loads(text), Place("--config"))
         file = read_config(text)
         return self._mapping(self.choices.root, file.options, Place("", file))
 

@@ -7,12 +7,13 @@ import math
 import re
 from copy import deepcopy
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
 from lit_posttrain.command_line.option_tree import Option
+from lit_posttrain.errors import close_name
 
 _NULLS = ("null", "Null", "NULL", "~")
 _MARK = "\ue000"  # for private use: no text of anyone begins with it
@@ -135,7 +136,11 @@ def mismatch(value: Any, option: Option, in_file: bool) -> str | None:
     if "list[" in option.hint and isinstance(value, (str, int, float)):
         written = f"[{value}]" if in_file else f"'[{value}]'"
         return f"{told}; a list is written {written}"
-    return told
+    choices = [
+        str(one) for part in option.hint.split(" | ") if part.startswith("Literal[") for one in get_args(type_of(part))
+    ]
+    meant = close_name(str(value), choices)
+    return f"{told}; did you mean {meant}?" if meant else told
 
 
 def expected(option: Option) -> str:

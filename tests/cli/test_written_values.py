@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from helpers.cli import fit
+from helpers.cli import fit, one_line
 
 from lit_posttrain.cli import main
+from lit_posttrain.command_line.values import as_yaml
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.training import PostTrainCLI
 
 ONE = {
     "callbacks": ("SampleLogger", {"prompts": ["hi"], "max_new_tokens": 2}, "samples.jsonl"),
@@ -83,3 +87,67 @@ def test_a_printed_config_is_as_it_was_written(chats: Path, capsys: pytest.Captu
     printed = yaml.safe_load(text)
     assert printed["name"] == "null"
     assert printed["model"]["init_args"]["policy"]["template_variables"] == variables
+
+
+OWN = """
+import lightning.pytorch as pl
+
+class Own(pl.Callback):
+    def __init__(
+        self, text: str | None = "x", items: list[str] | str = "y", number: float = 1.0, more: dict | None = None
+    ):
+        self.got = [text, items, number, more]
+"""
+GIVEN = {"text": "null", "items": ["no", "1e3", "null"], "number": 1e-5, "more": {"a": "null", "b": "1e3", "c": None}}
+
+
+@pytest.mark.parametrize("way", ["typed", "a config", "a mapping"])
+def test_values_of_a_class_of_ones_own(
+    way: str, tiny_model: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(chats.parent)
+    Path("of_ones_own.py").write_text(OWN)
+    config = {"trainer": {"callbacks": [{"class_path": "of_ones_own.Own", "init_args": GIVEN}]}}
+    Path("own.yaml").write_text(as_yaml(config))
+    base = ["--model", "SFT", "--model.policy.path", str(tiny_model), "--data", "ConversationData", "--data.path", "x"]
+    typed = [f"--trainer.callbacks.{name}={json.dumps(value)}" for name, value in GIVEN.items()]
+    args: dict[str, Any] = {
+        "typed": [*base, "--trainer.callbacks+=of_ones_own.Own", *typed],
+        "a config": [*base, "--config", "own.yaml"],
+        "a mapping": {
+            "model": {"class_path": "SFT", "init_args": {"policy": {"path": str(tiny_model)}}},
+            "data": {"class_path": "ConversationData", "init_args": {"path": "x"}},
+            **config,
+        },
+    }
+    cli: Any = PostTrainCLI(args=args[way], run=False, tracking=False)
+    (own,) = [callback for callback in cli.trainer.callbacks if type(callback).__name__ == "Own"]
+    assert own.got == list(GIVEN.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"class_path": "SFT", "init_args": {"warm_up": 1}}, "args (model.init_args.warm_up): no such option; did you"),
+        ({"class_path": "SFT", "init_args": {"warmup": "much"}}, "expected a number, got much"),
+        ({"class_path": "SFTT"}, "args (model.class_path) SFTT: there is no such method; did you mean SFT?"),
+    ],
+)
+def test_mistakes_in_a_mapping(model: dict[str, Any], said: str) -> None:
+    with pytest.raises(PostTrainError) as found:
+        PostTrainCLI(args={"model": model}, run=False, tracking=False)
+    assert said in str(found.value)
+
+
+@pytest.mark.parametrize(("precision", "meant"), [("fp16", "16-mixed"), ("bf16-mixd", "bf16-mixed")])
+def test_a_precision_that_is_called_otherwise(
+    precision: str, meant: str, chats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", "sft.yaml", "--data.path", str(chats), "--trainer.precision", precision]) == 2
+    assert f"got {precision}; did you mean {meant}?" in one_line(capsys)
+
+
+def test_help_of_a_config_that_names_its_classes_alone(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("short.yaml").write_text("model: DPO\ndata: PreferenceData\n")
+    assert main(["fit", "--config", "short.yaml", "--help"]) == 0
+    assert "--model.label_smoothing" in capsys.readouterr().out

@@ -93,6 +93,7 @@ class _Conversation:
     def read(self, data: Mapping[str, Any]) -> Labelled:
         row = Row(data)
         example = self.shape.example(row, self.system, marks=False)
+        example.untrained = frozenset()  # which is about training
         said = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
         if said:  # one score, behind the last turn: a template that rewrites earlier ones would give one a turn
             example.prompt_turns = said[-1]

@@ -65,7 +65,7 @@ class PromptRecord:
     def to_json(self) -> str:
         """As `Tree.record` has it."""
         parts = [self.messages, self.columns, self.tools, self.variables]
-        return json.dumps(parts, ensure_ascii=False, default=str)
+        return json.dumps(parts, default=str)  # as ASCII: a column may hold half of a surrogate pair
 
     @classmethod
     def of(cls, tree: Tree) -> PromptRecord:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.messages import SYSTEM, same
+from lit_posttrain.data.messages import SYSTEM, alike, same
 from lit_posttrain.types import Role
 
 Messages = list[dict[str, Any]]
@@ -53,22 +53,22 @@ def after_prompt(
     if not opened:
         return prompt, list(sides)
     systems = [side[:1] if side[0]["role"] in SYSTEM else [] for side in opened]
-    if not all(same(system, systems[0]) for system in systems):
+    if not all(alike(system, systems[0]) for system in systems):
         raise NothingToLearn("no shared prompt", "the two sides have different system prompts; remove the row")
     own, asked = _split(prompt)
     system = own or systems[0]
-    if own and systems[0] and not same(own, systems[0]):
+    if own and systems[0] and not alike(own, systems[0]):
         raise BadRow("two prompts", f"`{column}` and `{names[0]}` have different system prompts; keep one of them")
     bare = [_split(side)[1] for side in sides]
     turns = [side for side in bare if side and side[0]["role"] != "assistant"]
     if len(turns) == len(sides) > 1 and len(asked) == 1:
         common = turns[0][: min(_parted(turns[0], side) for side in turns[1:])]
-        if any(same([turn], asked) for turn in common):
+        if any(alike([turn], asked) for turn in common):
             return [*system, *common], [side[len(common) :] for side in bare]
-    if all(same(side[: len(asked)], asked) for side in turns):
+    if all(alike(side[: len(asked)], asked) for side in turns):
         return [*system, *asked], [side[len(asked) :] if _begins(side) else side for side in bare]
     name, side = next(
-        (n, s) for n, s in zip(names, bare, strict=True) if _begins(s) and not same(s[: len(asked)], asked)
+        (n, s) for n, s in zip(names, bare, strict=True) if _begins(s) and not alike(s[: len(asked)], asked)
     )
     raise BadRow(
         "two prompts",
@@ -85,6 +85,8 @@ def shared_prompt(first: Messages, second: Messages, only_last: bool = False) ->
     if same(first, second):
         raise equal_responses()
     parted = _parted(first, second)
+    if parted == len(first) == len(second):  # only notes on the turns differ
+        parted -= 1
     if parted == 0 or (only_last and not len(first) == len(second) == parted + 1):
         raise NothingToLearn(
             "no shared prompt", "the two sides begin differently: they answer no common prompt; remove the row"
@@ -95,7 +97,7 @@ def shared_prompt(first: Messages, second: Messages, only_last: bool = False) ->
 def _parted(first: Messages, second: Messages) -> int:
     """Number of turns that both begin with."""
     parted = 0
-    while parted < min(len(first), len(second)) and same(first[parted : parted + 1], second[parted : parted + 1]):
+    while parted < min(len(first), len(second)) and alike(first[parted : parted + 1], second[parted : parted + 1]):
         parted += 1
     return parted
 

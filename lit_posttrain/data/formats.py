@@ -19,6 +19,7 @@ from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, answers_itsel
 from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
+from lit_posttrain.data.turns import from_json
 from lit_posttrain.errors import PostTrainError
 
 
@@ -219,7 +220,7 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
     """`extra`: columns that are added to a row's prompt where the row has them."""
 
     def read(row: Row) -> _Parts:
-        asked, answered = row[prompt], row[answer]
+        asked, answered = (from_json(row[column], column, row.notes) for column in (prompt, answer))
         if isinstance(asked, str) and isinstance(answered, str):
             _text(row, answer, "completion")
             asked = with_added(asked, row, extra)

@@ -191,6 +191,20 @@ def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
     return told(first) == told(second)
 
 
+def alike(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+    """Whether two runs of messages are the same turns: roles, names, words up to white space around them, thoughts, and
+    what is called with which arguments. Ids, times and other notes may differ."""
+    return list(map(_turn, first)) == list(map(_turn, second))
+
+
+def _turn(message: dict[str, Any]) -> tuple[Any, ...]:
+    calls = [
+        (call["function"].get("name"), call["function"].get("arguments")) for call in message.get("tool_calls", ())
+    ]
+    thoughts = [str(message[key]).strip() for key in REASONING if message.get(key)]
+    return message["role"], message.get("name"), message["content"].strip(), thoughts, calls
+
+
 def as_tools(value: Any, column: str) -> list[Any] | None:
     """Tool schemas from a list or its JSON text; None where there are none. Bare functions, as OpenAI's older
     `functions` has them, become tools."""

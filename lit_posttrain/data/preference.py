@@ -88,6 +88,9 @@ class ComparisonReader:
         row = Row(data)
         comparison = self.shape.read(row, self.system_prompt)
         examples = [_example(comparison, candidate, row) for candidate in comparison.candidates]
+        if not self.shape.labelled:  # to be scored, not trained on
+            for example in examples:
+                example.untrained = frozenset()
         labels = [(candidate.role, candidate.label) for candidate in comparison.candidates]
         return Labelled(examples, labels, unread=row.unread, notes=row.notes)
 

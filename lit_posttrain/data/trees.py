@@ -110,7 +110,7 @@ class TreeMaker:
         self.audits = [FileAudit(name) for name in names]
         self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.scored)
         self.mask = TokenMask(tokenizer)
-        self.keys = UsedKeys(tokenizer, options.train_on)
+        self.keys = UsedKeys(tokenizer, options.train_on, options.scored)
         self._told: set[str] = set()  # what was counted of the row at hand, which may have several responses
         self._readers: list[Reader | None] = [None] * len(names)
 
@@ -215,14 +215,13 @@ class TreeMaker:
             "altered": template.altered > before[2],
             "generated": template.generated > before[3],
             "opened": template.opens(example),
+            "control": template.holds_control_tokens(example),
         }
         for name in [name for name, is_so in found.items() if is_so and name not in self._told]:
             getattr(audit, name).add(record.line)
         for what in set(template.missed) - self._told:
             audit.lost.setdefault(what, Tally()).add(record.line)
         self._told.update(template.missed, (name for name, is_so in found.items() if is_so))
-        if template.holds_control_tokens(example):
-            audit.control.add(record.line)
         for rendered in texts:
             try:
                 rendered.text.encode()

@@ -11,8 +11,19 @@ import re
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.messages import CONTENT_KEYS, REASONING, ROLE_KEYS, ROLES, as_messages, is_message, kind
+from lit_posttrain.data.messages import (
+    CONTENT_KEYS,
+    REASONING,
+    ROLE_KEYS,
+    ROLES,
+    as_messages,
+    fault_of,
+    is_message,
+    kind,
+)
 
+_JSON = re.compile(r"\s*\[\s*\{")
+_MESSAGE = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content)['\"]\s*:")
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _OPENING = re.compile(r"\s*Human:")
 TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages in JSON text"
@@ -20,21 +31,23 @@ TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages
 
 def conversation(value: Any, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:
     """Messages, of a list of them (also as JSON text), of a transcript, or of one string that `role` said. notes: gets
-    a line where text was read as more than text."""
-    if isinstance(value, str) and value.lstrip().startswith("[{") and (found := _messages_in(value)):
-        notes.append(JSON_TEXT)
-        value = found
+    a line where text was read as more than text.
+
+    Raises:
+        BadRow: what can be no conversation, or text that begins like messages and is no JSON.
+        NothingToLearn: an empty response, or an empty turn within a transcript.
+    """
+    value = from_json(value, column, notes)
     if is_message(value):
         value = [value]
     if isinstance(value, list):
         return _said(value, column)
     if not isinstance(value, str):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
-    if _is_transcript(value, role):
+    text = value.replace("\r\n", "\n")
+    if _is_transcript(text, role):
         notes.append(TRANSCRIPT)
-        return _transcript(
-            value if value.startswith("\n\n") else f"\n\n{value.lstrip()}", column, prompt=role == "user"
-        )
+        return _transcript(text if text.startswith("\n\n") else f"\n\n{text.lstrip()}", column, prompt=role == "user")
     return _said([{"role": role, "content": value}], column)
 
 
@@ -48,13 +61,29 @@ def _is_transcript(text: str, role: str) -> bool:
     return opened is not None and answered
 
 
-def _messages_in(text: str) -> list[Any] | None:
-    """Messages of JSON text, if it can be nothing else: a response may be JSON, with whatever keys."""
+def from_json(value: Any, column: str, notes: list[str]) -> Any:
+    """Messages of JSON text, if it can be nothing else: a response may be JSON, with whatever keys. Anything else stays
+    as it is.
+
+    Raises:
+        BadRow: text that begins like messages and is no JSON, such as a Python list that was printed.
+    """
+    if not isinstance(value, str) or not _JSON.match(value):
+        return value
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, list) and found and all(map(is_message, found)) else None
+        found = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        if not _MESSAGE.match(value):
+            return value
+        raise BadRow(
+            "no JSON",
+            f"`{column}` begins like a list of messages and is not valid JSON ({fault_of(error)}); write it with "
+            "json.dumps",
+        ) from error
+    if not isinstance(found, list) or not all(map(is_message, found)):
+        return value
+    notes.append(JSON_TEXT)
+    return found
 
 
 def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:

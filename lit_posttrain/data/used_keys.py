@@ -24,9 +24,9 @@ class UsedKeys:
     is known.
     """
 
-    def __init__(self, tokenizer: Any, train_on: TrainOn) -> None:
+    def __init__(self, tokenizer: Any, train_on: TrainOn, scored: bool = False) -> None:
         # one of its own: it counts what it alters
-        self._template = ConversationTemplate(tokenizer, train_on)
+        self._template = ConversationTemplate(tokenizer, train_on, scored=scored)
         self.used: set[str] = set()
         self._tries: dict[str, int] = {}
         self._audits: list[FileAudit] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats import recognise
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.preference import PreferenceData, PreferenceOptions
+from lit_posttrain.data.prompts import prompt_reader
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.tokenize import build_store
@@ -390,3 +393,88 @@ def test_a_conversation_beside_whole_sides_is_no_prompt() -> None:
         row = Row({"messages": messages, "chosen": [USER, said("A")], "rejected": [USER, said("B")]})
         made = recognise_comparison(Record({**row}, "rows.jsonl", 1)).read(row.aside())
         assert (made.prompt, shown(made)) == ([USER], CHOSEN_A)
+
+
+def noted(turn: dict[str, Any], number: int) -> dict[str, Any]:
+    """A turn as an export writes it, with notes that differ from side to side."""
+    made = {**turn, "id": f"m{number}", "timestamp": number, "turn_identifier": number, "weight": None}
+    if "tool_calls" in turn:
+        made["tool_calls"] = [{**call, "id": f"call_{number}", "index": 0} for call in turn["tool_calls"]]
+    return made
+
+
+def test_notes_on_turns_do_not_tell_prompts_apart() -> None:
+    turns = [SYSTEM, USER, calling("f", x=1), {"role": "tool", "content": "3", "tool_call_id": "c"}, said("so"), USER]
+    sides = [
+        [noted(turn, n) for n, turn in enumerate([*turns, said(text)], start)] for text, start in (("A", 1), ("B", 90))
+    ]
+    for prompt in (None, "Q", turns, [noted(turn, 50) for turn in turns]):
+        row = {"chosen": sides[0], "rejected": sides[1], **({"prompt": prompt} if prompt else {})}
+        made = comparison(row)
+        assert [(m["role"], m["content"]) for m in made.prompt] == [(m["role"], m["content"]) for m in turns]
+        assert shown(made) == CHOSEN_A
+        assert [len(candidate.messages) for candidate in made.candidates] == [1, 1]
+        assert prompt_reader(Record(row, "rows.jsonl", 1)).example(Row(row)).messages[-1]["content"] == "Q"
+    other = [*sides[1][:2], noted(calling("f", x=2), 3), *sides[1][3:]]
+    assert len(comparison({"chosen": sides[0], "rejected": other}).prompt) == 2
+
+
+def test_responses_that_differ_in_notes_alone_say_nothing(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"chosen": [USER, said("A")], "rejected": [USER, said("B")]}]
+    rows += [{"chosen": [USER, noted(said("A"), 1)], "rejected": [USER, noted(said("A"), 2)]}]
+    path, cache = write(tmp_path / "p.jsonl", rows), str(tmp_path / "cache")
+    store, audit = build_store([path], tokenizer, PreferenceOptions(), cache)
+    assert (len(store), audit.files[0].dropped["equal responses"].lines) == (1, [2])
+
+
+SPELLED: dict[str, Callable[[Any], str]] = {
+    "json": json.dumps,
+    "indented": lambda messages: json.dumps(messages, indent=2),
+    "spaced": lambda messages: "[ " + json.dumps(messages)[1:],
+    "lines": lambda messages: "\n" + json.dumps(messages, separators=(",\n", ":\n")),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_messages_in_json_text_however_it_is_written(name: str) -> None:
+    spell = SPELLED[name]
+    row = {"prompt": spell([USER]), "chosen": spell([said("A")]), "rejected": spell([said("B")])}
+    made = comparison(row)
+    assert (made.prompt, shown(made)) == ([USER], CHOSEN_A)
+    assert prompt_reader(Record(row, "rows.jsonl", 1)).example(Row(row)).messages == [USER]
+    pair = Row({"prompt": spell([SYSTEM, USER]), "completion": spell([said("A")])})
+    assert recognise(Record({**pair}, "rows.jsonl", 1)).example(pair.aside()).messages == [SYSTEM, USER, said("A")]
+    whole = {"messages": spell([USER, said("A")])}
+    assert recognise(Record(whole, "rows.jsonl", 1)).example(whole).messages == [USER, said("A")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        repr([USER]),
+        repr([{"from": "human", "value": "Q"}]),
+        "[ " + repr([{"content": "Q", "role": "user"}])[1:],
+        json.dumps([USER])[:-1],
+        f"[{USER}\n {USER}]",
+    ],
+)
+def test_messages_that_are_no_json_are_not_what_somebody_said(text: str) -> None:
+    rows = [{"prompt": text, "chosen": "A", "rejected": "B"}, {"prompt": "Q", "chosen": text, "rejected": "B"}]
+    for row in rows:
+        with pytest.raises(BadRow, match=r"begins like a list of messages and is not valid JSON .* json\.dumps"):
+            comparison(row)
+    for row in ({"prompt": text, "completion": "A"}, {"prompt": "Q", "completion": text}):
+        with pytest.raises(BadRow, match="begins like a list of messages"):
+            recognise(Record(row, "rows.jsonl", 1)).example(row)
+    row = {"prompt": text}
+    with pytest.raises(BadRow, match="begins like a list of messages"):
+        prompt_reader(Record(row, "rows.jsonl", 1)).example(Row(row))
+
+
+def test_transcripts_of_windows_are_transcripts() -> None:
+    first, second = (f"{HUMAN} {text}".replace("\n", "\r\n") for text in "AB")
+    asked = {"prompt": HUMAN.replace("\n", "\r\n"), "chosen": "A", "rejected": "B"}
+    for row in ({"chosen": first, "rejected": second}, asked):
+        made = comparison(row)
+        assert (made.prompt, shown(made)) == ([USER], CHOSEN_A)
+    assert comparison({**asked, "prompt": "a\r\nb"}).prompt[0]["content"] == "a\r\nb"

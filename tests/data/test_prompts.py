@@ -202,3 +202,9 @@ def test_marked_rows_are_not_prompts(mark: str, tokenizer: PreTrainedTokenizerFa
     assert data.audit.total.dropped["marked not to be trained on"].count == 1
     assert [PromptRecord.of(tree).messages[0]["content"] for tree in data.train_store] == ["b", "c"]
     assert prompt_reader(Record({"prompt": "a", mark: no}, "rows.jsonl", 1)).example(Row({"prompt": "a", mark: no}))
+
+
+def test_half_a_surrogate_in_another_column_is_kept(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    rows = [{"prompt": "what is it", "answer": "a \ud83d fox", "\udc00": ["\ud83d\ude00"]}]
+    data = read(tmp_path, tokenizer, rows)
+    assert PromptRecord.of(data.train_store[0]).columns == json.loads(json.dumps(rows[0]))

@@ -17,6 +17,7 @@ from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.tokenize import TokenizeOptions, build_store
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.text import prompt_ids
+from lit_posttrain.scoring import ScoreOptions
 
 ASK, MORE = {"role": "user", "content": "the colour"}, {"role": "user", "content": "and the dog"}
 SAY, LAST = {"role": "assistant", "content": "a fox"}, {"role": "assistant", "content": "it is lazy"}
@@ -171,6 +172,37 @@ SWITCH = (
     "{{ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif %}"
 )
+
+
+def test_what_reward_models_read_counts_as_used(tmp_path: Path) -> None:
+    made = tokenizer("{% if tools %}{{ tools | tojson }}{% endif %}" + SWITCH, "<|x|>")
+    thinks = {**SAY, "reasoning_content": "hm"}
+    row = {"prompt": [ASK], "tools": [ZULU], "chosen": [{**thinks, "note": 1}], "rejected": [{**LAST, **thinks}]}
+    row["rejected"][0]["content"] = "no <|x|>"
+    store, audit = build(tmp_path, made, row, options=PreferenceOptions(scored=True))
+    assert "zulu" in made.decode(store[0].prompt)
+    assert list(audit.files[0].unread) == ["message.note"]
+    assert audit.files[0].control.count == 1
+
+
+def test_a_mark_about_training_is_none_about_scores(tmp_path: Path) -> None:
+    no = {"weight": 0}
+    rows: list[dict[str, Any]] = [
+        {"messages": [ASK, SAY, MORE, {**LAST, **no}]},
+        {"messages": [ASK, {**SAY, **no}], "train": False},
+        {"prompt": [ASK], "completion": [{**SAY, **no}], "weight": 0},
+        {"prompt": [ASK], "chosen": [{**SAY, **no}], "rejected": [{**LAST, **no}], "weight": 0},
+        {"prompt": [ASK], "responses": [{"content": [{**SAY, **no}]}, {"content": [{**LAST, **no}]}]},
+    ]
+    made = tiny.tokenizer()
+    for row in rows:
+        plain = json.loads(json.dumps(row).replace(', "weight": 0', ""))
+        store, audit = build(tmp_path, made, row, options=ScoreOptions(512))
+        assert (len(store), audit.total.dropped_count) == (1, 0), row
+        expected, _ = build(tmp_path, made, plain, options=ScoreOptions(512))
+        assert store[0].prompt.tolist() == expected[0].prompt.tolist()
+        texts = [[response.tokens.tolist() for response in each[0].responses] for each in (store, expected)]
+        assert texts[0] == texts[1]
 
 
 def test_what_cannot_be_joined_names_what_makes_it_fit(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lit_posttrain.data.asked import Asked
 from lit_posttrain.types import PromptRecord, RewardedResponses, TreeBatch
 
 
@@ -23,6 +24,14 @@ class GeneratesText(Protocol):
         seed: int,
     ) -> list[str]:
         """One answer to each conversation. With several processes it is called on all."""
+        ...
+
+    def check_prompts(self, prompts: Sequence[Asked]) -> None:
+        """Refuse prompts that it could not answer.
+
+        Raises:
+            PostTrainError: naming the first one.
+        """
         ...
 
 

@@ -57,11 +57,13 @@ class SampleLogger(Callback):
         self._validations = state_dict["validations"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a method that cannot answer."""
+        """Refuse a method that cannot answer, and prompts that its model cannot."""
         if not isinstance(pl_module, GeneratesText):
             raise PostTrainError(
                 f"SampleLogger needs a method that generates text, and {type(pl_module).__name__} does not: drop it"
             )
+        if stage == "fit":
+            pl_module.check_prompts(self.prompts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from lit_posttrain.data.asked import Asked
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Completion, Sampling
@@ -84,12 +83,8 @@ class ChatModel:
         Raises:
             PostTrainError: for a prompt that `answer` would refuse, naming its place.
         """
-        encoder, limit = PromptEncoder(self.tokenizer), max_positions(self.restored.model.config)
-        for prompt in prompts:
-            if limit is not None and (size := len(encoder.ids(prompt))) >= limit:
-                raise PostTrainError(
-                    f"{prompt.source}: a prompt of {size} tokens, and the model takes {limit}: shorten it"
-                )
+        encoder = PromptEncoder(self.tokenizer)
+        encoder.check(prompts, max_positions(self.restored.model.config))
         return encoder.changed(prompts)
 
     def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling, first: int = 0) -> list[list[Answer]]:

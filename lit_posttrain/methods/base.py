@@ -21,6 +21,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from lit_posttrain.data.asked import Asked
 from lit_posttrain.data.module import TreeData
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.measured import MeasuredModule
@@ -138,6 +139,14 @@ class PostTrainingModule(MeasuredModule):
         drawn = self.generate(ids, Sampling(max_new_tokens, temperature, seed=seed))
         said_by = SaidBy(self.tokenizer)
         return [said_by(answers[0]).text for answers in drawn]
+
+    def check_prompts(self, prompts: Sequence[Asked]) -> None:
+        """Refuse prompts that `generate_text` could not answer, before training and not at the first validation.
+
+        Raises:
+            PostTrainError: naming the first one.
+        """
+        PromptEncoder(self.tokenizer).check(prompts, self.max_positions)
 
     def engine(self, batch_size: int = 32) -> HFEngine:
         """An engine on the current policy, in the trainer's precision."""

@@ -50,6 +50,18 @@ class PromptEncoder:
             hint = "; see what roles it takes" if problem.reason == "template refused" else ""
             raise PostTrainError(f"{where and where + ': '}{told}{hint}") from problem
 
+    def check(self, prompts: Sequence[Asked], limit: int | None) -> None:
+        """Look, before the work, whether all of some prompts can be answered. limit: the most tokens a model takes.
+
+        Raises:
+            PostTrainError: as `ids`, and for a prompt that leaves no room for an answer.
+        """
+        for prompt in prompts:
+            size = len(self.ids(prompt))
+            if limit is not None and size >= limit:
+                where = f"{prompt.source}: " if prompt.source else ""
+                raise PostTrainError(f"{where}a prompt of {size} tokens, and the model takes {limit}: shorten it")
+
     def changed(self, prompts: Sequence[Asked]) -> list[str]:
         """What of prompts the chat template leaves out or changes, a line each, as the audit says it.
 

@@ -94,3 +94,17 @@ def test_no_prompts_no_file_no_method(fit_in: Any, tmp_path: Path) -> None:
         pl.Trainer(logger=False, enable_checkpointing=False, callbacks=[SampleLogger(["x"])], accelerator="cpu").fit(
             BoringModel()
         )
+
+
+def test_prompts_that_cannot_be_answered_are_said_before_training(fit_in: Any, tmp_path: Path) -> None:
+    file, steps = tmp_path / "asked.jsonl", []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            steps.append(batch_idx)
+
+    file.write_text(json.dumps({"prompt": "what is it"}) + "\n" + json.dumps({"prompt": "what " * 600}) + "\n")
+    told = r"asked\.jsonl:2: a prompt of \d+ tokens, and the model takes 512: shorten it"
+    with pytest.raises(PostTrainError, match=told):
+        fit_in(tmp_path, [SampleLogger(str(file)), Watch()], max_epochs=1, validate=True)
+    assert steps == []

@@ -11,6 +11,12 @@ from lit_posttrain.errors import PostTrainError
 
 # what transformers gives to every template
 _GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
+# and what else transformers takes beside a template's variables
+RESERVED = frozenset(
+    {"messages", "conversation", "conversations", "tools", "chat_template", "add_generation_prompt", "tokenize"}
+    | {"continue_final_message", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenizer_kwargs"}
+    | {"padding", "truncation", "max_length", "strftime_now", "raise_exception"}
+)
 _JINJA = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
 
 
@@ -32,8 +38,23 @@ def taken(template: str) -> tuple[str, ...]:
         for node in tree.find_all((nodes.Test, nodes.Filter))
         if node.name in ("defined", "undefined", "default", "d") and isinstance(node.node, nodes.Name)
     }
-    found = {name for name in undeclared if name not in stored or name in asked}
+    found = {name for name in undeclared if name not in stored or name in asked | _defaulted(tree)}
     return tuple(sorted(name for name in found if not name.endswith("_token")))
+
+
+def _defaulted(tree: Any) -> set[str]:
+    """Names that the first assignment to them reads, as `{% set effort = effort or 'low' %}`."""
+    from jinja2 import nodes
+
+    first: dict[str, Any] = {}
+    for node in tree.find_all(nodes.Assign):
+        if isinstance(node.target, nodes.Name):
+            first.setdefault(node.target.name, node.node)
+    return {
+        name
+        for name, value in first.items()
+        if any(read.name == name for read in (value, *value.find_all(nodes.Name)) if isinstance(read, nodes.Name))
+    }
 
 
 def parsed(template: str) -> Any:
@@ -64,6 +85,11 @@ def with_variables(template: Any, variables: Mapping[str, Any]) -> Any:
     texts = template if isinstance(template, Mapping) else {"default": template}
     known = sorted({name for text in texts.values() for name in taken(text)})
     for name in variables:
+        if name in RESERVED:
+            raise PostTrainError(
+                f"--model.policy.template_variables: {name} is no variable of a template: "
+                "it is set when a conversation is rendered; remove it"
+            )
         if name not in known:
             uses = f"it uses: {', '.join(known)}" if known else "it uses none"
             raise PostTrainError(f"--model.policy.template_variables: the chat template does not use {name}; {uses}")

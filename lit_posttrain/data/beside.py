@@ -10,6 +10,7 @@ from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.marks import ROW_MARKS, is_mark, mark_of
 from lit_posttrain.data.messages import SYSTEM, as_json, as_messages, as_tools, is_message, kind
 from lit_posttrain.data.row import Row
+from lit_posttrain.template_variables import RESERVED
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 TOOL_COLUMNS = ("tools", "functions")
@@ -103,6 +104,12 @@ def _variables(row: Row) -> dict[str, Any]:
         found = as_json(found, VARIABLES)
     if not isinstance(found, dict):
         raise BadRow("wrong type", f"`{VARIABLES}` is {kind(found)}, not an object with names and values; mend it")
+    if taken := sorted(RESERVED & set(found)):
+        raise BadRow(
+            "wrong type",
+            f"`{VARIABLES}`: {taken[0]} is no variable of a template: "
+            "it is set when a conversation is rendered; remove it",
+        )
     switches = {name: row[name] for name in SWITCHES if isinstance(row.peek(name), bool)}
     return {**switches, **found}
 

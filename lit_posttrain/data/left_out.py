@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from lit_posttrain.data.as_generated import Turn
 from lit_posttrain.data.bad_rows import BadRow
@@ -15,6 +14,7 @@ from lit_posttrain.data.rendering import (
 )
 from lit_posttrain.data.thoughts import thought_of
 from lit_posttrain.data.written import Kind, Marked
+from lit_posttrain.errors import PostTrainError
 
 
 class LeftOut:
@@ -23,11 +23,10 @@ class LeftOut:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
-    def of(self, talk: Conversation, whole: str, turns: Mapping[int, Turn], prompt: bool = False) -> list[str]:
+    def of(self, talk: Conversation, turns: Mapping[int, Turn], prompt: bool = False) -> list[str]:
         """What is left out, in words for the audit; nothing for most conversations.
 
-        whole: the rendered conversation. turns: those that are trained on, by their place. prompt: the conversation is
-        one that is to be answered.
+        turns: those that are trained on, by their place. prompt: the conversation is one that is to be answered.
 
         Raises:
             BadRow: a turn that is trained on calls tools, and the template does not write all of its calls.
@@ -36,7 +35,7 @@ class LeftOut:
         thoughtless = [k for k, turn in turns.items() if self._lacks_thought(talk.first(k + 1), turn)]
         if thoughtless:
             found.append("thoughts")
-        if talk.tools and self._tools_missing(talk, whole):
+        if talk.tools and self._same(talk, replace(talk, tools=None)):
             found.append("tools")
         return found
 
@@ -72,19 +71,8 @@ class LeftOut:
         except BadRow:
             return set()
 
-    def _tools_missing(self, talk: Conversation, whole: str) -> bool:
-        names = [_name(tool) for tool in talk.tools or ()]
-        if all(name in whole for name in names) and not any("tool_calls" in m for m in talk.messages):
-            return False
-        return self._same(talk, replace(talk, tools=None))
-
     def _same(self, talk: Conversation, other: Conversation) -> bool:
         try:
             return self._renderer.text(talk) == self._renderer.text(other)
-        except BadRow:
+        except (BadRow, PostTrainError):  # no template for conversations without tools
             return False
-
-
-def _name(tool: Any) -> str:
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
-    return str(function.get("name")) if isinstance(function, Mapping) else str(tool)

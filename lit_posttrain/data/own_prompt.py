@@ -9,6 +9,7 @@ from lit_posttrain.data.as_generated import TAG
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.places import common
 from lit_posttrain.data.rendering import Conversation, Renderer
+from lit_posttrain.errors import PostTrainError
 
 _ASKS, _SAYS, _MORE = "A first question?", "An answer.", "Another question?"
 
@@ -20,7 +21,7 @@ def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Any) -> 
     try:
         talk = renderer.spelled(Conversation(turns))
         one, two = renderer.text(talk), renderer.text(talk.then({"role": "user", "content": _MORE}))
-    except BadRow:
+    except (BadRow, PostTrainError):  # no template for conversations without tools
         return ""
     before, later = one[: max(one.find(_ASKS), 0)], two[: max(two.rfind(_MORE), 0)]
     header = later[len(one) :] if later.startswith(one) else ""

@@ -91,16 +91,26 @@ class Renderer:
         self._known: tuple[Conversation | None, bool, str] = None, False, ""
 
     def template(self, tools: Any = None) -> str:
-        """The template's text; some tokenizers have another one for conversations with tools."""
+        """The template's text; some tokenizers have another one for conversations with tools.
+
+        Raises:
+            PostTrainError: the tokenizer has several templates, and none that is meant for this.
+        """
         key = bool(tools)
         if key not in self._templates:
-            self._templates[key] = self._tokenizer.get_chat_template(tools=tools)
+            try:
+                self._templates[key] = self._tokenizer.get_chat_template(tools=tools)
+            except ValueError as error:  # transformers' way to say so
+                names = ", ".join(sorted(self._tokenizer.chat_template))
+                raise PostTrainError(
+                    f"the tokenizer has chat templates named {names}, and none named default; "
+                    "name one with --model.policy.chat_template FILE"
+                ) from error
         return self._templates[key]
 
-    @property
-    def dated(self) -> bool:
+    def dated(self, tools: Any = None) -> bool:
         """Whether the template writes the day's date or the time into what it renders."""
-        return "strftime_now" in self.template()
+        return "strftime_now" in self.template(tools)
 
     def text(self, talk: Conversation, prompt: bool = False) -> str:
         """What the template makes of a conversation. prompt: with what asks for the assistant's answer.

@@ -89,12 +89,13 @@ class ConversationTemplate:
         self._turns = TurnMaker(self._renderer, self._control, tokenizer, scored)
         self._left_out = LeftOut(self._renderer)
         self._roles_checked = False
+        self._used: set[bool] = set()  # of the templates without and with tools, where a tokenizer has both
         self._tokenizer = tokenizer
 
     @property
     def dated(self) -> str:
-        """The day that the template writes into what it renders; empty where it writes none."""
-        return self._renderer.now.date().isoformat() if self.has_template and self._renderer.dated else ""
+        """The day that the template wrote into what was rendered; empty where it wrote none."""
+        return self._renderer.now.date().isoformat() if any(map(self._renderer.dated, self._used)) else ""
 
     @property
     def remedy(self) -> str:
@@ -111,6 +112,7 @@ class ConversationTemplate:
         self.missed = []
         if not example.messages or not self.has_template:
             return [self._plain(example)]
+        self._used.add(bool(example.tools))
         talk = Conversation(example.messages, example.tools, example.variables, example.continued, example.prompt_turns)
         if self.train_on == "nothing":
             return [self._asked(talk)]
@@ -131,7 +133,8 @@ class ConversationTemplate:
             self._check_roles(talk, wanted[0])
         if count := sum(turn.generated for turn in turns):
             self.generated += count
-            self._turns.fitting(talk, wanted)
+            if not self.remedy:
+                self._turns.fitting(talk, wanted)
         self._check_words(talk, dict(zip(wanted, turns, strict=True)))
         texts = self._texts(turns)
         self.rewritten += len(texts) > 1
@@ -190,7 +193,7 @@ class ConversationTemplate:
         talk = self._renderer.spelled(talk, prompt=not talk.begun)
         text = self._renderer.before(talk, len(talk.messages) - bool(talk.begun))
         said = talk.first(len(talk.messages) - bool(talk.begun))
-        self.missed = self._left_out.of(said, text, {}, prompt=True)
+        self.missed = self._left_out.of(said, {}, prompt=True)
         self.altered += any(m["content"].strip() not in text for m in talk.messages if m["role"] in ("user", "system"))
         return Rendered(text, [], unanswered=True)
 
@@ -241,7 +244,7 @@ class ConversationTemplate:
         if not self._control.sub("", "".join(answers.values())).strip() and not self.empty_turns:
             raise BadRow("not rendered", "the chat template writes none of the assistant's words; " + NAME_A_TEMPLATE)
         whole = turns[max(turns)].text
-        self.missed = self._left_out.of(talk, whole, turns)
+        self.missed = self._left_out.of(talk, turns)
         # templates may quote what a tool said, and drop the thoughts of turns that are not trained on
         self.altered += any(
             (self._answer(talk, i) if i in answers else m["content"].strip()) not in answers.get(i, whole)

@@ -26,6 +26,7 @@ class TurnEnds:
         self._renderer, self._places = renderer, places
         self._opening = {tokenizer.bos_token} - {tokenizer.eos_token, None}
         self._eos = tokenizer.eos_token
+        self._known: tuple[Conversation | None, dict[str, Any], str | None] = None, {}, None
         self._token = re.compile(f"{control.pattern}|{TAG}")
 
     def own(self, talk: Conversation, turn: str, prompt: str) -> str:
@@ -84,10 +85,17 @@ class TurnEnds:
         return prompt[(self._places.end(before, prompt=True) if before.messages else None) or 0 :]
 
     def _following(self, talk: Conversation, message: dict[str, Any]) -> str | None:
+        """What a conversation looks like with one more message; None where the template refuses it. `own` and `behind`
+        mostly ask for the same."""
+        known, what, text = self._known
+        if known is talk and what == message:
+            return text
         try:
-            return self._renderer.text(talk.then(message))
+            text = self._renderer.text(talk.then(message))
         except BadRow:
-            return None
+            text = None
+        self._known = talk, message, text
+        return text
 
 
 def _next(talk: Conversation, following: dict[str, Any] | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class TurnMaker:
         self._joiner = Joiner(places, control)
         self._ends = TurnEnds(renderer, places, control, tokenizer)
         self._tried = 0
+        self._found: tuple[str, Any] | None = None
 
     def whole(self, talk: Conversation) -> str:
         """The text of a conversation, without what would ask for another answer to it."""
@@ -109,20 +110,27 @@ class TurnMaker:
         return replace(turn, end=at, marks=marks)
 
     def fitting(self, talk: Conversation, wanted: Sequence[int]) -> str:
-        """Template variables with which prompts and rendered turns agree, as a remedy; empty where none is known."""
+        """Template variables with which the prompts and the rendered turns of a conversation agree, as a remedy; empty
+        where none is known."""
+        if self._found and self._fits(talk, wanted, *self._found):
+            return self.remedy
+        if self._tried >= _TRIES:
+            return ""
+        self._tried += 1
         template = self._renderer.template(talk.tools)
         names = [name for name in taken(template) if name not in talk.variables]
-        if self.remedy or self._tried >= _TRIES:
-            return self.remedy
-        self._tried += 1
         for name in sorted(names, key=lambda name: "think" not in name):
             for value in (False, True, *compared_with(template, name)):
-                tried = replace(talk, variables={**talk.variables, name: value})
-                try:
-                    if not any(self.make(tried, k).generated for k in wanted):
-                        shown = f"{{{name}: {value if isinstance(value, str) else str(value).lower()}}}"
-                        self.remedy = f"both agree with --model.policy.template_variables '{shown}'"
-                        return self.remedy
-                except BadRow:
-                    continue
+                if self._fits(talk, wanted, name, value):
+                    shown = f"{{{name}: {value if isinstance(value, str) else str(value).lower()}}}"
+                    self._found = name, value
+                    self.remedy = f"both agree with --model.policy.template_variables '{shown}'"
+                    return self.remedy
         return ""
+
+    def _fits(self, talk: Conversation, wanted: Sequence[int], name: str, value: Any) -> bool:
+        tried = replace(talk, variables={name: value, **talk.variables})
+        try:
+            return not any(self.make(tried, k).generated for k in wanted)
+        except BadRow:
+            return False

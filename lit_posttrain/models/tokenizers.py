@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -109,11 +110,26 @@ def _template(name: str) -> str:
             "template goes into a file"
         )
     try:
-        return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
         raise PostTrainError(
             f"--model.policy.chat_template {name}: not UTF-8 (byte {problem.start}); save it as UTF-8 text"
         ) from problem
+    return _within_json(text, name)
+
+
+def _within_json(text: str, name: str) -> str:
+    """The template in the text of a chat_template.json or a tokenizer_config.json; any other text as it is."""
+    try:
+        found = json.loads(text.removeprefix("\ufeff"))
+    except ValueError:
+        return text
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    if not isinstance(template, str):
+        raise PostTrainError(
+            f"--model.policy.chat_template {name}: JSON without a text under `chat_template`; name a file of Jinja"
+        )
+    return template
 
 
 def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:
@@ -182,26 +198,44 @@ def template_ends(tokenizer: Any) -> list[int]:
     """The id of the special token that closes the assistant's turns in a chat template, or, where none does, of the one
     that opens the next turn behind it; nothing for a template without either."""
     asked, answered = _TALK
-    return closing_token(tokenizer) or _first_special(tokenizer, _behind_answer(tokenizer, [asked, answered, asked]))
+    return closing_token(tokenizer) or _stop(
+        tokenizer, _special(tokenizer, _behind_answer(tokenizer, [asked, answered, asked]))
+    )
 
 
 def closing_token(tokenizer: Any) -> list[int]:
     """The id of the special token that closes the assistant's turns in a chat template, if there is one."""
-    return _first_special(tokenizer, _behind_answer(tokenizer, _TALK))
+    asked = _TALK[0]
+    behind, followed = (_behind_answer(tokenizer, talk) for talk in (_TALK, [*_TALK, asked]))
+    shared = behind[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(behind, followed, strict=False)))]
+    run = _special(tokenizer, behind)
+    if behind[len(shared) :].strip() and behind[len(shared) :].strip() in _rendered(tokenizer, [asked], True):
+        run = _special(tokenizer, shared)  # the template asks for another answer, whether it is asked to or not
+        if len(run) > 1 and len(run) == len(tokenizer(shared.strip(), add_special_tokens=False)["input_ids"]):
+            run.pop()  # every turn begins with it, whoever speaks
+    return _stop(tokenizer, run)
 
 
-def _first_special(tokenizer: Any, text: str) -> list[int]:
-    """The special token that a text begins with, behind white space. Of several in a row, such as END_RESPONSE
-    END_OF_TURN, the last one stops a model, or its end of sequence."""
+def _stop(tokenizer: Any, run: list[int]) -> list[int]:
+    """Of several special tokens in a row, such as END_RESPONSE END_OF_TURN, the one that stops a model."""
+    return [tokenizer.eos_token_id] if tokenizer.eos_token_id in run else run[-1:]
+
+
+def _special(tokenizer: Any, text: str) -> list[int]:
+    """The special tokens that a text begins with, behind white space."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    run = list(takewhile(special.__contains__, dropwhile(lambda i: not tokenizer.decode([i]).strip(), ids)))
-    return [tokenizer.eos_token_id if tokenizer.eos_token_id in run else run[-1]] if run else []
+    return list(takewhile(special.__contains__, dropwhile(lambda i: not tokenizer.decode([i]).strip(), ids)))
 
 
 def _behind_answer(tokenizer: Any, talk: list[dict[str, str]]) -> str:
     """What a chat template writes behind the answer; "" where it does not write the answer as it is."""
+    return _rendered(tokenizer, talk, False, _ANSWER).rpartition(_ANSWER)[2]
+
+
+def _rendered(tokenizer: Any, talk: list[dict[str, str]], prompt: bool, words: str = "") -> str:
+    """What a chat template makes of a conversation; "" where it does not write these words of it."""
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
@@ -209,9 +243,9 @@ def _behind_answer(tokenizer: Any, talk: list[dict[str, str]]) -> str:
     parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in talk]
     for messages in (talk, parts):
         try:
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError):
             continue
-        if _ANSWER in text:
-            return text.rpartition(_ANSWER)[2]
+        if words in text:
+            return text
     return ""

@@ -172,6 +172,20 @@ def test_what_closes_a_turn_of_a_template(ending: str, expected: list[int], base
     assert template_ends(tokenizer) == expected
 
 
+@pytest.mark.parametrize("ask", ["<|im_start|>assistant\n", "<|pad|>assistant<|pad|>\n\n"])
+def test_a_prompt_that_is_always_written_closes_nothing(ask: str, base: Path) -> None:
+    """As in the first template of Llama 3, whose end of turn is not its end of sequence."""
+    tokenizer = load_tokenizer(ModelSpec(str(base)))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>", "<|head|>"], "eos_token": "</s>"})
+    ask = ask.replace("<|pad|>", "<|head|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ HEAD + m.role + CLOSE + m.content + '<|eot|>' }}{% endfor %}{{ ASK }}"
+    )
+    for name, text in {"HEAD": ask.split("assistant")[0], "CLOSE": ask.partition("assistant")[2], "ASK": ask}.items():
+        tokenizer.chat_template = tokenizer.chat_template.replace(name, repr(text))
+    assert tokenizer.convert_ids_to_tokens(template_ends(tokenizer)) == ["<|eot|>"]
+
+
 def test_published_templates_close_their_turns() -> None:
     """Of the templates that TRL carries; every tag that a template writes is a token here."""
     found = {}

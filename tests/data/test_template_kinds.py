@@ -11,13 +11,17 @@ from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.example import Example
 from lit_posttrain.data.preference import PreferenceOptions
 from lit_posttrain.data.prompts import PromptOptions
 from lit_posttrain.data.store import TreeStore
+from lit_posttrain.data.templates import ConversationTemplate
 from lit_posttrain.data.tokenize import TokenizeOptions, build_store
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.scoring import ScoreOptions
+from lit_posttrain.template_variables import RESERVED
 
 ASK, MORE = {"role": "user", "content": "the colour"}, {"role": "user", "content": "and the dog"}
 SAY, LAST = {"role": "assistant", "content": "a fox"}, {"role": "assistant", "content": "it is lazy"}
@@ -226,6 +230,21 @@ def test_what_cannot_be_joined_names_what_makes_it_fit(tmp_path: Path) -> None:
     assert audit.files[0].generated.count == 0
 
 
+def test_a_remedy_is_named_for_rows_that_it_mends_alone(tmp_path: Path) -> None:
+    thinks = {"messages": [ASK, {**SAY, "reasoning_content": "hm"}]}
+    # the second row says itself what the first lacks, and still does not fit
+    other = {**thinks, "chat_template_kwargs": {"enable_thinking": False}}
+    made = tokenizer(SWITCH)
+    for order in ([thinks, other], [other, thinks]):
+        _, audit = build(tmp_path, made, {"messages": TALK}, *order, options=TokenizeOptions(on_bad_row="skip"))
+        assert audit.files[0].dropped["prompt differs"].lines == [2, 3]
+    template = ConversationTemplate(made)
+    with pytest.raises(BadRow, match="both agree with"):
+        template.render(Example(thinks["messages"], 1))
+    with pytest.raises(BadRow, match="name a corrected template"):
+        template.render(Example(thinks["messages"], 1, variables={"enable_thinking": False}))
+
+
 MOVES = (
     "{% for m in messages %}{% if loop.last and m.role == 'user' and tools %}"
     "{{ '[TOOLS]' + tools[0].function.name }}{% endif %}"
@@ -281,6 +300,37 @@ def test_a_template_that_writes_the_time_is_rendered_at_one_moment(tmp_path: Pat
     assert len({store[i].prompt.tobytes() for i in range(50)}) == 1
     assert audit.dated_template[:2] == "20"
     assert any(f"writes the day of tokenisation ({audit.dated_template})" in line for line in audit.warnings)
+
+
+@pytest.mark.parametrize("dated", ["default", "tool_use"])
+def test_the_date_in_one_of_several_templates_is_named_where_it_is_used(tmp_path: Path, dated: str) -> None:
+    made = tokenizer(tiny.CHATML)
+    date = "{{ strftime_now('%Y-%m-%d') + '\n' }}" + tiny.CHATML
+    made.chat_template = {"default": tiny.CHATML, "tool_use": tiny.CHATML} | {dated: date}
+    _, audit = build(tmp_path, made, {"messages": TALK})
+    assert bool(audit.dated_template) == (dated == "default")
+    _, audit = build(tmp_path, made, {"messages": TALK, "tools": [ZULU]})
+    assert bool(audit.dated_template) == (dated == "tool_use")
+
+
+def test_several_templates_without_a_default_are_one_line(tmp_path: Path) -> None:
+    made = tokenizer(tiny.CHATML)
+    made.chat_template = {"rag": tiny.CHATML, "tool_use": tiny.CHATML}
+    with pytest.raises(PostTrainError, match="templates named rag, tool_use, and none named default"):
+        build(tmp_path, made, {"messages": TALK})
+    with pytest.raises(PostTrainError, match="templates named rag, tool_use, and none named default"):
+        prompt_ids(made, [ASK])
+    store, _ = build(tmp_path, made, {"messages": TALK, "tools": [ZULU]})
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_what_is_no_variable_of_a_template_is_refused(tmp_path: Path, name: str) -> None:
+    made = tokenizer(tiny.CHATML)
+    for variables in ({name: True}, json.dumps({name: None})):
+        row = {"messages": TALK, "chat_template_kwargs": variables}
+        with pytest.raises(PostTrainError, match=rf"rows\.jsonl:1: .*: {name} is no variable of a template"):
+            build(tmp_path, made, row)
 
 
 PARTS = HEAD + "{% for part in m.content %}{{ part.text }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}" + OPENS

@@ -268,3 +268,12 @@ def test_a_template_for_parts_gets_them_for_words_that_it_writes_itself(tmp_path
     store, _ = build(tmp_path, made, {"messages": [{"role": "user", "content": "a"}, {**SAY, "content": "i"}]})
     assert made.decode(store[0].prompt) == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
     assert trained(made, store) == ["i<|im_end|>"]
+
+
+@pytest.mark.parametrize("name", ["zulu", "a", "assistant"])
+def test_tools_that_the_template_drops_are_counted_whatever_the_words(tmp_path: Path, name: str) -> None:
+    row = {"messages": [ASK, says("the zulu")], "tools": [{"type": "function", "function": {"name": name}}]}
+    template = "{% if tools and messages[0].role == 'system' %}{{ tools | tojson }}{% endif %}" + tiny.CHATML
+    system = {"messages": [{"role": "system", "content": "hello"}, *row["messages"]], "tools": row["tools"]}
+    _, audit = build(tmp_path, tokenizer(template), system, row)
+    assert audit.files[0].lost["tools"].lines == [2]

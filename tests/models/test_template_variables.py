@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
-from lit_posttrain.template_variables import compared_with, taken, with_variables
+from lit_posttrain.template_variables import RESERVED, compared_with, taken, with_variables
 
 VALUES: dict[str, Any] = {
     "flag": True,
@@ -71,6 +72,21 @@ def test_published_templates_with_values_render_as_if_they_were_passed(path: Pat
     assert changed or "enable_thinking" not in taken(template)
 
 
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ("{% set effort = effort or 'medium' %}{{ effort }}", ("effort",)),
+        ("{% if not effort %}{% set effort = 'low' %}{% endif %}{{ effort }}", ()),
+        ("{% set effort = (effort if effort else 'low') | upper %}{{ effort }}", ("effort",)),
+        ("{% set effort = 'low' %}{% set effort = effort or 'medium' %}{{ effort }}", ()),
+        ("{% if messages %}{% set a = 1 %}{% endif %}{{ a }}", ()),
+        ("{% for m in messages %}{% set text = m.content %}{% set text = text | trim %}{{ text }}{% endfor %}", ()),
+    ],
+)
+def test_a_variable_that_is_read_where_it_is_set_may_be_given(template: str, names: tuple[str, ...]) -> None:
+    assert taken(template) == names
+
+
 def test_a_loaded_tokenizer_has_them(tmp_path: Path) -> None:
     tiny.tokenizer(
         tiny.CHATML + "{% if enable_thinking is defined and not enable_thinking %}off{% endif %}"
@@ -90,8 +106,8 @@ def test_a_loaded_tokenizer_has_them(tmp_path: Path) -> None:
     [
         (tiny.CHATML, {"thinking": False}, "does not use thinking; it uses none"),
         (tiny.CHATML + "{{ a }}{{ b }}", {"thinking": False}, "does not use thinking; it uses: a, b$"),
-        (tiny.CHATML, {"messages": []}, "does not use messages"),
-        (tiny.CHATML, {"add_generation_prompt": True}, "does not use add_generation_prompt"),
+        (tiny.CHATML, {"documents": []}, "does not use documents"),
+        *((tiny.CHATML, {name: True}, f"{name} is no variable of a template: it is set") for name in sorted(RESERVED)),
         (tiny.CHATML + "{{ bos_token }}", {"bos_token": "x"}, "does not use bos_token"),
         (tiny.CHATML + "{{ a }}", {"a": {1, 2}}, r"a is \{1, 2\}; a template takes text, numbers"),
         (None, {"a": 1}, "the model has no chat template"),
@@ -117,3 +133,17 @@ def test_a_byte_order_mark_is_no_part_of_a_template(tmp_path: Path) -> None:
     named.write_text(tiny.CHATML, encoding="utf-16")
     with pytest.raises(PostTrainError, match=r"mine\.jinja: not UTF-8 \(byte 0\); save it as UTF-8 text"):
         load_tokenizer(_spec(tmp_path, chat_template=str(named)))
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "tokenizer_config.json", "mine.jinja"])
+def test_a_template_within_json_is_read_from_it(tmp_path: Path, name: str) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "own").mkdir()
+    named = tmp_path / "own" / name
+    template = tiny.CHATML + "{# mine #}"
+    named.write_text(json.dumps({"eos_token": "<|im_end|>", "chat_template": template}), encoding="utf-8")
+    assert load_tokenizer(_spec(tmp_path, chat_template=str(named))).chat_template == template
+    for other in ({"eos_token": "<|im_end|>"}, {"chat_template": [{"name": "default", "template": "x"}]}, [template]):
+        named.write_text(json.dumps(other), encoding="utf-8")
+        with pytest.raises(PostTrainError, match="JSON without a text under `chat_template`"):
+            load_tokenizer(_spec(tmp_path, chat_template=str(named)))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
@@ -66,10 +66,8 @@ class LastCheckpoint(Checkpoint):
         return "LastCheckpoint"  # of subclasses too, and whatever it is told
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning would not begin a run that has taken all its steps, though their validation is due."""
+        """No step of this run has ended yet."""
         self._finished, self._weights_move = None, False
-        if self._resumed.get("validation_due") and self._resumed["step"] == trainer.max_steps:
-            trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps + 1, True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to train what could not be saved."""
@@ -109,10 +107,13 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What has been validated before is no more."""
+        """What has been validated before is no more. Where an average of the weights is validated, it takes their
+        place meanwhile: the step is saved before that, and nothing is saved while it lasts."""
         self._validated = False
         if self._one_more:
             trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps - 1, False
+        if self._unsaved() and _averages(trainer):
+            self._save(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on callbacks may save the step with what its validation has found. One that Lightning adds because
@@ -128,9 +129,11 @@ class LastCheckpoint(Checkpoint):
             if trainer.global_step > 0 and (saved_before or _stops(trainer)):
                 self._save(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save steps that no other moment saved, such as those of an epoch that was cut short."""
-        if self._saved[0] != trainer.global_step:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save steps that no other moment saved, those of an epoch that was cut short. (Not as late as at the end of
+        training, when an average of the weights has replaced them.)"""
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if self._saved[0] != trainer.global_step and (last or not isinstance(pl_module, TrainsInPhases)):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -144,18 +147,13 @@ class LastCheckpoint(Checkpoint):
         """Save what is not saved yet as something ends the run; what to say of it, or nothing where no step has been
         saved. On one of several processes this cannot be done alone: it takes all of them."""
         self._validated = False
-        alone = trainer.world_size > 1 and not getattr(exception, "on_all_ranks", False)
-        if self._weights_move and _step_is_over(trainer, self._finished):
-            self._finish(trainer, pl_module)
-        done = self._finished
-        if (
-            done is not None
-            and not self._weights_move
-            and not alone
-            and (done.step, done.validation_due) != self._saved
-        ):
+        if trainer.world_size == 1 or getattr(exception, "on_all_ranks", False):
             try:
-                self._save(trainer)
+                # an average may lack this step, or half of it
+                if self._weights_move and not _averages(trainer) and _step_is_over(trainer, self._finished):
+                    self._finish(trainer, pl_module)
+                if self._unsaved() and not self._weights_move:
+                    self._save(trainer)
             except Exception as problem:  # what ended the run is to be read, not this
                 log.error("the last steps could not be saved: %s", problem)
         if dry_run(trainer) or not self._saved[0] or not _last(trainer).exists():
@@ -181,14 +179,20 @@ class LastCheckpoint(Checkpoint):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Begin with the validation that is due."""
+        """Begin with the validation that is due. Where all steps are taken Lightning would not begin at all."""
         self._resumed = checkpoint["callbacks"].get(self.state_key, {})
         if trainer.state.fn == TrainerFn.FITTING and self._resumed.get("validation_due"):
             begin_with_validation(checkpoint)
+            if self._resumed["step"] == trainer.max_steps:
+                trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps + 1, True
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = self._validates and validates_next(trainer)
         self._finished, self._weights_move = FinishedStep.of(trainer, pl_module, due), False
+
+    def _unsaved(self) -> bool:
+        done = self._finished
+        return done is not None and (done.step, done.validation_due) != self._saved
 
     def _save(self, trainer: Trainer) -> None:
         if not dry_run(trainer):
@@ -264,11 +268,18 @@ class BestCheckpoint(Checkpoint):
             known = ", ".join(sorted(name for name in metrics if name.startswith("val/"))) or "none"
             raise PostTrainError(f"--monitor {self.monitor}: not a metric of the validation; choose one of: {known}")
         score = float(metrics[self.monitor])
+        if not trainer.strategy.broadcast(_best(trainer).exists()):  # a run that began with another one's checkpoint
+            self.best_score = None
         if not trainer.strategy.reduce_boolean_decision(self._better(score)):
             return
-        path = Path(trainer.default_root_dir) / "best.ckpt"
-        self.best_score, self.best_model_path = score, str(path)
-        trainer.save_checkpoint(path)
+        path = _best(trainer)
+        before, self.best_score = self.best_score, score
+        try:
+            trainer.save_checkpoint(path)
+        except BaseException:
+            self.best_score = before  # what is saved now must not know of a best.ckpt that there is not
+            raise
+        self.best_model_path = str(path)
 
     def _better(self, score: float) -> bool:
         if math.isnan(score) or self.best_score is None:
@@ -288,6 +299,15 @@ def run_checkpoints(
 
 def _last(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "last.ckpt"
+
+
+def _best(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "best.ckpt"
+
+
+def _averages(trainer: Trainer) -> bool:
+    loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
+    return any(isinstance(callback, WeightAveraging) for callback in loosely.callbacks)
 
 
 def _step_is_over(trainer: Trainer, before: FinishedStep | None) -> bool:

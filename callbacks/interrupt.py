@@ -26,8 +26,9 @@ class GracefulInterrupt(Callback):
     So responses that are being sampled and rewarded are given up: a signal reaches the processes of rewards too, and
     what they say then is not to be trained on. The run that goes on samples them again. (Not with several processes.)
 
-    The validation that would follow the step is left out, except after the last step, which ends the run by itself.
-    `interrupted` says afterwards whether it came to that, `signal` which one it was.
+    A validation is given up too, by `RunStopped`: a scheduler gives seconds between its signal and SIGKILL. The run
+    that goes on begins with it. The one that would follow the step is left out, except after the last step, which ends
+    the run by itself. `interrupted` says afterwards whether it came to that, `signal` which one it was.
     """
 
     def __init__(self, resume_command: str = "") -> None:
@@ -42,6 +43,8 @@ class GracefulInterrupt(Callback):
         self._validation_batches: int | float | None = None
         self._between_steps = True
         self._stopping = False
+        self._validates = False  # whether it is at work on the rows of a validation
+        self._alone = True
         self._rewarded: AwaitsRewards | None = None
         self._callbacks: list[Callback] = []  # of the trainer, while some of them are set aside
 
@@ -55,8 +58,8 @@ class GracefulInterrupt(Callback):
         if trainer.received_sigterm:
             raise SIGTERMException
         self.interrupted, self._between_steps, self._stopping = False, True, False
-        alone = trainer.world_size == 1
-        self._rewarded = pl_module if alone and isinstance(pl_module, AwaitsRewards) else None
+        self._validates, self._alone = False, trainer.world_size == 1
+        self._rewarded = pl_module if self._alone and isinstance(pl_module, AwaitsRewards) else None
         if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
             for number in filter(handled_here, STOPS):
                 self._previous_handlers[number] = take_over(number, self._handle)
@@ -73,6 +76,8 @@ class GracefulInterrupt(Callback):
         if self._rewarded is not None and self._rewarded.awaits_rewards:
             self._rewarded.given_up = number
             raise RunStopped(number)
+        if self._validates and self._alone:
+            raise RunStopped(number)
         print(f"\nstopping after this optimizer step{again}", flush=True)
 
     def on_train_batch_end(
@@ -83,8 +88,24 @@ class GracefulInterrupt(Callback):
         if self._between_steps and self._asked(trainer):
             self._stop(trainer)
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Give the validation up where a signal came before it; with several processes, where any of them got one.
+
+        Raises:
+            RunStopped: on all processes at once.
+        """
+        self._validates = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if self._validates and self._between_steps and self._asked(trainer):
+            raise RunStopped(self.signal, on_all_ranks=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let what it found be saved."""
+        self._validates = False
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ctrl-C came during validation: there is no step to wait for."""
+        """A signal came after the last row: there is no step to wait for."""
         if trainer.state.fn == TrainerFn.FITTING and self._between_steps and self._asked(trainer):
             self._stop(trainer)
 
@@ -132,13 +153,15 @@ class GracefulInterrupt(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As `on_train_end`, which does not come then. Say what can be gone on from."""
+        self._validates = False
         stops = isinstance(exception, (KeyboardInterrupt, RunStopped))
-        if stops and trainer.is_global_zero and self._previous_handlers:
+        if stops and self._previous_handlers:
             for last in (c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)):
                 last.save_finished_step(trainer, pl_module, exception)
             saved = (Path(trainer.default_root_dir) / "last.ckpt").exists()
             way = f"go on from the last save with: {self._how(trainer)}" if saved else "nothing was saved yet"
-            print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
+            if trainer.is_global_zero:
+                print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
         if isinstance(pl_module, StartsProcesses):
             pl_module.end_processes(stuck_only=True)
         self._restore(trainer)

@@ -102,12 +102,14 @@ class MeasuredModule(OptimizedModule):
         shown = {f"{stage}/{name}": value for name, value in values.items() if not name.startswith("_")}
         shows = {f"{stage}/{name}" for name in bar}
         training = stage == "train"
-        for name, value in shown.items():
-            self.log(name, value, prog_bar=name in shows, logger=not training, batch_size=1, rank_zero_only=False)
         if training:
             # at once: Lightning would repeat the last value of whatever this step has not measured
             for logger in self.trainer.loggers:
                 logger.log_metrics({**shown, "epoch": self.trainer.current_epoch}, step=self.trainer.global_step - 1)
+        if self.trainer.interrupted:  # a step is saved after an error, when Lightning lets nothing be logged
+            return
+        for name, value in shown.items():
+            self.log(name, value, prog_bar=name in shows, logger=not training, batch_size=1, rank_zero_only=False)
 
     def _log_evaluation(self, stage: str) -> None:
         sums = self._eval_totals.compute()

@@ -15,8 +15,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lit_posttrain.callbacks import BestCheckpoint, FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
+from lit_posttrain.signals import RunStopped
 
 
 class CtrlC(pl.Callback):
@@ -115,14 +117,37 @@ def test_ctrl_c_then_resume(
     assert resumed.trainer.current_epoch == 3
 
 
-def test_ctrl_c_during_validation_stops_behind_it(fit_in: Any, whole_run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_ctrl_c_during_validation_gives_it_up(fit_in: Any, whole_run: Any, tmp_path: Path, at: int) -> None:
+    """A scheduler does not wait for the end of a long one. The last one too: the run that goes on has it to do."""
     whole = whole_run(max_epochs=3, validate=True)
-    ctrl_c = CtrlC(1, "on_validation_batch_start")
-    stopped = fit_in(tmp_path / "run", [*guards(), ctrl_c], max_epochs=3, validate=True)
-    assert stopped.trainer.global_step == 5
-    assert "val/loss" in stopped.rows[-1][1]
+    ctrl_c = CtrlC(at, "on_validation_batch_start")
+    with pytest.raises(RunStopped):
+        fit_in(tmp_path / "run", [*guards(), ctrl_c], max_epochs=3, validate=True)
+    assert ctrl_c.seen == at
     resumed = fit_in(tmp_path / "run", guards(), resume=tmp_path / "run/last.ckpt", max_epochs=3, validate=True)
-    assert_goes_on(whole, 5, resumed)
+    assert_goes_on(whole, 5 * (at // 2 + 1), resumed, made_up=True)
+
+
+class RestoresLate(SingleDeviceStrategy):
+    """Reads the checkpoint after the model is set up, as strategies that shard do."""
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("strategy", [SingleDeviceStrategy, RestoresLate])
+def test_killed_in_the_validation_of_the_last_step(
+    strategy: type[SingleDeviceStrategy], fit_in: Any, tmp_path: Path
+) -> None:
+    """It is made up, though no step is left."""
+    options = {"max_steps": 4, "max_epochs": -1, "validate": True, "val_check_interval": 6}
+    whole = fit_in(tmp_path / "run", [BestCheckpoint(), KeepCopy(4, 100)], **options)
+    (tmp_path / "run/best.ckpt").unlink()
+    resumed = fit_in(tmp_path / "run", guards(), resume=tmp_path / "run/kept.ckpt", strategy=strategy("cpu"), **options)
+    assert_goes_on(whole, 4, resumed, made_up=True)
+    assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["global_step"] == 4
 
 
 @pytest.mark.parametrize("validate", [False, True])

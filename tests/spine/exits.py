@@ -1,6 +1,6 @@
 """A run that ends in a given way at a given moment and goes on from what it left, against one that never ended
-(`python exits.py METHOD MODEL FOLDER EXIT:MOMENT...`). One process a run, forked from one that has imported all.
-Prints a line an exit and moment."""
+(`python exits.py METHOD MODEL FOLDER EXIT:MOMENT...`; "METHOD averaged" validates and saves an average of the weights).
+One process a run, forked from one that has imported all. Prints a line an exit and moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 from cases import GIVEN_ROWS, METHODS, build
 from helpers.runs import quiet_trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, KLControl, LastCheckpoint, run_checkpoints
 from lit_posttrain.tracking import MetricsCSV
@@ -34,9 +34,7 @@ MOMENTS = (
     "save",
     "end of the epoch",
 )
-REQUESTS = ("SIGINT", "SIGTERM", "SIGHUP", "max_time")  # to stop, which come too late where nothing is left to do
-ENDS = ("last validation",)
-HAPPENED = "happened"  # a file that says so, where the process does not live to say it
+HAPPENED = "happened"  # a file with the steps taken by then, where the process does not live to say it
 SAMPLED_MOMENTS = (*MOMENTS, "rollout", "reward")
 
 
@@ -50,7 +48,7 @@ class Ends(pl.Callback):
         if moment != self.moment or self.happened or trainer.current_epoch < 1:
             return
         self.happened = True
-        Path(trainer.default_root_dir, HAPPENED).touch()
+        Path(trainer.default_root_dir, HAPPENED).write_text(str(trainer.global_step))
         if self.how.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, self.how))
         elif self.how == "exception":
@@ -115,6 +113,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
     """Train to the end, from last.ckpt if it is there."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
+    method, _, averaged = method.partition(" ")
     pl.seed_everything(0, verbose=False)
     module: Any = build(method, model)
     source: Any = METHODS[method].data(data)
@@ -123,7 +122,8 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
     sampled = method not in GIVEN_ROWS
     monitor = "val/reward" if sampled else "val/loss"
     early = EarlyStopping(monitor, patience=5, mode="max" if sampled else "min")
-    more = [KLControl(coefficient="adaptive", target=0.05, horizon=20.0)] if sampled else []
+    more: list[pl.Callback] = [KLControl(coefficient="adaptive", target=0.05, horizon=20.0)] if sampled else []
+    more += [EMAWeightAveraging(decay=0.5)] if averaged else []
     trainer = quiet_trainer(
         ends,
         early,
@@ -134,6 +134,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
         logger=MetricsCSV(folder),
         log_every_n_steps=1,
         max_epochs=3,
+        val_check_interval=2 * ACCUMULATE if averaged else 1.0,  # not where last.ckpt is saved anyway
         accumulate_grad_batches=ACCUMULATE,
         gradient_clip_val=0.5,
         num_sanity_val_steps=0,
@@ -156,11 +157,17 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
         "num_tokens": module.num_tokens,
         "early": early.state_dict(),
         "best": best.state_dict(),
-        "best.ckpt": torch.load(folder / "best.ckpt", weights_only=True)["state_dict"],
+        **{f"{name}.ckpt": saved_weights(folder / f"{name}.ckpt") for name in ("best", "last")},
         "kl_coefficient": getattr(module, "kl_coefficient", None),
     }
     torch.save(end, folder / "end.part")
     (folder / "end.part").replace(folder / "end.pt")
+
+
+def saved_weights(file: Path) -> dict[str, Any]:
+    """Those of a checkpoint, and those that an average stands for."""
+    saved = torch.load(file, weights_only=True)
+    return {name: saved[name] for name in ("state_dict", "current_model_state") if name in saved}
 
 
 def in_child(*given: Any) -> int:
@@ -197,6 +204,14 @@ def figures(folder: Path, train_only: bool) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if v and not any(part in k for part in left)} for row in rows]
 
 
+def may_lose(method: str, how: str, moment: str) -> bool:
+    """Whether steps since the last save may be lost: after SIGKILL, an error that leaves weights of no step, and one
+    that comes before the step is averaged."""
+    breaks = how in ("exception", "sys.exit", "out of memory")
+    averaged = method.endswith("averaged") and moment == "after the step"
+    return how == "SIGKILL" or (breaks and (moment == "optimizer step" or averaged))
+
+
 def differences(folder: Path, whole: Path, how: str) -> list[str]:
     """In what a run that went on is another one."""
     if not (folder / "end.pt").exists():
@@ -218,16 +233,20 @@ def main(method: str, model: Path, root: Path, pairs: list[str]) -> None:
         folder = root / f"{how} {moment}"
         folder.mkdir()
         ended = in_child(method, model, folder, data, how, moment)
+        lost = []
         if not (folder / HAPPENED).exists():
             told = "NOTHING HAPPENED, so it is "
-        elif (folder / "end.pt").exists():
-            told = "came to its end: " if how in REQUESTS and moment in ENDS else "CAME TO ITS END, and is "
+        elif (folder / "end.pt").exists():  # a limit of time in the last validation comes too late
+            came = how == "max_time" and moment == "last validation"
+            told = "came to its end: " if came else "CAME TO ITS END, and is "
         else:
             saved = folder / "last.ckpt"
             kept = torch.load(saved, weights_only=True)["global_step"] if saved.exists() else 0
-            told = f"status {ended}, step {kept} kept: "
+            taken = int((folder / HAPPENED).read_text())
+            told = f"status {ended}, {kept} of {taken} steps kept: "
+            lost = ["steps are lost"] if kept < taken and not may_lose(method, how, moment) else []
             in_child(method, model, folder, data)
-        found = differences(folder, whole, how)
+        found = lost + differences(folder, whole, how)
         print(f"{method}, {how}, {moment}: {told}{'OTHER ' + ', '.join(found) if found else 'the same'}", flush=True)
 
 

@@ -21,8 +21,10 @@ FAST = {
         "SIGKILL:last validation",
         "exception:first micro-batch",
         "exception:optimizer step",
+        "exception:after the step",
         "max_time:after the step",
     ],
+    "sft averaged": ["exception:validation", "SIGTERM:last validation", "max_time:after the step"],
     "grpo": ["SIGINT:validation", "exception:reward"],
 }
 
@@ -42,9 +44,9 @@ def test_exits(method: str, tiny_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "sft averaged", "grpo averaged"])
 def test_every_exit_at_every_moment(method: str, tiny_model: Path, tmp_path: Path) -> None:
-    moments = MOMENTS if method in GIVEN_ROWS else SAMPLED_MOMENTS
+    moments = MOMENTS if method.split()[0] in GIVEN_ROWS else SAMPLED_MOMENTS
     lines = outcomes(method, tiny_model, tmp_path, [f"{how}:{moment}" for moment in moments for how in EXITS])
     print("\n".join(lines), file=sys.stderr)
     assert [line for line in lines if not line.endswith(": the same")] == []

@@ -109,8 +109,8 @@ def _begun(rest: list[str]) -> list[str]:
     if name is None:
         raise PostTrainError("--resume auto: pass --name NAME too, so that the run is found again")
     rest = [*rest, "--name", name]
-    last = Path(chosen(rest, "runs") or "runs") / name / "last.ckpt"
-    return [*rest, "--ckpt_path", str(last)] if last.exists() else rest
+    found = _in_run("fit", Path(chosen(rest, "runs") or "runs") / name)
+    return rest if found is None else [*rest, "--ckpt_path", str(found)]
 
 
 def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
@@ -156,14 +156,14 @@ def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
         return place
     found = _in_run(command, place)
     if found is None:
-        lacking = "no last.ckpt" if command == "fit" else "neither best.ckpt nor last.ckpt"
-        raise PostTrainError(f"--ckpt_path {value}: a folder that holds {lacking}")
+        raise PostTrainError(f"--ckpt_path {value}: a folder that holds neither last.ckpt nor best.ckpt")
     return found
 
 
 def _in_run(command: str, folder: Path) -> Path | None:
-    """What to train on from is the last state; what to measure is the best one."""
-    names = ("last.ckpt",) if command == "fit" else ("best.ckpt", "last.ckpt")
+    """What to train on from is the last state, or the best where a run was killed before it saved that; what to measure
+    is the best one."""
+    names = ("last.ckpt", "best.ckpt") if command == "fit" else ("best.ckpt", "last.ckpt")
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.command_line.paths import each_takes_paths, takes_paths
+from lit_posttrain.run_folder import goes_on
 from lit_posttrain.tracking import forget_run, keep_run_id
 
 
@@ -34,7 +35,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Overwrite the files atomically: a resumed run may have changed them."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.config.get("ckpt_path") is None:
+        if not goes_on(folder, self.config.get("ckpt_path")):
             forget_run(folder)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and logger.version:

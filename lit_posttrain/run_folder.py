@@ -66,6 +66,14 @@ class RunLock:
             self._handle = None
 
 
+def goes_on(folder: Path, checkpoint: str | None) -> bool:
+    """Whether what begins with a checkpoint goes on with the run of a folder; hpc is Lightning's name for the file that
+    a requeued job left there."""
+    if checkpoint is None or checkpoint == "hpc":
+        return checkpoint is not None
+    return Path(checkpoint).resolve().is_relative_to(folder.resolve())
+
+
 def fresh_name(method: str, runs: Path, claim: bool) -> str:
     """A name that no run has: METHOD-DATE-TIME, or of several processes that a launcher started METHOD-JOB, the same on
     all of them. Children inherit it through the environment.

@@ -44,7 +44,7 @@ from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
 from lit_posttrain.run_config import SaveRunConfig
-from lit_posttrain.run_folder import RunLock, fresh_name
+from lit_posttrain.run_folder import RunLock, fresh_name, goes_on
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import RunStopped, Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
@@ -209,7 +209,9 @@ class PostTrainCLI(LightningCLI):
         if not self.tracking or section["overwrite"]:
             return
         used = any((self.run_dir / name).exists() for name in ("last.ckpt", "best.ckpt"))  # else nothing is lost
-        if self.subcommand in (None, "fit") and used and section.get("ckpt_path") is None:
+        start = section.get("ckpt_path")
+        if self.subcommand in (None, "fit") and used and not goes_on(self.run_dir, start):
+            other = f", which --ckpt_path {start} is not of" if start else ""
             raise PostTrainError(
                 f"{self.run_dir} holds a run already: go on with it (--resume {shlex.quote(self.run_name)}), choose "
                 "another --name, or start anew in it with --overwrite true"
@@ -260,7 +262,7 @@ class PostTrainCLI(LightningCLI):
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-        anew = self.option("ckpt_path") is None
+        anew = not goes_on(self.run_dir, self.option("ckpt_path"))
         chosen = WandbOptions(**options.as_dict())
         first = first and not any(isinstance(logger, WandbLogger) for logger in own)  # it is set up by its owner
         wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None
@@ -354,7 +356,7 @@ def run(args: list[str]) -> int:
         with terminable():
             cli = PostTrainCLI(args=resolve_arguments(args))
     except RunStopped as stop:
-        return 128 + stop.number
+        return 128 + stop.number if _main_process() else 0
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers
     stops = [c.signal for c in trainer.callbacks if isinstance(c, GracefulInterrupt) and c.interrupted]
     # a process that another one started ends well: its launcher would kill the others for anything else

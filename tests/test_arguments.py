@@ -51,7 +51,12 @@ def test_a_folder_stands_for_its_checkpoint(runs: Path) -> None:
     assert resolve_arguments(named)[-1] == "runs/mine/best.ckpt"
     assert resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "null"])[-1] == "null"
     (runs / "runs/mine/last.ckpt").unlink()
-    with pytest.raises(PostTrainError, match=r"a folder that holds no last\.ckpt"):
+    assert resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "runs/mine"])[-1] == "runs/mine/best.ckpt"
+    assert place(resolve_arguments(["fit", "--resume", "mine"])) == "runs/mine runs/mine/best.ckpt"
+    auto = ["fit", "-c", "sft.yaml", "--resume", "auto", "--name", "mine"]
+    assert resolve_arguments(auto)[-1] == "runs/mine/best.ckpt"
+    (runs / "runs/mine/best.ckpt").unlink()
+    with pytest.raises(PostTrainError, match=r"a folder that holds neither last\.ckpt nor best\.ckpt"):
         resolve_arguments(["fit", "-c", "sft.yaml", "--ckpt_path", "runs/mine"])
 
 

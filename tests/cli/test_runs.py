@@ -126,6 +126,28 @@ def test_a_refused_resume_or_overwrite_changes_nothing(
     assert json.loads(Path("runs/one/audit.json").read_text())["files"][0]["name"] == "other.jsonl"
 
 
+def test_a_used_folder_is_not_begun_in_with_the_checkpoint_of_another_run(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not silently; and best.ckpt is of the run itself, however good the other one was."""
+    start = ["--ckpt_path", "runs/a/last.ckpt", "--trainer.max_epochs", "2"]
+    assert fit(chats, tiny_model, "--name", "a") == 0
+    assert fit(chats, tiny_model, "--name", "b", "--model.optimizer.lr", "1e-4") == 0
+    capsys.readouterr()
+    before = {f: f.read_bytes() for f in Path("runs/b").iterdir() if f.is_file()}
+    assert fit(chats, tiny_model, "--name", "b", *start) == 2
+    assert "runs/b holds a run already, which --ckpt_path runs/a/last.ckpt is not of: go on" in one_line(capsys)
+    assert main(["fit", "--resume", "b", *start]) == 2
+    assert "which --ckpt_path runs/a/last.ckpt is not of" in one_line(capsys)
+    assert {f: f.read_bytes() for f in Path("runs/b").iterdir() if f.is_file()} == before
+    saved = torch.load("runs/a/last.ckpt", weights_only=True)
+    saved["callbacks"]["BestCheckpoint[val/loss,min]"]["best_score"] = 0.0  # which no validation attains
+    torch.save(saved, "runs/a/last.ckpt")
+    for name, more in (("c", []), ("b", ["--overwrite", "true"])):
+        assert fit(chats, tiny_model, "--name", name, *start, *more) == 0
+        assert torch.load(f"runs/{name}/best.ckpt", weights_only=True)["global_step"] == saved["global_step"] + 1
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

@@ -74,7 +74,10 @@ CALLBACKS = {
         "it renames the weights that it prunes, and exports would lack them; prune the exported folder instead"
     ),
     "ModelSummary": works("prints the layers; the run's plan has the number of parameters anyway"),
-    "OnExceptionCheckpoint": works("saves when training breaks off; `last.ckpt` is saved then anyway"),
+    "OnExceptionCheckpoint": refused(
+        "with it Lightning begins a new run from an earlier run's file, without being asked; leave it out: an error "
+        "saves `last.ckpt`"
+    ),
     "ProgressBar": _BASE,
     "RichModelSummary": works("prints the layers with rich"),
     "RichProgressBar": works("replaces this project's bar; counts micro-batches of an epoch"),

@@ -213,8 +213,8 @@ class PostTrainCLI(LightningCLI):
         if self.subcommand in (None, "fit") and used and not goes_on(self.run_dir, start):
             other = f", which --ckpt_path {start} is not of" if start else ""
             raise PostTrainError(
-                f"{self.run_dir} holds a run already: go on with it (--resume {shlex.quote(self.run_name)}), choose "
-                "another --name, or start anew in it with --overwrite true"
+                f"{self.run_dir} holds a run already{other}: go on with it (--resume {shlex.quote(self.run_name)}), "
+                "choose another --name, or start anew in it with --overwrite true"
             )
         written = next(self.run_dir.glob("predictions*.jsonl"), None)
         if self.subcommand == "predict" and written is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,8 @@ class PredictionWriter(BasePredictionWriter):
         self._rows = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty file, beside the place of the finished one. Those of an earlier prediction go: it
-        may have had more processes."""
+        """Begin with an empty file, beside the place of the finished one."""
         self._rows = 0
-        if trainer.is_global_zero:
-            for old in Path(trainer.default_root_dir).glob("predictions*.jsonl"):
-                old.unlink()
-        trainer.strategy.barrier()
         self._part(trainer).parent.mkdir(parents=True, exist_ok=True)
         self._part(trainer).write_text("", encoding="utf-8")
 
@@ -54,13 +50,23 @@ class PredictionWriter(BasePredictionWriter):
         self._rows += len(prediction)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the file in its place and say where that is."""
+        """Put the file in its place and say where that is. Those of an earlier prediction go: it may have had more
+        processes."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            for old in Path(trainer.default_root_dir).glob("predictions*.jsonl"):
+                old.unlink()
+        trainer.strategy.barrier()
         self._part(trainer).replace(self._file(trainer))
         print(f"wrote {self._rows:,} rows to {self._file(trainer)}", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing half-written."""
-        self._part(trainer).unlink(missing_ok=True)
+        """Say what is kept; a file that is not whole never stands where whole ones do."""
+        if self._rows:
+            kept = f"{self._rows:,} rows are kept in {self._part(trainer)}"
+            print(f"stopped: {kept}; the next predict begins anew", file=sys.stderr, flush=True)
+        else:
+            self._part(trainer).unlink(missing_ok=True)
 
     def _file(self, trainer: Trainer) -> Path:
         suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""

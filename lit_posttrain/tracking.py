@@ -151,7 +151,7 @@ def forget_run(folder: Path | str) -> None:
     for checkpoint in ("last.ckpt", "best.ckpt"):
         remove(Path(folder) / checkpoint)
     old = ("wandb_id.txt", "audit.json", "rewards.*", "reward_examples.jsonl")
-    for pattern in (*old, "validate_reward*", "predictions*.jsonl"):
+    for pattern in (*old, "validate_reward*", "predictions*"):
         for file in Path(folder).glob(pattern):
             file.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from helpers import tiny
 from helpers.cli import fit, one_line
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lit_posttrain.callbacks.predictions import PredictionWriter
 from lit_posttrain.cli import main
 from lit_posttrain.models.restore import restore
 
@@ -60,7 +62,9 @@ def test_validate_says_what_it_measured(chats: Path, tiny_model: Path, capsys: p
     assert "held out" not in shown
 
 
-def test_predict_covers_every_row(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_covers_every_row(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--trainer.precision", "32-true") == 0
     common = ["predict", "--config", "runs/one/config.yaml", "--ckpt_path", "last"]
     assert main(common) == 0
@@ -84,6 +88,19 @@ def test_predict_covers_every_row(chats: Path, tiny_model: Path, capsys: pytest.
     assert main([*common, "--data.test_path", "two.jsonl", "--overwrite", "true"]) == 0
     rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
     assert [r["source"] for r in rows] == ["two.jsonl:1", "two.jsonl:2"]
+    before, write = Path("runs/one/predictions.jsonl").read_bytes(), PredictionWriter.write_on_batch_end
+
+    def stopped(writer: PredictionWriter, *given: Any) -> None:
+        if Path("runs/one/predictions.part").read_bytes():
+            raise KeyboardInterrupt
+        write(writer, *given)
+
+    monkeypatch.setattr(PredictionWriter, "write_on_batch_end", stopped)
+    capsys.readouterr()
+    assert main([*common, "--data.eval_batch_size", "5", "--overwrite", "true"]) != 0
+    assert "5 rows are kept in runs/one/predictions.part" in capsys.readouterr().err
+    assert len(Path("runs/one/predictions.part").read_text().splitlines()) == 5
+    assert Path("runs/one/predictions.jsonl").read_bytes() == before, "the earlier one is not lost"
 
 
 @pytest.mark.parametrize(

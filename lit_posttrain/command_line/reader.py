@@ -68,7 +68,8 @@ class CommandLine:
         return self._passed
 
     def _option(self, name: str, text: str) -> None:
-        if name == "--config":
+        assert self.choices.root.kind is not None
+        if name == "--config" and "config" in self.choices.root.kind.options:
             self._hand_over("--config", as_json(self._config(text)))
             return
         if name.endswith(".help"):

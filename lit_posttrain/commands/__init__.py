@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser
 
 from lit_posttrain.command_line.option_tree import Option, OptionTree
 from lit_posttrain.command_line.parser import ExactParser
 from lit_posttrain.command_line.reader import CommandLine
 from lit_posttrain.command_line.signatures import options_of
+from lit_posttrain.command_line.values import guarded, plain
 from lit_posttrain.errors import PostTrainError
 
 
@@ -30,14 +31,16 @@ def call(
     name = args[0]
     tree = OptionTree()
     tree.commands[name] = options_of(function, tree, {}).options | {option: Option() for option in late or ()}
-    CommandLine(tree, name).read(args[1:])
+    read = CommandLine(tree, name).read(args[1:])
     used = {o: kind for o, kind in (late or {}).items() if any(word.startswith(f"--{o}") for word in args)}
-    parser = CommandParser(prog=f"lit-posttrain {name}", description=(function.__doc__ or "").split("\n\n")[0])
+    about = (function.__doc__ or "").split("\n\n")[0]
+    parser = CommandParser(prog=f"lit-posttrain {name}", description=about, print_config=None)
     parser.add_function_arguments(function, as_positional=False, skip=set(used))
     for option, kind in used.items():
         parser.add_argument(f"--{option}", type=kind(), default=None)
-    parsed = parser.parse_args(args[1:])
-    values = parser.instantiate(parsed).as_dict() | given
+    parser.add_argument("--config", action="config", help=SUPPRESS)  # as which the reader hands on what it has read
+    values = plain(parser.instantiate(guarded(plain(parser.parse_args(read)))).as_dict()) | given
+    del values["config"]
     try:
         return function(**values)
     except PostTrainError as problem:

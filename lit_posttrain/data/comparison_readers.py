@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any, Literal
 
 from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
@@ -18,6 +18,7 @@ from lit_posttrain.data.comparison import Candidate, Comparison, Messages, after
 from lit_posttrain.data.formats import empty_prompt, with_added
 from lit_posttrain.data.kinds import GOOD_WORDS
 from lit_posttrain.data.messages import REASONING, SYSTEM, as_json, check_order, kind, same, says
+from lit_posttrain.data.ranks import ranks_of, ranks_of_scores
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.turns import conversation
 from lit_posttrain.data.votes import Votes, whole_number
@@ -25,10 +26,6 @@ from lit_posttrain.types import Role
 
 Annotators = Literal["soft", "majority"]
 _TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output", "answer")
-_RANKS_ARE = (
-    "ranks count from 0 or 1, equal ones are ties, and the lowest is the best (of scores the highest: name those with "
-    "--data.columns.scores)"
-)
 
 
 def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
@@ -40,13 +37,7 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
 
     def read(row: Row) -> Comparison:
         names = [str(columns["chosen"]), str(columns["rejected"])]
-        values = [row[name] for name in names]
-        sides = [conversation(value, name, row.notes) for value, name in zip(values, names, strict=True)]
-        if columns["prompt"]:
-            prompt, tails = _asked(row, columns, sides, names)
-        else:
-            prompt = shared_prompt(sides[0], sides[1], only_last=all(isinstance(value, str) for value in values))
-            tails = [side[len(prompt) :] for side in sides]
+        prompt, tails = _apart(row, columns, names)
         found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
         found.whole = not columns["prompt"]
         margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
@@ -55,6 +46,16 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
         return found
 
     return read
+
+
+def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[Messages, list[Messages]]:
+    """The prompt of a row, and what of its two sides follows it."""
+    values = [row[name] for name in names]
+    sides = [conversation(value, name, row.notes) for value, name in zip(values, names, strict=True)]
+    if columns["prompt"]:
+        return _asked(row, columns, sides, names)
+    prompt = shared_prompt(sides[0], sides[1], only_last=all(isinstance(value, str) for value in values))
+    return prompt, [side[len(prompt) :] for side in sides]
 
 
 def _margin(value: Any, column: str) -> float:
@@ -129,14 +130,14 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
         if column := columns["ranks"]:
             ranks = _listed(row[column], column)
         elif column := columns["scores"]:
-            ranks = _ranks_of_scores(_listed(row[column], column), column)
+            ranks = ranks_of_scores(_listed(row[column], column), column)
         elif all(rank is None for rank in ranks):
             raise BadRow(
                 "no ranks",
                 f"the responses in `{name}` have no ranks; write objects with text and rank, or name a column with a "
                 "list of ranks with --data.columns.ranks, or with one of scores with --data.columns.scores",
             )
-        found = zip(said, _ranks(ranks, len(given)), strict=True)
+        found = zip(said, ranks_of(ranks, len(given)), strict=True)
         return Comparison(prompt, [Candidate(messages, Role.RANKED, rank) for messages, rank in found])
 
     return read
@@ -164,50 +165,6 @@ def _response(response: str | dict[str, Any], where: str, column: str, row: Row)
     return conversation(value, where, row.notes)
 
 
-def _ranks_of_scores(values: Any, column: str) -> Any:
-    """Ranks from 0 on, of scores of which the highest is the best."""
-    if not isinstance(values, list):
-        return values
-    try:
-        scores = [float(value) for value in values]
-    except (TypeError, ValueError, OverflowError):
-        scores = [math.nan]
-    if not all(map(math.isfinite, scores)):
-        raise BadRow("scores", f"`{column}` is {values}; every response needs a score, which is a number")
-    return [sorted(set(scores), reverse=True).index(score) for score in scores]
-
-
-def _ranks(values: Any, count: int) -> list[float]:
-    """Ranks from 0 on. Ties share a rank; the next one follows either directly or after as many places as there are
-    ties.
-
-    Raises:
-        BadRow: not one whole number a response, all equal, or gaps that no counting of ties explains.
-        Misread: a number that no rank can be, such as a score.
-    """
-    if not isinstance(values, list) or len(values) != count:
-        raise BadRow(
-            "ranks", f"{len(values) if isinstance(values, list) else 'no'} ranks for {count} responses; mend them"
-        )
-    ranks = [whole for value in values if (whole := whole_number(value)) is not None]
-    if len(ranks) < count:
-        numbers = all(isinstance(value, (int, float)) for value in values)
-        raise (Misread if numbers else BadRow)("ranks", f"the ranks {values} are not whole numbers; {_RANKS_ARE}")
-    order = sorted(set(ranks))
-    if len(order) == 1:
-        raise NothingToLearn("all tied", "every response has the same rank: no preference; remove the row")
-    dense = all(b - a == 1 for a, b in pairwise(order))
-    standard = all(sum(v < rank for v in ranks) == rank - order[0] for rank in order)
-    if order[0] < 0 or order[-1] > count:
-        raise Misread(
-            "ranks",
-            f"the ranks {values} of {count} responses have gaps; {_RANKS_ARE}",
-        )
-    if order[0] not in (0, 1) or not (dense or standard):
-        raise BadRow("ranks", f"the ranks {values} have gaps; {_RANKS_ARE}")
-    return [float(order.index(v)) for v in ranks]
-
-
 def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
     """A reader of rows with two responses and who preferred which, of one judge or several.
 
@@ -220,10 +177,10 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
 
     def read(row: Row) -> Comparison:
         names = [str(columns["first"]), str(columns["second"])]
-        sides = [conversation(row[name], name, row.notes) for name in names]
-        prompt, (first, second) = _asked(row, columns, sides, names)
+        prompt, (first, second) = _apart(row, columns, names)
+        whole = not columns["prompt"]
         if not columns["labelled"]:
-            return _pair(prompt, first, second, labelled=False)
+            return replace(_pair(prompt, first, second, labelled=False), whole=whole)
         share = votes.share_for_first([row[column] for column in votes.columns])
         if annotators == "majority" and share == 0.5:
             raise NothingToLearn(
@@ -231,7 +188,8 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
             )
         if share < 0.5:
             first, second, share = second, first, 1 - share
-        return _pair(prompt, first, second, flipped=0.0 if annotators == "majority" else 1 - share)
+        made = _pair(prompt, first, second, flipped=0.0 if annotators == "majority" else 1 - share)
+        return replace(made, whole=whole)
 
     return read
 

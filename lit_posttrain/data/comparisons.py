@@ -16,7 +16,7 @@ from lit_posttrain.data.beside import Beside, refuse_unwanted
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
 from lit_posttrain.data.formats import check_needs, recognise, require_columns
-from lit_posttrain.data.kinds import asks, guessed, label_values, tokens
+from lit_posttrain.data.kinds import asks, guessed, is_whole, label_values, tokens
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.votes import Votes, Winner
@@ -67,7 +67,8 @@ class PreferenceColumns:
         responses: Column with a list of responses: strings, or objects with text and rank. Needs `prompt`.
         ranks: Column with a list of ranks, where `responses` holds strings; lowest is best, equal ones are ties.
         scores: Column with a list of scores instead of ranks; highest is best, equal ones are ties.
-        first: Column with one of two judged responses. Needs `prompt`, `second` and `labels`.
+        first: Column with one of two judged responses. Needs `second` and `labels`, and `prompt` unless both columns
+            hold whole conversations.
         second: Column with the other one.
         labels: Columns with the judgements, one for every annotator: 1, 2, or 0 for a tie, or what
             `--data.label_values` says.
@@ -127,6 +128,8 @@ def recognise_comparison(
     found = {**guesses, **wanted}
     for name, needs, make in _SHAPES:
         needs = tuple(need for need in needs if labelled or need != "labels")
+        if name == "judged" and "prompt" not in needs and not is_whole(data.get(str(found.get("first")))):
+            continue
         if set(needs) <= set(found) and (labelled or name != "unpaired"):
             used = {key: found.get(key) for key in (*needs, *_OPTIONAL.get(name, ()))}
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
@@ -158,13 +161,16 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
             f"not preferences but conversations ({name}): configs/sft.yaml learns from those; preferences have chosen "
             "and rejected, ranked responses, or a label of good and bad ones (--data.columns.good NAME)"
         )
-    if other := asks(data) or tokens(data):
+    if other := tokens(data):
         return f"not preferences but {other}"
-    return (
-        f"columns not recognised as preferences: {', '.join(data)}; name them with --data.columns.prompt X "
-        "--data.columns.chosen Y --data.columns.rejected Z (or columns.responses, columns.first/second/labels, "
-        "columns.completion/good)"
+    remedy = (
+        "--data.columns.prompt X --data.columns.chosen Y --data.columns.rejected Z (or columns.responses, "
+        "columns.first/second/labels, columns.completion/good)"
     )
+    if other := asks(data):
+        alone = f"not preferences but {other}"
+        return alone if len(data) == 1 else f"{alone}; if one of {', '.join(data)} is a response, name it with {remedy}"
+    return f"columns not recognised as preferences: {', '.join(data)}; name them with {remedy}"
 
 
 def _named(need: str, column: Any) -> str:
@@ -174,11 +180,12 @@ def _named(need: str, column: Any) -> str:
 
 
 _SIGNS = {"pair": ("chosen", "rejected"), "ranking": ("responses",), "judged": ("first", "second")}
-_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks", "scores")}
+_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks", "scores"), "judged": ("prompt",)}
 _SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], _Read]], ...] = (
     ("pair", ("chosen", "rejected"), lambda used, _: paired(used)),
     ("ranking", ("prompt", "responses"), lambda used, _: ranked(used)),
     ("judged", ("prompt", "first", "second", "labels"), judged),
+    ("judged", ("first", "second", "labels"), judged),  # of whole conversations
     ("unpaired", ("prompt", "completion", "good"), lambda used, _: unpaired(used)),
     ("unpaired", ("conversation", "good"), lambda used, _: unpaired_whole(used)),
 )

@@ -40,13 +40,15 @@ _SIGNED: dict[str, Winner] = {
     "0": "tie",
     **dict.fromkeys(("1", "2", "3"), "second"),
 }
+_ARENA: dict[str, Winner] = {"model_a": "first", "model_b": "second", "tie": "tie", "both_bad": "tie"}
 # published sets of judged pairs that are read as they are: columns of the prompt, of both responses and of the label,
 # and what the label says
-JUDGED: tuple[tuple[str, str, str, str, dict[str, Winner]], ...] = (
+JUDGED: tuple[tuple[str | None, str, str, str, dict[str, Winner]], ...] = (
     ("prompt", "response_0", "response_1", "better_response_id", {"0": "first", "1": "second"}),  # PKU-SafeRLHF
     ("history", "human_ref_A", "human_ref_B", "labels", {"1": "first", "0": "second"}),  # Stanford Human Preferences
     ("prompt", "response_1", "response_2", "preference_strength", _SIGNED),  # HelpSteer2
     ("context", "response1", "response2", "overall_preference", _SIGNED),  # HelpSteer3
+    (None, "conversation_a", "conversation_b", "winner", _ARENA),  # LMArena; the prompt is what both begin with
 )
 GOOD_WORDS = {"good": True, "true": True, "desirable": True, "bad": False, "false": False, "undesirable": False}
 _ANNOTATOR = re.compile(r"annotator_?\d+$")
@@ -68,7 +70,7 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
     def first_of(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in data), None)
 
-    whole = _is_whole(data.get("chosen"))
+    whole = is_whole(data.get("chosen"))
     asked = first_of(PROMPT) or (None if whole and answers_itself(data) else first_of(CONVERSATION))
     alone = first_of(("input",)) if not whole else None
     if _are_messages(data.get("context")):
@@ -86,7 +88,7 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
     if answers_itself(data) and _is_verdict(data.get("label")):  # LLaMA-Factory's rows for KTO
         guesses["conversation"] = first_of(CONVERSATION)
     for prompt, first, second, label, _ in JUDGED:
-        if all(name in data for name in (prompt, first, second, label)):
+        if all(name in data for name in (prompt, first, second, label) if name):
             guesses |= {"prompt": prompt, "first": first, "second": second, "labels": [label]}
     return {name: value for name, value in guesses.items() if value}
 
@@ -157,7 +159,7 @@ def _are_messages(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
-def _is_whole(side: Any) -> bool:
+def is_whole(side: Any) -> bool:
     """Whether a side of a pair begins with a prompt of its own."""
     if isinstance(side, list) and side and isinstance(side[0], Mapping):
         return str(side[0].get("role") or side[0].get("from")).strip().lower() in _ASKING

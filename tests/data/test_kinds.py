@@ -68,6 +68,7 @@ READERS: dict[str, Callable[[Record], Any]] = {
         ("preferences", "answers", rf"conversations \(question/answer\): {SFT}"),
         ("preferences", "text", rf"conversations \(text\): {SFT}"),
         ("preferences", "prompts", rf"prompts without answers \(prompt\); {PROMPTS}"),
+        ("preferences", "prompts", "if one of prompt, type is a response, name it with --data"),
         ("preferences", "tokens", "rows that are tokens already"),
         ("prompts", "text", "no prompt among the columns text; name it with --data.columns.prompt"),
     ],

@@ -12,7 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.bad_rows import Misread
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats import recognise
 from lit_posttrain.data.preference import PreferenceData
+from lit_posttrain.data.prompts import prompt_reader
+from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.votes import Votes
 from lit_posttrain.errors import PostTrainError
@@ -108,6 +111,26 @@ def test_published_sets_are_read_the_right_way_round(
         [{"role": "user", "content": "Q"}], tokenize=False, add_generation_prompt=True
     )
     assert tokenizer.decode(data.train_store[0].prompt) == template
+
+
+def test_judged_conversations_have_their_prompt_in_common(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    def side(text: str) -> list[dict[str, Any]]:
+        parts = [[{"type": "text", "text": said}] for said in ("Q", text)]
+        return [{"role": role, "content": part} for role, part in zip(("user", "assistant"), parts, strict=True)]
+
+    winners = ["model_a", "model_b", "tie", "both_bad"]
+    rows = [{"winner": w, "conversation_a": side("A"), "conversation_b": side("B"), "language": "en"} for w in winners]
+    data = build(tmp_path, tokenizer, rows)  # LMArena
+    assert preferred(data, tokenizer) == ["A", "B", "=", "="]
+    record = Record(rows[0], "judged.jsonl", 1)
+    assert prompt_reader(record).example(Row(rows[0])).messages == [{"role": "user", "content": "Q"}]
+    with pytest.raises(PostTrainError, match="two responses to a prompt and which is better"):
+        recognise(record)
+    rows = [{"left": row["conversation_a"], "right": row["conversation_b"], "label": 1} for row in rows]
+    columns = PreferenceColumns(first="left", second="right")
+    assert preferred(build(tmp_path, tokenizer, rows, columns=columns), tokenizer) == ["A"] * 4
+    with pytest.raises(PostTrainError, match=r"preferences need prompt: --data\.columns\.prompt NAME"):
+        recognise_comparison(Record({"response1": "A", "response2": "B", "label": 1}, "judged.jsonl", 1))
 
 
 def test_another_label_of_a_published_set_is_not_guessed(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -441,15 +441,22 @@ class PostTrainingModule(MeasuredModule):
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """The options that are the method's own, such as beta, which a resumed run must have in common: plain values
-        among the constructor's arguments, beyond those that all methods have, that it keeps under the same names."""
+        """What decides the objective, such as beta, and a resumed run must have in common: plain values among the
+        constructor's arguments, beyond those that all methods have, that it keeps under the same names; and those
+        options of the policy."""
         common = inspect.signature(PostTrainingModule).parameters
         own = [name for name in inspect.signature(type(self)).parameters if name not in common]
         kept = {name: getattr(self, name) for name in own if hasattr(self, name)}
         for name, value in list(kept.items()):
             if is_dataclass(value) and not isinstance(value, type):
                 kept |= {f"{name}.{option}": choice for option, choice in asdict(value).items()}
+        kept |= self.objective_of("policy", self.spec) | {"policy.router_aux_loss": self.balance.weight}
         return {name: value for name, value in kept.items() if value is None or isinstance(value, (int, float, str))}
+
+    def objective_of(self, name: str, spec: ModelSpec) -> dict[str, Any]:
+        """The options of a model that decide what it is trained for. name: of the option that the spec stands for."""
+        dropout = self.dropout if spec.dropout is None else spec.dropout
+        return {f"{name}.dropout": dropout, f"{name}.eos": ", ".join(spec.ends) or None}
 
     def _require_same_options(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with another objective than the run began with."""

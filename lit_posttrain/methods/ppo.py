@@ -7,6 +7,7 @@ advantages. The critic is a head on the policy's own trunk, or a model of its ow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,9 +25,10 @@ from lit_posttrain.methods.phases import Phases
 from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule, column
 from lit_posttrain.methods.reference import Reference
 from lit_posttrain.methods.rollouts import Stats
+from lit_posttrain.methods.routing import Balance
 from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.identity import identity_of
-from lit_posttrain.models.loading import build_policy, build_value_model
+from lit_posttrain.models.loading import build_policy, build_value_model, load_config
 from lit_posttrain.models.policy import Backbone, Policy, ValueModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.spec import ModelSpec
@@ -38,6 +40,8 @@ from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rollout.engine import EngineSpec, Sampling
 from lit_posttrain.trainer_state import ends_step
 from lit_posttrain.types import Tree, TreeBatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -167,6 +171,19 @@ class PPO(PolicyGradientModule):
 
         return with_head
 
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """As the base class has it, with what decides how the critic's weights are read and trained."""
+        spec, found = self.critic.model, super().method_options
+        if spec is None:
+            return found
+        found |= self.objective_of("critic.model", spec)
+        lora = spec.lora
+        for name in ("r", "alpha", "rslora", "dora"):
+            value = None if lora is None else lora.peft_alpha if name == "alpha" else getattr(lora, name)
+            found[f"critic.model.lora.{name}"] = value
+        return found
+
     def _begin_head(self, policy: Policy, path: str) -> None:
         try:
             theirs = restore(path).scorer.transformer.score.weight
@@ -196,6 +213,18 @@ class PPO(PolicyGradientModule):
             raise PostTrainError(
                 f"--model.critic.model.path {spec.path}: another vocabulary than the policy's, and the critic reads "
                 "the policy's tokens; leave it out for a head on the policy"
+            )
+        routed = Balance(spec, load_config(spec, "score"))
+        if spec.router_aux_loss:
+            raise PostTrainError(
+                f"--model.critic.model.router_aux_loss {spec.router_aux_loss:g}: PPO adds that loss to the policy's "
+                "alone; leave it out"
+            )
+        if routed.weight and self.global_rank == 0:
+            log.warning(
+                "the critic's config asks for the loss that balances its experts (%s), and PPO adds it to the policy's "
+                "alone",
+                routed.kind,
             )
         self.value_model = self.built(build_value_model, spec, len(self.tokenizer))
         if spec.lora is not None:

@@ -19,9 +19,11 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from lit_posttrain import SFT, LoRASpec, ModelSpec, PostTrainError, PostTrainingModule
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.packing import collate
+from lit_posttrain.methods.ppo import PPO, Critic
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.ops.routing import load_balancing, routed
+from lit_posttrain.rewards import Repetition
 from lit_posttrain.rollout.engine import Sampling
 from lit_posttrain.rollout.hf import HFEngine
 
@@ -233,3 +235,33 @@ def test_adapters_and_perplexity(experts: Path, tmp_path: Path) -> None:
     assert told["train/loss"] == pytest.approx(told["train/loss/nll"] + told["train/loss/router"])
     assert told["train/perplexity"] == pytest.approx(float(torch.tensor(told["train/loss/nll"]).exp()), rel=1e-5)
     assert AutoConfig.from_pretrained(experts).output_router_logits is False
+
+
+def test_another_weight_of_the_term_is_another_objective(experts: Path, tmp_path: Path) -> None:
+    given = {"datamodule": METHODS["sft"].data(tmp_path)}
+    quiet_trainer(LastCheckpoint(every_n_steps=1), max_steps=1, default_root_dir=tmp_path).fit(
+        sft(experts, 0.1), **given
+    )
+    with pytest.raises(PostTrainError, match=r"--model.policy.router_aux_loss 0.1 and this run has 0.2"):
+        quiet_trainer(max_steps=2, default_root_dir=tmp_path).fit(
+            sft(experts, 0.2), **given, ckpt_path=tmp_path / "last.ckpt"
+        )
+
+
+def test_what_a_critic_does_not_get_is_said(experts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = saved(tmp_path / "asked", output_router_logits=True)
+    PPO(ModelSpec(str(experts)), [Repetition()], critic=Critic(model=ModelSpec(str(asked)))).configure_model()
+    assert "PPO adds it to the policy's alone" in caplog.text
+    critic = Critic(model=ModelSpec(str(experts), router_aux_loss=0.1))
+    with pytest.raises(PostTrainError, match=r"--model.critic.model.router_aux_loss 0.1"):
+        PPO(ModelSpec(str(experts)), [Repetition()], critic=critic).configure_model()
+
+
+@pytest.mark.parametrize("lora", [{"alpha": 64}, {"rslora": True}, {"dora": True}])
+def test_adapters_of_a_critic_are_options_of_its_method(lora: dict[str, Any], experts: Path) -> None:
+    def options(**changes: Any) -> dict[str, Any]:
+        critic = Critic(model=ModelSpec(str(experts), lora=LoRASpec(r=4, **changes)))
+        return PPO(ModelSpec(str(experts)), [Repetition()], critic=critic).method_options
+
+    changed = {name for name, value in options().items() if options(**lora)[name] != value}
+    assert {f"critic.model.lora.{name}" for name in lora} <= changed

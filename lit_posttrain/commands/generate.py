@@ -134,8 +134,7 @@ def generate(
         found = chosen(conversations, answers, judge, keep, cut_off, min_reward)
         told = found.left_out(n * len(conversations), len(conversations), max_new_tokens, min_reward)
         if not found.rows:
-            left = f"; the answers are kept in {part.file}" if part.file else ""
-            raise PostTrainError(f"nothing is left to keep: {told}{left}")
+            raise PostTrainError(f"nothing is left to keep: {told}")
         write(found.rows, out)
         print(told or "nothing is left out", file=sys.stderr)
     return 0

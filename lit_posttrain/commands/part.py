@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.paths import find_checkpoint, resolve
-from lit_posttrain.signals import Terminated
 
 _OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
@@ -97,13 +96,15 @@ class Part:
 
     @contextmanager
     def until_written(self) -> Iterator[None]:
-        """Say of a stop what is kept; at the end of the block all is written where it belongs, and nothing is kept."""
+        """Say what is kept where the block does not come to its end; there all is written where it belongs, and nothing
+        is kept."""
         try:
             yield
-        except (KeyboardInterrupt, Terminated):
+        except BaseException:
             self._bar.close()
-            kept = f"; they are kept in {self.file}, and the same command goes on" if self.file is not None else ""
-            print(f"stopped with {self._so_far()}{kept}", file=sys.stderr)
+            if self.known:
+                kept = f"; they are kept in {self.file}, and the same command goes on" if self.file is not None else ""
+                print(f"stopped with {self._so_far()}{kept}", file=sys.stderr)
             raise
         finally:
             self._bar.close()
@@ -125,7 +126,7 @@ def model_state(path: str, trust_remote_code: bool) -> list[Any]:
     else:
         files = [place] if place.is_file() else [f for f in place.rglob("*") if f.is_file()]
     stats = [(file.resolve(), file.stat()) for file in sorted(files)]
-    return [path, [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats] or [path]
 
 
 def _from_hub(name: str) -> Path | None:

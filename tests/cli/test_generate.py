@@ -17,6 +17,7 @@ from helpers.runs import write
 from lit_posttrain.chat import ChatModel
 from lit_posttrain.cli import main
 from lit_posttrain.commands.part import Part
+from lit_posttrain.rewards import Repetition
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rollout.text import prompt_ids
 
@@ -103,13 +104,33 @@ def test_answers_of_which_nothing_is_kept_are_not_lost(
     best = [*command, "--n", "2", "--out", "best.jsonl", "--keep", "best", "--rewards+=Repetition"]
     best[best.index("--max_new_tokens") + 1] = "1"
     assert main([*best, "--min_reward", "5"]) == 2
-    assert "nothing is left to keep" in (told := one_line(capsys))
-    assert "the answers are kept in best.jsonl.part" in told
+    told = capsys.readouterr().err
+    assert "nothing is left to keep" in told
+    assert "40 of 40 prompts answered; they are kept in best.jsonl.part" in told
     draws.prompts = []
     assert main([*best, "--cut_off", "true"]) == 0
     assert draws.prompts == [], "they are not drawn again"
     assert rows("best.jsonl")
     assert not Path("best.jsonl.part").exists()
+
+
+def test_answers_are_kept_when_a_reward_fails(
+    command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = [*command, "--n", "2", "--out", "best.jsonl", "--keep", "best", "--cut_off", "true", "--rewards+=Repetition"]
+
+    def broken(reward: Repetition, batch: Any) -> Any:
+        raise ValueError("no network")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Repetition, "score", broken)
+        assert main(best) == 2
+    told = capsys.readouterr().err
+    assert "reward repetition fails on every response" in told
+    assert "16 of 40 prompts answered; they are kept in best.jsonl.part" in told
+    draws.prompts = []
+    assert main(best) == 0
+    assert sum(draws.prompts) == 24
 
 
 def test_answers_that_are_all_cut_off_are_told_of_early(

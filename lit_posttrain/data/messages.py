@@ -249,6 +249,11 @@ def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
     first = next((i for i, role in enumerate(roles) if role not in SYSTEM), None)
     if first is None:
         raise BadRow("empty prompt", "a system prompt, and nobody asks anything; add the user's turn")
+    asked = roles.index("assistant", first) if "assistant" in roles[first:] else len(roles)
+    if asked > first and not any(map(says, messages[first:asked])):
+        raise BadRow(
+            "empty prompt", "the turns before the assistant's are empty: nothing is asked; fill or remove the row"
+        )
     turns = roles[first:]
     if not SYSTEM.isdisjoint(turns):
         raise BadRow("role order", f"a system turn after the first turn (roles: {said}); move it to the top")

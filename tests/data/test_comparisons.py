@@ -478,3 +478,11 @@ def test_transcripts_of_windows_are_transcripts() -> None:
         made = comparison(row)
         assert (made.prompt, shown(made)) == ([USER], CHOSEN_A)
     assert comparison({**asked, "prompt": "a\r\nb"}).prompt[0]["content"] == "a\r\nb"
+
+
+def test_sides_that_answer_nothing_are_bad_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = {"role": "user", "content": " "}
+    rows = [{"chosen": [turn, said("A")], "rejected": [turn, said("B")]} for turn in (USER, asked)]
+    path, cache = write(tmp_path / "p.jsonl", rows), str(tmp_path / "cache")
+    with pytest.raises(PostTrainError, match=r"p\.jsonl:2: .* nothing is asked"):
+        build_store([path], tokenizer, PreferenceOptions(), cache)

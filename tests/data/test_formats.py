@@ -222,6 +222,12 @@ def _turns(*roles: str) -> dict[str, Any]:
         ({"prompt": 5, "completion": "A"}, "wrong type", "`prompt` is 5, not a string or a list"),
         ({"text": " "}, "empty text", "`text` is empty"),
         ({"text": 7}, "wrong type", "`text` is 7, not a string"),
+        ({"messages": [{"role": "user", "content": " "}, ASKED[1]]}, "empty prompt", "nothing is asked"),
+        (
+            {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": ""}, *ASKED[1:], *ASKED]},
+            "empty prompt",
+            "nothing is asked",
+        ),
         ({"prompt": "", "completion": "A"}, "empty prompt", "`prompt` is empty: nothing is asked"),
         ({"prompt": " ", "input": "\n", "completion": "A"}, "empty prompt", "`prompt` is empty: nothing is asked"),
         ({"prompt": [{"role": "user", "content": ""}], "completion": "A"}, "empty prompt", "`prompt` is empty"),

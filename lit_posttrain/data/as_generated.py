@@ -16,7 +16,7 @@ from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.places import Places, common
-from lit_posttrain.data.rendering import Conversation
+from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation
 from lit_posttrain.data.thoughts import opened_thought, pieces, thought_of
 
 _TAG_LENGTH = 80
@@ -68,7 +68,10 @@ class Joiner:
         """Where in the rendered turn the answer begins."""
         at, found = self.parting(prompt, turn), self._places.start(talk)
         if found is None:
-            raise self._refusal(prompt, turn, at)
+            raise BadRow(
+                "not rendered",
+                f"the chat template writes nothing of turn {len(talk.messages)} (assistant); {NAME_A_TEMPLATE}",
+            )
         start, words_first = found
         if words_first and self._end_alike(prompt, turn[:start]):
             return start  # right before the words stands what the prompt ends with

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.published import made_of, outcomes, published, published_tokenizer
+from helpers.published import fitting_tokenizer, made_of, outcome, outcomes, published, published_tokenizer
+from helpers.shapes import SHAPES
 from helpers.talks import TALKS, Talk
 
 from lit_posttrain.data.bad_rows import BadRow
@@ -35,6 +36,16 @@ def test_nothing_is_trained_wrong(path: Path) -> None:
     assert Counter(one.kind for one in found.values())["refused"] <= 7
     plain = {"one turn", "long answer", "two turns", "other scripts", "white space", "code", "unanswered end"}
     assert plain <= {name for name, one in found.items() if one.kind in ("right", "as generated")}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_nothing_is_trained_wrong_in_other_families(name: str) -> None:
+    tokenizer = fitting_tokenizer(SHAPES[name])
+    found = {talk.name: outcome(tokenizer, talk) for talk in TALKS}
+    assert {name: one.said for name, one in found.items() if one.kind == "wrong"} == {}
+    refused = {name for name, one in found.items() if one.kind == "refused"}
+    calling = {talk.name for talk in TALKS if any("tool_calls" in m for m in talk.messages)}
+    assert refused == (calling if "tool_calls" not in SHAPES[name] else set())
 
 
 @pytest.mark.parametrize("path", published(), ids=lambda path: path.stem)

@@ -41,9 +41,13 @@ def published(pattern: str = "*.jinja") -> list[Path]:
 
 
 def published_tokenizer(path: Path, special: bool = True) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer with a published template and, if `special`, what the template writes between its angle
-    brackets as special tokens."""
-    text = path.read_text(encoding="utf-8")
+    """The tiny tokenizer with a published template, see `fitting_tokenizer`."""
+    return fitting_tokenizer(path.read_text(encoding="utf-8"), special)
+
+
+def fitting_tokenizer(text: str, special: bool = True) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer with a template and, if `special`, what the template writes between its angle brackets as
+    special tokens."""
     made = tiny.tokenizer(text)
     if "eos_token" in text:
         made.add_special_tokens({"eos_token": "</s>"})

@@ -93,6 +93,7 @@ _ELSEWHERE = {
     "output_dir": "runs",
     # values of --trainer.precision
     "fp16": "16-mixed",
+    "half": "16-mixed",
     "float16": "16-mixed",
     "bfloat16": "bf16-mixed",
     "fp32": "32-true",

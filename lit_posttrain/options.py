@@ -138,7 +138,8 @@ def option_tree() -> OptionTree:
         family: {name: own for name, paths in known.items() if (own := [p for p in paths if _of_library(p)])}
         for family, known in tree.families.items()
     }
-    keep_tree(OptionTree(tree.commands, tree.kinds, of_libraries))
+    kinds = {path: kind for path, kind in tree.kinds.items() if _of_library(path)}
+    keep_tree(OptionTree(tree.commands, kinds, of_libraries))
     return tree
 
 

@@ -136,26 +136,31 @@ def mismatch(value: Any, option: Option, in_file: bool) -> str | None:
     if "list[" in option.hint and isinstance(value, (str, int, float)):
         written = f"[{value}]" if in_file else f"'[{value}]'"
         return f"{told}; a list is written {written}"
-    choices = [
-        str(one) for part in option.hint.split(" | ") if part.startswith("Literal[") for one in get_args(type_of(part))
-    ]
-    meant = close_name(str(value), choices)
+    meant = close_name(str(value), _choices(option))
     return f"{told}; did you mean {meant}?" if meant else told
 
 
 def expected(option: Option) -> str:
     """What an option takes, as people would say it."""
     words = [] if not option.group else ["options, each a name and a value"]
+    if choices := _choices(option):
+        words.append("one of " + ", ".join(choices))
     for part in option.hint.split(" | ") if option.hint else ():
         if part.startswith("Literal["):
-            words.append("one of " + ", ".join(str(choice) for choice in type_of(part).__args__))
-        elif part.startswith(("list[", "tuple[")):
+            continue
+        if part.startswith(("list[", "tuple[")):
             words.append("a list")
         elif part.startswith("dict["):
             words.append("a mapping")
         else:
             words.append(_CALLED.get(part, part))
     return " or ".join(dict.fromkeys(words))
+
+
+def _choices(option: Option) -> list[str]:
+    """What an option takes that takes some values alone, as they are written, each once."""
+    parts = [part for part in option.hint.split(" | ") if part.startswith("Literal[")]
+    return list(dict.fromkeys(str(choice) for part in parts for choice in get_args(type_of(part))))
 
 
 def describe(value: Any) -> str:

@@ -26,11 +26,19 @@ REFUSED = {
     ),
     "prompts with a long name": (["generate", "--model", "TINY", "--prompts", LONG], "File name too long"),
     "a report below a file": (["audit", *SFT, "--out", "chats.jsonl/report.json"], "chats.jsonl"),
-    "a report in the place of the data": (["audit", *SFT, "--out", "chats.jsonl"], "chats.jsonl exists already"),
+    "a report in the place of a file": (
+        ["audit", *SFT, "--out", "folder/full.json"],
+        "folder/full.json exists already",
+    ),
     "a copy into no folder": (["configs", "--copy", "sft.yaml", "--to", "nothere/x.yaml"], "nothere/x.yaml: No such"),
     "no name": (["fit", *SFT, "--name", ""], "--name is empty"),
     "no name but a folder": (["fit", *SFT, "--name", "x/.."], "--name x/..: not the name of a folder"),
     "a name outside": (["fit", *SFT, "--name", "../x"], "--name ../x: not the name of a folder"),
+    "a name elsewhere": (["fit", *SFT, "--name", "/x"], "--name /x: not the name of a folder in --runs"),
+    "the data in the place of a report": (
+        ["audit", *SFT, "--out", "./chats.jsonl", "--overwrite", "true"],
+        "--out ./chats.jsonl: a file of the data",
+    ),
     "no runs": (["fit", *SFT, "--runs", ""], "--runs is empty"),
 }
 
@@ -39,6 +47,7 @@ REFUSED = {
 def test_it_is_one_line(case: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, said = REFUSED[case]
     Path("folder").mkdir()
+    Path("folder/full.json").write_text("{}")
     before = chats.read_bytes()
     assert main([str(tiny_model) if word == "TINY" else word for word in arguments]) == 2
     assert said in one_line(capsys)

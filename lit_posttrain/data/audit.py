@@ -112,7 +112,8 @@ class FileAudit:
     def leave(self, unread: Iterable[str], line: int) -> None:
         """Count what of a row is not used."""
         for name in unread:
-            self.unread.setdefault(name, Tally()).add(line)
+            shown = name.encode(errors="backslashreplace").decode()  # which may hold half of a surrogate pair
+            self.unread.setdefault(shown, Tally()).add(line)
 
     def note(self, notes: Iterable[str], line: int) -> None:
         """Count how a row was read."""

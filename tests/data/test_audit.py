@@ -167,3 +167,9 @@ def test_the_table_keeps_to_a_terminal() -> None:
     lines = AuditReport(files, FileAudit("total")).table().splitlines()
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith("rows read") for line in lines) >= 3
+
+
+def test_any_name_of_a_column_can_be_printed(tmp_path: Path) -> None:
+    report = audit_of(tmp_path, [{"prompt": "what is it", "completion": "a fox", "\udc00": 1}])
+    assert list(report.files[0].unread) == [r"\udc00"]
+    assert r"\udc00" in report.table().encode().decode()

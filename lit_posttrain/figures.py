@@ -31,19 +31,28 @@ def run_figures(file: Path, before: int | None = None) -> dict[str, Figure]:
 
     Of a training metric the mean over the last tenth of its logged steps, but ten at least: a single step's value is
     that of a few rows. Of a validation metric the last value. before: only rows of steps below it. Empty where there is
-    no such file.
+    no such file. What is no number is left out: a run that was killed leaves a row that is cut short.
     """
     if not file.is_file():
         return {}
     values: dict[str, list[float]] = {}
     with file.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if before is None or int(row["step"]) < before:
-                for name, text in row.items():
-                    if text and name != "step" and not math.isnan(value := float(text)):
-                        values.setdefault(name, []).append(value)
+            if None in row.values() or not (_number(row.get("step")) < (math.inf if before is None else before)):
+                continue
+            for name, text in row.items():
+                if name != "step" and not math.isnan(value := _number(text)):
+                    values.setdefault(name, []).append(value)
     figures = {}
     for name, found in values.items():
         last = found[-max(len(found) // _SHARE, _LEAST) :] if name.startswith("train/") else found[-1:]
         figures[name] = Figure(sum(last) / len(last), len(last))
     return figures
+
+
+def _number(text: object) -> float:
+    """NaN for what is none."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return math.nan

@@ -25,3 +25,13 @@ def test_what_was_not_measured_is_no_figure(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
     file.write_text("step,train/reward,val/reward\n0,nan,\n1,2.0,\n")
     assert {name: str(figure) for name, figure in run_figures(file).items()} == {"train/reward": "2"}
+
+
+def test_a_row_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    for end in ("12,1.3e", "12,1.3e,", "12", "1\0,", "12,5.0"):
+        file.write_text(f"step,train/loss,val/loss\n0,1.0,2.0\n1,3.0,\n{end}")
+        assert {name: figure.value for name, figure in run_figures(file).items()} == {
+            "train/loss": 2.0,
+            "val/loss": 2.0,
+        }

@@ -5,6 +5,7 @@ Nothing here decides anything else than what the command itself would find later
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def check_run(args: Sequence[str]) -> None:
             check_data([paths] if isinstance(paths, str) else paths or [])
     for method in line.choices.root.below.get("model", []):
         _, path = method.given.get("policy.path", (None, None))
+        _, trusted = method.given.get("policy.trust_remote_code", (None, False))
         if isinstance(path, str):
-            resolve(plain(path))
+            resolve(plain(path), trust_remote_code=str(plain(trusted)).lower() == "true")
 
 
 def check_data(paths: Sequence[str]) -> None:
@@ -74,6 +76,8 @@ def check_export(ckpt: str, out: str) -> tuple[Path, Path]:
         PostTrainError: if there is no such checkpoint, or the folder holds something.
     """
     found, target = find_checkpoint(ckpt), Path(out)
+    if target.is_symlink():
+        target = target.resolve()  # the folder is what is replaced, not the link
     if found is None:
         place = Path(ckpt)
         runs = [str(f.parent) for f in place.parent.glob("*/last.ckpt")]
@@ -85,4 +89,7 @@ def check_export(ckpt: str, out: str) -> tuple[Path, Path]:
         raise PostTrainError(f"{found}: no such checkpoint")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PostTrainError(f"--out {target} exists already and is not empty; choose another folder")
+    above = next(place for place in target.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise PostTrainError(f"--out {target}: {above} is not a folder that you may write to; choose another folder")
     return found, target

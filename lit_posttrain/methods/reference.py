@@ -294,7 +294,7 @@ class ReferencedModule(PostTrainingModule):
                 f"the checkpoint's reference has followed the policy, and one that is {self.reference} cannot; resume "
                 "with --model.reference copy"
             )
-        if "reference" in checkpoint:
+        if "reference" in checkpoint and self._frozen:  # beta 0, which may be measured, has none
             assert self.policy is not None
             require_state(self.policy, checkpoint["reference"], "--ckpt_path: the reference in the checkpoint")
             self._frozen[0].load_state_dict(checkpoint["reference"], strict=False)

@@ -42,7 +42,7 @@ def load_config(spec: ModelSpec, head: Head = "lm") -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    where, gguf = resolve(spec.path)
+    where, gguf = resolve(spec.path, trust_remote_code=spec.trust_remote_code)
     options = {"gguf_file": gguf} if gguf else {}
     if gguf:
         read_header(Path(where) / gguf)
@@ -212,7 +212,7 @@ def _unpacked() -> dict[str, Any]:
 
 def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     config = load_config(spec, head)
-    where, gguf = resolve(spec.path)
+    where, gguf = resolve(spec.path, trust_remote_code=spec.trust_remote_code)
     options: dict[str, Any] = {}
     if gguf:
         options = {"gguf_file": gguf, **_unpacked()}
@@ -225,7 +225,9 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     implementation = attention_implementation(spec.attention, config, device_type)
     if spec.random_init:
         with _explained(spec), torch.device("cpu"):
-            fresh = _auto_class(head).from_config(config, attn_implementation=implementation)
+            fresh = _auto_class(head).from_config(
+                config, attn_implementation=implementation, trust_remote_code=spec.trust_remote_code
+            )
         return _with_new_head(fresh.to(torch_dtype(spec))) if head == "score" else fresh.to(torch_dtype(spec))
     with _explained(spec), _quiet_progress() if gguf else nullcontext():
         model, info = _auto_class(head).from_pretrained(
@@ -239,7 +241,7 @@ def _load_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
             **options,
         )
     begins = head == "score" and not _declares_score(config) and "score.weight" in info["missing_keys"]
-    spare = _lm_head(config) if head == "score" and info["unexpected_keys"] else []
+    spare = _lm_head(config, spec.trust_remote_code) if head == "score" and info["unexpected_keys"] else []
     check_loaded(model, info, spec.path, new=["score."] if begins else [], spare=spare)
     if "quantization_config" in options or getattr(model, "hf_quantizer", None) is not None:
         # transformers compares no shapes then
@@ -267,10 +269,10 @@ def compute_in_float32(model: nn.Module) -> None:
             layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
 
 
-def _lm_head(config: Any) -> list[str]:
+def _lm_head(config: Any, trust_remote_code: bool) -> list[str]:
     """Beginnings of the names of the language model's output head, which a scorer leaves out."""
     with torch.device("meta"):
-        model = _auto_class("lm").from_config(config)
+        model = _auto_class("lm").from_config(config, trust_remote_code=trust_remote_code)
     head = model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if head is not None and module is head]
     return [f"{name}." for name in (*names, "embed_out")]  # as files of GPT-NeoX call it
@@ -313,7 +315,9 @@ def _empty_model(spec: ModelSpec, head: Head, device_type: str) -> Any:
     config = load_config(spec, head)
     with _explained(spec), torch.device("meta"):
         model = _auto_class(head).from_config(
-            config, attn_implementation=attention_implementation(spec.attention, config, device_type)
+            config,
+            attn_implementation=attention_implementation(spec.attention, config, device_type),
+            trust_remote_code=spec.trust_remote_code,
         )
     return model.to(torch_dtype(spec))
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from lit_posttrain.checkpoint_files import require_space, tensor_bytes
 from lit_posttrain.checkpoint_shards import new_folder, read, write_index, write_shards
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.dtensors import gathered, like, taken_apart
 from lit_posttrain.models.optimizer_state import fitted_state
 from lit_posttrain.models.policy import Backbone, Policy
@@ -172,13 +172,16 @@ def build_sharded(
     full: dict[str, Any] = {}
     whole: AnyModel | None = None
     problem: list[str | None] = [None]
+    failure: Exception | None = None
     if torch.distributed.get_rank() == 0:
         try:
             whole = build(spec, vocabulary, device_type=device.type)
             full = whole.state_dict()
-        except PostTrainError as found:
-            problem = [str(found)]
+        except Exception as found:  # whatever it is
+            failure, problem = found, [first_line(found)]
     torch.distributed.broadcast_object_list(problem, src=0)  # or the others would wait for weights that never come
+    if failure is not None:
+        raise failure
     if problem[0] is not None:
         raise PostTrainError(problem[0])
     set_model_state_dict(policy, full, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))

@@ -50,9 +50,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         PostTrainError: if there is no tokenizer, the template file does not exist, or the template does not use a
             variable that is given a value.
     """
-    where, gguf = resolve(spec.tokenizer, "tokenizer") if spec.tokenizer else resolve(spec.path)
+    place, trusted = spec.tokenizer, spec.trust_remote_code
+    where, gguf = resolve(place, "tokenizer") if place else resolve(spec.path, trust_remote_code=trusted)
     revision = None if spec.tokenizer else spec.revision  # it names a state of the model's repository
-    trusted = spec.trust_remote_code
     tokenizer = _gguf_tokenizer(where, gguf) if gguf else _pretrained_tokenizer(where, revision, trusted)
     if spec.chat_template is not None:
         tokenizer.chat_template = _template(spec.chat_template)

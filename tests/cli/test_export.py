@@ -299,3 +299,21 @@ def test_a_run_is_to_be_exported_before_it_is_trained_on(
     told = one_line(capsys)
     assert f"`lit-posttrain export --ckpt {path} --out one-hf`" in told
     assert not Path("runs/two").exists()
+
+
+def test_a_link_to_an_empty_folder_is_written_into(chats: Path, tiny_model: Path, tmp_path: Path) -> None:
+    trained(chats, tiny_model)
+    (tmp_path / "disk").mkdir()
+    Path("out").symlink_to(tmp_path / "disk")
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
+    assert Path("out").is_symlink()
+    assert (tmp_path / "disk/model.safetensors").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_first(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(chats, tiny_model)
+    capsys.readouterr()
+    assert main(["export", "--ckpt", "runs/one", "--out", f"{chats}/out"]) == 2
+    assert f"{chats} is not a folder that you may write to" in one_line(capsys)

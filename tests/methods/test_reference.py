@@ -10,14 +10,15 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from cases import comparison_files, feedback_files
+from cases import METHODS, comparison_files, feedback_files
 from helpers import tiny
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData
+from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData, Sampling
 from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync
 from lit_posttrain.methods import caching
 from lit_posttrain.methods.reference import ReferencedModule
+from lit_posttrain.rewards import Repetition
 
 STEPS = 10
 
@@ -251,6 +252,22 @@ def test_the_source_of_the_reference_may_change_unless_it_has_moved(tiny_model: 
     run(dpo(spec, reference="copy"), comparison_files(tmp_path), tmp_path / "moved", 2, ReferenceSync(2))
     with pytest.raises(PostTrainError, match="has followed the policy"):
         run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "moved", 4)
+
+
+def test_a_moved_reference_is_of_no_use_where_there_is_none(tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model))
+
+    def grpo(beta: float) -> GRPO:
+        return GRPO(spec, [Repetition()], sampling=Sampling(max_new_tokens=4), beta=beta, reference="copy")
+
+    trainer = quiet_trainer(ReferenceSync(1), LastCheckpoint(every_n_steps=1), max_steps=1, default_root_dir=tmp_path)
+    data: Any = METHODS["grpo"].data(tmp_path)
+    data.val_share = 0.5
+    trainer.fit(grpo(0.1), datamodule=data)
+    assert "reference" in torch.load(tmp_path / "last.ckpt", weights_only=True)
+    quiet_trainer(default_root_dir=tmp_path).validate(
+        grpo(0.0), datamodule=data, ckpt_path=tmp_path / "last.ckpt", verbose=False
+    )
 
 
 def test_a_soft_update_of_adapters_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from importlib import import_module
 from lit_posttrain import __version__
 from lit_posttrain.command_line.early import check_run
 from lit_posttrain.command_line.paths import at_home
-from lit_posttrain.errors import PostTrainError, UsageError, buried, explained
+from lit_posttrain.errors import PostTrainError, buried
 from lit_posttrain.runtime import share_cores
 
 TRAINER_COMMANDS = {
@@ -86,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_a_full_output()
         if show_traceback:
             traceback.print_exc()
-        text = explained(str(problem)) if isinstance(problem, UsageError) else str(problem)
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return _ERROR_EXIT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

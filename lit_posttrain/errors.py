@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 
 
@@ -26,7 +25,7 @@ def first_line(problem: BaseException) -> str:
 
 
 class UsageError(PostTrainError):
-    """What an argument parser found wrong, in its own words; `explained` makes one line of it."""
+    """What an argument parser found wrong, in its own words."""
 
 
 def buried(problem: BaseException) -> PostTrainError | None:
@@ -35,20 +34,6 @@ def buried(problem: BaseException) -> PostTrainError | None:
     while seen is not None and not isinstance(seen, PostTrainError):
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return seen
-
-
-def explained(message: str) -> str:
-    """What a parser says of values that are missing or cannot be built, as one line that names the option."""
-    text = " ".join(message.split())
-    required = re.search(r"arguments are required: ((?:[\w.-]+, )*[\w.-]+)", text)
-    if required:
-        listed_names = required[1].split(", ")
-        lacking = rf"class_path='[\w.]*?(\w+)', init_args=Namespace\([^()]*\b{re.escape(listed_names[0])}=None"
-        if owner := re.findall(lacking, text):
-            return f"{owner[-1]} needs {' and '.join(listed_names)}; --help says what it means"
-        names = [f"--{re.sub(r'^(fit|validate|test|predict)[.]', '', name)}" for name in listed_names]
-        return f"{' and '.join(names)}: required; --help says what it means"
-    return text
 
 
 def alternatives(name: str, known: Sequence[str], many: str) -> str:

@@ -122,8 +122,8 @@ def option_tree() -> OptionTree:
         "seed_everything": Option("bool | int"),
         **add_kind(tree, RunOptions, _FAMILIES).options,
         "trainer": Option(group=import_path(pl.Trainer)),
-        "model": Option(family="method"),
-        "data": Option(family="data module"),
+        "model": Option(family="method", required=True),
+        "data": Option(family="data module", required=True),
         "wandb": Option(group=import_path(WandbOptions)),
         "throughput": Option(group=import_path(ThroughputMonitor)),
     }

@@ -141,7 +141,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a value out of range": (["fit", *SFT_TINY, "--data.val_share", "5"], ["--data.val_share is 5"]),
     "best of nothing": (["validate", *SFT_TINY, "--ckpt_path", "best"], ["runs/NAME/best.ckpt"]),
     "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),
-    "a folder without checkpoints": (["validate", *SFT_TINY, "--ckpt_path", "."], ["neither best.ckpt nor last.ckpt"]),
+    "a folder without checkpoints": (["validate", *SFT_TINY, "--ckpt_path", "."], ["neither last.ckpt nor best.ckpt"]),
     "too many processes": (["fit", *SFT_TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2000"], ["2000"]),
     "the training's loss": (
         ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "loss"],
@@ -153,6 +153,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),
     "bad type": (["fit", "--config", "sft.yaml", "--data.batch_size", "many"], ["batch_size"]),
+    "an overlay alone": (["fit", "--config", "with/lora.yaml"], ["of which method? Give"]),
+    "no method and no data": (["fit", "--config", "SEED"], ["fit needs --model and --data; --help says"]),
+    "a method without data": (["fit", "--model", "SFT", "--data.path", "x"], ["needs a config"]),
     "missing option": (["export", "--ckpt", "x.ckpt"], ["export needs --out"]),
     "a reward without what it needs": (
         ["fit", "--config", "demo_grpo.yaml", "--model.rewards+=RewardModelScore"],
@@ -197,6 +200,9 @@ def test_mistakes_are_one_line_with_a_remedy(
         file = chats.parent.parent / f"{name.lower()}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         places[name] = str(file)
+    seed = chats.parent.parent / "seed.yaml"
+    seed.write_text("seed_everything: 3\n")
+    places["SEED"] = str(seed)
     arguments = [places.get(a, a) for a in arguments]
     if arguments[0] in ("fit", "validate") and "sft.yaml" in arguments and "--data.path" not in arguments:
         arguments += ["--data.path", str(chats)]

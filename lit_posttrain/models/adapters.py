@@ -108,8 +108,10 @@ def _names(layers: dict[str, nn.Module]) -> str:
 
 
 def _tell_of_experts(model: nn.Module, lora: LoRASpec) -> None:
-    """transformers keeps all experts of a layer in one tensor, which is no layer of its own and gets no adapter."""
-    experts = [p for p in model.parameters() if p.dim() == 3 and not p.requires_grad]
+    """transformers keeps all experts of a layer in one tensor, which is no layer of its own; peft puts adapters on
+    those of some architectures, and leaves others as they are."""
+    frozen = {name: p for name, p in model.named_parameters() if p.dim() == 3 and not p.requires_grad}
+    experts = [p for name, p in frozen.items() if ".base_layer." not in name]
     if experts:
         share = sum(p.numel() for p in experts) / sum(p.numel() for p in model.parameters())
         log.warning(

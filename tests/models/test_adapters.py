@@ -10,6 +10,7 @@ import torch
 from cases import build, conversation_files
 from helpers.runs import quiet_trainer
 from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lit_posttrain import LoRASpec, ModelSpec, PostTrainError
 from lit_posttrain.callbacks import LastCheckpoint
@@ -89,3 +90,17 @@ def test_adapters_resume_as_they_were_trained(
     trained(saved, tiny_model, tmp_path, 1)
     with pytest.raises(PostTrainError, match=advice):
         trained(now, tiny_model, tmp_path, 2)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_experts_without_adapters_are_named(
+    kind: str, targets: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = {"hidden_size": 32, "moe_intermediate_size": 16, "num_experts": 4, "num_local_experts": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 2}
+    config = CONFIG_MAPPING[kind](vocab_size=512, intermediate_size=32, num_experts_per_tok=2, **small, **heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = build_policy(ModelSpec(str(tmp_path), lora=LoRASpec(r=4, target_modules=targets)), VOCABULARY)
+    adapted = any("experts" in name and parameter.requires_grad for name, parameter in policy.named_parameters())
+    assert ("leave the experts as they are" in caplog.text) is not adapted

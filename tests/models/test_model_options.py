@@ -68,11 +68,11 @@ def test_a_score_head_is_no_place_for_adapters(tiny_model: Path) -> None:
 
 def test_experts_that_get_no_adapters_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     AutoModelForCausalLM.from_config(tiny.mixtral_config()).save_pretrained(tmp_path)
-    policy = build_policy(ModelSpec(str(tmp_path), lora=LoRASpec(r=4)), 400)
+    policy = build_policy(ModelSpec(str(tmp_path), lora=LoRASpec(r=4, target_modules=["q_proj"])), 400)
     (told,) = [r.getMessage() for r in caplog.records if "adapters" in r.name]
     experts = sum(p.numel() for p in policy.parameters() if p.dim() == 3)
     share = 100 * experts / sum(p.numel() for p in policy.parameters())
-    assert 25 < share < 40, "peft's versions put adapters of other sizes on the router"
+    assert 25 < share < 40
     assert f"leave the experts as they are: {share:.0f} % of all weights" in told
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,21 +15,29 @@ from lit_posttrain.signals import RunStopped
 
 Process = tuple[int, str]  # id, and when it started: ids are used again
 
+_ADOPT = 36  # Linux's PR_SET_CHILD_SUBREAPER
 _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # which end with this process
 
 
 class RewardProcesses:
-    """Knows what was started during calls of a reward. Only where the system has a /proc (Linux)."""
+    """Knows what was started during calls of a reward. Only where the system has a /proc (Linux).
+
+    From the first call to the end of the run this process takes in those whose own parent has ended (`sleep 60 &`, or
+    what a shell ran that was killed by a timeout), which would else be children of process 1.
+    """
 
     def __init__(self) -> None:
         self._started: set[Process] = set()
         self._stuck: set[Process] = set()
+        self._ended: set[int] = set()  # children that nobody had waited for when the last call began
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note what the block starts, and end it if the block takes too long or the run stops: who would have waited
         for it or ended it does not get to. What an earlier call has started may be used by later ones, and is ended
         with the run."""
+        _adopt(True)
+        self._forget_ended()
         before = _descendants()
         try:
             yield
@@ -46,6 +56,42 @@ class RewardProcesses:
     def end(self) -> None:
         """End all that rewards have started and that still runs."""
         _end(self._started & _descendants())
+        _adopt(False)
+
+    def _forget_ended(self) -> None:
+        """Those that were taken in and have ended stay in the system's table until they are waited for. A whole call is
+        long enough for whoever started one himself to do so."""
+        now = _ended_children()
+        for number in self._ended & now:
+            with suppress(ChildProcessError):
+                os.waitpid(number, os.WNOHANG)
+        self._ended = now
+
+
+def _adopt(yes: bool) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_ADOPT, int(yes), 0, 0, 0)
+
+
+def _children(parent: int) -> list[int]:
+    with suppress(OSError):
+        found = [file.read_text().split() for file in Path(f"/proc/{parent}/task").glob("*/children")]
+        return [int(child) for some in found for child in some]
+    return []
+
+
+def _stat(process: int) -> list[str]:
+    """What /proc/PID/stat says behind the name: the state, the parent, ..."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
+def _ended_children() -> set[int]:
+    found = set()
+    for child in _children(os.getpid()):
+        with suppress(OSError):
+            if _stat(child)[0] == "Z":
+                found.add(child)
+    return found
 
 
 def _descendants() -> set[Process]:
@@ -53,15 +99,11 @@ def _descendants() -> set[Process]:
     found: set[Process] = set()
     ahead = [os.getpid()]
     while ahead:
-        parent = ahead.pop()
-        with suppress(OSError):
-            for file in Path(f"/proc/{parent}/task").glob("*/children"):
-                for child in map(int, file.read_text().split()):
-                    ahead.append(child)
-                    with suppress(OSError):
-                        if not any(name in Path(f"/proc/{child}/cmdline").read_bytes() for name in _HELPERS):
-                            _, _, fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")
-                            found.add((child, fields.split()[19]))
+        for child in _children(ahead.pop()):
+            ahead.append(child)
+            with suppress(OSError):
+                if not any(name in Path(f"/proc/{child}/cmdline").read_bytes() for name in _HELPERS):
+                    found.add((child, _stat(child)[19]))
     return found
 
 

@@ -92,8 +92,9 @@ class RewardSum:
 
     def prepare(self, device: Any) -> None:
         """Load what rewards need."""
-        for reward in self.rewards:
-            reward.prepare(device)
+        with self.processes.watched():
+            for reward in self.rewards:
+                reward.prepare(device)
 
     def check(self, columns: Sequence[str], source: str) -> None:
         """Refuse data without a column that a reward needs; source: where they stand, `file:line`."""

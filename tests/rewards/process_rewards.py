@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def shell(completions: list[str], **_: Any) -> list[float]:
     time.sleep(0.1)
     child.terminate()
     return [float(child.wait() == -signal.SIGTERM)] * len(completions)
+
+
+def orphans(completions: list[str], **_: Any) -> list[float]:
+    """Processes whose parent ends before them: of a shell that a timeout kills, and in the background of one."""
+    sleep = f"{sys.executable} -c 'import time; time.sleep(600)'"
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(f"cd / && {sleep}; true", shell=True, timeout=0.3)
+    subprocess.run(f"{sleep} &", shell=True, check=True)
+    return [1.0] * len(completions)
 
 
 def threads(completions: list[str], **_: Any) -> list[float]:
@@ -148,6 +158,7 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "stuck executor": stuck_executor,
     "stuck executor of the module": stuck_kept_executor,
     "shell": shell,
+    "orphans": orphans,
     "threads": threads,
     "forks from a thread": forks_from_a_thread,
     "async": subprocesses,
@@ -178,6 +189,7 @@ def main(model: str, folder: Path, names: list[str]) -> int:
     except PostTrainError as problem:
         print("error:", problem)
         return 2
+    module.end_processes(stuck_only=False)
     for row in module.completions():
         print({name.removeprefix("rewards/"): value for name, value in row.items() if name.startswith("rewards/")})
     return 0

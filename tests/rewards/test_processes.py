@@ -15,6 +15,8 @@ import pytest
 from helpers.processes import environment
 from rewards.process_rewards import REWARDS
 
+from lit_posttrain.rewards.processes import RewardProcesses, _ended_children
+
 SCRIPT = Path(__file__).with_name("process_rewards.py")
 ENDLESS = {
     "stuck executor": "takes too long again and again",
@@ -65,6 +67,21 @@ def test_an_endless_reward_ends_the_run_and_leaves_nothing(name: str, tiny_model
     assert status == 2, said
     assert any(f"error: reward {name} {ENDLESS[name]}" in line for line in said), said
     assert not left, "processes that outlive the run"
+
+
+def test_what_nobody_waits_for_does_not_pile_up() -> None:
+    """Nor is taken from who waits for it."""
+    processes, waited = RewardProcesses(), []
+    try:
+        for _ in range(5):
+            with processes.watched():
+                subprocess.run("true &", shell=True, check=True)
+                waited.append(subprocess.Popen(["false"]))
+                time.sleep(0.1)
+                assert [child.wait() for child in waited] == [1] * len(waited)
+        assert len(_ended_children()) < 3
+    finally:
+        processes.end()
 
 
 def _members(group: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ class DPO(ReferencedModule, PreferenceModule):
                 training), or auto: adapter_off where there are adapters, else copy.
         """
         super().__init__(policy, optimizer, schedule, warmup, reference)
-        if beta <= 0:
+        if not 0 < beta < math.inf:
             raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
         if not 0 <= label_smoothing < 0.5:
             raise PostTrainError(f"--model.label_smoothing is {label_smoothing}; it must be at least 0 and below 0.5")
@@ -71,6 +72,8 @@ class DPO(ReferencedModule, PreferenceModule):
             )
         if length_alpha is not None and (loss == "plackett_luce" or not 0 <= length_alpha <= 1):
             raise PostTrainError("--model.length_alpha is a weight from 0 to 1 for the losses on pairs; leave it out")
+        if not 0 <= nll < math.inf:
+            raise PostTrainError(f"--model.nll is {nll}; it must be 0 (off) or more")
         self.beta, self.loss, self.label_smoothing, self.length_alpha = beta, loss, label_smoothing, length_alpha
         self.nll, self.nll_per = nll, nll_per
 

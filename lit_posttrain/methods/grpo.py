@@ -19,6 +19,7 @@ reward, here it is a term of the loss for all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -104,13 +105,15 @@ class GRPO(PolicyGradientModule):
         )
         if phases.group_size < 2:
             raise PostTrainError("--model.phases.group_size 1: a response is compared with others; take at least 2")
-        if entropy < 0:
+        if not 0 <= entropy < math.inf:
             raise PostTrainError(f"--model.entropy is {entropy}; it must be at least 0")
         if objective == "cispo" and (ratio == "sequence" or clip.high < 1 or clip.dual is not None):
             raise PostTrainError(
                 "--model.objective cispo weighs tokens by a ratio of at most clip.high: take --model.ratio token, "
                 "--model.clip.high 5 and no clip.dual"
             )
+        if not 0 <= epsilon < math.inf:
+            raise PostTrainError(f"--model.epsilon is {epsilon}; it must be at least 0 (1e-4 is usual)")
         self.advantage, self.epsilon = advantage, epsilon
         self.ratio, self.objective, self.aggregation = ratio, objective, aggregation
         self.clip = clip

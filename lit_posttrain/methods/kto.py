@@ -6,6 +6,7 @@ its first backward pass, so that cutting a step into micro-batches or ranks chan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -62,8 +63,15 @@ class KTO(ReferencedModule, PreferenceModule):
                 training), or auto: adapter_off where there are adapters, else copy.
         """
         super().__init__(policy, optimizer, schedule, warmup, reference)
-        if beta <= 0:
+        if not 0 < beta < math.inf:
             raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
+        if not (0 <= desirable_weight < math.inf and 0 <= undesirable_weight < math.inf) or not (
+            desirable_weight or undesirable_weight
+        ):
+            raise PostTrainError(
+                f"--model.desirable_weight is {desirable_weight} and --model.undesirable_weight {undesirable_weight}; "
+                "they must be at least 0, and one of them above (1 is usual)"
+            )
         self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
         self._moved = torch.zeros(())  # mean D of mismatched responses, of the training step under way
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ class ORPO(PreferenceModule):
                 --data.train_on_prompt true the latter is TRL's.
         """
         super().__init__(policy, optimizer, schedule, warmup)
-        if odds_weight <= 0:
+        if not 0 < odds_weight < math.inf:
             raise PostTrainError(f"--model.odds_weight is {odds_weight}; it must be above 0 (0.1 is usual)")
         self.odds_weight, self.nll_per = odds_weight, nll_per
 

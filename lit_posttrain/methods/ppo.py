@@ -8,6 +8,7 @@ advantages. The critic is a head on the policy's own trunk, or a model of its ow
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -134,9 +135,9 @@ class PPO(PolicyGradientModule):
         super().__init__(
             policy, optimizer, schedule, warmup, reference, rewards, reward_timeout, sampling, phases, engine, beta
         )
-        if entropy < 0:
+        if not 0 <= entropy < math.inf:
             raise PostTrainError(f"--model.entropy is {entropy}; it must be at least 0")
-        if target_kl is not None and target_kl <= 0:
+        if target_kl is not None and not target_kl > 0:
             raise PostTrainError(f"--model.target_kl is {target_kl}; it must be above 0, in nats a token")
         if critic.model is not None and critic.start is not None:
             raise PostTrainError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -58,7 +59,7 @@ class RewardModel(PreferenceModule):
             centering: Weight of (S_chosen + S_rejected)^2, which keeps scores around zero (0.01 is usual).
         """
         super().__init__(policy, optimizer, schedule, warmup)
-        if centering < 0:
+        if not 0 <= centering < math.inf:
             raise PostTrainError(f"--model.centering is {centering}; it must be at least 0 (0.01 is usual)")
         self.loss, self.centering = loss, centering
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
@@ -37,8 +39,10 @@ class SimPO(PreferenceModule):
             gamma: Margin by which the chosen response should win, in units of the reward.
         """
         super().__init__(policy, optimizer, schedule, warmup)
-        if beta <= 0:
+        if not 0 < beta < math.inf:
             raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (2 is usual)")
+        if not 0 <= gamma < math.inf:
+            raise PostTrainError(f"--model.gamma is {gamma}; it must be at least 0 (1 is usual)")
         self.beta, self.gamma = beta, gamma
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ import torch
 from cases import GIVEN_ROWS, METHODS, ListStore, build
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import PostTrainError, PostTrainingModule
+from lit_posttrain import (
+    DPO,
+    KTO,
+    ORPO,
+    ModelSpec,
+    PostTrainError,
+    PostTrainingModule,
+    RewardModel,
+    SimPO,
+)
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.loader import EvalLoader, StepLoader
 
@@ -126,3 +136,28 @@ def test_resuming_with_another_objective_is_refused(
     other = build(method, tiny_model, **{option: not module.dropout if option == "dropout" else value})
     with pytest.raises(PostTrainError, match=rf"trained with --model.policy.{option} .* and this run has"):
         trainer(tmp_path, Seen(), max_steps=2).fit(other, datamodule=Rows(method), ckpt_path=tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        (DPO, "beta"),
+        (DPO, "nll"),
+        (KTO, "beta"),
+        (KTO, "desirable_weight"),
+        (KTO, "undesirable_weight"),
+        (SimPO, "beta"),
+        (SimPO, "gamma"),
+        (ORPO, "odds_weight"),
+        (RewardModel, "centering"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(method: Any, option: str, value: float, tiny_model: Path) -> None:
+    with pytest.raises(PostTrainError, match=f"--model.{option} is {value}|--model.{option} {value}"):
+        method(ModelSpec(str(tiny_model)), **{option: value})
+
+
+def test_two_weights_of_nothing_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(PostTrainError, match="one of them above"):
+        KTO(ModelSpec(str(tiny_model)), desirable_weight=0.0, undesirable_weight=0.0)

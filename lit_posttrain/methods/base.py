@@ -364,7 +364,7 @@ class PostTrainingModule(MeasuredModule):
             "head": self.head,
             "policy": asdict(self.spec.found_from_anywhere()),
             "dtype": self.dtype_of(self.spec),
-            "router_load": self.balance.load,
+            "router_load": done["router_load"],
             "num_tokens": done["num_tokens"],
             "totals": done["totals"].dump(),
             "loader": done["loader"],
@@ -393,6 +393,7 @@ class PostTrainingModule(MeasuredModule):
             "step": self.trainer.global_step,
             "num_tokens": self.num_tokens,
             "totals": self._totals.copied(),
+            "router_load": self.balance.load,
             "loader": loader.state_dict() if hasattr(loader, "state_dict") else None,
         }
 

@@ -87,7 +87,7 @@ class OnPolicyModule(ReferencedModule):
                 "--model.sampling: a policy gradient needs responses drawn from the policy's whole distribution; leave "
                 "top_p and top_k out, and take a temperature above 0"
             )
-        if beta < 0:
+        if not 0 <= beta < math.inf:
             raise PostTrainError(f"--model.beta is {beta}; it must be 0 (no reference) or more")
         self.beta, self.kl_coefficient = beta, beta
         self.referenced = beta > 0
@@ -112,8 +112,11 @@ class OnPolicyModule(ReferencedModule):
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """As the base class has them, and what is rewarded."""
-        return super().method_options | {"rewards": ", ".join(f"{r.weight:g} x {r.name}" for r in self.rewards.rewards)}
+        """As the base class has them, and what is rewarded, by what."""
+        found = super().method_options
+        for reward in self.rewards.rewards:
+            found |= {f"rewards.{reward.name}.{option}": value for option, value in reward.options.items()}
+        return found | {"rewards": ", ".join(f"{r.weight:g} x {r.name}" for r in self.rewards.rewards)}
 
     @property
     def group_size(self) -> int:
@@ -235,6 +238,7 @@ class OnPolicyModule(ReferencedModule):
     @torch.no_grad()
     def collect(self, phase: int) -> Experience:
         """The experience of a phase. Called on all ranks, with the policy as it is."""
+        self._refuse_broken()  # where `min_steps` or `min_epochs` has it go on
         begun = time.perf_counter()
         kept, seen = self._sampled(phase)
         sampled = time.perf_counter()
@@ -392,6 +396,9 @@ class OnPolicyModule(ReferencedModule):
                 f"none of the {self._responses:,} responses of this run has a score, so nothing was learnt: no reward "
                 "has a say on them; look whether the rows have the columns that the rewards read"
             )
+        self._refuse_broken()
+
+    def _refuse_broken(self) -> None:
         if self._broken is not None:
             raise PostTrainError(f"{self._broken}, then go on from the run's last checkpoint (--resume)")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord
 
+_PLAIN = (int, float, str, list)  # bool is an int
 Scores = Sequence[float | Exception | None] | Tensor
 
 
@@ -70,6 +73,15 @@ class Reward(ABC):
             name: What its metrics are called, rewards/NAME/mean. Default: the class, in lower case.
         """
         self.weight, self.name = weight, name or type(self).__name__.lower()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a resumed run must have in common, beside weight and name: the arguments of the constructor that are
+        kept under the same names, where they are plain."""
+        own = inspect.signature(type(self)).parameters.keys() - {"weight", "name"}
+        kept = {name: getattr(self, name) for name in sorted(own) if hasattr(self, name)}
+        kept |= {name: value.pattern for name, value in kept.items() if isinstance(value, re.Pattern)}
+        return {name: value for name, value in kept.items() if value is None or isinstance(value, _PLAIN)}
 
     @abstractmethod
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:

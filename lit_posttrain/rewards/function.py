@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +31,21 @@ class FunctionReward(Reward):
         function = _imported(function) if isinstance(function, str) else function
         super().__init__(weight, name or getattr(function, "__name__", None))
         self.function = function
+        self.needs = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            if p.name not in ("prompts", "completions")
+        ]
+
+    def check(self, columns: Sequence[str], source: str) -> None:
+        """Refuse data without a column that the function has a parameter for."""
+        for column in self.needs:
+            if column not in columns:
+                raise PostTrainError(
+                    f"{source}: the reward function {self.name} takes `{column}`, and the columns there are "
+                    f"{', '.join(columns) or 'none'}; rename the one or the other, or give the parameter a default"
+                )
 
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
         """What the function says."""

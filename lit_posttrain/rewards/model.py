@@ -81,6 +81,11 @@ class RewardModelScore(Reward):
         self._layout = replace(restored.layout, tails=True)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Its model, wherever this runs; how that is computed may differ."""
+        return {"path": str(Path(self.path).resolve()) if Path(self.path).exists() else self.path}
+
+    @property
     def weights_held(self) -> list[torch.Tensor]:
         """Those of the reward model, once it is loaded."""
         return [] if self._model is None else list(self._model.parameters())

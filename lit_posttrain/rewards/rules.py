@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -71,12 +70,12 @@ class Regex(Reward):
             name: What its metrics are called. Default: regex.
         """
         super().__init__(weight, name)
-        expression = compiled(pattern, "Regex", re.DOTALL)
-        self.found: Callable[[str], Any] = expression.fullmatch if whole else expression.search
+        self.pattern, self.whole = compiled(pattern, "Regex", re.DOTALL), whole
 
     def score(self, batch: RewardBatch) -> Scores:
         """1 or 0."""
-        return [float(self.found(said) is not None) for said in batch.responses]
+        found = self.pattern.fullmatch if self.whole else self.pattern.search
+        return [float(found(said) is not None) for said in batch.responses]
 
 
 class JsonValid(Reward):

@@ -52,7 +52,10 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        watcher.join()  # or its signal would meet the old handler, which ends the process
-        give_back(signal.SIGVTALRM, before)
+        try:
+            over.set()  # until here it may still ring
+        finally:
+            over.set()
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            watcher.join()  # or its signal would meet the old handler, which ends the process
+            give_back(signal.SIGVTALRM, before)

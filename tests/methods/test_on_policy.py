@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainErr
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
-from lit_posttrain.rewards import ExactMatch, FunctionReward
+from lit_posttrain.rewards import ExactMatch, FunctionReward, Regex, RewardModelScore
 
 
 def letters(completions: list[str]) -> list[float]:
@@ -354,6 +355,35 @@ def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path:
             fit(module, prompts(tmp_path), tmp_path)
 
 
+def test_a_reward_that_breaks_down_ends_a_run_that_must_not_stop_yet(tiny_model: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def later(completions: list[str]) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(said)) if len(calls) == 1 else math.nan for said in completions]
+
+    module = grpo(tiny_model, [FunctionReward(later)])
+    with pytest.raises(PostTrainError, match=r"reward later fails .*; mend it, then go on"):
+        fit(module, prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=9, min_epochs=9)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_resuming_with_other_options_of_a_reward_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    before = grpo(tiny_model, [Regex("a+", name="r"), ExactMatch("answer", name="e")]).method_options
+    for other, said in (
+        ([Regex("b+", name="r"), ExactMatch("answer", name="e")], "--model.rewards.r.pattern a+ and this run has b+"),
+        (
+            [Regex("a+", name="r"), ExactMatch("gold", name="e")],
+            "--model.rewards.e.column answer and this run has gold",
+        ),
+        ([Regex("a+", True, name="r"), ExactMatch("answer", name="e")], "--model.rewards.r.whole False"),
+        ([Regex("a+", 2.0, name="x")], "--model.rewards 1 x r, 1 x e and"),
+    ):
+        with pytest.raises(PostTrainError, match=re.escape(said)):
+            grpo(tiny_model, other)._require_same_options(before)
+    assert RewardModelScore(str(tiny_model)).options == {"path": str(tiny_model.resolve())}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -364,6 +394,9 @@ def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path:
         ({"reference": "cached"}, "--model.reference cached: responses are new every time"),
         ({"objective": "cispo", "clip": Clip(high=0.2)}, "take --model.ratio token, --model.clip.high 5"),
         ({"entropy": -0.1}, "--model.entropy is -0.1"),
+        ({"epsilon": -1.0}, "--model.epsilon is -1.0"),
+        ({"epsilon": math.nan}, "--model.epsilon is nan"),
+        ({"beta": math.inf}, "--model.beta is inf"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: Path) -> None:
@@ -387,6 +420,12 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: 
             {},
             {},
             "prompts.jsonl:1: ExactMatch needs the column `right`, and there are prompt",
+        ),
+        (
+            {"rewards": [FunctionReward(lambda completions, right, left=None, **_: [], name="mine")]},
+            {},
+            {},
+            "prompts.jsonl:1: the reward function mine takes `right`, and the columns there are prompt",
         ),
         (
             {},

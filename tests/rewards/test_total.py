@@ -6,6 +6,8 @@ import asyncio
 import logging
 import math
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,6 +19,8 @@ from rewards.test_rules import batch
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards import FunctionReward, LengthPenalty, Regex, RewardSum, refuse_failing
+from lit_posttrain.rewards import time_limit as time_limit_module
+from lit_posttrain.rewards.time_limit import TooLong, time_limit
 
 SAID = ["one", "two", "three"]
 
@@ -276,3 +280,19 @@ def test_what_a_reward_changes_nobody_else_sees() -> None:
     summed(vandal, witness)(given)
     assert seen == [before.prompts, before.responses, before.columns["answer"]]
     assert given == before
+
+
+def test_a_bell_that_rings_as_the_call_ends_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(threading.Event):
+        def set(self) -> None:
+            if not hasattr(self, "rung"):
+                self.rung = True
+                raise TooLong("it took longer")
+            super().set()
+
+    monkeypatch.setattr(time_limit_module.threading, "Event", Late)
+    before, threads = signal.getsignal(signal.SIGVTALRM), threading.active_count()
+    with pytest.raises(TooLong), time_limit(5.0):
+        pass
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert threading.active_count() == threads

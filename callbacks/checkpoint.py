@@ -52,6 +52,7 @@ class LastCheckpoint(Checkpoint):
             raise PostTrainError(f"--checkpoint_every is {every_n_steps}; it must be at least 1")
         self.every_n_steps, self.resume_command = every_n_steps, resume_command
         self._saved: tuple[int, bool] = (0, False)  # the step, and whether its validation was still due
+        self._kept = False  # whether last.ckpt is this run's, and not an earlier one's
         self._validates = False
         self._between_steps = True
         self._stop_later = False
@@ -72,6 +73,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to train what could not be saved."""
         self._saved = (trainer.global_step, bool(self._resumed.get("validation_due")))
+        self._kept = Path(trainer.ckpt_path or "").resolve() == _last(trainer).resolve()
         self._between_steps, self._stop_later = True, False
         self._validates = trainer.enable_validation  # an interrupted run leaves its last validation out
         # what monitors a metric looks for it again at the end of an epoch
@@ -156,7 +158,7 @@ class LastCheckpoint(Checkpoint):
                     self._save(trainer)
             except Exception as problem:  # what ended the run is to be read, not this
                 log.error("the last steps could not be saved: %s", problem)
-        if dry_run(trainer) or not self._saved[0] or not _last(trainer).exists():
+        if dry_run(trainer) or not self._kept:
             return ""
         return f"step {self._saved[0]} is saved in {_last(trainer)}"
 
@@ -197,6 +199,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if not dry_run(trainer):
             trainer.save_checkpoint(_last(trainer))
+            self._kept = True
             self._saved = (trainer.global_step, self._finished is not None and self._finished.validation_due)
 
 

@@ -15,7 +15,8 @@ from lit_posttrain.errors import PostTrainError
 
 def refuse_misspelt(trainer: Trainer, pl_module: LightningModule, best: str) -> bool:
     """Compare what is monitored with the metrics of the last logged step, which a validation has too. What others than
-    this package and Lightning log is not known before. best: what --monitor names.
+    this package and Lightning log is not known before, nor what callbacks log later, such as kl/sampled. best: what
+    --monitor names.
 
     Returns:
         whether there was a step to compare with.
@@ -23,7 +24,7 @@ def refuse_misspelt(trainer: Trainer, pl_module: LightningModule, best: str) -> 
     Raises:
         PostTrainError: for a name that is close to one of those, or not of a validation.
     """
-    trained = {name for name in trainer.callback_metrics if name.startswith(("train/", "perf/"))}
+    trained = {*trainer.callback_metrics, "step", "epoch"}
     if not any(name.startswith("train/") for name in trained):
         return False
     loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
@@ -47,6 +48,7 @@ def monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
 def _refuse(option: str, metric: str, known: set[str]) -> None:
     alike = [name for name in known if name.count("/") == metric.count("/")]
     close = difflib.get_close_matches(metric, alike, n=1, cutoff=0.85)
-    if metric not in known and (close or not metric.startswith("val/")):
+    complete = metric.startswith(("train/", "perf/")) or "/" not in metric
+    if metric not in known and (close or complete):
         choice = f"did you mean {close[0]}?" if close else f"choose one such as {', '.join(sorted(known)[:3])}"
         raise PostTrainError(f"{option} {metric}: not a metric of the validation; {choice}")

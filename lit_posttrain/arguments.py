@@ -9,7 +9,7 @@ from pathlib import Path
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.paths import at_home
 from lit_posttrain.errors import PostTrainError, alternatives
-from lit_posttrain.run_folder import slurm_name
+from lit_posttrain.run_folder import measured, slurm_name
 
 
 def resolve_arguments(args: list[str]) -> list[str]:
@@ -109,8 +109,11 @@ def _begun(rest: list[str]) -> list[str]:
     if name is None:
         raise PostTrainError("--resume auto: pass --name NAME too, so that the run is found again")
     rest = [*rest, "--name", name]
-    found = _in_run("fit", Path(chosen(rest, "runs") or "runs") / name)
-    return rest if found is None else [*rest, "--ckpt_path", str(found)]
+    folder = Path(chosen(rest, "runs") or "runs") / name
+    if (found := _in_run("fit", folder)) is not None:
+        return [*rest, "--ckpt_path", str(found)]
+    # one that was killed before it saved anything begins anew
+    return [*rest, "--overwrite", "true"] if measured(folder) else rest
 
 
 def _resumed(command: str, name: str, rest: list[str]) -> list[str]:

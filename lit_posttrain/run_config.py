@@ -13,7 +13,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.command_line.paths import each_takes_paths, takes_paths
 from lit_posttrain.run_folder import goes_on
-from lit_posttrain.tracking import forget_run, keep_run_id
+from lit_posttrain.tracking import MetricsCSV, forget_run, keep_run_id
+
+_WRITTEN = ("dirpath", "save_dir")  # folders of ModelCheckpoint and loggers, which need not exist yet
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -37,6 +39,8 @@ class SaveRunConfig(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         if not goes_on(folder, self.config.get("ckpt_path")):
             forget_run(folder)
+            if not any(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
+                (folder / "metrics.csv").unlink(missing_ok=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and logger.version:
                 keep_run_id(folder, logger.version)
@@ -59,7 +63,8 @@ def with_absolute_paths(value: Any, name: str = "") -> Any:
     """A part of a config that can be used from any folder: relative paths that lead somewhere from here made absolute,
     in options that take one. name: of the option whose value it is."""
     if isinstance(value, str):
-        leads = bool(value) and takes_paths(name) and os.path.exists(value)
+        written = name in _WRITTEN and "://" not in value
+        leads = bool(value) and (written or (takes_paths(name) and os.path.exists(value)))
         return str(Path(value).absolute()) if leads else value
     if isinstance(value, (list, tuple)):
         inner = name if each_takes_paths(name) else ""

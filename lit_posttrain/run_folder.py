@@ -74,6 +74,12 @@ def goes_on(folder: Path, checkpoint: str | None) -> bool:
     return Path(checkpoint).resolve().is_relative_to(folder.resolve())
 
 
+def measured(folder: Path) -> bool:
+    """Whether a run has trained in a folder, so that its metrics would be lost to another one."""
+    metrics = folder / "metrics.csv"
+    return (folder / "config.yaml").exists() and metrics.exists() and metrics.stat().st_size > 0
+
+
 def fresh_name(method: str, runs: Path, claim: bool) -> str:
     """A name that no run has: METHOD-DATE-TIME, or of several processes that a launcher started METHOD-JOB, the same on
     all of them. Children inherit it through the environment.
@@ -102,7 +108,7 @@ def _job() -> str | None:
     if "LOCAL_RANK" in os.environ:  # torchrun without an id: its own process, and when that started
         parent = os.getppid()
         with suppress(OSError):
-            return f"{parent}-{Path(f'/proc/{parent}').stat().st_ctime:.0f}"
+            return f"{parent}-{Path(f'/proc/{parent}/stat').read_text().rpartition(')')[2].split()[19]}"
         return f"{parent}"
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
         return f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"

@@ -147,10 +147,12 @@ def _number(text: str | None) -> float:
 
 def forget_run(folder: Path | str) -> None:
     """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own.
-    metrics.csv and samples.jsonl are begun anew by those who write them."""
+    metrics.csv is the logger's own matter: the new run may have begun one."""
     for checkpoint in ("last.ckpt", "best.ckpt"):
         remove(Path(folder) / checkpoint)
-    old = ("wandb_id.txt", "audit.json", "rewards.*", "reward_examples.jsonl")
+    for requeued in Path(folder).glob("hpc_ckpt_*"):
+        remove(requeued)
+    old = ("wandb_id.txt", "audit.json", "rewards.*", "reward_examples.jsonl", "samples.jsonl", "completions.jsonl")
     for pattern in (*old, "validate_reward*", "predictions*"):
         for file in Path(folder).glob(pattern):
             file.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
 from lit_posttrain.run_config import SaveRunConfig
-from lit_posttrain.run_folder import RunLock, fresh_name, goes_on
+from lit_posttrain.run_folder import RunLock, fresh_name, goes_on, measured
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import RunStopped, Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
@@ -208,13 +208,18 @@ class PostTrainCLI(LightningCLI):
     def _refuse_to_mix_runs(self, section: Any) -> None:
         if not self.tracking or section["overwrite"]:
             return
-        used = any((self.run_dir / name).exists() for name in ("last.ckpt", "best.ckpt"))  # else nothing is lost
-        start = section.get("ckpt_path")
-        if self.subcommand in (None, "fit") and used and not goes_on(self.run_dir, start):
+        used = any((self.run_dir / name).exists() for name in ("last.ckpt", "best.ckpt"))
+        start, fitting = section.get("ckpt_path"), self.subcommand in (None, "fit") and not section.trainer.fast_dev_run
+        if fitting and used and not goes_on(self.run_dir, start):
             other = f", which --ckpt_path {start} is not of" if start else ""
             raise PostTrainError(
                 f"{self.run_dir} holds a run already{other}: go on with it (--resume {shlex.quote(self.run_name)}), "
                 "choose another --name, or start anew in it with --overwrite true"
+            )
+        if fitting and not used and start is None and measured(self.run_dir):
+            raise PostTrainError(
+                f"{self.run_dir} holds a run already, without a last.ckpt or best.ckpt to go on from: choose another "
+                "--name, or start anew in it with --overwrite true"
             )
         written = next(self.run_dir.glob("predictions*.jsonl"), None)
         if self.subcommand == "predict" and written is not None:
@@ -225,7 +230,7 @@ class PostTrainCLI(LightningCLI):
         options: dict[str, Any] = {"default_root_dir": str(self.run_dir)}
         chosen = self.config_init[self.subcommand].trainer if self.subcommand else self.config_init.trainer
         fitting = self.tracking and self.subcommand in (None, "fit")
-        if fitting and chosen.logger is not False:
+        if fitting and chosen.logger is not False and not chosen.fast_dev_run:
             options["logger"] = self._loggers(chosen.logger)
         elif chosen.logger is None:
             options["logger"] = False

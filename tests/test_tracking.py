@@ -73,7 +73,8 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_forget_run(tmp_path: Path) -> None:
-    for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "audit.json", "config.yaml"):
+    left = ("samples.jsonl", "completions.jsonl", "rewards.jsonl", "hpc_ckpt_1.ckpt")
+    for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "audit.json", "config.yaml", *left):
         (tmp_path / name).touch()
     forget_run(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]

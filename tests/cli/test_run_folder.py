@@ -19,6 +19,7 @@ from helpers.processes import environment
 from lit_posttrain import SFT
 from lit_posttrain.cli import main
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.run_config import with_absolute_paths
 from lit_posttrain.run_folder import RunLock, fresh_name
 
 HOLD = """
@@ -116,6 +117,21 @@ def test_one_command_begins_and_goes_on(
     callbacks = yaml.safe_load(Path("runs/slurm-12/config.yaml").read_text())["trainer"]["callbacks"]
     assert len(callbacks) == 1, "as when it began"
     assert fit(chats, tiny_model, *command, "--name", "other") == 0, "a name of its own begins another"
+
+
+def test_paths_in_a_saved_config_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rm-hf").mkdir()
+    given = {"critic": {"start": "./rm-hf"}, "cache_dir": "~/cache", "dirpath": "kept", "start": "none"}
+    given |= {"save_dir": "s3://bucket/x"}
+    found = with_absolute_paths(given)
+    assert found == {
+        "critic": {"start": str(tmp_path / "rm-hf")},
+        "cache_dir": "~/cache",
+        "dirpath": str(tmp_path / "kept"),
+        "start": "none",
+        "save_dir": "s3://bucket/x",
+    }
 
 
 def test_a_run_goes_on_from_another_folder(

@@ -191,3 +191,76 @@ def test_secrets_stay_out_of_saved_configs(chats: Path, tiny_model: Path, monkey
     for file in Path("runs/one").rglob("*"):
         if file.is_file():
             assert b"a" * 40 not in file.read_bytes(), file
+
+
+def test_a_run_that_saved_nothing_is_not_begun_anew_silently(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its metrics would be lost. A job that is requeued before anything was saved does begin anew."""
+    unsaved = ["--trainer.enable_checkpointing", "false"]
+    assert fit(chats, tiny_model, "--name", "one", *unsaved) == 0
+    before = Path("runs/one/metrics.csv").read_bytes()
+    capsys.readouterr()
+    assert fit(chats, tiny_model, "--name", "one", *unsaved) == 2
+    assert "runs/one holds a run already, without a last.ckpt or best.ckpt" in one_line(capsys)
+    assert Path("runs/one/metrics.csv").read_bytes() == before
+    assert fit(chats, tiny_model, "--resume", "auto", "--name", "one") == 0
+    assert Path("runs/one/last.ckpt").exists()
+
+
+def test_a_dry_run_may_have_the_name_of_a_run(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one") == 0
+    before = {f: f.read_bytes() for f in Path("runs/one").iterdir() if f.is_file()}
+    dry = ["--trainer.fast_dev_run", "true", "--wandb.mode", "offline"]
+    for name in ("one", "two"):
+        assert fit(chats, tiny_model, "--name", name, *dry) == 0
+    assert {f: f.read_bytes() for f in Path("runs/one").iterdir()} == before
+    assert not Path("runs/two").exists()
+
+
+def test_nothing_of_the_old_run_stays_when_one_starts_anew(chats: Path, tiny_model: Path) -> None:
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_epochs", "2") == 0
+    for name in ("samples.jsonl", "completions.jsonl"):
+        Path("runs/one", name).write_text('{"step": 1}\n')
+    assert fit(chats, tiny_model, "--name", "one", "--overwrite", "true", "--trainer.logger", "false") == 0
+    left = {f.name for f in Path("runs/one").iterdir()}
+    assert left == {"config.yaml", "audit.json", "last.ckpt", "best.ckpt"}
+
+
+def test_an_error_does_not_speak_of_the_checkpoint_of_an_earlier_run(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--name", "one", "--data.batch_size", "4", "--trainer.val_check_interval", "2"]
+    assert fit(chats, tiny_model, *options) == 0
+
+    def fails(module: SFT, batch: Any, batch_idx: int) -> Any:
+        raise PostTrainError("at once")
+
+    monkeypatch.setattr(SFT, "training_step", fails)
+    capsys.readouterr()
+    for checkpoint, said in (("best", False), ("last", True)):
+        assert main(["fit", "--resume", "one", "--ckpt_path", checkpoint, "--trainer.max_epochs", "2"]) == 2
+        assert ("is saved in" in capsys.readouterr().out) == said
+
+
+def test_predictions_that_fail_leave_the_old_ones(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit(chats, tiny_model, "--name", "one") == 0
+    folder = Path("runs/one")
+    for name in ("predictions.jsonl", "predictions-1.jsonl"):
+        (folder / name).write_text("old\n")
+    command = ["predict", "--config", "runs/one/config.yaml", "--ckpt_path", "last", "--overwrite", "true"]
+
+    def fails(module: SFT, batch: Any, batch_idx: int) -> Any:
+        raise PostTrainError("at once")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SFT, "predict_step", fails)
+        assert main(command) == 2
+    assert (folder / "predictions.jsonl").read_text() == (folder / "predictions-1.jsonl").read_text() == "old\n"
+    assert main(command) == 0
+    assert [f.name for f in folder.glob("predictions*")] == ["predictions.jsonl"]
+    assert (folder / "predictions.jsonl").read_text() != "old\n"

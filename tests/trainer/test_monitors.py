@@ -125,3 +125,18 @@ def test_a_misspelt_metric_is_told_after_a_step(
     assert f"{name}.monitor {metric}" in said
     assert meant in said
     assert torch.load("runs/r/last.ckpt", weights_only=True)["global_step"] == 1, "what was learnt is saved"
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("ModelCheckpoint", "step"),
+        ("ModelCheckpoint", "epoch"),
+        ("EarlyStopping", "kl/sampled"),
+        ("EarlyStopping", "hacking/flags"),
+    ],
+)
+def test_what_is_logged_elsewhere_or_later_is_not_misspelt(name: str, metric: str, fit: Fit) -> None:
+    """Whether it is there when it is looked for, Lightning says."""
+    more = ["--trainer.callbacks.strict", "false"] if name == "EarlyStopping" else ["--trainer.callbacks.mode", "max"]
+    assert fit(f"--trainer.callbacks+={name}", "--trainer.callbacks.monitor", metric, *more) == 0

@@ -49,5 +49,5 @@ def test_weights_that_come_quantized_are_not_trained(
     packed.save_pretrained("packed")
     tiny.tokenizer().save_pretrained("packed")
     assert fit(chats, Path("packed"), "--trainer.max_steps", "1") == 2
-    assert "its weights are quantized" in one_line(capsys)
+    assert "the weights of packed are quantized (bitsandbytes)" in one_line(capsys)
     assert fit(chats, Path("packed"), "--trainer.max_steps", "1", "--model.policy.lora.r", "4") == 0

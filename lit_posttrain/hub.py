@@ -1,4 +1,4 @@
-"""Whether a name is on the Hugging Face hub, asked once and briefly.
+"""Whether a name is on the Hugging Face hub, asked once and briefly, and whether it stands for adapters.
 
 The hub's own client tries every file again and again: a mistyped name without a network was answered after a minute.
 """
@@ -12,6 +12,7 @@ from typing import Literal
 from lit_posttrain.errors import first_line
 
 _SECONDS = 5.0
+_ADAPTERS = "adapter_config.json"
 
 
 @cache
@@ -33,6 +34,20 @@ def missing_reason(name: str, kind: Literal["model", "dataset"]) -> str | None:
     except Exception as problem:  # every reason for which a network fails has its own kind
         return f"the hub cannot be reached ({first_line(problem)})"
     return None
+
+
+@cache
+def fetched_adapters(name: str) -> Path | None:
+    """The folder that a repository of adapters on the hub is fetched into; None for one that holds a whole model."""
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, _ADAPTERS), str):
+        if _fetched(name, "model"):
+            return None
+        files = HfApi().model_info(name, timeout=_SECONDS).siblings or []
+        if _ADAPTERS not in {file.rfilename for file in files}:
+            return None
+    return Path(snapshot_download(name))
 
 
 def _fetched(name: str, kind: Literal["model", "dataset"]) -> bool:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from helpers.cli import one_line
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from lit_posttrain import ModelSpec, PostTrainError
 from lit_posttrain.cli import main
 from lit_posttrain.data.sources import find_sources
-from lit_posttrain.hub import missing_reason
-from lit_posttrain.models.loading import load_config
+from lit_posttrain.hub import fetched_adapters, missing_reason
+from lit_posttrain.models.loading import build_policy, load_config
 from lit_posttrain.models.paths import resolve
 from lit_posttrain.models.tokenizers import load_tokenizer
 
@@ -28,7 +32,7 @@ class Hub:
         self.asked: list[tuple[str, str, float]] = []
         self.answer: Exception | None = ConnectionError("Name or service not known")
 
-    def repo_info(self, name: str, *, repo_type: str, timeout: float) -> None:
+    def repo_info(self, name: str, *, repo_type: str, timeout: float = 0.0, **_: Any) -> None:
         self.asked.append((name, repo_type, timeout))
         if self.answer is not None:
             raise self.answer
@@ -40,10 +44,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     found = Hub()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(HfApi, "repo_info", lambda self, name, **about: found.repo_info(name, **about))
+    monkeypatch.setattr(HfApi, "repo_info", lambda self, repo_id, **about: found.repo_info(repo_id, **about))
+    monkeypatch.setattr(HfApi, "model_info", lambda self, repo_id, **about: SimpleNamespace(siblings=[]))
     missing_reason.cache_clear()
+    fetched_adapters.cache_clear()
     yield found
     missing_reason.cache_clear()
+    fetched_adapters.cache_clear()
 
 
 def test_a_name_without_an_owner_is_not_asked_for(hub: Hub) -> None:
@@ -76,6 +83,21 @@ def test_a_model_that_the_hub_does_not_have(hub: Hub) -> None:
 def test_a_model_that_the_hub_has(hub: Hub) -> None:
     hub.answer = None
     assert resolve("a/b") == ("a/b", None)
+
+
+def test_adapters_on_the_hub_are_merged_into_their_base(hub: Hub, tiny_model: Path) -> None:
+    """As they were fetched, with a folder a commit in the hub's cache; now there is no network."""
+    hub.answer = OfflineModeIsEnabled()
+    stored, commit = Path("hub/models--some--adapters"), "0" * 40
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(r=2, init_lora_weights=False))
+    model.save_pretrained(stored / "snapshots" / commit)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text(commit)
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = model(tokens).logits
+        found = build_policy(ModelSpec("some/adapters", dtype="float32"), 0).transformer(tokens).logits
+    assert (found - expected).abs().max() < 1e-5
 
 
 def test_what_was_fetched_before_needs_no_network(hub: Hub) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.hub import missing_reason
+from lit_posttrain.hub import fetched_adapters, missing_reason
 
 
 def cache_root() -> Path:
@@ -64,6 +64,10 @@ def resolve(
         raise PostTrainError(f"model path {path}: no such folder{_similar(local)}")
     if reason := missing_reason(path, "model"):
         raise not_found(path, reason)
+    if what == "model" and (fetched := fetched_adapters(path)):
+        from lit_posttrain.models.adapter_folders import merged_folder
+
+        return str(merged_folder(fetched, trust_remote_code)), None
     return path, None
 
 

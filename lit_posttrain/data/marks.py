@@ -24,8 +24,8 @@ MESSAGE_MARKS = {
 }
 # axolotl: a list of {begin_offset, end_offset, train} over the characters of a turn
 DETAILS = ("train_detail", "training_detail")
-# column of a row -> likewise for all of its assistant turns
-ROW_MARKS = {**MESSAGE_MARKS, "sample_weight": True}
+# column of a row -> likewise for all of its assistant turns; a row's `loss` is what somebody measured
+ROW_MARKS = {key: trains for key, trains in MESSAGE_MARKS.items() if key != "loss"} | {"sample_weight": True}
 _WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 

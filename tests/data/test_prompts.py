@@ -204,6 +204,11 @@ def test_marked_rows_are_not_prompts(mark: str, tokenizer: PreTrainedTokenizerFa
     assert prompt_reader(Record({"prompt": "a", mark: no}, "rows.jsonl", 1)).example(Row({"prompt": "a", mark: no}))
 
 
+def test_a_measured_loss_beside_a_row_is_no_mark(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    data = read(tmp_path, tokenizer, [{"prompt": "a", "loss": 2.3}, {"prompt": "b", "loss": 0.0}])
+    assert len(data.train_store) == 2
+
+
 def test_half_a_surrogate_in_another_column_is_kept(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     rows = [{"prompt": "what is it", "answer": "a \ud83d fox", "\udc00": ["\ud83d\ude00"]}]
     data = read(tmp_path, tokenizer, rows)

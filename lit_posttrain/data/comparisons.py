@@ -23,6 +23,7 @@ from lit_posttrain.data.votes import Votes, Winner
 from lit_posttrain.errors import PostTrainError
 
 _Read = Callable[[Row], Comparison]
+_COUNTS_FROM_0 = re.compile(r"(?<!\d)0$")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def recognise_comparison(
     guesses = guessed(data)
     if named_ones := set(wanted) - {"prompt"}:  # the user says what is compared; the rest of that shape is guessed
         shapes = [{*needs, *_OPTIONAL.get(name, ())} for name, needs, _ in _SHAPES]
-        kept = {"prompt", "extra"}.union(*(shape for shape in shapes if shape & named_ones))
+        kept = {"prompt", "extra", "judges"}.union(*(shape for shape in shapes if shape & named_ones))
         guesses = {name: column for name, column in guesses.items() if name in kept}
     for one, other in (("ranks", "scores"), ("scores", "ranks")):
         if one in wanted:
@@ -133,7 +134,7 @@ def recognise_comparison(
         if set(needs) <= set(found) and (labelled or name != "unpaired"):
             used = {key: found.get(key) for key in (*needs, *_OPTIONAL.get(name, ()))}
             needed = [c for value in used.values() if value for c in (value if isinstance(value, list) else [value])]
-            votes = Votes(found["labels"], values or label_values(found)) if used.get("labels") else None
+            votes = _votes(record, found, "labels" in wanted, values) if used.get("labels") else None
             read = make(
                 {**used, "extra": [] if named.prompt else found.get("extra", []), "labelled": labelled, "votes": votes},
                 annotators,
@@ -141,6 +142,29 @@ def recognise_comparison(
             needs = (*needed, *(column for column in around.values() if column))
             return ComparisonFormat("/".join(needed), needs, read, **around, labelled=labelled, votes=votes)
     raise PostTrainError(f"{record.file}:{record.line}: {_unrecognised(record, found, labelled)}")
+
+
+def _votes(record: Record, found: Mapping[str, Any], named: bool, values: Mapping[str, Winner] | None) -> Votes:
+    """What the labels of judged pairs mean. named: whether the user named their columns.
+
+    Raises:
+        PostTrainError: several columns may be the labels, or nothing says which response a label is about.
+    """
+    where, judges = f"{record.file}:{record.line}", found.get("judges", [])
+    if not named and len(judges) > 1:
+        lists = [f"'[{', '.join(columns)}]'" for columns in judges]
+        raise PostTrainError(
+            f"{where}: {' and '.join(', '.join(columns) for columns in judges)} may all say which response is better; "
+            f"name what does with --data.columns.labels {' or '.join(lists)}"
+        )
+    published = label_values(found)
+    if not values and published is None and any(_COUNTS_FROM_0.search(found[side]) for side in ("first", "second")):
+        raise PostTrainError(
+            f"{where}: `{found['first']}` and `{found['second']}` count from 0, and labels may count from 0 or 1; say "
+            f"what {', '.join(found['labels'])} means with --data.label_values '{{0: first, 1: second}}' or "
+            "'{1: first, 0: second}' or '{1: first, 2: second, 0: tie}'"
+        )
+    return Votes(found["labels"], values or None, published)
 
 
 def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> str:

@@ -40,7 +40,11 @@ _SIGNED: dict[str, Winner] = {
     "0": "tie",
     **dict.fromkeys(("1", "2", "3"), "second"),
 }
-_ARENA: dict[str, Winner] = {"model_a": "first", "model_b": "second", "tie": "tie", "both_bad": "tie"}
+_ARENA: dict[str, Winner] = {
+    "model_a": "first",
+    "model_b": "second",
+    **dict.fromkeys(("tie", "tie (bothbad)", "both_bad"), "tie"),
+}
 # published sets of judged pairs that are read as they are: columns of the prompt, of both responses and of the label,
 # and what the label says
 JUDGED: tuple[tuple[str | None, str, str, str, dict[str, Winner]], ...] = (
@@ -64,8 +68,8 @@ _PAIRS = "configs/dpo.yaml (also simpo, orpo, kto) and configs/reward.yaml learn
 
 
 def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `PreferenceColumns`, and `extra` for columns that belong to the prompt, by the names that public data
-    sets give them."""
+    """Fields of `PreferenceColumns`, by the names that public data sets give them. extra: columns that belong to the
+    prompt. judges: all that `labels` may be, each a list of columns."""
 
     def first_of(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in data), None)
@@ -87,9 +91,12 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
         guesses["first"], guesses["second"] = "response_0", first_of(("response_1",))
     if answers_itself(data) and _is_verdict(data.get("label")):  # LLaMA-Factory's rows for KTO
         guesses["conversation"] = first_of(CONVERSATION)
+    judges = [guesses["labels"]] * bool(guesses["labels"])
     for prompt, first, second, label, _ in JUDGED:
         if all(name in data for name in (prompt, first, second, label) if name):
+            judges.append([label])
             guesses |= {"prompt": prompt, "first": first, "second": second, "labels": [label]}
+    guesses["judges"] = judges
     return {name: value for name, value in guesses.items() if value}
 
 

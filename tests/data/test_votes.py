@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from lit_posttrain.data.bad_rows import Misread
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats import recognise
+from lit_posttrain.data.kinds import JUDGED
 from lit_posttrain.data.preference import PreferenceData
 from lit_posttrain.data.prompts import prompt_reader
 from lit_posttrain.data.row import Row
@@ -118,17 +119,17 @@ def test_judged_conversations_have_their_prompt_in_common(tmp_path: Path, tokeni
         parts = [[{"type": "text", "text": said}] for said in ("Q", text)]
         return [{"role": role, "content": part} for role, part in zip(("user", "assistant"), parts, strict=True)]
 
-    winners = ["model_a", "model_b", "tie", "both_bad"]
+    winners = ["model_a", "model_b", "tie", "both_bad", "tie (bothbad)"]
     rows = [{"winner": w, "conversation_a": side("A"), "conversation_b": side("B"), "language": "en"} for w in winners]
     data = build(tmp_path, tokenizer, rows)  # LMArena
-    assert preferred(data, tokenizer) == ["A", "B", "=", "="]
+    assert preferred(data, tokenizer) == ["A", "B", "=", "=", "="]
     record = Record(rows[0], "judged.jsonl", 1)
     assert prompt_reader(record).example(Row(rows[0])).messages == [{"role": "user", "content": "Q"}]
     with pytest.raises(PostTrainError, match="two responses to a prompt and which is better"):
         recognise(record)
     rows = [{"left": row["conversation_a"], "right": row["conversation_b"], "label": 1} for row in rows]
     columns = PreferenceColumns(first="left", second="right")
-    assert preferred(build(tmp_path, tokenizer, rows, columns=columns), tokenizer) == ["A"] * 4
+    assert preferred(build(tmp_path, tokenizer, rows, columns=columns), tokenizer) == ["A"] * 5
     with pytest.raises(PostTrainError, match=r"preferences need prompt: --data\.columns\.prompt NAME"):
         recognise_comparison(Record({"response1": "A", "response2": "B", "label": 1}, "judged.jsonl", 1))
 
@@ -136,10 +137,95 @@ def test_judged_conversations_have_their_prompt_in_common(tmp_path: Path, tokeni
 def test_another_label_of_a_published_set_is_not_guessed(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"prompt": "Q", "response_0": "A", "response_1": "B", "safer_response_id": i} for i in (0, 1)]
     columns = PreferenceColumns(labels=["safer_response_id"])
-    with pytest.raises(PostTrainError, match="`safer_response_id`: no label is 2, and some are 0"):
+    with pytest.raises(PostTrainError, match=r"count from 0.*what safer_response_id means.*label_values"):
         build(tmp_path, tokenizer, rows, columns=columns, on_bad_row="skip")
-    data = build(tmp_path, tokenizer, rows, columns=columns, label_values={"0": "first", "1": "second"})
-    assert preferred(data, tokenizer) == ["A", "B"]
+    said = {"0": "first", "1": "second"}
+    assert preferred(build(tmp_path, tokenizer, rows, columns=columns, label_values=said), tokenizer) == ["A", "B"]
+
+
+@pytest.mark.parametrize("labels", [{"label": 1}, {"annotator1": 1, "annotator_2": 1}])
+@pytest.mark.parametrize(("prompt", "first", "second", "label", "values"), JUDGED)
+def test_a_published_column_beside_other_labels_is_asked_for(
+    prompt: str | None, first: str, second: str, label: str, values: dict[str, Any], labels: dict[str, Any]
+) -> None:
+    turns = [{"role": "user", "content": "Q"}]
+    sides = ["A", "B"] if prompt else [[*turns, {"role": "assistant", "content": text}] for text in "AB"]
+    row = {**dict(zip((first, second), sides, strict=True)), label: [*values][-1], **labels}
+    row |= {prompt: turns if prompt == "context" else "Q"} if prompt else {}
+    record = Record(row, "judged.jsonl", 3)
+    with pytest.raises(
+        PostTrainError, match=rf"judged\.jsonl:3: {', '.join(labels)} and {label} may all say"
+    ) as caught:
+        recognise_comparison(record)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert f"--data.columns.labels '[{', '.join(labels)}]' or '[{label}]'" in said
+    named = recognise_comparison(record, PreferenceColumns(labels=[label]))
+    assert named.read(row).prompt == turns
+    meaning: Any = {"1": "first", "2": "second"}
+    named = recognise_comparison(record, PreferenceColumns(labels=[*labels]), values=meaning)
+    assert named.read(row).candidates[0].messages[-1]["content"] == "A"
+    assert prompt_reader(record).example(Row(row)).messages == turns  # which needs no labels
+
+
+@pytest.mark.parametrize("strengths", [(1, 2, 3), (3,), (0, 1), ("2", "3")])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        ("context", "response1", "response2", "overall_preference"),
+    ],
+)
+def test_strengths_without_a_sign_prefer_nobody(
+    columns: tuple[str, ...], strengths: tuple[Any, ...], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked: Any = [{"role": "user", "content": "Q"}] if columns[0] == "context" else "Q"
+    rows = [dict(zip(columns, (asked, "A", "B", label), strict=True)) for label in strengths]
+    with pytest.raises(PostTrainError, match=f"`{columns[3]}`: no label is below 0.*--data.columns.labels"):
+        build(tmp_path, tokenizer, rows, on_bad_row="skip")
+    said: dict[str, Any] = {"0": "tie", "1": "second", "2": "second", "3": "second"}
+    assert set(preferred(build(tmp_path, tokenizer, rows, label_values=said), tokenizer)) <= {"B", "="}
+
+
+@pytest.mark.parametrize("label", [0, 1, 2, "1"])
+@pytest.mark.parametrize(("first", "second"), [("response_0", "response_1"), ("answer0", "answer1"), ("b1", "b0")])
+def test_labels_of_responses_that_count_from_0_are_asked_for(first: str, second: str, label: Any) -> None:
+    row = {"prompt": "Q", first: "A", second: "B", "label": label}
+    record = Record(row, "judged.jsonl", 1)
+    columns = PreferenceColumns(first=first, second=second)
+    with pytest.raises(PostTrainError, match=r"judged\.jsonl:1: .* count from 0.*--data\.label_values"):
+        recognise_comparison(record, columns)
+    if first == "response_0":
+        with pytest.raises(PostTrainError, match="count from 0"):
+            recognise_comparison(record)
+    found = recognise_comparison(record, columns, values={"0": "first", "1": "second", "2": "tie"}).read(row)
+    assert found.candidates[0].messages[0]["content"] == ("B" if label in (1, "1") else "A")
+
+
+@pytest.mark.parametrize(
+    ("columns", "label", "better"),
+    [
+        (("history", "human_ref_A", "human_ref_B", "labels"), True, "A"),
+        (("history", "human_ref_A", "human_ref_B", "labels"), "False", "B"),
+        (("prompt", "response_0", "response_1", "better_response_id"), False, "A"),
+        (("prompt", "response_0", "response_1", "better_response_id"), 2, None),
+        (("prompt", "response_1", "response_2", "preference_strength"), -4, None),
+        (("prompt", "response_1", "response_2", "preference_strength"), True, None),
+    ],
+)
+def test_other_values_of_published_labels(
+    columns: tuple[str, ...],
+    label: Any,
+    better: str | None,
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    rows = [dict(zip(columns, ("Q", "A", "B", label), strict=True))]
+    if better:
+        assert preferred(build(tmp_path, tokenizer, rows), tokenizer) == [better]
+        return
+    with pytest.raises(PostTrainError, match=f"`{columns[3]}` is {label}; known labels of this column are .*: --data"):
+        build(tmp_path, tokenizer, rows, on_bad_row="skip")
 
 
 def ranked(**columns: Any) -> list[tuple[str, float]]:

@@ -34,7 +34,7 @@ its end. Where a template makes that impossible, the row is refused with the rea
   Gemma's empty channel, Mistral's tools before the last user turn): the turn is trained as generated, behind the
   prompt of generation. The audit counts these rows, and names the template variables with which both agree, if there
   are any. If a prompt opens `<think>` and the template drops the thought of a turn, be it under a key of its own or in
-  the content, the thought is trained, closed with `</think>`.
+  the content, the thought is trained, closed with `</think>`, and so is an empty one.
 - **Template variables**: `--model.policy.template_variables '{enable_thinking: false}'` sets them for training,
   rollouts, validation and every later use of the checkpoint, and writes them into the template of an exported folder.
   A row's own `chat_template_kwargs` win over them. A variable that the template does not use is an error.

@@ -116,20 +116,26 @@ class Joiner:
         return all(any(len(end) - m.start() <= alike for m in self._whole.finditer(end)) for end in ends)
 
     def _with_thought(self, prompt: str, before: str, said: str, talk: Conversation) -> str | None:
-        """The answer with its thought, where the prompt opens one (`<think>`) and the template leaves the message's
-        out. before, said: the rendered turn up to the answer, and from there on."""
+        """The answer with its thought, be it an empty one, where the prompt opens one (`<think>`) and the template
+        leaves the message's out. before, said: the rendered turn up to the answer, and from there on."""
         message, tags = talk.messages[-1], opened_thought(prompt)
         thought, content = thought_of(message), pieces(message["content"])
-        if tags is None or not thought or not (content.answer or message.get("tool_calls")):
+        if tags is None or not (content.answer or message.get("tool_calls")):
             return None
         opening, closing = tags
+        space = prompt[len(prompt.rstrip()) :]
+        if not thought:
+            if closing not in content.closing or closing in said:
+                return None
+            given = common(space, content.closing) if opening in message["content"] else 0
+            return content.closing[given:] + said.lstrip()
         closed = said.lstrip().startswith(closing)
         if not closed and before.rstrip().endswith(opening):
             return None  # a speaker's tag, as both have it
         if self._places.thinks(talk):
             return None
         if closed:
-            return thought + prompt[len(prompt.rstrip()) :] + said.lstrip()
+            return thought + space + said.lstrip()
         joint = content.closing if closing in content.closing else f"\n{closing}\n\n"
         return thought + joint + said.lstrip()
 

@@ -79,6 +79,36 @@ def test_a_thought_that_the_prompt_opens_is_trained(
     assert audit.files[0].altered.count == 0
 
 
+# as it stands in the content -> what is trained of it behind a prompt that ends with "<think>\n"
+EMPTY_THOUGHTS = {
+    "<think>\n\n</think>\n\n": "\n</think>\n\n",
+    "<think>\n</think>\n": "</think>\n",
+    "<think></think>": "</think>",
+    "\n</think>\n\n": "\n</think>\n\n",
+    "</think>": "</think>",
+}
+
+
+@pytest.mark.parametrize("calls", [False, True], ids=["an answer", "a call"])
+@pytest.mark.parametrize(("thought", "kept"), EMPTY_THOUGHTS.items())
+@pytest.mark.parametrize(("template", "more", "thinks"), SHAPES.values(), ids=SHAPES)
+def test_an_empty_thought_that_the_prompt_opens_is_closed(
+    tmp_path: Path, template: str, more: dict[str, Any], thinks: str, thought: str, kept: str, calls: bool
+) -> None:
+    tag = "thought" if "<thought>" in template else "think"
+    call = [("level", {"river": "Rhine"})] if calls and CALLS in template else []
+    message = says(thought.replace("think", tag) + "a fox", *call)
+    made = tokenizer(template, *SPECIAL)
+    store, audit = build(tmp_path, made, {"messages": [ASK, message], **more})
+    # two write the end of every thought themselves
+    kept = {V31: "</think>", EMPTY: "\n</think>\n\n"}.get(template, kept.replace("think", tag))
+    end = thinks.partition("a fox")[2]
+    said = "a fox" + ('<call>level{"river": "Rhine"}' if call else "")
+    assert trained(made, store) == [kept + said + end]
+    assert store[0].prompt.tolist() == given(made, [ASK], **more.get("chat_template_kwargs", {}))
+    assert not audit.files[0].lost
+
+
 def test_a_speaker_in_a_tag_is_no_thought(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '</' + m.role + '>' }}{% endfor %}"

@@ -97,7 +97,6 @@ class OnPolicyModule(ReferencedModule):
         self._judged = False  # whether rewards have worked
         self._told_cut_off = False
         self.sampling_progress: SamplingProgress | None = None
-        self._broken: PostTrainError | None = None  # what ended that
         self._responses = self._scored = 0  # how many this run has sampled, and how many of them had a score
         self.awaits_rewards = False
         self.given_up: int | None = None
@@ -238,7 +237,6 @@ class OnPolicyModule(ReferencedModule):
     @torch.no_grad()
     def collect(self, phase: int) -> Experience:
         """The experience of a phase. Called on all ranks, with the policy as it is."""
-        self._refuse_broken()  # where `min_steps` or `min_epochs` has it go on
         begun = time.perf_counter()
         kept, seen = self._sampled(phase)
         sampled = time.perf_counter()
@@ -279,19 +277,16 @@ class OnPolicyModule(ReferencedModule):
         return kept, seen
 
     def _look_at_rewards(self, seen: Sequence[Rollout]) -> None:
-        """End a run whose reward fails on everything: at once where it has never worked, else behind the step at hand,
-        so that what was learnt is saved. Say once that responses have no score."""
-        try:
-            refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
-        except PostTrainError as problem:
-            if not self._judged:
-                raise
-            log.error("%s: the run ends with this step, and is saved", problem)
-            self._broken, self.trainer.should_stop = problem, True
-        else:
-            if not self._judged and self.global_rank == 0 and (told := unscored(seen)):
-                log.warning(told)
-            self._judged = True
+        """Say once that responses have no score.
+
+        Raises:
+            PostTrainError: on all ranks, for a reward that fails on everything. Nothing is trained on this rollout: a
+                run that goes on from the last step samples it again.
+        """
+        refuse_failing(from_all_ranks(self.rewards.tallies, self.trainer))
+        if not self._judged and self.global_rank == 0 and (told := unscored(seen)):
+            log.warning(told)
+        self._judged = True
         if not self._told_cut_off and (told := cut_off(seen, self.sampling.max_new_tokens)):
             self._told_cut_off = True
             if self.global_rank == 0:
@@ -386,21 +381,15 @@ class OnPolicyModule(ReferencedModule):
         return super().training_step(batch, batch_idx)
 
     def on_train_end(self) -> None:
-        """Say what ended the run, now that callbacks have saved it.
-
+        """
         Raises:
-            PostTrainError: for a reward that broke down, or if no response had a score.
+            PostTrainError: if no response had a score.
         """
         if self._responses and not self._scored:
             raise PostTrainError(
                 f"none of the {self._responses:,} responses of this run has a score, so nothing was learnt: no reward "
                 "has a say on them; look whether the rows have the columns that the rewards read"
             )
-        self._refuse_broken()
-
-    def _refuse_broken(self) -> None:
-        if self._broken is not None:
-            raise PostTrainError(f"{self._broken}, then go on from the run's last checkpoint (--resume)")
 
     # Validation ----------------------------------------------------------------------------------------------------
 

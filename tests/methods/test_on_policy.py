@@ -185,29 +185,38 @@ def test_a_reward_that_fails_on_everything_ends_a_phase_and_a_validation(tiny_mo
         trainer.validate(grpo(tiny_model, [FunctionReward(broken)]), datamodule=prompts(tmp_path, val_share=0.5))
 
 
-def test_a_reward_that_breaks_down_ends_a_run_that_is_saved(
-    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_reward_that_breaks_down_ends_the_run_before_its_rollout_is_trained_on(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The run that goes on, with the reward mended, ends as one whose reward has always worked."""
     calls: list[int] = []
 
     def later(completions: list[str]) -> list[float]:
         calls.append(len(completions))
-        return [float(len(said)) if len(calls) == 1 else math.nan for said in completions]
+        return [float(len(said)) if len(calls) < works else math.nan for said in completions]
 
-    module = grpo(tiny_model, [FunctionReward(later)])
-    with pytest.raises(
-        PostTrainError, match=r"reward later fails .*; mend it, then go on from the run's last checkpoint"
-    ):
-        fit(module, prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=9)
-    assert "reward later fails on every response" in caplog.text
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 2
-    again = quiet_trainer(LastCheckpoint(100), max_epochs=9, default_root_dir=tmp_path)
-    with pytest.raises(PostTrainError, match="reward later fails on every response"):
-        again.fit(
-            grpo(tiny_model, [FunctionReward(later)]), datamodule=prompts(tmp_path), ckpt_path=tmp_path / "last.ckpt"
+    works = 99
+    whole = grpo(tiny_model, [FunctionReward(later)])
+    fit(whole, prompts(tmp_path), tmp_path / "whole", max_epochs=4)
+
+    calls.clear()
+    works = 3
+    with pytest.raises(PostTrainError, match=r"reward later fails on every response, first on the prompt .*; mend it"):
+        fit(
+            grpo(tiny_model, [FunctionReward(later)]),
+            prompts(tmp_path),
+            tmp_path,
+            LastCheckpoint(100),
+            max_epochs=4,
+            min_epochs=4,
         )
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert f"step 2 is saved in {tmp_path / 'last.ckpt'}" in capsys.readouterr().out
+    works = 99
+    module = grpo(tiny_model, [FunctionReward(later)])
+    again = quiet_trainer(LastCheckpoint(100), max_epochs=4, default_root_dir=tmp_path)
+    again.fit(module, datamodule=prompts(tmp_path), ckpt_path=tmp_path / "last.ckpt")
+    assert again.global_step == 4
+    assert all(torch.equal(one, other) for one, other in zip(module.parameters(), whole.parameters(), strict=True))
 
 
 def test_responses_without_a_score_are_told_once(
@@ -353,19 +362,6 @@ def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path:
         module._answers = answers  # type: ignore[method-assign]  # an engine that fails
         with pytest.raises(PostTrainError, match=said):
             fit(module, prompts(tmp_path), tmp_path)
-
-
-def test_a_reward_that_breaks_down_ends_a_run_that_must_not_stop_yet(tiny_model: Path, tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def later(completions: list[str]) -> list[float]:
-        calls.append(len(completions))
-        return [float(len(said)) if len(calls) == 1 else math.nan for said in completions]
-
-    module = grpo(tiny_model, [FunctionReward(later)])
-    with pytest.raises(PostTrainError, match=r"reward later fails .*; mend it, then go on"):
-        fit(module, prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=9, min_epochs=9)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
 def test_resuming_with_other_options_of_a_reward_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lit_posttrain.data.rendering import (
     Renderer,
 )
 from lit_posttrain.data.thoughts import thought_of
-from lit_posttrain.data.written import Kind, Marked
+from lit_posttrain.data.written import Piece, absent
 from lit_posttrain.errors import PostTrainError
 
 
@@ -63,13 +63,9 @@ class LeftOut:
         }
         return [what for what, which in told.items() if which in absent]
 
-    def _absent(self, talk: Conversation, places: Sequence[int], prompt: bool) -> set[tuple[int, Kind, int]]:
-        """The pieces of these messages that the template does not write; nothing where it refuses the marks."""
-        marked = Marked(talk.messages, places)
-        try:
-            return marked.absent(self._renderer.text(replace(talk, messages=marked.messages), prompt))
-        except BadRow:
-            return set()
+    def _absent(self, talk: Conversation, places: Sequence[int], prompt: bool) -> set[Piece]:
+        """The pieces of these messages that the template does not write."""
+        return absent(talk.messages, places, lambda made: self._renderer.text(replace(talk, messages=made), prompt))
 
     def _same(self, talk: Conversation, other: Conversation) -> bool:
         try:

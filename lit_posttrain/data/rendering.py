@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.messages import REASONING
-from lit_posttrain.data.written import Marked
+from lit_posttrain.data.written import absent
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.template_variables import mentioned
 
@@ -142,20 +142,20 @@ class Renderer:
         out, and writes more of them in another spelling.
 
         Raises:
-            BadRow: the template refuses all spellings; the message is about the plain one.
+            BadRow: the template refuses all spellings.
         """
         talk = replace(talk, messages=[self._with_thought(m, talk.tools) for m in talk.messages])
         calls = any("tool_calls" in m for m in talk.messages)
         # always in this order: no row may choose the spelling of another
         spellings = (_AS_IT_IS, *(_WITH_CALLS if calls else ()), _PARTS)
-        best, fewest, refusal = None, -1, None
+        best, fewest, refusals = None, -1, list[BadRow]()
         for spelling in spellings:
             made = replace(talk, spelling=spelling)
             try:
                 text = self.text(made, prompt)
                 missing = 0 if not calls and self._writes_text(talk.tools) else self._missing(made, prompt)
             except BadRow as error:
-                refusal = refusal or error
+                refusals.append(error)
                 continue
             if best is None or missing < fewest:
                 best, fewest = made, missing
@@ -163,8 +163,8 @@ class Renderer:
             if not missing:
                 break
         if best is None:
-            assert refusal is not None
-            raise refusal
+            # what the template itself has to say, rather than what some spelling breaks in it
+            raise next((error for error in refusals if _raised(error)), refusals[0])
         return best
 
     def _writes_text(self, tools: Any) -> bool:
@@ -173,8 +173,10 @@ class Renderer:
         if key not in self._strings:
             self._strings[key] = False
             for messages in (_TALK, _TALK[1:]):  # some templates take no system prompt
+                talk = Conversation(messages, tools)
                 try:
-                    self._strings[key] = not self._missing(Conversation(messages, tools), False)
+                    self.text(talk)
+                    self._strings[key] = not self._missing(talk, False)
                     break
                 except BadRow:
                     continue
@@ -182,9 +184,9 @@ class Renderer:
 
     def _missing(self, talk: Conversation, prompt: bool) -> int:
         """How much of the words and the calls of a conversation the template leaves out."""
-        words = Marked(talk.messages, [k for k, m in enumerate(talk.messages) if m["role"] != "tool"])
-        absent = words.absent(self.text(replace(talk, messages=words.messages), prompt))
-        return sum(kind != "thought" for _, kind, _ in absent)
+        places = [k for k, m in enumerate(talk.messages) if m["role"] != "tool"]
+        lacks = absent(talk.messages, places, lambda messages: self.text(replace(talk, messages=messages), prompt))
+        return sum(kind != "thought" for _, kind, _ in lacks)
 
     def _with_thought(self, message: dict[str, Any], tools: Any) -> dict[str, Any]:
         """A message with its thought under the key that the template reads."""
@@ -217,6 +219,13 @@ class Renderer:
                 "template refused", f"the chat template refuses the conversation ({reason}); mend it"
             ) from error
         return texts[0], spans[0] if spans else []
+
+
+def _raised(error: BadRow) -> bool:
+    """Whether a template refuses a conversation in its own words, with `raise_exception`."""
+    from jinja2 import TemplateError
+
+    return type(error.__cause__) is TemplateError
 
 
 def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:

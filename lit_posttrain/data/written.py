@@ -3,39 +3,68 @@ words themselves prove nothing, for they may stand in the text for another reaso
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Literal
 
+from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.thoughts import pieces, thought_key
 
 Message = dict[str, Any]
 Kind = Literal["words", "thought", "call"]
+Piece = tuple[int, Kind, int]
 
 
-class Marked:
-    """Messages with a mark in all that those of `places` say; all messages where it is None.
+def absent(messages: list[Message], places: Container[int], render: Callable[[list[Message]], str]) -> set[Piece]:
+    """The pieces of the messages of `places` that a template does not write: message, kind, and which of its calls.
 
-    messages: with their marks.
+    render: renders messages; raises BadRow where the template refuses them. It may refuse a mark, as one that compares
+    the names of calls with those of the tools does. Then nothing is known of what it stands in, and the other marks
+    are tried without it.
     """
 
-    def __init__(self, messages: list[Message], places: Container[int] | None = None) -> None:
-        self._marks: dict[str, tuple[int, Kind, int]] = {}
-        self.messages = [self._message(k, m) if places is None or k in places else m for k, m in enumerate(messages)]
+    def of(marks: Sequence[int] | None) -> set[Piece]:
+        marked = _Marked(messages, places, marks)
+        try:
+            return marked.absent(render(marked.messages))
+        except BadRow:
+            tried = list(range(marked.count)) if marks is None else marks
+            half = len(tried) // 2
+            return of(tried[:half]) | of(tried[half:]) if half else set()
 
-    def absent(self, text: str) -> set[tuple[int, Kind, int]]:
-        """The pieces that a text of these messages lacks: message, kind, and which of its calls."""
-        return {piece for mark, piece in self._marks.items() if mark not in text}
+    return of(None)
+
+
+class _Marked:
+    """Messages with a mark in all that those of `places` say. marks: the numbers of those marks that are set; all
+    where it is None.
+
+    messages: with their marks. count: how many there could be.
+    """
+
+    def __init__(self, messages: list[Message], places: Container[int], marks: Container[int] | None) -> None:
+        self.count = 0
+        self._set = marks
+        self._marks: dict[str, Piece] = {}
+        self.messages = [self._message(k, m) if k in places else m for k, m in enumerate(messages)]
+
+    def absent(self, text: str) -> set[Piece]:
+        """The pieces that a text of these messages lacks."""
+        lowered = text.lower()  # some templates change the case of what they write
+        return {piece for mark, piece in self._marks.items() if mark not in lowered}
 
     def _mark(self, k: int, kind: Kind, call: int = 0) -> str:
-        mark = f"Zq{len(self._marks)}qZ"
+        number, self.count = self.count, self.count + 1
+        if self._set is not None and number not in self._set:
+            return ""
+        mark = f"zq{number}qz"
         self._marks[mark] = k, kind, call
         return mark
 
     def _message(self, k: int, message: Message) -> Message:
         made, found = dict(message), pieces(message["content"])
         content: str = message["content"]
-        if found.answer:
-            made["content"] = content.rstrip() + self._mark(k, "words")
+        if found.answer and (mark := self._mark(k, "words")):
+            made["content"] = content.rstrip() + mark
         if found.thought:
             end = found.thought_at + len(found.thought)
             made["content"] = content[:end] + self._mark(k, "thought") + made["content"][end:]

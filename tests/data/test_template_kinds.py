@@ -406,3 +406,66 @@ def test_a_call_without_arguments_leaves_the_rows_behind_it_alone(tmp_path: Path
     made = tokenizer(AS_JSON.replace("{{ call", "{{ call.function.name }}{{ call"))
     store, _ = build(tmp_path, made, {"messages": [ASK, bare]}, {"messages": [ASK, full]})
     assert trained(made, store) == ["get_time{}<|im_end|>", 'level{"river": "Meuse"}<|im_end|>']
+
+
+# ------------------------------------------------------------------------------------------- what is refused
+
+KNOWN_NAMES = (
+    "{% for c in m.tool_calls or [] %}{% if c.function.name not in tools | map(attribute='function.name') | list %}"
+    "{{ raise_exception('unknown tool ' + c.function.name) }}{% endif %}"
+    "{{ '<call>' + c.function.name + (c.function.arguments | tojson) }}{% endfor %}"
+)
+KNOWN_ANSWERS = (
+    "{% if m.role == 'assistant' and m.content not in ['', 'Yes', 'No'] %}"
+    "{{ raise_exception('say Yes or No') }}{% endif %}"
+)
+CALLING = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "zulu", "arguments": {"river": "Meuse"}}}],
+}
+YES = {"role": "assistant", "content": "Yes"}
+
+
+@pytest.mark.parametrize("opens", [OPENS, OPENS.replace("assistant\n", "assistant\n<think>\n")])
+@pytest.mark.parametrize("options", [TokenizeOptions(), TokenizeOptions(train_on="last"), PromptOptions()])
+def test_templates_that_take_only_what_they_know(tmp_path: Path, options: Any, opens: str) -> None:
+    template = HEAD + KNOWN_ANSWERS + "{{ m.content }}" + KNOWN_NAMES + "{{ '<|im_end|>\n' }}{% endfor %}" + opens
+    made = tokenizer(template)
+    talk = [ASK, CALLING, {"role": "tool", "content": "3"}, YES]
+    rows = [{"prompt": talk[:3]}] if isinstance(options, PromptOptions) else [{"messages": talk}]
+    store, audit = build(tmp_path, made, {**rows[0], "tools": [ZULU]}, options=options)
+    calls = '<call>zulu{"river": "Meuse"}<|im_end|>'
+    if not isinstance(options, PromptOptions):
+        said = [text for text in trained(made, store) if text]
+        assert "".join(said) == ("" if options.train_on == "last" else calls) + "Yes<|im_end|>"
+    assert calls in made.decode(store[0].prompt) or isinstance(options, TokenizeOptions)
+    assert not {"tool results", "words of earlier turns", "tool calls of earlier turns"} & set(audit.files[0].lost)
+    # what it does not know it still refuses, and what it drops is still said
+    with pytest.raises(PostTrainError, match=r"\(say Yes or No\)"):
+        build(tmp_path, made, {"messages": [ASK, SAY]})
+    drops = tokenizer(template.replace("+ (c.function.arguments | tojson)", "").replace("m.content }}", "'' }}"))
+    if options == TokenizeOptions() and opens == OPENS:
+        with pytest.raises(PostTrainError, match="leaves out the tool calls of turn 2"):
+            build(tmp_path, drops, {"messages": talk, "tools": [ZULU]})
+
+
+@pytest.mark.parametrize("case", ["upper", "lower", "capitalize", "title"])
+def test_a_template_that_changes_the_case_leaves_nothing_out(tmp_path: Path, case: str) -> None:
+    template = HEAD + f"{{{{ m.content | {case} }}}}{{{{ '<|im_end|>\n' }}}}{{% endfor %}}" + OPENS
+    made = tokenizer(template)
+    store, audit = build(tmp_path, made, {"messages": TALK}, options=TokenizeOptions(train_on="last"))
+    assert [text.lower() for text in trained(made, store)] == ["it is lazy<|im_end|>"]
+    assert not audit.files[0].lost
+
+
+def test_a_refusal_is_told_in_the_words_of_the_template(tmp_path: Path) -> None:
+    # text breaks it, and parts it refuses by itself
+    template = (
+        "{% for m in messages %}{{ m.content[0].text + '' }}{% if m.role not in ['user', 'assistant'] %}"
+        "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}" + OPENS
+    )
+    tool = {"role": "tool", "content": "3"}
+    with pytest.raises(PostTrainError, match=r"\(Only user and assistant roles are supported!\)"):
+        build(tmp_path, tokenizer(template), {"messages": [ASK, SAY, tool, LAST]})

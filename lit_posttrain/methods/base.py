@@ -53,6 +53,7 @@ from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.said import SaidBy
 from lit_posttrain.rollout.text import Prompt, PromptEncoder
+from lit_posttrain.tracking import redacted
 from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -370,7 +371,7 @@ class PostTrainingModule(MeasuredModule):
             "loader": done["loader"],
             "steps_planned": self.trainer.estimated_stepping_batches,
             "optimizer": self.optimizer_settings,
-            "options": self.method_options,
+            "options": self.options_saved,
             "ends": [token for token in self.tokenizer.convert_ids_to_tokens(self.eos_ids) if token],
             "frozen": self.frozen,
             "tokenizer": self._tokenizer_identity,
@@ -441,18 +442,24 @@ class PostTrainingModule(MeasuredModule):
             loader.load_state_dict(self._loader_state)
 
     @property
+    def options_saved(self) -> dict[str, Any]:
+        """Those of `method_options` that a checkpoint can hold, without secrets. Exact types: a subclass, such as
+        NumPy's float64, is saved as an object, with which the checkpoint could not be read again."""
+        found: dict[str, Any] = redacted({name: v for name, v in self.method_options.items() if _is_plain(v)})
+        return found
+
+    @property
     def method_options(self) -> dict[str, Any]:
-        """What decides the objective, such as beta, and a resumed run must have in common: plain values among the
-        constructor's arguments, beyond those that all methods have, that it keeps under the same names; and those
-        options of the policy."""
+        """What decides the objective, such as beta, and a resumed run must have in common: the constructor's arguments,
+        beyond those that all methods have, that it keeps under the same names; and those options of the policy."""
         common = inspect.signature(PostTrainingModule).parameters
         own = [name for name in inspect.signature(type(self)).parameters if name not in common]
         kept = {name: getattr(self, name) for name in own if hasattr(self, name)}
         for name, value in list(kept.items()):
             if is_dataclass(value) and not isinstance(value, type):
-                kept |= {f"{name}.{option}": choice for option, choice in asdict(value).items()}
-        kept |= self.objective_of("policy", self.spec) | {"policy.router_aux_loss": self.balance.weight}
-        return {name: value for name, value in kept.items() if value is None or isinstance(value, (int, float, str))}
+                inner = {f"{name}.{option}": choice for option, choice in asdict(value).items()}
+                kept |= {option: choice for option, choice in inner.items() if not isinstance(choice, dict)}
+        return kept | self.objective_of("policy", self.spec) | {"policy.router_aux_loss": self.balance.weight}
 
     def objective_of(self, name: str, spec: ModelSpec) -> dict[str, Any]:
         """The options of a model that decide what it is trained for. name: of the option that the spec stands for."""
@@ -461,7 +468,7 @@ class PostTrainingModule(MeasuredModule):
 
     def _require_same_options(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with another objective than the run began with."""
-        now = self.method_options
+        now = self.options_saved
         for name, before in saved.items():
             if name in now and now[name] != before:
                 raise PostTrainError(
@@ -566,3 +573,11 @@ class PostTrainingModule(MeasuredModule):
         for name, term in terms.items():
             self.track(f"loss/{name}", term.weight * term.total, batch.own_count(term.unit))
         return terms
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(one) for key, one in value.items())
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    return type(value) in (int, float, str, bool, type(None))

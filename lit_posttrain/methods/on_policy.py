@@ -114,7 +114,7 @@ class OnPolicyModule(ReferencedModule):
         """As the base class has them, and what is rewarded, by what."""
         found = super().method_options
         for reward in self.rewards.rewards:
-            found |= {f"rewards.{reward.name}.{option}": value for option, value in reward.options.items()}
+            found |= {f"rewards.{reward.name}.{option}": value for option, value in reward.resume_options().items()}
         return found | {"rewards": ", ".join(f"{r.weight:g} x {r.name}" for r in self.rewards.rewards)}
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord
 
-_PLAIN = (int, float, str, list)  # bool is an int
 Scores = Sequence[float | Exception | None] | Tensor
 
 
@@ -74,14 +71,10 @@ class Reward(ABC):
         """
         self.weight, self.name = weight, name or type(self).__name__.lower()
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a resumed run must have in common, beside weight and name: the arguments of the constructor that are
-        kept under the same names, where they are plain."""
-        own = inspect.signature(type(self)).parameters.keys() - {"weight", "name"}
-        kept = {name: getattr(self, name) for name in sorted(own) if hasattr(self, name)}
-        kept |= {name: value.pattern for name, value in kept.items() if isinstance(value, re.Pattern)}
-        return {name: value for name, value in kept.items() if value is None or isinstance(value, _PLAIN)}
+    def resume_options(self) -> dict[str, Any]:
+        """What decides its scores beside weight and name, such as a pattern: a resumed run must have the same. Written
+        into every checkpoint, so it holds no key or password. By default nothing."""
+        return {}
 
     @abstractmethod
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:

@@ -38,6 +38,10 @@ class FunctionReward(Reward):
             if p.name not in ("prompts", "completions")
         ]
 
+    def resume_options(self) -> dict[str, Any]:
+        """The function's name."""
+        return {"function": getattr(self.function, "__name__", None)}
+
     def check(self, columns: Sequence[str], source: str) -> None:
         """Refuse data without a column that the function has a parameter for."""
         for column in self.needs:

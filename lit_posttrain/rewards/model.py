@@ -80,8 +80,7 @@ class RewardModelScore(Reward):
         self._device = restored.device
         self._layout = replace(restored.layout, tails=True)
 
-    @property
-    def options(self) -> dict[str, Any]:
+    def resume_options(self) -> dict[str, Any]:
         """Its model, wherever this runs; how that is computed may differ."""
         return {"path": str(Path(self.path).resolve()) if Path(self.path).exists() else self.path}
 

@@ -39,6 +39,11 @@ class ExactMatch(Reward):
         self.column, self.ignore_case = column, ignore_case
         self.pattern = None if pattern is None else compiled(pattern, "ExactMatch")
 
+    def resume_options(self) -> dict[str, Any]:
+        """Which column, and how it is compared."""
+        pattern = None if self.pattern is None else self.pattern.pattern
+        return {"column": self.column, "pattern": pattern, "ignore_case": self.ignore_case}
+
     def score(self, batch: RewardBatch) -> Scores:
         """None for a row without an answer."""
         return [
@@ -72,6 +77,10 @@ class Regex(Reward):
         super().__init__(weight, name)
         self.pattern, self.whole = compiled(pattern, "Regex", re.DOTALL), whole
 
+    def resume_options(self) -> dict[str, Any]:
+        """The pattern, and where it must be found."""
+        return {"pattern": self.pattern.pattern, "whole": self.whole}
+
     def score(self, batch: RewardBatch) -> Scores:
         """1 or 0."""
         found = self.pattern.fullmatch if self.whole else self.pattern.search
@@ -90,6 +99,10 @@ class JsonValid(Reward):
         """
         super().__init__(weight, name)
         self.keys = keys or []
+
+    def resume_options(self) -> dict[str, Any]:
+        """The keys."""
+        return {"keys": self.keys}
 
     def score(self, batch: RewardBatch) -> Scores:
         """1 or 0."""
@@ -123,6 +136,10 @@ class LengthPenalty(Reward):
             raise PostTrainError(f"LengthPenalty: buffer is {buffer}; it must be above 0 and at most limit, {limit}")
         self.limit, self.buffer = limit, buffer
 
+    def resume_options(self) -> dict[str, Any]:
+        """Where the penalty begins and ends."""
+        return {"limit": self.limit, "buffer": self.buffer}
+
     def score(self, batch: RewardBatch) -> Scores:
         """0 down to -1."""
         free = self.limit - self.buffer
@@ -145,6 +162,10 @@ class Repetition(Reward):
         if n < 1:
             raise PostTrainError(f"Repetition: n is {n}; it must be at least 1")
         self.n = n
+
+    def resume_options(self) -> dict[str, Any]:
+        """How many words are compared."""
+        return {"n": self.n}
 
     def score(self, batch: RewardBatch) -> Scores:
         """0 down to -1."""
@@ -171,6 +192,10 @@ class MathAnswer(Reward):
         super().__init__(weight, name)
         self.needs = (column,)
         self.column = column
+
+    def resume_options(self) -> dict[str, Any]:
+        """The column."""
+        return {"column": self.column}
 
     def score(self, batch: RewardBatch) -> Scores:
         """None for a row without a right answer, an error for one that holds no mathematics."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,23 @@ import torch
 from cases import recorded
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import GRPO, SFT, Completion, ModelSpec, Phases, PostTrainError, PromptData, Response, Sampling, Tree
+from lit_posttrain import (
+    GRPO,
+    SFT,
+    Completion,
+    ModelSpec,
+    Phases,
+    PostTrainError,
+    PromptData,
+    Response,
+    Sampling,
+    Tree,
+    rewards,
+)
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
-from lit_posttrain.rewards import ExactMatch, FunctionReward, Regex, RewardModelScore
+from lit_posttrain.rewards import ExactMatch, FunctionReward, Regex, Reward, RewardBatch, RewardModelScore
 
 
 def letters(completions: list[str]) -> list[float]:
@@ -377,7 +391,74 @@ def test_resuming_with_other_options_of_a_reward_is_refused(tiny_model: Path, tm
     ):
         with pytest.raises(PostTrainError, match=re.escape(said)):
             grpo(tiny_model, other)._require_same_options(before)
-    assert RewardModelScore(str(tiny_model)).options == {"path": str(tiny_model.resolve())}
+
+
+class Judge(Reward):
+    """Where it asks, and by what key, decides no score."""
+
+    def __init__(self, url: str, api_key: str = "", words: Any = None) -> None:
+        super().__init__()
+        self.url, self.api_key = url, api_key
+        self.words = words
+        self.options = {"retries": 3}
+
+    def score(self, batch: RewardBatch) -> list[float]:
+        return [float(len(said)) for said in batch.responses]
+
+
+def test_a_run_goes_on_with_a_reward_of_ones_own_that_asks_elsewhere(tiny_model: Path, tmp_path: Path) -> None:
+    """And its checkpoint holds neither objects, which could not be read again, nor keys."""
+    judge = Judge("http://one", "a-key", [re.compile("a+")])
+    fit(grpo(tiny_model, [judge]), prompts(tmp_path), tmp_path, LastCheckpoint(100), max_epochs=-1, max_steps=1)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["lit_posttrain"]["options"]["rewards"] == "1 x judge"
+    assert b"a-key" not in (tmp_path / "last.ckpt").read_bytes()
+    trainer = quiet_trainer(max_epochs=-1, max_steps=2, default_root_dir=tmp_path)
+    later = grpo(tiny_model, [Judge("http://two", "another")])
+    trainer.fit(later, datamodule=prompts(tmp_path), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    assert trainer.global_step == 2
+
+
+def test_no_object_is_saved_among_the_options_of_a_method(tiny_model: Path, tmp_path: Path) -> None:
+    class Grade(StrEnum):
+        A = "a"
+
+    class Own(SFT):
+        def __init__(self, policy: ModelSpec, given: Any = None, kept: Any = None) -> None:
+            super().__init__(policy)
+            self.given, self.kept = given, kept
+
+    for given in (np.float64(0.5), Grade.A, [re.compile("a")], {"a": [np.float64(1)]}, {1: 2}, (1, 2), {"a"}):
+        assert "given" not in Own(ModelSpec(str(tiny_model)), given).options_saved
+    hidden = Own(ModelSpec(str(tiny_model)), kept={"api_key": "a-key"}).options_saved["kept"]
+    assert "a-key" not in str(hidden)
+    kept = {"a": [1, 0.5, None, True, "x"]}
+    assert Own(ModelSpec(str(tiny_model)), kept=kept).options_saved["kept"] == kept
+
+
+# arguments of rewards that change nothing of what their scores mean
+COMPUTED = {"weight", "name", "batch_size", "bfloat16", "trust_remote_code"}
+
+
+KINDS = [
+    kind for kind in vars(rewards).values() if inspect.isclass(kind) and issubclass(kind, Reward) and kind != Reward
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_decides_the_score_of_every_reward_is_compared(kind: type[Reward]) -> None:
+    given = {"column": "c", "pattern": "p", "keys": ["k"], "limit": 8, "buffer": 4, "n": 2, "path": "owner/model"}
+    given |= {"function": letters, "ignore_case": True, "whole": True}
+    own = [one for one in inspect.signature(kind).parameters if one not in COMPUTED]
+    said = {**given, "function": "letters"}
+    assert kind(**{one: given[one] for one in own}).resume_options() == {one: said[one] for one in own}
+
+
+def test_the_reward_model_of_a_run_is_the_same_from_any_folder(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    assert RewardModelScore(tiny_model.name).resume_options() == {"path": str(tiny_model.resolve())}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ earlier turns, variables of the chat template, thoughts, and marks that leave th
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ VARIABLES = "chat_template_kwargs"
 SWITCHES = ("enable_thinking",)  # variables with a column of their own, as verl has it
 THOUGHT_COLUMNS = ("reasoning_content", "thinking")
 
+_BRACKETED = re.compile(r"""\s*(\[\s*[\[{"']|\{\s*["'])""")
 Messages = list[dict[str, Any]]
 
 
@@ -27,8 +30,9 @@ class Beside:
     """Where a row's system prompt and tools stand: the names that are found by themselves, or those that the user gave.
     default_system: the system prompt of rows that bring none.
 
-    A column that is found by itself and holds something else than its name says is left unread, for the audit to show:
-    `functions` may be a program, and `history` a story."""
+    A column that is found by itself and is plainly something else is left unread, for the audit to show: `functions`
+    may be a program, `history` a story, `system` a number. One that is or begins like a list or an object was meant for
+    what its name says, and must hold it."""
 
     system: tuple[str, ...] = SYSTEM_COLUMNS
     tools: tuple[str, ...] = TOOL_COLUMNS
@@ -50,7 +54,7 @@ class Beside:
             return prompt
         said = row.peek(column) if column else self.default_system
         if said is not None and not isinstance(said, str):
-            if self.system == SYSTEM_COLUMNS:
+            if self.system == SYSTEM_COLUMNS and not _is_structured(said):
                 return prompt
             raise BadRow("wrong type", f"`{column}` is {kind(said)}, not a string; mend it")
         if column:
@@ -63,16 +67,9 @@ class Beside:
 
     def _tools(self, row: Row) -> list[Any] | None:
         column = row.first(self.tools)
-        if column is None:
+        if column is None or (self.tools == TOOL_COLUMNS and not _is_structured(row.peek(column))):
             return None
-        try:
-            found = as_tools(row.peek(column), column)
-        except BadRow:
-            if self.tools == TOOL_COLUMNS:
-                return None
-            raise
-        row[column]
-        return found
+        return as_tools(row[column], column)
 
 
 def refuse_unwanted(row: Row) -> None:
@@ -98,6 +95,19 @@ def with_thoughts(row: Row, answer: Messages) -> Messages:
     return [{**answer[0], column: row[column]}]
 
 
+def _is_structured(value: Any) -> bool:
+    """Whether something is a list or an object, or text that is one or begins like one: a Python list that was printed,
+    broken JSON. A story may begin with a bracket too."""
+    if not isinstance(value, str):
+        return isinstance(value, (list, tuple, dict))
+    if _BRACKETED.match(value):
+        return True
+    try:
+        return isinstance(json.loads(value), (list, dict))
+    except (ValueError, RecursionError):
+        return False
+
+
 def _variables(row: Row) -> dict[str, Any]:
     found = row[VARIABLES] if row.first((VARIABLES,)) else {}
     if isinstance(found, str):
@@ -118,21 +128,19 @@ def _with_history(row: Row, prompt: Messages) -> Messages:
     """Earlier turns of the row (Alpaca: pairs of question and answer; or messages) before a prompt of one turn."""
     if row.first((HISTORY,)) is None or sum(m["role"] not in SYSTEM for m in prompt) != 1:
         return prompt
-    found = row.peek(HISTORY)
-    if isinstance(found, str):
-        try:
-            found = as_json(found, HISTORY)
-        except BadRow:
-            return prompt
-    if not isinstance(found, (list, tuple)):
+    if not _is_structured(row.peek(HISTORY)):
         return prompt
-    pairs = all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found)
+    found = row[HISTORY]
+    found = as_json(found, HISTORY) if isinstance(found, str) else found
+    listed = isinstance(found, (list, tuple))
+    pairs = listed and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found)
     if pairs and all(isinstance(side, str) for pair in found for side in pair):
         turns = [{"role": role, "content": c} for p in found for role, c in zip(("user", "assistant"), p, strict=True)]
-    elif all(is_message(item) for item in found):
+    elif listed and all(is_message(item) for item in found):
         turns = list(found)
     else:
-        return prompt
-    row[HISTORY]
+        raise BadRow(
+            "wrong type", f"`{HISTORY}` holds neither [question, answer] pairs nor messages; mend, rename or remove it"
+        )
     at = 0 if not prompt or prompt[0]["role"] not in SYSTEM else 1
     return [*prompt[:at], *as_messages(turns, HISTORY), *prompt[at:]] if turns else prompt

@@ -16,7 +16,7 @@ from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import Beside, refuse_unwanted, with_thoughts
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, answers_itself, asks, compared, tokens
-from lit_posttrain.data.messages import as_messages, check_order, kind, says
+from lit_posttrain.data.messages import as_messages, check_order, is_message, kind, says
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.turns import from_json
@@ -237,15 +237,22 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
 
 
 def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
-    """A prompt with the texts of columns that belong to it, a paragraph each. Lists and objects are no texts, and stay
-    unread.
+    """A prompt with the texts of columns that belong to it, a paragraph each. Objects, and lists of other things than
+    texts, belong to something else and stay unread.
 
     Raises:
-        BadRow: a column holds a number.
+        BadRow: a column holds a list of texts or of messages, or a number.
     """
-    there = [c for c in columns if row.first((c,)) and not isinstance(row.peek(c), (list, dict))]
+    there = [column for column in columns if row.first((column,)) and not _is_record(row.peek(column))]
     parts = [asked] * bool(asked.strip()) + [_text(row, column, "") for column in there]
     return "\n\n".join(parts)
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a value is structured data without texts of its own that somebody says."""
+    if isinstance(value, list):
+        return all(isinstance(part, (dict, int, float)) and not is_message(part) for part in value)
+    return isinstance(value, dict)
 
 
 def empty_prompt(column: str) -> BadRow:

@@ -247,10 +247,18 @@ def test_every_row_needs_the_columns_of_the_first() -> None:
 
 
 FREE: list[tuple[str, Any]] = [
-    *(("history", value) for value in ("[WP] A knight", "[1, 2", "[]x", '["a"]', {"a": 1}, [["a"]], [["a", 1]], 3)),
-    *((name, value) for name in ("functions", "tools") for value in ("def f(): ...", ["python"], {"a": 1}, "[1]", 3)),
-    *((name, value) for name in ("input", "context") for value in ({"a": 1}, ["a", "b"], [{"a": "b"}])),
-    *(("system", value) for value in ({"os": "linux"}, ["a"], 1)),
+    *(("history", value) for value in ("[WP] A knight", "[1, 2", "[]x", "{a", 3, True)),
+    *((n, value) for n in ("functions", "tools") for value in ("def f(): ...", "[Test]\nint f();", "{ return; }", 3)),
+    *((name, value) for name in ("input", "context") for value in ({"a": 1}, [1, 2], [{"a": "b"}])),
+    *(("system", value) for value in (1, 0.5, True)),
+]
+MEANT: list[tuple[str, Any]] = [
+    *(("history", value) for value in ('["a"]', "[['a', 'b']]", '[["a", "b"]', "[1]", {"a": 1}, '{"a": 1}')),
+    *(("history", value) for value in (["a"], [["a", "b"], ["c"]], [["a", None]], [["a", 1]], [{"role": "x"}])),
+    *((name, value) for name in ("functions", "tools") for value in (["python"], {"a": 1}, [1], "[1]", '{"a": 1}')),
+    *((n, v) for n in ("functions", "tools") for v in ("[{'type': 'function'}]", '[{"type": ', '\n[\n {"name": f}]')),
+    *((name, value) for name in ("input", "context") for value in (["a", "b"], [ASKED[0]], [["a", ["b"]]])),
+    *((name, value) for name in ("system", "system_prompt") for value in ({"os": "linux"}, ["be brief"], [ASKED[0]])),
 ]
 SHAPES: dict[str, dict[str, Any]] = {
     "conversation": {"messages": ASKED},
@@ -280,6 +288,28 @@ def test_a_column_that_holds_something_else_than_its_name_says_is_left_unread(
     if shape != "conversation":
         asked = prompt_reader(record).example(row.aside())
         assert (asked.messages, asked.tools) == (prompt, None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "column", "value"),
+    [
+        (shape, column, value)
+        for column, value in MEANT
+        for shape in SHAPES  # earlier turns and more of a prompt are no part of a whole conversation
+        if shape not in ("conversation", "whole pair") or column not in ("history", "input", "context")
+    ],
+)
+def test_a_column_that_is_wrongly_what_its_name_says_is_a_bad_row(shape: str, column: str, value: Any) -> None:
+    row = {**SHAPES[shape], column: value}
+    record = Record({**row}, "rows.jsonl", 1)
+    single = shape in ("conversation", "prompt and completion")
+    read: Any = recognise(record).example if single else recognise_comparison(record).read
+    with pytest.raises(BadRow, match=column) as caught:
+        read(row)
+    assert "\n" not in str(caught.value)
+    if shape != "conversation":
+        with pytest.raises(BadRow, match=column):
+            prompt_reader(record).example(Row(row))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import dropwhile, takewhile
@@ -27,6 +28,7 @@ TEMPLATES = {
 _TEMPLATE_TOKENS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
 _ANSWER = "Because7of4that"  # no template writes it by itself
 _TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
+_WORD = re.compile(r"\w+")
 _END_OF_TURN = {"chatml": "<|im_end|>"}
 # by tokenizer.ggml.pre: the byte-pair vocabularies to which llama.cpp adds a BOS where a GGUF file does not say
 _OPENED = (
@@ -208,12 +210,23 @@ def closing_token(tokenizer: Any) -> list[int]:
     asked = _TALK[0]
     behind, followed = (_behind_answer(tokenizer, talk) for talk in (_TALK, [*_TALK, asked]))
     shared = behind[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(behind, followed, strict=False)))]
-    run = _special(tokenizer, behind)
-    if behind[len(shared) :].strip() and behind[len(shared) :].strip() in _rendered(tokenizer, [asked], True):
-        run = _special(tokenizer, shared)  # the template asks for another answer, whether it is asked to or not
-        if len(run) > 1 and len(run) == len(tokenizer(shared.strip(), add_special_tokens=False)["input_ids"]):
-            run.pop()  # every turn begins with it, whoever speaks
+    if not _asks_by_itself(tokenizer, behind[len(shared) :].strip(), shared):
+        return _stop(tokenizer, _special(tokenizer, behind))
+    run = _special(tokenizer, shared)
+    if tokenizer.eos_token_id not in run and len(run) > 1 and len(run) == len(_ids(tokenizer, shared.strip())):
+        run.pop()  # every turn begins with it, whoever speaks
     return _stop(tokenizer, run)
+
+
+def _asks_by_itself(tokenizer: Any, rest: str, shared: str) -> bool:
+    """Whether what stands behind the last answer alone (rest, behind what stands behind every answer: shared) asks for
+    another answer, and closes nothing: a template may write its generation prompt always."""
+    if not rest or tokenizer.eos_token_id in _ids(tokenizer, rest):
+        return False
+    asking, answered = (_rendered(tokenizer, talk, False) for talk in (_TALK[:1], _TALK))
+    # where nothing closes the other answers, rest may be what closes the user's turns: does it open the answers?
+    opened = set(_WORD.findall(answered.rpartition(_ANSWER)[0])) <= set(_WORD.findall(asking))
+    return asking.rstrip().endswith(rest) and (opened or bool(_special(tokenizer, shared)))
 
 
 def _stop(tokenizer: Any, run: list[int]) -> list[int]:
@@ -225,8 +238,13 @@ def _special(tokenizer: Any, text: str) -> list[int]:
     """The special tokens that a text begins with, behind white space."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return list(takewhile(special.__contains__, dropwhile(lambda i: not tokenizer.decode([i]).strip(), ids)))
+    spoken = dropwhile(lambda i: not tokenizer.decode([i]).strip(), _ids(tokenizer, text))
+    return list(takewhile(special.__contains__, spoken))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
 
 
 def _behind_answer(tokenizer: Any, talk: list[dict[str, str]]) -> str:

@@ -18,7 +18,7 @@ from lit_posttrain import ModelSpec
 from lit_posttrain.chat import ChatModel
 from lit_posttrain.cli import main
 from lit_posttrain.models.restore import restore
-from lit_posttrain.models.tokenizers import load_tokenizer, template_ends
+from lit_posttrain.models.tokenizers import closing_token, load_tokenizer, template_ends
 from lit_posttrain.rollout.hf import HFEngine
 
 PAD, START, END, LAST = 0, 1, 2, 3
@@ -184,6 +184,40 @@ def test_a_prompt_that_is_always_written_closes_nothing(ask: str, base: Path) ->
     for name, text in {"HEAD": ask.split("assistant")[0], "CLOSE": ask.partition("assistant")[2], "ASK": ask}.items():
         tokenizer.chat_template = tokenizer.chat_template.replace(name, repr(text))
     assert tokenizer.convert_ids_to_tokens(template_ends(tokenizer)) == ["<|eot|>"]
+
+
+# templates that write BOS, the user's turn, the answer's header, the answer, its end where it is the last, its end
+# elsewhere, and then perhaps what asks for an answer
+LAST_ALONE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}USER{% else %}HEAD{{ m.content }}"
+    "{% if loop.last %}END{% else %}ELSE{% endif %}{% endif %}{% endfor %}ASK"
+)
+ASKS = {"asked": "{% if add_generation_prompt %}HEAD{% endif %}", "always": "HEAD", "never": ""}
+USERS = {"open": "User: {{ m.content }}\n", "closed": "User: {{ m.content }}END", "bare": "{{ m.content }}END"}
+
+
+@pytest.mark.parametrize("end", ["</s>", "<|eot|>", "<|eot|>\n", "<|eot|></s>"])
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize(("ask", "between"), [("asked", "\n"), ("asked", "END"), ("never", "\n"), ("always", "END")])
+def test_what_closes_the_last_answer_may_stand_elsewhere_too(
+    ask: str, between: str, user: str, end: str, base: Path
+) -> None:
+    tokenizer = load_tokenizer(ModelSpec(str(base)))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>", "<|head|>"], "eos_token": "</s>"})
+    text = LAST_ALONE.replace("ASK", ASKS[ask]).replace("USER", USERS[user]).replace("ELSE", between)
+    for tokenizer.bos_token in ("<|im_start|>", "</s>"):
+        for head in ("Assistant: ", "<|head|>assistant\n", "<|head|>"):
+            tokenizer.chat_template = text.replace("HEAD", head).replace("END", end)
+            found = tokenizer.convert_ids_to_tokens(closing_token(tokenizer))
+            assert found == ["</s>" if "</s>" in end else "<|eot|>"], tokenizer.chat_template
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_turns_without_a_header_that_end_alike(ask: str, base: Path) -> None:
+    tokenizer = load_tokenizer(ModelSpec(str(base), eos="<|im_end|>"))
+    text = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' or loop.last %}<|im_end|>{% endif %}"
+    tokenizer.chat_template = text + "{% endfor %}" + ASKS[ask].replace("HEAD", "")
+    assert closing_token(tokenizer) == [END]
 
 
 def test_published_templates_close_their_turns() -> None:

@@ -46,6 +46,7 @@ class SaidBy:
         thoughts, alone = _marks(tokenizer)
         self._thoughts = [marks for marks in thoughts if self._special.search("".join(marks))]
         self._alone = alone if self._special.search(alone) else ""
+        self._again = self._between_messages()
 
     def __call__(self, completion: Completion) -> Said:
         """What a completion says."""
@@ -53,13 +54,49 @@ class SaidBy:
         if not self._thoughts and not self._alone:
             return Said(text)
         whole = str(self._tokenizer.decode(completion.tokens, skip_special_tokens=False))
+        if self._again:
+            return self._messages(whole)
         for opening, between in self._thoughts:
             if whole.startswith(opening) and (between in whole or opening):
-                thought, _, answer = whole.removeprefix(opening).partition(between)
-                return Said(self._bare(answer), self._bare(thought))
+                return self._thought_first(whole.removeprefix(opening), between)
         if self._alone and whole.startswith(self._alone):
             return Said(self._bare(whole.removeprefix(self._alone)))
         return Said(text)
+
+    def _between_messages(self) -> str:
+        """What begins another message of the assistant in the same completion, as gpt-oss separates its thoughts, what
+        it says between them, and its answer; empty where answers have no header of their own."""
+        for _, between in self._thoughts if self._alone else ():
+            end = self._special.match(between)
+            again = between[end.end() :].removesuffix(self._alone) if end and between.endswith(self._alone) else ""
+            if self._special.match(again):
+                return again
+        return ""
+
+    def _messages(self, whole: str) -> Said:
+        """The thoughts and the rest of a completion that consists of messages with headers."""
+        *_, begin = self._special.finditer(self._alone)  # ends every header
+        openings = [opening for opening, _ in self._thoughts if opening]
+        thoughts, said = [], []
+        for message in whole.split(self._again):
+            opening = next((opening for opening in openings if message.startswith(opening)), None)
+            if opening is not None:
+                thoughts.append(self._bare(message.removeprefix(opening)))
+                continue
+            header, found, words = message.partition(begin[0])
+            name = self._bare(header)
+            # a plain word names a channel; what is longer says which function is called
+            told = found and (header + found == self._alone or re.fullmatch(r"\w+", name))
+            said.append(self._bare(words) if told else name + self._bare(words))
+        return Said("\n\n".join(filter(None, said)), "\n\n".join(filter(None, thoughts)))
+
+    def _thought_first(self, text: str, between: str) -> Said:
+        """A thought, and what is said behind it. One that is not closed as usual ends with the next special token."""
+        thought, closed, answer = text.partition(between)
+        found = None if closed else self._special.search(text)
+        if found:
+            thought, answer = text[: found.start()], text[found.start() :]
+        return Said(self._bare(answer), self._bare(thought))
 
     def _bare(self, text: str) -> str:
         return self._special.sub("", text)

@@ -21,7 +21,12 @@ from lit_posttrain.rollout.text import prompt_ids
 
 USER = {"role": "user", "content": "what is it"}
 THOUGHT = {"role": "assistant", "content": "a brown fox", "reasoning_content": "the quick one"}
-HARMONY = "<|channel|>analysis<|message|>the quick one<|end|><|start|>assistant<|channel|>final<|message|>a brown fox"
+AGAIN = "<|start|>assistant"
+THINKS, FINAL = "<|channel|>analysis<|message|>the quick one<|end|>", "<|channel|>final<|message|>a brown fox"
+HARMONY = THINKS + AGAIN + FINAL
+LOOKS = "<|channel|>commentary<|message|>I will look<|end|>"
+CALL = '<|channel|>commentary to=functions.f json<|message|>{"a": 1}<|call|>'
+CALLED = 'commentary to=functions.f json{"a": 1}'
 
 
 def read(tokenizer: Any, text: str) -> Said:
@@ -57,6 +62,14 @@ def test_what_a_template_writes_of_a_thought_and_an_answer_is_read_back(file: Pa
         ("<|channel|>analysis<|message|>the quick one", Said("", "the quick one")),
         ("<|channel|>final<|message|> a brown fox<|return|>", Said(" a brown fox")),
         ("a brown fox<|return|>", Said("a brown fox")),
+        (THINKS + AGAIN + CALL, Said(CALLED, "the quick one")),
+        (THINKS + "\n" + AGAIN + CALL, Said(CALLED, "the quick one\n")),
+        (CALL, Said(CALLED)),
+        (THINKS + AGAIN + LOOKS + AGAIN + FINAL + "<|return|>", Said("I will look\n\na brown fox", "the quick one")),
+        (LOOKS + AGAIN + FINAL, Said("I will look\n\na brown fox")),
+        (THINKS + AGAIN + LOOKS + AGAIN + CALL, Said("I will look\n\n" + CALLED, "the quick one")),
+        (THINKS + AGAIN + THINKS + AGAIN + FINAL, Said("a brown fox", "the quick one\n\nthe quick one")),
+        (THINKS + AGAIN + FINAL[:16], Said("final", "the quick one")),
     ],
 )
 def test_the_channels_of_gpt_oss(text: str, said: Said) -> None:
@@ -75,6 +88,25 @@ def test_gemma_marks_thoughts_that_its_template_never_writes() -> None:
         assert read(tokenizer, text) == Said(
             "a brown fox", "the quick one\n" if "v5" not in file.stem else "the quick one"
         )
+
+
+def test_a_thought_that_is_not_closed_ends_with_the_next_special_token() -> None:
+    (file,) = published("gemma4.jinja")
+    tokenizer = published_tokenizer(file)
+    opens, call = "<|channel>thought\nthe quick one", "call:f{a:1}"
+    assert read(tokenizer, f"{opens}<|tool_call>{call}<tool_call|>") == Said(call, "the quick one")
+    assert read(tokenizer, f"{opens}<channel|><|tool_call>{call}<tool_call|>") == Said(call, "the quick one")
+    assert read(tokenizer, f"{opens}<|tool_call>{call}<channel|>a fox") == Said("a fox", f"the quick one{call}")
+    assert read(tokenizer, opens + "<turn|>") == read(tokenizer, opens) == Said("", "the quick one")
+
+
+def test_a_message_to_a_function_says_which() -> None:
+    (file,) = published("muse_glimmer.jinja")
+    tokenizer = published_tokenizer(file)
+    thinks, final = " to=self<|message|>the quick one<|eom|>", " to=user<|message|>a brown fox<|eot|>"
+    assert read(tokenizer, thinks + AGAIN + final) == Said("a brown fox", "the quick one")
+    assert read(tokenizer, final) == Said("a brown fox")
+    assert read(tokenizer, thinks + AGAIN + " to=f<|message|>{}<|eom|>") == Said(" to=f{}", "the quick one")
 
 
 def test_thoughts_in_plain_words_are_what_the_model_says() -> None:

@@ -220,12 +220,15 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
     """`extra`: columns that are added to a row's prompt where the row has them."""
 
     def read(row: Row) -> _Parts:
-        asked, answered = (from_json(row[column], column, row.notes) for column in (prompt, answer))
-        if isinstance(asked, str) and isinstance(answered, str):
-            _text(row, answer, "completion")
+        asked, answered = from_json(row[prompt], prompt, row.notes), row[answer]
+        if isinstance(asked, list) or answer in CONVERSATION:  # an answer to a text may be JSON itself, even a dialogue
+            answered = from_json(answered, answer, row.notes)
+        if isinstance(asked, str):
             asked = with_added(asked, row, extra)
             if not asked.strip():
                 raise empty_prompt(prompt)
+        if isinstance(asked, str) and isinstance(answered, str):
+            _text(row, answer, "completion")
             said = with_thoughts(row, [{"role": "assistant", "content": answered}])
             return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
         turns = _side(asked, prompt, "user")

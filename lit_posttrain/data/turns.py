@@ -6,8 +6,10 @@ Text is read as more than text only where nothing else can be meant, and the aud
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import warnings
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
@@ -23,7 +25,8 @@ from lit_posttrain.data.messages import (
 )
 
 _JSON = re.compile(r"\s*\[\s*\{")
-_MESSAGE = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content)['\"]\s*:")
+_ROLE = f"['\"](role|from)['\"]\\s*:\\s*['\"]({'|'.join(ROLES)})['\"]"
+_MESSAGE = re.compile(rf"\s*\[\s*\{{\s*({_ROLE}|['\"]content['\"]\s*:)", re.IGNORECASE)
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _OPENING = re.compile(r"\s*Human:")
 TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages in JSON text"
@@ -34,7 +37,7 @@ def conversation(value: Any, column: str, notes: list[str], role: str = "assista
     a line where text was read as more than text.
 
     Raises:
-        BadRow: what can be no conversation, or text that begins like messages and is no JSON.
+        BadRow: what can be no conversation, or text that can only be messages and is no JSON.
         NothingToLearn: an empty response, or an empty turn within a transcript.
     """
     value = from_json(value, column, notes)
@@ -66,14 +69,14 @@ def from_json(value: Any, column: str, notes: list[str]) -> Any:
     as it is.
 
     Raises:
-        BadRow: text that begins like messages and is no JSON, such as a Python list that was printed.
+        BadRow: text that can only be messages and is no JSON, such as a Python list that was printed.
     """
     if not isinstance(value, str) or not _JSON.match(value):
         return value
     try:
         found = json.loads(value)
     except (ValueError, RecursionError) as error:
-        if not _MESSAGE.match(value):
+        if not _is_meant_as_messages(value, error):
             return value
         raise BadRow(
             "no JSON",
@@ -84,6 +87,24 @@ def from_json(value: Any, column: str, notes: list[str]) -> Any:
         return value
     notes.append(JSON_TEXT)
     return found
+
+
+def _is_meant_as_messages(text: str, error: ValueError | RecursionError) -> bool:
+    """Whether text that is no JSON is a list of messages from its beginning to its end: one that Python printed, or one
+    that is broken or cut off. Messages that other text follows are what somebody said. error: of the JSON."""
+    if not _MESSAGE.match(text):
+        return False
+    if isinstance(error, json.JSONDecodeError):
+        if error.msg == "Extra data":
+            return False
+        if error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()):
+            return True
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+            found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text.rstrip().endswith("]")
+    return isinstance(found, list) and all(map(is_message, found))
 
 
 def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:

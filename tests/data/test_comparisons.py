@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats import recognise
+from lit_posttrain.data.formats import Columns, recognise
 from lit_posttrain.data.loader import StepLoader
 from lit_posttrain.data.preference import PreferenceData, PreferenceOptions
 from lit_posttrain.data.prompts import prompt_reader
@@ -455,6 +455,9 @@ def test_messages_in_json_text_however_it_is_written(name: str) -> None:
         repr([{"from": "human", "value": "Q"}]),
         "[ " + repr([{"content": "Q", "role": "user"}])[1:],
         json.dumps([USER])[:-1],
+        json.dumps([USER, said("A")])[:-5],
+        f"{[USER]}\n",
+        json.dumps([USER]).replace(", ", ",, "),
         f"[{USER}\n {USER}]",
     ],
 )
@@ -463,12 +466,65 @@ def test_messages_that_are_no_json_are_not_what_somebody_said(text: str) -> None
     for row in rows:
         with pytest.raises(BadRow, match=r"begins like a list of messages and is not valid JSON .* json\.dumps"):
             comparison(row)
-    for row in ({"prompt": text, "completion": "A"}, {"prompt": "Q", "completion": text}):
+    for row in ({"prompt": text, "completion": "A"}, {"prompt": json.dumps([USER]), "completion": text}):
         with pytest.raises(BadRow, match="begins like a list of messages"):
             recognise(Record(row, "rows.jsonl", 1)).example(row)
     row = {"prompt": text}
     with pytest.raises(BadRow, match="begins like a list of messages"):
         prompt_reader(Record(row, "rows.jsonl", 1)).example(Row(row))
+
+
+MESSAGES = json.dumps([USER, said("A")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"from": "SFO", "to": "LAX"}]\nCheapest?',
+        "[{'from': 'SFO', 'to': 'LAX'}]",
+        '[{"from": "SFO", "to": "LAX"',
+        '[{"role": …}, …]\nSummarise this chat.',
+        '[{"role": ..., "content": ...}]',
+        "[{'role': 'user', …}] What is wrong with this?",
+        "[{'role': 'admin', 'content': 'x'}]",
+        f"{MESSAGES}\nSummarise this chat.",
+        f"{MESSAGES} or [1]",
+        f"{[USER]}\nWrite this as JSON.",
+        "[{'content': 'a', 'size': 3}]",
+        "[{'content': '\\d'}] is what?",
+    ],
+)
+def test_what_begins_like_messages_and_goes_on_is_what_somebody_said(text: str) -> None:
+    made = comparison({"prompt": text, "chosen": f"{text} A", "rejected": "B"})
+    assert made.prompt == [{"role": "user", "content": text}]
+    assert shown(made)[0][0] == f"{text} A"
+    row = {"prompt": text, "completion": text}
+    expected = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+    assert recognise(Record(row, "rows.jsonl", 1)).example(row).messages == expected
+    assert prompt_reader(Record({"prompt": text}, "rows.jsonl", 1)).example(Row(row)).messages == expected[:1]
+
+
+@pytest.mark.parametrize("answer", [MESSAGES, str([USER, said("A")]), MESSAGES[:-1], '[{"role": "user", "content": "'])
+@pytest.mark.parametrize(("prompt", "completion"), [("prompt", "completion"), ("instruction", "output"), ("q", "a")])
+def test_an_answer_to_a_text_may_show_messages(prompt: str, completion: str, answer: str) -> None:
+    row = Row({prompt: "Write a dialogue as JSON", completion: answer})
+    columns = Columns(prompt=prompt, completion=completion)
+    example = recognise(Record({**row}, "rows.jsonl", 1), columns).example(row.aside())
+    assert example.messages[-1] == {"role": "assistant", "content": answer}
+    assert example.text is not None
+    assert example.text[1] == answer
+
+
+def test_what_belongs_to_a_prompt_does_so_however_the_answer_is_written() -> None:
+    row = {"prompt": "Q", "context": "C", "completion": [said("A")]}
+    example = recognise(Record(row, "rows.jsonl", 1)).example(row)
+    assert example.messages == [{"role": "user", "content": "Q\n\nC"}, said("A")]
+
+
+def test_a_column_of_conversations_holds_messages_whatever_is_asked() -> None:
+    row = {"prompt": "Q", "messages": json.dumps([said("A")])}
+    columns = Columns(prompt="prompt", completion="messages")
+    assert recognise(Record(row, "rows.jsonl", 1), columns).example(row).messages[-1] == said("A")
 
 
 def test_transcripts_of_windows_are_transcripts() -> None:

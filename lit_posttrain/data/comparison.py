@@ -61,8 +61,9 @@ def after_prompt(
         raise BadRow("two prompts", f"`{column}` and `{names[0]}` have different system prompts; keep one of them")
     bare = [_split(side)[1] for side in sides]
     turns = [side for side in bare if side and side[0]["role"] != "assistant"]
-    if len(turns) == len(sides) > 1 and len(asked) == 1:
-        common = turns[0][: min(_parted(turns[0], side) for side in turns[1:])]
+    if len(turns) == len(sides) and len(asked) == 1:
+        last = max((i for i, turn in enumerate(turns[0]) if alike([turn], asked)), default=-1)
+        common = turns[0][: min((_parted(turns[0], side) for side in turns[1:]), default=last + 1)]
         if any(alike([turn], asked) for turn in common):
             return [*system, *common], [side[len(common) :] for side in bare]
     if all(alike(side[: len(asked)], asked) for side in turns):

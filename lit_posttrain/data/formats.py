@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import Beside, refuse_unwanted, with_thoughts
+from lit_posttrain.data.comparison import after_prompt
 from lit_posttrain.data.example import Example
-from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, answers_itself, asks, compared, tokens
+from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
 from lit_posttrain.data.messages import as_messages, check_order, is_message, kind, says
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
-from lit_posttrain.data.turns import from_json
+from lit_posttrain.data.turns import conversation, from_json
 from lit_posttrain.errors import PostTrainError
 
 
@@ -29,7 +31,8 @@ class Columns:
 
     Args:
         prompt: Column with the prompt: a string, or a list of messages. Needs `completion`.
-        completion: Column with the answer to train on: a string, or a list of messages.
+        completion: Column with the answer to train on: a string, or messages, which may begin with the prompt.
+            Without `prompt` the column of the prompt is recognised.
         messages: Column with a whole conversation: a list of {role, content} or {from, value}.
         text: Column with plain text, every token of which is trained on.
         system: Column with a system prompt of the row's own. A column called `system` is found without this.
@@ -165,15 +168,26 @@ def _imitated(data: Mapping[str, Any]) -> str:
             if column and answers_itself(data)
             else ""
         )
-    prompt = next((column for column in ANSWERS if column in data), None)
-    side = f"--data.columns.prompt {prompt} --data.columns.completion chosen" if prompt else ""
-    side = "--data.columns.messages chosen" if not prompt and isinstance(data["chosen"], list) else side
-    return f"; to imitate the better side, pass {side}" if side else ""
+    prompt = next((column for column in PROMPT if column in data), None)
+    if prompt is None:
+        side = "messages" if isinstance(data["chosen"], list) else ""
+    else:
+        side = "completion" if _is_read_alike(data[prompt], data["chosen"]) else ""
+    return f"; to imitate the better side, pass --data.columns.{side} chosen" if side else ""
+
+
+def _is_read_alike(prompt: Any, response: Any) -> bool:
+    """Whether texts are no transcripts and no JSON, which preference data reads as messages."""
+    notes: list[str] = []
+    with suppress(BadRow):
+        conversation(prompt, "prompt", notes, "user")
+        conversation(response, "chosen", notes)
+    return not notes
 
 
 def _named(record: Record, named: Columns) -> _Found | None:
     kinds = [named.messages, named.text, named.prompt or named.completion]
-    if sum(kind is not None for kind in kinds) > 1 or (named.prompt is None) != (named.completion is None):
+    if sum(kind is not None for kind in kinds) > 1 or (named.prompt is not None and named.completion is None):
         raise PostTrainError(
             f"{record.file}: --data.columns wants `prompt` with `completion`, or `messages`, or `text`: name one"
         )
@@ -181,9 +195,25 @@ def _named(record: Record, named: Columns) -> _Found | None:
         return _conversation(named.messages)
     if named.text is not None:
         return _plain(named.text)
-    if named.prompt is not None and named.completion is not None:
+    if named.completion is None:
+        return None
+    if named.prompt is not None:
         return _pair(f"{named.prompt}/{named.completion}", named.prompt, named.completion)
-    return None
+    prompt = next((column for column in PROMPT if column in record.data and column != named.completion), None)
+    if prompt is None:
+        raise PostTrainError(
+            f"{record.file}:{record.line}: no prompt for --data.columns.completion {named.completion}; name its column "
+            f"with --data.columns.prompt X (the columns are {', '.join(record.data)})"
+        )
+    return _asked_and_answered(record.data, prompt, named.completion)
+
+
+def _asked_and_answered(data: Mapping[str, Any], prompt: str, answer: str) -> _Found:
+    """A prompt that was recognised, with its input, and its answer."""
+    name = "/".join((prompt, *(column for column in INPUT if column in data and column != answer), answer))
+    extra = tuple(column for column in INPUT if column != answer)
+    # a bare question needs something between itself and its answer where no chat template provides it
+    return _pair(name, prompt, answer, extra, separator="" if prompt == "prompt" else "\n\n")
 
 
 def _by_columns(data: Mapping[str, Any]) -> _Found | None:
@@ -193,9 +223,7 @@ def _by_columns(data: Mapping[str, Any]) -> _Found | None:
     for prompt, answers in ANSWERS.items():
         answer = next((column for column in answers if column in data), None)
         if prompt in data and answer:
-            name = "/".join((prompt, *(column for column in INPUT if column in data), answer))
-            # a bare question needs something between itself and its answer where no chat template provides it
-            return _pair(name, prompt, answer, INPUT, separator="" if prompt == "prompt" else "\n\n")
+            return _asked_and_answered(data, prompt, answer)
     return _plain("text") if "text" in data else None
 
 
@@ -231,10 +259,21 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
             _text(row, answer, "completion")
             said = with_thoughts(row, [{"role": "assistant", "content": answered}])
             return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
-        turns = _side(asked, prompt, "user")
+        turns, said = _side(asked, prompt, "user"), _side(answered, answer, "assistant")
+        opened = said[0]["role"] != "assistant" and turns[-1]["role"] not in ("assistant", "tool")
+        added = with_added(asked, row, extra) if isinstance(asked, str) else asked
+        if opened:  # the answer is a whole conversation, with the prompt as it was put together or as it stands
+            try:
+                turns, (said,) = after_prompt(_side(added, prompt, "user"), [said], prompt, [answer])
+            except BadRow:
+                turns, (said,) = after_prompt(turns, [said], prompt, [answer])
+        else:
+            turns = _side(added, prompt, "user")
+        if not said:
+            raise BadRow("no assistant turn", f"`{answer}` is the prompt and no answer; add it, or remove the row")
         if not any(map(says, turns)):
             raise empty_prompt(prompt)
-        return _Parts(turns, with_thoughts(row, _side(answered, answer, "assistant")))
+        return _Parts(turns, with_thoughts(row, said))
 
     return name, (prompt, answer), read
 

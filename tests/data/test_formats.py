@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -52,6 +53,59 @@ def test_the_input_is_part_of_the_prompt_even_if_the_first_row_has_none() -> Non
     made = shape.example({"instruction": "Q", "input": "more", "output": "A"})
     assert made.messages[0]["content"] == "Q\n\nmore"
     assert made.text == ("Q\n\nmore\n\n", "A")
+
+
+TALK = [*ASKED, {"role": "user", "content": "Q2"}, {"role": "assistant", "content": "A2"}]
+WORSE = {"role": "assistant", "content": "B"}
+BRIEF = {"role": "system", "content": "be brief"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        {"prompt": "Q", "chosen": ASKED, "rejected": [*ASKED[:1], WORSE]},
+        {"prompt": ASKED[:1], "chosen": ASKED, "rejected": [*ASKED[:1], WORSE]},
+        {"prompt": ASKED[:1], "chosen": ASKED[1:], "rejected": [WORSE]},
+        {"prompt": "Q", "chosen": [BRIEF, *ASKED], "rejected": [BRIEF, *ASKED[:1], WORSE]},
+        {"prompt": [BRIEF, *ASKED[:1]], "chosen": ASKED, "rejected": [*ASKED[:1], WORSE]},
+        {"prompt": "Q", "system": "be brief", "chosen": ASKED, "rejected": [*ASKED[:1], WORSE]},
+        {"prompt": "Q2", "chosen": TALK, "rejected": [*TALK[:3], WORSE]},
+        {"prompt": TALK[:3], "chosen": TALK, "rejected": [*TALK[:3], WORSE]},
+        {"instruction": "Q", "input": "in", "chosen": "A", "rejected": "B"},
+        {"instruction": "Q", "context": "in", "chosen": ASKED[1:], "rejected": [WORSE]},
+        {"question": "Q", "chosen": ASKED, "rejected": [*ASKED[:1], WORSE]},
+        {"chosen": ASKED, "rejected": [*ASKED[:1], WORSE]},
+    ],
+)
+def test_the_advice_for_pairs_trains_the_conversation_that_pairs_have(row: dict[str, Any]) -> None:
+    with pytest.raises(PostTrainError, match="to imitate the better side, pass") as refused:
+        example(row)
+    option, column = str(refused.value).split("pass --data.columns.")[1].split()
+    made, pair = example(row, Columns(**{option: column})), recognise_comparison(Record(row, "f", 1)).read(row)
+    assert made.messages == [*pair.prompt, *pair.candidates[0].messages]
+    assert made.prompt_turns == len(pair.prompt)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": " A", "rejected": " B"},
+        {"prompt": "Q", "chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
+        {"prompt": "Q", "chosen": json.dumps(ASKED), "rejected": json.dumps([*ASKED[:1], WORSE])},
+    ],
+)
+def test_no_advice_where_it_would_train_other_turns(row: dict[str, Any]) -> None:
+    with pytest.raises(PostTrainError, match="not conversations but pairs") as refused:
+        example(row)
+    assert "imitate" not in str(refused.value)
+
+
+def test_a_completion_that_begins_with_another_prompt_is_refused() -> None:
+    with pytest.raises(BadRow, match="`chosen` begins with 'Q' where `prompt` is 'Something else'"):
+        example({"prompt": "Something else", "chosen": ASKED}, Columns(prompt="prompt", completion="chosen"))
+    with pytest.raises(PostTrainError, match=r"no prompt for --data.columns.completion chosen; .*columns are chosen"):
+        example({"chosen": "A"}, Columns(completion="chosen"))
 
 
 def test_strings_stay_as_they_are_without_a_template() -> None:

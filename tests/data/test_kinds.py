@@ -46,7 +46,7 @@ READERS: dict[str, Callable[[Record], Any]] = {
     ("reader", "name", "said"),
     [
         ("sft", "pair", f"pairs of a chosen and a rejected response .* {PAIRS}"),
-        ("sft", "pair", "--data.columns.prompt prompt --data.columns.completion chosen"),
+        ("sft", "pair", "to imitate the better side, pass --data.columns.completion chosen"),
         ("sft", "transcripts", f"pairs of .* {PAIRS}"),
         ("sft", "pair of a conversation", f"pairs of .* {PAIRS}"),
         (

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from lit_posttrain.callbacks.protocols import NamesPredictedRows
+from lit_posttrain.run_folder import predictions_in
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -54,8 +55,9 @@ class PredictionWriter(BasePredictionWriter):
         processes."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            for old in Path(trainer.default_root_dir).glob("predictions*.jsonl"):
-                old.unlink()
+            for old in predictions_in(Path(trainer.default_root_dir)):
+                if old.suffix == ".jsonl":
+                    old.unlink()
         trainer.strategy.barrier()
         self._part(trainer).replace(self._file(trainer))
         print(f"wrote {self._rows:,} rows to {self._file(trainer)}", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import time
 from contextlib import suppress
@@ -72,6 +73,12 @@ def goes_on(folder: Path, checkpoint: str | None) -> bool:
     if checkpoint is None or checkpoint == "hpc":
         return checkpoint is not None
     return Path(checkpoint).resolve().is_relative_to(folder.resolve())
+
+
+def predictions_in(folder: Path) -> list[Path]:
+    """The files of `predict`, one for each of its processes, whole or not."""
+    named = re.compile(r"predictions(-\d+)?\.(jsonl|part)")
+    return sorted(file for file in folder.glob("predictions*") if named.fullmatch(file.name) and file.is_file())
 
 
 def measured(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_posttrain.checkpoint_shards import remove
+from lit_posttrain.run_folder import predictions_in
 
 log = logging.getLogger(__name__)
 
@@ -148,14 +149,17 @@ def _number(text: str | None) -> float:
 def forget_run(folder: Path | str) -> None:
     """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own.
     metrics.csv is the logger's own matter: the new run may have begun one."""
-    for checkpoint in ("last.ckpt", "best.ckpt"):
-        remove(Path(folder) / checkpoint)
-    for requeued in Path(folder).glob("hpc_ckpt_*"):
-        remove(requeued)
-    old = ("wandb_id.txt", "audit.json", "rewards.*", "reward_examples.jsonl", "samples.jsonl", "completions.jsonl")
-    for pattern in (*old, "validate_reward*", "predictions*"):
-        for file in Path(folder).glob(pattern):
-            file.unlink(missing_ok=True)
+    place = Path(folder)
+    written = ("rewards.jsonl", "reward_examples.jsonl", "rewards.png")
+    names = [*written, *(f"validate_{name}" for name in written)]
+    names += ["wandb_id.txt", "audit.json", "samples.jsonl", "completions.jsonl"]
+    for file in [*(place / name for name in names), *predictions_in(place)]:
+        if file.is_file() or file.is_symlink():
+            file.unlink()
+    # last of all: what else cannot be removed leaves a run that can go on
+    requeued = [file for file in place.glob("hpc_ckpt_*.ckpt") if file.is_file()]
+    for checkpoint in [place / "best.ckpt", *requeued, place / "last.ckpt"]:
+        remove(checkpoint)
 
 
 class ForgivingWandbLogger(WandbLogger):

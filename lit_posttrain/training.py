@@ -44,7 +44,7 @@ from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
 from lit_posttrain.run_config import SaveRunConfig
-from lit_posttrain.run_folder import RunLock, fresh_name, goes_on, measured
+from lit_posttrain.run_folder import RunLock, fresh_name, goes_on, measured, predictions_in
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import RunStopped, Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
@@ -221,7 +221,7 @@ class PostTrainCLI(LightningCLI):
                 f"{self.run_dir} holds a run already, without a last.ckpt or best.ckpt to go on from: choose another "
                 "--name, or start anew in it with --overwrite true"
             )
-        written = next(self.run_dir.glob("predictions*.jsonl"), None)
+        written = next((f for f in predictions_in(self.run_dir) if f.suffix == ".jsonl"), None)
         if self.subcommand == "predict" and written is not None:
             raise PostTrainError(f"{written} exists already; choose another --name, or pass --overwrite true")
 

@@ -73,11 +73,34 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_forget_run(tmp_path: Path) -> None:
-    left = ("samples.jsonl", "completions.jsonl", "rewards.jsonl", "hpc_ckpt_1.ckpt")
-    for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "audit.json", "config.yaml", *left):
+    """What a run and `predict` have written goes, by its exact name; notes and folders of people stay."""
+    left = ("samples.jsonl", "completions.jsonl", "rewards.jsonl", "validate_rewards.png", "hpc_ckpt_1.ckpt")
+    left += ("predictions.jsonl", "predictions-0.jsonl", "predictions-12.part")
+    for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "audit.json", *left):
         (tmp_path / name).touch()
+    kept = ["config.yaml", "hpc_ckpt_notes.md", "predictions-notes.md", "predictions-mine.jsonl", "rewards.py"]
+    for name in [*kept, "validate_rewards.txt"]:
+        (tmp_path / name).touch()
+    folders = ["hpc_ckpt_old.ckpt", "predictions_old", "predictions-3.jsonl", "rewards.old", "rewards.png"]
+    for name in folders:
+        (tmp_path / name).mkdir()
     forget_run(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, *folders, "validate_rewards.txt"}
+
+
+def test_what_cannot_be_forgotten_leaves_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("last.ckpt", "best.ckpt", "audit.json"):
+        (tmp_path / name).touch()
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "audit.json":
+            raise PermissionError
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(PermissionError):
+        forget_run(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_redacted_keeps_what_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,7 @@ def test_predictions_that_fail_leave_the_old_ones(
     folder = Path("runs/one")
     for name in ("predictions.jsonl", "predictions-1.jsonl"):
         (folder / name).write_text("old\n")
+    (folder / "predictions-mine.jsonl").write_text("of somebody\n")
     command = ["predict", "--config", "runs/one/config.yaml", "--ckpt_path", "last", "--overwrite", "true"]
 
     def fails(module: SFT, batch: Any, batch_idx: int) -> Any:
@@ -262,5 +263,5 @@ def test_predictions_that_fail_leave_the_old_ones(
         assert main(command) == 2
     assert (folder / "predictions.jsonl").read_text() == (folder / "predictions-1.jsonl").read_text() == "old\n"
     assert main(command) == 0
-    assert [f.name for f in folder.glob("predictions*")] == ["predictions.jsonl"]
+    assert {f.name for f in folder.glob("predictions*")} == {"predictions.jsonl", "predictions-mine.jsonl"}
     assert (folder / "predictions.jsonl").read_text() != "old\n"

@@ -26,7 +26,7 @@ from lit_posttrain.callbacks.monitors import refuse_misspelt
 from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
 from lit_posttrain.checkpoint_files import require_space
 from lit_posttrain.checkpoint_shards import bytes_on_disk
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, is_on_all_ranks, on_all_ranks
 from lit_posttrain.signals import RunStopped
 from lit_posttrain.trainer_state import dry_run, ends_step
 
@@ -149,7 +149,7 @@ class LastCheckpoint(Checkpoint):
         """Save what is not saved yet as something ends the run; what to say of it, or nothing where no step has been
         saved. On one of several processes this cannot be done alone: it takes all of them."""
         self._validated = False
-        if trainer.world_size == 1 or getattr(exception, "on_all_ranks", False):
+        if trainer.world_size == 1 or is_on_all_ranks(exception):
             try:
                 # an average may lack this step, or half of it
                 if self._weights_move and not _averages(trainer) and _step_is_over(trainer, self._finished):
@@ -263,13 +263,15 @@ class BestCheckpoint(Checkpoint):
             return
         metrics = trainer.callback_metrics
         if self.monitor not in metrics and float(metrics.get("val/unscored", 0.0)) == 1.0:
-            raise PostTrainError(
+            told = (
                 "no reward has a say on any response to the validation's prompts, so there is no val/reward: look "
                 "whether their rows have the columns that the rewards read"
             )
+            raise on_all_ranks(PostTrainError(told))
         if self.monitor not in metrics:
             known = ", ".join(sorted(name for name in metrics if name.startswith("val/"))) or "none"
-            raise PostTrainError(f"--monitor {self.monitor}: not a metric of the validation; choose one of: {known}")
+            told = f"--monitor {self.monitor}: not a metric of the validation; choose one of: {known}"
+            raise on_all_ranks(PostTrainError(told))
         score = float(metrics[self.monitor])
         if not trainer.strategy.broadcast(_best(trainer).exists()):  # a run that began with another one's checkpoint
             self.best_score = None

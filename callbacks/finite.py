@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_posttrain.callbacks.protocols import MeasuresGradient, NamesRows
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, on_all_ranks
 
 _SHOWN = 8
 
@@ -63,13 +63,15 @@ class FiniteLossGuard(Callback):
         loss_somewhere = strategy.reduce_boolean_decision(not all(verdicts), all=False)
         step = trainer.global_step + 1
         if loss_somewhere and all(verdicts):
-            raise PostTrainError(f"stopped at optimizer step {step}: the loss of another process is not finite")
+            told = f"stopped at optimizer step {step}: the loss of another process is not finite"
+            raise on_all_ranks(PostTrainError(told))
         what = "loss" if loss_somewhere else "gradient"
         bad = rows[verdicts.index(False)] if loss_somewhere else [row for members in rows for row in members]
-        raise PostTrainError(
+        told = (
             f"the {what} of optimizer step {step} is not finite, from {_named(trainer, bad)}: look at these rows, or "
             "lower the learning rate; no weight was changed by this step"
         )
+        raise on_all_ranks(PostTrainError(told))
 
 
 def _named(trainer: Trainer, rows: list[int]) -> str:

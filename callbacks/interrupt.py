@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
 from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses
+from lit_posttrain.errors import on_all_ranks
 from lit_posttrain.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
 from lit_posttrain.trainer_state import dry_run, ends_step
 
@@ -98,7 +99,7 @@ class GracefulInterrupt(Callback):
         """
         self._validates = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if self._validates and self._between_steps and self._asked(trainer):
-            raise RunStopped(self.signal, on_all_ranks=True)
+            raise on_all_ranks(RunStopped(self.signal))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let what it found be saved."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Problem = TypeVar("Problem", bound=BaseException)
 
 
 class PostTrainError(Exception):
@@ -11,6 +14,18 @@ class PostTrainError(Exception):
 
     The message is one line: what was found, where (`file:line` if there is one), and the remedy.
     """
+
+
+def on_all_ranks(problem: Problem) -> Problem:
+    """`problem`, from now on known as one that all ranks raise at the same place, so that they can still save."""
+    loosely: Any = problem
+    loosely.on_all_ranks = True
+    return problem
+
+
+def is_on_all_ranks(problem: BaseException) -> bool:
+    """Whether all ranks raise it at the same place, as far as is known."""
+    return getattr(problem, "on_all_ranks", False)
 
 
 def first_line(problem: BaseException) -> str:

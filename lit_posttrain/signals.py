@@ -25,14 +25,12 @@ _EXIT = 128  # a shell reports 128 + the number of the signal that ended a proce
 
 
 class RunStopped(BaseException):
-    """A signal asked a run to stop, and what it was doing is not worth finishing. No Exception: rewards catch those.
+    """A signal, `number`, asked a run to stop, and what it was doing is not worth finishing. No Exception: rewards
+    catch those."""
 
-    number: of the signal. on_all_ranks: whether all processes raise it at the same place, so that they can save.
-    """
-
-    def __init__(self, number: int, on_all_ranks: bool = False) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number, self.on_all_ranks = number, on_all_ranks
+        self.number = number
 
 
 class Terminated(SystemExit):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import Trainer
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, on_all_ranks
 
 Found = TypeVar("Found")
 
@@ -45,9 +45,10 @@ def together(trainer: Trainer, work: Callable[[], Found]) -> Found:
         found = work()
     except Exception as problem:
         from_all_ranks(str(problem) or type(problem).__name__, trainer)
+        on_all_ranks(problem)
         raise
     if told := "; ".join(dict.fromkeys(said for said in from_all_ranks("", trainer) if said)):
-        raise PostTrainError(told)
+        raise on_all_ranks(PostTrainError(told))
     return found
 
 

@@ -21,6 +21,7 @@ from lit_posttrain.data.streaming import StreamLoader, TreeStream, refuse_with_s
 from lit_posttrain.data.tokenize import build_store, held_out
 from lit_posttrain.data.trees import Options
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.trainer_state import together
 from lit_posttrain.types import RowLayout
 
 log = logging.getLogger(__name__)
@@ -310,7 +311,12 @@ class TreeData(LightningDataModule):
                 )
             check = getattr(self._owner(), "check_store", None)
             self._stream_loader = StreamLoader(
-                self._stream(), steps=trainer.max_steps, check=check, companions=self._companions, **how
+                self._stream(),
+                steps=trainer.max_steps,
+                check=check,
+                companions=self._companions,
+                together=partial(together, trainer),
+                **how,
             )
             return self._stream_loader
         beside = self._companions(self.train_store)

@@ -237,11 +237,12 @@ class StreamLoader:
         limit: int | float = 1.0,
         check: Callable[[Any], None] | None = None,
         companions: Callable[[Trees], Companions | None] = lambda trees: None,
+        together: Callable[[Callable[[], MemoryTrees]], MemoryTrees] = lambda read: read(),
     ) -> None:
         """steps: of the run. limit: as in `StepLoader`. check: refuses a step's rows that a method cannot learn from.
-        companions: makes those of a step."""
+        companions: makes those of a step. together: reads a step's rows, on all ranks or on none."""
         self.stream, self.batch_size, self.steps, self.accumulate = stream, batch_size, steps, accumulate
-        self.check, self.companions = check, companions
+        self.check, self.companions, self.together = check, companions, together
         self.cutter = StepCutter(accumulate, world, rank, layout or RowLayout())
         self.step_trees = MemoryTrees([])
         self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
@@ -259,10 +260,15 @@ class StreamLoader:
             self._part, self._start = 0, self.stream.place()
         self.stream.go_to(self._start)
         trees = iter(self.stream)
-        while True:
-            self.step_trees = MemoryTrees(list(islice(trees, self.batch_size)))
+
+        def read() -> MemoryTrees:
+            step = MemoryTrees(list(islice(trees, self.batch_size)))
             if self.check is not None:
-                self.check(self.step_trees)
+                self.check(step)
+            return step
+
+        while True:
+            self.step_trees = self.together(read)
             members, beside = np.arange(len(self.step_trees)), self.companions(self.step_trees)
             for batch in self.cutter.micro_batches(self.step_trees, members, beside, self._part):
                 self._yielded, self._part = self._yielded + 1, self._part + 1

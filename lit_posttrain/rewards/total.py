@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, on_all_ranks
 from lit_posttrain.rewards.base import Reward, RewardBatch, Sampled, Scores
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
@@ -223,7 +223,8 @@ def refuse_failing(tallies: Sequence[Mapping[str, Tally]]) -> None:
         failed = sum(tally.failed for tally in own)
         if failed and failed == sum(tally.asked for tally in own):
             first = next(tally.first for tally in own if tally.first)
-            raise PostTrainError(f"reward {name} fails on every response, first on the prompt {first}; mend it")
+            told = f"reward {name} fails on every response, first on the prompt {first}; mend it"
+            raise on_all_ranks(PostTrainError(told))
 
 
 def _first(batch: RewardBatch, problems: Problems) -> str:

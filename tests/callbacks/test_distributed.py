@@ -58,6 +58,7 @@ def test_two_processes(tiny_model: Path, tmp_path: Path) -> None:
     assert bad[0]["error"] == "stopped at optimizer step 3: the loss of another process is not finite"
     assert bad[1]["error"].startswith(f"the loss of optimizer step 3 is not finite, from {named}: ")
     assert all(w.isfinite().all() for r in bad for w in r["weights"])
+    assert bad[0]["saved_step"] == 2, "the last step that ended, which no interval had saved"
 
     # the rewards that are gathered are those of one process, in the same order
     one = tmp_path / "one"

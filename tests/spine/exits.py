@@ -146,7 +146,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and those of nohup this one
     trainer.fit(module, datamodule=source, ckpt_path=str(last) if last.exists() else None)
     interrupts = [c for c in trainer.callbacks if isinstance(c, GracefulInterrupt)]  # type: ignore[attr-defined]
-    if trainer.current_epoch < 3 or interrupts[0].interrupted:
+    if trainer.global_step < trainer.estimated_stepping_batches or interrupts[0].interrupted:
         return
     best = next(c for c in trainer.checkpoint_callbacks if not isinstance(c, LastCheckpoint))
     end = {

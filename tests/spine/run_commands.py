@@ -20,6 +20,7 @@ import torch
 from command_lines import SAVED_EVERY
 
 from lit_posttrain.cli import main
+from lit_posttrain.errors import PostTrainError
 
 
 class Image(pl.Callback):
@@ -52,6 +53,26 @@ class Killed(pl.Callback):
         if self.saving and event == self.event and any(self.file in str(part) for part in arguments[:2]):
             self.mark.touch()
             os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+class FailsOnce(pl.Callback):
+    """Lets what follows an optimizer step fail on one rank, once: a reward, or the rows of a stream."""
+
+    def __init__(self, what: str, step: int, rank: int) -> None:
+        self.what, self.step, self.rank = what, step, rank
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, out: Any, batch: Any, batch_idx: int) -> None:
+        mark = Path(f"{trainer.default_root_dir}.failed")
+        if trainer.global_step != self.step or trainer.global_rank != self.rank or mark.exists():
+            return
+        mark.touch()
+        if self.what == "reward":
+            pl_module.rewards._asked = self._fails
+        else:
+            trainer.train_dataloader.check = self._fails  # type: ignore[union-attr]
+
+    def _fails(self, *given: Any) -> Any:
+        raise PostTrainError("it is spoilt")
 
 
 class Dies(pl.Callback):

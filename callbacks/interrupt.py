@@ -18,12 +18,15 @@ from lit_posttrain.callbacks.checkpoint import LastCheckpoint
 from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses
 from lit_posttrain.errors import on_all_ranks
 from lit_posttrain.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
+from lit_posttrain.slurm import requeue_job, requeue_signals
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 
 class GracefulInterrupt(Callback):
     """On the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) finishes the optimizer step, saves last.ckpt and ends
-    the run; a further Ctrl-C stops at once. Processes that a run starts are not concerned: a signal ends them as usual.
+    the run; a further Ctrl-C stops at once. It does the same on the signal at which Lightning would requeue a job of
+    SLURM, and requeues it then. Processes that a run starts are not concerned: a signal ends them as usual.
+
     So responses that are being sampled and rewarded are given up: a signal reaches the processes of rewards too, and
     what they say then is not to be trained on. The run that goes on samples them again. (Not with several processes.)
 
@@ -41,6 +44,7 @@ class GracefulInterrupt(Callback):
         self.interrupted = False
         self.signal: int = signal.SIGINT
         self._previous_handlers: dict[int, Any] = {}
+        self._requeues: list[int] = []  # the signals after which the job is to be requeued
         self._validation_batches: int | float | None = None
         self._between_steps = True
         self._stopping = False
@@ -62,7 +66,8 @@ class GracefulInterrupt(Callback):
         self._validates, self._alone = False, trainer.world_size == 1
         self._rewarded = pl_module if self._alone and isinstance(pl_module, AwaitsRewards) else None
         if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
-            for number in filter(handled_here, STOPS):
+            self._requeues = requeue_signals()
+            for number in filter(handled_here, (*STOPS, *self._requeues)):
                 self._previous_handlers[number] = take_over(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -114,7 +119,7 @@ class GracefulInterrupt(Callback):
         own = self.interrupted
         self.interrupted = bool(trainer.strategy.reduce_boolean_decision(own, all=False))
         if self.interrupted:  # known to all processes by now
-            for number in STOPS:  # the last one that any process got
+            for number in (*STOPS, *self._requeues):  # the last one that any process got
                 got = own and self.signal == number
                 if trainer.strategy.reduce_boolean_decision(got, all=False):
                     self.signal = number
@@ -143,6 +148,11 @@ class GracefulInterrupt(Callback):
         """Say how to go on."""
         if self.interrupted and trainer.is_global_zero:
             print(f"stopped at step {trainer.global_step}; go on with: {self._how(trainer)}", flush=True)
+            self._requeue()
+
+    def _requeue(self) -> None:
+        if self.interrupted and self.signal in self._requeues:
+            print(requeue_job(), flush=True)
 
     def _how(self, trainer: Trainer) -> str:
         path = str(Path(trainer.default_root_dir) / "last.ckpt")
@@ -163,6 +173,7 @@ class GracefulInterrupt(Callback):
             way = f"go on from the last save with: {self._how(trainer)}" if saved else "nothing was saved yet"
             if trainer.is_global_zero:
                 print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
+                self._requeue()
         if isinstance(pl_module, StartsProcesses):
             pl_module.end_processes(stuck_only=True)
         self._restore(trainer)

@@ -144,7 +144,10 @@ PLUGINS = {
     "MPIEnvironment": _CLUSTER,
     "MixedPrecision": _PRECISION,
     "Precision": _PRECISION,
-    "SLURMEnvironment": _CLUSTER,
+    "SLURMEnvironment": works(
+        "found by itself; at its signal (`sbatch --signal=SIGUSR1@90`) the run saves `last.ckpt` at a step's end and "
+        "requeues the job, which goes on with --resume auto"
+    ),
     "TorchCheckpointIO": _OWN_CHECKPOINTS,
     "TorchElasticEnvironment": _CLUSTER,
     "TorchSyncBatchNorm": refused("language models have no batch normalisation to synchronise; leave it out"),

@@ -138,7 +138,7 @@ def fit_in(tiny_model: Path) -> Fit:
             default_root_dir=str(folder),
             callbacks=[recorder, *callbacks],
             logger=[log, *loggers],
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *options.pop("plugins", [])],
             **{**defaults, **options},
         )
         accumulate = options.get("accumulate_grad_batches", ACCUMULATE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.command_line.paths import each_takes_paths, takes_paths
+from lit_posttrain.models.paths import found_from_anywhere
 from lit_posttrain.run_folder import goes_on
 from lit_posttrain.tracking import MetricsCSV, forget_run, keep_run_id
 
@@ -63,9 +63,9 @@ def with_absolute_paths(value: Any, name: str = "") -> Any:
     """A part of a config that can be used from any folder: relative paths that lead somewhere from here made absolute,
     in options that take one. name: of the option whose value it is."""
     if isinstance(value, str):
-        written = name in _WRITTEN and "://" not in value
-        leads = bool(value) and (written or (takes_paths(name) and os.path.exists(value)))
-        return str(Path(value).absolute()) if leads else value
+        if name in _WRITTEN and value and "://" not in value:
+            return str(Path(value).absolute())
+        return found_from_anywhere(value, name) if takes_paths(name) else value
     if isinstance(value, (list, tuple)):
         inner = name if each_takes_paths(name) else ""
         return type(value)(with_absolute_paths(one, inner) for one in value)

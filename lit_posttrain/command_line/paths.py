@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-_NAMES = re.compile(r"(^|_)(path|paths|file|files|dir|dirpath|template|tokenizer|prompts|start|runs)$")
+_NAMES = re.compile(r"(^|_)(path|paths|file|files|dir|dirpath|tokenizer|prompts|start|runs)$|_template$")
 
 
 def takes_paths(option: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.hub import fetched_adapters, missing_reason
+from lit_posttrain.models.builtin_templates import TEMPLATES
 
 
 def cache_root() -> Path:
@@ -69,6 +70,18 @@ def resolve(
 
         return str(merged_folder(fetched, trust_remote_code)), None
     return path, None
+
+
+def found_from_anywhere(value: str, option: str = "path") -> str:
+    """The value of an option that takes paths: absolute, if it leads somewhere from here. Names stay as they are: of
+    built-in chat templates, and of tokenizers on the hub, whatever files of these names lie here."""
+    if option == "chat_template":
+        leads = value not in TEMPLATES and os.path.isfile(value)
+    elif option == "tokenizer":
+        leads = os.path.isdir(value) or (bool(Path(value).suffix) and os.path.isfile(value))
+    else:
+        leads = os.path.exists(value)
+    return str(Path(value).absolute()) if leads else value
 
 
 def find_checkpoint(path: str) -> Path | None:

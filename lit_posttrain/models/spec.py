@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.paths import found_from_anywhere
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 Quantization = Literal["nf4", "int8"]
@@ -121,11 +121,9 @@ class ModelSpec:
 
     def found_from_anywhere(self) -> ModelSpec:
         """The same with absolute paths, for who reads it in another folder: hub names and built-in names stay."""
-        tokenizer = self.tokenizer and _absolute(self.tokenizer)
-        template = self.chat_template and _absolute(self.chat_template)
-        return replace(self, path=_absolute(self.path), tokenizer=tokenizer, chat_template=template)
-
-
-def _absolute(place: str) -> str:
-    leads = not Path(place).is_absolute() and Path(place).exists()
-    return str(Path(place).absolute()) if leads else place
+        return replace(
+            self,
+            path=found_from_anywhere(self.path),
+            tokenizer=self.tokenizer and found_from_anywhere(self.tokenizer, "tokenizer"),
+            chat_template=self.chat_template and found_from_anywhere(self.chat_template, "chat_template"),
+        )

@@ -12,24 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.models.builtin_templates import END_OF_TURN, TEMPLATE_TOKENS, TEMPLATES
 from lit_posttrain.models.gguf_file import INSTEAD, read_header
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.template_variables import with_variables
 
-TEMPLATES = {
-    "chatml": (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}"
-        "{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    ),
-}
-_TEMPLATE_TOKENS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
 _ANSWER = "Because7of4that"  # no template writes it by itself
 _TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
 _WORD = re.compile(r"\w+")
-_END_OF_TURN = {"chatml": "<|im_end|>"}
 # by tokenizer.ggml.pre: the byte-pair vocabularies to which llama.cpp adds a BOS where a GGUF file does not say
 _OPENED = (
     "llama3",
@@ -58,8 +49,8 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     tokenizer = _gguf_tokenizer(where, gguf) if gguf else _pretrained_tokenizer(where, revision, trusted)
     if spec.chat_template is not None:
         tokenizer.chat_template = _template(spec.chat_template)
-        end = _END_OF_TURN.get(spec.chat_template)
-        missing = [t for t in _TEMPLATE_TOKENS.get(spec.chat_template, []) if t not in tokenizer.get_vocab()]
+        end = END_OF_TURN.get(spec.chat_template)
+        missing = [t for t in TEMPLATE_TOKENS.get(spec.chat_template, []) if t not in tokenizer.get_vocab()]
         tokenizer.add_special_tokens({"additional_special_tokens": missing})
         if end is not None:
             tokenizer.eos_token = end

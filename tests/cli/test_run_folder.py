@@ -17,7 +17,7 @@ import yaml
 from helpers.cli import fit, one_line
 from helpers.processes import environment
 
-from lit_posttrain import SFT
+from lit_posttrain import SFT, ModelSpec
 from lit_posttrain.cli import main
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.run_config import with_absolute_paths
@@ -165,6 +165,55 @@ def test_paths_in_a_saved_config_are_absolute(tmp_path: Path, monkeypatch: pytes
         "start": "none",
         "save_dir": "s3://bucket/x",
     }
+
+
+@pytest.mark.parametrize("lies", ["file", "folder"])
+def test_the_name_of_a_built_in_template_is_no_path(
+    lies: str, chats: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("chatml").mkdir() if lies == "folder" else Path("chatml").write_text("another template")
+    assert (
+        fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--model.policy.chat_template", "chatml")
+        == 0
+    )
+    config = yaml.safe_load(Path("runs/one/config.yaml").read_text())
+    assert config["model"]["init_args"]["policy"]["chat_template"] == "chatml"
+    assert torch.load("runs/one/last.ckpt", weights_only=True)["lit_posttrain"]["policy"]["chat_template"] == "chatml"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["export", "--ckpt", str(tmp_path / "runs/one"), "--out", "out"]) == 0
+    assert main(["fit", "--resume", str(tmp_path / "runs/one"), "--trainer.max_steps", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "made", "leads"),
+    [
+        ("tokenizer", "gpt2", "file", False),
+        ("tokenizer", "gpt2", "folder", True),
+        ("tokenizer", "mine.gguf", "file", True),
+        ("tokenizer", "gpt2", "", False),
+        ("chat_template", "mine.jinja", "file", True),
+        ("chat_template", "chatml", "file", False),
+        ("chat_template", "chatml", "folder", False),
+        ("chat_template", "{{ messages }}" * 400, "", False),
+        ("path", "model", "folder", True),
+        ("path", "rows.jsonl", "file", True),
+        ("path", "package:llm/x", "", False),
+        ("template", "{prompt}", "file", False),
+        ("template", "~/{prompt}", "", False),
+    ],
+)
+def test_what_is_made_absolute_is_what_the_option_takes(
+    option: str, value: str, made: str, leads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if made:
+        Path(value).mkdir() if made == "folder" else Path(value).touch()
+    expected = str(tmp_path / value) if leads else value
+    assert with_absolute_paths({"policy": {option: value}}) == {"policy": {option: expected}}
+    if option != "template":
+        spec = ModelSpec(**{"path": "org/model", option: value}).found_from_anywhere()
+        assert getattr(spec, option) == expected
 
 
 def test_a_run_goes_on_from_another_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.paths import find_checkpoint, resolve
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
 _OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
@@ -48,11 +50,16 @@ class Part:
         self.known: list[Any] = []
         head = json.dumps({"made_by": hashlib.blake2b(json.dumps(made_by, default=str).encode()).hexdigest()[:32]})
         if self.file is not None:
-            self._stream = self.file.open("a+b")
             try:
+                self._stream = self.file.open("a+b")
                 fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise PostTrainError(f"{out}: another command is writing it; wait, or choose another --out") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise PostTrainError(
+                        f"{self.file}: results so far cannot be kept there ({error.strerror}); choose another --out"
+                    ) from error
             self._go_on(head, str(out), overwrite)
         self._bar = tqdm(total=total, initial=len(self.known), unit=unit, disable=None)  # on a terminal alone
 

@@ -69,8 +69,10 @@ class PromptEncoder:
             PostTrainError: as `ids`.
         """
         audits: dict[str, FileAudit] = {}
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts, 1):
             name, _, line = prompt.source.rpartition(":")
+            if not line.isdecimal():  # a prompt of no file
+                name, line = prompt.source or "prompts", str(number)
             audit, altered = audits.setdefault(name, FileAudit(name)), self._template.altered
             self.ids(prompt)
             if self._template.altered > altered:

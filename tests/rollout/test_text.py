@@ -17,7 +17,7 @@ from lit_posttrain.methods.rollouts import judged
 from lit_posttrain.rewards import FunctionReward
 from lit_posttrain.rewards.total import RewardSum
 from lit_posttrain.rollout.engine import Completion
-from lit_posttrain.rollout.text import prompt_ids
+from lit_posttrain.rollout.text import PromptEncoder, prompt_ids
 from lit_posttrain.types import PromptRecord, Tree
 
 USER = {"role": "user", "content": "what is it"}
@@ -90,6 +90,15 @@ def test_without_a_template_nothing_but_a_users_text_is_asked(prompt: Any) -> No
     with pytest.raises(PostTrainError, match="no chat template, which messages and system prompts need"):
         prompt_ids(base, prompt)
     assert base.decode(prompt_ids(base, [USER])) == "what is it"
+
+
+@pytest.mark.parametrize("source", ["", "typed", "rows.jsonl:7"])
+def test_what_a_template_leaves_out_is_told_of_prompts_of_no_file(source: str) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}"
+    prompts = [Asked([{"role": "system", "content": "zulu"}, USER], {}, source=source)] * 2
+    (told,) = PromptEncoder(tokenizer).changed(prompts)
+    assert f"of 2 rows ({source.removesuffix(':7') or 'prompts'}:" in told
 
 
 def test_a_call_behind_the_assistants_words_is_part_of_the_prompt() -> None:

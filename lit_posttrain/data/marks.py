@@ -24,8 +24,9 @@ MESSAGE_MARKS = {
 }
 # axolotl: a list of {begin_offset, end_offset, train} over the characters of a turn
 DETAILS = ("train_detail", "training_detail")
-# column of a row -> likewise for all of its assistant turns; a row's `loss` is what somebody measured
-ROW_MARKS = {key: trains for key, trains in MESSAGE_MARKS.items() if key != "loss"} | {"sample_weight": True}
+# column of a row -> likewise for all of its assistant turns. The other names say something else of a row: `loss` is
+# what somebody measured, `masked` that names were removed, `training` which split it is of
+ROW_MARKS = {"weight": True, "sample_weight": True, "loss_weight": True, "train": True, "trainable": True}
 _WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 

@@ -12,7 +12,7 @@ from lit_posttrain.data.beside import Beside, refuse_unwanted
 from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns, with_added
-from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT, guessed
+from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, guessed
 from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.module import TreeData
@@ -27,6 +27,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord, Tree
 
 TOO_LONG = "prompt longer than max_length"
+_FOR_REWARDS = ("input",)  # beside a `prompt` without an answer to learn from, it is a program's
 
 
 @dataclass
@@ -148,12 +149,15 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
     if named.prompt:
         return named.prompt, (named.prompt,), _asked(named.prompt, ())
     compared = None
-    with suppress(PostTrainError):
-        compared = recognise_comparison(record, labelled=False)
     column = next((name for name in PROMPT if name in record.data), None)
+    with suppress(PostTrainError):
+        compared = None if column and _are_answers(record.data) else recognise_comparison(record, labelled=False)
     if column is not None:
-        read = _asked(column, INPUT)
-        name = "/".join((column, *(extra for extra in INPUT if extra in record.data)))
+        learned = compared is not None or any(name in record.data for name in ANSWERS[column])
+        left = _FOR_REWARDS if column == "prompt" and not learned else ()
+        extra = tuple(name for name in INPUT if name not in left)
+        read = _asked(column, extra, left)
+        name = "/".join((column, *(name for name in extra if name in record.data)))
         return name, (column,), read if compared is None else _compared(compared, column, read)
     if compared is not None:
         return f"prompts of {compared.name}", compared.needs, _compared(compared, guessed(record.data).get("prompt"))
@@ -167,14 +171,26 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
     )
 
 
-def _asked(column: str, extra: tuple[str, ...]) -> _Read:
+def _are_answers(data: Mapping[str, Any]) -> bool:
+    """Whether a list of texts without ranks or scores is what is right, for a reward, and no responses of models."""
+    found = guessed(data)
+    given = data.get(found.get("responses", ""))
+    texts = isinstance(given, str) or (isinstance(given, list) and all(isinstance(part, str) for part in given))
+    return texts and {"ranks", "scores", "chosen", "first"}.isdisjoint(found)
+
+
+def _asked(column: str, extra: tuple[str, ...], left: tuple[str, ...] = ()) -> _Read:
+    """extra: columns that are added to the prompt. left: those that are left to the rewards."""
+
     def read(row: Row) -> _Prompt:
         value = row[column]
         if not isinstance(value, (str, list)):
             raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
         messages = conversation(value, column, row.notes, "user")
         if len(messages) == 1 and messages[0]["role"] == "user":
-            messages[0]["content"] = with_added(messages[0]["content"], row, extra)
+            added = [name for name in extra if not left or isinstance(row.peek(name), (str, list))]
+            messages[0]["content"] = with_added(messages[0]["content"], row, added)
+        row.notes += [f"with an `{name}` that only rewards see" for name in left if row.first((name,))]
         return messages, False
 
     return read
@@ -229,7 +245,8 @@ class PromptData(TreeData):
     Columns are recognised by their names: `prompt` (a string, a transcript or messages), `instruction`, `question`,
     `query` or `problem` (with `input` or `context`), `messages` without their last answer, and the prompts of
     preference data; beside them `system`, `tools`, `history` and `chat_template_kwargs`. All columns of a row are
-    handed to the rewards, such as the `answer` that is right.
+    handed to the rewards, such as the `answer` that is right. An `input` beside `prompt` is for them alone, a
+    program's, unless the row has a completion too.
 
     Args:
         path: Prompts to train on: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of

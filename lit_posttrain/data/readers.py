@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.beside import SWITCHES, SYSTEM_COLUMNS, TOOL_COLUMNS, VARIABLES
 from lit_posttrain.data.kinds import KNOWN
 from lit_posttrain.data.messages import fault_of, is_message
 from lit_posttrain.errors import PostTrainError
 
 _NOT_SPACE = re.compile(r"\S|\Z")
 _BOM = "\ufeff"
+_OF_EVERY_ROW = (*SYSTEM_COLUMNS, *TOOL_COLUMNS, VARIABLES, *SWITCHES)
 _CSV_FIELD_LIMIT = 2**31 - 1
 
 
@@ -100,7 +102,7 @@ def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
 
 def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
     """The rows of a document that is one object: itself, or those of the list that it holds, each with what else is in
-    the document."""
+    the document, such as a system prompt."""
     if _is_by_column(document):
         raise PostTrainError(
             f"{name}: columns instead of rows ({', '.join([*document][:6])}); write a list of objects, with pandas "
@@ -108,7 +110,7 @@ def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
         )
     if not KNOWN.isdisjoint(document):
         return [document]
-    lists = {key: value for key, value in document.items() if isinstance(value, list)}
+    lists = {key: value for key, value in document.items() if isinstance(value, list) and key not in _OF_EVERY_ROW}
     if len(lists) > 1:
         raise PostTrainError(
             f"{name}: one object with {len(lists)} lists in it, where rows are expected ({', '.join(lists)}); write a "
@@ -117,8 +119,10 @@ def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
     (rows,) = lists.values() or [[document]]
     if not lists or (rows and all(map(is_message, rows))):
         return [document]
-    # what stands beside the rows is said of each of them, as far as it does not say otherwise
-    beside = {key: value for key, value in document.items() if key not in lists}
+    # what stands beside the rows is said of each of them, as far as it does not say otherwise; what else is known of
+    # the document gets names that no column has, so that the audit tells of it and nothing takes it for a mark
+    others = {key: value for key, value in document.items() if key not in lists}
+    beside = {key if key in _OF_EVERY_ROW else f"document.{key}": value for key, value in others.items()}
     return [{**beside, **row} if isinstance(row, dict) else row for row in rows]
 
 

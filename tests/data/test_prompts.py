@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from lit_posttrain import PostTrainError, PromptData
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.marks import ROW_MARKS
+from lit_posttrain.data.formats import recognise
+from lit_posttrain.data.marks import MESSAGE_MARKS, ROW_MARKS
 from lit_posttrain.data.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
@@ -28,7 +29,12 @@ SHAPES: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     "messages in prompt": ({"prompt": BRIEF}, BRIEF),
     "question": ({"question": "what is it", "answer": "a fox"}, ASKED),
     "instruction": ({"instruction": "what is it", "input": "fox"}, [{"role": "user", "content": "what is it\n\nfox"}]),
-    "prompt with input": ({"prompt": "what is it", "input": "fox"}, [{"role": "user", "content": "what is it\n\nfox"}]),
+    "prompt with context": (
+        {"prompt": "what is it", "context": "fox", "input": "3 4", "answer": "7"},
+        [{"role": "user", "content": "what is it\n\nfox"}],
+    ),
+    "prompt with a number": ({"prompt": "what is it", "input": 3, "context": 4, "answers": ["7"]}, ASKED),
+    "prompt with tests": ({"prompt": "what is it", "input": ["1", "2"], "outputs": ["3", "4"]}, ASKED),
     "conversation": ({"messages": ANSWERED}, ASKED),
     "preference": ({"chosen": f"{SIDE} fox", "rejected": f"{SIDE} dog"}, ASKED),
     "row's system": ({"prompt": "what is it", "system": "be brief"}, BRIEF),
@@ -172,6 +178,35 @@ def test_every_method_asks_the_same_of_a_row(name: str) -> None:
     assert kept <= set(seen.rest())  # which `generate` writes down again
 
 
+@pytest.mark.parametrize("answer", ["answer", "answers", "outputs", "solution", "ground_truth", None])
+@pytest.mark.parametrize("value", ["3 4", ["3 4"], 3, {"a": 1}])
+def test_an_input_beside_a_prompt_is_for_rewards(
+    value: Any, answer: str | None, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    row = {"prompt": "what is it", "input": value, **({answer: ["7"]} if answer else {})}
+    data = read(tmp_path, tokenizer, [row])
+    record = PromptRecord.of(data.train_store[0])
+    assert (record.messages, record.columns) == (ASKED, row)
+    assert [(words, tally.count) for words, tally in data.audit.files[0].notes.items()] == [
+        ("with an `input` that only rewards see", 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "input": "you", "completion": "A"},
+        {"prompt": "Hi", "input": "you", "response": "A"},
+        {"instruction": "Hi", "input": "you", "output": "A"},
+        {"prompt": "Hi", "context": "you", "completion": "A"},
+    ],
+)
+def test_what_sft_learns_to_answer_is_what_is_asked(row: dict[str, Any]) -> None:
+    record = Record(row, "rows.jsonl", 1)
+    assert recognise(record).example(row).messages[:1] == [{**HI, "content": "Hi\n\nyou"}]
+    assert prompt_reader(record).example(Row(row)).messages == [{**HI, "content": "Hi\n\nyou"}]
+
+
 def test_sides_that_cannot_be_used_leave_the_prompt() -> None:
     first = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
     reader = prompt_reader(Record(first, "rows.jsonl", 1))
@@ -204,9 +239,17 @@ def test_marked_rows_are_not_prompts(mark: str, tokenizer: PreTrainedTokenizerFa
     assert prompt_reader(Record({"prompt": "a", mark: no}, "rows.jsonl", 1)).example(Row({"prompt": "a", mark: no}))
 
 
-def test_a_measured_loss_beside_a_row_is_no_mark(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    data = read(tmp_path, tokenizer, [{"prompt": "a", "loss": 2.3}, {"prompt": "b", "loss": 0.0}])
-    assert len(data.train_store) == 2
+@pytest.mark.parametrize("column", sorted(MESSAGE_MARKS.keys() - ROW_MARKS.keys()))
+def test_a_column_that_marks_turns_alone_is_no_mark_of_a_row(
+    column: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    values = [0, 1, 0.7, 0.0, True, False, "1"]
+    rows = [{"prompt": "a", "completion": str(i), column: value} for i, value in enumerate(values)]
+    assert len(read(tmp_path, tokenizer, rows).train_store) == len(rows)
+    for row in rows:
+        seen = Row(row)
+        recognise(Record(row, "rows.jsonl", 1)).example(seen)
+        assert seen.unread == [column]
 
 
 def test_half_a_surrogate_in_another_column_is_kept(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -386,7 +386,18 @@ def test_what_stands_beside_the_rows_of_a_document_is_said_of_each(tmp_path: Pat
     assert [r.data["system"] for r in read_records(str(path))] == ["Be brief", "own"]
     store, audit = build_store([str(path)], tiny.tokenizer(), TokenizeOptions(), str(tmp_path / "cache"))
     assert "Be brief" in tiny.tokenizer().decode(store[0].prompt)
-    assert {column: tally.count for column, tally in audit.files[0].unread.items()} == {"version": 2}
+    assert {column: tally.count for column, tally in audit.files[0].unread.items()} == {"document.version": 2}
+
+
+@pytest.mark.parametrize("key", ["weight", "sample_weight", "train", "history", "thinking", "version"])
+def test_what_is_known_of_a_document_is_no_column_of_its_rows(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    rows = [{"prompt": "what is it", "completion": "a fox"}, {"prompt": "b", "completion": "c"}]
+    path.write_text(json.dumps({key: 0, "tools": [{"name": "f"}], "data": rows}))
+    store, audit = build_store([str(path)], tiny.tokenizer(), TokenizeOptions(), str(tmp_path / "cache"))
+    assert len(store) == 2
+    assert audit.files[0].unread[f"document.{key}"].count == 2
+    assert [record.data["tools"] for record in read_records(str(path))] == [[{"name": "f"}]] * 2
 
 
 def test_a_folder_names_what_it_does_not_read(tmp_path: Path) -> None:

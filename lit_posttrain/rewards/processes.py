@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lit_posttrain.rewards.time_limit import TooLong
+from lit_posttrain.rewards.time_limit import TooLong, same_alarm
 from lit_posttrain.signals import RunStopped
 
 Process = tuple[int, str]  # id, and when it started: ids are used again
@@ -29,23 +29,27 @@ class RewardProcesses:
     def __init__(self) -> None:
         self._started: set[Process] = set()
         self._stuck: set[Process] = set()
-        self._ended: set[int] = set()  # children that nobody had waited for when the last call began
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note what the block starts, and end it if the block takes too long or the run stops: who would have waited
         for it or ended it does not get to. What an earlier call has started may be used by later ones, and is ended
-        with the run."""
+        with the run. A copy of this process that leaves the block, of an `os.fork()` without an exit, ends there: it
+        would train on beside this one."""
         _adopt(True)
-        self._forget_ended()
-        before = _descendants()
+        before, own = _descendants(), os.getpid()
         try:
-            yield
+            with same_alarm():
+                yield
         except (TooLong, RunStopped):
             _end(_descendants() - before)
             self._stuck |= self._started & before
             raise
         finally:
+            if os.getpid() != own:
+                told = b"a reward has forked a copy of the run (os.fork), which ends here: end it with os._exit\n"
+                os.write(2, told)
+                os._exit(1)
             self._started |= _descendants() - before
 
     def end_stuck(self) -> None:
@@ -54,18 +58,14 @@ class RewardProcesses:
         self._stuck = set()
 
     def end(self) -> None:
-        """End all that rewards have started and that still runs."""
-        _end(self._started & _descendants())
-        _adopt(False)
-
-    def _forget_ended(self) -> None:
-        """Those that were taken in and have ended stay in the system's table until they are waited for. A whole call is
-        long enough for whoever started one himself to do so."""
-        now = _ended_children()
-        for number in self._ended & now:
-            with suppress(ChildProcessError):
+        """End all that rewards have started and that still runs. Only now are those waited for that have ended: their
+        exit statuses may have been of use to whoever started them."""
+        ours = self._started & _descendants()
+        _end(ours)
+        for number, _ in ours:
+            with suppress(ChildProcessError):  # a child of one of them
                 os.waitpid(number, os.WNOHANG)
-        self._ended = now
+        _adopt(False)
 
 
 def _adopt(yes: bool) -> None:
@@ -83,15 +83,6 @@ def _children(parent: int) -> list[int]:
 def _stat(process: int) -> list[str]:
     """What /proc/PID/stat says behind the name: the state, the parent, ..."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-
-
-def _ended_children() -> set[int]:
-    found = set()
-    for child in _children(os.getpid()):
-        with suppress(OSError):
-            if _stat(child)[0] == "Z":
-                found.add(child)
-    return found
 
 
 def _descendants() -> set[Process]:

@@ -59,3 +59,22 @@ def time_limit(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             watcher.join()  # or its signal would meet the old handler, which ends the process
             give_back(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def same_alarm() -> Iterator[None]:
+    """Leave SIGALRM behind the block as it was before: an alarm that was set and not cancelled would ring in the middle
+    of something else."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    handler, begun = signal.getsignal(signal.SIGALRM), time.monotonic()
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if handler is not None:  # else it is one of C code
+            signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-3), interval)

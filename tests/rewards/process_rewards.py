@@ -134,6 +134,33 @@ def alarm(completions: list[str], **_: Any) -> list[float]:
     return [1.0] * len(completions)
 
 
+def alarm_that_is_left(completions: list[str], **_: Any) -> list[float]:
+    """Set, and never cancelled: it would ring in the middle of the training."""
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    return [1.0] * len(completions)
+
+
+def fork_that_returns(completions: list[str], **_: Any) -> list[float]:
+    """A copy of the whole run, which would train on."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return [1.0] * len(completions)
+
+
+def fork_that_raises(completions: list[str], **_: Any) -> list[float]:
+    child = os.fork()
+    if child == 0:
+        raise ValueError("in the copy")
+    os.waitpid(child, 0)
+    return [1.0] * len(completions)
+
+
 def regular_expression(completions: list[str], **_: Any) -> list[float]:
     stuck()
     return [1.0] * len(completions)
@@ -163,6 +190,9 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "forks from a thread": forks_from_a_thread,
     "async": subprocesses,
     "alarm of its own": alarm,
+    "alarm that is left": alarm_that_is_left,
+    "fork that returns": fork_that_returns,
+    "fork that raises": fork_that_raises,
     "regular expression": regular_expression,
     "exit": exits,
 }

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers.processes import environment
 from rewards.process_rewards import REWARDS
 
-from lit_posttrain.rewards.processes import RewardProcesses, _ended_children
+from lit_posttrain.rewards.processes import RewardProcesses
 
 SCRIPT = Path(__file__).with_name("process_rewards.py")
 ENDLESS = {
@@ -52,6 +53,7 @@ def test_rewards_may_use_processes(tiny_model: Path, tmp_path: Path) -> None:
     names = [name for name in REWARDS if name not in ENDLESS]
     status, said, left = run(tiny_model, tmp_path, *names)
     assert status == 0, said
+    assert any("forked a copy of the run" in line for line in said), "it is told why the copy ends"
     rows = [ast.literal_eval(line) for line in said if line.startswith("{")]
     assert len(rows) == 4
     for row in rows:
@@ -69,18 +71,39 @@ def test_an_endless_reward_ends_the_run_and_leaves_nothing(name: str, tiny_model
     assert not left, "processes that outlive the run"
 
 
-def test_what_nobody_waits_for_does_not_pile_up() -> None:
-    """Nor is taken from who waits for it."""
-    processes, waited = RewardProcesses(), []
+def test_exit_statuses_are_left_to_whoever_started_a_process() -> None:
+    """What nobody waits for goes at the end of the run."""
+    processes = RewardProcesses()
+    others = subprocess.Popen(["false"])  # not started by a reward
+    with processes.watched():
+        waited = subprocess.Popen(["sh", "-c", "exit 3"])
+        subprocess.run("true &", shell=True, check=True)
+        time.sleep(0.1)
+    for _ in range(3):
+        with processes.watched():
+            pass
+    assert waited.poll() == 3
+    processes.end()
+    assert _ended_children() == {others.pid}
+    assert others.wait() == 1
+
+
+def test_alarms_are_as_they_were_behind_a_call() -> None:
+    def ours(*_: object) -> None:
+        """Rings long after."""
+
+    before = signal.signal(signal.SIGALRM, ours)
+    signal.setitimer(signal.ITIMER_REAL, 600)
+    processes = RewardProcesses()
     try:
-        for _ in range(5):
-            with processes.watched():
-                subprocess.run("true &", shell=True, check=True)
-                waited.append(subprocess.Popen(["false"]))
-                time.sleep(0.1)
-                assert [child.wait() for child in waited] == [1] * len(waited)
-        assert len(_ended_children()) < 3
+        with processes.watched():
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            signal.alarm(0)
+        assert signal.getsignal(signal.SIGALRM) is ours
+        assert 590 < signal.getitimer(signal.ITIMER_REAL)[0] <= 600
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
         processes.end()
 
 
@@ -95,4 +118,15 @@ def _members(group: int) -> list[str]:
                 found.append((folder / "cmdline").read_text())
         except (OSError, ValueError):  # it ended meanwhile
             continue
+    return found
+
+
+def _ended_children() -> set[int]:
+    """Children of this process that have ended and that nobody has waited for."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = file.read_text().rpartition(")")[2].split()[:2]
+            if state == "Z" and int(parent) == os.getpid():
+                found.add(int(file.parent.name))
     return found

@@ -39,8 +39,15 @@ class Spelling:
         if self.bare_calls and "tool_calls" in made and not made["content"]:
             made["content"] = None
         elif self.parts:
-            made["content"] = [{"type": "text", "text": made["content"]}]
+            made["content"] = [_Part(type="text", text=made["content"])]
         return made
+
+
+class _Part(dict[str, str]):
+    """A part of content. A template that writes it as Python does takes no parts, and is refused."""
+
+    def __repr__(self) -> str:
+        raise TypeError("it writes the parts of content as Python objects")
 
 
 _AS_IT_IS = Spelling()
@@ -138,8 +145,9 @@ class Renderer:
         return self.text(talk.first(k), prompt=True)
 
     def spelled(self, talk: Conversation, prompt: bool = False) -> Conversation:
-        """The conversation as the template wants it: as it is, unless the template then refuses it or leaves words
-        out, and writes more of them in another spelling.
+        """The conversation as the template wants it: as it is, unless the template then refuses it or writes nothing of
+        a message's words or not all of a call, and writes more of them in another spelling. A template that cuts words
+        short takes the spelling.
 
         Raises:
             BadRow: the template refuses all spellings.
@@ -183,9 +191,11 @@ class Renderer:
         return self._strings[key]
 
     def _missing(self, talk: Conversation, prompt: bool) -> int:
-        """How much of the words and the calls of a conversation the template leaves out."""
+        """How many messages and how much of the calls of a conversation the template leaves out."""
         places = [k for k, m in enumerate(talk.messages) if m["role"] != "tool"]
-        lacks = absent(talk.messages, places, lambda messages: self.text(replace(talk, messages=messages), prompt))
+        lacks = absent(
+            talk.messages, places, lambda messages: self.text(replace(talk, messages=messages), prompt), False
+        )
         return sum(kind != "thought" for _, kind, _ in lacks)
 
     def _with_thought(self, message: dict[str, Any], tools: Any) -> dict[str, Any]:

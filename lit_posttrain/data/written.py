@@ -12,10 +12,15 @@ from lit_posttrain.data.thoughts import pieces, thought_key
 Message = dict[str, Any]
 Kind = Literal["words", "thought", "call"]
 Piece = tuple[int, Kind, int]
+_REPLACED = 0xF0000  # the first character of a private use plane: no text holds them
 
 
-def absent(messages: list[Message], places: Container[int], render: Callable[[list[Message]], str]) -> set[Piece]:
+def absent(
+    messages: list[Message], places: Container[int], render: Callable[[list[Message]], str], whole: bool = True
+) -> set[Piece]:
     """The pieces of the messages of `places` that a template does not write: message, kind, and which of its calls.
+
+    whole: words that are cut short count as absent; otherwise only those of which no character is written.
 
     render: renders messages; raises BadRow where the template refuses them. It may refuse a mark, as one that compares
     the names of calls with those of the tools does. Then nothing is known of what it stands in, and the other marks
@@ -23,7 +28,7 @@ def absent(messages: list[Message], places: Container[int], render: Callable[[li
     """
 
     def of(marks: Sequence[int] | None) -> set[Piece]:
-        marked = _Marked(messages, places, marks)
+        marked = _Marked(messages, places, marks, whole)
         try:
             return marked.absent(render(marked.messages))
         except BadRow:
@@ -36,14 +41,16 @@ def absent(messages: list[Message], places: Container[int], render: Callable[[li
 
 class _Marked:
     """Messages with a mark in all that those of `places` say. marks: the numbers of those marks that are set; all
-    where it is None.
+    where it is None. whole: words have a mark at their end; otherwise it stands in the place of every character.
 
     messages: with their marks. count: how many there could be.
     """
 
-    def __init__(self, messages: list[Message], places: Container[int], marks: Container[int] | None) -> None:
+    def __init__(
+        self, messages: list[Message], places: Container[int], marks: Container[int] | None, whole: bool
+    ) -> None:
         self.count = 0
-        self._set = marks
+        self._set, self._whole = marks, whole
         self._marks: dict[str, Piece] = {}
         self.messages = [self._message(k, m) if k in places else m for k, m in enumerate(messages)]
 
@@ -56,7 +63,7 @@ class _Marked:
         number, self.count = self.count, self.count + 1
         if self._set is not None and number not in self._set:
             return ""
-        mark = f"zq{number}qz"
+        mark = chr(_REPLACED + number) if kind == "words" and not self._whole else f"zq{number}qz"
         self._marks[mark] = k, kind, call
         return mark
 
@@ -64,7 +71,8 @@ class _Marked:
         made, found = dict(message), pieces(message["content"])
         content: str = message["content"]
         if found.answer and (mark := self._mark(k, "words")):
-            made["content"] = content.rstrip() + mark
+            start = content.find(found.answer, found.rest_at)
+            made["content"] = content.rstrip() + mark if self._whole else content[:start] + mark * len(found.answer)
         if found.thought:
             end = found.thought_at + len(found.thought)
             made["content"] = content[:end] + self._mark(k, "thought") + made["content"][end:]

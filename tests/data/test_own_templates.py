@@ -1,0 +1,63 @@
+"""Templates that users write themselves: they cut words short, or say more than the conversation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import tiny
+
+from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.store import TreeStore
+from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rollout.text import prompt_ids
+
+SYSTEM = {"role": "system", "content": "speak of the fox"}
+ASK, MORE = {"role": "user", "content": "the colour"}, {"role": "user", "content": "and the dog"}
+SAY, LAST = {"role": "assistant", "content": "a fox runs"}, {"role": "assistant", "content": "it is lazy"}
+TALK = [SYSTEM, ASK, SAY, MORE, LAST]
+HEAD = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+FOOT = "{{ '<|im_end|>\n' }}{% endfor %}"
+OPENS = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+
+def build(tmp_path: Path, template: str, *rows: Any, options: Any = None) -> tuple[list[str], TreeStore, AuditReport]:
+    """What is trained on, with where it is kept and the audit."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = tiny.tokenizer(template)
+    store, audit = build_store([str(path)], made, options or TokenizeOptions(), str(tmp_path / "cache"))
+    return [made.decode(r.tokens[r.counted]) for i in range(len(store)) for r in store[i].responses], store, audit
+
+
+# ------------------------------------------------------------------------------------------- words that are cut short
+
+CUTS = {
+    "the system prompt": ("m.content[:8] if m.role == 'system' else m.content", "a fox runs"),
+    "to one character": ("m.content[:1]", "a"),
+    "the first characters": ("m.content[:5]", "a fox"),
+    "nearly all": ("m.content[:9]", "a fox run"),
+    "the first word": ("m.content.split()[0]", "a"),
+    "the last word": ("m.content.split()[-1]", "runs"),
+    "with dots": ("m.content | truncate(8, true, '', 0)", "a fox ru"),
+    "as JSON": ("m.content[:5] | tojson", '"a fox"'),
+}
+
+
+@pytest.mark.parametrize(("words", "first"), CUTS.values(), ids=CUTS)
+def test_words_that_are_cut_short_are_no_parts(tmp_path: Path, words: str, first: str) -> None:
+    template = HEAD + f"{{{{ {words} }}}}" + FOOT + OPENS
+    said, _, audit = build(tmp_path, template, {"messages": TALK}, {"messages": [ASK, SAY]})
+    assert said[1] == first + "<|im_end|>"
+    assert said[0].startswith(first + "<|im_end|>")
+    assert audit.files[0].altered.lines[:1] == [1]
+    assert "text" not in tiny.tokenizer().decode(prompt_ids(tiny.tokenizer(template), TALK[:2]))
+
+
+def test_parts_are_never_written_as_python_objects(tmp_path: Path) -> None:
+    template = HEAD + "{{ '' if m.content is string else m.content }}" + FOOT + OPENS
+    with pytest.raises(PostTrainError, match="writes none of the assistant's words"):
+        build(tmp_path, template, {"messages": [ASK, SAY]})

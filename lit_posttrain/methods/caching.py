@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_posttrain.data.logprob_cache import LogprobCache, Places, TargetTrees
 from lit_posttrain.data.packing import collate
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.trainer_state import from_all_ranks
+from lit_posttrain.trainer_state import from_all_ranks, together
 from lit_posttrain.types import RowLayout, TreeBatch
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,7 @@ def cached_logprobs(
     """
     about = {**about, "data": trees.identity}
     keeper = trainer.local_rank == 0  # of a node; its disk may be its own
-    problem = ""
-    if keeper:
-        try:
-            LogprobCache(root, trees.num_targets, about)
-        except PostTrainError as error:
-            problem = str(error)
-    problems = [found for found in from_all_ranks(problem, trainer) if found]
-    if problems:  # everywhere, or the others would wait for the one that failed
-        raise PostTrainError(problems[0])
+    together(trainer, lambda: LogprobCache(root, trees.num_targets, about) if keeper else None)
     cache = LogprobCache(root, trees.num_targets, about, create=False)
     whole = trees.whole()
     begin = min(from_all_ranks(cache.done, trainer))

@@ -107,7 +107,8 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Free the memory of a GPU that is shared with the training; the next update wakes."""
+        """Free the memory of a GPU that is shared with the training. The next update wakes, and brings weights in any
+        case, of the same version too."""
         ...
 
     def close(self) -> None:

@@ -220,10 +220,12 @@ class VLLMEngine:
         return ""
 
     def sleep(self) -> None:
-        """On a GPU free weights and cache; the next update brings them back."""
+        """On a GPU free weights and cache. The next update hands the weights over, in the same step too: an average may
+        have taken their place by then, or given it back."""
+        self.version = None
         if self._shares_gpu and not self._asleep:
             self._worker.ask("sleep")
-            self._asleep, self.version = True, None
+            self._asleep = True
 
     def close(self) -> None:
         """End the process, and take its files away."""

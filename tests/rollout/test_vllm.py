@@ -137,6 +137,16 @@ def test_an_engine_that_slept_takes_the_same_weights_again(pair: Pair, monkeypat
     pair.update()
 
 
+def test_other_weights_of_the_same_step_arrive_behind_a_rest(pair: Pair) -> None:
+    """A validation measures an average of the weights, which are put back behind it."""
+    pair.update()
+    pair.engine.sleep()
+    pair.move(0.05, seed=7)
+    pair.engine.update_weights(pair.version)
+    apart = torch.tensor(pair.engine._scored) - pair.scores(pair.engine.probe)
+    assert float(apart.abs().mean()) < TOLERANCE
+
+
 def test_a_prompt_asked_twice_is_answered_in_two_ways(pair: Pair) -> None:
     first, second = pair.engine.generate([pair.prompts[0]] * 2, 4, Sampling(12, temperature=1.5, seed=1))
     said = [tuple(answer.tokens) for answer in (*first, *second)]

@@ -55,6 +55,8 @@ class LeftOut:
         """What is left out of tool results and of answers that are not trained on. That of their thoughts is usual."""
         roles = {k: m["role"] for k, m in enumerate(talk.messages) if m["role"] in ("tool", "assistant")}
         shown = [k for k in roles if k not in turns]
+        if turns and turns[max(turns)].generated:  # the turn is trained behind the prompt, which may show more
+            talk, prompt = talk.first(max(turns)), True
         absent = {(roles[k], kind) for k, kind, _ in self._absent(talk, shown, prompt)} if shown else set()
         told = {
             "tool results": ("tool", "words"),

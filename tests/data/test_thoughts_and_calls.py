@@ -284,6 +284,20 @@ def test_words_of_an_earlier_turn_that_the_template_drops_are_counted(tmp_path: 
     assert not audit.files[0].lost
 
 
+def test_words_that_the_prompt_of_the_trained_turn_shows_are_not_left_out(tmp_path: Path) -> None:
+    # once an answer follows, the template drops what was said before the call, as gpt-oss does
+    drops = "{% if not m.tool_calls or messages[-1].role == 'tool' %}{{ m.content }}{% endif %}"
+    made = tokenizer(HEAD + drops + CALLS + "{{ '<|im_end|>\n' }}{% endfor %}" + OPENS)
+    talk = [ASK, says("I will look.", ("level", {"river": "Rhine"})), TOOL, LAST]
+    store, audit = build(tmp_path, made, {"messages": talk}, options=LAST_ONLY)
+    assert store[0].prompt.tolist() == given(made, talk[:3])
+    assert "I will look." in made.decode(store[0].prompt)
+    assert not audit.files[0].lost
+    # a whole conversation later it is dropped from the prompt as well
+    _, audit = build(tmp_path, made, {"messages": [*talk, MORE, SAY]}, options=LAST_ONLY)
+    assert audit.files[0].lost["words of earlier turns"].lines == [1]
+
+
 def test_an_answer_that_is_continued_is_not_altered(tmp_path: Path) -> None:
     begun = {"role": "assistant", "content": "it is"}
     row = {"prompt": [ASK, begun], "chosen": " a fox", "rejected": " lazy"}

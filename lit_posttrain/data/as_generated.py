@@ -118,9 +118,12 @@ class Joiner:
     def _with_thought(self, prompt: str, before: str, said: str, talk: Conversation) -> str | None:
         """The answer with its thought, be it an empty one, where the prompt opens one (`<think>`) and the template
         leaves the message's out. before, said: the rendered turn up to the answer, and from there on."""
-        message, tags = talk.messages[-1], opened_thought(prompt)
+        tags = opened_thought(prompt)
+        if tags is None:
+            return None
+        message = talk.messages[-1]
         thought, content = thought_of(message), pieces(message["content"])
-        if tags is None or not (content.answer or message.get("tool_calls")):
+        if not (content.answer or message.get("tool_calls")):
             return None
         opening, closing = tags
         space = prompt[len(prompt.rstrip()) :]

@@ -50,6 +50,7 @@ class _Part(dict[str, str]):
         raise TypeError("it writes the parts of content as Python objects")
 
 
+_KEPT = 16  # texts, of one row
 _AS_IT_IS = Spelling()
 _WITH_CALLS = (
     Spelling(text_arguments=True),
@@ -95,7 +96,7 @@ class Renderer:
         self._special = dict(tokenizer.special_tokens_map)
         self._templates: dict[bool, str] = {}
         self._strings: dict[bool, bool] = {}
-        self._known: tuple[Conversation | None, bool, str] = None, False, ""
+        self._texts: dict[tuple[Any, ...], tuple[Conversation, str]] = {}
 
     def template(self, tools: Any = None) -> str:
         """The template's text; some tokenizers have another one for conversations with tools.
@@ -126,8 +127,14 @@ class Renderer:
             BadRow: the template refuses it.
             PostTrainError: the template is no valid Jinja.
         """
-        known, how, text = self._known
-        return text if known is talk and how == prompt else self._render(talk, add_generation_prompt=prompt)[0]
+        # the messages themselves: conversations of one row are made again and again of the same ones
+        key = prompt, talk.spelling, id(talk.tools), id(talk.variables), *map(id, talk.messages)
+        if key not in self._texts:
+            text = self._render(talk, add_generation_prompt=prompt)[0]
+            if len(self._texts) >= _KEPT:
+                del self._texts[next(iter(self._texts))]
+            self._texts[key] = talk, text  # as long as it lives, nothing else has its ids
+        return self._texts[key][1]
 
     def marked(self, talk: Conversation) -> tuple[str, list[tuple[int, int]]]:
         """The text with the spans, in characters, that a template with `{% generation %}` marks as the assistant's."""
@@ -152,6 +159,7 @@ class Renderer:
         Raises:
             BadRow: the template refuses all spellings.
         """
+        self._texts.clear()
         talk = replace(talk, messages=[self._with_thought(m, talk.tools) for m in talk.messages])
         calls = any("tool_calls" in m for m in talk.messages)
         # always in this order: no row may choose the spelling of another
@@ -160,14 +168,13 @@ class Renderer:
         for spelling in spellings:
             made = replace(talk, spelling=spelling)
             try:
-                text = self.text(made, prompt)
+                self.text(made, prompt)
                 missing = 0 if not calls and self._writes_text(talk.tools) else self._missing(made, prompt)
             except BadRow as error:
                 refusals.append(error)
                 continue
             if best is None or missing < fewest:
                 best, fewest = made, missing
-                self._known = made, prompt, text
             if not missing:
                 break
         if best is None:

@@ -11,7 +11,8 @@ from typing import Any
 from lit_posttrain.data.messages import REASONING
 
 _CLOSING = re.compile(r"</([\w:]*(?:think|thought|reason)[\w:]*)>|\[/(THINK)\]")
-_OPENING = re.compile(r"(?:<([^<>\s/|]{1,60})>|\[([A-Z_]{2,30})\])\s*$")
+_OPENING = re.compile(r"(?:<([^<>\s/|]{1,60})>|\[([A-Z_]{2,30})\])$")
+_LONGEST = 62  # characters of such a tag
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def thought_of(message: Mapping[str, Any]) -> str:
 
 def opened_thought(prompt: str) -> tuple[str, str] | None:
     """The tag that a prompt ends with, white space aside, if it could open a thought, and the one that closes it."""
-    found = _OPENING.search(prompt)
+    found = _OPENING.search(prompt.rstrip()[-_LONGEST:])
     if not found:
         return None
     name = found[1] or found[2]

@@ -17,11 +17,13 @@ _NEXT = "What is next?"
 class TurnEnds:
     """Finds the ends of the turns of one template. control: matches a special token of the tokenizer.
 
-    closed: matches such a token at the end of a text. opens: at its beginning. White space aside.
+    opens: matches such a token at the beginning of a text, white space aside.
     """
 
     def __init__(self, renderer: Renderer, places: Places, control: re.Pattern[str], tokenizer: Any) -> None:
-        self.closed = re.compile(f"(?:{control.pattern})\\s*$")
+        self._closed = re.compile(f"(?:{control.pattern})\\s*$")
+        added = (token.content for token in tokenizer.added_tokens_decoder.values())
+        self._longest = max(map(len, (*added, *tokenizer.all_special_tokens)), default=0)
         self.opens = re.compile(f"\\s*(?:{control.pattern})")
         self._renderer, self._places = renderer, places
         self._opening = {tokenizer.bos_token} - {tokenizer.eos_token, None}
@@ -29,11 +31,19 @@ class TurnEnds:
         self._known: tuple[Conversation | None, dict[str, Any], str | None] = None, {}, None
         self._token = re.compile(f"{control.pattern}|{TAG}")
 
-    def own(self, talk: Conversation, turn: str, prompt: str) -> str:
+    def closed(self, text: str) -> bool:
+        """Whether a text ends with a special token, white space aside."""
+        end = text[max(len(text.rstrip()) - self._longest, 0) :]  # a search in all of it takes longer than rendering it
+        return bool(self._closed.search(end))
+
+    def own(self, talk: Conversation, turn: str, prompt: str, asked_next: str = "") -> str:
         """A rendered turn, the last one of `talk`, without what asks for another answer, which some templates write
-        whether they are asked to or not. prompt: what asks for this one."""
+        whether they are asked to or not. prompt: what asks for this one. asked_next: what asks for the next one, behind
+        a message of somebody else."""
         if self._eos and turn.rstrip().endswith(self._eos):
             return turn  # nothing asks with the end of a sequence
+        if asked_next.startswith(turn):
+            return turn  # the conversation goes on with all of it
         following = self._following(talk, _next(talk, None))
         if following is None or following.startswith(turn):
             return turn
@@ -63,7 +73,7 @@ class TurnEnds:
 
         talk: ends with the turn. prompt: what asks for it. following: the message behind it, where there is one.
         """
-        if self.closed.search(turn):
+        if self.closed(turn):
             return ""
         longer = _next(talk, following)
         text = self._following(talk, longer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from lit_posttrain.data.as_generated import Joiner, Turn
@@ -16,6 +17,12 @@ from lit_posttrain.template_variables import compared_with, taken
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TRIES = 3
+
+
+@lru_cache(maxsize=64)
+def _marks(template: str) -> bool:
+    """Whether a template says itself what the assistant's words are."""
+    return bool(_GENERATION.search(template))
 
 
 class TurnMaker:
@@ -47,13 +54,13 @@ class TurnMaker:
             BadRow: the template refuses the turn, leaves it out, or renders it behind another prompt.
         """
         here, message = talk.first(k + 1), talk.messages[k]
-        marked = bool(_GENERATION.search(self._renderer.template(talk.tools)))
+        marked = _marks(self._renderer.template(talk.tools))
         text, spans = self._renderer.marked(here) if marked else (self._renderer.text(here), [])
         prompt = self._renderer.before(talk, k)
         if self._scored:
             turn = self._as_rendered(text, prompt, talk, k)
         else:
-            own = self._ends.own(here, text, prompt)
+            own = self._ends.own(here, text, prompt, self._asked_next(talk, k))
             turn = self._joiner.join(prompt, own, here)
             following = talk.messages[k + 1] if k + 1 < len(talk.messages) else None
             behind = self._ends.behind(here, own, prompt, following)
@@ -65,6 +72,17 @@ class TurnMaker:
                 + NAME_A_TEMPLATE,
             )
         return self._narrowed(turn, spans) if marked else turn
+
+    def _asked_next(self, talk: Conversation, k: int) -> str:
+        """What asks for the turn after turn k, which mostly needs it too, where a single message stands between them;
+        else, or where the template refuses it, nothing."""
+        roles = [message["role"] for message in talk.messages[k + 1 : k + 3]]
+        if len(roles) < 2 or roles[0] == "assistant" or roles[1] != "assistant":
+            return ""
+        try:
+            return self._renderer.text(talk.first(k + 2), prompt=True)
+        except BadRow:
+            return ""
 
     def _as_rendered(self, text: str, prompt: str, talk: Conversation, k: int) -> Turn:
         """The turn in the text that a reward model reads. Where the prompt is none of it, it is what was said before.
@@ -92,7 +110,7 @@ class TurnMaker:
         if not inside:
             raise BadRow("no trained token", "the template's {% generation %} marks nothing in this conversation")
         last = inside[-1][1]
-        found = None if self._ends.closed.search(turn.text[:last]) else self._ends.opens.match(turn.text, last)
+        found = None if self._ends.closed(turn.text[:last]) else self._ends.opens.match(turn.text, last)
         inside[0] = turn.start, inside[0][1]
         inside[-1] = inside[-1][0], found.end() if found else last
         return replace(turn, marks=tuple(inside))
@@ -103,7 +121,7 @@ class TurnMaker:
         if text.startswith(turn.text[: turn.end]):
             return turn
         at = self._joiner.parting(text, turn.text)
-        closed = self._ends.closed.search(turn.text[turn.start : at])
+        closed = self._ends.closed(turn.text[turn.start : at])
         if not closed or self._control.sub("", turn.text[at : turn.end]).strip():
             return None
         marks = turn.marks and tuple((start, min(end, at)) for start, end in turn.marks if start < at)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.bad_rows import BadRow
@@ -469,3 +470,36 @@ def test_a_refusal_is_told_in_the_words_of_the_template(tmp_path: Path) -> None:
     tool = {"role": "tool", "content": "3"}
     with pytest.raises(PostTrainError, match=r"\(Only user and assistant roles are supported!\)"):
         build(tmp_path, tokenizer(template), {"messages": [ASK, SAY, tool, LAST]})
+
+
+# ------------------------------------------------------------------------------------------- work
+
+
+@pytest.mark.parametrize(("template", "a_turn"), [(tiny.CHATML, 2), (ROLES, 4), (ALWAYS, 5)])
+def test_a_turn_is_rendered_no_more_often_than_is_needed(
+    monkeypatch: pytest.MonkeyPatch, template: str, a_turn: int
+) -> None:
+    made = tokenizer(template, "<|user|>", "<|assistant|>")
+    made.eos_token = "<|pad|>"  # nothing that ends a turn
+    renderer = ConversationTemplate(made)
+    messages = [message for turn in range(10) for message in ({**ASK, "content": f"{turn}"}, SAY)]
+    renderer.render(Example(messages, 1))  # which tries out the template
+    rendered: list[str] = []
+    render = chat_template_utils.render_jinja_template
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found = render(*args, **kwargs)
+        rendered.extend(found[0])
+        return found
+
+    monkeypatch.setattr(chat_template_utils, "render_jinja_template", counted)
+    renderer.render(Example(messages, 1))
+    assert len(rendered) <= 10 * a_turn + 2
+
+
+def test_texts_are_kept_for_one_row_only() -> None:
+    renderer, messages = ConversationTemplate(tiny.tokenizer()), [dict(ASK), dict(SAY)]
+    for word in ("a fox", "a dog"):
+        messages[1]["content"] = word
+        (rendered,) = renderer.render(Example(messages, 1))
+        assert word in rendered.text

@@ -248,7 +248,8 @@ class MixedSource(Protocol):
 
 class Audit(Protocol):
     """The report on a data set. warnings: what a person should look at. mix: where sources are weighted, what each
-    gives to an epoch. first_rows: of a stream, how many rows were looked at; 0 where all were."""
+    gives to an epoch. first_rows: of a stream, how many rows were looked at; 0 where all were. unused: columns that are
+    not used, in words."""
 
     @property
     def files(self) -> Sequence[AuditedFile]: ...
@@ -262,6 +263,8 @@ class Audit(Protocol):
     def mix(self) -> Sequence[MixedSource]: ...
     @property
     def warnings(self) -> Sequence[str]: ...
+    @property
+    def unused(self) -> Sequence[str]: ...
 
 
 def audit_of(trainer: Trainer) -> Audit | None:

@@ -138,7 +138,8 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
     return [
         *([("data", _data(audit))] if audit is not None else []),
         *([("mix", _mix(audit))] if audit is not None and audit.mix else []),
-        *([("look at", line) for line in _warnings(audit)] if audit is not None else []),
+        *([("look at", line) for line in _first(audit.warnings)] if audit is not None else []),
+        *([("columns", line) for line in _first(audit.unused)] if audit is not None else []),
         ("steps", _steps(trainer, "phase" if isinstance(pl_module, TrainsInPhases) else "epoch")),
         *([("validation", note)] if (note := _validation(trainer)) else []),
         ("batch", _batch(trainer, pl_module)),
@@ -161,8 +162,8 @@ def _data(audit: Audit) -> str:
     return f"{rows}, {total.tokens:,} tokens{trained}"
 
 
-def _warnings(audit: Audit) -> list[str]:
-    shown, more = audit.warnings[:_WARNINGS], len(audit.warnings) - _WARNINGS
+def _first(lines: Sequence[str]) -> list[str]:
+    shown, more = lines[:_WARNINGS], len(lines) - _WARNINGS
     return [*shown, *([f"{more} more, see lit-posttrain audit"] if more > 0 else [])]
 
 

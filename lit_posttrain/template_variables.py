@@ -17,7 +17,27 @@ RESERVED = frozenset(
     | {"continue_final_message", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenizer_kwargs"}
     | {"padding", "truncation", "max_length", "strftime_now", "raise_exception"}
 )
+SWITCHES = ("enable_thinking",)  # variables that are true or false
+_TRUTH = {"true": True, "false": False}
+_NUMBERS = {"1": True, "1.0": True, "0": False, "0.0": False}
 _JINJA = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+
+
+def truth_of(name: str, value: Any) -> Any:
+    """The value of a variable, where text that says true or false means that: templates take any text for true, and
+    only false itself for false.
+
+    Raises:
+        ValueError: a variable that is true or false has another value.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    said = str(value).strip().lower()
+    if name not in SWITCHES:
+        return _TRUTH.get(said, value) if isinstance(value, str) else value
+    if said not in _TRUTH | _NUMBERS:
+        raise ValueError(f"{name} is {value!r}; it must be true or false")
+    return (_TRUTH | _NUMBERS)[said]
 
 
 @lru_cache(maxsize=64)
@@ -93,10 +113,14 @@ def with_variables(template: Any, variables: Mapping[str, Any]) -> Any:
         if name not in known:
             uses = f"it uses: {', '.join(known)}" if known else "it uses none"
             raise PostTrainError(f"--model.policy.template_variables: the chat template does not use {name}; {uses}")
+    try:
+        given = {name: truth_of(name, value) for name, value in variables.items()}
+    except ValueError as problem:
+        raise PostTrainError(f"--model.policy.template_variables: {problem}") from problem
     # rendering removes the line break behind each line, whatever the template begins with
     lines = [
         f"{{% set {name} = {name} if {name} is defined else {_literal(name, value)} %}}\n"
-        for name, value in variables.items()
+        for name, value in given.items()
     ]
     made = {key: "".join(lines) + text for key, text in texts.items()}
     return made if isinstance(template, Mapping) else made["default"]

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain.data.audit_table import rows_of, table_of
+from lit_posttrain.data.audit_table import rows_of, table_of, unused_of
 from lit_posttrain.data.compared import Compared
 from lit_posttrain.data.messages import REASONING
 
@@ -271,6 +271,11 @@ class AuditReport:
         if self.compared and (line := self.compared.one_sided):
             found.append(f"of the first {self.first_rows:,} rows {line}" if self.first_rows else line)
         return found
+
+    @property
+    def unused(self) -> list[str]:
+        """The columns and keys that are not used, a line for each file that has some."""
+        return [unused_of(file) for file in self.files if file.unread]
 
     def _about_mix(self) -> list[str]:
         """Weights that look like the probabilities of other tools, which ours are not."""

@@ -98,10 +98,13 @@ def read_as(file: FileAudit) -> list[str]:
     lines += [
         f"{file.name}: {rows_of(tally)} {words} (such as line {tally.lines[0]})" for words, tally in file.notes.items()
     ]
-    if file.unread:
-        named = ", ".join(f"{name or '(no name)'} ({rows_of(tally)})" for name, tally in file.unread.items())
-        lines.append(f"{file.name}: not used: {named}")
-    return lines
+    return [*lines, *([unused_of(file)] if file.unread else [])]
+
+
+def unused_of(file: FileAudit) -> str:
+    """The columns and keys of a file that are not used, in one line."""
+    named = ", ".join(f"{name or '(no name)'} ({rows_of(tally)})" for name, tally in file.unread.items())
+    return f"{file.name}: not used: {named}"
 
 
 def rows_of(tally: Tally) -> str:

@@ -12,13 +12,13 @@ from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.marks import ROW_MARKS, is_mark, mark_of
 from lit_posttrain.data.messages import SYSTEM, as_json, as_messages, as_tools, is_message, kind
 from lit_posttrain.data.row import Row
-from lit_posttrain.template_variables import RESERVED
+from lit_posttrain.template_variables import RESERVED, SWITCHES, truth_of
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 TOOL_COLUMNS = ("tools", "functions")
 HISTORY = "history"
+MEDIA_COLUMNS = ("images", "image", "videos", "video", "audios", "audio")
 VARIABLES = "chat_template_kwargs"
-SWITCHES = ("enable_thinking",)  # variables with a column of their own, as verl has it
 THOUGHT_COLUMNS = ("reasoning_content", "thinking")
 
 _BRACKETED = re.compile(r"""\s*(\[\s*[\[{"']|\{\s*["'])""")
@@ -72,6 +72,21 @@ class Beside:
         return as_tools(row[column], column)
 
 
+def refuse_media(row: Row) -> None:
+    """Refuse a row with a picture, a film or a sound, which the model would have to answer without.
+
+    Raises:
+        BadRow: it has one.
+    """
+    column = row.first(MEDIA_COLUMNS)
+    if column is not None and isinstance(row.peek(column), (str, bytes, list, dict)):
+        raise BadRow(
+            "not only text",
+            f"`{column}` holds {kind(row.peek(column))}, and only text can be trained on and answered: the model would "
+            "not see it; remove the row, or the column if the texts do without it",
+        )
+
+
 def refuse_unwanted(row: Row) -> None:
     """Leave out a row that a mark leaves out.
 
@@ -120,8 +135,11 @@ def _variables(row: Row) -> dict[str, Any]:
             f"`{VARIABLES}`: {taken[0]} is no variable of a template: "
             "it is set when a conversation is rendered; remove it",
         )
-    switches = {name: row[name] for name in SWITCHES if isinstance(row.peek(name), bool)}
-    return {**switches, **found}
+    switches = {name: row[name] for name in SWITCHES if row.first((name,))}  # as verl has them
+    try:
+        return {name: truth_of(name, value) for name, value in {**switches, **found}.items()}
+    except ValueError as problem:
+        raise BadRow("wrong type", f"{problem}; mend or remove it") from problem
 
 
 def _with_history(row: Row, prompt: Messages) -> Messages:

@@ -30,8 +30,8 @@ class Compared:
     responses: of all prompts. fewest, most: responses a prompt. pairs: of unequal rank. tied: pairs of equal
     rank. unsure: pairs whose annotators disagree, undecided: those with as many votes for either, ties among them; both
     are pairs. good, bad: responses that methods on single ones (KTO) take for good
-    and for bad; of a ranking the best and the worst. unequal: pairs whose responses differ in their tokens' number.
-    longer: of how many of them the longer response is the preferred one, by the share of the votes.
+    and for bad; of a ranking the best and the worst, of a tie none. unequal: pairs whose responses differ in their
+    tokens' number. longer: of how many of them the longer response is the preferred one, by the share of the votes.
     """
 
     responses: int
@@ -48,11 +48,18 @@ class Compared:
 
     @property
     def one_sided(self) -> str:
-        """A warning where single responses are all good or all bad; else empty."""
+        """A warning where single responses are all good or all bad, or all pairs are ties; else empty."""
+        if self.all_tied:
+            return f"all {self.pairs:,} pairs are ties: nobody prefers a response, and nothing can be learned from them"
         if self.pairs or (self.good and self.bad):
             return ""
         kind, other = ("good", "bad") if self.good else ("bad", "good")
         return f"all {self.responses:,} responses are {kind}: nothing tells them from {other} ones; add some"
+
+    @property
+    def all_tied(self) -> bool:
+        """Whether there are pairs and nobody prefers a side of any."""
+        return self.pairs > 0 and self.undecided == self.pairs
 
     def lines(self) -> list[str]:
         """The counts in words."""
@@ -94,6 +101,7 @@ def compared(columns: ResponseColumns) -> Compared | None:
         ranked = role[places[:, 0]] == Role.RANKED
         worst = np.where(ranked, ranks.max(1, initial=0.0), 1.0)
         bad += int(((ranks == worst[:, None]) & (worst[:, None] > 0)).sum())
+    undecided = int((flipped == 0.5).sum())
     return Compared(
         responses=len(role),
         fewest=int(each.min()),
@@ -101,9 +109,9 @@ def compared(columns: ResponseColumns) -> Compared | None:
         pairs=pairs,
         tied=tied,
         unsure=int(((flipped > 0) & (flipped < 0.5)).sum()),
-        undecided=int((flipped == 0.5).sum()),
-        good=int((rank == 0).sum()),
-        bad=bad,
+        undecided=undecided,
+        good=int((rank == 0).sum()) - undecided,
+        bad=bad - undecided,
         unequal=unequal,
         longer=longer,
     )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lit_posttrain.data.beside import Beside, refuse_unwanted
+from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
 from lit_posttrain.data.formats import check_needs, recognise, require_columns
@@ -50,6 +50,7 @@ class ComparisonFormat:
         if self.labelled:
             refuse_unwanted(row)
         found = self.shape(row)
+        refuse_media(row)
         beside = Beside.named(self.system, self.tools, system_prompt)
         found.prompt = beside.opened(row, found.prompt, history=not found.whole)
         found.around = beside.around(row)
@@ -73,7 +74,8 @@ class PreferenceColumns:
         second: Column with the other one.
         labels: Columns with the judgements, one for every annotator: 1, 2, or 0 for a tie, or what
             `--data.label_values` says.
-        completion: Column with a single response. Needs `prompt` and `good`.
+        completion: Column with a single response, or a conversation that ends with it. Needs `good`, and `prompt` where
+            it is no conversation.
         good: Column that says whether the single response is good.
         system: Column with a system prompt of the row's own. A column called `system` is found without this.
         tools: Column with the row's tool schemas (a list, or JSON text). A column called `tools` is found without this.
@@ -118,7 +120,7 @@ def recognise_comparison(
         )
     around = {"system": named.system, "tools": named.tools}
     wanted = {name: value for name, value in vars(named).items() if value is not None and name not in around}
-    guesses = guessed(data)
+    guesses = guessed(data, named.good)
     if named_ones := set(wanted) - {"prompt"}:  # the user says what is compared; the rest of that shape is guessed
         shapes = [{*needs, *_OPTIONAL.get(name, ())} for name, needs, _ in _SHAPES]
         kept = {"prompt", "extra", "judges"}.union(*(shape for shape in shapes if shape & named_ones))
@@ -127,6 +129,9 @@ def recognise_comparison(
         if one in wanted:
             guesses.pop(other, None)
     found = {**guesses, **wanted}
+    answer = named.completion
+    if answer and not named.prompt and found.get("prompt") in (None, answer) and is_whole(data[answer]):
+        found["conversation"] = found.pop("completion")  # whose last turns are the response
     for name, needs, make in _SHAPES:
         needs = tuple(need for need in needs if labelled or need != "labels")
         if name == "judged" and "prompt" not in needs and not is_whole(data.get(str(found.get("first")))):

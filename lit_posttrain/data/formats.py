@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import Beside, refuse_unwanted, with_thoughts
+from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted, with_thoughts
 from lit_posttrain.data.comparison import after_prompt
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
@@ -81,6 +81,7 @@ class Format:
         if marks:
             refuse_unwanted(row)
         parts = self.read(row)
+        refuse_media(row)
         if not parts.response:
             return Example([], text=parts.text)
         beside = Beside.named(self.system, self.tools, system_prompt)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_posttrain.data.messages import is_message
-from lit_posttrain.data.votes import Winner
+from lit_posttrain.data.votes import Winner, whole_number
 
 CONVERSATION = ("messages", "conversations", "conversation")
 PROMPT = ("prompt", "instruction", "question", "query", "problem")
@@ -32,7 +32,7 @@ COMPARED = {
     "first": ("response1", "response_1", "output_1", "output1"),
     "second": ("response2", "response_2", "output_2", "output2"),
     "completion": ("completion", "response", "output", "answer"),
-    "good": ("label", "good"),
+    "good": ("label", "good", "kto_tag", "desirable"),
 }
 # below 0 the first response is better, above it the second
 _SIGNED: dict[str, Winner] = {
@@ -67,9 +67,9 @@ KNOWN = frozenset(
 _PAIRS = "configs/dpo.yaml (also simpo, orpo, kto) and configs/reward.yaml learn from those"
 
 
-def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
+def guessed(data: Mapping[str, Any], good: str | None = None) -> dict[str, Any]:
     """Fields of `PreferenceColumns`, by the names that public data sets give them. extra: columns that belong to the
-    prompt. judges: all that `labels` may be, each a list of columns."""
+    prompt. judges: all that `labels` may be, each a list of columns. good: the column that the user named so."""
 
     def first_of(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in data), None)
@@ -89,7 +89,9 @@ def guessed(data: Mapping[str, Any]) -> dict[str, Any]:
         guesses["scores"] = None
     if "response_0" in data:  # which is not named like this where responses count from 1
         guesses["first"], guesses["second"] = "response_0", first_of(("response_1",))
-    if answers_itself(data) and _is_verdict(data.get("label")):  # LLaMA-Factory's rows for KTO
+    verdicts = [name for name in COMPARED["good"] if _is_verdict(data, name)]
+    guesses["good"] = next(iter(verdicts), guesses["good"])
+    if answers_itself(data) and (good or verdicts):  # as TRL and LLaMA-Factory have them
         guesses["conversation"] = first_of(CONVERSATION)
     judges = [guesses["labels"]] * bool(guesses["labels"])
     for prompt, first, second, label, _ in JUDGED:
@@ -127,7 +129,7 @@ def compared(data: Mapping[str, Any]) -> tuple[str, str] | None:
             f"two responses to a prompt and which is better ({shown('first', 'second', 'labels')}); {_PAIRS}",
         )
     single = "completion" if {"prompt", "completion"} <= set(found) else "conversation"
-    if {single, "good"} <= set(found) and _is_verdict(data[found["good"]]):
+    if {single, "good"} <= set(found) and _is_verdict(data, found["good"]):
         columns = shown(single, "good")
         return "unpaired", f"single responses marked as good or bad ({columns}); configs/kto.yaml learns from those"
     return None
@@ -173,6 +175,9 @@ def is_whole(side: Any) -> bool:
     return isinstance(side, str) and side.startswith("\n\nHuman:")
 
 
-def _is_verdict(value: Any) -> bool:
-    """Whether a label says good or bad; numbers may be any class."""
+def _is_verdict(data: Mapping[str, Any], name: str) -> bool:
+    """Whether a column says good or bad; numbers of a `label` may be any class."""
+    value = data.get(name)
+    if name != "label" and whole_number(value) in (0, 1):
+        return True
     return isinstance(value, bool) or str(value).strip().lower() in GOOD_WORDS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import Beside, refuse_unwanted
+from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns, with_added
@@ -108,6 +108,7 @@ class PromptReader:
         """
         check_needs(self.needs, row)
         found, whole = self.prompt(row)
+        refuse_media(row)
         messages = [dict(message) for message in found]
         if not messages or not says(messages[-1]):
             raise BadRow("empty prompt", f"`{self.needs[0]}` is empty: nothing is asked; fill or remove the row")

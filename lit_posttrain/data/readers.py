@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import SWITCHES, SYSTEM_COLUMNS, TOOL_COLUMNS, VARIABLES
+from lit_posttrain.data.beside import SYSTEM_COLUMNS, TOOL_COLUMNS, VARIABLES
 from lit_posttrain.data.kinds import KNOWN
 from lit_posttrain.data.messages import fault_of, is_message
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.template_variables import SWITCHES
 
 _NOT_SPACE = re.compile(r"\S|\Z")
 _BOM = "\ufeff"

@@ -18,9 +18,11 @@ def shown(tree: Tree, tokenizer: Any, colour: bool = False) -> str:
     and the first trained tokens of each response one by one."""
     prompt, counted = tree.prompt.tolist(), tree.prompt_counted
     parts = [f"{tree.source}: prompt, {len(prompt)} tokens", _marked(prompt, counted, tokenizer, colour)]
+    tied = any(response.role == Role.REJECTED and response.label == 0.5 for response in tree.responses)
     for number, response in enumerate(tree.responses, 1):
         ids, trained = response.tokens.tolist(), response.tokens[response.counted].tolist()
-        kind = "" if response.role == Role.SAMPLE else f" {number} ({Role(response.role).name.lower()})"
+        said = "tie" if tied else Role(response.role).name.lower()
+        kind = "" if response.role == Role.SAMPLE else f" {number} ({said})"
         one_by_one = " ".join(repr(_text([token], tokenizer)) for token in trained[:_TOKENS])
         more = f" and {len(trained) - _TOKENS} more" if len(trained) > _TOKENS else ""
         parts += [

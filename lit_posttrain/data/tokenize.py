@@ -32,6 +32,7 @@ from lit_posttrain.data.sources import Record, Source, find_sources
 from lit_posttrain.data.store import TreeStore, TreeStoreWriter
 from lit_posttrain.data.templates import TrainOn
 from lit_posttrain.data.trees import Item, Options, Reader, TreeMaker, row_hash
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Role, Tree
 
 # raised with every change that gives other trees, or another audit, for the same input
@@ -147,7 +148,13 @@ class _Build:
                         self._write(writer, *under_way.popleft())
                 while under_way:
                     self._write(writer, *under_way.popleft())
-            report = self.maker.report(writer.columns(), compared(writer.responses()))
+            found = compared(writer.responses())
+            if found is not None and found.all_tied:
+                raise PostTrainError(
+                    f"{', '.join(f'{audit.name} ({audit.format})' for audit in self.maker.audits)}: {found.one_sided}; "
+                    "add pairs of which one side is preferred, or say with --data.label_values what the labels mean"
+                )
+            report = self.maker.report(writer.columns(), found)
             self._count_duplicates(report.total)
             writer.finish({"audit.json": report.to_json()})
 

@@ -66,7 +66,7 @@ def test_comparisons_are_counted() -> None:
 
 def test_as_many_votes_for_either_prefer_no_length() -> None:
     found = compared(columns_of([(Role.CHOSEN, 0.0, 9), (Role.REJECTED, 0.5, 3)]))
-    assert found == Compared(2, 2, 2, pairs=1, tied=0, unsure=0, undecided=1, good=1, bad=1, unequal=1, longer=0.5)
+    assert found == Compared(2, 2, 2, pairs=1, tied=0, unsure=0, undecided=1, good=0, bad=0, unequal=1, longer=0.5)
 
 
 def test_responses_of_one_kind_are_a_warning() -> None:
@@ -173,3 +173,9 @@ def test_any_name_of_a_column_can_be_printed(tmp_path: Path) -> None:
     report = audit_of(tmp_path, [{"prompt": "what is it", "completion": "a fox", "\udc00": 1}])
     assert list(report.files[0].unread) == [r"\udc00"]
     assert r"\udc00" in report.table().encode().decode()
+
+
+def test_unused_columns_are_lines_of_their_own(tmp_path: Path) -> None:
+    report = audit_of(tmp_path, [{**talk("a", "b"), "note": "x"}, {**talk("c", "d"), "id": 1}])
+    assert report.unused == [f"{report.files[0].name}: not used: note (1 row), id (1 row)"]
+    assert audit_of(tmp_path, [talk("a", "b")]).unused == []

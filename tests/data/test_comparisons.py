@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from lit_posttrain.data import show
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
@@ -542,3 +543,42 @@ def test_sides_that_answer_nothing_are_bad_rows(tmp_path: Path, tokenizer: PreTr
     path, cache = write(tmp_path / "p.jsonl", rows), str(tmp_path / "cache")
     with pytest.raises(PostTrainError, match=r"p\.jsonl:2: .* nothing is asked"):
         build_store([path], tokenizer, PreferenceOptions(), cache)
+
+
+def test_pairs_that_are_all_ties_are_refused_and_one_tie_is_shown_as_one(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Q{i}", "response1": "A", "response2": "B", "label": 0} for i in range(4)]
+    file = tmp_path / "rows.jsonl"
+    options = PreferenceOptions(label_values={"1": "first", "0": "tie"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(PostTrainError, match=r"rows.jsonl \(.*label\): all 4 pairs are ties: .*--data.label_values"):
+        build_store([str(file)], tokenizer, options, str(tmp_path / "cache"))
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "prompt": "Q", "label": 1}]))
+    store, audit = build_store([str(file)], tokenizer, options, str(tmp_path / "cache"))
+    assert audit.compared is not None
+    assert (audit.compared.pairs, audit.compared.undecided) == (5, 4)
+    assert (audit.compared.good, audit.compared.bad) == (1, 1)
+    assert [show.shown(store[i], tokenizer).count("(tie)") for i in range(5)] == [2, 2, 2, 2, 0]
+    assert "(chosen)" in show.shown(store[4], tokenizer)
+
+
+@pytest.mark.parametrize("column", ["kto_tag", "label", "good", "desirable"])
+@pytest.mark.parametrize("name", ["conversations", "messages"])
+@pytest.mark.parametrize("bad", [False, "false", 0])
+def test_conversations_marked_as_good_or_bad(name: str, column: str, bad: Any) -> None:
+    row = {name: [USER, said("A")], column: bad}
+    if column == "label" and bad == 0 and bad is not False:
+        return  # may be any class
+    assert shown(comparison(row)) == [("A", "REJECTED", 0.0)]
+    assert shown(comparison(row, PreferenceColumns(good=column))) == [("A", "REJECTED", 0.0)]
+    assert shown(comparison(row, PreferenceColumns(good=column, completion=name))) == [("A", "REJECTED", 0.0)]
+    with pytest.raises(PostTrainError, match=f"marked as good or bad .*{column}"):
+        recognise(Record(row, "rows.jsonl", 1))
+
+
+def test_a_column_of_any_name_may_say_what_is_good() -> None:
+    row = {"conversations": [USER, said("A")], "thumb": 1}
+    assert shown(comparison(row, PreferenceColumns(good="thumb"))) == [("A", "CHOSEN", 0.0)]
+    row = {"talk": [USER, said("A")], "thumb": 1}
+    assert shown(comparison(row, PreferenceColumns(good="thumb", completion="talk"))) == [("A", "CHOSEN", 0.0)]

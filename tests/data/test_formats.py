@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.beside import MEDIA_COLUMNS
 from lit_posttrain.data.comparisons import recognise_comparison
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.formats import Columns, recognise
@@ -411,3 +412,46 @@ def test_nobody_answers_an_empty_prompt(row: dict[str, Any]) -> None:
         isinstance(row["prompt"], list)
         or recognise_comparison(Record(beside, "rows.jsonl", 1)).read(beside).prompt == ASKED[:1]
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((no, False) for no in (False, "False", "false", 0, "0", 0.0)),
+        *((yes, True) for yes in (True, "True", " true", 1, "1")),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_switch_of_the_template_is_read_as_marks_are(value: Any, expected: bool, inside: bool) -> None:
+    beside = {"chat_template_kwargs": {"enable_thinking": value}} if inside else {"enable_thinking": value}
+    data = {"prompt": "Q", "completion": "A", **beside}
+    row = Row(data)
+    made = recognise(Record(data, "f", 1)).example(row)
+    assert made.variables["enable_thinking"] is expected
+    assert not row.unread
+
+
+def test_a_switch_that_says_neither_is_refused() -> None:
+    row = {"prompt": "Q", "completion": "A"}
+    for value in ("off", 2, [False]):
+        with pytest.raises(BadRow, match=r"enable_thinking is .*; it must be true or false"):
+            example({**row, "enable_thinking": value})
+    for nothing in (None, ""):
+        assert example({**row, "enable_thinking": nothing}).variables == {}
+    kept = {"reasoning_effort": "high", "thinking": "false", "budget": 0}
+    assert example({**row, "chat_template_kwargs": kept}).variables == {**kept, "thinking": False}
+
+
+@pytest.mark.parametrize("column", MEDIA_COLUMNS)
+def test_rows_with_more_than_text_are_refused_by_every_reader(column: str) -> None:
+    chosen = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    for value in (["x.png"], "x.png", {"bytes": "abc"}):
+        with pytest.raises(BadRow, match=f"`{column}` holds .*the model would not see it"):
+            example({"messages": ASKED, column: value})
+        with pytest.raises(BadRow, match=f"`{column}` holds"):
+            recognise_comparison(Record({**chosen, column: value}, "f", 1)).read({**chosen, column: value})
+        with pytest.raises(BadRow, match=f"`{column}` holds"):
+            prompt_reader(Record({"prompt": "Q", column: value}, "f", 1)).example(Row({"prompt": "Q", column: value}))
+    for nothing in (None, "", [], False):
+        assert example({"messages": ASKED, column: nothing}).messages == ASKED
+    assert example({column: "Q", "completion": "A"}, Columns(prompt=column, completion="completion")).messages == ASKED

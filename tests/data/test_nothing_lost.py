@@ -24,6 +24,7 @@ from lit_posttrain.data.sources import Record
 from lit_posttrain.data.tokenize import TokenizeOptions
 from lit_posttrain.data.trees import TreeMaker
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.template_variables import SWITCHES
 from lit_posttrain.types import PromptRecord, Tree
 
 # writes all that a message may hold
@@ -100,7 +101,7 @@ COLUMNS: dict[str, tuple[Any, tuple[str, ...]]] = {
     **{name: ([SCHEMA], ("zulu", "default")) for name in beside.TOOL_COLUMNS},
     beside.HISTORY: ([["zulu", "yankee"]], ("zulu", "yankee")),
     beside.VARIABLES: ({"xray": "zulu"}, ("zulu",)),
-    **dict.fromkeys(beside.SWITCHES, (True, ("zulu",))),
+    **dict.fromkeys(SWITCHES, (True, ("zulu",))),
     "anything": ("zulu", ("zulu",)),
     "some_object": ({"zulu": 1}, ("zulu",)),
 }

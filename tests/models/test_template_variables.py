@@ -101,6 +101,14 @@ def test_a_loaded_tokenizer_has_them(tmp_path: Path) -> None:
     assert not anew.apply_chat_template(TALK, tokenize=False).endswith("off")
 
 
+@pytest.mark.parametrize("value", ["false", "False", 0, False])
+def test_a_switch_written_as_text_is_what_it_says(tmp_path: Path, value: Any) -> None:
+    template = tiny.CHATML + "{{ 'off' if enable_thinking is false else 'on' }}{{ 'a' if a else 'b' }}"
+    tiny.tokenizer(template).save_pretrained(tmp_path)
+    loaded = load_tokenizer(_spec(tmp_path, template_variables={"enable_thinking": value, "a": "false"}))
+    assert loaded.apply_chat_template(TALK, tokenize=False).endswith("offb")
+
+
 @pytest.mark.parametrize(
     ("template", "variables", "message"),
     [
@@ -110,6 +118,7 @@ def test_a_loaded_tokenizer_has_them(tmp_path: Path) -> None:
         *((tiny.CHATML, {name: True}, f"{name} is no variable of a template: it is set") for name in sorted(RESERVED)),
         (tiny.CHATML + "{{ bos_token }}", {"bos_token": "x"}, "does not use bos_token"),
         (tiny.CHATML + "{{ a }}", {"a": {1, 2}}, r"a is \{1, 2\}; a template takes text, numbers"),
+        (tiny.CHATML + "{{ enable_thinking }}", {"enable_thinking": "off"}, "'off'; it must be true or false"),
         (None, {"a": 1}, "the model has no chat template"),
     ],
 )

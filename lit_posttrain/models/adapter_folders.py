@@ -74,7 +74,7 @@ def merged_folder(folder: Path, trust_remote_code: bool = False) -> Path:
             )
         failed = f"model path {folder}: merging the adapters would make another model of them"
         proof = Proof(model, len(tokenizer), failed)
-        plain(model, proof).save_pretrained(target)
+        plain(model, proof, f"model path {folder}: ").save_pretrained(target)
         del model
         again = build(ModelSpec(str(target), trust_remote_code=trust_remote_code), 0).eval()
         proof.compare("reading the merged model back", proof.answers(again.transformer))

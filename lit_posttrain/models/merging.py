@@ -16,17 +16,18 @@ from lit_posttrain.models.weights import PACKED, turned
 _INT8 = 0.25  # LLM.int8 rounds activations too, and its dense twin does not
 
 
-def plain(model: Backbone, proof: Proof) -> Any:
-    """The plain transformers model without quantization and adapters, made in place; proof: of the model as it is.
+def plain(model: Backbone, proof: Proof, where: str = "") -> Any:
+    """The plain transformers model without quantization and adapters, made in place; proof: of the model as it is;
+    where: the adapters come from, to begin errors with.
 
     Raises:
         PostTrainError: for a base that cannot be unpacked, and where a step changes what the model computes.
     """
     if quantizer(model):
         tolerance = _INT8 if any(type(p).__name__ == "Int8Params" for p in model.parameters()) else ARITHMETIC
-        model = unquantized(model)
+        model = unquantized(model, where)
         proof.compare("unpacking the quantized base", proof.answers(model.transformer), tolerance)
-    found = merged(model)
+    found = merged(model, where)
     proof.compare("merging the adapters", proof.answers(found))
     return found
 
@@ -38,7 +39,7 @@ def quantizer(model: Backbone) -> str:
 
 
 @torch.no_grad()
-def unquantized(model: Backbone) -> Backbone:
+def unquantized(model: Backbone, where: str = "") -> Backbone:
     """The same model on a dense float32 base, on the CPU, of the very weights that the quantized one computes with;
     made in place.
 
@@ -51,8 +52,8 @@ def unquantized(model: Backbone) -> Backbone:
 
     if (kind := quantizer(model)) != "bitsandbytes":
         raise PostTrainError(
-            f"the base is quantized with {kind}, which cannot be unpacked, so adapters cannot be merged into it; "
-            "export with --adapter true, and load the adapter with peft"
+            f"{where}the base is quantized with {kind}, which cannot be unpacked, so adapters cannot be merged into "
+            "it; export with --adapter true, and load the adapter with peft"
         )
     compute_in_float32(model)
     inner: Any = model.model
@@ -60,6 +61,8 @@ def unquantized(model: Backbone) -> Backbone:
         return type(model)(_unpacked(inner)).eval()
     # its layers know that what they are on is quantized: take the adapters off, and put them on the dense base
     config, adapters = inner.peft_config["default"], get_peft_model_state_dict(inner, save_embedding_layers=False)
+    if getattr(config, "layer_replication", None):
+        raise PostTrainError(f"{where}adapters with layer_replication cannot be merged into a quantized base")
     again = get_peft_model(_unpacked(inner.unload()), config)
     set_peft_model_state_dict(again, adapters)
     return type(model)(again).eval()
@@ -98,7 +101,7 @@ def _full(model: nn.Module, name: str, value: Tensor) -> Tensor:
     return full.T.contiguous() if turned(layer) else full
 
 
-def merged(model: Backbone) -> Any:
+def merged(model: Backbone, where: str = "") -> Any:
     """The plain transformers model with the adapters added into its weights, in place; a half-precision model becomes
     a float32 one, so that sums are rounded once, when they are written.
 
@@ -110,29 +113,35 @@ def merged(model: Backbone) -> Any:
         return inner
     if inner.dtype in (torch.bfloat16, torch.float16):
         inner.float()
-    untie_adapted(inner)
+    _untie(inner)
     try:
         found = inner.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, TypeError) as problem:
-        raise PostTrainError(f"the adapters cannot be merged into the base: {first_line(problem)}") from problem
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError, TypeError) as problem:
+        raise PostTrainError(f"{where}the adapters cannot be merged into the base: {first_line(problem)}") from problem
     head = found.get_output_embeddings()
     if head is not None and head.weight is not found.get_input_embeddings().weight:
         found.config.tie_word_embeddings = found.config.get_text_config(decoder=True).tie_word_embeddings = False
     return found
 
 
-def untie_adapted(model: Any) -> None:
+def _untie(model: Any) -> None:
     """Give matrices that share one weight a weight each where adapters change one of them, as a tied embedding and
-    language model head: merged into the shared weight, they would change both."""
+    language model head: merged into the shared weight, they would change both. Repeated layers (layer_replication)
+    share all their weights, and cannot be saved so."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = {id(m.get_base_layer()) for m in model.modules() if isinstance(m, BaseTunerLayer)}
+    repeats = any(getattr(config, "layer_replication", None) for config in model.peft_config.values())
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, value in module.named_parameters(recurse=False):
             owners.setdefault(id(value), []).append((module, name))
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     for shared in owners.values():
-        if len(shared) > 1 and any(id(module) in adapted for module, _ in shared):
+        held_by = {id(module) for module, _ in shared}
+        if len(shared) > 1 and (held_by & adapted or (repeats and not held_by <= ends)):
             for module, name in shared[1:]:
                 setattr(module, name, nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False))
 

@@ -238,6 +238,33 @@ def test_adapters_that_no_model_can_take_in(tiny_model: Path, tmp_path: Path, ca
     assert not list(cache.rglob("config.json"))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_repeated_layers(tied: bool, tmp_path: Path) -> None:
+    """They share their weights until they are merged, and are saved apart; embedding and head stay as they were."""
+    base = tiny.save_model(tmp_path / "base", tie_word_embeddings=tied)
+    folder = adapt(base, tmp_path / "adapter", layer_replication=[[1, 2], [0, 2], [0, 1]])
+    expected = logits(AutoPeftModelForCausalLM.from_pretrained(folder))
+    found = restore(str(folder)).policy.transformer
+    assert found.config.num_hidden_layers == 4
+    assert found.config.tie_word_embeddings == tied
+    assert float((logits(found) - expected).abs().max()) < 1e-4
+
+
+def test_repeated_layers_over_a_quantized_base(tiny_model: Path, tmp_path: Path) -> None:
+    folder = adapt(packed(tiny_model, tmp_path / "base", **FOUR), tmp_path / "adapter", layer_replication=[[0, 2]] * 2)
+    with pytest.raises(PostTrainError, match="adapter: adapters with layer_replication cannot be merged into a quant"):
+        restore(str(folder))
+
+
+def test_biases_that_the_base_has_no_place_for(tiny_model: Path, tmp_path: Path, cache: Path) -> None:
+    folder = adapt(tiny_model, tmp_path / "adapter", lora_bias=True)
+    with pytest.raises(PostTrainError, match=r"cannot be merged into the base: .*lora_bias=True") as problem:
+        restore(str(folder))
+    assert str(problem.value).startswith(f"model path {folder}: ")
+    assert "\n" not in str(problem.value)
+    assert not list(cache.rglob("config.json"))
+
+
 def test_how_to_generate_comes_with_the_adapter(tiny_model: Path, tmp_path: Path) -> None:
     folder = adapt(tiny_model, tmp_path / "adapter")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5], "temperature": 0.6}))

@@ -9,7 +9,7 @@ from pathlib import Path
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.paths import at_home
 from lit_posttrain.errors import PostTrainError, alternatives
-from lit_posttrain.run_folder import measured, slurm_name
+from lit_posttrain.run_folder import measured, requeued, slurm_name
 
 
 def resolve_arguments(args: list[str]) -> list[str]:
@@ -166,8 +166,13 @@ def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
 def _in_run(command: str, folder: Path) -> Path | None:
     """What to train on from is the last state, or the best where a run was killed before it saved that; what to measure
     is the best one."""
-    names = ("last.ckpt", "best.ckpt") if command == "fit" else ("best.ckpt", "last.ckpt")
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    if command != "fit":
+        return next((file for file in (best, last) if file.exists()), None)
+    # a job that was requeued may have saved more than the last of the regular ones
+    states = [file for file in (last, requeued(folder)) if file is not None and file.exists()]
+    newest = max(states, key=lambda file: file.stat().st_mtime, default=None)
+    return newest or (best if best.exists() else None)
 
 
 def _bundled(arg: str, previous: str) -> str:

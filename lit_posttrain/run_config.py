@@ -37,7 +37,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Overwrite the files atomically: a resumed run may have changed them."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if not goes_on(folder, self.config.get("ckpt_path")):
+        if not goes_on(folder, trainer.ckpt_path):
             forget_run(folder)
             if not any(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
                 (folder / "metrics.csv").unlink(missing_ok=True)

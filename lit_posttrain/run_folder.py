@@ -13,6 +13,8 @@ from typing import Any
 
 from lit_posttrain.errors import PostTrainError
 
+_REQUEUED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
+
 
 class RunLock:
     """Held by the main process of a run while it trains. The system lets go of it when the process ends, however it
@@ -67,12 +69,26 @@ class RunLock:
             self._handle = None
 
 
-def goes_on(folder: Path, checkpoint: str | None) -> bool:
-    """Whether what begins with a checkpoint goes on with the run of a folder; hpc is Lightning's name for the file that
-    a requeued job left there."""
+def goes_on(folder: Path, checkpoint: Path | str | None) -> bool:
+    """Whether what begins with a checkpoint goes on with the run of a folder: it lies there, which may be a link to
+    another disk, or was saved by that run elsewhere. hpc is Lightning's name for what a requeued job left there."""
     if checkpoint is None or checkpoint == "hpc":
         return checkpoint is not None
-    return Path(checkpoint).resolve().is_relative_to(folder.resolve())
+    file, run = Path(checkpoint), folder.resolve()
+    if file.parent.resolve().is_relative_to(run):
+        return True
+    if not file.is_file():
+        return False
+    from lit_posttrain.checkpoint_files import load_file  # imports torch, which `--help` does not wait for
+
+    saved = load_file(file, mmap=True)
+    return bool(saved.get("lit_posttrain", {}).get("run") == str(run))
+
+
+def requeued(folder: Path) -> Path | None:
+    """The last checkpoint that Lightning saved in a run's folder when its job was requeued."""
+    found = [(int(name[1]), file) for file in folder.glob("hpc_ckpt_*") if (name := _REQUEUED.fullmatch(file.name))]
+    return max(found)[1] if found else None
 
 
 def predictions_in(folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -44,7 +45,7 @@ from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
 from lit_posttrain.run_config import SaveRunConfig
-from lit_posttrain.run_folder import RunLock, fresh_name, goes_on, measured, predictions_in
+from lit_posttrain.run_folder import RunLock, fresh_name, goes_on, measured, predictions_in, requeued
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import RunStopped, Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
@@ -205,13 +206,22 @@ class PostTrainCLI(LightningCLI):
                 lock.take()
                 self._lock = lock
 
+    @property
+    def _start(self) -> str | None:
+        """The checkpoint that the run begins with; without one Lightning takes that of a job that SLURM requeued."""
+        given: str | None = self.option("ckpt_path")
+        if given is None and SLURMEnvironment.detect() and requeued(self.run_dir) is not None:
+            return "hpc"
+        return given
+
     def _refuse_to_mix_runs(self, section: Any) -> None:
         if not self.tracking or section["overwrite"]:
             return
-        used = any((self.run_dir / name).exists() for name in ("last.ckpt", "best.ckpt"))
-        start, fitting = section.get("ckpt_path"), self.subcommand in (None, "fit") and not section.trainer.fast_dev_run
+        saved = [self.run_dir / "last.ckpt", self.run_dir / "best.ckpt", requeued(self.run_dir)]
+        used = any(file is not None and file.exists() for file in saved)
+        start, fitting = self._start, self.subcommand in (None, "fit") and not section.trainer.fast_dev_run
         if fitting and used and not goes_on(self.run_dir, start):
-            other = f", which --ckpt_path {start} is not of" if start else ""
+            other = f", which --ckpt_path {start} is not of (else put it into that folder)" if start else ""
             raise PostTrainError(
                 f"{self.run_dir} holds a run already{other}: go on with it (--resume {shlex.quote(self.run_name)}), "
                 "choose another --name, or start anew in it with --overwrite true"
@@ -267,7 +277,7 @@ class PostTrainCLI(LightningCLI):
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-        anew = not goes_on(self.run_dir, self.option("ckpt_path"))
+        anew = not goes_on(self.run_dir, self._start)
         chosen = WandbOptions(**options.as_dict())
         first = first and not any(isinstance(logger, WandbLogger) for logger in own)  # it is set up by its owner
         wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -362,6 +363,7 @@ class PostTrainingModule(MeasuredModule):
         done = self.progress_saved
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
+            "run": str(Path(self.trainer.default_root_dir).resolve()),
             "head": self.head,
             "policy": asdict(self.spec.found_from_anywhere()),
             "dtype": self.dtype_of(self.spec),

@@ -136,7 +136,10 @@ def test_a_used_folder_is_not_begun_in_with_the_checkpoint_of_another_run(
     capsys.readouterr()
     before = {f: f.read_bytes() for f in Path("runs/b").iterdir() if f.is_file()}
     assert fit(chats, tiny_model, "--name", "b", *start) == 2
-    assert "runs/b holds a run already, which --ckpt_path runs/a/last.ckpt is not of: go on" in one_line(capsys)
+    assert (
+        "runs/b holds a run already, which --ckpt_path runs/a/last.ckpt is not of (else put it into that folder): go on"
+        in one_line(capsys)
+    )
     assert main(["fit", "--resume", "b", *start]) == 2
     assert "which --ckpt_path runs/a/last.ckpt is not of" in one_line(capsys)
     assert {f: f.read_bytes() for f in Path("runs/b").iterdir() if f.is_file()} == before
@@ -146,6 +149,40 @@ def test_a_used_folder_is_not_begun_in_with_the_checkpoint_of_another_run(
     for name, more in (("c", []), ("b", ["--overwrite", "true"])):
         assert fit(chats, tiny_model, "--name", name, *start, *more) == 0
         assert torch.load(f"runs/{name}/best.ckpt", weights_only=True)["global_step"] == saved["global_step"] + 1
+
+
+def test_a_run_goes_on_from_checkpoints_that_it_keeps_elsewhere(chats: Path, tiny_model: Path) -> None:
+    """Behind a link to another disk, or in a folder of ModelCheckpoint; with the same metrics and W&B run."""
+    kept = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath", "scratch"]
+    kept += ["--trainer.callbacks.filename", "own", "--trainer.callbacks.save_weights_only", "false"]
+    assert fit(chats, tiny_model, "--name", "a", *kept) == 0
+    steps = len(Path("runs/a/metrics.csv").read_text().splitlines())
+    more = ["--resume", "a", "--trainer.max_epochs"]
+    assert main(["fit", *more, "2", "--ckpt_path", "scratch/own.ckpt"]) == 0
+    assert len(Path("runs/a/metrics.csv").read_text().splitlines()) > steps
+    Path("runs/a/last.ckpt").rename("scratch/last.ckpt")
+    Path("runs/a/last.ckpt").symlink_to(Path("scratch/last.ckpt").absolute())
+    Path("runs/a/samples.jsonl").touch()
+    assert main(["fit", *more, "3"]) == 0
+    assert Path("runs/a/samples.jsonl").exists(), "nothing of the run is forgotten"
+
+
+@pytest.mark.parametrize("given", [["--resume", "auto"], ["--trainer.max_epochs", "2"]])
+def test_a_requeued_job_goes_on_from_what_lightning_saved(
+    given: list[str], chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(chats, tiny_model, "--name", "a") == 0
+    Path("runs/a/best.ckpt").unlink()
+    Path("runs/a/last.ckpt").rename("runs/a/hpc_ckpt_1.ckpt")
+    Path("runs/a/samples.jsonl").touch()
+    if "auto" not in given:  # Lightning finds it by itself
+        monkeypatch.setenv("SLURM_JOB_NAME", "j")
+        for name, value in {"NTASKS": "1", "JOB_ID": "1", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+    capsys.readouterr()
+    assert fit(chats, tiny_model, "--name", "a", *given, "--trainer.max_epochs", "2") == 0
+    assert ", from step " in capsys.readouterr().out
+    assert {"hpc_ckpt_1.ckpt", "samples.jsonl"} <= {file.name for file in Path("runs/a").iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ _CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
-def as_messages(value: Any, column: str) -> list[dict[str, Any]]:
+def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str, Any]]:
     """Messages with normalised roles and string content, from role/content, from/value, or JSON text of either.
+    learned: whether the assistant's turns are to be learned from, and so must say something.
 
     Raises:
         BadRow: anything that is not a conversation; `column` names it in the message.
@@ -54,10 +55,10 @@ def as_messages(value: Any, column: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of messages; mend it")
     if not value:
-        raise BadRow("no turns", f"`{column}` is an empty list; there is nothing to train on")
+        raise BadRow("no turns", f"`{column}` is an empty list: nobody says anything; fill or remove the row")
     made: list[dict[str, Any]] = []
     for index, raw in enumerate(value):
-        message = _message(raw, f"{column}[{index}]")
+        message = _message(raw, f"{column}[{index}]", learned)
         called = index > 0 and all(m.get(_key(m, ROLE_KEYS)) in _CALL_ROLES for m in (raw, value[index - 1]))
         if called and made[-1].get(MARK) == message.get(MARK):  # parallel calls, a message each
             made[-1]["tool_calls"] += message["tool_calls"]
@@ -79,7 +80,7 @@ def _key(raw: dict[str, Any], names: tuple[str, ...]) -> str:
     return next((name for name in names if raw.get(name) is not None), names[0])
 
 
-def _message(raw: dict[str, Any], where: str) -> dict[str, Any]:
+def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
     role_key, content_key = _key(raw, ROLE_KEYS), _key(raw, CONTENT_KEYS)
     said = raw.get(role_key)
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
@@ -104,7 +105,7 @@ def _message(raw: dict[str, Any], where: str) -> dict[str, Any]:
     if said in _CALL_ROLES and "tool_calls" not in kept:
         kept["tool_calls"], content = _tool_calls(as_json(content, where), where), ""
     made = {"role": role, "content": content, **kept}
-    if role == "assistant" and not says(made):
+    if learned and role == "assistant" and not says(made):
         raise BadRow("empty completion", f"{where}: the assistant's turn is empty; there is nothing to train on")
     if marked is False:
         made[MARK] = False

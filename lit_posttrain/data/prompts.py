@@ -223,7 +223,7 @@ def _compared(known: ComparisonFormat, column: str | None, alone: _Read | None =
 
 def _unanswered(column: str) -> _Read:
     def read(row: Row) -> _Prompt:
-        messages = as_messages(row[column], column)
+        messages = as_messages(row[column], column, learned=False)
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         return messages, True

@@ -44,14 +44,14 @@ def conversation(value: Any, column: str, notes: list[str], role: str = "assista
     if is_message(value):
         value = [value]
     if isinstance(value, list):
-        return _said(value, column)
+        return _said(value, column, prompt=role == "user")
     if not isinstance(value, str):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
     text = value.replace("\r\n", "\n")
     if _is_transcript(text, role):
         notes.append(TRANSCRIPT)
         return _transcript(text if text.startswith("\n\n") else f"\n\n{text.lstrip()}", column, prompt=role == "user")
-    return _said([{"role": role, "content": value}], column)
+    return _said([{"role": role, "content": value}], column, prompt=role == "user")
 
 
 def _is_transcript(text: str, role: str) -> bool:
@@ -113,19 +113,22 @@ def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:
     turns = [(ROLES[speaker.lower()], said.strip()) for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
     if prompt and turns[-1] == ("assistant", ""):
         turns.pop()
-    if not all(said for _, said in turns[:-1]):
+    if not prompt and not all(said for _, said in turns[:-1]):
         raise NothingToLearn("empty turn", f"a turn in the middle of `{column}` is empty; mend or remove the row")
-    return _said([{"role": role, "content": said} for role, said in turns], column)
+    return _said([{"role": role, "content": said} for role, said in turns], column, prompt)
 
 
-def _said(messages: list[Any], column: str) -> list[dict[str, Any]]:
-    """Messages whose last one may turn out to be empty: a response that nobody can prefer for what it says."""
+def _said(messages: list[Any], column: str, prompt: bool) -> list[dict[str, Any]]:
+    """Messages whose last one may turn out to be empty: a response that nobody can prefer for what it says, or, of a
+    prompt, one that is still to come."""
     last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
     text = next((last[key] for key in CONTENT_KEYS if last.get(key) is not None), None)
     speaker = ROLES.get(str(next((last[key] for key in ROLE_KEYS if last.get(key)), "")).strip().lower())
     more = any(last.get(key) for key in ("tool_calls", "function_call", *REASONING))
     if speaker == "assistant" and isinstance(text, str) and not text.strip() and not more:
+        if prompt:
+            return _said(messages[:-1], column, prompt)
         raise NothingToLearn(
             "empty response", f"`{column}` is or ends with an empty response: there is nothing to score"
         )
-    return as_messages(messages, column)
+    return as_messages(messages, column, learned=not prompt)

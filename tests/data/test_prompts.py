@@ -256,3 +256,18 @@ def test_half_a_surrogate_in_another_column_is_kept(tokenizer: PreTrainedTokeniz
     rows = [{"prompt": "what is it", "answer": "a \ud83d fox", "\udc00": ["\ud83d\ude00"]}]
     data = read(tmp_path, tokenizer, rows)
     assert PromptRecord.of(data.train_store[0]).columns == json.loads(json.dumps(rows[0]))
+
+
+@pytest.mark.parametrize("column", ["messages", "prompt"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_prompt_may_have_empty_turns_of_the_assistant(column: str, as_text: bool) -> None:
+    def turn(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    asked = [turn("user", "a"), turn("assistant", " "), turn("user", "b")]
+    for given in (asked, [*asked, turn("assistant", "")]):
+        row = {column: json.dumps(given) if as_text else given}
+        assert prompt_reader(Record(row, "f", 1)).example(Row(row)).messages == asked
+    empty = {column: [turn("assistant", "")]}
+    with pytest.raises(BadRow, match=r"is empty: nothing is asked|is an empty list"):
+        prompt_reader(Record(empty, "f", 1)).example(Row(empty))

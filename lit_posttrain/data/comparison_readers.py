@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.beside import with_thoughts
 from lit_posttrain.data.comparison import Candidate, Comparison, Messages, after_prompt, equal_responses, shared_prompt
-from lit_posttrain.data.formats import empty_prompt, with_added
+from lit_posttrain.data.formats import empty_prompt, takes_more, with_added
 from lit_posttrain.data.kinds import GOOD_WORDS
 from lit_posttrain.data.messages import REASONING, SYSTEM, as_json, check_order, kind, same, says
 from lit_posttrain.data.ranks import ranks_of, ranks_of_scores
@@ -80,7 +80,7 @@ def _asked(
         raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
     prompt = conversation(row[name], name, row.notes, "user")
     extra = [column for column in columns["extra"] if row.first((column,))]
-    if extra and isinstance(row[name], str) and prompt[-1]["role"] == "user":
+    if extra and takes_more(prompt, row[name]):
         if any(side[0]["role"] != "assistant" for side in sides):
             with suppress(BadRow):
                 return after_prompt(prompt, sides, name, names)

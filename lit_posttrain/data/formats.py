@@ -252,24 +252,25 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
         asked, answered = from_json(row[prompt], prompt, row.notes), row[answer]
         if isinstance(asked, list) or answer in CONVERSATION:  # an answer to a text may be JSON itself, even a dialogue
             answered = from_json(answered, answer, row.notes)
-        if isinstance(asked, str):
+        if isinstance(asked, str) and isinstance(answered, str):
+            _text(row, answer, "completion")
             asked = with_added(asked, row, extra)
             if not asked.strip():
                 raise empty_prompt(prompt)
-        if isinstance(asked, str) and isinstance(answered, str):
-            _text(row, answer, "completion")
             said = with_thoughts(row, [{"role": "assistant", "content": answered}])
             return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
         turns, said = _side(asked, prompt, "user"), _side(answered, answer, "assistant")
         opened = said[0]["role"] != "assistant" and turns[-1]["role"] not in ("assistant", "tool")
-        added = with_added(asked, row, extra) if isinstance(asked, str) else asked
+        added = [*turns]
+        if takes_more(turns, row[prompt]):
+            added[-1] = {**turns[-1], "content": with_added(turns[-1]["content"], row, extra)}
         if opened:  # the answer is a whole conversation, with the prompt as it was put together or as it stands
             try:
-                turns, (said,) = after_prompt(_side(added, prompt, "user"), [said], prompt, [answer])
+                turns, (said,) = after_prompt(added, [said], prompt, [answer])
             except BadRow:
                 turns, (said,) = after_prompt(turns, [said], prompt, [answer])
         else:
-            turns = _side(added, prompt, "user")
+            turns = added
         if not said:
             raise BadRow("no assistant turn", f"`{answer}` is the prompt and no answer; add it, or remove the row")
         if not any(map(says, turns)):
@@ -277,6 +278,12 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
         return _Parts(turns, with_thoughts(row, said))
 
     return name, (prompt, answer), read
+
+
+def takes_more(prompt: Sequence[Mapping[str, Any]], value: Any) -> bool:
+    """Whether other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
+    what the prompt was read from."""
+    return prompt[-1]["role"] == "user" and (isinstance(value, str) or len(prompt) == 1)
 
 
 def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
@@ -294,7 +301,7 @@ def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
 def _is_record(value: Any) -> bool:
     """Whether a value is structured data without texts of its own that somebody says."""
     if isinstance(value, list):
-        return all(isinstance(part, (dict, int, float)) and not is_message(part) for part in value)
+        return all(isinstance(part, (dict, int, float, type(None))) and not is_message(part) for part in value)
     return isinstance(value, dict)
 
 

@@ -11,7 +11,7 @@ from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
-from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns, with_added
+from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns, takes_more, with_added
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, guessed
 from lit_posttrain.data.messages import as_messages, check_order, kind, says
 from lit_posttrain.data.mixing import Mix
@@ -188,9 +188,9 @@ def _asked(column: str, extra: tuple[str, ...], left: tuple[str, ...] = ()) -> _
         if not isinstance(value, (str, list)):
             raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
         messages = conversation(value, column, row.notes, "user")
-        if len(messages) == 1 and messages[0]["role"] == "user":
+        if takes_more(messages, value):
             added = [name for name in extra if not left or isinstance(row.peek(name), (str, list))]
-            messages[0]["content"] = with_added(messages[0]["content"], row, added)
+            messages[-1]["content"] = with_added(messages[-1]["content"], row, added)
         row.notes += [f"with an `{name}` that only rewards see" for name in left if row.first((name,))]
         return messages, False
 

@@ -455,3 +455,10 @@ def test_rows_with_more_than_text_are_refused_by_every_reader(column: str) -> No
     for nothing in (None, "", [], False):
         assert example({"messages": ASKED, column: nothing}).messages == ASKED
     assert example({column: "Q", "completion": "A"}, Columns(prompt=column, completion="completion")).messages == ASKED
+
+
+@pytest.mark.parametrize("begun", ["Q", "Q\n\nC"])
+def test_an_answer_may_begin_with_its_prompt_with_or_without_what_is_added_to_it(begun: str) -> None:
+    row = {"prompt": "Q", "context": "C", "completion": [{"role": "user", "content": begun}, ASKED[1]]}
+    example = recognise(Record(row, "rows.jsonl", 1)).example(row)
+    assert example.messages == [{"role": "user", "content": begun}, ASKED[1]]

@@ -207,6 +207,40 @@ def test_what_sft_learns_to_answer_is_what_is_asked(row: dict[str, Any]) -> None
     assert prompt_reader(record).example(Row(row)).messages == [{**HI, "content": "Hi\n\nyou"}]
 
 
+SPELLED: dict[str, Any] = {
+    "text": "Hi",
+    "one turn": [HI],
+    "one turn in JSON": json.dumps([HI]),
+    "several turns": [HI, HELLO, HI],
+}
+
+
+@pytest.mark.parametrize("context", ["you", ["you", "me"], [HI], {"a": 1}])
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_context_is_added_however_the_prompt_is_written(name: str, context: Any) -> None:
+    row = {"prompt": SPELLED[name], "context": context}
+    texts = {"completion": "A"} if isinstance(SPELLED[name], str) else {"completion": [HELLO]}
+    sft, pair = {**row, **texts}, {**row, "chosen": "A", "rejected": "B"}
+
+    def asked(row: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        record = Record(row, "rows.jsonl", 1)
+        answer = recognise(record).example if row is sft else recognise_comparison(record).read
+        learned: Any = answer(row)
+        turns = learned.messages[:-1] if row is sft else learned.prompt
+        return [turns, prompt_reader(record).example(Row(row)).messages]
+
+    for kind in (sft, pair):
+        if isinstance(context, list) and name != "several turns":
+            with pytest.raises(BadRow, match="`context` is a list, not a string"):
+                asked(kind)
+            with pytest.raises(BadRow, match="`context` is a list, not a string"):
+                prompt_reader(Record(kind, "rows.jsonl", 1)).example(Row(kind))
+            continue
+        added = isinstance(context, str) and name != "several turns"
+        expected = [HI, HELLO, HI] if name == "several turns" else [{**HI, "content": "Hi\n\nyou" if added else "Hi"}]
+        assert asked(kind) == [expected, expected]
+
+
 def test_sides_that_cannot_be_used_leave_the_prompt() -> None:
     first = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
     reader = prompt_reader(Record(first, "rows.jsonl", 1))

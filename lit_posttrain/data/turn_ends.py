@@ -48,6 +48,8 @@ class TurnEnds:
         if following is None or following.startswith(turn):
             return turn
         at = common(turn, following)
+        inside = (token.start() for token in self._token.finditer(turn) if token.start() < at < token.end())
+        at = next(inside, at)  # two tokens may begin alike
         rest = turn[at:].strip()
         if not rest or rest not in prompt:
             return turn

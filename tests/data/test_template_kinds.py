@@ -71,6 +71,20 @@ def test_a_prompt_that_is_always_written_is_no_part_of_the_answer(tmp_path: Path
     assert store[1].prompt.tolist() == given(made, [ASK])
 
 
+@pytest.mark.parametrize("turn", ["<|{}|>", "<|{}|>\n", "[|{}|]", "<{}>"])
+def test_a_prompt_that_is_always_written_in_one_token(tmp_path: Path, turn: str) -> None:
+    name = turn.replace("{}", "' + m.role + '").replace("\n", "\\n")
+    template = (
+        f"{{% for m in messages %}}{{{{ '{name}' + m.content }}}}{{% endfor %}}{{{{ {turn.format('assistant')!r} }}}}"
+    )
+    user = turn.format("user").strip()
+    made = tokenizer(template, user, turn.format("assistant").strip())
+    store, audit = build(tmp_path, made, {"messages": TALK}, {"messages": [ASK, SAY]})
+    assert trained(made, store) == [f"a fox{user}it is lazy{user}", f"a fox{user}"]
+    assert audit.ends == {user: 3}
+    assert store[1].prompt.tolist() == given(made, [ASK])
+
+
 MARKED_HEAD = HEAD.replace("m.role + '\n'", "m.role + '\n' if m.role == 'user' else '<|im_start|>'")
 # the marks hold the whole prompt of generation, a part of it, or less than generation has to write
 MARKS = {

@@ -109,6 +109,7 @@ def generate(
     if keep is not None:
         judge = RewardSum(rewards or [], 60.0 if reward_timeout is None else reward_timeout)
         judge.check(list(conversations[0].columns), conversations[0].source)
+        judge.check_rows(((one.source, one.columns) for one in conversations), skip=True)
     prepare(out, overwrite)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     quiet_libraries()

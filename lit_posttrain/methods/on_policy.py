@@ -212,7 +212,11 @@ class OnPolicyModule(ReferencedModule):
         """
         if not isinstance(data, PromptData):
             raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")
-        self._prepare([data.train_store, *data.val_stores.values()])
+        stores = [data.train_store, *data.val_stores.values()]
+        for store in stores:
+            rows = ((store.sources([i])[0], PromptRecord.of(store[i]).columns) for i in range(len(store)))
+            self.rewards.check_rows(rows, skip=data.on_bad_row == "skip")
+        self._prepare(stores)
 
     def _prepare(self, stores: Sequence[TreeStore]) -> None:
         """Check prompts, and load what their answers are made and judged with."""

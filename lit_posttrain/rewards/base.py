@@ -89,6 +89,10 @@ class Reward(ABC):
         """The parameters of a model that it keeps in memory, if it does."""
         return []
 
+    def unusable(self, row: Mapping[str, Any]) -> str:
+        """What of a row's columns this reward cannot judge responses by, in words; empty for nothing."""
+        return ""
+
     def check(self, columns: Sequence[str], source: str) -> None:
         """Refuse data without the columns that are needed.
 

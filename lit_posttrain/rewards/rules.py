@@ -10,12 +10,14 @@ from typing import Any
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
+from lit_posttrain.rewards.right_answer import RightAnswer
 
 _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_NUMBER = re.compile(r"\s*-?\d[\d,]*(\.\d+)?\s*\Z")  # known to be mathematics without reading it
 _UNWORKED = re.compile(r"\d\s*(?:[-+*]|\\times|\\cdot)\s*\d")
 
 
-class ExactMatch(Reward):
+class ExactMatch(RightAnswer):
     """1 where the response, or what a pattern finds in it, is the right answer; else 0."""
 
     def __init__(
@@ -28,15 +30,14 @@ class ExactMatch(Reward):
     ) -> None:
         """
         Args:
-            column: Column with the right answer.
+            column: Column with the right answer, or a list of right ones.
             pattern: Regular expression whose last match in the response is compared, its first group where it has one.
             ignore_case: Whether upper and lower case are the same.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: exactmatch.
         """
-        super().__init__(weight, name)
-        self.needs = (column,)
-        self.column, self.ignore_case = column, ignore_case
+        super().__init__(column, weight, name)
+        self.ignore_case = ignore_case
         self.pattern = None if pattern is None else compiled(pattern, "ExactMatch")
 
     def resume_options(self) -> dict[str, Any]:
@@ -44,14 +45,14 @@ class ExactMatch(Reward):
         pattern = None if self.pattern is None else self.pattern.pattern
         return {"column": self.column, "pattern": pattern, "ignore_case": self.ignore_case}
 
-    def score(self, batch: RewardBatch) -> Scores:
-        """None for a row without an answer."""
-        return [
-            None if right is None else float(self._same(said, str(right)))
-            for said, right in zip(batch.responses, batch.columns[self.column], strict=True)
-        ]
+    wants = "a text or a number, or a list of them"
 
-    def _same(self, said: str, right: str) -> bool:
+    def is_right_answer(self, right: str) -> bool:
+        """Any text is one."""
+        return bool(right.strip())
+
+    def equal(self, said: str, right: str) -> bool:
+        """Whether they are the same texts."""
         if self.pattern is not None:
             found = list(self.pattern.finditer(said))
             if not found:
@@ -176,7 +177,7 @@ class Repetition(Reward):
         return len(set(grams)) / len(grams) - 1 if grams else 0.0
 
 
-class MathAnswer(Reward):
+class MathAnswer(RightAnswer):
     """1 where the final answer of the response equals the right one as mathematics: 0.5, 1/2 and $\\frac{1}{2}$ are the
     same (math-verify). Of a response the last formula in dollars or \\boxed{} counts, else the last number; of a right
     answer with `####` (gsm8k) only what follows it. Where the right answer is a number, a sum or product that is not
@@ -185,37 +186,36 @@ class MathAnswer(Reward):
     def __init__(self, column: str = "answer", weight: float = 1.0, name: str | None = None) -> None:
         """
         Args:
-            column: Column with the right answer.
+            column: Column with the right answer, or a list of right ones.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: mathanswer.
         """
-        super().__init__(weight, name)
-        self.needs = (column,)
-        self.column = column
+        super().__init__(column, weight, name)
 
     def resume_options(self) -> dict[str, Any]:
         """The column."""
         return {"column": self.column}
 
-    def score(self, batch: RewardBatch) -> Scores:
-        """None for a row without a right answer, an error for one that holds no mathematics."""
-        rights = batch.columns[self.column]
-        return [
-            None if right is None else self._equal(said, str(right))
-            for said, right in zip(batch.responses, rights, strict=True)
-        ]
+    wants = "a number or a formula, or a list of them"
 
-    def _equal(self, said: str, right: str) -> float | Exception:
+    def is_right_answer(self, right: str) -> bool:
+        """Whether it holds mathematics."""
+        return bool(_NUMBER.match(right.rsplit("####", 1)[-1]) or self._parsed(right))
+
+    def equal(self, said: str, right: str) -> bool:
+        """Whether they are equal as mathematics."""
         parse, verify = _math_verify()
-        gold = parse(_as_formula(right.rsplit("####", 1)[-1].strip()), parsing_timeout=None)
-        if not gold:
-            return ValueError(f"`{self.column}` has no number or formula to compare with")
-        found = parse(said, parsing_timeout=None)
+        gold, found = self._parsed(right), parse(said, parsing_timeout=None)
         # "What is 2 + 2" is no answer, though math-verify finds it equal to 4
         asks = getattr(gold[0], "is_number", False) and found and _UNWORKED.search(found[-1].rsplit("=", 1)[-1])
         if asks and not _UNWORKED.search(right):
-            return 0.0
-        return float(verify(gold, found, timeout_seconds=None))
+            return False
+        return bool(verify(gold, found, timeout_seconds=None))
+
+    def _parsed(self, right: str) -> list[Any]:
+        parse, _ = _math_verify()
+        found: list[Any] = parse(_as_formula(right.rsplit("####", 1)[-1].strip()), parsing_timeout=None)
+        return found
 
 
 def _as_formula(right: str) -> str:

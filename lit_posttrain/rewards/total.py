@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from copy import deepcopy
@@ -100,6 +100,29 @@ class RewardSum:
         """Refuse data without a column that a reward needs; source: where they stand, `file:line`."""
         for reward in self.rewards:
             reward.check(columns, source)
+
+    def check_rows(self, rows: Iterable[tuple[str, Mapping[str, Any]]], skip: bool = False) -> None:
+        """Refuse rows that rewards cannot judge responses by. rows: `file:line` and the columns of each. skip: warn of
+        them instead: their responses have no score.
+
+        Raises:
+            PostTrainError: naming the first one, and how many there are.
+        """
+        found, count = [], 0
+        for source, columns in rows:
+            count += 1
+            problems = [f"{type(r).__name__}: {problem}" for r in self.rewards if (problem := r.unusable(columns))]
+            found += [f"{source}: {problem}" for problem in problems[:1]]
+        if not found:
+            return
+        told = f"{found[0]} ({len(found):,} of {count:,} rows)"
+        if len(found) == count:
+            raise PostTrainError(f"{told}; mend them, or name another column in the reward's init_args")
+        if not skip:
+            raise PostTrainError(
+                f"{told}; mend or remove them, or leave their responses without a score: --data.on_bad_row skip"
+            )
+        log.warning("%s: their responses have no score", told)
 
     def batch(
         self, records: Sequence[PromptRecord], sources: Sequence[str], texts: Sequence[str], drawn: Sequence[Sampled]

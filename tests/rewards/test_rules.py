@@ -10,6 +10,7 @@ import pytest
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards import ExactMatch, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, Reward
 from lit_posttrain.rewards.base import RewardBatch
+from lit_posttrain.rewards.total import RewardSum
 
 
 def batch(responses: Sequence[str], sizes: Sequence[int] = (), **columns: Any) -> RewardBatch:
@@ -68,7 +69,7 @@ def test_math_answers_are_compared_as_mathematics() -> None:
     assert scores(MathAnswer(), asked, answer=["4"] * 7) == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
     assert scores(MathAnswer(), ["$x^2 + 1$", "-4"], answer=["1 + x^2", "-4"]) == [1.0, 1.0]
     (found,) = scores(MathAnswer(), ["1"], answer=["nobody knows"])
-    assert str(found) == "`answer` has no number or formula to compare with"
+    assert str(found) == "`answer` is 'nobody knows', which is not a number or a formula, or a list of them"
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,31 @@ def test_a_right_answer_in_bare_latex_is_read_as_a_whole(right: str, same: str, 
 def test_mistakes(make: Any, said: str) -> None:
     with pytest.raises(PostTrainError, match=said):
         make()
+
+
+@pytest.mark.parametrize("reward", [ExactMatch(), MathAnswer()])
+def test_a_list_of_right_answers_accepts_any(reward: Reward) -> None:
+    assert scores(reward, ["4", "5", "6"], answer=[["4", "5"], [4, 5], ["4", "5"]]) == [1.0, 1.0, 0.0]
+    assert reward.unusable({"answer": [4, "5"]}) == ""
+
+
+@pytest.mark.parametrize("value", [{"v": 8}, [], [{"v": 8}], ["4", None], " ", ""])
+@pytest.mark.parametrize("reward", [ExactMatch(), MathAnswer()])
+def test_what_cannot_be_a_right_answer(reward: Reward, value: Any) -> None:
+    assert reward.unusable({"answer": value}).startswith("`answer` is ")
+    (score,) = scores(reward, ["4"], answer=[value])
+    assert isinstance(score, ValueError)
+
+
+def test_right_answers_of_mathematics_are_looked_at_before_training() -> None:
+    judge = RewardSum([MathAnswer()])
+    for value in ("six", ["4", "four"], True):
+        assert "not a number or a formula" in MathAnswer().unusable({"answer": value})
+    for value in (6, "6", "-1,234.5", "so #### 6", "1/2", r"\frac{1}{2}", None):
+        assert MathAnswer().unusable({"answer": value}) == ""
+    rows: list[tuple[str, dict[str, Any]]] = [("a:1", {"answer": 1}), ("a:2", {"answer": "six"}), ("a:3", {})]
+    with pytest.raises(PostTrainError, match=r"^a:2: MathAnswer: `answer` is 'six', .* \(1 of 3 rows\); mend .*skip$"):
+        judge.check_rows(rows)
+    judge.check_rows(rows, skip=True)
+    with pytest.raises(PostTrainError, match=r"\(1 of 1 rows\); mend them, or name another column"):
+        judge.check_rows(rows[1:2], skip=True)

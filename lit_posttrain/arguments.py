@@ -126,7 +126,9 @@ def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
     if not folder.is_dir():
         known = [place.parent.name for place in runs.glob("*/config.yaml")]
         where = f"runs in {runs.absolute()}"
-        raise PostTrainError(f"--resume {name}: no such run; {alternatives(name, known, where)}")
+        raise PostTrainError(
+            f"--resume {name}: no such run; {alternatives(name, known, where)}; its folder can be given too"
+        )
     if not (folder / "config.yaml").exists():
         raise PostTrainError(f"--resume {name}: {folder / 'config.yaml'} does not exist: nothing to go on from")
     own = ["--config", str(folder / "config.yaml"), "--runs", str(folder.parent), "--name", folder.name]

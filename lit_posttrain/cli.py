@@ -6,6 +6,7 @@ functions in lit_posttrain/commands. This file only finds the right one, so that
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -108,8 +109,11 @@ def _give_up_a_full_output() -> None:
 
 
 def _of_system(failure: Exception) -> PostTrainError | None:
-    """What the system refused, such as a file that cannot be read, or a full disk; None for other errors."""
+    """What the system refused, such as a file that cannot be read, or a full disk; None for other errors, such as of a
+    connection that code of one's own makes."""
     if not isinstance(failure, OSError) or failure.strerror is None:
+        return None
+    if failure.filename is None and failure.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     name = str(failure.filename or failure.filename2 or "")
     place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""

@@ -70,6 +70,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*Couldn't infer the batch indices.*")  # rows are named by their source
     warnings.filterwarnings("ignore", message=".*have no logger configured.*")  # `validate` prints its figures
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides.*")
     # metrics of methods are reduced over the processes before they are logged
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('(val|test)/.*sync_dist=True")
     from transformers.utils import logging as transformers_logging

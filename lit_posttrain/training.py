@@ -346,6 +346,9 @@ def _refuse_no_folder(section: Any) -> None:
     for option in ("name", "runs"):
         if section.get(option) is not None and not section[option].strip():
             raise PostTrainError(f"--{option} is empty; give one, or leave it out")
+    if section.get("name") is not None and len((place := Path(section["name"])).parts) > 1 and place.is_absolute():
+        apart = f"--runs {shlex.quote(str(place.parent))} --name {shlex.quote(place.name)}"
+        raise PostTrainError(f"--name {place}: not the name of a folder in --runs; pass {apart}")
     if section.get("name") is not None and Path(os.path.normpath(section["name"])).parts[:1] in ((), ("..",), ("/",)):
         raise PostTrainError(f"--name {section['name']}: not the name of a folder in --runs; give one, or leave it out")
 

@@ -10,12 +10,15 @@ from typing import Any
 from lit_posttrain.errors import PostTrainError, alternatives
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 
+_OF_TRL = ("trainer_state", "log_metric", "log_extra")
+
 
 class FunctionReward(Reward):
     """A function of one's own: `function(prompts, completions, **columns)` gives one number, or None, a completion.
 
-    It is called with keywords: prompts are lists of messages, completions are texts, and every column of the data
-    is a list with one value a completion. A parameter that it does not have is not passed. It may be async.
+    It is called with keywords: prompts are lists of messages, completions are texts, completion_ids their tokens, and
+    every column of the data is a list with one value a completion. A parameter that it does not have is not passed. It
+    may be async.
     """
 
     def __init__(self, function: Callable[..., Any] | str, weight: float = 1.0, name: str | None = None) -> None:
@@ -35,7 +38,7 @@ class FunctionReward(Reward):
             p.name
             for p in inspect.signature(function).parameters.values()
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-            if p.name not in ("prompts", "completions")
+            if p.name not in ("prompts", "completions", "completion_ids")
         ]
 
     def resume_options(self) -> dict[str, Any]:
@@ -45,6 +48,11 @@ class FunctionReward(Reward):
     def check(self, columns: Sequence[str], source: str) -> None:
         """Refuse data without a column that the function has a parameter for."""
         for column in self.needs:
+            if column in _OF_TRL and column not in columns:
+                raise PostTrainError(
+                    f"the reward function {self.name} takes `{column}`, which TRL passes and lit-posttrain does not; "
+                    "remove the parameter, or give it a default"
+                )
             if column not in columns:
                 raise PostTrainError(
                     f"{source}: the reward function {self.name} takes `{column}`, and the columns there are "
@@ -54,6 +62,7 @@ class FunctionReward(Reward):
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
         """What the function says."""
         given = {**batch.columns, "prompts": batch.prompts, "completions": batch.responses}
+        given["completion_ids"] = batch.tokens
         parameters = inspect.signature(self.function).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             given = {name: value for name, value in given.items() if name in parameters}

@@ -11,7 +11,7 @@ import pytest
 from helpers.cli import one_line
 from helpers.processes import environment
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli import _of_system, main
 
 LONG = "long" * 100
 SFT = ["--config", "sft.yaml", "--data.path", "chats.jsonl", "--model.policy.path", "TINY"]
@@ -34,7 +34,7 @@ REFUSED = {
     "no name": (["fit", *SFT, "--name", ""], "--name is empty"),
     "no name but a folder": (["fit", *SFT, "--name", "x/.."], "--name x/..: not the name of a folder"),
     "a name outside": (["fit", *SFT, "--name", "../x"], "--name ../x: not the name of a folder"),
-    "a name elsewhere": (["fit", *SFT, "--name", "/x"], "--name /x: not the name of a folder in --runs"),
+    "a name elsewhere": (["fit", *SFT, "--name", "/x"], "pass --runs / --name x"),
     "the data in the place of a report": (
         ["audit", *SFT, "--out", "./chats.jsonl", "--overwrite", "true"],
         "--out ./chats.jsonl: a file of the data",
@@ -61,3 +61,15 @@ def test_a_full_disk_behind_the_output() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), check=False)
     assert done.stderr.splitlines() == ["error: No space left on device (--traceback shows where in the code)"]
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "one"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), False),
+        (FileNotFoundError(2, "No such file", "x.json"), True),
+        (OSError(28, "No space left on device"), True),
+    ],
+)
+def test_an_error_of_code_of_ones_own_keeps_its_traceback(failure: OSError, one: bool) -> None:
+    assert (_of_system(failure) is not None) == one

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import pytest
@@ -11,9 +12,10 @@ import torch
 from cases import METHODS, build
 from helpers.runs import quiet_trainer
 from helpers.trainer import weights
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.trainer_checks import _check_average
 
 
 class Weights(pl.Callback):
@@ -45,3 +47,12 @@ def test_an_average_leaves_the_training_as_it_is(method: str, tiny_model: Path, 
         first, second, third = (step[name].double() for step in steps)
         wanted = 0.5 * (0.5 * first + 0.5 * second) + 0.5 * third
         torch.testing.assert_close(saved[name].double(), wanted, rtol=0, atol=1e-6)
+
+
+def test_an_average_of_ones_own_is_not_asked_of_epochs_that_never_come() -> None:
+    class Own(WeightAveraging):
+        def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+            return [True][epoch_idx or 0]
+
+    trainer = SimpleNamespace(lightning_module=SimpleNamespace(strict_loading=True), strategy=None)
+    _check_average(cast(pl.Trainer, trainer), Own())

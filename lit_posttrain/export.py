@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lit_posttrain.command_line.early import check_export
@@ -29,7 +30,8 @@ from lit_posttrain.models.tokenizers import closing_token
 
 class Exported(NamedTuple):
     """A written folder, the checkpoint it came from, the optimizer step that was saved at, and by how much at most its
-    logits (or scores: `what`) differ from the trained model's, whose largest is `scale`."""
+    logits (or scores: `what`) differ from the trained model's, whose largest is `scale`. Of an adapter whose base was
+    in half precision or quantized: by how much they differ where peft is not told to load it so (`untold`)."""
 
     folder: Path
     checkpoint: Path
@@ -37,6 +39,7 @@ class Exported(NamedTuple):
     what: str
     difference: float
     scale: float
+    untold: float | None = None
 
 
 def export_checkpoint(
@@ -67,11 +70,12 @@ def export_checkpoint(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         fresh = Path(scratch) / "model"
         fresh.mkdir()
+        untold: float | None = None
         with warnings.catch_warnings():
             # of peft's: what it warns of is done here, or proven not to matter
             warnings.filterwarnings("ignore", category=UserWarning, module="peft")
             if adapter:
-                _write_adapter(restored, fresh, target, dtype, proof)
+                untold = _write_adapter(restored, fresh, target, dtype, proof)
             else:
                 _write_model(restored, fresh, dtype, proof)
         (fresh / "README.md").write_text(model_card(restored, found, adapter), encoding="utf-8")
@@ -80,7 +84,7 @@ def export_checkpoint(
         if target.exists():
             target.rmdir()
         shutil.move(fresh, target)
-    return Exported(target, found, restored.step, proof.what, proof.difference, proof.scale)
+    return Exported(target, found, restored.step, proof.what, proof.difference, proof.scale, untold)
 
 
 def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: Proof) -> None:
@@ -109,10 +113,10 @@ def _read_back(folder: Path, padding: int, proof: Proof, trust_remote_code: bool
     return proof.padded_scores(model, padding) if proof.scored else proof.answers(model)
 
 
-def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> None:
+def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> float | None:
     """The adapters alone. peft finds the base by what adapter_config.json says: a hub name, or a folder on this
     machine. What is no folder of its own, a .gguf file, which peft cannot read, or what the cache holds, is written
-    beside the adapters."""
+    beside the adapters. Returns `Exported.untold`."""
     spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
     model: Any = restored.release().model
     close_with(tokenizer, spec)
@@ -144,14 +148,22 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
         readable_by_older(base)
         del dense
     proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof, spec)))
+    untold = None
+    if spec.quantization or torch_dtype(spec) in (torch.bfloat16, torch.float16):
+        untold = proof.off(proof.answers(load_adapter(folder, proof, spec, as_trained=False)))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)
     if beside:
         config.base_model_name_or_path = str((target / "base").resolve())
         config.save_pretrained(folder)
+    return untold
 
 
 def end_with(model: Any, tokenizer: Any, ends: list[int]) -> None:
     """Let a language model end its responses where those of the run ended; how it generates stays as it was."""
+    from transformers import GenerationConfig
+
+    if getattr(model, "generation_config", None) is None:  # transformers cannot generate with it
+        model.generation_config = GenerationConfig()
     model.config.eos_token_id = model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -27,13 +27,15 @@ def load_model(folder: Path, proof: Proof, trust_remote_code: bool) -> Any:
     return _loaded(load, "model").eval()
 
 
-def load_adapter(folder: Path, proof: Proof, spec: ModelSpec) -> Any:
-    """The base that a written adapter names with the adapter on it, by plain peft; quantized as it was in training."""
+def load_adapter(folder: Path, proof: Proof, spec: ModelSpec, as_trained: bool = True) -> Any:
+    """The base that a written adapter names with the adapter on it, by plain peft. as_trained: the base in the type
+    and quantized as in training, not as peft loads it by itself."""
     from peft import AutoPeftModelForCausalLM
 
-    options: dict[str, Any] = {"dtype": torch_dtype(spec), "trust_remote_code": spec.trust_remote_code}
-    options["attn_implementation"] = proof.attention
-    if spec.quantization:
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "attn_implementation": proof.attention}
+    if as_trained:
+        options["dtype"] = torch_dtype(spec)
+    if as_trained and spec.quantization:
         options["quantization_config"] = quantization_config(spec)
     load = partial(AutoPeftModelForCausalLM.from_pretrained, str(folder), **options)
     model = _loaded(load, "adapter").get_base_model().eval()

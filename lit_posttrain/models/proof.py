@@ -81,15 +81,18 @@ class Proof:
         Raises:
             PostTrainError: if it is not, by more than `tolerance` as a share of the largest logit.
         """
-        shared = min(found.shape[-1], self._last.shape[-1])  # padding may have added columns
-        moved = float((found[..., :shared] - self._last[..., :shared]).abs().max())
+        moved = _distance(found, self._last)
         if not moved <= tolerance * self.scale:  # nor NaN
             raise PostTrainError(
                 f"{self.failed}: after {step} its {self.what}s differ by {moved:.3g}, where rounding is at most "
                 f"{tolerance * self.scale:.2g} (the largest {self.what} is {self.scale:.3g}); {advice}"
             )
         self._last = found
-        self.difference = float((found[..., :shared] - self.trained[..., :shared]).abs().max())
+        self.difference = self.off(found)
+
+    def off(self, found: Tensor) -> float:
+        """The greatest difference of these answers from those of the trained model."""
+        return _distance(found, self.trained)
 
     def compare_rounded(self, what: str, dtype: torch.dtype, found: Tensor) -> None:
         """Take the step of rounding to a type, which moves logits a little; overflow shows.
@@ -101,6 +104,11 @@ class Proof:
         self.compare(
             f"rounding {what} to {str(dtype)[6:]}", found, tolerance, "choose another --dtype, such as float32"
         )
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    shared = min(found.shape[-1], expected.shape[-1])  # padding may have added columns
+    return float((found[..., :shared] - expected[..., :shared]).abs().max())
 
 
 def _precise(model: Any) -> Any:

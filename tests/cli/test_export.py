@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    LlamaForCausalLM,
 )
 
 from lit_posttrain import ModelSpec, export_proof
@@ -141,6 +143,35 @@ def test_how_the_model_generates_is_kept(chats: Path, tmp_path: Path) -> None:
         found = GenerationConfig.from_pretrained(adapter)
         assert {name: getattr(found, name) for name in told} == told
         assert (found.bos_token_id, found.pad_token_id) == (1, 0)
+
+
+def test_a_model_that_cannot_generate_by_itself_is_exported(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(chats, tiny_model, *LORA)
+    monkeypatch.setattr(LlamaForCausalLM, "can_generate", classmethod(lambda cls: False))
+    assert getattr(restore("runs/one").policy.transformer, "generation_config", None) is None
+    for adapter in ("false", "true"):
+        assert main(["export", "--ckpt", "runs/one", "--out", adapter, "--adapter", adapter]) == 0
+        assert GenerationConfig.from_pretrained(adapter).eos_token_id == 2
+
+
+@pytest.mark.parametrize(("how", "off"), [([], None), (HALF, 1e-4), (NF4, 1e-2)], ids=["float32", "bfloat16", "nf4"])
+def test_how_the_base_of_an_adapter_is_loaded_is_said(
+    how: list[str], off: float | None, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(chats, tiny_model, *LORA, *how)
+    capsys.readouterr()
+    assert main(["export", "--ckpt", "runs/one", "--out", "out", "--adapter", "true"]) == 0
+    said = re.search(
+        r"options that .*out/README.md shows; without them the logits differ by (\S+)", capsys.readouterr().out
+    )
+    assert (said is None) == (off is None)
+    if said is not None and off is not None:
+        expected = logits(restore("runs/one").policy.transformer)
+        assert float(said[1]) > off
+        plainly = logits(AutoPeftModelForCausalLM.from_pretrained("out")) - expected
+        assert float(plainly.abs().max()) > off
 
 
 def test_an_adapter_on_an_adapter_folder_brings_its_base(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lit_posttrain.cli import main
 from lit_posttrain.commands import call
 from lit_posttrain.errors import PostTrainError
 
@@ -59,3 +60,10 @@ def test_help_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "--texts" in shown
     assert "config" not in shown
+
+
+def test_the_list_of_configs_says_of_each_a_whole_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if ".yaml  " in line]
+    assert len(listed) > 15
+    assert [line for line in listed if line[-1] not in ".?"] == []

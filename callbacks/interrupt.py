@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,6 +54,11 @@ class GracefulInterrupt(Callback):
         self._rewarded: AwaitsRewards | None = None
         self._callbacks: list[Callback] = []  # of the trainer, while some of them are set aside
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning handles the signal that requeues a job from here on, and would save what is no step yet."""
+        self.interrupted, self._requeues = False, requeue_signals()
+        self._listen(self._requeues)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals. Before training there is nothing to save, and in other threads Python does not let
         us.
@@ -62,12 +68,16 @@ class GracefulInterrupt(Callback):
         """
         if trainer.received_sigterm:
             raise SIGTERMException
-        self.interrupted, self._between_steps, self._stopping = False, True, False
+        if not self._previous_handlers:
+            self.interrupted, self._requeues = False, requeue_signals()
+        self._between_steps, self._stopping = True, False
         self._validates, self._alone = False, trainer.world_size == 1
         self._rewarded = pl_module if self._alone and isinstance(pl_module, AwaitsRewards) else None
-        if threading.current_thread() is threading.main_thread() and not self._previous_handlers:
-            self._requeues = requeue_signals()
-            for number in filter(handled_here, (*STOPS, *self._requeues)):
+        self._listen((*STOPS, *self._requeues))
+
+    def _listen(self, numbers: Sequence[int]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in filter(handled_here, set(numbers) - set(self._previous_handlers)):
                 self._previous_handlers[number] = take_over(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -147,16 +157,18 @@ class GracefulInterrupt(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how to go on."""
         if self.interrupted and trainer.is_global_zero:
-            print(f"stopped at step {trainer.global_step}; go on with: {self._how(trainer)}", flush=True)
+            print(f"stopped at step {trainer.global_step}; {self._how(trainer, 'go on')}", flush=True)
             self._requeue()
 
     def _requeue(self) -> None:
         if self.interrupted and self.signal in self._requeues:
             print(requeue_job(), flush=True)
 
-    def _how(self, trainer: Trainer) -> str:
-        path = str(Path(trainer.default_root_dir) / "last.ckpt")
-        return self.resume_command or f"trainer.fit(..., ckpt_path={path!r})"
+    def _how(self, trainer: Trainer, what: str) -> str:
+        path = Path(trainer.default_root_dir) / "last.ckpt"
+        if not path.exists():
+            return "nothing was saved yet"
+        return f"{what} with: {self.resume_command or f'trainer.fit(..., ckpt_path={str(path)!r})'}"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals and validation back, before Lightning gives back those that it took over."""
@@ -169,8 +181,7 @@ class GracefulInterrupt(Callback):
         if stops and self._previous_handlers:
             for last in (c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)):
                 last.save_finished_step(trainer, pl_module, exception)
-            saved = (Path(trainer.default_root_dir) / "last.ckpt").exists()
-            way = f"go on from the last save with: {self._how(trainer)}" if saved else "nothing was saved yet"
+            way = self._how(trainer, "go on from the last save")
             if trainer.is_global_zero:
                 print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
                 self._requeue()

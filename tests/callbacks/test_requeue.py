@@ -88,6 +88,16 @@ def test_a_requeued_job_goes_on(
     assert len(calls.read_text().splitlines()) == 1
 
 
+def test_a_signal_in_the_sanity_check_ends_the_run_unsaved(
+    fit_in: Any, calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopping = [*guards(), Signalled("on_validation_batch_start", 1)]
+    stopped = fit_in(tmp_path / "run", stopping, max_epochs=1, validate=True, num_sanity_val_steps=1)
+    assert stopped.batches == []
+    assert calls.read_text() == "requeue 12:\n"
+    assert "stopped at step 0; nothing was saved yet" in capsys.readouterr().out
+
+
 def test_a_job_of_an_array_and_one_that_cannot_be_requeued(
     fit_in: Any, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

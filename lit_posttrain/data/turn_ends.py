@@ -37,27 +37,39 @@ class TurnEnds:
         return bool(self._closed.search(end))
 
     def own(self, talk: Conversation, turn: str, prompt: str, asked_next: str = "") -> str:
-        """A rendered turn, the last one of `talk`, without what asks for another answer, which some templates write
-        whether they are asked to or not. prompt: what asks for this one. asked_next: what asks for the next one, behind
-        a message of somebody else."""
-        if self._eos and turn.rstrip().endswith(self._eos):
+        """A rendered turn, the last one of `talk`, without what the template writes behind it only because nothing
+        follows: what asks for another answer, or words of the template's own. prompt: what asks for this one.
+        asked_next: what asks for the next one, behind a message of somebody else."""
+        if self._eos and turn.rstrip().endswith(self._eos) and not self._says_more(talk, turn, prompt):
             return turn  # nothing asks with the end of a sequence
         if asked_next.startswith(turn):
             return turn  # the conversation goes on with all of it
-        following = self._following(talk, _next(talk, None))
+        longer = _next(talk, None)
+        following = self._following(talk, longer)
         if following is None or following.startswith(turn):
             return turn
         at = common(turn, following)
-        inside = (token.start() for token in self._token.finditer(turn) if token.start() < at < token.end())
-        at = next(inside, at)  # two tokens may begin alike
-        rest = turn[at:].strip()
-        if not rest or rest not in prompt:
+        if not turn[at:].strip():
             return turn
         words = self._places.end(talk)
-        if words is None or words > at or rest not in self._asking(talk, prompt):
+        if words is None:
             return turn
+        if words > at:  # as a template that drops earlier thoughts
+            there = self._places.end_of(talk.then(longer), len(talk.messages) - 1)
+            if there is None:
+                return turn
+            at = words + common(turn[words:], following[there:])
+        inside = (token.start() for token in self._token.finditer(turn, words) if token.start() < at < token.end())
+        at = next(inside, at)  # two tokens may begin alike
+        while words < at < len(turn) and turn[at - 1].isalnum() and turn[at].isalnum():
+            at -= 1  # the next turn begins with the same letters
+        rest = turn[at:].strip()
+        # words beside tool calls may stand behind the calls
+        spoken = self._token.sub("", rest).strip() and not talk.messages[-1].get("tool_calls")
+        if not rest or not (spoken or rest in self._asking(talk, prompt)):
+            return turn  # an end that the last turn alone has
         tokens = list(self._token.finditer(turn, words, at))
-        if len(tokens) > 1 and tokens[-1].end() == at:
+        if len(tokens) > 1 and (tokens[-1].end() == at or turn[tokens[-1].end() : at].strip()):
             tokens.pop()  # every next turn begins with it, whoever speaks
         if not tokens:
             return turn[:at]
@@ -67,6 +79,14 @@ class TurnEnds:
                 break
             end = token.end()
         return turn[:end]
+
+    def _says_more(self, talk: Conversation, turn: str, prompt: str) -> bool:
+        """Whether words may stand behind those of the last message."""
+        words = talk.messages[-1]["content"].strip()
+        at = turn.find(words, len(prompt) if turn.startswith(prompt) else 0)
+        if talk.messages[-1].get("tool_calls") or not words or at < 0:
+            return False
+        return bool(self._token.sub("", turn[at + len(words) :]).strip())
 
     def behind(self, talk: Conversation, turn: str, prompt: str, following: dict[str, Any] | None) -> str:
         """What the template writes behind a turn before it goes on, if that is a special token and the turn itself

@@ -8,15 +8,17 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from lit_posttrain.data.as_generated import Joiner, Turn
+from lit_posttrain.data.as_generated import TAG, Joiner, Turn
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.places import Places
 from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation, Renderer
+from lit_posttrain.data.thoughts import thought_of
 from lit_posttrain.data.turn_ends import TurnEnds
 from lit_posttrain.template_variables import compared_with, taken
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TRIES = 3
+_OTHERS = 0xF0000  # the first character of a private use plane: no text holds them
 
 
 @lru_cache(maxsize=64)
@@ -33,6 +35,7 @@ class TurnMaker:
         self.remedy = ""
         self._scored = scored
         self._control = control
+        self._token = re.compile(f"{control.pattern}|{TAG}")
         self._renderer = renderer
         places = Places(renderer)
         self._joiner = Joiner(places, control)
@@ -51,8 +54,48 @@ class TurnMaker:
         """Turn k behind the prompt that generation is given for it.
 
         Raises:
-            BadRow: the template refuses the turn, leaves it out, or renders it behind another prompt.
+            BadRow: the template refuses the turn, leaves it out, renders it behind another prompt, or writes words of
+                other turns into it.
         """
+        turn = self._made(talk, k)
+        if not self._scored and (other := self._other_in(turn, talk.first(k + 1))) is not None:
+            raise BadRow(
+                "words of other turns",
+                f"the chat template writes words of turn {other + 1} ({talk.messages[other]['role']}) into turn "
+                f"{k + 1} ({talk.messages[k]['role']}), where they would be trained on; {NAME_A_TEMPLATE}",
+            )
+        return turn
+
+    def _other_in(self, turn: Turn, talk: Conversation) -> int | None:
+        """The place of a message whose words are trained on with the last one's; None where there is none. Looked for
+        with other characters in its place, which show where they come out."""
+        *before, message = talk.messages
+        rest = turn.text[turn.start : turn.end]
+        for words in (message["content"].strip(), thought_of(message)):
+            rest = rest.replace(words, "", 1)
+        if not re.search(r"\w", self._token.sub("", rest)):
+            return None
+        places = [i for i, m in enumerate(before) if m["content"].strip()]
+        for group in (places, *([i] for i in places)):  # one by one only where the template refuses them together
+            others = [
+                {**m, "content": chr(_OTHERS + i) * len(m["content"])} if i in group else m
+                for i, m in enumerate(before)
+            ]
+            made = replace(talk, messages=[*others, message])
+            try:
+                if turn.text[turn.start : turn.end] in self._renderer.text(made):
+                    return None
+                other = self._made(made, len(before))
+            except BadRow:
+                continue
+            spans = other.marks or [(other.start, other.end)]
+            said = "".join(other.text[start:end] for start, end in spans)
+            found = next((i for i in group if chr(_OTHERS + i) in said), None)
+            if found is not None or group is places:
+                return found
+        return None
+
+    def _made(self, talk: Conversation, k: int) -> Turn:
         here, message = talk.first(k + 1), talk.messages[k]
         marked = _marks(self._renderer.template(talk.tools))
         text, spans = self._renderer.marked(here) if marked else (self._renderer.text(here), [])

@@ -61,3 +61,53 @@ def test_parts_are_never_written_as_python_objects(tmp_path: Path) -> None:
     template = HEAD + "{{ '' if m.content is string else m.content }}" + FOOT + OPENS
     with pytest.raises(PostTrainError, match="writes none of the assistant's words"):
         build(tmp_path, template, {"messages": [ASK, SAY]})
+
+
+# ------------------------------------------------------------------------------------------- words of other turns
+
+PLAIN = HEAD + "{{ m.content }}" + FOOT
+
+
+def later(role: str, words: str) -> str:
+    """What is written behind a conversation unless an answer is asked for."""
+    return OPENS.replace("{% endif", "{% else %}{{ '<|im_start|>" + role + "\n' }}" + words + "<|im_end|>\n{% endif")
+
+
+BEHIND = {
+    "the user's words": PLAIN + later("system", "REMINDER: {{ messages[1].content }}"),
+    "some of them": PLAIN + later("system", "REMINDER: {{ messages[1].content[:3] }}"),
+    "as a user's turn": PLAIN + later("user", "REMINDER: {{ messages[1].content | upper }}"),
+    "the answer's own": PLAIN + later("system", "SUMMARY: {{ messages[-1].content }}"),
+    "the template's own": PLAIN + later("system", "Be kind."),
+    "before every prompt": PLAIN
+    + "{{ '<|im_start|>system\nREMINDER: ' + messages[1].content + '<|im_end|>\n' }}"
+    + OPENS,
+    "without a closing token": "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% else %}{{ 'usual: ' + messages[1].content }}{% endif %}",
+}
+INTO = {
+    "behind every answer": HEAD + "{{ m.content }}<|im_end|>{% if m.role == 'assistant' %}"
+    "{{ '(to ' + messages[1].content[:3] + ')' }}{% endif %}{{ '\n' }}{% endfor %}" + OPENS,
+    "before every answer": HEAD + "{% if m.role == 'assistant' %}{{ messages[1].content | upper + ': ' }}{% endif %}"
+    "{{ m.content }}" + FOOT + OPENS,
+    "the order reversed": PLAIN.replace("in messages", "in messages | reverse") + OPENS,
+}
+
+
+@pytest.mark.parametrize("template", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("messages", [TALK, TALK[:3]], ids=["two turns", "one turn"])
+def test_what_a_template_writes_behind_the_last_turn_is_not_trained(
+    tmp_path: Path, template: str, messages: list[dict[str, str]]
+) -> None:
+    said, _, _ = build(tmp_path, template, {"messages": messages})
+    end = "<|im_end|>" if "im_end" in template else "\n"
+    answers = [m["content"] + end for m in messages if m["role"] == "assistant"]
+    assert "".join(said) == "".join(answers)
+
+
+@pytest.mark.parametrize("template", INTO.values(), ids=INTO)
+def test_words_of_other_turns_are_never_trained(tmp_path: Path, template: str) -> None:
+    with pytest.raises(PostTrainError, match=r"rows\.jsonl:1: .* writes words of turn \d \(\w+\) into turn 3 \(assist"):
+        build(tmp_path, template, {"messages": TALK})
+    said, _, audit = build(tmp_path, template, {"messages": TALK}, options=TokenizeOptions(on_bad_row="skip"))
+    assert (said, audit.total.dropped_count) == ([], 1)

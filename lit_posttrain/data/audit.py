@@ -135,17 +135,21 @@ class FileAudit:
     def changed_by_template(self) -> list[str]:
         """What the tokenizer and the chat template make of the rows that nobody wrote, a line each."""
         found = []
-        if count := self.control.count:
+        if self.control.count:
             where = self.where(self.control)
-            found.append(f"{count} rows hold special tokens in their text ({where}); the tokenizer reads them as such")
+            found.append(
+                f"{rows_of(self.control)} with special tokens in the text ({where}); the tokenizer reads them as such"
+            )
         if self.ignored:
             told = ", ".join(f"{name} ({rows_of(self.unread[name])})" for name in self.ignored)
             found.append(f"{self.name}: the chat template has no place for {told}: the model never sees it")
-        if count := self.altered.count:
-            found.append(f"the chat template changes or leaves out words of {count} rows ({self.where(self.altered)})")
+        if self.altered.count:
+            found.append(
+                f"the chat template changes or leaves out words of {rows_of(self.altered)} ({self.where(self.altered)})"
+            )
         for what in self.newly_lost:
             tally = self.lost[what]
-            found.append(f"the chat template leaves out the {what} of {tally.count} rows ({self.where(tally)})")
+            found.append(f"the chat template leaves out the {what} of {rows_of(tally)} ({self.where(tally)})")
         return found
 
     def where(self, tally: Tally) -> str:

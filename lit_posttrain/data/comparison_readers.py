@@ -24,6 +24,12 @@ from lit_posttrain.data.turns import conversation
 from lit_posttrain.data.votes import Votes, whole_number
 from lit_posttrain.types import Role
 
+# columns of scores that public sets have beside pairs
+_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+)
 Annotators = Literal["soft", "majority"]
 _TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output", "answer")
 
@@ -40,12 +46,22 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
         prompt, tails = _apart(row, columns, names)
         found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
         found.whole = not columns["prompt"]
+        if columns["labelled"]:
+            _compare_scores(row)
         margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
         if margin in row and columns["labelled"]:
             found.candidates[0].label = _margin(row[margin], margin)
         return found
 
     return read
+
+
+def _compare_scores(row: Row) -> None:
+    """Note where the scores of a pair, which are not read, say that the rejected side is the better one."""
+    for chosen, rejected in _SCORES:
+        scores = row.peek(chosen), row.peek(rejected)
+        if all(isinstance(score, (int, float)) for score in scores) and scores[0] < scores[1]:
+            row.notes.append(f"with a `{rejected}` above `{chosen}`: which side is better is in doubt")
 
 
 def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[Messages, list[Messages]]:
@@ -67,6 +83,8 @@ def _margin(value: Any, column: str) -> float:
         margin = math.nan
     if not math.isfinite(margin):
         raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null where nobody gave one")
+    if margin < 0:
+        raise BadRow("margin", f"`{column}` is {value!r}: below 0 the rejected side is the better one; mend the row")
     return margin
 
 

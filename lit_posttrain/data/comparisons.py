@@ -16,7 +16,7 @@ from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
 from lit_posttrain.data.formats import check_needs, recognise, require_columns
-from lit_posttrain.data.kinds import asks, guessed, is_whole, label_values, tokens
+from lit_posttrain.data.kinds import PROMPT, asks, guessed, is_whole, label_values, tokens
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.votes import Votes, Winner
@@ -198,6 +198,13 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
     )
     if other := asks(data):
         alone = f"not preferences but {other}"
+        rest = [name for name in data if name not in PROMPT]
+        if len([name for name in rest if isinstance(data[name], str)]) > 1:  # as two responses and a label are
+            prompt = next(name for name in PROMPT if name in data)
+            return (
+                f"a prompt ({prompt}), and no column known as a response; name which of {', '.join(rest)} are "
+                f"responses with {remedy}"
+            )
         return alone if len(data) == 1 else f"{alone}; if one of {', '.join(data)} is a response, name it with {remedy}"
     return f"columns not recognised as preferences: {', '.join(data)}; name them with {remedy}"
 

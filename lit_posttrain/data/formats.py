@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted, with_thoughts
+from lit_posttrain.data.beside import SYSTEM_COLUMNS, Beside, refuse_media, refuse_unwanted, with_thoughts
 from lit_posttrain.data.comparison import after_prompt
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
-from lit_posttrain.data.messages import as_messages, check_order, is_message, kind, says
+from lit_posttrain.data.messages import as_messages, by_message, check_order, is_message, kind, of_columns, says
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.turns import conversation, from_json
@@ -114,20 +114,45 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     require_columns(record, named)
     found = _named(record, named)
     if found is None:
+        if is_message(data):
+            raise PostTrainError(
+                f"{record.file}:{record.line}: a row is a single message ({', '.join(data)}), not a conversation; join "
+                "the messages of each conversation in a column `messages`, or pass --data.columns.text for plain text"
+            )
         found = _by_columns(data)
         other = compared(data)
         if other and (found is None or _is_prompt_only(data, found, other[0])):
             raise PostTrainError(f"{record.file}:{record.line}: not conversations but {other[1]}{_imitated(data)}")
     if found is None:
         if lone := asks(data) or tokens(data):
+            more = _texts_beside(data)
+            lone = (
+                lone
+                if not more
+                else (f"{lone}; if one of {', '.join(more)} is the answer, pass --data.columns.completion {more[0]}")
+            )
             raise PostTrainError(f"{record.file}:{record.line}: not conversations but {lone}")
-        raise PostTrainError(
-            f"{record.file}:{record.line}: columns not recognised: {', '.join(data)}; name them with "
-            "--data.columns.prompt X --data.columns.completion Y (or columns.messages, columns.text)"
-        )
+        raise PostTrainError(f"{record.file}:{record.line}: columns not recognised: {', '.join(data)}; {_remedy(data)}")
     name, needs, read = found
     needs += tuple(column for column in (named.system, named.tools) if column)
     return Format(name, needs, read, named.system, named.tools)
+
+
+def _texts_beside(data: Mapping[str, Any]) -> list[str]:
+    """Columns of text that may be answers: not those that are known to be something else."""
+    known = {*PROMPT, *INPUT, *SYSTEM_COLUMNS, "id", "uuid"}
+    return [name for name, value in data.items() if name not in known and isinstance(value, str) and value.strip()]
+
+
+def _remedy(data: Mapping[str, Any]) -> str:
+    """What to do with columns that are not recognised."""
+    for column in CONVERSATION:
+        if found := of_columns(data.get(column)):
+            return f"`{column}` is {found}"
+    (only, *others) = data or [""]
+    if not others and (mark := next((mark for mark in (";", "\t", "|") if mark in only), None)):
+        return f"the header is one column: its separator may be {mark!r}; write commas, or tabs in a .tsv file"
+    return "name them with --data.columns.prompt X --data.columns.completion Y (or columns.messages, columns.text)"
 
 
 def require_columns(record: Record, named: Any) -> None:
@@ -219,7 +244,7 @@ def _asked_and_answered(data: Mapping[str, Any], prompt: str, answer: str) -> _F
 
 def _by_columns(data: Mapping[str, Any]) -> _Found | None:
     for column in CONVERSATION:
-        if isinstance(data.get(column), (list, str)):
+        if isinstance(by_message(data.get(column)), (list, str)):
             return _conversation(column)
     for prompt, answers in ANSWERS.items():
         answer = next((column for column in answers if column in data), None)
@@ -319,7 +344,8 @@ def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
         return as_messages([{"role": role, "content": value}], column)
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
+        remedy = "write it in quotes" if isinstance(value, (int, float)) else "mend it"
+        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; {remedy}")
     return as_messages(value, column)
 
 
@@ -327,7 +353,8 @@ def _text(row: Row, column: str, called: str) -> str:
     """A string column; `called` names it in "empty ..." where it must not be empty."""
     value = row[column]
     if not isinstance(value, str):
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string; mend it")
+        remedy = "write it in quotes" if isinstance(value, (int, float)) else "mend it"
+        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string; {remedy}")
     if called and not value.strip():
         raise BadRow(f"empty {called}", f"`{column}` is empty; there is nothing to train on")
     return value

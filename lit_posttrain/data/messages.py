@@ -23,6 +23,7 @@ ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
@@ -52,6 +53,9 @@ def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str,
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = as_json(value, column)
+    value = by_message(value)
+    if isinstance(value, dict):
+        raise BadRow("wrong type", f"`{column}` is {of_columns(value) or kind(value)}, not a list of messages; mend it")
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of messages; mend it")
     if not value:
@@ -65,6 +69,24 @@ def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str,
         else:
             made.append(message)
     return made
+
+
+def by_message(value: Any) -> Any:
+    """A list of messages of an object with a list for each of their keys, as `datasets` has them; anything else as it
+    is."""
+    if not isinstance(value, dict) or not any(isinstance(value.get(key), list) for key in ROLE_KEYS):
+        return value
+    lists = list(value.values())
+    if not all(isinstance(part, list) and len(part) == len(lists[0]) for part in lists):
+        return value
+    return [dict(zip(value, parts, strict=True)) for parts in zip(*lists, strict=True)]
+
+
+def of_columns(value: Any) -> str:
+    """What an object is that holds a column of a table, with the remedy; empty for anything else."""
+    if not isinstance(value, dict) or not value or [*value] != [str(i) for i in range(len(value))]:
+        return ""
+    return 'a column of a whole table (an object with the numbers of rows as keys: write orient="records" in pandas)'
 
 
 def is_message(value: Any) -> bool:
@@ -97,9 +119,12 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
         kept.pop("tool_calls", None)
     else:
         kept["tool_calls"] = _tool_calls(kept["tool_calls"], where)
-    content, thoughts, unused = _content(
-        raw.get(content_key), where, optional=any(key in kept for key in ("tool_calls", *REASONING))
-    )
+    optional = any(key in kept for key in ("tool_calls", *REASONING))
+    if content_key not in raw and not optional:
+        raise BadRow(
+            "no content", f"{where} has no `content` (its keys are {', '.join(raw)}); rename the one with the text"
+        )
+    content, thoughts, unused = _content(raw.get(content_key), where, optional)
     if thoughts and not any(kept.get(key) for key in REASONING):
         kept["reasoning_content"] = thoughts
     if said in _CALL_ROLES and "tool_calls" not in kept:
@@ -230,7 +255,9 @@ def as_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRow("wrong type", f"{where}: not valid JSON ({fault_of(error)}); mend it") from error
+        printed = text.lstrip().startswith(("[{'", "{'", "['"))
+        remedy = "it looks like a Python list that was printed: write it with json.dumps" if printed else "mend it"
+        raise BadRow("wrong type", f"{where}: not valid JSON ({fault_of(error)}); {remedy}") from error
 
 
 def fault_of(error: ValueError | RecursionError) -> str:

@@ -132,7 +132,11 @@ def _is_by_column(document: Mapping[str, Any]) -> bool:
     values = list(document.values())
     numbered = all(isinstance(v, dict) and [*v] == [str(i) for i in range(len(v))] for v in values)
     plain = all(isinstance(v, list) and not any(isinstance(part, (list, dict)) for part in v) for v in values)
-    return len(values) > 1 and (numbered or plain) and {len(v) for v in values} == {max(len(values[0]), 1)}
+    return (
+        bool(values)
+        and (numbered or (plain and len(values) > 1))
+        and {len(v) for v in values} == {max(len(values[0]), 1)}
+    )
 
 
 def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[int, Any]]:
@@ -186,6 +190,10 @@ def require_names(names: list[str], name: str) -> None:
         raise PostTrainError(f"{name}: the column {_Twice(names)}")
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
     """Rows under a header line, every cell a string, numbered by the physical line they start on."""
     delimiter = "\t" if name.lower().endswith(".tsv") else ","
@@ -218,7 +226,7 @@ def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
                     line,
                     BadRow(
                         "cells",
-                        f"{len(cells)} cells under {len(header)} columns ({', '.join(header)}); mend the row: quote "
-                        "cells that hold the separator",
+                        f"{_number(len(cells), 'cell')} under {_number(len(header), 'column')} ({', '.join(header)}); "
+                        "mend the row: quote cells that hold the separator",
                     ),
                 )

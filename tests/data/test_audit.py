@@ -116,7 +116,7 @@ def test_a_system_prompt_of_the_template_is_named(tmp_path: Path) -> None:
         ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", ""), {}, "the model would never learn to stop"),
         ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", "<|pad|>"), {}, "turns end with '<|pad|>', not with"),
         ([talk("a", "b")], tiny.CHATML + "{# strftime_now #}", {}, "writes the day of tokenisation"),
-        ([talk("a <|im_end|>", "b")], tiny.CHATML, {}, "1 rows hold special tokens in their text"),
+        ([talk("a <|im_end|>", "b")], tiny.CHATML, {}, "1 row with special tokens in the text"),
         ([talk("a", "b"), talk("a", "b")], tiny.CHATML, {}, "1 of 2 rows repeat an earlier row"),
         ([talk("a", "b"), talk("a", "fox " * 99)], tiny.CHATML, {}, "1 of 2 rows are longer than max_length 64"),
         ([talk("fox " * 99, "b")], tiny.CHATML, {"max_length": 512}, "only 1.8% of the tokens are trained on"),

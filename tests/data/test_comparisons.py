@@ -582,3 +582,23 @@ def test_a_column_of_any_name_may_say_what_is_good() -> None:
     assert shown(comparison(row, PreferenceColumns(good="thumb"))) == [("A", "CHOSEN", 0.0)]
     row = {"talk": [USER, said("A")], "thumb": 1}
     assert shown(comparison(row, PreferenceColumns(good="thumb", completion="talk"))) == [("A", "CHOSEN", 0.0)]
+
+
+def test_pairs_that_contradict_themselves() -> None:
+    pair = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    with pytest.raises(BadRow, match=r"`margin` is -1.5: below 0 the rejected side is the better one"):
+        comparison({**pair, "margin": -1.5})
+    for chosen, rejected in (("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating")):
+        for scores, notes in (((1, 9), 1), ((9, 1), 0), ((1, 1), 0), ((None, 1), 0)):
+            row = Row({**pair, chosen: scores[0], rejected: scores[1]})
+            assert shown(recognise_comparison(Record(pair, "f", 1)).read(row)) == CHOSEN_A
+            assert len(row.notes) == notes
+
+
+def test_responses_of_other_names_are_no_prompts_without_answers() -> None:
+    row = {"prompt": "Q", "response_a": "A", "response_b": "B", "winner": "a"}
+    with pytest.raises(
+        PostTrainError, match=r"name which of response_a, response_b, winner are responses with"
+    ) as refused:
+        comparison(row)
+    assert "without answers" not in str(refused.value)

@@ -462,3 +462,42 @@ def test_an_answer_may_begin_with_its_prompt_with_or_without_what_is_added_to_it
     row = {"prompt": "Q", "context": "C", "completion": [{"role": "user", "content": begun}, ASKED[1]]}
     example = recognise(Record(row, "rows.jsonl", 1)).example(row)
     assert example.messages == [{"role": "user", "content": begun}, ASKED[1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"message_id": "1", "parent_id": None, "role": "prompter", "text": "Q"}, "a row is a single message "),
+        ({"role": "user", "content": "Q"}, "a row is a single message "),
+        ({"instruction": "Q", "generation": "A"}, "pass --data.columns.completion generation"),
+        ({"prompt": "Q", "model": "m", "reply": "A"}, "if one of model, reply is the answer"),
+        ({"messages": {"0": ASKED, "1": ASKED}}, r"`messages` is a column of a whole table .*orient=\"records\""),
+        ({"question;answer": "Q;A"}, "the header is one column: its separator may be ';'"),
+    ],
+)
+def test_what_the_columns_may_be_is_said(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(PostTrainError, match=message):
+        example(row)
+
+
+def test_messages_by_key_are_read_as_a_list_of_them() -> None:
+    listed = {key: [message[key] for message in ASKED] for key in ("role", "content")}
+    assert example({"messages": listed}).messages == ASKED
+    assert example({"talk": listed}, Columns(messages="talk")).messages == ASKED
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [{"role": "user", "contents": "a"}]}, r"has no `content` \(its keys are role, contents\)"),
+        ({"messages": str(ASKED)}, "a Python list that was printed: write it with json.dumps"),
+        ({"question": "Q", "answer": 1}, "`answer` is 1, not a string or a list of messages; write it in quotes"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        example(row)
+
+
+def test_ai_is_the_assistant() -> None:
+    assert example({"messages": [{"role": "Human", "content": "Q"}, {"role": "AI", "content": "A"}]}).messages == ASKED

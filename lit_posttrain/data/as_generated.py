@@ -17,7 +17,7 @@ from typing import Any
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.places import Places, common
 from lit_posttrain.data.rendering import NAME_A_TEMPLATE, Conversation
-from lit_posttrain.data.thoughts import opened_thought, pieces, thought_of
+from lit_posttrain.data.thoughts import closes_thought, opened_thought, pieces, thought_of
 
 _TAG_LENGTH = 80
 TAG = r"<[^<>\s]{1,60}>|\[[A-Z_/]{2,30}\]"
@@ -128,8 +128,11 @@ class Joiner:
         opening, closing = tags
         space = prompt[len(prompt.rstrip()) :]
         if not thought:
-            if closing not in content.closing or closing in said:
+            if closing in said:
                 return None
+            if closing not in content.closing:
+                opened = not before.rstrip().endswith(opening) and closes_thought(closing)
+                return f"\n{closing}\n\n{said.lstrip()}" if opened else None
             given = common(space, content.closing) if opening in message["content"] else 0
             return content.closing[given:] + said.lstrip()
         closed = said.lstrip().startswith(closing)

@@ -149,7 +149,8 @@ class FileAudit:
             )
         for what in self.newly_lost:
             tally = self.lost[what]
-            found.append(f"the chat template leaves out the {what} of {rows_of(tally)} ({self.where(tally)})")
+            named = what if what.startswith("turn ") else f"the {what}"
+            found.append(f"the chat template leaves out {named} of {rows_of(tally)} ({self.where(tally)})")
         return found
 
     def where(self, tally: Tally) -> str:

@@ -35,6 +35,7 @@ class LeftOut:
         thoughtless = [k for k, turn in turns.items() if self._lacks_thought(talk.first(k + 1), turn)]
         if thoughtless:
             found.append("thoughts")
+        found += self._others_turns(talk, max(turns, default=len(talk.messages)), prompt)
         if talk.tools and self._same(talk, replace(talk, tools=None)):
             found.append("tools")
         return found
@@ -64,6 +65,21 @@ class LeftOut:
             "tool calls of earlier turns": ("assistant", "call"),
         }
         return [what for what, which in told.items() if which in absent]
+
+    def _others_turns(self, talk: Conversation, end: int, prompt: bool) -> list[str]:
+        """The turns before turn `end` of others than the assistant of which nothing is written."""
+        text = self._renderer.text(talk, prompt)
+        shown = [
+            k
+            for k, m in enumerate(talk.messages[:end])
+            if m["role"] not in ("assistant", "tool") and (words := m["content"].strip()) and words not in text
+        ]
+        if not shown:
+            return []
+        lost = absent(
+            talk.messages, shown, lambda made: self._renderer.text(replace(talk, messages=made), prompt), False
+        )
+        return [f"turn {k + 1} ({talk.messages[k]['role']})" for k, kind, _ in sorted(lost) if kind == "words"]
 
     def _absent(self, talk: Conversation, places: Sequence[int], prompt: bool) -> set[Piece]:
         """The pieces of these messages that the template does not write."""

@@ -215,14 +215,15 @@ class Renderer:
         return {**{name: value for name, value in message.items() if name != key}, read: message[key]}
 
     def _render(self, talk: Conversation, **how: Any) -> tuple[str, list[tuple[int, int]]]:
-        from jinja2 import TemplateError, TemplateSyntaxError
+        from jinja2 import TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        template = self.template(talk.tools)
         try:
             texts, spans = render_jinja_template(
                 [[talk.spelling.of(message) for message in talk.messages]],
                 tools=talk.tools,
-                chat_template=self.template(talk.tools),
+                chat_template=template,
                 **how,
                 **{**self._special, "strftime_now": self.now.strftime, **talk.variables},
             )
@@ -230,10 +231,11 @@ class Renderer:
             raise PostTrainError(
                 f"the chat template is no valid Jinja (line {error.lineno}: {error.message}); {NAME_A_TEMPLATE}"
             ) from error
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        except Exception as error:  # a template can raise anything, such as RecursionError
             reason = " ".join(str(error).split())[:200]
             raise BadRow(
-                "template refused", f"the chat template refuses the conversation ({reason}); mend it"
+                "template refused",
+                f"the chat template refuses the conversation ({reason}); mend the conversation, or {NAME_A_TEMPLATE}",
             ) from error
         return texts[0], spans[0] if spans else []
 

@@ -61,6 +61,11 @@ def thought_of(message: Mapping[str, Any]) -> str:
     return str(message[key]).strip() if key else pieces(message["content"]).thought
 
 
+def closes_thought(tag: str) -> bool:
+    """Whether a tag is one that ends thoughts, by its name."""
+    return _CLOSING.fullmatch(tag) is not None
+
+
 def opened_thought(prompt: str) -> tuple[str, str] | None:
     """The tag that a prompt ends with, white space aside, if it could open a thought, and the one that closes it."""
     found = _OPENING.search(prompt.rstrip()[-_LONGEST:])

@@ -10,7 +10,7 @@ from typing import Any
 from lit_posttrain.data.audit import FileAudit
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.example import Example
-from lit_posttrain.data.templates import ConversationTemplate, TrainOn
+from lit_posttrain.data.templates import ConversationTemplate, Rendered, TrainOn
 from lit_posttrain.errors import PostTrainError
 
 _TRIES = 64  # a template may use a key in some turns only; one that was no use in so many rows is not used
@@ -40,7 +40,7 @@ class UsedKeys:
         audit.leave(left, line)
 
     def _unused(self, example: Example) -> Iterator[str]:
-        texts: list[str] | None = None
+        texts: list[Rendered] | None = None
         for path in dict.fromkeys(_paths(example)):
             if path in self.used:
                 continue
@@ -54,10 +54,11 @@ class UsedKeys:
                     continue
             yield path
 
-    def _texts(self, example: Example) -> list[str]:
-        """What is rendered; nothing where the template needs what is missing."""
+    def _texts(self, example: Example) -> list[Rendered]:
+        """What is rendered, and where it is trained on: a key may move words from the answer to its prompt. Nothing
+        where the template needs what is missing."""
         try:
-            return [rendered.text for rendered in self._template.render(example)]
+            return self._template.render(example)
         except (BadRow, PostTrainError):
             return []
 

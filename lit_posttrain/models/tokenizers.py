@@ -16,7 +16,7 @@ from lit_posttrain.models.builtin_templates import END_OF_TURN, TEMPLATE_TOKENS,
 from lit_posttrain.models.gguf_file import INSTEAD, read_header
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.template_variables import with_variables
+from lit_posttrain.template_variables import parsed, with_variables
 
 _ANSWER = "Because7of4that"  # no template writes it by itself
 _TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
@@ -54,6 +54,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         tokenizer.add_special_tokens({"additional_special_tokens": missing})
         if end is not None:
             tokenizer.eos_token = end
+        _check(tokenizer.chat_template, spec.chat_template)
     tokenizer.chat_template = with_variables(_without_mark(tokenizer.chat_template), spec.template_variables)
     if spec.special_tokens:
         tokenizer.add_tokens(spec.special_tokens, special_tokens=True)
@@ -109,6 +110,17 @@ def _template(name: str) -> str:
             f"--model.policy.chat_template {name}: not UTF-8 (byte {problem.start}); save it as UTF-8 text"
         ) from problem
     return _within_json(text, name)
+
+
+def _check(template: str, name: str) -> None:
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        parsed(template)
+    except TemplateSyntaxError as error:
+        raise PostTrainError(
+            f"--model.policy.chat_template {name}: no valid Jinja (line {error.lineno}: {error.message}); mend the file"
+        ) from error
 
 
 def _within_json(text: str, name: str) -> str:
@@ -245,15 +257,13 @@ def _behind_answer(tokenizer: Any, talk: list[dict[str, str]]) -> str:
 
 def _rendered(tokenizer: Any, talk: list[dict[str, str]], prompt: bool, words: str = "") -> str:
     """What a chat template makes of a conversation; "" where it does not write these words of it."""
-    from jinja2 import TemplateError
-
     if tokenizer.chat_template is None:
         return ""
     parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in talk]
     for messages in (talk, parts):
         try:
             text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError):
+        except Exception:  # a template can raise anything
             continue
         if words in text:
             return text

@@ -46,9 +46,7 @@ class PromptEncoder:
             return [int(token) for token in self._mask.tree(rendered, encoding).prompt]
         except BadRow as problem:
             where = getattr(prompt, "source", "")
-            told = str(problem).removesuffix("; mend it")
-            hint = "; see what roles it takes" if problem.reason == "template refused" else ""
-            raise PostTrainError(f"{where and where + ': '}{told}{hint}") from problem
+            raise PostTrainError(f"{where and where + ': '}{problem}") from problem
 
     def check(self, prompts: Sequence[Asked], limit: int | None) -> None:
         """Look, before the work, whether all of some prompts can be answered. limit: the most tokens a model takes.

@@ -10,9 +10,12 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain.data.audit import AuditReport
+from lit_posttrain.data.prompts import PromptOptions
 from lit_posttrain.data.store import TreeStore
 from lit_posttrain.data.tokenize import TokenizeOptions, build_store
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.tokenizers import load_tokenizer, template_ends
 from lit_posttrain.rollout.text import prompt_ids
 
 SYSTEM = {"role": "system", "content": "speak of the fox"}
@@ -111,3 +114,45 @@ def test_words_of_other_turns_are_never_trained(tmp_path: Path, template: str) -
         build(tmp_path, template, {"messages": TALK})
     said, _, audit = build(tmp_path, template, {"messages": TALK}, options=TokenizeOptions(on_bad_row="skip"))
     assert (said, audit.total.dropped_count) == ([], 1)
+
+
+# ------------------------------------------------------------------------------------------- what is lost
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+@pytest.mark.parametrize("options", [TokenizeOptions(), PromptOptions()], ids=["sft", "prompts"])
+def test_a_turn_that_is_left_out_is_named(tmp_path: Path, role: str, options: Any) -> None:
+    template = PLAIN.replace("{{ '<|im_start|>'", "{% if not loop.first %}{{ '<|im_start|>'").replace(
+        FOOT, "{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    )
+    messages = [{"role": role, "content": "speak of the fox"}, ASK]
+    row = {"messages": [*messages, SAY]} if isinstance(options, TokenizeOptions) else {"prompt": messages}
+    _, _, audit = build(tmp_path, template + OPENS, row, options=options)
+    assert audit.files[0].lost[f"turn 1 ({role})"].lines == [1]
+    assert any(f"leaves out turn 1 ({role}) of 1 row " in line for line in audit.warnings)
+
+
+def test_a_variable_that_only_the_prompt_shows_is_used(tmp_path: Path) -> None:
+    template = (
+        HEAD + "{% if loop.last and m.role == 'assistant' %}{{ '<think></think>' }}{% endif %}{{ m.content }}" + FOOT
+    )
+    template += OPENS.replace("{% endif", "{% if not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif")
+    row = {"messages": [ASK, SAY], "chat_template_kwargs": {"enable_thinking": False}}
+    other = {"messages": [ASK, SAY], "chat_template_kwargs": {"enable_thinking": True}}
+    _, _, audit = build(tmp_path, template, other, row)
+    assert not audit.files[0].unread
+
+
+def test_a_template_that_calls_itself_without_end_is_one_line(tmp_path: Path) -> None:
+    endless = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"
+    with pytest.raises(PostTrainError, match=r"recursion depth exceeded.*; mend the conversation, or name a corrected"):
+        build(tmp_path, endless, {"messages": [ASK, SAY]})
+    assert template_ends(tiny.tokenizer(endless)) == []
+
+
+def test_a_template_file_that_is_no_jinja_is_named(tmp_path: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}\n{{ m.content }")
+    with pytest.raises(PostTrainError, match=r"chat_template \S+mine\.jinja: no valid Jinja \(line 2: .*\); mend the"):
+        load_tokenizer(ModelSpec("none", tokenizer=str(tmp_path / "model"), chat_template=str(file)))

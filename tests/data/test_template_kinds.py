@@ -122,7 +122,7 @@ def test_a_marked_header_that_use_does_not_give_is_trained(tmp_path: Path) -> No
 # a thought that the prompt opens or closes -> what is trained without and with a thought; None: refused
 THOUGHTS = {
     "opened, and closed by an empty turn": ("<think>\n", "<think></think>", "</think>a fox", "hm\n</think>a fox"),
-    "opened, never closed": ("<think>\n", "", "a fox", "hm\n</think>\n\na fox"),
+    "opened, never closed": ("<think>\n", "", "\n</think>\n\na fox", "hm\n</think>\n\na fox"),
     "closed": ("<think></think>", "</think>", "a fox", "a fox"),
     "an empty channel": ("<|channel>thought\n<channel|>", "", "a fox", "a fox"),
     "white space in one token": (
@@ -167,7 +167,7 @@ def test_turns_are_trained_as_generated(
     assert generated == (int(thinking != plain) if turn.startswith(prompt) else 2)
     assert any("trained as generated" in line for line in audit.warnings) == bool(generated)
     if thinking == plain:
-        assert any("leaves out the thoughts of 1 rows" in line or "no place for" in line for line in audit.warnings)
+        assert any("leaves out the thoughts of 1 row " in line or "no place for" in line for line in audit.warnings)
 
 
 @pytest.mark.parametrize(("prompt", "turn", "plain", "thinking"), THOUGHTS.values(), ids=THOUGHTS)
@@ -397,7 +397,7 @@ def test_a_call_that_is_left_out_of_an_earlier_turn_is_counted(tmp_path: Path) -
     store, audit = build(tmp_path, tokenizer(ONE_CALL), row, options=TokenizeOptions(train_on="last"))
     assert len(store) == 1
     assert audit.files[0].lost["tool calls of earlier turns"].lines == [1]
-    assert any("leaves out the tool calls of earlier turns of 1 rows" in line for line in audit.warnings)
+    assert any("leaves out the tool calls of earlier turns of 1 row " in line for line in audit.warnings)
 
 
 def test_tools_that_some_rows_lose_are_counted(tmp_path: Path) -> None:
@@ -450,10 +450,11 @@ def test_templates_that_take_only_what_they_know(tmp_path: Path, options: Any, o
     talk = [ASK, CALLING, {"role": "tool", "content": "3"}, YES]
     rows = [{"prompt": talk[:3]}] if isinstance(options, PromptOptions) else [{"messages": talk}]
     store, audit = build(tmp_path, made, {**rows[0], "tools": [ZULU]}, options=options)
+    shut = "\n</think>\n\n" if "<think>" in opens else ""  # a thought that the prompt opens
     calls = '<call>zulu{"river": "Meuse"}<|im_end|>'
     if not isinstance(options, PromptOptions):
         said = [text for text in trained(made, store) if text]
-        assert "".join(said) == ("" if options.train_on == "last" else calls) + "Yes<|im_end|>"
+        assert "".join(said) == ("" if options.train_on == "last" else shut + calls) + shut + "Yes<|im_end|>"
     assert calls in made.decode(store[0].prompt) or isinstance(options, TokenizeOptions)
     assert not {"tool results", "words of earlier turns", "tool calls of earlier turns"} & set(audit.files[0].lost)
     # what it does not know it still refuses, and what it drops is still said

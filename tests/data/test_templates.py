@@ -127,7 +127,10 @@ def test_a_generation_prompt_that_is_not_in_the_conversation_is_trained_behind()
     template, mask = ConversationTemplate(tokenizer), TokenMask(tokenizer)
     talk = TALKS[1]
     made = [mask.trees(r, mask.encode([r.text], False)[0]) for r in template.render(talk_example(talk))]
-    assert [counted_text(tokenizer, tree) for (tree,) in made] == ["two  <|im_end|>", "né 4 🙂<|im_end|>"]
+    assert [counted_text(tokenizer, tree) for (tree,) in made] == [
+        "\n</think>\n\ntwo  <|im_end|>",
+        "\n</think>\n\nné 4 🙂<|im_end|>",
+    ]
     assert (template.generated, template.rewritten) == (2, 1)
     for (tree,), turns in zip(made, (2, 4), strict=True):
         given = tokenizer.apply_chat_template(messages(talk)[:turns], add_generation_prompt=True, return_dict=False)

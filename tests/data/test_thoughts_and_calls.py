@@ -269,7 +269,7 @@ def test_tool_results_that_the_template_drops_are_counted(tmp_path: Path, road: 
         row, options = {"prompt": talk[:3]}, PromptOptions()
     _, audit = build(tmp_path, tokenizer(NO_RESULTS), row, options=options)
     assert audit.files[0].lost["tool results"].lines == [1]
-    assert any("leaves out the tool results of 1 rows" in line for line in audit.warnings)
+    assert any("leaves out the tool results of 1 row " in line for line in audit.warnings)
     kept = tokenizer(NO_RESULTS.replace("m.role != 'tool'", "true"))
     _, audit = build(tmp_path, kept, row, options=options)
     assert not audit.files[0].lost

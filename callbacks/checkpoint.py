@@ -21,9 +21,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from lit_posttrain.callbacks.finished_step import FinishedStep, begin_with_validation, validates_next
+from lit_posttrain.callbacks.kl_control import KLControl
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.monitors import refuse_misspelt
 from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
+from lit_posttrain.callbacks.reference_sync import ReferenceSync
 from lit_posttrain.checkpoint_files import require_space
 from lit_posttrain.checkpoint_shards import bytes_on_disk
 from lit_posttrain.errors import PostTrainError, is_on_all_ranks, on_all_ranks
@@ -151,8 +153,7 @@ class LastCheckpoint(Checkpoint):
         self._validated = False
         if trainer.world_size == 1 or is_on_all_ranks(exception):
             try:
-                # an average may lack this step, or half of it
-                if self._weights_move and not _averages(trainer) and _step_is_over(trainer, self._finished):
+                if self._weights_move and not _ends_in_callbacks(trainer) and _step_is_over(trainer, self._finished):
                     self._finish(trainer, pl_module)
                 if self._unsaved() and not self._weights_move:
                     self._save(trainer)
@@ -313,6 +314,13 @@ def _best(trainer: Trainer) -> Path:
 def _averages(trainer: Trainer) -> bool:
     loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
     return any(isinstance(callback, WeightAveraging) for callback in loosely.callbacks)
+
+
+def _ends_in_callbacks(trainer: Trainer) -> bool:
+    """Whether callbacks change at a step's end what a checkpoint holds, so that one of them may not have come to it: an
+    average of the weights, the reference, the weight of the KL."""
+    loosely: Any = trainer
+    return any(isinstance(callback, (WeightAveraging, KLControl, ReferenceSync)) for callback in loosely.callbacks)
 
 
 def _step_is_over(trainer: Trainer, before: FinishedStep | None) -> bool:

@@ -206,10 +206,10 @@ def figures(folder: Path, train_only: bool) -> list[dict[str, str]]:
 
 def may_lose(method: str, how: str, moment: str) -> bool:
     """Whether steps since the last save may be lost: after SIGKILL, an error that leaves weights of no step, and one
-    that comes before the step is averaged."""
+    that comes before callbacks have averaged the step, or weighed its KL anew."""
     breaks = how in ("exception", "sys.exit", "out of memory")
-    averaged = method.endswith("averaged") and moment == "after the step"
-    return how == "SIGKILL" or (breaks and (moment == "optimizer step" or averaged))
+    unended = moment == "after the step" and (method.endswith("averaged") or method not in GIVEN_ROWS)
+    return how == "SIGKILL" or (breaks and (moment == "optimizer step" or unended))
 
 
 def differences(folder: Path, whole: Path, how: str) -> list[str]:

@@ -25,7 +25,7 @@ FAST = {
         "max_time:after the step",
     ],
     "sft averaged": ["exception:validation", "SIGTERM:last validation", "max_time:after the step"],
-    "grpo": ["SIGINT:validation", "exception:reward"],
+    "grpo": ["SIGINT:validation", "exception:reward", "exception:after the step"],
 }
 
 

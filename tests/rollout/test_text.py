@@ -97,8 +97,9 @@ def test_what_a_template_leaves_out_is_told_of_prompts_of_no_file(source: str) -
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}"
     prompts = [Asked([{"role": "system", "content": "zulu"}, USER], {}, source=source)] * 2
-    (told,) = PromptEncoder(tokenizer).changed(prompts)
+    told, named = PromptEncoder(tokenizer).changed(prompts)
     assert f"of 2 rows ({source.removesuffix(':7') or 'prompts'}:" in told
+    assert "leaves out turn 1 (system) of 2 rows" in named
 
 
 def test_a_call_behind_the_assistants_words_is_part_of_the_prompt() -> None:

@@ -122,7 +122,7 @@ def test_score_keeps_the_order_of_responses_and_says_what_it_could_not_score(
     assert first["scores"][:2] == pytest.approx(second["scores"][::-1], abs=1e-5)
     assert third["scores"] is None
     assert fourth["scores"] == pytest.approx([first["scores"][0]] * 2, abs=1e-5), "the same twice is no mistake here"
-    assert "1 empty response" in shown.err
+    assert "drawn.jsonl:3: dropped, empty response" in shown.err
     judged = {"instruction": "what is it", "output_1": "a fox", "output_2": "a lazy dog", "label": 2}
     Path("judged.jsonl").write_text(json.dumps(judged) + "\n")
     assert main(["score", "--model", "hf", "--data", "judged.jsonl"]) == 0
@@ -148,9 +148,10 @@ def test_score_gives_a_conversation_one_score_and_keeps_what_is_no_unicode(
     assert main(["score", "--model", "rewriting", "--data", "talk.jsonl"]) == 0
     (rewritten,) = json.loads(capsys.readouterr().out)["scores"]
     assert rewritten != pytest.approx(expected, abs=1e-5)
-    Path("half.jsonl").write_text(json.dumps({"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}) + "\n")
+    halves = [{"prompt": "a", "chosen": said, "rejected": "c"} for said in ("b \ud83d", "b")]
+    Path("half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in halves))
     assert main(["score", "--model", "hf", "--data", "half.jsonl", "--out", "half-scored.jsonl"]) == 0
-    row = json.loads(Path("half-scored.jsonl").read_text())
+    row, _ = map(json.loads, Path("half-scored.jsonl").read_text().splitlines())
     assert (row["chosen"], row["scores"]) == ("b \ud83d", None)
     assert main(["score", "--model", "hf", "--data", "half-scored.jsonl"]) == 2
     assert "half-scored.jsonl:1: has a column `scores` already" in capsys.readouterr().err

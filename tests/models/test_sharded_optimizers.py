@@ -23,6 +23,8 @@ OTHERS = ["LBFGS", "SparseAdam", "Optimizer"]  # want a closure, sparse gradient
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[DeviceMesh]:
+    if distributed.is_initialized():  # Lightning leaves that of a test before to the end of the process
+        distributed.destroy_process_group()
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()

@@ -40,7 +40,7 @@ def length(completions: list[str]) -> list[float]:
 
 def test_a_weighted_sum_whose_parts_are_kept() -> None:
     def twice(completions: list[str], answer: list[int], **rest: Any) -> torch.Tensor:
-        assert set(rest) == {"prompts", "other"}
+        assert set(rest) == {"prompts", "completion_ids", "other"}
         return torch.tensor(answer) * 2.0
 
     found = summed(length, twice, weights=(1.0, -0.5))(batch(SAID, answer=[1, 2, 3], other=["x"] * 3))
@@ -90,8 +90,8 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
 
     started = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        found = summed(length, picky, timeout=0.2)(batch(SAID))
-    assert time.monotonic() - started < 5
+        found = summed(length, picky, timeout=1.0)(batch(SAID))
+    assert time.monotonic() - started < 15
     assert found.total.isnan().tolist() == [False, True, False], "what one reward fails on has no score at all"
     assert found.failed == {"length": 0, "picky": 1}
     assert "reward picky failed on 1 of 3 responses, which have no score: data.jsonl:2: " in caplog.text

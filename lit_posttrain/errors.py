@@ -62,7 +62,10 @@ def alternatives(name: str, known: Sequence[str], many: str) -> str:
 def close_name(name: str, names: Sequence[str]) -> str | None:
     """The one of the names that a mistyped one stands for: what other trainers call it, or a close spelling."""
     known = _ELSEWHERE.get(name, name)
-    return known if known in names else next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.75)), None)
+    if known in names:
+        return known
+    other_case = {one.lower(): one for one in names}.get(name.lower())
+    return other_case or next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.75)), None)
 
 
 def likely(name: str, known: Sequence[str]) -> str | None:

@@ -118,6 +118,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["--trainer.callbacks.ceiling: expected a number or null, got high"],
     ),
     "a misspelt method": (["fit", *SFT_TINY, "--model", "DPOO"], ["--model DPOO", "did you mean DPO?"]),
+    "a method in other letters": (["fit", *SFT_TINY, "--model", "dpo"], ["--model dpo", "did you mean DPO?"]),
     "no method of that name": (
         ["fit", *SFT_TINY, "--model", "IPO"],
         ["--model IPO: there is no such method; give one of DPO, GRPO"],

@@ -73,7 +73,7 @@ def test_an_endless_reward_ends_the_run_and_leaves_nothing(name: str, tiny_model
 
 def test_exit_statuses_are_left_to_whoever_started_a_process() -> None:
     """What nobody waits for goes at the end of the run."""
-    processes = RewardProcesses()
+    processes, before = RewardProcesses(), _ended_children()
     others = subprocess.Popen(["false"])  # not started by a reward
     with processes.watched():
         waited = subprocess.Popen(["sh", "-c", "exit 3"])
@@ -84,7 +84,7 @@ def test_exit_statuses_are_left_to_whoever_started_a_process() -> None:
             pass
     assert waited.poll() == 3
     processes.end()
-    assert _ended_children() == {others.pid}
+    assert _ended_children() - before == {others.pid}
     assert others.wait() == 1
 
 

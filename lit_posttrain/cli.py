@@ -17,7 +17,7 @@ from importlib import import_module
 from lit_posttrain import __version__
 from lit_posttrain.command_line.early import check_run
 from lit_posttrain.command_line.paths import at_home
-from lit_posttrain.errors import PostTrainError, buried
+from lit_posttrain.errors import PostTrainError, buried, close_name
 from lit_posttrain.runtime import share_cores
 
 TRAINER_COMMANDS = {
@@ -138,10 +138,8 @@ def _command(name: str, asks_help: bool) -> Callable[[list[str]], int]:
     if name in OTHER_COMMANDS:
         command: Callable[[list[str]], int] = import_module(f"lit_posttrain.commands.{name}").run
         return command
-    import difflib
-
-    close = difflib.get_close_matches(name, [*TRAINER_COMMANDS, *OTHER_COMMANDS], n=1)
-    hint = f"did you mean {close[0]}?" if close else "see lit-posttrain --help"
+    close = close_name(name, [*TRAINER_COMMANDS, *OTHER_COMMANDS])
+    hint = f"did you mean {close}?" if close else "see lit-posttrain --help"
     raise PostTrainError(f"unknown command {name}: {hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,6 +15,8 @@ from typing import Any
 from lit_posttrain.errors import PostTrainError
 
 _REQUEUED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
 
 
 class RunLock:
@@ -57,6 +60,9 @@ class RunLock:
             raise PostTrainError(
                 f"{self.file.parent} is being trained in by {owner}; wait for it, stop it, or choose another --name"
             ) from None
+        except OSError as problem:
+            if problem.errno not in NO_LOCKS:
+                raise
         with suppress(OSError):
             return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -17,8 +16,8 @@ from tqdm import tqdm
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.paths import find_checkpoint, resolve
+from lit_posttrain.run_folder import NO_LOCKS
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
 _OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
@@ -56,7 +55,7 @@ class Part:
             except BlockingIOError:
                 raise PostTrainError(f"{out}: another command is writing it; wait, or choose another --out") from None
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno not in NO_LOCKS:
                     raise PostTrainError(
                         f"{self.file}: results so far cannot be kept there ({error.strerror}); choose another --out"
                     ) from error

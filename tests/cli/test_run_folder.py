@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -282,3 +283,13 @@ def test_why_a_run_ended_is_said(
 ) -> None:
     assert fit(chats, tiny_model, "--data.batch_size", "4", *options.split()) == 0
     assert said in capsys.readouterr().out
+
+
+def test_a_run_is_kept_where_a_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlocked(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("lit_posttrain.run_folder.fcntl.lockf", unlocked)
+    lock = RunLock(tmp_path / "run")
+    lock.take()
+    lock.release()

@@ -16,16 +16,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from lit_posttrain.callbacks.finished_step import FinishedStep, begin_with_validation, validates_next
-from lit_posttrain.callbacks.kl_control import KLControl
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.monitors import refuse_misspelt
 from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
-from lit_posttrain.callbacks.reference_sync import ReferenceSync
+from lit_posttrain.callbacks.step_ends import averages, ends_in_callbacks, require_averages_of_steps
 from lit_posttrain.checkpoint_files import require_space
 from lit_posttrain.checkpoint_shards import bytes_on_disk
 from lit_posttrain.errors import PostTrainError, is_on_all_ranks, on_all_ranks
@@ -55,6 +54,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps, self.resume_command = every_n_steps, resume_command
         self._saved: tuple[int, bool] = (0, False)  # the step, and whether its validation was still due
         self._kept = False  # whether last.ckpt is this run's, and not an earlier one's
+        self._begun = False  # whether this run has come to its training
         self._validates = False
         self._between_steps = True
         self._stop_later = False
@@ -70,11 +70,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """No step of this run has ended yet."""
-        self._finished, self._weights_move = None, False
+        self._finished, self._weights_move, self._kept, self._begun = None, False, False, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to train what could not be saved."""
-        self._saved = (trainer.global_step, bool(self._resumed.get("validation_due")))
+        """Refuse to train what could not be saved.
+
+        Raises:
+            PostTrainError: if the disk is too small, or an average of the weights is made at ends of epochs.
+        """
+        require_averages_of_steps(trainer)
+        self._begun, self._saved = True, (trainer.global_step, bool(self._resumed.get("validation_due")))
         self._kept = Path(trainer.ckpt_path or "").resolve() == _last(trainer).resolve()
         self._between_steps, self._stop_later = True, False
         self._validates = trainer.enable_validation  # an interrupted run leaves its last validation out
@@ -116,7 +121,7 @@ class LastCheckpoint(Checkpoint):
         self._validated = False
         if self._one_more:
             trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps - 1, False
-        if self._unsaved() and _averages(trainer):
+        if self._unsaved() and averages(trainer):
             self._save(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,7 +140,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save steps that no other moment saved, those of an epoch that was cut short. (Not as late as at the end of
-        training, when an average of the weights has replaced them.)"""
+        training, when an average of the weights has replaced them.)
+
+        Raises:
+            PostTrainError: as `on_train_start`, where that shows now.
+        """
+        require_averages_of_steps(trainer)
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if self._saved[0] != trainer.global_step and (last or not isinstance(pl_module, TrainsInPhases)):
             self._save(trainer)
@@ -145,23 +155,29 @@ class LastCheckpoint(Checkpoint):
         told = self.save_finished_step(trainer, pl_module, exception)
         if told and trainer.is_global_zero and not isinstance(exception, (KeyboardInterrupt, RunStopped)):
             how = self.resume_command or f"trainer.fit(..., ckpt_path={str(_last(trainer))!r})"
-            print(f"\n{told}; go on with: {how}", flush=True)
+            print(f"\n{told}" + (f"; go on with: {how}" if self._kept else ""), flush=True)
 
     def save_finished_step(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> str:
-        """Save what is not saved yet as something ends the run; what to say of it, or nothing where no step has been
-        saved. On one of several processes this cannot be done alone: it takes all of them."""
+        """Save what is not saved yet as something ends the run; what to say of it, or nothing where there was no step.
+        On one of several processes this cannot be done alone: it takes all of them."""
         self._validated = False
         if trainer.world_size == 1 or is_on_all_ranks(exception):
             try:
-                if self._weights_move and not _ends_in_callbacks(trainer) and _step_is_over(trainer, self._finished):
+                if self._weights_move and not ends_in_callbacks(trainer) and _step_is_over(trainer, self._finished):
                     self._finish(trainer, pl_module)
                 if self._unsaved() and not self._weights_move:
                     self._save(trainer)
             except Exception as problem:  # what ended the run is to be read, not this
                 log.error("the last steps could not be saved: %s", problem)
-        if dry_run(trainer) or not self._kept:
+        if dry_run(trainer):
             return ""
-        return f"step {self._saved[0]} is saved in {_last(trainer)}"
+        saved = f"step {self._saved[0]} is saved in {_last(trainer)}" if self._kept else ""
+        return "; ".join(filter(None, (saved, self.lost_steps(trainer))))
+
+    def lost_steps(self, trainer: Trainer) -> str:
+        """How many of the last steps could not be saved, in words; empty where all are."""
+        lost = trainer.global_step - self._saved[0] if self._begun and not dry_run(trainer) else 0
+        return f"the last {'step is' if lost == 1 else f'{lost} steps are'} lost" if lost else ""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint be one of a step's end."""
@@ -309,18 +325,6 @@ def _last(trainer: Trainer) -> Path:
 
 def _best(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "best.ckpt"
-
-
-def _averages(trainer: Trainer) -> bool:
-    loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
-    return any(isinstance(callback, WeightAveraging) for callback in loosely.callbacks)
-
-
-def _ends_in_callbacks(trainer: Trainer) -> bool:
-    """Whether callbacks change at a step's end what a checkpoint holds, so that one of them may not have come to it: an
-    average of the weights, the reference, the weight of the KL."""
-    loosely: Any = trainer
-    return any(isinstance(callback, (WeightAveraging, KLControl, ReferenceSync)) for callback in loosely.callbacks)
 
 
 def _step_is_over(trainer: Trainer, before: FinishedStep | None) -> bool:

@@ -54,7 +54,8 @@ CALLBACKS = {
     "Checkpoint": _BASE,
     "DeviceStatsMonitor": works("figures of the device go to the loggers"),
     "EMAWeightAveraging": works(
-        "validation, `last.ckpt`, `best.ckpt` and exports have the average; not with adapters or sharded weights"
+        "validation, `last.ckpt`, `best.ckpt` and exports have the average; of steps, not of ends of epochs; not with "
+        "adapters or sharded weights"
     ),
     "EarlyStopping": works("`mode` must be the direction of the metric; stops between optimizer steps, and can resume"),
     "GradientAccumulationScheduler": refused(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -175,9 +175,9 @@ def _check_average(trainer: pl.Trainer, callback: pl.Callback) -> None:
         )
     if isinstance(trainer.strategy, ModelParallelStrategy):
         raise PostTrainError(f"{name}: it cannot average weights that are sharded; {whole}")
-    # one of one's own decides by what it likes
-    lightnings = type(callback).__module__.startswith("lightning.")
-    if lightnings and getattr(callback, "update_starting_at_epoch", None) is not None:
+    # one of one's own may decide by something else: `LastCheckpoint` asks it at the end of every epoch
+    decides = type(callback).should_update is EMAWeightAveraging.should_update
+    if decides and getattr(callback, "update_starting_at_epoch", None) is not None:
         raise PostTrainError(
             f"{name}: it would take the weights of an epoch's end into the average after last.ckpt is saved; average "
             "over steps instead (update_every_n_steps, update_starting_at_step)"

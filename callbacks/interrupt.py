@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
 from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses
 from lit_posttrain.errors import on_all_ranks
+from lit_posttrain.requeued import offer_to_lightning
 from lit_posttrain.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
 from lit_posttrain.slurm import requeue_job, requeue_signals
 from lit_posttrain.trainer_state import dry_run, ends_step
@@ -26,7 +27,8 @@ from lit_posttrain.trainer_state import dry_run, ends_step
 class GracefulInterrupt(Callback):
     """On the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) finishes the optimizer step, saves last.ckpt and ends
     the run; a further Ctrl-C stops at once. It does the same on the signal at which Lightning would requeue a job of
-    SLURM, and requeues it then. Processes that a run starts are not concerned: a signal ends them as usual.
+    SLURM, and requeues it then; `trainer.fit` without a ckpt_path goes on in the requeued job, as with Lightning alone.
+    Processes that a run starts are not concerned: a signal ends them as usual.
 
     So responses that are being sampled and rewarded are given up: a signal reaches the processes of rewards too, and
     what they say then is not to be trained on. The run that goes on samples them again. (Not with several processes.)
@@ -36,12 +38,14 @@ class GracefulInterrupt(Callback):
     the run by itself. `interrupted` says afterwards whether it came to that, `signal` which one it was.
     """
 
-    def __init__(self, resume_command: str = "") -> None:
+    def __init__(self, resume_command: str = "", requeue: bool = True) -> None:
         """
         Args:
-            resume_command: What to tell people to go on with, such as `lit-posttrain fit --resume NAME`.
+            resume_command: What to tell people to go on with, such as `lit-posttrain fit --resume NAME`. Default: a
+                script goes on by `trainer.fit`.
+            requeue: Whether to requeue a job of SLURM; false where its command would begin another run.
         """
-        self.resume_command = resume_command
+        self.resume_command, self.requeue = resume_command, requeue
         self.interrupted = False
         self.signal: int = signal.SIGINT
         self._previous_handlers: dict[int, Any] = {}
@@ -158,11 +162,25 @@ class GracefulInterrupt(Callback):
         """Say how to go on."""
         if self.interrupted and trainer.is_global_zero:
             print(f"stopped at step {trainer.global_step}; {self._how(trainer, 'go on')}", flush=True)
-            self._requeue()
+            self._requeue(trainer)
 
-    def _requeue(self) -> None:
-        if self.interrupted and self.signal in self._requeues:
-            print(requeue_job(), flush=True)
+    def _requeue(self, trainer: Trainer) -> None:
+        if not self.interrupted or self.signal not in self._requeues:
+            return
+        if not self.requeue:
+            print(
+                "the job is not requeued: its command would not go on with the run; with --resume auto it would",
+                flush=True,
+            )
+            return
+        folder = Path(trainer.default_root_dir)
+        try:
+            if not self.resume_command and trainer.global_step > 0 and not dry_run(trainer):
+                offer_to_lightning(folder)
+        except OSError as problem:
+            print(f"the job is not requeued: no link to {folder / 'last.ckpt'} can be made there ({problem.strerror})")
+            return
+        print(requeue_job(), flush=True)
 
     def _how(self, trainer: Trainer, what: str) -> str:
         path = Path(trainer.default_root_dir) / "last.ckpt"
@@ -179,12 +197,15 @@ class GracefulInterrupt(Callback):
         self._validates = False
         stops = isinstance(exception, (KeyboardInterrupt, RunStopped))
         if stops and self._previous_handlers:
+            lost = ""
             for last in (c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)):
                 last.save_finished_step(trainer, pl_module, exception)
+                lost = last.lost_steps(trainer)
             way = self._how(trainer, "go on from the last save")
             if trainer.is_global_zero:
-                print(f"\nstopped at once, at step {trainer.global_step}; {way}", flush=True)
-                self._requeue()
+                step = f"{trainer.global_step}, {lost}" if lost else f"{trainer.global_step}"
+                print(f"\nstopped at once, at step {step}; {way}", flush=True)
+                self._requeue(trainer)
         if isinstance(pl_module, StartsProcesses):
             pl_module.end_processes(stuck_only=True)
         self._restore(trainer)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.clock import TrainingClock
@@ -107,7 +107,9 @@ class RunPlan(Callback):
             steps = _number(behind, "step was", "steps were")
             older = "best.ckpt is older, and what export takes; last.ckpt has the last weights"
             lines.append(("note", f"the last {steps} not validated: {older}"))
-        lines += [("kept", ", ".join(kept))] if kept else []
+        saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        own = [f"{c.dirpath}/*.ckpt" for c in saving if c.best_model_path or c.last_model_path]
+        lines += [("kept", ", ".join([*kept, *dict.fromkeys(own)]))] if kept or own else []
         following = [("" if place else "next", command) for place, command in enumerate(self.next_commands)]
         return lines + (following if kept else [])
 

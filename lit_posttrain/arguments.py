@@ -9,7 +9,8 @@ from pathlib import Path
 from lit_posttrain.command_line.config_file import read_config
 from lit_posttrain.command_line.paths import at_home
 from lit_posttrain.errors import PostTrainError, alternatives
-from lit_posttrain.run_folder import measured, requeued, slurm_name
+from lit_posttrain.requeued import last_state
+from lit_posttrain.run_folder import measured, slurm_name
 
 
 def resolve_arguments(args: list[str]) -> list[str]:
@@ -27,13 +28,12 @@ def resolve_arguments(args: list[str]) -> list[str]:
         raise PostTrainError(f"{rest[0]}: every value needs its option's name before it; {hint}")
     rest = bundled_configs(["--config" if word == "-c" else word for word in rest])
     resume, rest = take_option(rest, "--resume")
+    configured = _is_configured(rest)
     if resume == "auto":
-        return resolve_arguments([command, *_begun(rest)])
+        resume, rest = _begun(rest, configured)
     if resume is not None:
         return [command, *_resumed(command, resume, rest)]
-    given = {word.split("=")[0] for word in rest}
-    asks = any(word.endswith(".help") or word == "--print_config" for word in given)
-    if "--config" not in given and not {"--model", "--data"} <= given and not asks:
+    if not configured:
         raise PostTrainError(
             f"{command} needs a config, such as --config configs/sft.yaml (`lit-posttrain configs` lists them)"
         )
@@ -42,6 +42,18 @@ def resolve_arguments(args: list[str]) -> list[str]:
         return [command, *rest]
     _, others = take_option(rest, "--ckpt_path")
     return [command, *others, "--ckpt_path", str(_checkpoint(command, checkpoint, rest))]
+
+
+def goes_on_again(args: list[str]) -> bool:
+    """Whether the same command, started again, goes on with its run: by `--resume`, if not from a checkpoint that is
+    always the same. args: as typed.
+
+    Raises:
+        PostTrainError: as `take_option`.
+    """
+    resume, _ = take_option(args, "--resume")
+    checkpoint, _ = take_option(args, "--ckpt_path")
+    return resume == "auto" or (resume is not None and (checkpoint is None or Path(checkpoint).stem == "last"))
 
 
 def bundled_configs(args: list[str]) -> list[str]:
@@ -101,19 +113,34 @@ def chosen(args: list[str], name: str) -> str | None:
     return None if value is None else str(at_home(value))
 
 
-def _begun(rest: list[str]) -> list[str]:
-    """The arguments of a command that begins a run or goes on with it, whichever there is to do. It goes on as it
-    began, by the same options: behind the config that the run has saved, those that append to a list would do so again.
+def _is_configured(rest: list[str]) -> bool:
+    """Whether the arguments say what to train, or ask something that needs no such thing."""
+    given = {word.split("=")[0] for word in rest}
+    asks = any(word.endswith(".help") or word == "--print_config" for word in given)
+    return "--config" in given or {"--model", "--data"} <= given or asks
+
+
+def _begun(rest: list[str], configured: bool) -> tuple[str | None, list[str]]:
+    """The run that a command goes on with by the config that the run has saved (None if by its own one), and the
+    arguments. With a config it begins the run or goes on with it as it began, by the same options: behind the saved
+    config, those that append to a list would do so again.
     """
     name = chosen(rest, "name") or slurm_name()
     if name is None:
         raise PostTrainError("--resume auto: pass --name NAME too, so that the run is found again")
-    rest = [*rest, "--name", name]
     folder = Path(chosen(rest, "runs") or "runs") / name
+    if not configured and not (folder / "config.yaml").exists():
+        raise PostTrainError(
+            f"--resume auto: there is no run {folder} yet, and to begin it takes a config, such as --config "
+            "configs/sft.yaml (`lit-posttrain configs` lists them)"
+        )
+    if not configured:
+        return name, take_option(rest, "--name")[1]
+    rest = [*rest, "--name", name]
     if (found := _in_run("fit", folder)) is not None:
-        return [*rest, "--ckpt_path", str(found)]
+        return None, [*rest, "--ckpt_path", str(found)]
     # one that was killed before it saved anything begins anew
-    return [*rest, "--overwrite", "true"] if measured(folder) else rest
+    return None, [*rest, "--overwrite", "true"] if measured(folder) else rest
 
 
 def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
@@ -166,15 +193,10 @@ def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
 
 
 def _in_run(command: str, folder: Path) -> Path | None:
-    """What to train on from is the last state, or the best where a run was killed before it saved that; what to measure
-    is the best one."""
-    last, best = folder / "last.ckpt", folder / "best.ckpt"
-    if command != "fit":
-        return next((file for file in (best, last) if file.exists()), None)
-    # a job that was requeued may have saved more than the last of the regular ones
-    states = [file for file in (last, requeued(folder)) if file is not None and file.exists()]
-    newest = max(states, key=lambda file: file.stat().st_mtime, default=None)
-    return newest or (best if best.exists() else None)
+    """What to train on from is the last state; what to measure is the best one."""
+    if command == "fit":
+        return last_state(folder)
+    return next((file for file in (folder / "best.ckpt", folder / "last.ckpt") if file.exists()), None)
 
 
 def _bundled(arg: str, previous: str) -> str:

@@ -12,14 +12,14 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.command_line.paths import each_takes_paths, takes_paths
 from lit_posttrain.models.paths import found_from_anywhere
-from lit_posttrain.run_folder import goes_on
+from lit_posttrain.run_folder import goes_on, keep_identity
 from lit_posttrain.tracking import MetricsCSV, forget_run, keep_run_id
 
 _WRITTEN = ("dirpath", "save_dir")  # folders of ModelCheckpoint and loggers, which need not exist yet
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Write the resolved config, the audit and the W&B run's id into the run's folder, once the run is under way: what
+    """Write the resolved config, the audit, and the run's ids into the run's folder, once the run is under way: what
     is refused until then, such as a resume on other data, leaves those of the earlier run as they were."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -41,6 +41,7 @@ class SaveRunConfig(SaveConfigCallback):
             forget_run(folder)
             if not any(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
                 (folder / "metrics.csv").unlink(missing_ok=True)
+        keep_identity(folder)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and logger.version:
                 keep_run_id(folder, logger.version)

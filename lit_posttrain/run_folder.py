@@ -8,13 +8,14 @@ import os
 import re
 import socket
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
 
-_REQUEUED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
+RUN_ID = "run_id.txt"
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
 
@@ -76,25 +77,38 @@ class RunLock:
 
 
 def goes_on(folder: Path, checkpoint: Path | str | None) -> bool:
-    """Whether what begins with a checkpoint goes on with the run of a folder: it lies there, which may be a link to
-    another disk, or was saved by that run elsewhere. hpc is Lightning's name for what a requeued job left there."""
-    if checkpoint is None or checkpoint == "hpc":
-        return checkpoint is not None
-    file, run = Path(checkpoint), folder.resolve()
-    if file.parent.resolve().is_relative_to(run):
-        return True
-    if not file.is_file():
+    """Whether what begins with a checkpoint goes on with the run of a folder: it lies there, or where a link there or a
+    link to there leads, or was saved by that run elsewhere.
+
+    Raises:
+        PostTrainError: if the checkpoint is none, or damaged.
+    """
+    if checkpoint is None:
         return False
-    from lit_posttrain.checkpoint_files import load_file  # imports torch, which `--help` does not wait for
+    file, run = Path(checkpoint), folder.resolve()
+    if file.parent.resolve().is_relative_to(run) or file.resolve().is_relative_to(run):
+        return True
+    identity = run_identity(folder)
+    if identity is None or not file.is_file():
+        return False
+    from lit_posttrain.checkpoint_shards import read  # imports torch, which `--help` does not wait for
 
-    saved = load_file(file, mmap=True)
-    return bool(saved.get("lit_posttrain", {}).get("run") == str(run))
+    about = read(file).get("lit_posttrain")
+    return isinstance(about, dict) and about.get("run") == identity
 
 
-def requeued(folder: Path) -> Path | None:
-    """The last checkpoint that Lightning saved in a run's folder when its job was requeued."""
-    found = [(int(name[1]), file) for file in folder.glob("hpc_ckpt_*") if (name := _REQUEUED.fullmatch(file.name))]
-    return max(found)[1] if found else None
+def run_identity(folder: Path | str) -> str | None:
+    """What tells a run from all others, wherever its folder is moved; None where none has begun."""
+    file = Path(folder) / RUN_ID
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def keep_identity(folder: Path) -> None:
+    """Give the run of a folder an id, if it has none."""
+    if run_identity(folder) is None:
+        part = folder / f"{RUN_ID}.part"
+        part.write_text(f"{uuid.uuid4().hex}\n", encoding="utf-8")
+        part.replace(folder / RUN_ID)
 
 
 def predictions_in(folder: Path) -> list[Path]:

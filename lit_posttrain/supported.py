@@ -147,7 +147,7 @@ PLUGINS = {
     "Precision": _PRECISION,
     "SLURMEnvironment": works(
         "found by itself; at its signal (`sbatch --signal=SIGUSR1@90`) the run saves `last.ckpt` at a step's end and "
-        "requeues the job, which goes on with --resume auto"
+        "requeues the job, if that was started with --resume auto or --resume NAME"
     ),
     "TorchCheckpointIO": _OWN_CHECKPOINTS,
     "TorchElasticEnvironment": _CLUSTER,

@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import re
+import shutil
 import subprocess
 import uuid
 from argparse import Namespace
@@ -18,7 +19,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_posttrain.checkpoint_shards import remove
-from lit_posttrain.run_folder import predictions_in
+from lit_posttrain.requeued import ASIDE
+from lit_posttrain.run_folder import RUN_ID, predictions_in
 
 log = logging.getLogger(__name__)
 
@@ -152,12 +154,13 @@ def forget_run(folder: Path | str) -> None:
     place = Path(folder)
     written = ("rewards.jsonl", "reward_examples.jsonl", "rewards.png")
     names = [*written, *(f"validate_{name}" for name in written)]
-    names += ["wandb_id.txt", "audit.json", "samples.jsonl", "completions.jsonl"]
+    names += ["wandb_id.txt", RUN_ID, "audit.json", "samples.jsonl", "completions.jsonl"]
     for file in [*(place / name for name in names), *predictions_in(place)]:
         if file.is_file() or file.is_symlink():
             file.unlink()
+    shutil.rmtree(place / ASIDE, ignore_errors=True)
     # last of all: what else cannot be removed leaves a run that can go on
-    requeued = [file for file in place.glob("hpc_ckpt_*.ckpt") if file.is_file()]
+    requeued = [file for file in place.glob("hpc_ckpt_*.ckpt") if file.is_file() or file.is_symlink()]
     for checkpoint in [place / "best.ckpt", *requeued, place / "last.ckpt"]:
         remove(checkpoint)
 

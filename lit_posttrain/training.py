@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lit_posttrain.arguments import resolve_arguments
+from lit_posttrain.arguments import goes_on_again, resolve_arguments
 from lit_posttrain.callbacks import (
     AtomicCheckpointIO,
     EvaluationReport,
@@ -38,14 +38,16 @@ from lit_posttrain.callbacks import (
     run_checkpoints,
 )
 from lit_posttrain.callbacks.protocols import StartsProcesses
+from lit_posttrain.checkpoint_shards import read
 from lit_posttrain.command_line.reader import CommandLine
 from lit_posttrain.command_line.values import plain
 from lit_posttrain.errors import PostTrainError, UsageError
 from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
+from lit_posttrain.requeued import last_state, put_back, requeued, set_aside
 from lit_posttrain.run_config import SaveRunConfig
-from lit_posttrain.run_folder import RunLock, fresh_name, goes_on, measured, predictions_in, requeued
+from lit_posttrain.run_folder import RUN_ID, RunLock, fresh_name, goes_on, measured, predictions_in
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import RunStopped, Terminated, terminable
 from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
@@ -60,10 +62,11 @@ class PostTrainCLI(LightningCLI):
     """LightningCLI with this project's defaults. In notebooks: `PostTrainCLI(run=False, args={...})`.
 
     tracking: whether to keep a run's folder with metrics, checkpoints and W&B; `audit` does without.
+    requeue: whether the same command, started again, goes on with the run, so that SLURM may requeue its job.
     """
 
-    def __init__(self, args: Any = None, run: bool = True, tracking: bool = True) -> None:
-        self.tracking = tracking
+    def __init__(self, args: Any = None, run: bool = True, tracking: bool = True, requeue: bool = False) -> None:
+        self.tracking, self._requeue = tracking, requeue
         self._has_commands = run
         self._fresh = False  # whether this process began the run's folder, and the one around it
         self._made_runs = False
@@ -121,6 +124,8 @@ class PostTrainCLI(LightningCLI):
     def _forget_unborn_run(self) -> None:
         """Nothing stays of a run that failed before its first step; what it did not write itself does."""
         trainer = getattr(self, "trainer", None)
+        if trainer is not None:
+            put_back(self.run_dir)
         if self._lock is not None:
             self._lock.release()
         if not self._fresh or not self.run_dir.exists() or (trainer is not None and trainer.global_step > 0):
@@ -128,7 +133,7 @@ class PostTrainCLI(LightningCLI):
         if (self.run_dir / "wandb").exists():
             sys.modules["wandb"].teardown()  # it holds files open in the folder
             shutil.rmtree(self.run_dir / "wandb", ignore_errors=True)
-        for name in ("config.yaml", "audit.json", "wandb_id.txt"):
+        for name in ("config.yaml", "audit.json", "wandb_id.txt", RUN_ID):
             (self.run_dir / name).unlink(missing_ok=True)
         with suppress(OSError):  # something else is in there
             self.run_dir.rmdir()
@@ -155,6 +160,9 @@ class PostTrainCLI(LightningCLI):
         section = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
         _make_plain(section.trainer)
         check_chosen(section.trainer)
+        checkpoint = Path(section.get("ckpt_path") or "")
+        if checkpoint.is_file():
+            read(checkpoint)  # LightningCLI looks into it next, and takes it for a dict
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options of a run beside model, data and trainer."""
@@ -199,6 +207,7 @@ class PostTrainCLI(LightningCLI):
         if "verbose" in section:
             section.verbose = False  # EvaluationReport prints the figures
         _refuse_too_many_processes(section.trainer)
+        self._name_requeued(section)
         if _main_process():
             self._refuse_to_mix_runs(section)
             if self.tracking and self.subcommand == "fit" and not section.trainer.fast_dev_run:
@@ -206,20 +215,32 @@ class PostTrainCLI(LightningCLI):
                 lock.take()
                 self._lock = lock
 
-    @property
-    def _start(self) -> str | None:
-        """The checkpoint that the run begins with; without one Lightning takes that of a job that SLURM requeued."""
-        given: str | None = self.option("ckpt_path")
-        if given is None and SLURMEnvironment.detect() and requeued(self.run_dir) is not None:
-            return "hpc"
-        return given
+    def _name_requeued(self, section: Any) -> None:
+        """Name what Lightning saved when SLURM requeued a job of this run, if the run goes on from it. Without a
+        --ckpt_path Lightning would take it by itself, however old it is."""
+        state, given = requeued(self.run_dir), section.get("ckpt_path")
+        if self.subcommand is None or state is None or section.trainer.fast_dev_run:
+            return
+        if given is None and self.subcommand != "fit" and SLURMEnvironment.detect():
+            raise PostTrainError(
+                f"{self.subcommand} without a --ckpt_path would take {state} in a SLURM job; pass --ckpt_path best, "
+                "last or hpc (that file), or for the model as it is another --name"
+            )
+        unasked = given is None and not section["overwrite"] and SLURMEnvironment.detect()
+        if given == "hpc" or (unasked and last_state(self.run_dir) == state):
+            section["ckpt_path"] = str(state)
+
+    def before_fit(self) -> None:
+        """Let a run that is to begin anew do so: Lightning would go on from what it saved when a job was requeued."""
+        if self.tracking and self.option("ckpt_path") is None and not self.option("trainer.fast_dev_run"):
+            set_aside(self.run_dir)
 
     def _refuse_to_mix_runs(self, section: Any) -> None:
         if not self.tracking or section["overwrite"]:
             return
         saved = [self.run_dir / "last.ckpt", self.run_dir / "best.ckpt", requeued(self.run_dir)]
         used = any(file is not None and file.exists() for file in saved)
-        start, fitting = self._start, self.subcommand in (None, "fit") and not section.trainer.fast_dev_run
+        start, fitting = section.get("ckpt_path"), self.subcommand in (None, "fit") and not section.trainer.fast_dev_run
         if fitting and used and not goes_on(self.run_dir, start):
             other = f", which --ckpt_path {start} is not of (else put it into that folder)" if start else ""
             raise PostTrainError(
@@ -260,7 +281,7 @@ class PostTrainCLI(LightningCLI):
             callbacks += [
                 FiniteLossGuard(),
                 RunPlan(_next_commands(self.run_dir, self.model)),
-                GracefulInterrupt(resume),
+                GracefulInterrupt(resume, self._requeue),
             ]
             if chosen.enable_checkpointing is not False:
                 monitor = self.option("monitor") or self.model.monitored
@@ -277,7 +298,7 @@ class PostTrainCLI(LightningCLI):
         options = self.option("wandb")
         config = redacted(self.config[self.subcommand].as_dict() if self.subcommand else self.config.as_dict())
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-        anew = not goes_on(self.run_dir, self._start)
+        anew = not goes_on(self.run_dir, self.option("ckpt_path"))
         chosen = WandbOptions(**options.as_dict())
         first = first and not any(isinstance(logger, WandbLogger) for logger in own)  # it is set up by its owner
         wandb = wandb_logger(self.run_dir, chosen, self.run_name, config, anew=anew) if first else None
@@ -372,7 +393,7 @@ def run(args: list[str]) -> int:
     quiet_libraries()
     try:
         with terminable():
-            cli = PostTrainCLI(args=resolve_arguments(args))
+            cli = PostTrainCLI(args=resolve_arguments(args), requeue=goes_on_again(args))
     except RunStopped as stop:
         return 128 + stop.number if _main_process() else 0
     trainer: Any = cli.trainer  # `callbacks` is set by a connector, unseen by type checkers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_posttrain.arguments import resolve_arguments
+from lit_posttrain.arguments import goes_on_again, resolve_arguments
 from lit_posttrain.errors import PostTrainError, buried, likely
 
 
@@ -94,6 +94,30 @@ def test_a_checkpoint_may_be_named_in_a_config(runs: Path) -> None:
 def test_a_mistyped_run_is_suggested(runs: Path) -> None:
     with pytest.raises(PostTrainError, match="--resume mime: no such run; did you mean mine"):
         resolve_arguments(["fit", "--resume", "mime"])
+
+
+def test_a_run_goes_on_by_its_own_config_and_begins_by_another(runs: Path) -> None:
+    auto = ["fit", "--resume", "auto", "--name"]
+    assert place(resolve_arguments([*auto, "mine"])) == "runs/mine runs/mine/last.ckpt"
+    assert place(resolve_arguments([*auto, "mine", "--runs", "old"])) == "old/mine old/mine/last.ckpt"
+    with pytest.raises(PostTrainError, match="there is no run runs/new yet, and to begin it takes a config, such as"):
+        resolve_arguments([*auto, "new"])
+
+
+@pytest.mark.parametrize(
+    ("given", "again"),
+    [
+        ([], False),
+        (["--name", "mine"], False),
+        (["--resume", "mine"], True),
+        (["--resume=mine", "--ckpt_path", "last"], True),
+        (["--resume", "mine", "--ckpt_path=runs/mine/last.ckpt"], True),
+        (["--resume", "mine", "--ckpt_path=best"], False),
+        (["--resume", "auto", "--ckpt_path", "runs/other/last.ckpt"], True),  # with which it begins
+    ],
+)
+def test_which_command_goes_on_when_it_is_started_again(given: list[str], again: bool) -> None:
+    assert goes_on_again(["fit", *given]) == again
 
 
 @pytest.mark.parametrize("asking", [["--print_config"], ["--model.help", "SFT"]])

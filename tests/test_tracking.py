@@ -76,7 +76,7 @@ def test_forget_run(tmp_path: Path) -> None:
     """What a run and `predict` have written goes, by its exact name; notes and folders of people stay."""
     left = ("samples.jsonl", "completions.jsonl", "rewards.jsonl", "validate_rewards.png", "hpc_ckpt_1.ckpt")
     left += ("predictions.jsonl", "predictions-0.jsonl", "predictions-12.part")
-    for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "audit.json", *left):
+    for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "run_id.txt", "audit.json", *left):
         (tmp_path / name).touch()
     kept = ["config.yaml", "hpc_ckpt_notes.md", "predictions-notes.md", "predictions-mine.jsonl", "rewards.py"]
     for name in [*kept, "validate_rewards.txt"]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -54,6 +53,7 @@ from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.said import SaidBy
 from lit_posttrain.rollout.text import Prompt, PromptEncoder
+from lit_posttrain.run_folder import run_identity
 from lit_posttrain.tracking import redacted
 from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
@@ -363,7 +363,7 @@ class PostTrainingModule(MeasuredModule):
         done = self.progress_saved
         checkpoint["lit_posttrain"] = {
             "method": type(self).__name__,
-            "run": str(Path(self.trainer.default_root_dir).resolve()),
+            "run": run_identity(self.trainer.default_root_dir),
             "head": self.head,
             "policy": asdict(self.spec.found_from_anywhere()),
             "dtype": self.dtype_of(self.spec),

@@ -88,6 +88,51 @@ def test_a_requeued_job_goes_on(
     assert len(calls.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("saving", [True, False], ids=["with LastCheckpoint", "alone"])
+def test_the_script_of_a_requeued_job_goes_on_by_itself(
+    saving: bool, fit_in: Any, calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `trainer.fit` without a ckpt_path, as under Lightning alone, twice; from what was saved last of all."""
+
+    def own() -> list[pl.Callback]:
+        return [GracefulInterrupt(), *(run_checkpoints(100) if saving else [])]
+
+    whole = fit_in(tmp_path / "whole", own(), max_epochs=2)
+    for at, steps in ((5, 2), (5, 4)):
+        fit_in(tmp_path / "run", [*own(), Signalled("on_train_batch_start", at)], max_epochs=2)
+        assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == steps
+    assert "job 12 is requeued" in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / "run").glob("*ckpt*")) == ["hpc_ckpt_1.ckpt", "last.ckpt"]
+    resumed = fit_in(tmp_path / "run", own(), max_epochs=2)
+    assert resumed.batches == [batch for batch in whole.batches if batch[0] >= 4]
+    assert resumed.same_weights(whole)
+    assert len(calls.read_text().splitlines()) == 2
+
+
+def test_the_script_goes_on_from_what_is_newer_than_a_checkpoint_of_lightnings(
+    fit_in: Any, calls: Path, tmp_path: Path
+) -> None:
+    fit_in(tmp_path / "run", [*run_checkpoints(100)], max_steps=1)
+    (tmp_path / "run/last.ckpt").rename(tmp_path / "run/hpc_ckpt_3.ckpt")
+    stopping = [GracefulInterrupt(), *run_checkpoints(100), Signalled("on_train_batch_start", 5)]
+    fit_in(tmp_path / "run", stopping, max_epochs=2)
+    assert (tmp_path / "run/hpc_ckpt_4.ckpt").samefile(tmp_path / "run/last.ckpt")
+    assert fit_in(tmp_path / "run", [], max_steps=4).batches[0][0] == 3
+
+
+def test_where_it_could_not_go_on_the_job_is_not_requeued(
+    fit_in: Any, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    own = [GracefulInterrupt(), *run_checkpoints(100), Signalled("on_train_batch_start", 5)]
+    fit_in(tmp_path / "run", own, max_epochs=1)
+    assert not calls.exists()
+    assert "the job is not requeued: no link to " in capsys.readouterr().out
+
+
 def test_a_signal_in_the_sanity_check_ends_the_run_unsaved(
     fit_in: Any, calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,3 +294,29 @@ def test_a_run_is_kept_where_a_file_system_has_no_locks(tmp_path: Path, monkeypa
     lock = RunLock(tmp_path / "run")
     lock.take()
     lock.release()
+
+
+def test_whose_a_checkpoint_is(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the run that saved it, wherever that lies or is moved, and whatever is called so afterwards."""
+    quick = ["--trainer.limit_val_batches", "0"]
+    assert fit(chats, tiny_model, "--name", "b", *quick) == 0
+    Path("latest.ckpt").symlink_to("runs/b/last.ckpt")
+    more = ["--trainer.max_epochs", "2", *quick]
+    assert fit(chats, tiny_model, "--name", "b", "--ckpt_path", "latest.ckpt", *more) == 0
+    shutil.copy("runs/b/last.ckpt", "copied.ckpt")
+    Path("runs/b").rename("runs/b-old")
+    assert fit(chats, tiny_model, "--name", "b", *quick) == 0
+    before = Path("runs/b/last.ckpt").read_bytes()
+    capsys.readouterr()
+    for file in ("runs/b-old/last.ckpt", "copied.ckpt"):
+        assert fit(chats, tiny_model, "--name", "b", "--ckpt_path", file, *more) == 2
+        assert f"runs/b holds a run already, which --ckpt_path {file} is not of" in one_line(capsys)
+        assert Path("runs/b/last.ckpt").read_bytes() == before
+    more[1] = "3"
+    assert fit(chats, tiny_model, "--name", "b-old", "--ckpt_path", "copied.ckpt", *more) == 0
+    assert len(Path("runs/b-old/metrics.csv").read_text().splitlines()) == 1 + 3, "it is gone on with"
+    for content in ([1, 2], torch.zeros(2), {"lit_posttrain": 3}):
+        torch.save(content, "odd.ckpt")
+        assert fit(chats, tiny_model, "--name", "b", "--ckpt_path", "odd.ckpt") == 2
+        found = "runs/b holds a run already" if isinstance(content, dict) else "odd.ckpt: not a checkpoint"
+        assert found in one_line(capsys)

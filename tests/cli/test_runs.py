@@ -263,7 +263,7 @@ def test_nothing_of_the_old_run_stays_when_one_starts_anew(chats: Path, tiny_mod
         Path("runs/one", name).write_text('{"step": 1}\n')
     assert fit(chats, tiny_model, "--name", "one", "--overwrite", "true", "--trainer.logger", "false") == 0
     left = {f.name for f in Path("runs/one").iterdir()}
-    assert left == {"config.yaml", "audit.json", "last.ckpt", "best.ckpt"}
+    assert left == {"config.yaml", "audit.json", "run_id.txt", "last.ckpt", "best.ckpt"}
 
 
 def test_an_error_does_not_speak_of_the_checkpoint_of_an_earlier_run(

@@ -123,13 +123,14 @@ def test_LearningRateMonitor(fit: Fit) -> None:
     assert {"lr-AdamW/pg1", "lr-AdamW/pg2"} <= set(metrics()[0])
 
 
-def test_ModelCheckpoint(fit: Fit) -> None:
+def test_ModelCheckpoint(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     """Keeps further ones in the run's folder, written whole or not at all, from each of which the run goes on as if it
-    had not been stopped."""
+    had not been stopped. The end says where."""
     keep = named("ModelCheckpoint", "every_n_train_steps=3", "save_top_k=-1")
     two = ["--trainer.max_epochs", "2", "--trainer.accumulate_grad_batches", "2"]
     assert fit(*keep, *two) == 0
     folder = Path("runs/r/checkpoints")
+    assert f"kept       runs/r/best.ckpt, runs/r/last.ckpt, {folder}/*.ckpt\n" in capsys.readouterr().out
     assert sorted(f.name for f in folder.iterdir()) == ["epoch=0-step=3.ckpt", "epoch=1-step=6.ckpt"]
     for kept in folder.iterdir():
         assert fit(*two, "--name", kept.stem.replace("=", ""), "--ckpt_path", str(kept)) == 0

@@ -4,6 +4,7 @@ writes for the next turn."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from lit_posttrain.data.as_generated import TAG
@@ -12,6 +13,7 @@ from lit_posttrain.data.places import Places, common
 from lit_posttrain.data.rendering import Conversation, Renderer
 
 _NEXT = "What is next?"
+_OTHER = "\ue002"  # of the private use area: no text holds it
 
 
 class TurnEnds:
@@ -63,22 +65,36 @@ class TurnEnds:
         at = next(inside, at)  # two tokens may begin alike
         while words < at < len(turn) and turn[at - 1].isalnum() and turn[at].isalnum():
             at -= 1  # the next turn begins with the same letters
+        tokens = list(self._token.finditer(turn, words, at))
+        line = max(words, turn.rfind("\n", words, at) + 1)
+        if not tokens and turn[line:at].strip():
+            at = line  # words that go on otherwise in the same line are not shared
         rest = turn[at:].strip()
         # words beside tool calls may stand behind the calls
         spoken = self._token.sub("", rest).strip() and not talk.messages[-1].get("tool_calls")
-        if not rest or not (spoken or rest in self._asking(talk, prompt)):
+        asks = rest in self._asking(talk, prompt)
+        if not rest or not (spoken or asks):
             return turn  # an end that the last turn alone has
-        tokens = list(self._token.finditer(turn, words, at))
+        if not tokens:
+            closes = not turn[words:at].strip() and not asks and self._always_said(talk, turn[at:])
+            return turn if closes else turn[:at]
         if len(tokens) > 1 and (tokens[-1].end() == at or turn[tokens[-1].end() : at].strip()):
             tokens.pop()  # every next turn begins with it, whoever speaks
-        if not tokens:
-            return turn[:at]
         end = tokens[0].end()
         for token in tokens[1:]:
             if token.start() != end:
                 break
             end = token.end()
         return turn[:end]
+
+    def _always_said(self, talk: Conversation, end: str) -> bool:
+        """Whether a conversation ends with the same words whatever is said in it: they are its end, as "### End" is,
+        rather than a reminder of what somebody asked."""
+        others = [{**m, "content": _OTHER * len(m["content"])} for m in talk.messages]
+        try:
+            return self._renderer.text(replace(talk, messages=others)).endswith(end)
+        except BadRow:
+            return True  # a template that takes no other words; those of other turns are still looked for
 
     def _says_more(self, talk: Conversation, turn: str, prompt: str) -> bool:
         """Whether words may stand behind those of the last message."""

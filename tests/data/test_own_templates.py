@@ -88,6 +88,40 @@ BEHIND = {
     "without a closing token": "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% else %}{{ 'usual: ' + messages[1].content }}{% endif %}",
 }
+SPOKEN = "{{ m.role + ': ' + m.content }}"
+ASKS = "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+LINES = (
+    "{% for m in messages %}{{ '### Instruction:\n' if m.role == 'user' else '### Response:\n' }}{{ m.content }}"
+    "{{ '\n\n' }}{% if loop.last and m.role == 'assistant' %}{{ 'END' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+
+
+def _either(last: str, other: str) -> str:
+    """A template that closes its last answer with other words than all turns before."""
+    inner = (
+        f"{{% if loop.last and m.role == 'assistant' %}}{{{{ {last!r} }}}}{{% else %}}{{{{ {other!r} }}}}{{% endif %}}"
+    )
+    return "{% for m in messages %}" + SPOKEN + inner + "{% endfor %}" + ASKS
+
+
+# templates that close the last turn alone, in words -> what closes it
+CLOSED = {
+    "a heading": (LINES.replace("END", "### End"), "\n\n### End"),
+    "a word": (LINES.replace("END", "The end."), "\n\nThe end."),
+    "in brackets": (_either(" (done)\n", " (sep)\n"), " (done)\n"),
+    "begins alike": (_either("\n---end\n", "\n---more\n"), "\n---end\n"),
+    "in the same line": (_either(" STOP ", " "), " STOP "),
+    "a line that all turns have": (_either("\n---\n== bye", "\n---\n"), "\n---\n"),
+}
+
+
+@pytest.mark.parametrize(("template", "end"), CLOSED.values(), ids=CLOSED)
+def test_the_words_that_close_the_last_turn_alone_are_its_end(tmp_path: Path, template: str, end: str) -> None:
+    said, _, _ = build(tmp_path, template, {"messages": TALK[1:3]}, {"messages": TALK[1:]})
+    assert "".join(said) == f"a fox runs{end}" * 2 + f"it is lazy{end}"
+
+
 INTO = {
     "behind every answer": HEAD + "{{ m.content }}<|im_end|>{% if m.role == 'assistant' %}"
     "{{ '(to ' + messages[1].content[:3] + ')' }}{% endif %}{{ '\n' }}{% endfor %}" + OPENS,

@@ -85,10 +85,11 @@ class Votes:
         """What speaks against labels that are below 0 for the first response and above it for the second."""
         if "-1" not in self._values or self._seen <= {"0"} or any(value.startswith("-") for value in self._seen):
             return ""
+        known = ", ".join(f"{value}: {winner}" for value, winner in self._values.items())
         return (
             f"{names}: no label is below 0, which would prefer the first response: they may say by how much a response "
             "is better and not which one; name the column that says which with --data.columns.labels '[NAME]', or pass "
-            "--data.label_values '{-1: first, 0: tie, 1: second, 2: second, 3: second}' if all prefer the second one"
+            f"--data.label_values '{{{known}}}' if all of these rows prefer the second one"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.bad_rows import Misread
@@ -185,6 +186,22 @@ def test_strengths_without_a_sign_prefer_nobody(
         build(tmp_path, tokenizer, rows, on_bad_row="skip")
     said: dict[str, Any] = {"0": "tie", "1": "second", "2": "second", "3": "second"}
     assert set(preferred(build(tmp_path, tokenizer, rows, label_values=said), tokenizer)) <= {"B", "="}
+
+
+def test_the_remedy_for_a_small_file_fits_the_others_of_its_set(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    columns = ("prompt", "response_1", "response_2", "preference_strength")
+    few, all_of_it = (
+        [dict(zip(columns, ("Q", "A", "B", label), strict=True)) for label in labels]
+        for labels in ((1, 2), (-3, -2, -1, 0, 1, 2, 3))
+    )
+    with pytest.raises(PostTrainError, match=r"--data\.label_values") as refused:
+        build(tmp_path, tokenizer, few)
+    said = yaml.safe_load(str(refused.value).split("--data.label_values '")[1].split("'")[0])
+    assert preferred(build(tmp_path, tokenizer, few, label_values=said), tokenizer) == ["B", "B"]
+    found = preferred(build(tmp_path, tokenizer, all_of_it, label_values=said), tokenizer)
+    assert found == preferred(build(tmp_path, tokenizer, all_of_it), tokenizer) == [*"AAA=BBB"]
 
 
 @pytest.mark.parametrize("label", [0, 1, 2, "1"])

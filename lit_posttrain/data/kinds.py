@@ -102,6 +102,11 @@ def guessed(data: Mapping[str, Any], good: str | None = None) -> dict[str, Any]:
     return {name: value for name, value in guesses.items() if value}
 
 
+def is_label(name: str) -> bool:
+    """Whether columns of judged pairs have this name."""
+    return _ANNOTATOR.match(name) is not None or any(name in columns for *columns, _ in JUDGED)
+
+
 def label_values(found: Mapping[str, Any]) -> dict[str, Winner] | None:
     """What the labels of a published set say, by the columns that are read; None where nobody knows."""
     read = (found["first"], found["second"], found["labels"])

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import SYSTEM_COLUMNS, TOOL_COLUMNS, VARIABLES
-from lit_posttrain.data.kinds import KNOWN
+from lit_posttrain.data.beside import (
+    HISTORY,
+    MEDIA_COLUMNS,
+    SYSTEM_COLUMNS,
+    THOUGHT_COLUMNS,
+    TOOL_COLUMNS,
+    VARIABLES,
+)
+from lit_posttrain.data.kinds import KNOWN, is_label
+from lit_posttrain.data.marks import ROW_MARKS
 from lit_posttrain.data.messages import fault_of, is_message
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.template_variables import SWITCHES
@@ -120,11 +128,16 @@ def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
     (rows,) = lists.values() or [[document]]
     if not lists or (rows and all(map(is_message, rows))):
         return [document]
-    # what stands beside the rows is said of each of them, as far as it does not say otherwise; what else is known of
-    # the document gets names that no column has, so that the audit tells of it and nothing takes it for a mark
+    # what stands beside the rows is said of each of them, as far as it does not say otherwise. Of a name that means
+    # something of a row the document may mean something else: it gets one that the audit shows and nothing reads
     others = {key: value for key, value in document.items() if key not in lists}
-    beside = {key if key in _OF_EVERY_ROW else f"document.{key}": value for key, value in others.items()}
+    beside = {f"document.{key}" if _is_of_a_row(key) else key: value for key, value in others.items()}
     return [{**beside, **row} if isinstance(row, dict) else row for row in rows]
+
+
+def _is_of_a_row(name: str) -> bool:
+    """Whether a column of this name says something of its row alone."""
+    return name in (*ROW_MARKS, *THOUGHT_COLUMNS, *MEDIA_COLUMNS, HISTORY) or is_label(name)
 
 
 def _is_by_column(document: Mapping[str, Any]) -> bool:

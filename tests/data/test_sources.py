@@ -14,11 +14,16 @@ import pytest
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 
+from lit_posttrain.data.beside import THOUGHT_COLUMNS
 from lit_posttrain.data.conversation import ConversationData
+from lit_posttrain.data.formats import Columns
+from lit_posttrain.data.marks import ROW_MARKS
+from lit_posttrain.data.prompts import PromptData
 from lit_posttrain.data.sources import find_sources, read_records
 from lit_posttrain.data.streaming import TreeStream
 from lit_posttrain.data.tokenize import TokenizeOptions, build_store
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import PromptRecord
 
 ROWS = [{"prompt": f"question {i}", "completion": f"answer\n{i}, with é"} for i in range(5)]
 
@@ -386,10 +391,10 @@ def test_what_stands_beside_the_rows_of_a_document_is_said_of_each(tmp_path: Pat
     assert [r.data["system"] for r in read_records(str(path))] == ["Be brief", "own"]
     store, audit = build_store([str(path)], tiny.tokenizer(), TokenizeOptions(), str(tmp_path / "cache"))
     assert "Be brief" in tiny.tokenizer().decode(store[0].prompt)
-    assert {column: tally.count for column, tally in audit.files[0].unread.items()} == {"document.version": 2}
+    assert {column: tally.count for column, tally in audit.files[0].unread.items()} == {"version": 2}
 
 
-@pytest.mark.parametrize("key", ["weight", "sample_weight", "train", "history", "thinking", "version"])
+@pytest.mark.parametrize("key", [*ROW_MARKS, *THOUGHT_COLUMNS, "history", "images", "annotator1", "winner"])
 def test_what_is_known_of_a_document_is_no_column_of_its_rows(key: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     rows = [{"prompt": "what is it", "completion": "a fox"}, {"prompt": "b", "completion": "c"}]
@@ -398,6 +403,19 @@ def test_what_is_known_of_a_document_is_no_column_of_its_rows(key: str, tmp_path
     assert len(store) == 2
     assert audit.files[0].unread[f"document.{key}"].count == 2
     assert [record.data["tools"] for record in read_records(str(path))] == [[{"name": "f"}]] * 2
+
+
+def test_what_else_stands_beside_the_rows_of_a_document_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    rows = [{"prompt": "what is it", "completion": "a fox"}, {"prompt": "b", "completion": "c", "persona": "own"}]
+    path.write_text(json.dumps({"persona": "Be brief", "rows": rows}))
+    options = TokenizeOptions(Columns(system="persona"))
+    store, audit = build_store([str(path)], tiny.tokenizer(), options, str(tmp_path / "cache"))
+    assert ["Be brief" in tiny.tokenizer().decode(store[i].prompt) for i in range(2)] == [True, False]
+    assert not audit.files[0].unread
+    data = PromptData(str(path), cache_dir=str(tmp_path / "cache"))
+    data.build(tiny.tokenizer(), 512)
+    assert PromptRecord.of(data.train_store[0]).columns["persona"] == "Be brief"
 
 
 def test_a_folder_names_what_it_does_not_read(tmp_path: Path) -> None:

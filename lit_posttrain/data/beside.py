@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,13 @@ MEDIA_COLUMNS = ("images", "image", "videos", "video", "audios", "audio")
 VARIABLES = "chat_template_kwargs"
 THOUGHT_COLUMNS = ("reasoning_content", "thinking")
 
+# a file by its ending, an address, or the data itself
+_MEDIA = re.compile(
+    r"\.(png|jpe?g|gif|bmp|webp|tiff?|svg|heic|avif|mp4|m4[av]|mov|avi|mkv|webm|mpe?g|mp3|wav|flac|ogg|opus|aac)"
+    r"([?#]\S*)?\s*$|^\s*(data:|(https?|s3|gs|file|ftp|hf)://)",
+    re.IGNORECASE,
+)
+_DATA = re.compile(r"[A-Za-z0-9+/=\r\n]{200,}")
 _BRACKETED = re.compile(r"""\s*(\[\s*[\[{"']|\{\s*["'])""")
 Messages = list[dict[str, Any]]
 
@@ -47,18 +55,17 @@ class Beside:
         """A prompt behind the row's system prompt and its earlier turns. A system turn of the prompt's own stands in
         place of the row's column, which then counts as unread."""
         prompt = _with_history(row, prompt) if history else prompt
-        own, column = bool(prompt) and prompt[0]["role"] in SYSTEM, row.first(self.system)
-        if own:
-            if column and row.peek(column) == prompt[0]["content"]:
-                row[column]
+        there = [column for column in self.system if row.first((column,))]
+        if prompt and prompt[0]["role"] in SYSTEM:
+            for column in there:
+                if row.peek(column) == prompt[0]["content"]:
+                    row[column]
             return prompt
-        said = row.peek(column) if column else self.default_system
-        if said is not None and not isinstance(said, str):
-            if self.system == SYSTEM_COLUMNS and not _is_structured(said):
-                return prompt
-            raise BadRow("wrong type", f"`{column}` is {kind(said)}, not a string; mend it")
-        if column:
-            row[column]
+        texts = [column for column in there if isinstance(row.peek(column), str)]
+        for column in [] if texts else there:
+            if self.system != SYSTEM_COLUMNS or _is_structured(row.peek(column)):
+                raise BadRow("wrong type", f"`{column}` is {kind(row.peek(column))}, not a string; mend it")
+        said = next((text for text in (row[column] for column in texts) if text.strip()), self.default_system)
         return [{"role": "system", "content": said}, *prompt] if said and said.strip() else prompt
 
     def around(self, row: Row) -> dict[str, Any]:
@@ -67,24 +74,34 @@ class Beside:
 
     def _tools(self, row: Row) -> list[Any] | None:
         column = row.first(self.tools)
-        if column is None or (self.tools == TOOL_COLUMNS and not _is_structured(row.peek(column))):
+        if column is None or (self.tools == TOOL_COLUMNS and not _may_be_tools(row.peek(column))):
             return None
         return as_tools(row[column], column)
 
 
 def refuse_media(row: Row) -> None:
-    """Refuse a row with a picture, a film or a sound, which the model would have to answer without.
+    """Refuse a row with a picture, a film or a sound, which the model would have to answer without. Other text in such
+    a column is none: the name of a container.
 
     Raises:
         BadRow: it has one.
     """
-    column = row.first(MEDIA_COLUMNS)
-    if column is not None and isinstance(row.peek(column), (str, bytes, list, dict)):
-        raise BadRow(
-            "not only text",
-            f"`{column}` holds {kind(row.peek(column))}, and only text can be trained on and answered: the model would "
-            "not see it; remove the row, or the column if the texts do without it",
-        )
+    for column in MEDIA_COLUMNS:
+        if row.first((column,)) and _is_media(row.peek(column)):
+            raise BadRow(
+                "not only text",
+                f"`{column}` holds {kind(row.peek(column))}, and only text can be trained on and answered: the model "
+                "would not see it; remove the row, or the column if the texts do without it",
+            )
+
+
+def _is_media(value: Any) -> bool:
+    """Whether something is a picture or the like, or the place of one."""
+    if isinstance(value, str):
+        return _MEDIA.search(value) is not None or _DATA.fullmatch(value) is not None
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_media, value))
+    return value is not None and not isinstance(value, (bool, int, float))
 
 
 def refuse_unwanted(row: Row) -> None:
@@ -121,6 +138,16 @@ def _is_structured(value: Any) -> bool:
         return isinstance(json.loads(value), (list, dict))
     except (ValueError, RecursionError):
         return False
+
+
+def _may_be_tools(value: Any) -> bool:
+    """Whether something may be tool schemas: a list or an object, but no list of plain texts, as names of tools are."""
+    if not _is_structured(value):
+        return False
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
+    texts = isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return not texts or any(map(_is_structured, value))
 
 
 def _variables(row: Row) -> dict[str, Any]:

@@ -24,9 +24,10 @@ MESSAGE_MARKS = {
 }
 # axolotl: a list of {begin_offset, end_offset, train} over the characters of a turn
 DETAILS = ("train_detail", "training_detail")
-# column of a row -> likewise for all of its assistant turns. The other names say something else of a row: `loss` is
-# what somebody measured, `masked` that names were removed, `training` which split it is of
-ROW_MARKS = {"weight": True, "sample_weight": True, "loss_weight": True, "train": True, "trainable": True}
+# columns of a row that say so of all its assistant turns. The other names say something else of a row: `loss` is what
+# somebody measured, `masked` that names were removed, `training` which split it is of
+_OF_ROWS = ("weight", "sample_weight", "loss_weight", "loss_scale", "loss_mask", "train", "trainable")
+ROW_MARKS = dict.fromkeys(_OF_ROWS, True)
 _WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 

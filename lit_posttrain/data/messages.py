@@ -53,7 +53,6 @@ def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str,
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = as_json(value, column)
-    value = by_message(value)
     if isinstance(value, dict):
         raise BadRow("wrong type", f"`{column}` is {of_columns(value) or kind(value)}, not a list of messages; mend it")
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
@@ -238,12 +237,23 @@ def as_tools(value: Any, column: str) -> list[Any] | None:
         value = as_json(value, column) if value.strip() else None
     if value is not None and not isinstance(value, list):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of tool schemas; mend it")
-    tools = [as_json(tool, column) if isinstance(tool, str) else tool for tool in value or []]
-    if not all(isinstance(tool, dict) for tool in tools):
-        raise BadRow("wrong type", f"`{column}` holds {kind(tools[0])}, not tool schemas; mend it")
+    tools = [_tool(tool, f"{column}[{i}]") for i, tool in enumerate(value or [])]
     bare = [("name" in tool and "function" not in tool and "type" not in tool) for tool in tools]
     made = [{"type": "function", "function": t} if alone else t for t, alone in zip(tools, bare, strict=True)]
     return made or None
+
+
+def _tool(value: Any, where: str) -> dict[str, Any]:
+    """A tool's schema, or JSON text of one."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = as_json(value, where)
+    if not isinstance(value, dict):
+        shown = repr(value)[:40] if isinstance(value, str) else kind(value)
+        raise BadRow(
+            "wrong type",
+            f"`{where}` is {shown}, not a tool's schema; write an object with name, description and parameters",
+        )
+    return value
 
 
 def as_json(text: str, where: str) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from lit_posttrain.data.messages import by_message
+
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Row(Mapping[str, Any]):
-    """The columns of a record. Looking a column up counts as reading it; `peek` and `in` do not.
+    """The columns of a record. Looking a column up counts as reading it; `peek` and `in` do not. Messages that stand by
+    key are given as a list of them.
 
     notes: what was found out about the record that a person should know, in words. unused: keys within columns that
     nobody reads, such as `responses[].model`.
@@ -27,7 +30,7 @@ class Row(Mapping[str, Any]):
         return data if isinstance(data, Row) else cls(data)
 
     def __getitem__(self, column: str) -> Any:
-        value = self._data[column]
+        value = by_message(self._data[column])
         self._read.add(column)
         return value
 
@@ -42,7 +45,7 @@ class Row(Mapping[str, Any]):
 
     def peek(self, column: str) -> Any:
         """A value without reading it; None where there is no such column."""
-        return self._data.get(column)
+        return by_message(self._data.get(column))
 
     def first(self, columns: Iterable[str]) -> str | None:
         """The first of some columns in which there is something that nobody has read as something else."""

@@ -66,15 +66,20 @@ def after_prompt(
         common = turns[0][: min((_parted(turns[0], side) for side in turns[1:]), default=last + 1)]
         if any(alike([turn], asked) for turn in common):
             return [*system, *common], [side[len(common) :] for side in bare]
-    if all(alike(side[: len(asked)], asked) for side in turns):
-        return [*system, *asked], [side[len(asked) :] if _begins(side) else side for side in bare]
-    name, side = next(
-        (n, s) for n, s in zip(names, bare, strict=True) if _begins(s) and not alike(s[: len(asked)], asked)
-    )
+    rests = [_rest(side, asked) if _begins(side) else side for side in bare]
+    said = [rest for rest in rests if rest is not None]
+    if len(said) == len(sides):
+        return [*system, *asked], said
+    name, side = next((n, s) for n, s, rest in zip(names, bare, rests, strict=True) if rest is None)
     raise BadRow(
         "two prompts",
         f"`{name}` begins with {_excerpt(side)} where `{column}` is {_excerpt(asked)}; mend it, or remove one of them",
     )
+
+
+def begins_with(side: Messages, prompt: Messages) -> bool:
+    """Whether a side begins with a prompt, system turns aside."""
+    return _rest(_split(side)[1], _split(prompt)[1]) is not None
 
 
 def shared_prompt(first: Messages, second: Messages, only_last: bool = False) -> Messages:
@@ -101,6 +106,20 @@ def _parted(first: Messages, second: Messages) -> int:
     while parted < min(len(first), len(second)) and alike(first[parted : parted + 1], second[parted : parted + 1]):
         parted += 1
     return parted
+
+
+def _rest(side: Messages, asked: Messages) -> Messages | None:
+    """What of a side follows a prompt, whose last turn of the assistant it may go on with; None where it begins
+    otherwise."""
+    count = len(asked)
+    if alike(side[:count], asked):
+        return side[count:]
+    if len(side) < count or asked[-1]["role"] != "assistant":
+        return None
+    begun, said = asked[-1]["content"], side[count - 1]["content"]
+    if not said.startswith(begun) or not alike([*side[: count - 1], {**side[count - 1], "content": begun}], asked):
+        return None
+    return [{**side[count - 1], "content": said[len(begun) :]}, *side[count:]]
 
 
 def _split(messages: Messages) -> tuple[Messages, Messages]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
 from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.beside import with_thoughts
-from lit_posttrain.data.comparison import Candidate, Comparison, Messages, after_prompt, equal_responses, shared_prompt
-from lit_posttrain.data.formats import empty_prompt, takes_more, with_added
+from lit_posttrain.data.comparison import Candidate, Comparison, Messages, equal_responses, shared_prompt
 from lit_posttrain.data.kinds import GOOD_WORDS
-from lit_posttrain.data.messages import REASONING, SYSTEM, as_json, check_order, kind, same, says
+from lit_posttrain.data.messages import REASONING, SYSTEM, as_json, by_message, check_order, kind, same, says
+from lit_posttrain.data.prompt_texts import behind_prompt, empty_prompt
 from lit_posttrain.data.ranks import ranks_of, ranks_of_scores
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.turns import conversation
@@ -91,19 +90,12 @@ def _margin(value: Any, column: str) -> float:
 def _asked(
     row: Row, columns: Mapping[str, Any], sides: Sequence[Messages], names: Sequence[str]
 ) -> tuple[Messages, list[Messages]]:
-    """The prompt of a row, and of each of its responses what follows the prompt. The prompt is its column, with the
-    texts of the `extra` columns below it, unless the responses themselves begin with it and have none of those."""
+    """The prompt of a row, and of each of its responses what follows the prompt; see `behind_prompt`."""
     name = str(columns["prompt"])
     if row[name] is None:
         raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
     prompt = conversation(row[name], name, row.notes, "user")
-    extra = [column for column in columns["extra"] if row.first((column,))]
-    if extra and takes_more(prompt, row[name]):
-        if any(side[0]["role"] != "assistant" for side in sides):
-            with suppress(BadRow):
-                return after_prompt(prompt, sides, name, names)
-        prompt[-1]["content"] = with_added(prompt[-1]["content"], row, extra)
-    prompt, said = after_prompt(prompt, sides, name, names)
+    prompt, said = behind_prompt(row, prompt, columns["extra"], sides, name, names)
     if not any(says(message) for message in prompt if message["role"] not in SYSTEM):
         raise empty_prompt(name)
     return prompt, said
@@ -173,7 +165,7 @@ def _response(response: str | dict[str, Any], where: str, column: str, row: Row)
     found = next((name for name in _TEXT_OF_RESPONSE if response.get(name) is not None), None)
     if found is None and not response.get("tool_calls"):
         raise BadRow("no text", f"{where} has none of {', '.join(_TEXT_OF_RESPONSE)}; mend it")
-    value = "" if found is None else response[found]
+    value = "" if found is None else by_message(response[found])
     more = {key: response[key] for key in ("tool_calls", *REASONING) if response.get(key)}
     alone = isinstance(value, str)
     if alone and more:

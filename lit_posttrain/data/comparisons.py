@@ -111,7 +111,7 @@ def recognise_comparison(
     Raises:
         PostTrainError: a named column does not exist, or no known set of columns does.
     """
-    data, named = record.data, columns or PreferenceColumns()
+    data, named = Row(record.data), columns or PreferenceColumns()
     require_columns(record, named)
     if named.ranks and re.search("rating|score", named.ranks, re.IGNORECASE):
         raise PostTrainError(

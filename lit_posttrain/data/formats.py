@@ -15,13 +15,14 @@ from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import SYSTEM_COLUMNS, Beside, refuse_media, refuse_unwanted, with_thoughts
-from lit_posttrain.data.comparison import after_prompt
+from lit_posttrain.data.comparison import begins_with
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
-from lit_posttrain.data.messages import as_messages, by_message, check_order, is_message, kind, of_columns, says
+from lit_posttrain.data.messages import as_messages, check_order, is_message, kind, of_columns, says
+from lit_posttrain.data.prompt_texts import behind_prompt, empty_prompt, string, with_added
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
-from lit_posttrain.data.turns import conversation, from_json
+from lit_posttrain.data.turns import MESSAGES_AS_TEXT, conversation, from_json
 from lit_posttrain.errors import PostTrainError
 
 
@@ -110,21 +111,21 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     Raises:
         PostTrainError: a named column does not exist, or the file is something else than conversations.
     """
-    data, named = record.data, columns or Columns()
+    data, named = Row(record.data), columns or Columns()
     require_columns(record, named)
     found = _named(record, named)
     if found is None:
-        if is_message(data):
+        found = _by_columns(data)
+        other, lone = compared(data), asks(data) or tokens(data)
+        if other and (found is None or _is_prompt_only(data, found, other[0])):
+            raise PostTrainError(f"{record.file}:{record.line}: not conversations but {other[1]}{_imitated(data)}")
+        if is_message(record.data) and not lone and (found is None or found[1] == ("text",)):
             raise PostTrainError(
                 f"{record.file}:{record.line}: a row is a single message ({', '.join(data)}), not a conversation; join "
                 "the messages of each conversation in a column `messages`, or pass --data.columns.text for plain text"
             )
-        found = _by_columns(data)
-        other = compared(data)
-        if other and (found is None or _is_prompt_only(data, found, other[0])):
-            raise PostTrainError(f"{record.file}:{record.line}: not conversations but {other[1]}{_imitated(data)}")
     if found is None:
-        if lone := asks(data) or tokens(data):
+        if lone:
             more = _texts_beside(data)
             lone = (
                 lone
@@ -244,7 +245,7 @@ def _asked_and_answered(data: Mapping[str, Any], prompt: str, answer: str) -> _F
 
 def _by_columns(data: Mapping[str, Any]) -> _Found | None:
     for column in CONVERSATION:
-        if isinstance(by_message(data.get(column)), (list, str)):
+        if isinstance(data.get(column), (list, str)):
             return _conversation(column)
     for prompt, answers in ANSWERS.items():
         answer = next((column for column in answers if column in data), None)
@@ -255,7 +256,7 @@ def _by_columns(data: Mapping[str, Any]) -> _Found | None:
 
 def _plain(column: str) -> _Found:
     def read(row: Row) -> _Parts:
-        return _Parts(text=("", _text(row, column, "text")))
+        return _Parts(text=("", _filled(row[column], column, "text")))
 
     return column, (column,), read
 
@@ -274,28 +275,23 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
     """`extra`: columns that are added to a row's prompt where the row has them."""
 
     def read(row: Row) -> _Parts:
-        asked, answered = from_json(row[prompt], prompt, row.notes), row[answer]
-        if isinstance(asked, list) or answer in CONVERSATION:  # an answer to a text may be JSON itself, even a dialogue
-            answered = from_json(answered, answer, row.notes)
+        asked = from_json(row[prompt], prompt, row.notes)
+        asked = [asked] if is_message(asked) else asked
+        if isinstance(asked, list) or answer in CONVERSATION:
+            answered = from_json(row[answer], answer, row.notes)
+        else:
+            answered = _answer_to_text(row, prompt, answer, extra)
         if isinstance(asked, str) and isinstance(answered, str):
-            _text(row, answer, "completion")
+            _filled(answered, answer, "completion")
             asked = with_added(asked, row, extra)
             if not asked.strip():
                 raise empty_prompt(prompt)
             said = with_thoughts(row, [{"role": "assistant", "content": answered}])
             return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
         turns, said = _side(asked, prompt, "user"), _side(answered, answer, "assistant")
-        opened = said[0]["role"] != "assistant" and turns[-1]["role"] not in ("assistant", "tool")
-        added = [*turns]
-        if takes_more(turns, row[prompt]):
-            added[-1] = {**turns[-1], "content": with_added(turns[-1]["content"], row, extra)}
-        if opened:  # the answer is a whole conversation, with the prompt as it was put together or as it stands
-            try:
-                turns, (said,) = after_prompt(added, [said], prompt, [answer])
-            except BadRow:
-                turns, (said,) = after_prompt(turns, [said], prompt, [answer])
-        else:
-            turns = added
+        answered_before = turns[-1]["role"] in ("assistant", "tool")
+        if not answered_before or said[0]["role"] == "assistant" or begins_with(said, turns):
+            turns, (said,) = behind_prompt(row, turns, extra, [said], prompt, [answer])
         if not said:
             raise BadRow("no assistant turn", f"`{answer}` is the prompt and no answer; add it, or remove the row")
         if not any(map(says, turns)):
@@ -305,38 +301,23 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
     return name, (prompt, answer), read
 
 
-def takes_more(prompt: Sequence[Mapping[str, Any]], value: Any) -> bool:
-    """Whether other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
-    what the prompt was read from."""
-    return prompt[-1]["role"] == "user" and (isinstance(value, str) or len(prompt) == 1)
-
-
-def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
-    """A prompt with the texts of columns that belong to it, a paragraph each. Objects, and lists of other things than
-    texts, belong to something else and stay unread.
-
-    Raises:
-        BadRow: a column holds a list of texts or of messages, or a number.
-    """
-    there = [column for column in columns if row.first((column,)) and not _is_record(row.peek(column))]
-    parts = [asked] * bool(asked.strip()) + [_text(row, column, "") for column in there]
-    return "\n\n".join(parts)
-
-
-def _is_record(value: Any) -> bool:
-    """Whether a value is structured data without texts of its own that somebody says."""
-    if isinstance(value, list):
-        return all(isinstance(part, (dict, int, float, type(None))) and not is_message(part) for part in value)
-    return isinstance(value, dict)
-
-
-def empty_prompt(column: str) -> BadRow:
-    """What is wrong with a row whose prompt is blank."""
-    return BadRow(
-        "empty prompt",
-        f"`{column}` is empty: nothing is asked; fill or remove the row (texts that answer nothing go to "
-        "configs/sft.yaml with --data.columns.text)",
-    )
+def _answer_to_text(row: Row, prompt: str, answer: str, extra: tuple[str, ...]) -> Any:
+    """The answer to a prompt that is text. Messages in JSON text are read as such where they can follow the prompt;
+    else they stay text, as somebody may have asked for a dialogue in JSON. The audit says of how many rows either."""
+    value, notes = row[answer], list[str]()
+    if not isinstance(value, str):
+        return value
+    with suppress(BadRow):
+        found = from_json(value, answer, notes)
+        if found is value:
+            return value
+        turns, said = _side(row[prompt], prompt, "user"), _side(found, answer, "assistant")
+        _, (rest,) = behind_prompt(row.aside(), turns, extra, [said], prompt, [answer])
+        if rest and rest[0]["role"] == "assistant":
+            row.notes += notes
+            return found
+    row.notes.append(MESSAGES_AS_TEXT)
+    return value
 
 
 def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
@@ -349,12 +330,8 @@ def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
     return as_messages(value, column)
 
 
-def _text(row: Row, column: str, called: str) -> str:
-    """A string column; `called` names it in "empty ..." where it must not be empty."""
-    value = row[column]
-    if not isinstance(value, str):
-        remedy = "write it in quotes" if isinstance(value, (int, float)) else "mend it"
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string; {remedy}")
-    if called and not value.strip():
+def _filled(value: Any, column: str, called: str) -> str:
+    """A string that must not be empty; `called` names it then."""
+    if not string(value, column).strip():
         raise BadRow(f"empty {called}", f"`{column}` is empty; there is nothing to train on")
-    return value
+    return str(value)

@@ -21,6 +21,8 @@ ANSWERS = {
     "query": ("response", "answer"),
     "problem": ("solution", "answer"),
 }
+# columns of what is right: a row of these, a `prompt` and an `input` is a program's task for a reward
+RIGHT = ("answer", "answers", "solution", "outputs", "expected_output", "ground_truth", "tests", "test_cases")
 # names in public preference data of what `PreferenceColumns` has a field for
 COMPARED = {
     "chosen": ("chosen", "chosen_response"),

@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted
+from lit_posttrain.data.beside import (
+    HISTORY,
+    SYSTEM_COLUMNS,
+    TOOL_COLUMNS,
+    Beside,
+    refuse_media,
+    refuse_unwanted,
+)
 from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
-from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns, takes_more, with_added
-from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, guessed
-from lit_posttrain.data.messages import as_messages, check_order, kind, says
+from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns
+from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, RIGHT, compared, guessed
+from lit_posttrain.data.messages import as_messages, check_order, says
 from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.module import TreeData
 from lit_posttrain.data.overlong import Fitted
+from lit_posttrain.data.prompt_texts import takes_more, with_added
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.store import TreeStore
@@ -27,7 +35,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord, Tree
 
 TOO_LONG = "prompt longer than max_length"
-_FOR_REWARDS = ("input",)  # beside a `prompt` without an answer to learn from, it is a program's
+_BESIDE = (*INPUT, *SYSTEM_COLUMNS, *TOOL_COLUMNS, HISTORY)  # what may belong to a prompt, and need not
 
 
 @dataclass
@@ -119,6 +127,8 @@ class PromptReader:
         bare = len(prompt) == 1 and prompt[0]["role"] == "user" and not around["tools"]
         example = Example.of(prompt, [], row, text=(str(prompt[0]["content"]), "") if bare else None, **around)
         check_order(example.messages, answered=False)
+        left = [name for name in _BESIDE if row.first((name,))]
+        row.notes += [f"with a column `{name}` that is no part of the prompt" for name in left]
         return example
 
 
@@ -149,19 +159,21 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
         return named.messages, (named.messages,), _unanswered(named.messages)
     if named.prompt:
         return named.prompt, (named.prompt,), _asked(named.prompt, ())
-    compared = None
+    responses = None
     column = next((name for name in PROMPT if name in record.data), None)
     with suppress(PostTrainError):
-        compared = None if column and _are_answers(record.data) else recognise_comparison(record, labelled=False)
+        responses = None if column and _are_answers(record.data) else recognise_comparison(record, labelled=False)
     if column is not None:
-        learned = compared is not None or any(name in record.data for name in ANSWERS[column])
-        left = _FOR_REWARDS if column == "prompt" and not learned else ()
-        extra = tuple(name for name in INPUT if name not in left)
-        read = _asked(column, extra, left)
+        learned = responses is not None or _is_learned(column, record.data)
+        task = column == "prompt" and not learned
+        judged = task and any(name in record.data for name in RIGHT)
+        extra = tuple(name for name in INPUT if not (judged and name == "input"))
+        read = _asked(column, extra, task)
         name = "/".join((column, *(name for name in extra if name in record.data)))
-        return name, (column,), read if compared is None else _compared(compared, column, read)
-    if compared is not None:
-        return f"prompts of {compared.name}", compared.needs, _compared(compared, guessed(record.data).get("prompt"))
+        return name, (column,), read if responses is None else _compared(responses, column, read)
+    if responses is not None:
+        prompt = guessed(Row(record.data)).get("prompt")
+        return f"prompts of {responses.name}", responses.needs, _compared(responses, prompt)
     with suppress(PostTrainError):
         whole = recognise(record, Columns())
         if whole.needs[0] in CONVERSATION:
@@ -172,6 +184,12 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
     )
 
 
+def _is_learned(column: str, data: Mapping[str, Any]) -> bool:
+    """Whether SFT or KTO learn from the record what answers its prompt."""
+    shape = compared(Row(data))
+    return any(name in data for name in ANSWERS[column]) or (shape is not None and shape[0] == "unpaired")
+
+
 def _are_answers(data: Mapping[str, Any]) -> bool:
     """Whether a list of texts without ranks or scores is what is right, for a reward, and no responses of models."""
     found = guessed(data)
@@ -180,18 +198,16 @@ def _are_answers(data: Mapping[str, Any]) -> bool:
     return texts and {"ranks", "scores", "chosen", "first"}.isdisjoint(found)
 
 
-def _asked(column: str, extra: tuple[str, ...], left: tuple[str, ...] = ()) -> _Read:
-    """extra: columns that are added to the prompt. left: those that are left to the rewards."""
+def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> _Read:
+    """extra: columns that are added to the prompt. task: of rows for a reward, in which an `input` or `context` of
+    another type is the reward's."""
 
     def read(row: Row) -> _Prompt:
-        value = row[column]
-        if not isinstance(value, (str, list)):
-            raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
-        messages = conversation(value, column, row.notes, "user")
-        if takes_more(messages, value):
-            added = [name for name in extra if not left or isinstance(row.peek(name), (str, list))]
+        messages = conversation(row[column], column, row.notes, "user")
+        if takes_more(messages, row[column]):
+            texts = {"input": str, "context": str | list} if task else {}
+            added = [name for name in extra if name not in texts or isinstance(row.peek(name), texts[name])]
             messages[-1]["content"] = with_added(messages[-1]["content"], row, added)
-        row.notes += [f"with an `{name}` that only rewards see" for name in left if row.first((name,))]
         return messages, False
 
     return read
@@ -246,8 +262,8 @@ class PromptData(TreeData):
     Columns are recognised by their names: `prompt` (a string, a transcript or messages), `instruction`, `question`,
     `query` or `problem` (with `input` or `context`), `messages` without their last answer, and the prompts of
     preference data; beside them `system`, `tools`, `history` and `chat_template_kwargs`. All columns of a row are
-    handed to the rewards, such as the `answer` that is right. An `input` beside `prompt` is for them alone, a
-    program's, unless the row has a completion too.
+    handed to the rewards, such as the `answer` that is right. An `input` beside `prompt` and what is right (`answer`,
+    `tests`, `ground_truth`, ...) is for them alone: a program's, which would give the test away.
 
     Args:
         path: Prompts to train on: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of

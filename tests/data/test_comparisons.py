@@ -23,7 +23,7 @@ from lit_posttrain.data.prompts import prompt_reader
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.tokenize import build_store
-from lit_posttrain.data.turns import TRANSCRIPT
+from lit_posttrain.data.turns import JSON_TEXT, MESSAGES_AS_TEXT, TRANSCRIPT
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Role
 
@@ -510,10 +510,27 @@ def test_what_begins_like_messages_and_goes_on_is_what_somebody_said(text: str) 
 def test_an_answer_to_a_text_may_show_messages(prompt: str, completion: str, answer: str) -> None:
     row = Row({prompt: "Write a dialogue as JSON", completion: answer})
     columns = Columns(prompt=prompt, completion=completion)
-    example = recognise(Record({**row}, "rows.jsonl", 1), columns).example(row.aside())
+    seen = row.aside()
+    example = recognise(Record({**row}, "rows.jsonl", 1), columns).example(seen)
     assert example.messages[-1] == {"role": "assistant", "content": answer}
     assert example.text is not None
     assert example.text[1] == answer
+    assert seen.notes == [MESSAGES_AS_TEXT]
+
+
+@pytest.mark.parametrize("asked", ["Q", USER, [USER]])
+@pytest.mark.parametrize("answer", [[said("A")], [USER, said("A")], [SYSTEM, USER, said("A")]])
+def test_an_answer_in_json_text_is_read_as_in_every_method(answer: list[dict[str, Any]], asked: Any) -> None:
+    sft = Row({"prompt": asked, "completion": json.dumps(answer)})
+    made = recognise(Record({**sft}, "rows.jsonl", 1)).example(sft)
+    worse = [*answer[:-1], said("B")]
+    row = Row({"prompt": asked, "chosen": json.dumps(answer), "rejected": json.dumps(worse)})
+    pair = recognise_comparison(Record({**row}, "rows.jsonl", 1)).read(row)
+    assert made.messages == [*pair.prompt, *pair.candidates[0].messages]
+    assert made.messages[-2:] == [USER, said("A")]
+    assert made.text is None
+    assert set(sft.notes) == set(row.notes) == {JSON_TEXT}
+    assert prompt_reader(Record({"prompt": asked}, "f", 1)).example(Row({"prompt": asked})).messages == [USER]
 
 
 def test_what_belongs_to_a_prompt_does_so_however_the_answer_is_written() -> None:

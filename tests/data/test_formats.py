@@ -12,6 +12,9 @@ from lit_posttrain.data.beside import MEDIA_COLUMNS
 from lit_posttrain.data.comparisons import recognise_comparison
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.formats import Columns, recognise
+from lit_posttrain.data.kinds import CONVERSATION
+from lit_posttrain.data.marks import ROW_MARKS
+from lit_posttrain.data.preference import ComparisonReader
 from lit_posttrain.data.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
@@ -144,6 +147,23 @@ def test_system_prompts() -> None:
     assert example({"prompt": "Q", "completion": "A"}, system_prompt="given").prompt_turns == 2
 
 
+@pytest.mark.parametrize("given", [{"system": 3}, {"system": " "}, {"system": "", "system_prompt": True}, {}])
+@pytest.mark.parametrize("more", [{}, {"system_message": "own"}])
+def test_a_system_column_without_text_leaves_the_place_to_the_next_one(
+    given: dict[str, Any], more: dict[str, str]
+) -> None:
+    beside, expected = {**given, **more}, {"role": "system", "content": "own" if more else "given"}
+    assert example({"messages": ASKED, **beside}, system_prompt="given").messages[0] == expected
+    pair = {"prompt": "Q", "chosen": "A", "rejected": "B", **beside}
+    assert recognise_comparison(Record(pair, "f", 1)).read(pair, "given").prompt[0] == expected
+    asked = {"prompt": "Q", **beside}
+    assert prompt_reader(Record(asked, "f", 1), system_prompt="given").example(Row(asked)).messages[0] == expected
+    numbers = [name for name, value in given.items() if isinstance(value, int)]
+    row = Row({"messages": ASKED, **beside})
+    recognise(Record({**row.aside()}, "f", 1)).example(row, "given")
+    assert row.unread == numbers
+
+
 def test_tools_and_tool_calls() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     row = {
@@ -222,11 +242,18 @@ def test_marks_that_are_no_yes_or_no_are_refused(keys: dict[str, Any], message: 
         example({"messages": [ASKED[0], {**ASKED[1], **keys}]})
 
 
-@pytest.mark.parametrize("key", ["weight", "sample_weight", "loss_weight"])
+@pytest.mark.parametrize("key", ["weight", "sample_weight", "loss_weight", "loss_scale"])
 def test_weights_of_rows_are_not_rounded(key: str) -> None:
     with pytest.raises(BadRow, match=f"^`{key}` is 0.3; it must be 1 .* --data.weights weighs whole files"):
         example({"messages": ASKED, key: 0.3})
     assert example({"prompt": "Q", "completion": "A", "weight": "72 kg"}).messages == ASKED
+
+
+@pytest.mark.parametrize("mark", ROW_MARKS)
+def test_a_list_of_marks_is_none_of_the_row(mark: str) -> None:
+    row = Row({"messages": ASKED, mark: [0, 1]})
+    assert _sft(row) == ASKED
+    assert row.unread == [mark]
 
 
 def test_a_turn_of_which_every_part_is_marked_is_not_trained_on() -> None:
@@ -304,15 +331,22 @@ def test_every_row_needs_the_columns_of_the_first() -> None:
 FREE: list[tuple[str, Any]] = [
     *(("history", value) for value in ("[WP] A knight", "[1, 2", "[]x", "{a", 3, True)),
     *((n, value) for n in ("functions", "tools") for value in ("def f(): ...", "[Test]\nint f();", "{ return; }", 3)),
+    *((n, v) for n in ("functions", "tools") for v in (["search", "calculator"], ["def f(): pass"], '["search"]')),
     *((name, value) for name in ("input", "context") for value in ({"a": 1}, [1, 2], [{"a": "b"}])),
-    *(("system", value) for value in (1, 0.5, True)),
+    *((name, value) for name in ("input", "context") for value in ([["Title", ["a", "b"]]], [["a", "b"], ["c"]])),
+    *((name, value) for name in ("system", "system_prompt") for value in (1, 0.5, True)),
 ]
 MEANT: list[tuple[str, Any]] = [
     *(("history", value) for value in ('["a"]', "[['a', 'b']]", '[["a", "b"]', "[1]", {"a": 1}, '{"a": 1}')),
     *(("history", value) for value in (["a"], [["a", "b"], ["c"]], [["a", None]], [["a", 1]], [{"role": "x"}])),
-    *((name, value) for name in ("functions", "tools") for value in (["python"], {"a": 1}, [1], "[1]", '{"a": 1}')),
+    *((name, value) for name in ("functions", "tools") for value in ({"a": 1}, [1], "[1]", '{"a": 1}')),
+    *(
+        (name, value)
+        for name in ("functions", "tools")
+        for value in (['{"name": '], [{"name": "f"}, "g"], ["g", ["f"]])
+    ),
     *((n, v) for n in ("functions", "tools") for v in ("[{'type': 'function'}]", '[{"type": ', '\n[\n {"name": f}]')),
-    *((name, value) for name in ("input", "context") for value in (["a", "b"], [ASKED[0]], [["a", ["b"]]])),
+    *((name, value) for name in ("input", "context") for value in (["a", "b"], [ASKED[0]], ["a", ["b"]])),
     *((name, value) for name in ("system", "system_prompt") for value in ({"os": "linux"}, ["be brief"], [ASKED[0]])),
 ]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -341,8 +375,10 @@ def test_a_column_that_holds_something_else_than_its_name_says_is_left_unread(
     assert prompt == [{"role": "user", "content": "Q"}]
     assert row.unread == [column]
     if shape != "conversation":
-        asked = prompt_reader(record).example(row.aside())
+        seen = row.aside()
+        asked = prompt_reader(record).example(seen)
         assert (asked.messages, asked.tools) == (prompt, None)
+        assert seen.notes == [f"with a column `{column}` that is no part of the prompt"]
 
 
 @pytest.mark.parametrize(
@@ -445,23 +481,96 @@ def test_a_switch_that_says_neither_is_refused() -> None:
 @pytest.mark.parametrize("column", MEDIA_COLUMNS)
 def test_rows_with_more_than_text_are_refused_by_every_reader(column: str) -> None:
     chosen = {"prompt": "Q", "chosen": "A", "rejected": "B"}
-    for value in (["x.png"], "x.png", {"bytes": "abc"}):
+    sights = [
+        "x.png",
+        "a/b.JPG?size=3",
+        "https://example.com/3",
+        "data:image/png;base64,abc",
+        "iVBO/+" * 50,
+        {"a": "b"},
+    ]
+    for value in (*sights, ["x.png"], [{"bytes": "abc"}], ["no", "x.wav"], b"abc"):
         with pytest.raises(BadRow, match=f"`{column}` holds .*the model would not see it"):
             example({"messages": ASKED, column: value})
         with pytest.raises(BadRow, match=f"`{column}` holds"):
             recognise_comparison(Record({**chosen, column: value}, "f", 1)).read({**chosen, column: value})
         with pytest.raises(BadRow, match=f"`{column}` holds"):
             prompt_reader(Record({"prompt": "Q", column: value}, "f", 1)).example(Row({"prompt": "Q", column: value}))
+        other = MEDIA_COLUMNS[MEDIA_COLUMNS[0] == column]
+        with pytest.raises(BadRow, match=f"`{column}` holds"):
+            example({"messages": ASKED, other: "ubuntu:20.04", column: value})
     for nothing in (None, "", [], False):
         assert example({"messages": ASKED, column: nothing}).messages == ASKED
+    for container in ("ubuntu:20.04", "swebench/sweb.eval.x86_64.django-1:latest", ["python:3.12"], "a cat", 3):
+        row = Row({"messages": ASKED, column: container})
+        assert _sft(row) == ASKED
+        assert row.unread == [column]
+        asked = {"prompt": "Q", column: container}
+        assert prompt_reader(Record(asked, "f", 1)).example(Row(asked)).messages == ASKED[:1]
     assert example({column: "Q", "completion": "A"}, Columns(prompt=column, completion="completion")).messages == ASKED
 
 
 @pytest.mark.parametrize("begun", ["Q", "Q\n\nC"])
-def test_an_answer_may_begin_with_its_prompt_with_or_without_what_is_added_to_it(begun: str) -> None:
-    row = {"prompt": "Q", "context": "C", "completion": [{"role": "user", "content": begun}, ASKED[1]]}
-    example = recognise(Record(row, "rows.jsonl", 1)).example(row)
-    assert example.messages == [{"role": "user", "content": begun}, ASKED[1]]
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("name", ["context", "input"])
+def test_an_answer_may_begin_with_its_prompt_with_or_without_what_is_added_to_it(
+    name: str, as_text: bool, begun: str
+) -> None:
+    whole: Any = [{"role": "user", "content": begun}, ASKED[1]]
+    worse: Any = [whole[0], WORSE]
+    if as_text:
+        whole, worse = json.dumps(whole), json.dumps(worse)
+    asked = {"prompt": "Q", name: "C"}
+    learned = [{**asked, "completion": whole}, {**asked, "chosen": whole, "rejected": worse}]
+    for row, read in zip(learned, (_sft, _pair), strict=True):
+        seen = Row(row)
+        assert read(seen) == [{"role": "user", "content": begun}, ASKED[1]]
+        assert seen.unread == ([name] if begun == "Q" else [])
+    kto = {**asked, "completion": whole, "label": True}
+    assert _pair(Row(kto)) == [{"role": "user", "content": begun}, ASKED[1]]
+
+
+def _sft(row: Row) -> list[dict[str, Any]]:
+    return recognise(Record({**row.aside()}, "rows.jsonl", 1)).example(row).messages
+
+
+def _pair(row: Row) -> list[dict[str, Any]]:
+    made = recognise_comparison(Record({**row.aside()}, "rows.jsonl", 1)).read(row)
+    return [*made.prompt, *made.candidates[0].messages]
+
+
+BEGUN = {"role": "assistant", "content": "A2 is"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        (TALK[:2], TALK, TALK),
+        (TALK[:2], [BRIEF, *TALK], [BRIEF, *TALK]),
+        ([BRIEF, *TALK[:2]], TALK, [BRIEF, *TALK]),
+        (TALK[:2], TALK[2:], TALK),
+        (TALK[:2], [TALK[2], *TALK], [*TALK[:2], TALK[2], *TALK]),
+        (
+            [*TALK[:3], BEGUN],
+            [*TALK[:3], {**BEGUN, "content": "A2 is it"}],
+            [*TALK[:3], {**BEGUN, "content": "A2 is it"}],
+        ),
+        ([*TALK[:3], BEGUN], [{**BEGUN, "content": " it"}], [*TALK[:3], {**BEGUN, "content": "A2 is it"}]),
+    ],
+)
+def test_a_prompt_that_ends_with_the_assistant_is_there_once(
+    prompt: list[Any], completion: list[Any], expected: list[Any]
+) -> None:
+    for spell in (list, json.dumps):
+        assert example({"prompt": spell(prompt), "completion": spell(completion)}).messages == expected
+    if prompt[-1] is BEGUN:
+        row = {
+            "prompt": prompt,
+            "chosen": completion,
+            "rejected": [*completion[:-1], {**completion[-1], "content": "A2 is B"}],
+        }
+        made = ComparisonReader(recognise_comparison(Record(row, "f", 1)), None).read(row)
+        assert made.examples[0].messages == expected
 
 
 @pytest.mark.parametrize(
@@ -469,6 +578,7 @@ def test_an_answer_may_begin_with_its_prompt_with_or_without_what_is_added_to_it
     [
         ({"message_id": "1", "parent_id": None, "role": "prompter", "text": "Q"}, "a row is a single message "),
         ({"role": "user", "content": "Q"}, "a row is a single message "),
+        ({"prompt": "Q", "role": "user", "content": "A"}, "if one of role, content is the answer"),
         ({"instruction": "Q", "generation": "A"}, "pass --data.columns.completion generation"),
         ({"prompt": "Q", "model": "m", "reply": "A"}, "if one of model, reply is the answer"),
         ({"messages": {"0": ASKED, "1": ASKED}}, r"`messages` is a column of a whole table .*orient=\"records\""),
@@ -480,10 +590,77 @@ def test_what_the_columns_may_be_is_said(row: dict[str, Any], message: str) -> N
         example(row)
 
 
-def test_messages_by_key_are_read_as_a_list_of_them() -> None:
-    listed = {key: [message[key] for message in ASKED] for key in ("role", "content")}
-    assert example({"messages": listed}).messages == ASKED
-    assert example({"talk": listed}, Columns(messages="talk")).messages == ASKED
+@pytest.mark.parametrize("row", [*SHAPES.values(), {"instruction": "Q", "output": "A"}])
+def test_notes_of_a_row_do_not_make_it_a_single_message(row: dict[str, Any]) -> None:
+    noted = {**row, "role": "assistant", "text": "x"}
+    if set(row) & {"chosen", "responses", "response1", "label"}:
+        assert _pair(Row(noted)) == _pair(Row(row))
+    else:
+        assert example(noted).messages == ASKED
+
+
+def by_key(messages: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {key: [message[key] for message in messages] for key in messages[0]}
+
+
+BY_KEY: list[dict[str, Any]] = [
+    *({column: ASKED} for column in CONVERSATION),
+    *({column: ASKED, "label": True} for column in CONVERSATION),
+    {"prompt": ASKED[:1], "completion": ASKED[1:]},
+    {"prompt": "Q", "completion": ASKED},
+    {"prompt": ASKED[:1], "completion": ASKED[1:], "label": False},
+    {"prompt": ASKED[:1], "chosen": ASKED[1:], "rejected": [WORSE]},
+    {"prompt": "Q", "chosen": ASKED, "rejected": [ASKED[0], WORSE]},
+    {"chosen": ASKED, "rejected": [ASKED[0], WORSE]},
+    {"messages": ASKED[:1], "chosen": ASKED[1:], "rejected": [WORSE]},
+    {"prompt": ASKED[:1], "response1": ASKED[1:], "response2": [WORSE], "label": 1},
+    {"conversation_a": ASKED, "conversation_b": [ASKED[0], WORSE], "winner": "model_a"},
+    {"prompt": ASKED[:1], "responses": [{"content": ASKED[1:]}, {"content": [WORSE]}], "ranks": [1, 2]},
+    {"context": ASKED[:1], "response1": "A", "response2": "B", "overall_preference": -1},
+    {"prompt": "Q", "history": TALK[2:], "completion": "A"},
+]
+
+
+@pytest.mark.parametrize("row", BY_KEY, ids=lambda row: "/".join(row))
+def test_messages_by_key_are_read_as_a_list_of_them(row: dict[str, Any]) -> None:
+    """As `datasets` has them; by every reader, which takes such a row or says the same of it."""
+
+    def keyed(value: Any) -> Any:
+        if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+            return value
+        if all("role" in part for part in value):
+            return by_key(value)
+        return [{key: keyed(inner) for key, inner in part.items()} for part in value]
+
+    other = {column: keyed(value) for column, value in row.items()}
+    assert other != row
+    told = 0
+    for read in (_sft, _pair, lambda seen: prompt_reader(Record({**seen.aside()}, "f", 1)).example(seen).messages):
+        found = []
+        for data in (row, other):
+            try:
+                seen = Row(data)
+                found.append((read(seen), seen.unread))
+            except PostTrainError as problem:
+                found.append((str(problem), []))
+        told += isinstance(found[0][0], str)
+        assert found[0] == found[1]
+    assert told < 3
+
+
+def test_a_column_by_key_is_read_where_it_is_named() -> None:
+    assert example({"talk": by_key(ASKED)}, Columns(messages="talk")).messages == ASKED
+    columns = Columns(prompt="asked", completion="said")
+    assert example({"asked": by_key(ASKED[:1]), "said": by_key(ASKED[1:])}, columns).messages == ASKED
+    asked = {"asked": by_key(ASKED)}
+    assert (
+        prompt_reader(Record(asked, "f", 1), PromptColumns(messages="asked")).example(Row(asked)).messages == ASKED[:1]
+    )
+
+
+def test_a_list_of_texts_beside_a_prompt_has_a_remedy() -> None:
+    with pytest.raises(BadRow, match="join what belongs to the prompt into one text, or rename the column"):
+        example({"question": "Q", "answer": "A", "context": ["a", "b"]})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from lit_posttrain import PostTrainError, PromptData
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats import recognise
+from lit_posttrain.data.kinds import COMPARED, RIGHT
 from lit_posttrain.data.marks import MESSAGE_MARKS, ROW_MARKS
 from lit_posttrain.data.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.row import Row
@@ -37,6 +38,11 @@ SHAPES: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     "prompt with tests": ({"prompt": "what is it", "input": ["1", "2"], "outputs": ["3", "4"]}, ASKED),
     "conversation": ({"messages": ANSWERED}, ASKED),
     "preference": ({"chosen": f"{SIDE} fox", "rejected": f"{SIDE} dog"}, ASKED),
+    "prompt with input": ({"prompt": "what is it", "input": "fox"}, [{"role": "user", "content": "what is it\n\nfox"}]),
+    "prompt with input and more": (
+        {"prompt": "what is it", "input": "fox", "id": 3, "category": "animals"},
+        [{"role": "user", "content": "what is it\n\nfox"}],
+    ),
     "row's system": ({"prompt": "what is it", "system": "be brief"}, BRIEF),
 }
 
@@ -178,18 +184,26 @@ def test_every_method_asks_the_same_of_a_row(name: str) -> None:
     assert kept <= set(seen.rest())  # which `generate` writes down again
 
 
-@pytest.mark.parametrize("answer", ["answer", "answers", "outputs", "solution", "ground_truth", None])
+@pytest.mark.parametrize("answer", [*RIGHT, None])
 @pytest.mark.parametrize("value", ["3 4", ["3 4"], 3, {"a": 1}])
-def test_an_input_beside_a_prompt_is_for_rewards(
-    value: Any, answer: str | None, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_an_input_beside_a_prompt_and_what_is_right_is_for_rewards(value: Any, answer: str | None) -> None:
     row = {"prompt": "what is it", "input": value, **({answer: ["7"]} if answer else {})}
-    data = read(tmp_path, tokenizer, [row])
-    record = PromptRecord.of(data.train_store[0])
-    assert (record.messages, record.columns) == (ASKED, row)
-    assert [(words, tally.count) for words, tally in data.audit.files[0].notes.items()] == [
-        ("with an `input` that only rewards see", 1)
-    ]
+    reader = prompt_reader(Record(row, "rows.jsonl", 1))
+    made, asked = reader.read(row), answer is None and isinstance(value, str)
+    record = PromptRecord(*json.loads(made.record))
+    assert (record.messages == ASKED) is not asked
+    assert record.columns == row
+    assert made.notes == ([] if asked else ["with a column `input` that is no part of the prompt"])
+
+
+@pytest.mark.parametrize("verdict", COMPARED["good"])
+@pytest.mark.parametrize("answer", COMPARED["completion"])
+def test_what_kto_learns_to_answer_is_what_is_asked(answer: str, verdict: str) -> None:
+    row = {"prompt": "Hi", "input": "you", answer: "A", verdict: True}
+    record = Record(row, "rows.jsonl", 1)
+    expected = [{**HI, "content": "Hi\n\nyou"}]
+    assert recognise_comparison(record).read(row).prompt == expected
+    assert prompt_reader(record).example(Row(row)).messages == expected
 
 
 @pytest.mark.parametrize(
@@ -209,13 +223,16 @@ def test_what_sft_learns_to_answer_is_what_is_asked(row: dict[str, Any]) -> None
 
 SPELLED: dict[str, Any] = {
     "text": "Hi",
+    "a message": HI,
     "one turn": [HI],
+    "with a system prompt": [SYSTEM, HI],
+    "with a system prompt in JSON": json.dumps([SYSTEM, HI]),
     "one turn in JSON": json.dumps([HI]),
     "several turns": [HI, HELLO, HI],
 }
 
 
-@pytest.mark.parametrize("context", ["you", ["you", "me"], [HI], {"a": 1}])
+@pytest.mark.parametrize("context", ["you", ["you", "me"], [HI], {"a": 1}, [["Title", ["a", "b"]]]])
 @pytest.mark.parametrize("name", SPELLED)
 def test_a_context_is_added_however_the_prompt_is_written(name: str, context: Any) -> None:
     row = {"prompt": SPELLED[name], "context": context}
@@ -227,10 +244,14 @@ def test_a_context_is_added_however_the_prompt_is_written(name: str, context: An
         answer = recognise(record).example if row is sft else recognise_comparison(record).read
         learned: Any = answer(row)
         turns = learned.messages[:-1] if row is sft else learned.prompt
-        return [turns, prompt_reader(record).example(Row(row)).messages]
+        seen = Row(row)
+        found = [turns, prompt_reader(record).example(seen).messages]
+        left = "Hi" in (message["content"] for message in turns)
+        assert seen.notes == [*seen.notes[:-1], "with a column `context` that is no part of the prompt"] or not left
+        return found
 
     for kind in (sft, pair):
-        if isinstance(context, list) and name != "several turns":
+        if context in (["you", "me"], [HI]) and name != "several turns":
             with pytest.raises(BadRow, match="`context` is a list, not a string"):
                 asked(kind)
             with pytest.raises(BadRow, match="`context` is a list, not a string"):
@@ -238,6 +259,7 @@ def test_a_context_is_added_however_the_prompt_is_written(name: str, context: An
             continue
         added = isinstance(context, str) and name != "several turns"
         expected = [HI, HELLO, HI] if name == "several turns" else [{**HI, "content": "Hi\n\nyou" if added else "Hi"}]
+        expected = [SYSTEM, *expected] if "system" in name else expected
         assert asked(kind) == [expected, expected]
 
 

@@ -158,13 +158,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=list(WEIGHTS.values()), help="of the weights; by default the precision's")
     add_arithmetic(parser)
     parser.add_argument("--at-least", type=int, default=500, help="characters of a prompt")
+    parser.add_argument("--side", action="append", choices=list(SIDES), help="only this one; can be repeated")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--plot", help="file for a picture of the sweep")
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     options = parser.parse_args()
     options.dtype = options.dtype or WEIGHTS[options.precision]
-    sides = MEMORY if options.memory else SIDES
+    sides = MEMORY if options.memory else {side: SIDES[side] for side in options.side or SIDES}
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def environment() -> dict[str, str]:
@@ -21,3 +24,25 @@ def run_script(
     return subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=limit_s, start_new_session=session
     )
+
+
+def forked(work: Callable[..., Any], *given: Any, output: Path) -> int:
+    """Begin `work` in a process forked from this one, which has imported all that it needs; the process's number.
+
+    Its status is 99 after an exception. output: file to which what it prints is added.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            with output.open("a") as out:
+                os.dup2(out.fileno(), 1)
+                os.dup2(out.fileno(), 2)
+            work(*given)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    return child

@@ -8,13 +8,13 @@ import csv
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from cases import GIVEN_ROWS, METHODS, build
+from helpers.processes import forked
 from helpers.runs import quiet_trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
@@ -172,21 +172,7 @@ def saved_weights(file: Path) -> dict[str, Any]:
 
 def in_child(*given: Any) -> int:
     """Run in a forked process; its status as `waitpid` has it."""
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            with Path(given[2], "output.txt").open("a") as out:
-                os.dup2(out.fileno(), 1)
-                os.dup2(out.fileno(), 2)
-            run(*given)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    return os.waitpid(child, 0)[1]
+    return os.waitpid(forked(run, *given, output=given[2] / "output.txt"), 0)[1]
 
 
 def same(found: Any, expected: Any) -> bool:

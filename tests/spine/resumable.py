@@ -1,9 +1,12 @@
-"""A run that saves after every optimizer step and goes on from what it finds (`python resumable.py METHOD MODEL FOLDER
-DATA`). The parent kills it at any moment. Writes FOLDER/weights.pt when it has come to its end."""
+"""A run that saves after every optimizer step, killed at any moment and gone on with, and one that comes to its end
+(`python resumable.py METHOD MODEL FOLDER KILLS`). One process a run, forked from one that has imported all. Prints for
+each kill what it interrupted. Writes FOLDER/whole/weights.pt and FOLDER/killed/weights.pt."""
 
 from __future__ import annotations
 
 import os
+import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from cases import METHODS, build
+from helpers.processes import forked
 from helpers.runs import quiet_trainer
 
 from lit_posttrain.callbacks import LastCheckpoint
@@ -59,5 +63,51 @@ def run(method: str, model: Path, folder: Path, data: Path, slow_writes: bool = 
     (folder / "weights.part").replace(folder / "weights.pt")
 
 
+def kill(method: str, model: Path, folder: Path, data: Path, kills: int) -> None:
+    """Kill a run `kills` times, and say each time what it was doing."""
+    chance, done = random.Random(0), 0
+    known = {"started", "last.ckpt", "weights.pt", "output.txt"}
+    while done < kills:
+        (folder / "started").unlink(missing_ok=True)
+        child, status = forked(run, method, model, folder, data, output=folder / "output.txt"), None
+        while not (folder / "started").exists() and status is None:
+            time.sleep(0.01)
+            status = ended(child)
+        # a step takes about 0.15 s here: some kills come before the first checkpoint, some a few steps later
+        time.sleep(chance.uniform(0.0, 0.35))
+        status = ended(child) if status is None else status
+        if status is not None:
+            assert status == 0, (folder / "output.txt").read_text()[-3000:]
+            assert done, "the run ended before it could be killed"
+            (folder / "weights.pt").unlink()
+            (folder / "last.ckpt").unlink()  # it came to its end: begin again
+            continue
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        done += 1
+        writing = any(file.name not in known for file in folder.iterdir())
+        print("writing a checkpoint" if writing else "training", flush=True)
+
+
+def ended(child: int) -> int | None:
+    """The status of a process that has ended, None of one that runs."""
+    found, status = os.waitpid(child, os.WNOHANG)
+    return status if found else None
+
+
+def main(method: str, model: Path, root: Path, kills: int) -> None:
+    data, whole, killed = (root / name for name in ("data", "whole", "killed"))
+    for folder in (data, whole, killed):
+        folder.mkdir()
+
+    def to_the_end(folder: Path, slow_writes: bool) -> None:
+        child = forked(run, method, model, folder, data, slow_writes, output=folder / "output.txt")
+        assert os.waitpid(child, 0)[1] == 0, (folder / "output.txt").read_text()[-3000:]
+
+    to_the_end(whole, slow_writes=False)
+    kill(method, model, killed, data, kills)
+    to_the_end(killed, slow_writes=True)
+
+
 if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

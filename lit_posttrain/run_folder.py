@@ -11,13 +11,28 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lit_posttrain.errors import PostTrainError
 
 RUN_ID = "run_id.txt"
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
+
+
+def lock(handle: IO[Any]) -> None:
+    """Lock an open file until it is closed or this process ends, if the file system has locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError as problem:  # how some systems say it
+        raise BlockingIOError from problem
+    except OSError as problem:
+        if problem.errno not in _NO_LOCKS:
+            raise
 
 
 class RunLock:
@@ -54,16 +69,13 @@ class RunLock:
     def _locked(self, handle: Any) -> bool:
         """Whether this process has the lock now; not if the file was removed meanwhile."""
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            lock(handle)
+        except BlockingIOError:
             handle.seek(0)
             owner = handle.read().strip() or "another process"
             raise PostTrainError(
                 f"{self.file.parent} is being trained in by {owner}; wait for it, stop it, or choose another --name"
             ) from None
-        except OSError as problem:
-            if problem.errno not in NO_LOCKS:
-                raise
         with suppress(OSError):
             return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.paths import find_checkpoint, resolve
-from lit_posttrain.run_folder import NO_LOCKS
+from lit_posttrain.run_folder import lock
 
 _OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
@@ -51,14 +50,13 @@ class Part:
         if self.file is not None:
             try:
                 self._stream = self.file.open("a+b")
-                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(self._stream)
             except BlockingIOError:
                 raise PostTrainError(f"{out}: another command is writing it; wait, or choose another --out") from None
             except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise PostTrainError(
-                        f"{self.file}: results so far cannot be kept there ({error.strerror}); choose another --out"
-                    ) from error
+                raise PostTrainError(
+                    f"{self.file}: results so far cannot be kept there ({error.strerror}); choose another --out"
+                ) from error
             self._go_on(head, str(out), overwrite)
         self._bar = tqdm(total=total, initial=len(self.known), unit=unit, disable=None)  # on a terminal alone
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ def part(out: Path) -> Part:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    def flock(*_: Any) -> None:
+    def lockf(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "lockf", lockf)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK])
@@ -54,7 +56,12 @@ def test_a_folder_where_results_are_kept_is_one_line(tmp_path: Path) -> None:
 
 
 def test_two_commands_do_not_write_the_same_results(tmp_path: Path) -> None:
-    first = part(tmp_path / "out")
-    with pytest.raises(PostTrainError, match="another command is writing it"):
-        part(tmp_path / "out")
-    first.keep([1])
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True)"
+    command = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path / "out.part")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(PostTrainError, match="another command is writing it"):
+            part(tmp_path / "out")
+        other.communicate()
+    part(tmp_path / "out").keep([1])

@@ -161,8 +161,12 @@ class GracefulInterrupt(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how to go on."""
         if self.interrupted and trainer.is_global_zero:
-            print(f"stopped at step {trainer.global_step}; {self._how(trainer, 'go on')}", flush=True)
+            print(f"{self._name}: stopped at step {trainer.global_step}; {self._how(trainer, 'go on')}", flush=True)
             self._requeue(trainer)
+
+    @property
+    def _name(self) -> str:
+        return signal.Signals(self.signal).name
 
     def _requeue(self, trainer: Trainer) -> None:
         if not self.interrupted or self.signal not in self._requeues:
@@ -204,7 +208,7 @@ class GracefulInterrupt(Callback):
             way = self._how(trainer, "go on from the last save")
             if trainer.is_global_zero:
                 step = f"{trainer.global_step}, {lost}" if lost else f"{trainer.global_step}"
-                print(f"\nstopped at once, at step {step}; {way}", flush=True)
+                print(f"\n{self._name}: stopped at once, at step {step}; {way}", flush=True)
                 self._requeue(trainer)
         if isinstance(pl_module, StartsProcesses):
             pl_module.end_processes(stuck_only=True)

@@ -117,7 +117,9 @@ def _of_system(failure: Exception) -> PostTrainError | None:
         return None
     name = str(failure.filename or failure.filename2 or "")
     place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""
-    return PostTrainError(f"{place}{failure.strerror} (--traceback shows where in the code)")
+    full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "; free some, or write to another disk" if full else ""
+    return PostTrainError(f"{place}{failure.strerror}{remedy} (--traceback shows where in the code)")
 
 
 def _output_is_closed() -> bool:

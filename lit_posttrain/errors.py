@@ -39,6 +39,10 @@ def first_line(problem: BaseException) -> str:
     return f"{text} is not known" if isinstance(problem, KeyError) else text
 
 
+class InvalidTemplate(PostTrainError):
+    """A chat template that is no valid Jinja, whatever it is given."""
+
+
 class UsageError(PostTrainError):
     """What an argument parser found wrong, in its own words."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.messages import REASONING
 from lit_posttrain.data.written import absent
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import InvalidTemplate, PostTrainError
 from lit_posttrain.template_variables import mentioned
 
 NAME_A_TEMPLATE = "name a corrected template with --model.policy.chat_template FILE"
@@ -228,7 +228,7 @@ class Renderer:
                 **{**self._special, "strftime_now": self.now.strftime, **talk.variables},
             )
         except TemplateSyntaxError as error:
-            raise PostTrainError(
+            raise InvalidTemplate(
                 f"the chat template is no valid Jinja (line {error.lineno}: {error.message}); {NAME_A_TEMPLATE}"
             ) from error
         except Exception as error:  # a template can raise anything, such as RecursionError

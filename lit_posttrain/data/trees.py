@@ -21,7 +21,7 @@ from lit_posttrain.data.overlong import Fitted
 from lit_posttrain.data.sources import Record
 from lit_posttrain.data.templates import ConversationTemplate, Rendered, TrainOn
 from lit_posttrain.data.used_keys import UsedKeys
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import InvalidTemplate, PostTrainError
 from lit_posttrain.types import Response, Role, Tree
 
 MARKED = "with turns of the assistant that are marked not to be trained on"
@@ -207,6 +207,8 @@ class TreeMaker:
         before = template.rewritten, template.unanswered, template.altered, template.generated
         try:
             texts = template.render(example)
+        except InvalidTemplate:
+            raise
         except PostTrainError as error:
             raise PostTrainError(f"{record.file}:{record.line}: {error}") from error
         audit.rewritten += template.rewritten - before[0]

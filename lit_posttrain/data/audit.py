@@ -138,19 +138,21 @@ class FileAudit:
         if self.control.count:
             where = self.where(self.control)
             found.append(
-                f"{rows_of(self.control)} with special tokens in the text ({where}); the tokenizer reads them as such"
+                f"{rows_of(self.control.count)} with special tokens in the text ({where}); the tokenizer reads them as "
+                "such"
             )
         if self.ignored:
-            told = ", ".join(f"{name} ({rows_of(self.unread[name])})" for name in self.ignored)
+            told = ", ".join(f"{name} ({rows_of(self.unread[name].count)})" for name in self.ignored)
             found.append(f"{self.name}: the chat template has no place for {told}: the model never sees it")
         if self.altered.count:
             found.append(
-                f"the chat template changes or leaves out words of {rows_of(self.altered)} ({self.where(self.altered)})"
+                f"the chat template changes or leaves out words of {rows_of(self.altered.count)} "
+                f"({self.where(self.altered)})"
             )
         for what in self.newly_lost:
             tally = self.lost[what]
             named = what if what.startswith("turn ") else f"the {what}"
-            found.append(f"the chat template leaves out {named} of {rows_of(tally)} ({self.where(tally)})")
+            found.append(f"the chat template leaves out {named} of {rows_of(tally.count)} ({self.where(tally)})")
         return found
 
     def where(self, tally: Tally) -> str:
@@ -265,7 +267,7 @@ class AuditReport:
             found += [f"{name}: {line}" for line in report.warnings]
             if report.in_training:
                 found.append(
-                    f"{name}: {report.in_training} of {report.total.trees} rows are in the training data too; "
+                    f"{name}: {report.in_training:,} of {rows_of(report.total.trees)} also in the training data; "
                     "remove them from one side"
                 )
         if self.val_share and not self.held_out:
@@ -308,7 +310,11 @@ class AuditReport:
         if not self.chat_template or not turns:
             return []
         if open_ended == turns:
-            return ["no trained turn ends with an end-of-sequence token: the model would never learn to stop"]
+            return [
+                "no trained turn ends with an end-of-sequence token: the model would never learn to stop; have the "
+                f"chat template end answers with {self.eos!r}, or name what ends them with --model.policy.eos (and, "
+                "where it is no token yet, with --model.policy.special_tokens)"
+            ]
         found = [f"{open_ended} of {turns} trained turns end without an end token"] if open_ended else []
         if self.eos not in self.ends:
             closing = ", ".join(repr(token) for token in self.ends if token)
@@ -324,26 +330,27 @@ class AuditReport:
             found += file.changed_by_template()
             if count := file.generated.count:
                 found.append(
-                    f"the prompt that generation is given is not the beginning of the rendered conversation in {count} "
-                    f"rows ({file.where(file.generated)}); they are trained as generated: that prompt, the answer, its "
-                    "end" + (f"; {self.remedy}" if self.remedy else "")
+                    "the prompt that generation is given is not the beginning of the rendered conversation in "
+                    f"{rows_of(count)} ({file.where(file.generated)}); they are trained as generated: that prompt, the "
+                    "answer, its end" + (f"; {self.remedy}" if self.remedy else "")
                 )
         if total.duplicates:
             places = "; ".join(file.where(file.repeated) for file in self.files if file.repeated.count)
-            found.append(f"{total.duplicates} of {total.rows} rows repeat an earlier row ({places})")
+            found.append(f"{total.duplicates:,} of {rows_of(total.rows)} repeat an earlier row ({places})")
         if total.opened.count:
             found.append(
-                f"the chat template adds a system prompt of its own to {total.opened.count} rows, "
+                f"the chat template adds a system prompt of its own to {rows_of(total.opened.count)}, "
                 f"{self.own_prompt_tokens} tokens each ({self.own_prompt!r}); --data.system_prompt sets another"
             )
         if total.unanswered:
-            found.append(f"{total.unanswered} rows end in turns that nobody answered; those turns are left out")
+            rows = rows_of(total.unanswered)
+            found.append(f"{rows} with turns at the end that nobody answered; those turns are left out")
         if total.rewritten:
-            found.append(f"the template rewrites earlier turns: {total.rewritten} rows are trained turn by turn")
+            found.append(f"the template rewrites earlier turns: {rows_of(total.rewritten)} trained turn by turn")
         overlong = sum(t.count for reason, t in total.dropped.items() if "max_length" in reason)
         if total.rows and overlong > 0.05 * total.rows:
             found.append(
-                f"{overlong} of {total.rows} rows are longer than max_length {self.max_length}; "
+                f"{overlong:,} of {rows_of(total.rows)} longer than max_length {self.max_length}; "
                 f"raise --data.max_length, or pass --data.overlong {'cut_prompt' if self.compared else 'cut or split'}"
             )
         if self.trains and total.tokens and total.trained_share < 0.02:

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the report shows itself as a table
-    from lit_posttrain.data.audit import AuditReport, FileAudit, Share, Tally
+    from lit_posttrain.data.audit import AuditReport, FileAudit, Share
 
 _WIDTH = 100
 
@@ -96,20 +96,21 @@ def read_as(file: FileAudit) -> list[str]:
     """What of a file was dropped, read as something else, or not used, a line each."""
     lines = [f"{file.where(tally)}: dropped, {reason}" for reason, tally in file.dropped.items()]
     lines += [
-        f"{file.name}: {rows_of(tally)} {words} (such as line {tally.lines[0]})" for words, tally in file.notes.items()
+        f"{file.name}: {rows_of(tally.count)} {words} (such as line {tally.lines[0]})"
+        for words, tally in file.notes.items()
     ]
     return [*lines, *([unused_of(file)] if file.unread else [])]
 
 
 def unused_of(file: FileAudit) -> str:
     """The columns and keys of a file that are not used, in one line."""
-    named = ", ".join(f"{name or '(no name)'} ({rows_of(tally)})" for name, tally in file.unread.items())
+    named = ", ".join(f"{name or '(no name)'} ({rows_of(tally.count)})" for name, tally in file.unread.items())
     return f"{file.name}: not used: {named}"
 
 
-def rows_of(tally: Tally) -> str:
+def rows_of(count: int) -> str:
     """A count of rows in words."""
-    return f"{tally.count:,} row{'' if tally.count == 1 else 's'}"
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _mix_table(mix: Sequence[Share]) -> str:

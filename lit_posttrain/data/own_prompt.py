@@ -11,12 +11,13 @@ from lit_posttrain.data.places import common
 from lit_posttrain.data.rendering import Conversation, Renderer
 from lit_posttrain.errors import PostTrainError
 
-_ASKS, _SAYS, _MORE = "A first question?", "An answer.", "Another question?"
+_ASKS, _SAYS, _MORE, _SYSTEM = "A first question?", "An answer.", "Another question?", "Answer in verse."
 
 
 def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Any) -> str:
     """What a template writes before the first user turn that it does not write before a later one; empty where that
-    is nothing but special tokens. control: matches those of the tokenizer."""
+    is nothing but special tokens, and where it stays beside a system prompt. control: matches those of the
+    tokenizer."""
     turns = [{"role": "user", "content": _ASKS}, {"role": "assistant", "content": _SAYS}]
     try:
         talk = renderer.spelled(Conversation(turns))
@@ -30,4 +31,13 @@ def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Any) -> 
     bos = tokenizer.bos_token or ""
     found = before.removesuffix(header)
     found = found if header.startswith(bos) else found.removeprefix(bos)  # in ChatML it begins every turn
-    return found if re.search(r"\w", re.sub(f"{control.pattern}|{TAG}", "", found)) else ""
+    words = re.sub(f"{control.pattern}|{TAG}", "", found).strip()
+    return found if re.search(r"\w", words) and not _always(renderer, turns, words) else ""
+
+
+def _always(renderer: Renderer, turns: list[dict[str, Any]], words: str) -> bool:
+    """Whether a template writes `words` also where there is a system prompt, or takes none."""
+    try:
+        return words in renderer.text(renderer.spelled(Conversation([{"role": "system", "content": _SYSTEM}, *turns])))
+    except BadRow:
+        return True

@@ -86,7 +86,7 @@ def test_json_round_trip_with_validation(tmp_path: Path) -> None:
     report.validation["val"].in_training = 1
     assert AuditReport.from_json(report.to_json()) == report
     assert json.loads(report.to_json())["warnings"] == report.warnings
-    assert any(line.startswith("val: 1 of 1 rows are in the training data too") for line in report.warnings)
+    assert any(line.startswith("val: 1 of 1 row also in the training data") for line in report.warnings)
 
 
 def test_repeated_rows_are_named(tmp_path: Path) -> None:
@@ -106,25 +106,26 @@ def test_a_system_prompt_of_the_template_is_named(tmp_path: Path) -> None:
     (line,) = [line for line in report.warnings if "system prompt of its own" in line]
     assert f"to 2 rows, {size} tokens each ('<|im_start|>system the lazy dog<|im_end|>')" in line
     assert report.files[0].opened.lines == [1, 3]
-    for template in (tiny.CHATML, HIDDEN.replace("the lazy dog", "").replace("system\n<|im_end|>\n", "")):
+    always = "{{ 'A talk of a person and a model.\n' }}" + tiny.CHATML  # whatever the system prompt says
+    for template in (tiny.CHATML, HIDDEN.replace("the lazy dog", "").replace("system\n<|im_end|>\n", ""), always):
         assert not any("of its own" in line for line in audit_of(tmp_path, [talk("a", "b")], template).warnings)
 
 
 @pytest.mark.parametrize(
     ("rows", "template", "options", "warning"),
     [
-        ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", ""), {}, "the model would never learn to stop"),
+        ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", ""), {}, "name what ends them with --model.policy.eos"),
         ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", "<|pad|>"), {}, "turns end with '<|pad|>', not with"),
         ([talk("a", "b")], tiny.CHATML + "{# strftime_now #}", {}, "writes the day of tokenisation"),
         ([talk("a <|im_end|>", "b")], tiny.CHATML, {}, "1 row with special tokens in the text"),
         ([talk("a", "b"), talk("a", "b")], tiny.CHATML, {}, "1 of 2 rows repeat an earlier row"),
-        ([talk("a", "b"), talk("a", "fox " * 99)], tiny.CHATML, {}, "1 of 2 rows are longer than max_length 64"),
+        ([talk("a", "b"), talk("a", "fox " * 99)], tiny.CHATML, {}, "1 of 2 rows longer than max_length 64"),
         ([talk("fox " * 99, "b")], tiny.CHATML, {"max_length": 512}, "only 1.8% of the tokens are trained on"),
         (
             [{"messages": [*talk("a", "b")["messages"], {"role": "user", "content": "c"}]}],
             tiny.CHATML,
             {},
-            "1 rows end in turns that nobody answered",
+            "1 row with turns at the end that nobody answered; those turns are left out",
         ),
     ],
 )

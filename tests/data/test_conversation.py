@@ -82,7 +82,7 @@ def test_validation_rows_in_the_training_data_are_reported(train: str, tmp_path:
     built = data(train, tmp_path, val_path=val)
     built.build(tiny.tokenizer())
     assert built.audit.validation["val"].in_training == 5
-    assert "val: 5 of 10 rows are in the training data too; remove them from one side" in built.audit.warnings
+    assert "val: 5 of 10 rows also in the training data; remove them from one side" in built.audit.warnings
 
 
 def test_names_of_validation_sets_are_short_and_unique(train: str, tmp_path: Path) -> None:

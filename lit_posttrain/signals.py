@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,7 +19,7 @@ from typing import Any
 Handler = Callable[[int, FrameType | None], Any]
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_TAKEN: Counter[int] = Counter()  # how many handlers of ours each signal has, one on top of another
+_TAKEN: defaultdict[int, list[Handler]] = defaultdict(list)  # handlers of ours that each signal has, the last on top
 _hooked = False
 _EXIT = 128  # a shell reports 128 + the number of the signal that ended a process
 
@@ -47,14 +47,14 @@ def take_over(number: int, handler: Handler) -> Any:
     if not _hooked:
         os.register_at_fork(after_in_child=_be_an_ordinary_process)
         _hooked = True
-    _TAKEN[number] += 1
+    _TAKEN[number].append(handler)
     return signal.signal(number, handler)
 
 
 def give_back(number: int, previous: Any) -> None:
     """Put back what `take_over` gave."""
     signal.signal(number, previous)
-    _TAKEN[number] -= 1
+    del _TAKEN[number][-1:]  # a copy that was forked in between has none
 
 
 def handled_here(number: int) -> bool:
@@ -73,11 +73,13 @@ def leave_closed_terminal() -> None:
 
 
 def _be_an_ordinary_process() -> None:
-    """In a forked child: what the interpreter does by itself. Lightning's handlers of the same signals go as well."""
+    """In a forked child: what the interpreter does by itself. Lightning's handlers of the signals that stop a run go as
+    well; of others only ours: who sets a handler for an alarm and forks means it for the child too."""
     if not any(_TAKEN.values()):
         return
     for number in {*STOPS, *_TAKEN}:
-        if callable(signal.getsignal(number)):
+        handler = signal.getsignal(number)
+        if callable(handler) and (number in STOPS or handler in _TAKEN[number]):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     _TAKEN.clear()
 

@@ -298,3 +298,19 @@ def test_a_bell_that_rings_as_the_call_ends_leaves_nothing_behind(monkeypatch: p
         pass
     assert signal.getsignal(signal.SIGVTALRM) is before
     assert threading.active_count() == threads
+
+
+def test_a_time_limit_within_another_leaves_that_one() -> None:
+    """Also where only the processor's time can end what runs."""
+
+    def stuck() -> None:
+        with time_limit(60.0):
+            pass
+        re.match(r"(a|a)*$", "a" * 60 + "b")
+
+    begun = time.monotonic()
+    with pytest.raises(TooLong, match=r"longer than 0\.5 s"), time_limit(0.5):
+        stuck()
+    assert time.monotonic() - begun < 10
+    with pytest.raises(TooLong, match=r"longer than 0\.2 s"), time_limit(60.0), time_limit(0.2):
+        time.sleep(10)

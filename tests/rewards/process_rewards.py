@@ -153,6 +153,17 @@ def fork_that_returns(completions: list[str], **_: Any) -> list[float]:
     return [1.0] * len(completions)
 
 
+def fork_that_exits(completions: list[str], **_: Any) -> list[float]:
+    """As many sandboxes do it: the copy says by its status whether the response is right."""
+    found = []
+    for said in completions:
+        child = os.fork()
+        if child == 0:
+            sys.exit(len(said) % 2)
+        found.append(1.0 + os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - len(said) % 2)
+    return found
+
+
 def fork_that_raises(completions: list[str], **_: Any) -> list[float]:
     child = os.fork()
     if child == 0:
@@ -192,6 +203,7 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "alarm of its own": alarm,
     "alarm that is left": alarm_that_is_left,
     "fork that returns": fork_that_returns,
+    "fork that exits": fork_that_exits,
     "fork that raises": fork_that_raises,
     "regular expression": regular_expression,
     "exit": exits,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from helpers.processes import environment
 from rewards.process_rewards import REWARDS
 
 from lit_posttrain.rewards.processes import RewardProcesses
+from lit_posttrain.rewards.time_limit import time_limit
 
 SCRIPT = Path(__file__).with_name("process_rewards.py")
 ENDLESS = {
@@ -88,6 +90,133 @@ def test_exit_statuses_are_left_to_whoever_started_a_process() -> None:
     assert others.wait() == 1
 
 
+@pytest.fixture
+def processes() -> Iterator[RewardProcesses]:
+    """With alarms as Python begins with them, put back behind the test."""
+    before, found = signal.signal(signal.SIGALRM, signal.SIG_DFL), RewardProcesses()
+    yield found
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    found.end()
+
+
+def test_what_nobody_can_wait_for_goes_soon(processes: RewardProcesses) -> None:
+    """What a shell has left behind; not what a reward has started itself and may still ask."""
+    before = _ended_children()
+    with processes.watched():
+        shell = subprocess.Popen(["sh", "-c", "sleep 0.6 & sleep 0.3; exit 3"])
+        _soon(lambda: len(_children(shell.pid)) == 2)
+    _soon(lambda: len(_ended_children() - before) == 2)
+    with processes.watched():
+        pass
+    assert _ended_children() - before == {shell.pid}
+    assert shell.wait() == 3
+
+
+def test_ended_processes_do_not_pile_up(processes: RewardProcesses) -> None:
+    """Also those of which is not known who has started them: the newest are left to be asked."""
+    before = _ended_children()
+    with processes.watched():
+        subprocess.run("for i in $(seq 300); do (sleep 0.1 &); done", shell=True, check=True)
+        kept = subprocess.Popen(["sh", "-c", "exit 3"])
+    time.sleep(0.5)
+    with processes.watched():
+        pass
+    assert 1 <= len(_ended_children() - before) <= 100
+    assert kept.wait() == 3
+
+
+def test_what_a_process_of_a_reward_starts_later_ends_with_the_run(processes: RewardProcesses) -> None:
+    with processes.watched():
+        shell = subprocess.Popen("sleep 0.3; sleep 600 & sleep 0.5; true", shell=True)
+    _soon(lambda: len(_children(shell.pid)) == 2)
+    late, _ = _children(shell.pid)
+    with processes.watched():
+        shell.wait()
+    processes.end()
+    _soon(lambda: _state(late) in ("Z", ""))
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (sys.exit, 0),
+        (lambda: sys.exit(0), 0),
+        (lambda: sys.exit(3), 3),
+        (lambda: sys.exit(-1), 255),
+        (lambda: sys.exit("it failed"), 1),
+        (lambda: print(1 / 0), 1),
+        (lambda: None, 1),
+    ],
+    ids=["exit", "0", "3", "-1", "text", "error", "returns"],
+)
+def test_a_copy_ends_as_it_says(
+    end: Callable[[], object], status: int, processes: RewardProcesses, tmp_path: Path
+) -> None:
+    """And what it has written is there."""
+
+    def in_the_copy() -> None:
+        stream = (tmp_path / "said").open("w")
+        stream.write("written")
+        end()
+        stream.close()
+
+    with processes.watched(), time_limit(60):
+        if (copy := os.fork()) == 0:
+            in_the_copy()
+        else:
+            _, found = os.waitpid(copy, 0)
+    assert os.waitstatus_to_exitcode(found) == status
+    if status != 1:
+        assert (tmp_path / "said").read_text() == "written"
+
+
+def test_a_handler_of_alarms_is_set_once(processes: RewardProcesses) -> None:
+    """At the first call, say; every call then sets an alarm."""
+    rung: list[int] = []
+
+    def ring(*_: object) -> None:
+        rung.append(len(rung))
+
+    for call in range(3):
+        with processes.watched():
+            if call == 0:
+                signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, 0.01 if call else 600)
+            time.sleep(0.05)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0, "none is left behind the call"
+    assert rung == [0, 1]
+
+
+@pytest.mark.parametrize("outer", [False, True], ids=["no other alarm", "an alarm around it"])
+def test_an_alarm_without_a_handler_ends_the_call_alone(outer: bool, processes: RewardProcesses) -> None:
+    if outer:
+        signal.setitimer(signal.ITIMER_REAL, 600)
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match="no handler"), processes.watched():
+            _alarmed()
+        assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert (590 < signal.getitimer(signal.ITIMER_REAL)[0] <= 600) == outer
+
+
+def _alarmed() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["no handler", "a handler of its own"])
+def test_a_child_of_a_reward_has_the_alarms_of_the_reward(own: bool, processes: RewardProcesses) -> None:
+    def ring(*_: object) -> None:
+        """Of the reward."""
+
+    with processes.watched(), time_limit(60):
+        if own:
+            signal.signal(signal.SIGALRM, ring)
+        if (child := os.fork()) == 0:
+            os._exit(0 if signal.getsignal(signal.SIGALRM) == (ring if own else signal.SIG_DFL) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_alarms_are_as_they_were_behind_a_call() -> None:
     def ours(*_: object) -> None:
         """Rings long after."""
@@ -119,6 +248,25 @@ def _members(group: int) -> list[str]:
         except (OSError, ValueError):  # it ended meanwhile
             continue
     return found
+
+
+def _soon(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def _state(process: int) -> str:
+    """Z of one that has ended and that nobody has waited for; empty where there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def _ended_children() -> set[int]:

@@ -6,14 +6,17 @@ import json
 import logging
 import re
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 from lit_posttrain.rewards.right_answer import RightAnswer
+from lit_posttrain.rewards.time_limit import TooLong, time_limit
 
 _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _NUMBER = re.compile(r"\s*-?\d[\d,]*(\.\d+)?\s*\Z")  # known to be mathematics without reading it
+_LONGEST_S = 5.0  # for reading a right answer
 _UNWORKED = re.compile(r"\d\s*(?:[-+*]|\\times|\\cdot)\s*\d")
 
 
@@ -196,26 +199,32 @@ class MathAnswer(RightAnswer):
         """The column."""
         return {"column": self.column}
 
-    wants = "a number or a formula, or a list of them"
+    wants = f"a number or a formula that math-verify reads in {_LONGEST_S:g} s, or a list of them"
 
     def is_right_answer(self, right: str) -> bool:
         """Whether it holds mathematics."""
-        return bool(_NUMBER.match(right.rsplit("####", 1)[-1]) or self._parsed(right))
+        return bool(_NUMBER.match(right.rsplit("####", 1)[-1]) or _parsed(right))
 
     def equal(self, said: str, right: str) -> bool:
         """Whether they are equal as mathematics."""
         parse, verify = _math_verify()
-        gold, found = self._parsed(right), parse(said, parsing_timeout=None)
+        gold, found = list(_parsed(right)), parse(said, parsing_timeout=None)
         # "What is 2 + 2" is no answer, though math-verify finds it equal to 4
         asks = getattr(gold[0], "is_number", False) and found and _UNWORKED.search(found[-1].rsplit("=", 1)[-1])
         if asks and not _UNWORKED.search(right):
             return False
         return bool(verify(gold, found, timeout_seconds=None))
 
-    def _parsed(self, right: str) -> list[Any]:
-        parse, _ = _math_verify()
-        found: list[Any] = parse(_as_formula(right.rsplit("####", 1)[-1].strip()), parsing_timeout=None)
-        return found
+
+@lru_cache(maxsize=4096)  # every response to a prompt is compared with the same one
+def _parsed(right: str) -> tuple[Any, ...]:
+    """What math-verify makes of a right answer; empty where it finds no mathematics, or takes too long."""
+    parse, _ = _math_verify()
+    try:
+        with time_limit(_LONGEST_S):
+            return tuple(parse(_as_formula(right.rsplit("####", 1)[-1].strip()), parsing_timeout=None))
+    except TooLong:
+        return ()
 
 
 def _as_formula(right: str) -> str:

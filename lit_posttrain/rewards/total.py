@@ -7,6 +7,7 @@ import inspect
 import logging
 import math
 import threading
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError, on_all_ranks
@@ -25,11 +27,13 @@ from lit_posttrain.signals import Terminated
 from lit_posttrain.types import PromptRecord
 
 log = logging.getLogger(__name__)
+_tell = rank_zero_only(log.warning)  # what every process finds
 
 Problems = dict[int, BaseException]  # by the place of the response
 
 _SHOWN = 80  # characters of an error
 _MOST_TIMEOUTS = 3  # of single responses in a batch
+_PATIENCE_S = 10.0  # before it is told what takes so long
 _GRACE_S = 1.0  # for an async reward to be cancelled
 _FAILURES = (Exception, SystemExit, TooLong)  # a sys.exit of generated code that a reward runs is an error like others
 
@@ -108,11 +112,18 @@ class RewardSum:
         Raises:
             PostTrainError: naming the first one, and how many there are.
         """
-        found, count = [], 0
+        look = [reward for reward in self.rewards if type(reward).unusable is not Reward.unusable]
+        if not look:  # then no row need be read
+            return
+        found, count, told_at = [], 0, time.monotonic() + _PATIENCE_S
         for source, columns in rows:
             count += 1
-            problems = [f"{type(r).__name__}: {problem}" for r in self.rewards if (problem := r.unusable(columns))]
+            problems = [f"{type(r).__name__}: {problem}" for r in look if (problem := r.unusable(columns))]
             found += [f"{source}: {problem}" for problem in problems[:1]]
+            if time.monotonic() > told_at:
+                told_at = math.inf
+                names = ", ".join(type(reward).__name__ for reward in look)
+                _tell("%s: looking at what every row has to judge by takes a while (%d rows so far)", names, count)
         if not found:
             return
         told = f"{found[0]} ({len(found):,} of {count:,} rows)"
@@ -122,7 +133,7 @@ class RewardSum:
             raise PostTrainError(
                 f"{told}; mend or remove them, or leave their responses without a score: --data.on_bad_row skip"
             )
-        log.warning("%s: their responses have no score", told)
+        _tell("%s: their responses have no score", told)
 
     def batch(
         self, records: Sequence[PromptRecord], sources: Sequence[str], texts: Sequence[str], drawn: Sequence[Sampled]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from lit_posttrain import rewards
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards import ExactMatch, JsonValid, LengthPenalty, MathAnswer, Regex, Repetition, Reward
 from lit_posttrain.rewards.base import RewardBatch
@@ -69,7 +72,7 @@ def test_math_answers_are_compared_as_mathematics() -> None:
     assert scores(MathAnswer(), asked, answer=["4"] * 7) == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
     assert scores(MathAnswer(), ["$x^2 + 1$", "-4"], answer=["1 + x^2", "-4"]) == [1.0, 1.0]
     (found,) = scores(MathAnswer(), ["1"], answer=["nobody knows"])
-    assert str(found) == "`answer` is 'nobody knows', which is not a number or a formula, or a list of them"
+    assert str(found) == f"`answer` is 'nobody knows', which is not {MathAnswer.wants}"
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,56 @@ def test_right_answers_of_mathematics_are_looked_at_before_training() -> None:
     judge.check_rows(rows, skip=True)
     with pytest.raises(PostTrainError, match=r"\(1 of 1 rows\); mend them, or name another column"):
         judge.check_rows(rows[1:2], skip=True)
+
+
+def test_a_right_answer_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before training, and not again for every response."""
+    parse, verify = rewards.rules._math_verify()
+    read: list[str] = []
+
+    def counted(text: str, **options: Any) -> Any:
+        read.append(text)
+        return parse(text, **options)
+
+    monkeypatch.setattr(rewards.rules, "_math_verify", lambda: (counted, verify))
+    right = r"\frac{7}{991}"
+    RewardSum([MathAnswer()]).check_rows([("a:1", {"answer": right}), ("a:2", {"answer": right})])
+    said = ["$7/991$", "$7/992$"] * 4
+    assert scores(MathAnswer(), said, answer=[right] * 8) == [1.0, 0.0] * 4
+    assert len(read) == 1 + len(said)
+
+
+def test_a_right_answer_that_takes_too_long_to_read_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse, verify = rewards.rules._math_verify()
+
+    def slow(text: str, **options: Any) -> Any:
+        time.sleep(30 if "881" in text else 0)
+        return parse(text, **options)
+
+    monkeypatch.setattr(rewards.rules, "_math_verify", lambda: (slow, verify))
+    monkeypatch.setattr(rewards.rules, "_LONGEST_S", 0.2)
+    monkeypatch.setattr(rewards.total, "_PATIENCE_S", 0.1)
+    judge, begun = RewardSum([MathAnswer()]), time.monotonic()
+    rows = [("a:1", {"answer": "1/881"}), ("a:2", {"answer": "1/882"}), ("a:3", {"answer": "1/883"})]
+    with pytest.raises(PostTrainError, match=r"a:1: MathAnswer: `answer` is '1/881', .* reads in .* \(1 of 3 rows\)"):
+        judge.check_rows(rows)
+    assert caplog.text.count("MathAnswer: looking at what every row has to judge by takes a while (1 rows so far)") == 1
+    with caplog.at_level(logging.WARNING):
+        judge.check_rows(rows, skip=True)
+    # known from before: it does not take the time of the others, nor end the run
+    found = judge(batch(["1/881"] * 8 + ["1/882"], answer=["1/881"] * 8 + ["1/882"])).total
+    assert found[:8].isnan().all()
+    assert found[8] == 1.0
+    assert time.monotonic() - begun < 10
+
+
+def test_rows_are_not_read_for_rewards_that_look_at_none() -> None:
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        raise AssertionError("every row would be decoded")
+        yield
+
+    RewardSum([Regex("a"), Repetition(), JsonValid()]).check_rows(rows())
+    with pytest.raises(AssertionError):
+        RewardSum([Regex("a"), ExactMatch()]).check_rows(rows())

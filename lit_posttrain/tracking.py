@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import re
 import shutil
 import subprocess
 import uuid
@@ -19,6 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_posttrain.checkpoint_shards import remove
+from lit_posttrain.redaction import redacted
 from lit_posttrain.requeued import ASIDE
 from lit_posttrain.run_folder import RUN_ID, predictions_in
 
@@ -26,12 +26,6 @@ log = logging.getLogger(__name__)
 
 _INIT_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 60.0
-_HIDDEN = "***"
-# the last word of a name that holds a secret, and first words of names that only sound like one (`eos_token`)
-_SECRET = re.compile(r"(^|[_\-.])(token|key|apikey|password|passwd|secret|credentials?)s?$")
-_HARMLESS = re.compile(r"^(eos|bos|pad|unk|sep|cls|mask|image|special|stop|end|primary|sort|group)[_\-.]")
-_CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_SHORTEST_SECRET = 8
 
 
 @dataclass
@@ -309,26 +303,3 @@ def git_commit() -> str | None:
 def _git(*args: str) -> str:
     done = subprocess.run(["git", *args], capture_output=True, text=True, check=True, timeout=5)
     return done.stdout.strip()
-
-
-def redacted(value: Any, name: str = "") -> Any:
-    """A copy of a config without secrets: values of names that look like one (`hf_token`), credentials in URLs, and
-    the values of such variables of the environment wherever they stand."""
-    if isinstance(value, Mapping):
-        return {str(key): redacted(item, str(key)) for key, item in value.items()}
-    if _secret(name) and isinstance(value, (str, list, tuple)) and value:
-        return _HIDDEN
-    if isinstance(value, (list, tuple)):
-        return [redacted(item, name) for item in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    text = _CREDENTIALS_IN_URL.sub(f"{_HIDDEN}@", str(value))
-    for variable, secret in os.environ.items():
-        if _secret(variable) and len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, _HIDDEN)
-    return text
-
-
-def _secret(name: str) -> bool:
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    return bool(_SECRET.search(snake)) and not _HARMLESS.search(snake)

@@ -45,12 +45,13 @@ from lit_posttrain.errors import PostTrainError, UsageError
 from lit_posttrain.guards import explained_failures
 from lit_posttrain.methods.base import PostTrainingModule
 from lit_posttrain.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
+from lit_posttrain.redaction import redacted
 from lit_posttrain.requeued import last_state, put_back, requeued, set_aside
 from lit_posttrain.run_config import SaveRunConfig
 from lit_posttrain.run_folder import RUN_ID, RunLock, fresh_name, goes_on, measured, predictions_in
 from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_allocator
 from lit_posttrain.signals import RunStopped, Terminated, terminable
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, redacted, wandb_logger
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, wandb_logger
 from lit_posttrain.trainer_checks import check_chosen, named_strategy, refusal_in
 
 log = logging.getLogger(__name__)

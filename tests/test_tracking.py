@@ -9,13 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.processes import environment
 
 from lit_posttrain import tracking
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, redacted, wandb_logger
+from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, wandb_logger
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -101,40 +100,6 @@ def test_what_cannot_be_forgotten_leaves_the_checkpoints(tmp_path: Path, monkeyp
     with pytest.raises(PermissionError):
         forget_run(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_redacted_keeps_what_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_API_KEY", KEY)
-    monkeypatch.setenv("SHORT_TOKEN", "a")
-    config: dict[str, Any] = {
-        "max_new_tokens": 64,
-        "eos_token": "<|im_end|>",
-        "tokenizer": "x",
-        "num_tokens": 3,
-        "label_keys": 2,
-        "key_value_heads": 4,
-        "path": Path("data/a.jsonl"),
-        "nested": [{"apiKey": "abc", "hf_token": "abc", "password": "abc"}, {"clientSecret": "abc", "token": None}],
-        "AWS_SECRET_ACCESS_KEY": "abc",
-        "keys": ["abc", "def"],
-        "url": "https://bob:abc@host/x?y=1",
-        "command": f"run --key={KEY} now",
-    }
-    assert redacted(config) == {
-        "max_new_tokens": 64,
-        "eos_token": "<|im_end|>",
-        "tokenizer": "x",
-        "num_tokens": 3,
-        "label_keys": 2,
-        "key_value_heads": 4,
-        "path": "data/a.jsonl",
-        "nested": [{"apiKey": "***", "hf_token": "***", "password": "***"}, {"clientSecret": "***", "token": None}],
-        "AWS_SECRET_ACCESS_KEY": "***",
-        "keys": "***",
-        "url": "https://***@host/x?y=1",
-        "command": "run --key=*** now",
-    }
-    assert config["keys"] == ["abc", "def"]
 
 
 def test_git_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

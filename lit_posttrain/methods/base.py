@@ -49,12 +49,12 @@ from lit_posttrain.models.sharding import AnyModel, build_sharded
 from lit_posttrain.models.spec import DType, LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import require_state
+from lit_posttrain.redaction import comparable
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.rollout.said import SaidBy
 from lit_posttrain.rollout.text import Prompt, PromptEncoder
 from lit_posttrain.run_folder import run_identity
-from lit_posttrain.tracking import redacted
 from lit_posttrain.trainer_checks import check_trainer
 from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -445,9 +445,9 @@ class PostTrainingModule(MeasuredModule):
 
     @property
     def options_saved(self) -> dict[str, Any]:
-        """Those of `method_options` that a checkpoint can hold, without secrets. Exact types: a subclass, such as
-        NumPy's float64, is saved as an object, with which the checkpoint could not be read again."""
-        found: dict[str, Any] = redacted({name: v for name, v in self.method_options.items() if _is_plain(v)})
+        """Those of `method_options` that a checkpoint can hold, without secrets, see `comparable`. Exact types: a
+        subclass, such as NumPy's float64, is saved as an object, with which the checkpoint could not be read again."""
+        found: dict[str, Any] = comparable({name: v for name, v in self.method_options.items() if _is_plain(v)})
         return found
 
     @property

@@ -33,7 +33,7 @@ from lit_posttrain import (
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
-from lit_posttrain.rewards import ExactMatch, FunctionReward, Regex, Reward, RewardBatch, RewardModelScore
+from lit_posttrain.rewards import ExactMatch, FunctionReward, JsonValid, Regex, Reward, RewardBatch, RewardModelScore
 
 
 def letters(completions: list[str]) -> list[float]:
@@ -455,6 +455,8 @@ def test_no_object_is_saved_among_the_options_of_a_method(tiny_model: Path, tmp_
 COMPUTED = {"weight", "name", "batch_size", "bfloat16", "trust_remote_code"}
 
 
+GIVEN: dict[str, Any] = {"column": "c", "pattern": "p", "keys": ["k"], "limit": 8, "buffer": 4, "n": 2}
+GIVEN |= {"path": "owner/model", "function": letters, "ignore_case": True, "whole": True}
 KINDS = [
     kind for kind in vars(rewards).values() if inspect.isclass(kind) and issubclass(kind, Reward) and kind != Reward
 ]
@@ -462,11 +464,30 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_decides_the_score_of_every_reward_is_compared(kind: type[Reward]) -> None:
-    given = {"column": "c", "pattern": "p", "keys": ["k"], "limit": 8, "buffer": 4, "n": 2, "path": "owner/model"}
-    given |= {"function": letters, "ignore_case": True, "whole": True}
     own = [one for one in inspect.signature(kind).parameters if one not in COMPUTED]
-    said = {**given, "function": "letters"}
-    assert kind(**{one: given[one] for one in own}).resume_options() == {one: said[one] for one in own}
+    said = {**GIVEN, "function": "letters"}
+    assert kind(**{one: GIVEN[one] for one in own}).resume_options() == {one: said[one] for one in own}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_option_of_a_reward_is_hidden_from_a_resumed_run(kind: type[Reward], tiny_model: Path) -> None:
+    own = [one for one in inspect.signature(kind).parameters if one not in COMPUTED]
+    module = grpo(tiny_model, [reward := kind(**{one: GIVEN[one] for one in own})])
+    for option, value in reward.resume_options().items():
+        assert module.options_saved[f"rewards.{reward.name}.{option}"] == value
+
+
+def test_a_run_goes_on_with_the_same_keys_alone(tiny_model: Path, tmp_path: Path) -> None:
+    def go_on(keys: list[str], steps: int, **more: Any) -> pl.Trainer:
+        trainer = quiet_trainer(LastCheckpoint(100), max_epochs=-1, max_steps=steps, default_root_dir=tmp_path)
+        trainer.fit(grpo(tiny_model, [JsonValid(keys)]), datamodule=prompts(tmp_path), **more)
+        return trainer
+
+    go_on(["answer"], 1)
+    resumed = {"ckpt_path": str(tmp_path / "last.ckpt"), "weights_only": True}
+    with pytest.raises(PostTrainError, match=r"rewards.jsonvalid.keys \['answer'\] and this run has \['solution'\]"):
+        go_on(["solution"], 2, **resumed)
+    assert go_on(["answer"], 2, **resumed).global_step == 2
 
 
 def test_the_reward_model_of_a_run_is_the_same_from_any_folder(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +29,14 @@ from lit_posttrain.models.restore import Restored, restore
 from lit_posttrain.models.spec import DType, ModelSpec
 from lit_posttrain.models.tokenizers import closing_token
 
+_QUICK_BYTES = 2 * 2**30  # of a base in float32 that is loaded once more for a figure
+
 
 class Exported(NamedTuple):
     """A written folder, the checkpoint it came from, the optimizer step that was saved at, and by how much at most its
-    logits (or scores: `what`) differ from the trained model's, whose largest is `scale`. Of an adapter whose base was
-    in half precision or quantized: by how much they differ where peft is not told to load it so (`untold`)."""
+    logits (or scores: `what`) differ from the trained model's, whose largest is `scale`. needs_options: it is an
+    adapter whose base was in half precision or quantized, which peft has to be told; untold: by how much they differ
+    where it is not, if that was quick to find."""
 
     folder: Path
     checkpoint: Path
@@ -39,6 +44,7 @@ class Exported(NamedTuple):
     what: str
     difference: float
     scale: float
+    needs_options: bool = False
     untold: float | None = None
 
 
@@ -70,12 +76,10 @@ def export_checkpoint(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         fresh = Path(scratch) / "model"
         fresh.mkdir()
-        untold: float | None = None
-        with warnings.catch_warnings():
-            # of peft's: what it warns of is done here, or proven not to matter
-            warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+        base_size = 0
+        with _quiet_peft():
             if adapter:
-                untold = _write_adapter(restored, fresh, target, dtype, proof)
+                base_size = _write_adapter(restored, fresh, target, dtype, proof)
             else:
                 _write_model(restored, fresh, dtype, proof)
         (fresh / "README.md").write_text(model_card(restored, found, adapter), encoding="utf-8")
@@ -84,7 +88,31 @@ def export_checkpoint(
         if target.exists():
             target.rmdir()
         shutil.move(fresh, target)
-    return Exported(target, found, restored.step, proof.what, proof.difference, proof.scale, untold)
+    done = Exported(target, found, restored.step, proof.what, proof.difference, proof.scale)
+    spec = restored.spec
+    if not adapter or not (spec.quantization or torch_dtype(spec) in (torch.bfloat16, torch.float16)):
+        return done
+    return done._replace(needs_options=True, untold=_untold(target, proof, spec, base_size))
+
+
+def _untold(folder: Path, proof: Proof, spec: ModelSpec, base_size: int) -> float | None:
+    """How far an adapter is from the trained model where peft loads its base in float32. A figure to advise with, not
+    worth the memory and the time of a large base, nor an error."""
+    if base_size > _QUICK_BYTES:
+        return None
+    try:
+        with _quiet_peft():
+            return proof.off(proof.answers(load_adapter(folder, proof, spec, as_trained=False)))
+    except Exception:
+        return None
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Without its warnings: what it warns of is done here, or proven not to matter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+        yield
 
 
 def _write_model(restored: Restored, folder: Path, dtype: DType | None, proof: Proof) -> None:
@@ -113,12 +141,13 @@ def _read_back(folder: Path, padding: int, proof: Proof, trust_remote_code: bool
     return proof.padded_scores(model, padding) if proof.scored else proof.answers(model)
 
 
-def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> float | None:
+def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> int:
     """The adapters alone. peft finds the base by what adapter_config.json says: a hub name, or a folder on this
     machine. What is no folder of its own, a .gguf file, which peft cannot read, or what the cache holds, is written
-    beside the adapters. Returns `Exported.untold`."""
+    beside the adapters. Returns the bytes of the base in float32."""
     spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
     model: Any = restored.release().model
+    size = 4 * int(model.get_nb_trainable_parameters()[1])
     close_with(tokenizer, spec)
     config = model.peft_config["default"]
     where, gguf = resolve(spec.path, trust_remote_code=spec.trust_remote_code)
@@ -148,14 +177,11 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
         readable_by_older(base)
         del dense
     proof.compare("reading the folder back", proof.answers(load_adapter(folder, proof, spec)))
-    untold = None
-    if spec.quantization or torch_dtype(spec) in (torch.bfloat16, torch.float16):
-        untold = proof.off(proof.answers(load_adapter(folder, proof, spec, as_trained=False)))
     check_tokenizer(folder, tokenizer, spec.trust_remote_code)
     if beside:
         config.base_model_name_or_path = str((target / "base").resolve())
         config.save_pretrained(folder)
-    return untold
+    return size
 
 
 def end_with(model: Any, tokenizer: Any, ends: list[int]) -> None:

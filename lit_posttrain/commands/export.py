@@ -31,10 +31,11 @@ def export(
         f"loaded again it gives what the trained model gives, to {done.difference:.2g} (the largest {done.what} is "
         f"{done.scale:.3g})"
     )
-    if done.untold is not None:
+    if done.needs_options:
+        by = "" if done.untold is None else f" by {done.untold:.2g}"
         print(
             f"this holds if peft loads the base as it was in training, with the options that {done.folder}/README.md "
-            f"shows; without them the {done.what}s differ by {done.untold:.2g}"
+            f"shows; without them the {done.what}s differ{by}"
         )
     return 0
 

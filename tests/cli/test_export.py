@@ -174,6 +174,30 @@ def test_how_the_base_of_an_adapter_is_loaded_is_said(
         assert float(plainly.abs().max()) > off
 
 
+@pytest.mark.parametrize("why", ["large", "fails"])
+def test_no_export_fails_for_a_figure(
+    why: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much an adapter changes over another base is only said: a large base is not loaded once more for it."""
+    trained(chats, tiny_model, *LORA, *NF4)
+    whole, asked = export_proof.load_adapter, []
+
+    def fails(*arguments: Any, as_trained: bool = True) -> Any:
+        if as_trained:
+            return whole(*arguments)
+        asked.append(Path("out/adapter_model.safetensors").exists())
+        raise MemoryError
+
+    monkeypatch.setattr("lit_posttrain.export.load_adapter", fails)
+    if why == "large":
+        monkeypatch.setattr("lit_posttrain.export._QUICK_BYTES", 1000)
+    capsys.readouterr()
+    assert main(["export", "--ckpt", "runs/one", "--out", "out", "--adapter", "true"]) == 0
+    assert asked == ([] if why == "large" else [True]), "once the folder is in place"
+    assert "out/README.md shows; without them the logits differ\n" in capsys.readouterr().out
+    assert AutoPeftModelForCausalLM.from_pretrained("out") is not None
+
+
 def test_an_adapter_on_an_adapter_folder_brings_its_base(
     chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -20,24 +20,39 @@ RESERVED = frozenset(
 SWITCHES = ("enable_thinking",)  # variables that are true or false
 _TRUTH = {"true": True, "false": False}
 _NUMBERS = {"1": True, "1.0": True, "0": False, "0.0": False}
+_DEFAULT = ("default", "d")
+# tests that ask of a variable whether it is given and true, some of them by an argument that is true or false
+_ASKS = ("defined", "undefined", "none", "true", "false", "boolean", "sameas", "eq", "equalto")
 _JINJA = frozenset({"range", "dict", "lipsum", "cycler", "joiner", "namespace"})
 
 
 def truth_of(name: str, value: Any) -> Any:
-    """The value of a variable, where text that says true or false means that: templates take any text for true, and
-    only false itself for false.
+    """The value of one of `SWITCHES`, where text or a number that says true or false means that: templates take any
+    text for true, and only false itself for false. Of other variables the value as it is.
 
     Raises:
-        ValueError: a variable that is true or false has another value.
+        ValueError: a switch has another value.
     """
-    if value is None or isinstance(value, bool):
+    if name not in SWITCHES or value is None or isinstance(value, bool):
         return value
     said = str(value).strip().lower()
-    if name not in SWITCHES:
-        return _TRUTH.get(said, value) if isinstance(value, str) else value
     if said not in _TRUTH | _NUMBERS:
         raise ValueError(f"{name} is {value!r}; it must be true or false")
     return (_TRUTH | _NUMBERS)[said]
+
+
+def meant(template: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables as a template is to get them: text that says true or false is that where the template only asks
+    whether the variable is true. Text that it prints or compares is text.
+
+    Raises:
+        ValueError: as `truth_of`.
+    """
+    found = {name: truth_of(name, value) for name, value in variables.items()}
+    for name, value in found.items():
+        if isinstance(value, str) and value.strip().lower() in _TRUTH and name in only_asked(template):
+            found[name] = _TRUTH[value.strip().lower()]
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +71,7 @@ def taken(template: str) -> tuple[str, ...]:
     asked = {
         node.node.name
         for node in tree.find_all((nodes.Test, nodes.Filter))
-        if node.name in ("defined", "undefined", "default", "d") and isinstance(node.node, nodes.Name)
+        if node.name in ("defined", "undefined", *_DEFAULT) and isinstance(node.node, nodes.Name)
     }
     found = {name for name in undeclared if name not in stored or name in asked | _defaulted(tree)}
     return tuple(sorted(name for name in found if not name.endswith("_token")))
@@ -114,16 +129,17 @@ def with_variables(template: Any, variables: Mapping[str, Any]) -> Any:
             uses = f"it uses: {', '.join(known)}" if known else "it uses none"
             raise PostTrainError(f"--model.policy.template_variables: the chat template does not use {name}; {uses}")
     try:
-        given = {name: truth_of(name, value) for name, value in variables.items()}
+        given = {key: meant(text, variables) for key, text in texts.items()}
     except ValueError as problem:
         raise PostTrainError(f"--model.policy.template_variables: {problem}") from problem
-    # rendering removes the line break behind each line, whatever the template begins with
-    lines = [
-        f"{{% set {name} = {name} if {name} is defined else {_literal(name, value)} %}}\n"
-        for name, value in given.items()
-    ]
-    made = {key: "".join(lines) + text for key, text in texts.items()}
+    made = {key: "".join(_set(*one) for one in given[key].items()) + text for key, text in texts.items()}
     return made if isinstance(template, Mapping) else made["default"]
+
+
+def _set(name: str, value: Any) -> str:
+    """The line of a template that sets a variable, unless a caller does. Rendering removes the line break behind each
+    line, whatever the template begins with."""
+    return f"{{% set {name} = {name} if {name} is defined else {_literal(name, value)} %}}\n"
 
 
 def _literal(name: str, value: Any) -> str:
@@ -145,6 +161,59 @@ def _literal(name: str, value: Any) -> str:
         f"--model.policy.template_variables: {name} is {value!r}; a template takes text, numbers, true, false, null, "
         "and lists and objects of these"
     )
+
+
+@lru_cache(maxsize=64)
+def only_asked(template: str) -> frozenset[str]:
+    """The names of which a template only asks whether they are given, and true: `{% if thinking %}`, `x is false`."""
+    from jinja2 import TemplateError, nodes
+
+    try:
+        tree = parsed(template)
+    except TemplateError:
+        return frozenset()
+    valued: set[str] = set()  # what is printed, compared, added, handed on, ...
+    copies: set[tuple[str, str]] = set()  # a variable, and another that is set to its value
+
+    def look(node: Any, into: str | None, asked: bool) -> None:
+        """asked: only whether it is true counts. into: the variable that it is the value of, if any."""
+        if isinstance(node, nodes.Name):
+            if node.ctx != "load" or asked:
+                return
+            if into:
+                copies.add((node.name, into))
+            else:
+                valued.add(node.name)
+        elif isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
+            look(node.node, node.target.name, False)
+        elif isinstance(node, (nodes.And, nodes.Or)) or (isinstance(node, nodes.Filter) and node.name in _DEFAULT):
+            for part in node.iter_child_nodes():
+                look(part, into, asked)
+        elif isinstance(node, nodes.Compare) and all(_is_truth(side.expr) for side in node.ops):
+            look(node.expr, None, True)
+        elif isinstance(node, nodes.Not) or (isinstance(node, nodes.Test) and _asks(node)):
+            look(node.node, None, True)
+        elif isinstance(node, (nodes.If, nodes.CondExpr)):
+            look(node.test, None, True)
+            for part in node.iter_child_nodes(exclude=["test"]):
+                look(part, into, asked)
+        else:
+            for part in node.iter_child_nodes():
+                look(part, None, False)
+
+    look(tree, None, False)
+    while more := {name for name, copy in copies if copy in valued} - valued:
+        valued |= more
+    read = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
+    return frozenset(read - valued)
+
+
+def _asks(test: Any) -> bool:
+    return test.name in _ASKS and all(map(_is_truth, test.args))
+
+
+def _is_truth(node: Any) -> bool:
+    return isinstance(getattr(node, "value", None), bool)
 
 
 @lru_cache(maxsize=64)

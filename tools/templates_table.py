@@ -38,6 +38,8 @@ its end. Where a template makes that impossible, the row is refused with the rea
 - **Template variables**: `--model.policy.template_variables '{enable_thinking: false}'` sets them for training,
   rollouts, validation and every later use of the checkpoint, and writes them into the template of an exported folder.
   A row's own `chat_template_kwargs` win over them. A variable that the template does not use is an error.
+  Text that says true or false is a truth value if the template only tests the variable; text if it prints or compares
+  it.
 - **Spelling**: content as a list of parts, arguments of tool calls as text and thoughts as `reasoning_content`,
   `thinking` or `reasoning` are written as the template wants them.
 - **What is left out** is found by marking every piece of a conversation and looking for the marks in the text: a turn

@@ -17,7 +17,7 @@ from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.messages import REASONING
 from lit_posttrain.data.written import absent
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
-from lit_posttrain.template_variables import mentioned
+from lit_posttrain.template_variables import meant, mentioned
 
 NAME_A_TEMPLATE = "name a corrected template with --model.policy.chat_template FILE"
 
@@ -225,7 +225,7 @@ class Renderer:
                 tools=talk.tools,
                 chat_template=template,
                 **how,
-                **{**self._special, "strftime_now": self.now.strftime, **talk.variables},
+                **{**self._special, "strftime_now": self.now.strftime, **meant(template, talk.variables)},
             )
         except TemplateSyntaxError as error:
             raise InvalidTemplate(

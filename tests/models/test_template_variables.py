@@ -11,10 +11,13 @@ from helpers import tiny
 from helpers.published import published
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from lit_posttrain.data.beside import Beside
+from lit_posttrain.data.rendering import Conversation, Renderer
+from lit_posttrain.data.row import Row
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
-from lit_posttrain.template_variables import RESERVED, compared_with, taken, with_variables
+from lit_posttrain.template_variables import RESERVED, compared_with, only_asked, taken, with_variables
 
 VALUES: dict[str, Any] = {
     "flag": True,
@@ -107,6 +110,68 @@ def test_a_switch_written_as_text_is_what_it_says(tmp_path: Path, value: Any) ->
     tiny.tokenizer(template).save_pretrained(tmp_path)
     loaded = load_tokenizer(_spec(tmp_path, template_variables={"enable_thinking": value, "a": "false"}))
     assert loaded.apply_chat_template(TALK, tokenize=False).endswith("offb")
+
+
+ONLY_ASKED = {
+    "if": "{% if a %}on{% else %}off{% endif %}",
+    "in a line": "{{ 'on' if a else 'off' }}",
+    "not": "{% if not a %}off{% endif %}",
+    "with others": "{% if (a or add_vision_id) and not tools %}on{% else %}off{% endif %}",
+    "is true": "{% if a is defined and a is true %}on{% else %}off{% endif %}",
+    "compared with true": "{{ 'off' if a == false else 'on' }}",
+    "sameas": "{{ 'off' if a is sameas false else 'on' }}",
+    "its default": "{% set a = a if a is defined else true %}{% if a %}on{% else %}off{% endif %}",
+    "a default by a filter": "{% if a | default(true) %}on{% else %}off{% endif %}",
+    "another name": "{% set b = a or x %}{% set c = b | d(false) %}{% if c %}on{% else %}off{% endif %}",
+    "elif": "{% if x %}{% elif a %}on{% else %}off{% endif %}",
+}
+USED_AS_TEXT = {
+    "printed": "{% if a %}{{ a }}{% endif %}",
+    "by a filter": "{{ a | upper }}",
+    "added": "{% if a %}{{ 'is ' + a }}{% endif %}",
+    "joined": "{{ 'is ' ~ a }}",
+    "compared": "{{ 'yes' if a == 'true' else 'no' }}",
+    "compared without case": "{{ 'yes' if a | lower == 'false' else 'no' }}",
+    "in a list": "{{ 'yes' if a in ['true', 'false'] else 'no' }}",
+    "its default": "{{ a or 'none' }}",
+    "another name": "{% set b = a if a else 'x' %}{% if a %}{{ b }}{% endif %}",
+    "a method": "{% if a %}{{ a.strip() }}{% endif %}",
+    "a test of its type": "{{ 'text' if a is string else 'other' }}",
+    "a namespace": "{% set ns = namespace(b=a) %}{{ ns.b }}",
+    "a macro": "{% macro m(v) %}{{ v }}{% endmacro %}{{ m(a) }}",
+}
+
+
+def _written(template: str, value: Any) -> set[str]:
+    """What a template makes of a variable: of a model's option, and of a row's column."""
+    row = {"messages": json.dumps(TALK), "chat_template_kwargs": json.dumps({"a": value})}
+    around = Beside().around(Row(row))
+    by_row = Renderer(tiny.tokenizer(template)).text(Conversation(TALK, **around))
+    return {by_row, tiny.tokenizer(with_variables(template, {"a": value})).apply_chat_template(TALK, tokenize=False)}
+
+
+@pytest.mark.parametrize("how", ONLY_ASKED)
+def test_text_is_true_or_false_where_a_template_only_asks_for_that(how: str) -> None:
+    template = ONLY_ASKED[how]
+    assert _written(template, "false") == _written(template, " False ") == _written(template, False)
+    assert _written(template, "True") == _written(template, True)
+    assert _written(template, True) != _written(template, False)
+
+
+@pytest.mark.parametrize("how", USED_AS_TEXT)
+@pytest.mark.parametrize("value", ["true", "True", "false", "FALSE"])
+def test_text_is_text_where_a_template_uses_it(how: str, value: str) -> None:
+    template = USED_AS_TEXT[how]
+    as_it_is = tiny.tokenizer(template).apply_chat_template(TALK, tokenize=False, a=value)
+    assert _written(template, value) == {as_it_is}
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.stem)
+def test_switches_of_published_templates_are_known(path: Path) -> None:
+    template = path.read_text(encoding="utf-8")
+    named = {name for name in taken(template) if name.endswith(("_thinking", "low_effort", "medium_effort"))}
+    assert named <= only_asked(template)
+    assert not {"date_string", "reasoning_effort", "model_identity"} & only_asked(template) & set(taken(template))
 
 
 @pytest.mark.parametrize(

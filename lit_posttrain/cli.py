@@ -36,6 +36,12 @@ OTHER_COMMANDS = {
 }
 # the page of a command says what the last two, which jsonargparse makes, would say
 HELP = ("-h", "--help", "--data.columns.help", "--model.policy.lora.help")
+# what the system says of connections and of what a program does wrong, in whatever class a library puts it
+_OF_ONES_OWN_CODE = frozenset(
+    {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.EPIPE}
+    | {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+    | {errno.EAFNOSUPPORT, errno.ENOTSOCK, errno.EBADF, errno.EINVAL, errno.ECHILD, errno.ESRCH}
+)
 _ERROR_EXIT, _INTERRUPT_EXIT, _BROKEN_PIPE_EXIT = 2, 130, 141
 
 
@@ -109,17 +115,25 @@ def _give_up_a_full_output() -> None:
 
 
 def _of_system(failure: Exception) -> PostTrainError | None:
-    """What the system refused, such as a file that cannot be read, or a full disk; None for other errors, such as of a
-    connection that code of one's own makes."""
+    """What the system refused, such as a file that cannot be read, a full disk, or one more process; None for other
+    errors, such as of a connection that code of one's own makes, or of a file that it has closed."""
     if not isinstance(failure, OSError) or failure.strerror is None:
         return None
-    if failure.filename is None and failure.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if failure.filename is None and (failure.errno in _OF_ONES_OWN_CODE or _of_a_connection(failure)):
         return None
     name = str(failure.filename or failure.filename2 or "")
     place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""
     full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "; free some, or write to another disk" if full else ""
     return PostTrainError(f"{place}{failure.strerror}{remedy} (--traceback shows where in the code)")
+
+
+def _of_a_connection(failure: OSError) -> bool:
+    """By its class: these have error numbers of their own."""
+    import socket
+    import ssl
+
+    return isinstance(failure, (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError))
 
 
 def _output_is_closed() -> bool:

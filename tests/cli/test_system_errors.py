@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -64,13 +67,36 @@ def test_a_full_disk_behind_the_output() -> None:
     assert done.returncode == 2
 
 
+class OfALibrary(OSError):
+    """As aiohttp's, which have the numbers of connections and are no ConnectionError."""
+
+
+REFUSALS = "ENOSPC EDQUOT EMFILE ENFILE ENOMEM EAGAIN EIO ESTALE EFBIG EROFS EACCES EPERM EBUSY EXDEV ENODEV"
+FILE = FileNotFoundError(errno.ENOENT, "No such file", "x.json")
+SLOW_FILE = TimeoutError(errno.ETIMEDOUT, "Connection timed out", "share/x.json")  # of a network's file system
+CONNECTIONS = "ECONNREFUSED ECONNRESET ECONNABORTED EPIPE ETIMEDOUT EADDRINUSE EADDRNOTAVAIL ENETUNREACH EHOSTUNREACH"
+
+
 @pytest.mark.parametrize(
-    ("failure", "one"),
-    [
-        (ConnectionRefusedError(111, "Connection refused"), False),
-        (FileNotFoundError(2, "No such file", "x.json"), True),
-        (OSError(28, "No space left on device"), True),
-    ],
+    "failure", [FILE, SLOW_FILE, *(OSError(getattr(errno, name), name) for name in REFUSALS.split())], ids=repr
 )
-def test_an_error_of_code_of_ones_own_keeps_its_traceback(failure: OSError, one: bool) -> None:
-    assert (_of_system(failure) is not None) == one
+def test_what_the_system_refuses_is_one_line(failure: OSError) -> None:
+    told = _of_system(failure)
+    assert told is not None
+    assert str(failure.strerror) in str(told)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        *(kind(getattr(errno, name), name) for name in CONNECTIONS.split() for kind in (OSError, OfALibrary)),
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        ssl.SSLError(1, "certificate verify failed"),
+        ChildProcessError(errno.ECHILD, "No child processes"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        TimeoutError("of a queue"),
+    ],
+    ids=repr,
+)
+def test_an_error_of_code_of_ones_own_keeps_its_traceback(failure: OSError) -> None:
+    assert _of_system(failure) is None

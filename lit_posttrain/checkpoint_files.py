@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.signals import alive
 
 _ABANDONED_S = 3600.0
 _SPARE = 1.05  # pickled names and zip headers come on top of the tensors
@@ -124,21 +125,11 @@ def _clear_abandoned(target: Path) -> None:
     for part in target.parent.glob(f"{prefix}*.part"):
         owner, _, number = part.name.removeprefix(prefix).removesuffix(".part").rpartition("-")
         if owner == host and number.isdigit():
-            abandoned = int(number) == os.getpid() or not _alive(int(number))
+            abandoned = int(number) == os.getpid() or not alive(int(number))
         else:
             abandoned = time.time() - part.stat().st_mtime > _ABANDONED_S
         if abandoned:
             part.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it exists and belongs to someone else
-        return True
-    return True
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import socket
@@ -14,14 +15,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.signals import alive
+
+log = logging.getLogger(__name__)
 
 RUN_ID = "run_id.txt"
+_OWNER = re.compile(r"process (\d+) on (.+)")
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
 
 
-def lock(handle: IO[Any]) -> None:
-    """Lock an open file until it is closed or this process ends, if the file system has locks.
+def lock(handle: IO[Any]) -> bool:
+    """Lock an open file until it is closed or this process ends; false, with a warning, where the file system has no
+    locks.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -33,6 +39,10 @@ def lock(handle: IO[Any]) -> None:
     except OSError as problem:
         if problem.errno not in _NO_LOCKS:
             raise
+        told = "%s cannot be locked on this file system: do not start a second command that writes there meanwhile"
+        log.warning(told, handle.name)
+        return False
+    return True
 
 
 class RunLock:
@@ -69,13 +79,20 @@ class RunLock:
     def _locked(self, handle: Any) -> bool:
         """Whether this process has the lock now; not if the file was removed meanwhile."""
         try:
-            lock(handle)
+            taken, locks = False, lock(handle)
         except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "another process"
+            taken, locks = True, True
+        handle.seek(0)
+        owner = handle.read().strip()
+        known = _OWNER.fullmatch(owner)
+        # without locks one that has ended may have left its name
+        lives = known is not None and known[2] == socket.gethostname() and _is_another(int(known[1]))
+        if taken or (lives and not locks):
+            stale = "" if locks else f" (or remove {self.file}, if that process is something else by now)"
             raise PostTrainError(
-                f"{self.file.parent} is being trained in by {owner}; wait for it, stop it, or choose another --name"
-            ) from None
+                f"{self.file.parent} is being trained in by {owner or 'another process'}; wait for it, stop it, or "
+                f"choose another --name{stale}"
+            )
         with suppress(OSError):
             return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
         return False
@@ -86,6 +103,10 @@ class RunLock:
             self.file.unlink(missing_ok=True)
             self._handle.close()
             self._handle = None
+
+
+def _is_another(process: int) -> bool:
+    return process != os.getpid() and alive(process)
 
 
 def goes_on(folder: Path, checkpoint: Path | str | None) -> bool:

@@ -62,6 +62,17 @@ def handled_here(number: int) -> bool:
     return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
 
 
+def alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it exists and belongs to someone else
+        return True
+    return True
+
+
 def leave_closed_terminal() -> None:
     """Have what is printed from now on go nowhere, if the terminal that it went to is closed: printing to it fails."""
     for stream in (sys.stdout, sys.stderr):

@@ -6,9 +6,11 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -286,14 +288,46 @@ def test_why_a_run_ended_is_said(
     assert said in capsys.readouterr().out
 
 
-def test_a_run_is_kept_where_a_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unlocked(*_: object) -> None:
+@pytest.fixture
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file system has locks."""
+
+    def lockf(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("lit_posttrain.run_folder.fcntl.lockf", unlocked)
+    monkeypatch.setattr("lit_posttrain.run_folder.fcntl.lockf", lockf)
+
+
+@pytest.mark.usefixtures("unlocked")
+def test_a_run_is_kept_where_a_file_system_has_no_locks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lock = RunLock(tmp_path / "run")
     lock.take()
+    (told,) = caplog.messages
+    assert told.startswith(f"{tmp_path}/run/.lock cannot be locked on this file system: ")
     lock.release()
+    assert not lock.file.exists()
+
+
+@pytest.mark.usefixtures("unlocked")
+@pytest.mark.parametrize(
+    ("owner", "refused"),
+    [("living", True), ("ended", False), ("own", False), ("of another host", False), ("no owner", False)],
+)
+def test_without_locks_a_process_that_lives_is_believed(owner: str, refused: bool, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as living, subprocess.Popen(["true"]) as ended:
+        ended.wait()
+        numbers = {"living": living.pid, "ended": ended.pid, "own": os.getpid(), "of another host": living.pid}
+        host = "elsewhere" if owner == "of another host" else socket.gethostname()
+        lock = RunLock(tmp_path)
+        lock.file.write_text(f"process {numbers[owner]} on {host}\n" if owner in numbers else "")
+        try:
+            with pytest.raises(PostTrainError) if refused else nullcontext() as found:
+                lock.take()
+        finally:
+            living.kill()
+    if found is not None:
+        assert f"trained in by process {living.pid} on {host}; wait for it" in str(found.value)
+        assert f"remove {lock.file}, if" in str(found.value)
 
 
 def test_whose_a_checkpoint_is(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,10 +29,12 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK])
 def test_a_file_system_without_locks_keeps_results_all_the_same(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing(monkeypatch, number)
     part(tmp_path / "out").keep([1, 2])
+    (told,) = caplog.messages
+    assert told.startswith(f"{tmp_path}/out.part cannot be locked on this file system: ")
     again = part(tmp_path / "out")
     assert again.known == [1, 2]
     with again.until_written():

@@ -49,7 +49,7 @@ class Columns:
 
 
 @dataclass
-class _Parts:
+class Parts:
     """What the columns of a shape hold. whole: a conversation of its own, which no earlier turns precede. text: as
     `Example` has it."""
 
@@ -65,7 +65,7 @@ class Format:
 
     name: str
     needs: tuple[str, ...]
-    read: Callable[[Row], _Parts]
+    read: Callable[[Row], Parts]
     system: str | None = None
     tools: str | None = None
 
@@ -173,7 +173,7 @@ def require_columns(record: Record, named: Any) -> None:
                 )
 
 
-_Found = tuple[str, tuple[str, ...], Callable[[Row], _Parts]]
+_Found = tuple[str, tuple[str, ...], Callable[[Row], Parts]]
 
 
 def _is_prompt_only(data: Mapping[str, Any], found: _Found, shape: str) -> bool:
@@ -255,18 +255,18 @@ def _by_columns(data: Mapping[str, Any]) -> _Found | None:
 
 
 def _plain(column: str) -> _Found:
-    def read(row: Row) -> _Parts:
-        return _Parts(text=("", _filled(row[column], column, "text")))
+    def read(row: Row) -> Parts:
+        return Parts(text=("", _filled(row[column], column, "text")))
 
     return column, (column,), read
 
 
 def _conversation(column: str) -> _Found:
-    def read(row: Row) -> _Parts:
+    def read(row: Row) -> Parts:
         messages = as_messages(row[column], column)
         check_order(messages)
         first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        return _Parts(messages[:first], messages[first:], whole=True)
+        return Parts(messages[:first], messages[first:], whole=True)
 
     return column, (column,), read
 
@@ -274,7 +274,7 @@ def _conversation(column: str) -> _Found:
 def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), separator: str = "") -> _Found:
     """`extra`: columns that are added to a row's prompt where the row has them."""
 
-    def read(row: Row) -> _Parts:
+    def read(row: Row) -> Parts:
         asked = from_json(row[prompt], prompt, row.notes)
         asked = [asked] if is_message(asked) else asked
         if isinstance(asked, list) or answer in CONVERSATION:
@@ -287,7 +287,7 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
             if not asked.strip():
                 raise empty_prompt(prompt)
             said = with_thoughts(row, [{"role": "assistant", "content": answered}])
-            return _Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
+            return Parts([{"role": "user", "content": asked}], said, text=(asked + separator, answered))
         turns, said = _side(asked, prompt, "user"), _side(answered, answer, "assistant")
         answered_before = turns[-1]["role"] in ("assistant", "tool")
         if not answered_before or said[0]["role"] == "assistant" or begins_with(said, turns):
@@ -296,7 +296,7 @@ def _pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), sepa
             raise BadRow("no assistant turn", f"`{answer}` is the prompt and no answer; add it, or remove the row")
         if not any(map(says, turns)):
             raise empty_prompt(prompt)
-        return _Parts(turns, with_thoughts(row, said))
+        return Parts(turns, with_thoughts(row, said))
 
     return name, (prompt, answer), read
 

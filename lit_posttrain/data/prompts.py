@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,10 +16,10 @@ from lit_posttrain.data.beside import (
     refuse_media,
     refuse_unwanted,
 )
-from lit_posttrain.data.comparisons import ComparisonFormat, recognise_comparison
 from lit_posttrain.data.example import Example, Labelled
 from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns
-from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, RIGHT, compared, guessed
+from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT, RIGHT, guessed
+from lit_posttrain.data.learned import Prompt, ReadPrompt, learned_prompts
 from lit_posttrain.data.messages import as_messages, check_order, says
 from lit_posttrain.data.mixing import Mix
 from lit_posttrain.data.module import TreeData
@@ -79,17 +79,13 @@ class PromptOptions:
         return Fitted([tree]) if len(tree.prompt) <= self.max_length else Fitted(dropped=TOO_LONG)
 
 
-_Prompt = tuple[list[dict[str, Any]], bool]  # and whether it is whole, so that no earlier turns precede it
-_Read = Callable[[Row], _Prompt]
-
-
 @dataclass(frozen=True)
 class PromptReader:
     """Records as prompts. template: as in `PromptData`."""
 
     name: str
     needs: tuple[str, ...]
-    prompt: _Read
+    prompt: ReadPrompt
     beside: Beside
     template: str | None = None
     doubt: str = ""
@@ -151,7 +147,7 @@ def prompt_reader(
     return PromptReader(name, (*needs, *around), read, beside, template)
 
 
-def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, ...], _Read]:
+def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, ...], ReadPrompt]:
     """The name, the columns and the reader of a file's prompts."""
     if named.prompt and named.messages:
         raise PostTrainError(f"{record.file}: --data.columns wants `prompt` or `messages`: name one")
@@ -159,21 +155,18 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
         return named.messages, (named.messages,), _unanswered(named.messages)
     if named.prompt:
         return named.prompt, (named.prompt,), _asked(named.prompt, ())
-    responses = None
     column = next((name for name in PROMPT if name in record.data), None)
-    with suppress(PostTrainError):
-        responses = None if column and _are_answers(record.data) else recognise_comparison(record, labelled=False)
+    learned = learned_prompts(record, column)
     if column is not None:
-        learned = responses is not None or _is_learned(column, record.data)
-        task = column == "prompt" and not learned
+        task = column == "prompt" and learned is None
         judged = task and any(name in record.data for name in RIGHT)
         extra = tuple(name for name in INPUT if not (judged and name == "input"))
         read = _asked(column, extra, task)
         name = "/".join((column, *(name for name in extra if name in record.data)))
-        return name, (column,), read if responses is None else _compared(responses, column, read)
-    if responses is not None:
+        return name, (column,), read if learned is None else learned.prompt(column, read)
+    if learned is not None:
         prompt = guessed(Row(record.data)).get("prompt")
-        return f"prompts of {responses.name}", responses.needs, _compared(responses, prompt)
+        return f"prompts of {learned.name}", learned.needs, learned.prompt(prompt)
     with suppress(PostTrainError):
         whole = recognise(record, Columns())
         if whole.needs[0] in CONVERSATION:
@@ -184,25 +177,11 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
     )
 
 
-def _is_learned(column: str, data: Mapping[str, Any]) -> bool:
-    """Whether SFT or KTO learn from the record what answers its prompt."""
-    shape = compared(Row(data))
-    return any(name in data for name in ANSWERS[column]) or (shape is not None and shape[0] == "unpaired")
-
-
-def _are_answers(data: Mapping[str, Any]) -> bool:
-    """Whether a list of texts without ranks or scores is what is right, for a reward, and no responses of models."""
-    found = guessed(data)
-    given = data.get(found.get("responses", ""))
-    texts = isinstance(given, str) or (isinstance(given, list) and all(isinstance(part, str) for part in given))
-    return texts and {"ranks", "scores", "chosen", "first"}.isdisjoint(found)
-
-
-def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> _Read:
+def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> ReadPrompt:
     """extra: columns that are added to the prompt. task: of rows for a reward, in which an `input` or `context` of
     another type is the reward's."""
 
-    def read(row: Row) -> _Prompt:
+    def read(row: Row) -> Prompt:
         messages = conversation(row[column], column, row.notes, "user")
         if takes_more(messages, row[column]):
             texts = {"input": str, "context": str | list} if task else {}
@@ -213,32 +192,8 @@ def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> _Read:
     return read
 
 
-def _compared(known: ComparisonFormat, column: str | None, alone: _Read | None = None) -> _Read:
-    """The prompt of what was compared, as preference methods take it: the responses may begin with more turns than the
-    prompt's own column has. They count as not read: they are no part of it. column: the prompt's own, if there is one;
-    alone: its reader, for rows whose responses cannot be used."""
-    answers = set(known.needs) - {column}
-
-    def read(row: Row) -> _Prompt:
-        inner = row.aside()
-        try:
-            check_needs(known.needs, row)
-            found = known.shape(inner)
-        except BadRow as problem:
-            if alone is None or problem.reason == "two prompts":
-                raise
-            return alone(row)
-        for name in inner.read - answers:
-            row[name]
-        row.notes += inner.notes
-        row.unused += inner.unused
-        return found.prompt, found.whole
-
-    return read
-
-
-def _unanswered(column: str) -> _Read:
-    def read(row: Row) -> _Prompt:
+def _unanswered(column: str) -> ReadPrompt:
+    def read(row: Row) -> Prompt:
         messages = as_messages(row[column], column, learned=False)
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]

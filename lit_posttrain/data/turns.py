@@ -30,7 +30,7 @@ _MESSAGE = re.compile(rf"\s*\[\s*\{{\s*({_ROLE}|['\"]content['\"]\s*:)", re.IGNO
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _OPENING = re.compile(r"\s*Human:")
 TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages in JSON text"
-MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is trained on as text"
+MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is read as text"
 
 
 def conversation(value: Any, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:

@@ -132,6 +132,7 @@ def test_a_template_needs_a_place_for_the_prompt() -> None:
 
 SYSTEM = {"role": "system", "content": "S"}
 HI, HELLO, MORE = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, ASKED[0]
+TURNS = [HI, HELLO, MORE]
 PAIRS: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     "one turn": ({"prompt": "Hi", "chosen": "A", "rejected": "B"}, [HI]),
     "system in the sides": ({"prompt": "Hi", "chosen": [SYSTEM, HI], "rejected": [SYSTEM, HI]}, [SYSTEM, HI]),
@@ -219,6 +220,41 @@ def test_what_sft_learns_to_answer_is_what_is_asked(row: dict[str, Any]) -> None
     record = Record(row, "rows.jsonl", 1)
     assert recognise(record).example(row).messages[:1] == [{**HI, "content": "Hi\n\nyou"}]
     assert prompt_reader(record).example(Row(row)).messages == [{**HI, "content": "Hi\n\nyou"}]
+
+
+WHOLE = [*TURNS, {"role": "assistant", "content": "A"}]
+CONTINUED: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
+    "a system turn": ({"prompt": "Hi", "completion": [SYSTEM, HI, HELLO]}, [SYSTEM, HI]),
+    "without the context": ({"prompt": "Hi", "context": "you", "completion": [HI, HELLO]}, [HI]),
+    "without the input": ({"instruction": "Hi", "input": "you", "output": [HI, HELLO]}, [HI]),
+    "the last of several turns": ({"prompt": MORE["content"], "completion": WHOLE}, TURNS),
+    "one more question": ({"prompt": TURNS[:2], "completion": WHOLE[2:]}, TURNS),
+    "no answer yet": ({"prompt": "Hi", "completion": ""}, [HI]),
+    "words that are continued": (
+        {"prompt": [HI, HELLO], "completion": [HI, {**HELLO, "content": "Hello you"}]},
+        [HI, HELLO],
+    ),
+}
+
+
+@pytest.mark.parametrize("spell", [list, json.dumps])
+@pytest.mark.parametrize("name", CONTINUED)
+def test_what_a_completion_begins_with_is_asked_too(name: str, spell: Any) -> None:
+    row, expected = CONTINUED[name]
+    row = {column: spell(value) if isinstance(value, list) else value for column, value in row.items()}
+    reader, seen = prompt_reader(Record(row, "rows.jsonl", 1)), Row(row)
+    made = reader.example(seen)
+    assert (made.messages, seen.rest().keys() >= {*row} & {"completion", "output"}) == (expected, True)
+    if row.get("completion") == "":
+        return
+    example = recognise(Record(row, "rows.jsonl", 1)).example(row)
+    begun = len(expected) - bool(made.continued)
+    assert example.messages[:begun] == expected[:begun]
+    assert example.continued == made.continued
+    if "completion" in row and name != "one more question":
+        kto = {**row, "label": True}
+        assert recognise_comparison(Record(kto, "rows.jsonl", 1)).read(kto).prompt == expected
+        assert prompt_reader(Record(kto, "rows.jsonl", 1)).example(Row(kto)).messages == expected
 
 
 SPELLED: dict[str, Any] = {

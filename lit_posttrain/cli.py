@@ -42,6 +42,11 @@ _OF_ONES_OWN_CODE = frozenset(
     | {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
     | {errno.EAFNOSUPPORT, errno.ENOTSOCK, errno.EBADF, errno.EINVAL, errno.ECHILD, errno.ESRCH}
 )
+_REMEDIES = {
+    "free some, or write to another disk": (errno.ENOSPC, errno.EDQUOT),
+    "allow more of them (ulimit -n)": (errno.EMFILE, errno.ENFILE),
+    "free some memory, or allow more processes (ulimit -u)": (errno.ENOMEM, errno.EAGAIN),
+}
 _ERROR_EXIT, _INTERRUPT_EXIT, _BROKEN_PIPE_EXIT = 2, 130, 141
 
 
@@ -123,8 +128,7 @@ def _of_system(failure: Exception) -> PostTrainError | None:
         return None
     name = str(failure.filename or failure.filename2 or "")
     place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""
-    full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "; free some, or write to another disk" if full else ""
+    remedy = next((f"; {told}" for told, numbers in _REMEDIES.items() if failure.errno in numbers), "")
     return PostTrainError(f"{place}{failure.strerror}{remedy} (--traceback shows where in the code)")
 
 

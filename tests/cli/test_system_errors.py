@@ -84,6 +84,8 @@ def test_what_the_system_refuses_is_one_line(failure: OSError) -> None:
     told = _of_system(failure)
     assert told is not None
     assert str(failure.strerror) in str(told)
+    if failure.errno in (errno.EMFILE, errno.EAGAIN):
+        assert "(ulimit -" in str(told)
 
 
 @pytest.mark.parametrize(

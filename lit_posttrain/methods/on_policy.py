@@ -213,9 +213,13 @@ class OnPolicyModule(ReferencedModule):
         if not isinstance(data, PromptData):
             raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")
         stores = [data.train_store, *data.val_stores.values()]
-        for store in stores:
-            rows = ((store.sources([i])[0], PromptRecord.of(store[i]).columns) for i in range(len(store)))
-            self.rewards.check_rows(rows, skip=data.on_bad_row == "skip")
+
+        def look() -> None:
+            for store in stores if self.global_rank == 0 else ():  # one decodes every row; the others hear of it
+                rows = ((store.sources([i])[0], PromptRecord.of(store[i]).columns) for i in range(len(store)))
+                self.rewards.check_rows(rows, skip=data.on_bad_row == "skip")
+
+        together(self.trainer, look)
         self._prepare(stores)
 
     def _prepare(self, stores: Sequence[TreeStore]) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError, on_all_ranks
@@ -27,7 +26,6 @@ from lit_posttrain.signals import Terminated
 from lit_posttrain.types import PromptRecord
 
 log = logging.getLogger(__name__)
-_tell = rank_zero_only(log.warning)  # what every process finds
 
 Problems = dict[int, BaseException]  # by the place of the response
 
@@ -123,7 +121,7 @@ class RewardSum:
             if time.monotonic() > told_at:
                 told_at = math.inf
                 names = ", ".join(type(reward).__name__ for reward in look)
-                _tell("%s: looking at what every row has to judge by takes a while (%d rows so far)", names, count)
+                log.warning("%s: checking every row takes a while (%d rows so far)", names, count)
         if not found:
             return
         told = f"{found[0]} ({len(found):,} of {count:,} rows)"
@@ -133,7 +131,7 @@ class RewardSum:
             raise PostTrainError(
                 f"{told}; mend or remove them, or leave their responses without a score: --data.on_bad_row skip"
             )
-        _tell("%s: their responses have no score", told)
+        log.warning("%s: their responses have no score", told)
 
     def batch(
         self, records: Sequence[PromptRecord], sources: Sequence[str], texts: Sequence[str], drawn: Sequence[Sampled]

@@ -33,7 +33,16 @@ from lit_posttrain import (
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.methods.policy_gradient import Clip
-from lit_posttrain.rewards import ExactMatch, FunctionReward, JsonValid, Regex, Reward, RewardBatch, RewardModelScore
+from lit_posttrain.rewards import (
+    ExactMatch,
+    FunctionReward,
+    JsonValid,
+    MathAnswer,
+    Regex,
+    Reward,
+    RewardBatch,
+    RewardModelScore,
+)
 
 
 def letters(completions: list[str]) -> list[float]:
@@ -600,3 +609,24 @@ def test_a_checkpoint_validates_and_trains_anew(tiny_model: Path, tmp_path: Path
     trainer = quiet_trainer(default_root_dir=tmp_path)
     trainer.validate(module, datamodule=prompts(tmp_path, **data), ckpt_path=tmp_path / "last.ckpt", verbose=False)
     assert fit(module, prompts(tmp_path, **data), tmp_path / "new", max_epochs=1).global_step == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_looks_at_the_rows_for_all(
+    rank: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two could find different things, such as an answer that takes too long, and one would wait for the other."""
+    module = grpo(tiny_model, [ExactMatch(), MathAnswer()])
+    monkeypatch.setattr(GRPO, "global_rank", rank)
+    monkeypatch.setattr(GRPO, "_prepare", lambda self, stores: None)
+    seen: list[str] = []
+    monkeypatch.setattr(module.rewards, "check_rows", lambda rows, skip: seen.extend(source for source, _ in rows))
+    data = prompts(tmp_path, 5, val_share=0.0)
+    trainer = quiet_trainer(max_steps=1, default_root_dir=tmp_path)
+    module.trainer = trainer
+    trainer.datamodule = data
+    data.trainer = trainer
+    trainer.strategy.connect(module)
+    data.setup("fit")
+    module.check_data(data)
+    assert len(seen) == (5 if rank == 0 else 0)

@@ -172,7 +172,7 @@ def test_a_right_answer_that_takes_too_long_to_read_is_none(
     rows = [("a:1", {"answer": "1/881"}), ("a:2", {"answer": "1/882"}), ("a:3", {"answer": "1/883"})]
     with pytest.raises(PostTrainError, match=r"a:1: MathAnswer: `answer` is '1/881', .* reads in .* \(1 of 3 rows\)"):
         judge.check_rows(rows)
-    assert caplog.text.count("MathAnswer: looking at what every row has to judge by takes a while (1 rows so far)") == 1
+    assert caplog.text.count("MathAnswer: checking every row takes a while (1 rows so far)") == 1
     with caplog.at_level(logging.WARNING):
         judge.check_rows(rows, skip=True)
     # known from before: it does not take the time of the others, nor end the run

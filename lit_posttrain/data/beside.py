@@ -101,7 +101,7 @@ def _is_media(value: Any) -> bool:
         return _MEDIA.search(value) is not None or _DATA.fullmatch(value) is not None
     if isinstance(value, (list, tuple)):
         return any(map(_is_media, value))
-    return value is not None and not isinstance(value, (bool, int, float))
+    return value not in (None, {}) and not isinstance(value, (bool, int, float))
 
 
 def refuse_unwanted(row: Row) -> None:

@@ -18,8 +18,7 @@ RESERVED = frozenset(
     | {"padding", "truncation", "max_length", "strftime_now", "raise_exception"}
 )
 SWITCHES = ("enable_thinking",)  # variables that are true or false
-_TRUTH = {"true": True, "false": False}
-_NUMBERS = {"1": True, "1.0": True, "0": False, "0.0": False}
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # by what is written
 _DEFAULT = ("default", "d")
 # tests that ask of a variable whether it is given and true, some of them by an argument that is true or false
 _ASKS = ("defined", "undefined", "none", "true", "false", "boolean", "sameas", "eq", "equalto")
@@ -36,14 +35,14 @@ def truth_of(name: str, value: Any) -> Any:
     if name not in SWITCHES or value is None or isinstance(value, bool):
         return value
     said = str(value).strip().lower()
-    if said not in _TRUTH | _NUMBERS:
+    if said not in _TRUTH:
         raise ValueError(f"{name} is {value!r}; it must be true or false")
-    return (_TRUTH | _NUMBERS)[said]
+    return _TRUTH[said]
 
 
 def meant(template: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables as a template is to get them: text that says true or false is that where the template only asks
-    whether the variable is true. Text that it prints or compares is text.
+    """Variables as a template is to get them: text that says true or false, or 1 or 0, is that where the template only
+    asks whether the variable is true. Text that it prints or compares is text.
 
     Raises:
         ValueError: as `truth_of`.

@@ -153,13 +153,13 @@ def _written(template: str, value: Any) -> set[str]:
 @pytest.mark.parametrize("how", ONLY_ASKED)
 def test_text_is_true_or_false_where_a_template_only_asks_for_that(how: str) -> None:
     template = ONLY_ASKED[how]
-    assert _written(template, "false") == _written(template, " False ") == _written(template, False)
-    assert _written(template, "True") == _written(template, True)
+    for said, value in (("false", False), (" False ", False), ("0", False), ("True", True), ("1", True)):
+        assert _written(template, said) == _written(template, value)
     assert _written(template, True) != _written(template, False)
 
 
 @pytest.mark.parametrize("how", USED_AS_TEXT)
-@pytest.mark.parametrize("value", ["true", "True", "false", "FALSE"])
+@pytest.mark.parametrize("value", ["true", "True", "false", "FALSE", "0"])
 def test_text_is_text_where_a_template_uses_it(how: str, value: str) -> None:
     template = USED_AS_TEXT[how]
     as_it_is = tiny.tokenizer(template).apply_chat_template(TALK, tokenize=False, a=value)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from helpers import tiny
 from helpers.cli import fit, one_line
+from helpers.processes import locked_elsewhere
 from helpers.runs import write
 
 from lit_posttrain.chat import ChatModel
 from lit_posttrain.cli import main
-from lit_posttrain.commands.part import Part
 from lit_posttrain.rewards import Repetition
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rollout.text import prompt_ids
@@ -206,11 +206,10 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
 def test_two_commands_do_not_write_one_file(
     command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = Part("out.jsonl", 40, "prompt", "answered", {}, False)
-    assert main([*command, "--out", "out.jsonl"]) == 2
+    with locked_elsewhere(Path("out.jsonl.part")):
+        assert main([*command, "--out", "out.jsonl"]) == 2
     assert "another command is writing it" in one_line(capsys)
-    assert part.file is not None
-    assert part.file.exists()
+    assert Path("out.jsonl.part").exists()
 
 
 PAIR = {"chosen": "\n\nHuman: what is it\n\nAssistant: a fox", "rejected": "\n\nHuman: what is it\n\nAssistant: a dog"}

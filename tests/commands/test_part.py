@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.processes import locked_elsewhere
 
 from lit_posttrain.commands.part import Part
 from lit_posttrain.errors import PostTrainError
@@ -58,12 +57,9 @@ def test_a_folder_where_results_are_kept_is_one_line(tmp_path: Path) -> None:
 
 
 def test_two_commands_do_not_write_the_same_results(tmp_path: Path) -> None:
-    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True)"
-    command = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path / "out.part")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
-        with pytest.raises(PostTrainError, match="another command is writing it"):
-            part(tmp_path / "out")
-        other.communicate()
+    with (
+        locked_elsewhere(tmp_path / "out.part"),
+        pytest.raises(PostTrainError, match="another command is writing it"),
+    ):
+        part(tmp_path / "out")
     part(tmp_path / "out").keep([1])

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,15 @@ def forked(work: Callable[..., Any], *given: Any, output: Path) -> int:
             sys.stdout.flush()
             os._exit(status)
     return child
+
+
+@contextmanager
+def locked_elsewhere(file: Path) -> Iterator[None]:
+    """Another process has locked a file, as a command or a run does."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True)"
+    command = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        yield
+        other.communicate()

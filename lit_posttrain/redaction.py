@@ -18,6 +18,8 @@ _SECRET = re.compile(
 # and of those that may hold one (`key`, `judge_token`), with first words of names that do not (`eos_token`)
 _PERHAPS = re.compile(r"(^|[_\-.])(token|key)$")
 _HARMLESS = re.compile(r"(^|\.)(eos|bos|pad|unk|sep|cls|mask|image|special|stop|end|primary|sort|group)[_\-.]")
+# `judge_keys` may hold secrets as `label_keys` holds words: those that look like secrets are
+_SEVERAL, _LOOKS_SECRET = re.compile(r"(token|key)s$"), re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w\-.+/=]{20,}")
 _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _SHORTEST_SECRET = 8
 _DIGITS = 4  # hexadecimal: enough to tell two values apart, and too few to find a secret by
@@ -51,6 +53,8 @@ def _without(value: Any, name: str, perhaps: Callable[[Any], str]) -> Any:
         return [_without(item, name, perhaps) for item in value]
     if isinstance(value, (int, float)):
         return value
+    if _SEVERAL.search(snake) and _LOOKS_SECRET.fullmatch(str(value)):
+        return perhaps(value)
     text = _CREDENTIALS_IN_URL.sub(lambda found: perhaps(found[0]), str(value))
     for variable, secret in os.environ.items():
         if len(secret) >= _SHORTEST_SECRET and (_SECRET.search(variable.lower()) or _may_be_secret(variable.lower())):

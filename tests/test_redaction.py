@@ -53,6 +53,12 @@ def test_options_are_compared_unless_they_are_secrets(name: str, values: tuple[A
         assert re.fullmatch(r"\*\*\* \([0-9a-f]{4}\)", comparable(one)[name])
 
 
+def test_of_several_keys_those_that_look_like_secrets_are_hidden() -> None:
+    config = {"judge_keys": ["sk-0123456789abcdefghij", "answer"]}
+    assert redacted(config) == {"judge_keys": ["***", "answer"]}
+    assert comparable(config) != comparable({"judge_keys": ["sk-9876543210abcdefghij", "answer"]})
+
+
 def test_texts_with_something_hidden_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pattern may look like the credentials of a URL."""
     monkeypatch.setenv("SOME_API_KEY", KEY)

@@ -22,7 +22,11 @@ ANSWERS = {
     "problem": ("solution", "answer"),
 }
 # columns of what is right: a row of these, a `prompt` and an `input` is a program's task for a reward
-RIGHT = ("answer", "answers", "solution", "outputs", "expected_output", "ground_truth", "tests", "test_cases")
+RIGHT = (
+    *("answer", "answers", "solution", "output", "outputs", "expected_output", "expected_answer", "expected"),
+    *("ground_truth", "gold", "target", "label", "reference", "reference_answer", "reward_model", "verification_info"),
+    *("test", "tests", "test_list", "test_cases", "unit_tests"),
+)
 # names in public preference data of what `PreferenceColumns` has a field for
 COMPARED = {
     "chosen": ("chosen", "chosen_response"),

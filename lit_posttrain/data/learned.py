@@ -63,7 +63,7 @@ def learned_prompts(record: Record, column: str | None) -> Learned | None:
     with suppress(PostTrainError):
         whole = recognise(record)
         if whole.needs[0] == column:
-            return Learned(whole.name, whole.needs, lambda row: _before_answer(whole.read(row)))
+            return Learned(whole.name, whole.needs, lambda row: _before_answer(whole.read(row), row))
     with suppress(PostTrainError):
         shape = compared(Row(record.data))
         if column and shape and shape[0] == "unpaired":
@@ -79,10 +79,17 @@ def _of_preferences(known: ComparisonFormat) -> Learned:
     return Learned(known.name, known.needs, read)
 
 
-def _before_answer(parts: Parts) -> Prompt:
-    """The turns up to the first one that is learned; a completion may begin with the user's."""
-    asked = takewhile(lambda message: message["role"] != "assistant", parts.response)
-    return [*parts.prompt, *asked], parts.whole
+def _before_answer(parts: Parts, row: Row) -> Prompt:
+    """The turns up to the first one that is learned.
+
+    Raises:
+        BadRow: prompt and answer are two texts: then the prompt may be a transcript, which SFT does not take apart.
+    """
+    asked = [*parts.prompt, *takewhile(lambda message: message["role"] != "assistant", parts.response)]
+    texts = [row.peek(column) for column in row.read]
+    if len(asked) == 1 and asked[0]["content"] in texts and parts.response[-1]["content"] in texts:
+        raise BadRow("two texts", "prompt and answer are texts, and no turns stand before the answer")
+    return asked, parts.whole
 
 
 def _are_answers(data: Mapping[str, Any]) -> bool:

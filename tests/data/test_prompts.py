@@ -197,6 +197,14 @@ def test_an_input_beside_a_prompt_and_what_is_right_is_for_rewards(value: Any, a
     assert made.notes == ([] if asked else ["with a column `input` that is no part of the prompt"])
 
 
+@pytest.mark.parametrize("answer", ["completion", "response"])
+@pytest.mark.parametrize("said", ["Hello", None, 3])
+def test_a_transcript_is_read_whatever_answer_stands_beside_it(answer: str, said: Any) -> None:
+    rows = [{"prompt": "\n\nHuman: Hi\n\nAssistant:", answer: what} for what in ("Hello", said)]
+    reader = prompt_reader(Record(rows[0], "rows.jsonl", 1))
+    assert [reader.example(Row(row)).messages for row in rows] == [[HI], [HI]]
+
+
 @pytest.mark.parametrize("verdict", COMPARED["good"])
 @pytest.mark.parametrize("answer", COMPARED["completion"])
 def test_what_kto_learns_to_answer_is_what_is_asked(answer: str, verdict: str) -> None:

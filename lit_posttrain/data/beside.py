@@ -99,8 +99,8 @@ def _is_media(value: Any) -> bool:
     """Whether something is a picture or the like, or the place of one."""
     if isinstance(value, str):
         return _MEDIA.search(value) is not None or _DATA.fullmatch(value) is not None
-    if isinstance(value, (list, tuple)):
-        return any(map(_is_media, value))
+    if isinstance(value, (list, tuple)):  # such as the numbers of a sound or of pixels
+        return any(part not in (None, "", {}) and (not isinstance(part, str) or _is_media(part)) for part in value)
     return value not in (None, {}) and not isinstance(value, (bool, int, float))
 
 

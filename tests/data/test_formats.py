@@ -489,7 +489,7 @@ def test_rows_with_more_than_text_are_refused_by_every_reader(column: str) -> No
         "iVBO/+" * 50,
         {"a": "b"},
     ]
-    for value in (*sights, ["x.png"], [{"bytes": "abc"}], ["no", "x.wav"], b"abc"):
+    for value in (*sights, ["x.png"], [{"bytes": "abc"}], ["no", "x.wav"], [0.1, -0.2], [[0, 255]], b"abc"):
         with pytest.raises(BadRow, match=f"`{column}` holds .*the model would not see it"):
             example({"messages": ASKED, column: value})
         with pytest.raises(BadRow, match=f"`{column}` holds"):

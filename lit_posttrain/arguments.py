@@ -165,7 +165,10 @@ def _resumed(command: str, name: str, rest: list[str]) -> list[str]:
         return [*own, "--ckpt_path", str(_checkpoint(command, given, own)), *rest]
     checkpoint = _in_run(command, folder)
     if checkpoint is None:
-        raise PostTrainError(f"--resume {name}: {folder / 'last.ckpt'} does not exist: nothing to go on from")
+        raise PostTrainError(
+            f"--resume {name}: {folder / 'last.ckpt'} does not exist, the run has saved nothing: begin it anew by its "
+            "first command, with --overwrite true or --resume auto"
+        )
     return [*own, "--ckpt_path", str(checkpoint), *rest]
 
 

@@ -158,6 +158,8 @@ def _command(name: str, asks_help: bool) -> Callable[[list[str]], int]:
     if name in OTHER_COMMANDS:
         command: Callable[[list[str]], int] = import_module(f"lit_posttrain.commands.{name}").run
         return command
+    if name.startswith("-"):
+        raise PostTrainError(f"{name} stands before a command: say first what to do, as lit-posttrain fit {name} ...")
     close = close_name(name, [*TRAINER_COMMANDS, *OTHER_COMMANDS])
     hint = f"did you mean {close}?" if close else "see lit-posttrain --help"
     raise PostTrainError(f"unknown command {name}: {hint}")

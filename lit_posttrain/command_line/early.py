@@ -80,7 +80,8 @@ def check_export(ckpt: str, out: str) -> tuple[Path, Path]:
         target = target.resolve()  # the folder is what is replaced, not the link
     if found is None:
         place = Path(ckpt)
-        runs = [str(f.parent) for f in place.parent.glob("*/last.ckpt")]
+        runs = [str(f.parent) for folder in (place.parent, Path("runs")) for f in folder.glob("*/last.ckpt")]
+        runs = [run for run in runs if Path(run).name == place.name] or runs  # the name alone was given
         raise PostTrainError(
             f"--ckpt {ckpt}: neither a .ckpt file nor a run's folder with best.ckpt or last.ckpt; "
             + alternatives(ckpt, runs, "runs there")

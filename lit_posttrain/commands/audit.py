@@ -24,9 +24,7 @@ def run(args: list[str]) -> int:
     if show and data.streaming:
         raise PostTrainError("--show reads no streams; take it without --data.streaming, of a file with fewer rows")
     paths = [*data.paths, *data.val_paths, *data.test_paths]
-    if out is not None and any(Path(out).resolve() == Path(path).resolve() for path in paths):
-        raise PostTrainError(f"--out {out}: a file of the data; choose another")
-    prepare(out, cli.option("overwrite"))
+    prepare(out, cli.option("overwrite"), paths)
     data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails)
     print(data.audit.table())
     if out is not None:

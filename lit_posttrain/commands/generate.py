@@ -89,10 +89,12 @@ def generate(
         raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
     if n < 1 or batch_size < 1:
         raise PostTrainError(f"--n is {n} and --batch_size is {batch_size}; both must be at least 1")
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, [prompts] if prompts else [])
     check_model(model)
     if prompts and not Path(prompts).exists():
         check_data([prompts])
+    if n > 1 and temperature == 0:
+        raise PostTrainError(f"--n {n} at temperature 0 gives the same answer {n} times; pass --temperature 1, say")
     # after what is refused without them: they load torch
     from lit_posttrain.best_of import chosen
     from lit_posttrain.chat import ChatModel

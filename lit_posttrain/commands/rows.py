@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 from lit_posttrain.errors import PostTrainError
 
 
-def prepare(out: str | None, overwrite: bool) -> None:
-    """Make sure, before the work, that a file can be written.
+def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
+    """Make sure, before the work, that a file can be written; `data` as in `refuse_existing`.
 
     Raises:
         PostTrainError: if the file is there already, or cannot be made.
     """
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, data)
     if out is None:
         return
     with _named(out):
@@ -27,8 +27,8 @@ def prepare(out: str | None, overwrite: bool) -> None:
         _scratch(out).unlink()
 
 
-def refuse_existing(out: str | None, overwrite: bool) -> None:
-    """Refuse to write over a file.
+def refuse_existing(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
+    """Refuse to write over a file. data: the files that are read, which `overwrite` does not replace.
 
     Raises:
         PostTrainError: if the file is there already, or is none.
@@ -39,6 +39,8 @@ def refuse_existing(out: str | None, overwrite: bool) -> None:
         there, folder = Path(out).exists(), Path(out).is_dir()
     if folder:
         raise PostTrainError(f"--out {out}: a folder; name a file")
+    if any(Path(out).resolve() == Path(file).resolve() for file in data):
+        raise PostTrainError(f"--out {out}: a file of the data; choose another")
     if there and not overwrite:
         raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
 

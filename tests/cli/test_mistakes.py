@@ -28,6 +28,15 @@ SFT_TINY = ["--config", "sft.yaml", "--model.policy.path", "TINY", "--data.batch
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["fitt"], ["unknown command fitt", "did you mean fit"]),
+    "no command": (["--config", "sft.yaml"], ["say first what to do, as lit-posttrain fit --config"]),
+    "the same answer several times": (
+        ["generate", "--model", "TINY", "--prompt", "hi", "--n", "3"],
+        ["--n 3 at temperature 0 gives the same answer 3 times"],
+    ),
+    "prompts written over": (
+        ["generate", "--model", "TINY", "--prompts", "chats.jsonl", "--out", "./chats.jsonl", "--overwrite", "true"],
+        ["--out ./chats.jsonl: a file of the data"],
+    ),
     "unknown option": (["fit", "--config", "sft.yaml", "--data.pth", "x"], ["data.pth"]),
     "half an option": (
         ["fit", "--config", "sft.yaml", "--trainer.max_epoch", "2"],

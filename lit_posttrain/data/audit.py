@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit_table import rows_of, table_of, unused_of
+from lit_posttrain.data.beside import HISTORY, SYSTEM_COLUMNS, THOUGHT_COLUMNS, TOOL_COLUMNS, VARIABLES
 from lit_posttrain.data.compared import Compared
+from lit_posttrain.data.kinds import INPUT
 from lit_posttrain.data.messages import REASONING
 
 _EXAMPLES = 5
@@ -125,6 +127,13 @@ class FileAudit:
         """What a row says to the model and the chat template has no place for."""
         names = ("tools", "chat_template_kwargs.", "message.tool_calls", *(f"message.{key}" for key in REASONING))
         return [name for name in self.unread if name.startswith(names) and not name.startswith("message.tool_calls[")]
+
+    @property
+    def unseen(self) -> list[str]:
+        """Columns that say something to the model in other rows, and are not used in some."""
+        beside = (*SYSTEM_COLUMNS, *TOOL_COLUMNS, HISTORY, VARIABLES, *THOUGHT_COLUMNS)
+        names = (*beside, *INPUT) if "/" in self.format else beside  # a conversation has no input
+        return [name for name in names if name in self.unread and name not in self.ignored]
 
     @property
     def newly_lost(self) -> list[str]:
@@ -328,6 +337,11 @@ class AuditReport:
         found, total = [], self.total
         for file in self.files:
             found += file.changed_by_template()
+            found += [
+                f"`{name}` is not used in {rows_of(tally.count)} ({file.where(tally)}): the model never sees it"
+                for name in file.unseen
+                for tally in [file.unread[name]]
+            ]
             if count := file.generated.count:
                 found.append(
                     "the prompt that generation is given is not the beginning of the rendered conversation in "

@@ -39,8 +39,7 @@ class Beside:
     default_system: the system prompt of rows that bring none.
 
     A column that is found by itself and is plainly something else is left unread, for the audit to show: `functions`
-    may be a program, `history` a story, `system` a number. One that is or begins like a list or an object was meant for
-    what its name says, and must hold it."""
+    may be a program, `history` a count. Anything else was meant for what its name says, and must hold it."""
 
     system: tuple[str, ...] = SYSTEM_COLUMNS
     tools: tuple[str, ...] = TOOL_COLUMNS
@@ -62,9 +61,12 @@ class Beside:
                     row[column]
             return prompt
         texts = [column for column in there if isinstance(row.peek(column), str)]
-        for column in [] if texts else there:
-            if self.system != SYSTEM_COLUMNS or _is_structured(row.peek(column)):
-                raise BadRow("wrong type", f"`{column}` is {kind(row.peek(column))}, not a string; mend it")
+        if there and not texts:
+            raise BadRow(
+                "wrong type",
+                f"`{there[0]}` is {kind(row.peek(there[0]))}, not a string; write the system prompt as text, or rename "
+                "the column to leave it out",
+            )
         said = next((text for text in (row[column] for column in texts) if text.strip()), self.default_system)
         return [{"role": "system", "content": said}, *prompt] if said and said.strip() else prompt
 
@@ -173,10 +175,10 @@ def _with_history(row: Row, prompt: Messages) -> Messages:
     """Earlier turns of the row (Alpaca: pairs of question and answer; or messages) before a prompt of one turn."""
     if row.first((HISTORY,)) is None or sum(m["role"] not in SYSTEM for m in prompt) != 1:
         return prompt
-    if not _is_structured(row.peek(HISTORY)):
+    if isinstance(row.peek(HISTORY), (bool, int, float)):  # how many turns there were
         return prompt
     found = row[HISTORY]
-    found = as_json(found, HISTORY) if isinstance(found, str) else found
+    found = as_json(found, HISTORY) if _is_structured(found) and isinstance(found, str) else found
     listed = isinstance(found, (list, tuple))
     pairs = listed and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found)
     if pairs and all(isinstance(side, str) for pair in found for side in pair):
@@ -185,7 +187,9 @@ def _with_history(row: Row, prompt: Messages) -> Messages:
         turns = list(found)
     else:
         raise BadRow(
-            "wrong type", f"`{HISTORY}` holds neither [question, answer] pairs nor messages; mend, rename or remove it"
+            "wrong type",
+            f"`{HISTORY}` is {kind(found)}, not a list of [question, answer] pairs or of messages; write it as one, or "
+            "rename the column to leave it out",
         )
     at = 0 if not prompt or prompt[0]["role"] not in SYSTEM else 1
     return [*prompt[:at], *as_messages(turns, HISTORY), *prompt[at:]] if turns else prompt

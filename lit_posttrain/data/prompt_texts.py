@@ -39,18 +39,21 @@ def takes_more(prompt: Sequence[Mapping[str, Any]], value: Any) -> bool:
 
 
 def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
-    """A prompt with the texts of columns that belong to it, a paragraph each. Objects, and lists of other things than
-    texts and messages, belong to something else and stay unread.
+    """A prompt with the texts of columns that belong to it, a paragraph each. A `context` that is an object, or a list
+    of other things than texts and messages, is a record of its own, as HotpotQA has it, and stays unread.
 
     Raises:
-        BadRow: a column holds a list of texts or of messages, or a number.
+        BadRow: a column holds something else than text.
     """
-    there = [column for column in columns if row.first((column,)) and not _is_record(row.peek(column))]
+    there = [column for column in columns if row.first((column,)) and not _is_record(column, row.peek(column))]
     return "\n\n".join([asked] * bool(asked.strip()) + [_text(row, column) for column in there])
 
 
-def _is_record(value: Any) -> bool:
-    """Whether a value is structured data rather than texts that somebody may have meant for the prompt."""
+def _is_record(column: str, value: Any) -> bool:
+    """Whether a value is structured data rather than texts that somebody may have meant for the prompt. What an
+    instruction is carried out on is never beside it."""
+    if column == "input":
+        return False
     if isinstance(value, list):
         return not any(isinstance(part, str) or is_message(part) for part in value)
     return isinstance(value, dict)
@@ -58,10 +61,10 @@ def _is_record(value: Any) -> bool:
 
 def _text(row: Row, column: str) -> str:
     value = row[column]
-    if isinstance(value, list):
+    if isinstance(value, (list, dict)):
         raise BadRow(
             "wrong type",
-            f"`{column}` is {kind(value)}, not a string; join what belongs to the prompt into one text, or rename the "
+            f"`{column}` is {kind(value)}, not a string; write what belongs to the prompt as one text, or rename the "
             "column to leave it out",
         )
     return string(value, column)

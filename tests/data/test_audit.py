@@ -180,3 +180,12 @@ def test_unused_columns_are_lines_of_their_own(tmp_path: Path) -> None:
     report = audit_of(tmp_path, [{**talk("a", "b"), "note": "x"}, {**talk("c", "d"), "id": 1}])
     assert report.unused == [f"{report.files[0].name}: not used: note (1 row), id (1 row)"]
     assert audit_of(tmp_path, [talk("a", "b")]).unused == []
+
+
+def test_a_column_that_the_model_never_sees_is_to_look_at(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b", "context": {"page": "c"}, "history": 3, "id": 1}]
+    warnings = audit_of(tmp_path, rows).warnings
+    assert [line for line in warnings if "never sees" in line] == [
+        f"`{name}` is not used in 1 row ({tmp_path / 'rows.jsonl'}:1): the model never sees it"
+        for name in ("history", "context")
+    ]

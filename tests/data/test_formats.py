@@ -147,8 +147,16 @@ def test_system_prompts() -> None:
     assert example({"prompt": "Q", "completion": "A"}, system_prompt="given").prompt_turns == 2
 
 
-@pytest.mark.parametrize("given", [{"system": 3}, {"system": " "}, {"system": "", "system_prompt": True}, {}])
-@pytest.mark.parametrize("more", [{}, {"system_message": "own"}])
+OWN = {"system_message": "own"}
+
+
+@pytest.mark.parametrize(
+    ("given", "more"),
+    [
+        *(({"system": 3}, OWN), ({"system": "", "system_prompt": True}, OWN)),
+        *((given, more) for given in ({"system": " "}, {}) for more in ({}, OWN)),
+    ],
+)
 def test_a_system_column_without_text_leaves_the_place_to_the_next_one(
     given: dict[str, Any], more: dict[str, str]
 ) -> None:
@@ -329,15 +337,15 @@ def test_every_row_needs_the_columns_of_the_first() -> None:
 
 
 FREE: list[tuple[str, Any]] = [
-    *(("history", value) for value in ("[WP] A knight", "[1, 2", "[]x", "{a", 3, True)),
+    *(("history", value) for value in (3, 0.5, True)),
     *((n, value) for n in ("functions", "tools") for value in ("def f(): ...", "[Test]\nint f();", "{ return; }", 3)),
     *((n, v) for n in ("functions", "tools") for v in (["search", "calculator"], ["def f(): pass"], '["search"]')),
-    *((name, value) for name in ("input", "context") for value in ({"a": 1}, [1, 2], [{"a": "b"}])),
-    *((name, value) for name in ("input", "context") for value in ([["Title", ["a", "b"]]], [["a", "b"], ["c"]])),
-    *((name, value) for name in ("system", "system_prompt") for value in (1, 0.5, True)),
+    *(("context", value) for value in ({"a": 1}, [1, 2], [{"a": "b"}])),
+    *(("context", value) for value in ([["Title", ["a", "b"]]], [["a", "b"], ["c"]])),
 ]
 MEANT: list[tuple[str, Any]] = [
     *(("history", value) for value in ('["a"]', "[['a', 'b']]", '[["a", "b"]', "[1]", {"a": 1}, '{"a": 1}')),
+    *(("history", value) for value in ("User: hi", "[WP] A knight", "[1, 2", "[]x", "{a")),
     *(("history", value) for value in (["a"], [["a", "b"], ["c"]], [["a", None]], [["a", 1]], [{"role": "x"}])),
     *((name, value) for name in ("functions", "tools") for value in ({"a": 1}, [1], "[1]", '{"a": 1}')),
     *(
@@ -347,7 +355,9 @@ MEANT: list[tuple[str, Any]] = [
     ),
     *((n, v) for n in ("functions", "tools") for v in ("[{'type': 'function'}]", '[{"type": ', '\n[\n {"name": f}]')),
     *((name, value) for name in ("input", "context") for value in (["a", "b"], [ASKED[0]], ["a", ["b"]])),
+    *(("input", value) for value in ({"a": 1}, [1, 2], [{"a": "b"}], [["a", "b"], ["c"]], 3, True)),
     *((name, value) for name in ("system", "system_prompt") for value in ({"os": "linux"}, ["be brief"], [ASKED[0]])),
+    *((name, value) for name in ("system", "system_prompt") for value in (1, 0.5, True)),
 ]
 SHAPES: dict[str, dict[str, Any]] = {
     "conversation": {"messages": ASKED},
@@ -403,14 +413,11 @@ def test_a_column_that_is_wrongly_what_its_name_says_is_a_bad_row(shape: str, co
             prompt_reader(record).example(Row(row))
 
 
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [(Columns(tools="tools"), "`tools` is an object, not a list of tool"), (Columns(system="system"), "`system` is 1")],
-)
-def test_a_column_that_the_user_named_must_hold_what_it_is_named_for(columns: Columns, said: str) -> None:
-    row = {"messages": ASKED, "tools": {"a": 1}, "system": 1}
-    with pytest.raises(BadRow, match=said):
-        recognise(Record(row, "rows.jsonl", 1), columns).example(row)
+@pytest.mark.parametrize("value", [value for column, value in FREE if column == "tools"])
+def test_a_column_that_the_user_named_must_hold_what_it_is_named_for(value: Any) -> None:
+    row = {"messages": ASKED, "tools": value}
+    with pytest.raises(BadRow, match="tools"):
+        recognise(Record(row, "rows.jsonl", 1), Columns(tools="tools")).example(row)
 
 
 @pytest.mark.parametrize(
@@ -659,7 +666,7 @@ def test_a_column_by_key_is_read_where_it_is_named() -> None:
 
 
 def test_a_list_of_texts_beside_a_prompt_has_a_remedy() -> None:
-    with pytest.raises(BadRow, match="join what belongs to the prompt into one text, or rename the column"):
+    with pytest.raises(BadRow, match="write what belongs to the prompt as one text, or rename the column"):
         example({"question": "Q", "answer": "A", "context": ["a", "b"]})
 
 

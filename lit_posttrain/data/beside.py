@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.marks import ROW_MARKS, is_mark, mark_of
-from lit_posttrain.data.messages import SYSTEM, as_json, as_messages, as_tools, is_message, kind
+from lit_posttrain.data.messages import SYSTEM, alike, as_json, as_messages, as_tools, is_message, kind
 from lit_posttrain.data.row import Row
 from lit_posttrain.template_variables import RESERVED, SWITCHES, truth_of
 
@@ -50,10 +51,10 @@ class Beside:
         """With columns that the user named, where there are any."""
         return cls((system,) if system else SYSTEM_COLUMNS, (tools,) if tools else TOOL_COLUMNS, default_system)
 
-    def opened(self, row: Row, prompt: Messages, history: bool = True) -> Messages:
+    def opened(self, row: Row, prompt: Messages, answer: Sequence[dict[str, Any]] = ()) -> Messages:
         """A prompt behind the row's system prompt and its earlier turns. A system turn of the prompt's own stands in
-        place of the row's column, which then counts as unread."""
-        prompt = _with_history(row, prompt) if history else prompt
+        place of the row's column, which then counts as unread. answer: what follows the prompt."""
+        prompt = _with_history(row, prompt, answer)
         there = [column for column in self.system if row.first((column,))]
         if prompt and prompt[0]["role"] in SYSTEM:
             for column in there:
@@ -171,9 +172,10 @@ def _variables(row: Row) -> dict[str, Any]:
         raise BadRow("wrong type", f"{problem}; mend or remove it") from problem
 
 
-def _with_history(row: Row, prompt: Messages) -> Messages:
-    """Earlier turns of the row (Alpaca: pairs of question and answer; or messages) before a prompt of one turn."""
-    if row.first((HISTORY,)) is None or sum(m["role"] not in SYSTEM for m in prompt) != 1:
+def _with_history(row: Row, prompt: Messages, answer: Sequence[dict[str, Any]]) -> Messages:
+    """Earlier turns of the row (Alpaca: pairs of question and answer; or messages) before its prompt, unless the
+    conversation begins with them."""
+    if row.first((HISTORY,)) is None:
         return prompt
     if isinstance(row.peek(HISTORY), (bool, int, float)):  # how many turns there were
         return prompt
@@ -192,4 +194,6 @@ def _with_history(row: Row, prompt: Messages) -> Messages:
             "rename the column to leave it out",
         )
     at = 0 if not prompt or prompt[0]["role"] not in SYSTEM else 1
-    return [*prompt[:at], *as_messages(turns, HISTORY), *prompt[at:]] if turns else prompt
+    earlier = as_messages(turns, HISTORY) if turns else []
+    begun = alike([*prompt[at:], *answer][: len(earlier)], earlier)
+    return prompt if begun else [*prompt[:at], *earlier, *prompt[at:]]

@@ -24,12 +24,11 @@ class Candidate:
 
 @dataclass(slots=True)
 class Comparison:
-    """A prompt and the responses that somebody compared. whole: the prompt is no column of its own but what the
-    responses begin with. around: tools and template variables, as arguments of `Example`."""
+    """A prompt and the responses that somebody compared. around: tools and template variables, as arguments of
+    `Example`."""
 
     prompt: Messages
     candidates: list[Candidate] = field(default_factory=list)
-    whole: bool = False
     around: dict[str, Any] = field(default_factory=dict)
 
 

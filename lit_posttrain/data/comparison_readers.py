@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from lit_posttrain.data.bad_rows import BadRow, Misread, NothingToLearn
@@ -44,7 +43,6 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
         names = [str(columns["chosen"]), str(columns["rejected"])]
         prompt, tails = _apart(row, columns, names)
         found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
-        found.whole = not columns["prompt"]
         if columns["labelled"]:
             _compare_scores(row)
         margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
@@ -188,9 +186,8 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
     def read(row: Row) -> Comparison:
         names = [str(columns["first"]), str(columns["second"])]
         prompt, (first, second) = _apart(row, columns, names)
-        whole = not columns["prompt"]
         if not columns["labelled"]:
-            return replace(_pair(prompt, first, second, labelled=False), whole=whole)
+            return _pair(prompt, first, second, labelled=False)
         share = votes.share_for_first([row[column] for column in votes.columns])
         if annotators == "majority" and share == 0.5:
             raise NothingToLearn(
@@ -198,8 +195,7 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
             )
         if share < 0.5:
             first, second, share = second, first, 1 - share
-        made = _pair(prompt, first, second, flipped=0.0 if annotators == "majority" else 1 - share)
-        return replace(made, whole=whole)
+        return _pair(prompt, first, second, flipped=0.0 if annotators == "majority" else 1 - share)
 
     return read
 
@@ -229,7 +225,7 @@ def unpaired_whole(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
                 "no response", f"`{name}` ends with a question; add the response that `{columns['good']}` is about"
             )
         found = Candidate(turns[asked:], Role.CHOSEN if good else Role.REJECTED)
-        return Comparison(turns[:asked], [found], whole=True)
+        return Comparison(turns[:asked], [found])
 
     return read
 

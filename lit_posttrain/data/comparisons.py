@@ -52,7 +52,7 @@ class ComparisonFormat:
         found = self.shape(row)
         refuse_media(row)
         beside = Beside.named(self.system, self.tools, system_prompt)
-        found.prompt = beside.opened(row, found.prompt, history=not found.whole)
+        found.prompt = beside.opened(row, found.prompt)
         found.around = beside.around(row)
         return found
 

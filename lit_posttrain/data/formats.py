@@ -50,13 +50,11 @@ class Columns:
 
 @dataclass
 class Parts:
-    """What the columns of a shape hold. whole: a conversation of its own, which no earlier turns precede. text: as
-    `Example` has it."""
+    """What the columns of a shape hold. text: as `Example` has it."""
 
     prompt: list[dict[str, Any]] = field(default_factory=list)
     response: list[dict[str, Any]] = field(default_factory=list)
     text: tuple[str, str] | None = None
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Format:
         if not parts.response:
             return Example([], text=parts.text)
         beside = Beside.named(self.system, self.tools, system_prompt)
-        prompt = beside.opened(row, parts.prompt, history=not parts.whole)
+        prompt = beside.opened(row, parts.prompt, parts.response)
         around = beside.around(row)
         text = parts.text if len(prompt) == len(parts.prompt) and not around["tools"] else None
         example = Example.of(prompt, parts.response, row, text=text, **around)
@@ -266,7 +264,7 @@ def _conversation(column: str) -> _Found:
         messages = as_messages(row[column], column)
         check_order(messages)
         first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        return Parts(messages[:first], messages[first:], whole=True)
+        return Parts(messages[:first], messages[first:])
 
     return column, (column,), read
 

@@ -17,7 +17,7 @@ from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
 from lit_posttrain.errors import PostTrainError
 
-Prompt = tuple[list[dict[str, Any]], bool]  # and whether it is whole, so that no earlier turns precede it
+Prompt = list[dict[str, Any]]
 ReadPrompt = Callable[[Row], Prompt]
 
 
@@ -73,8 +73,7 @@ def learned_prompts(record: Record, column: str | None) -> Learned | None:
 
 def _of_preferences(known: ComparisonFormat) -> Learned:
     def read(row: Row) -> Prompt:
-        found = known.shape(row)
-        return found.prompt, found.whole
+        return known.shape(row).prompt
 
     return Learned(known.name, known.needs, read)
 
@@ -89,7 +88,7 @@ def _before_answer(parts: Parts, row: Row) -> Prompt:
     texts = [row.peek(column) for column in row.read]
     if len(asked) == 1 and asked[0]["content"] in texts and parts.response[-1]["content"] in texts:
         raise BadRow("two texts", "prompt and answer are texts, and no turns stand before the answer")
-    return asked, parts.whole
+    return asked
 
 
 def _are_answers(data: Mapping[str, Any]) -> bool:

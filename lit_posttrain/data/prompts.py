@@ -111,15 +111,14 @@ class PromptReader:
             BadRow: the row has no prompt, or none that could be one.
         """
         check_needs(self.needs, row)
-        found, whole = self.prompt(row)
+        messages = [dict(message) for message in self.prompt(row)]
         refuse_media(row)
-        messages = [dict(message) for message in found]
         if not messages or not says(messages[-1]):
             raise BadRow("empty prompt", f"`{self.needs[0]}` is empty: nothing is asked; fill or remove the row")
         if self.template is not None:
             last = next((m for m in reversed(messages) if m["role"] == "user"), messages[-1])
             last["content"] = self.template.replace("{prompt}", last["content"])
-        prompt, around = self.beside.opened(row, messages, history=not whole), self.beside.around(row)
+        prompt, around = self.beside.opened(row, messages), self.beside.around(row)
         bare = len(prompt) == 1 and prompt[0]["role"] == "user" and not around["tools"]
         example = Example.of(prompt, [], row, text=(str(prompt[0]["content"]), "") if bare else None, **around)
         check_order(example.messages, answered=False)
@@ -187,7 +186,7 @@ def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> ReadPromp
             texts = {"input": str, "context": str | list} if task else {}
             added = [name for name in extra if name not in texts or isinstance(row.peek(name), texts[name])]
             messages[-1]["content"] = with_added(messages[-1]["content"], row, added)
-        return messages, False
+        return messages
 
     return read
 
@@ -197,7 +196,7 @@ def _unanswered(column: str) -> ReadPrompt:
         messages = as_messages(row[column], column, learned=False)
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
-        return messages, True
+        return messages
 
     return read
 

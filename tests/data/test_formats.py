@@ -396,8 +396,8 @@ def test_a_column_that_holds_something_else_than_its_name_says_is_left_unread(
     [
         (shape, column, value)
         for column, value in MEANT
-        for shape in SHAPES  # earlier turns and more of a prompt are no part of a whole conversation
-        if shape not in ("conversation", "whole pair") or column not in ("history", "input", "context")
+        for shape in SHAPES  # more of a prompt is no part of a whole conversation
+        if shape not in ("conversation", "whole pair") or column not in ("input", "context")
     ],
 )
 def test_a_column_that_is_wrongly_what_its_name_says_is_a_bad_row(shape: str, column: str, value: Any) -> None:
@@ -411,6 +411,34 @@ def test_a_column_that_is_wrongly_what_its_name_says_is_a_bad_row(shape: str, co
     if shape != "conversation":
         with pytest.raises(BadRow, match=column):
             prompt_reader(record).example(Row(row))
+
+
+EARLIER = [{"role": "user", "content": "before"}, {"role": "assistant", "content": "said"}]
+
+
+@pytest.mark.parametrize("history", [EARLIER, [["before", "said"]]])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_history_stands_before_every_kind_of_row(shape: str, history: Any) -> None:
+    row = {**SHAPES[shape], "history": history}
+    record, asked = Record(row, "rows.jsonl", 1), [*EARLIER, {"role": "user", "content": "Q"}]
+    if shape in ("conversation", "prompt and completion"):
+        found = recognise(record).example(row)
+        assert (found.messages, found.prompt_turns) == ([*asked, ASKED[1]], 3)
+    else:
+        assert recognise_comparison(record).read(row).prompt == asked
+    seen = Row(row)
+    assert prompt_reader(record).example(seen).messages == asked
+    assert "history" not in seen.rest()
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_history_that_a_conversation_begins_with_is_not_repeated(turns: int) -> None:
+    talk = [*EARLIER, *ASKED, *ASKED]
+    seen = Row({"messages": talk, "history": talk[: 2 * turns]})
+    record = Record({**seen.aside()}, "rows.jsonl", 1)
+    assert recognise(record).example(seen).messages == talk
+    assert seen.unread == []
+    assert prompt_reader(record).example(seen.aside()).messages == talk[:-1]
 
 
 @pytest.mark.parametrize("value", [value for column, value in FREE if column == "tools"])

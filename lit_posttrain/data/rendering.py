@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.clock import at_one_moment
 from lit_posttrain.data.messages import REASONING
 from lit_posttrain.data.written import absent
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
@@ -223,9 +224,9 @@ class Renderer:
             texts, spans = render_jinja_template(
                 [[talk.spelling.of(message) for message in talk.messages]],
                 tools=talk.tools,
-                chat_template=template,
+                chat_template=at_one_moment(template, self.now),
                 **how,
-                **{**self._special, "strftime_now": self.now.strftime, **meant(template, talk.variables)},
+                **{**self._special, **meant(template, talk.variables)},
             )
         except TemplateSyntaxError as error:
             raise InvalidTemplate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.utils import chat_template_utils
 
 from lit_posttrain.data.audit import AuditReport
 from lit_posttrain.data.bad_rows import BadRow
+from lit_posttrain.data.clock import at_one_moment
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.preference import PreferenceOptions
 from lit_posttrain.data.prompts import PromptOptions
@@ -309,8 +311,34 @@ def test_a_token_before_every_turn_is_no_end(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- clocks and spellings
 
 
+CLOCKS = {
+    "a call": "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') + '\n' }}",
+    "in a macro": "{% macro day() %}{{ strftime_now(format='%Y %f') }}{% endmacro %}{{ day() ~ '\n' }}",
+    "if it is there": (
+        "  {% if strftime_now is defined %}{% set now = strftime_now('%Y.%f') %}{% endif %}{{ now + '\n' }}"
+    ),
+    "in pieces": "\n{% for part in [1] %}{{- strftime_now('%Y-' ~ '%f').split('-')[part - 1] + '\n' }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_stopped_clock_changes_nothing_else(clock: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    for template in (CLOCKS[clock] + tiny.CHATML, "\n \n" + CLOCKS[clock] + tiny.CHATML):
+        steady = template.replace("%f", "%m")
+        (plain,), _ = render_jinja_template([TALK], chat_template=steady)
+        now = datetime.now()
+        assert render_jinja_template([TALK], chat_template=at_one_moment(steady, now))[0] == [plain]
+        if clock != "in pieces":
+            ((one,), (other,)) = (
+                render_jinja_template([TALK], chat_template=at_one_moment(template, now))[0] for _ in range(2)
+            )
+            assert one == other
+
+
 def test_a_template_that_writes_the_time_is_rendered_at_one_moment(tmp_path: Path) -> None:
-    made = tokenizer("{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') + '\n' }}" + tiny.CHATML)
+    made = tokenizer(CLOCKS["a call"] + tiny.CHATML)
     store, audit = build(tmp_path, made, *({"messages": TALK} for _ in range(50)))
     assert len({store[i].prompt.tobytes() for i in range(50)}) == 1
     assert audit.dated_template[:2] == "20"

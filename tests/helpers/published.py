@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from helpers import tiny
 from helpers.talks import TALKS, Message, Talk
@@ -77,11 +78,15 @@ def spellings(messages: list[Message]) -> Iterator[list[Message]]:
 def rendered(tokenizer: Any, talk: Talk, messages: list[Message], prompt: bool) -> list[str]:
     """What transformers makes of the messages, however they may be spelled; empty where it refuses them all."""
     found = []
+    how = {"tools": talk.tools, "add_generation_prompt": prompt, **talk.variables}
     for spelled in spellings(messages):
         try:
-            text = tokenizer.apply_chat_template(
-                spelled, tools=talk.tools, tokenize=False, add_generation_prompt=prompt, **talk.variables
-            )
+            if any(m.get("content", "") is None for m in spelled):  # which transformers 5.24 leaves out of messages
+                template = tokenizer.get_chat_template(tools=talk.tools)
+                names = tokenizer.special_tokens_map
+                (text,), _ = render_jinja_template([spelled], chat_template=template, **names, **how)
+            else:
+                text = tokenizer.apply_chat_template(spelled, tokenize=False, **how)
         except Exception:  # templates fail in every way
             continue
         if text not in found:

@@ -1,0 +1,36 @@
+"""One moment for all that a chat template renders: texts of a conversation are compared, and a template may write the
+time to the second."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from functools import lru_cache
+
+from lit_posttrain.template_variables import parsed
+
+_NAME = re.compile(r"\bstrftime_now\b")
+_STOPPED = "strftime_at_one_moment"
+
+
+@lru_cache(maxsize=16)
+def at_one_moment(template: str, now: datetime) -> str:
+    """A template whose `strftime_now` writes the time of `now`; in formats that are not known before rendering, the
+    time as it is.
+
+    Written into the template, since transformers (5.24) takes no function for a variable.
+
+    Raises:
+        jinja2.TemplateError: it is no valid Jinja.
+    """
+    from jinja2 import nodes
+
+    if not _NAME.search(template):
+        return template
+    calls = [call for call in parsed(template).find_all(nodes.Call) if getattr(call.node, "name", "") == "strftime_now"]
+    formats = {text.value for call in calls for text in call.find_all(nodes.Const) if isinstance(text.value, str)}
+    told = json.dumps({text: now.strftime(text) for text in sorted(formats)}, ensure_ascii=False)
+    clock = f"{{{{ {told}[format] if format in {told} else strftime_now(format) }}}}"
+    # rendering removes the line break behind it, whatever the template begins with
+    return f"{{% macro {_STOPPED}(format) %}}{clock}{{% endmacro %}}\n" + _NAME.sub(_STOPPED, template)

@@ -15,7 +15,7 @@ from typing import Any
 from lit_posttrain.data.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.comparison import Comparison
 from lit_posttrain.data.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
-from lit_posttrain.data.formats import check_needs, recognise, require_columns
+from lit_posttrain.data.formats import check_needs, no_conversation, recognise, require_columns
 from lit_posttrain.data.kinds import PROMPT, asks, guessed, is_whole, label_values, tokens
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
@@ -206,6 +206,13 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
                 f"responses with {remedy}"
             )
         return alone if len(data) == 1 else f"{alone}; if one of {', '.join(data)} is a response, name it with {remedy}"
+    if said := no_conversation(data):
+        return said
+    known = {name.lower(): name for name in data}
+    near = guessed({name: data[known[name]] for name in known})
+    if {"chosen", "rejected"} <= set(near):
+        sides = [(side, known[near[side]]) for side in ("prompt", "chosen", "rejected") if side in near]
+        remedy = " ".join(f"--data.columns.{side} {column}" for side, column in sides)
     return f"columns not recognised as preferences: {', '.join(data)}; name them with {remedy}"
 
 

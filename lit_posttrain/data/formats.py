@@ -18,7 +18,17 @@ from lit_posttrain.data.beside import SYSTEM_COLUMNS, Beside, refuse_media, refu
 from lit_posttrain.data.comparison import begins_with
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
-from lit_posttrain.data.messages import as_messages, check_order, is_message, kind, of_columns, says
+from lit_posttrain.data.messages import (
+    ROLE_KEYS,
+    as_messages,
+    by_message,
+    check_order,
+    is_message,
+    kind,
+    not_text,
+    of_columns,
+    says,
+)
 from lit_posttrain.data.prompt_texts import behind_prompt, empty_prompt, string, with_added
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import Record
@@ -131,7 +141,8 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
                 else (f"{lone}; if one of {', '.join(more)} is the answer, pass --data.columns.completion {more[0]}")
             )
             raise PostTrainError(f"{record.file}:{record.line}: not conversations but {lone}")
-        raise PostTrainError(f"{record.file}:{record.line}: columns not recognised: {', '.join(data)}; {_remedy(data)}")
+        said = no_conversation(data) or f"columns not recognised: {', '.join(data)}; {_remedy(data)}"
+        raise PostTrainError(f"{record.file}:{record.line}: {said}")
     name, needs, read = found
     needs += tuple(column for column in (named.system, named.tools) if column)
     return Format(name, needs, read, named.system, named.tools)
@@ -145,13 +156,32 @@ def _texts_beside(data: Mapping[str, Any]) -> list[str]:
 
 def _remedy(data: Mapping[str, Any]) -> str:
     """What to do with columns that are not recognised."""
-    for column in CONVERSATION:
-        if found := of_columns(data.get(column)):
-            return f"`{column}` is {found}"
     (only, *others) = data or [""]
     if not others and (mark := next((mark for mark in (";", "\t", "|") if mark in only), None)):
         return f"the header is one column: its separator may be {mark!r}; write commas, or tabs in a .tsv file"
+    if options := _spelled_otherwise(data):
+        return f"pass {options}"
     return "name them with --data.columns.prompt X --data.columns.completion Y (or columns.messages, columns.text)"
+
+
+def _spelled_otherwise(data: Mapping[str, Any]) -> str:
+    """The options that name columns which are known but for capital letters; empty where there are none."""
+    known = {name.lower(): name for name in data}
+    for prompt, answers in ANSWERS.items():
+        answer = next((column for column in answers if column in known), None)
+        if prompt in known and answer:
+            return f"--data.columns.prompt {known[prompt]} --data.columns.completion {known[answer]}"
+    options = {**dict.fromkeys(CONVERSATION, "messages"), "text": "text"}
+    return next((f"--data.columns.{options[name]} {known[name]}" for name in options if name in known), "")
+
+
+def no_conversation(data: Mapping[str, Any]) -> str:
+    """What a column of conversations is that holds none, with the remedy; empty where there is no such column."""
+    column = next((name for name in CONVERSATION if isinstance(data.get(name), dict) or [*data] == [name]), None)
+    if column is None or isinstance(by_message(data[column]), (list, str)):
+        return ""
+    found = of_columns(data[column]) or kind(data[column])
+    return f"`{column}` is {found}, not a list of messages; mend it"
 
 
 def require_columns(record: Record, named: Any) -> None:
@@ -321,10 +351,9 @@ def _answer_to_text(row: Row, prompt: str, answer: str, extra: tuple[str, ...]) 
 def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return as_messages([{"role": role, "content": value}], column)
-    value = [value] if isinstance(value, dict) else value
+    value = [value] if isinstance(value, dict) and any(key in value for key in ROLE_KEYS) else value
     if not isinstance(value, list):
-        remedy = "write it in quotes" if isinstance(value, (int, float)) else "mend it"
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; {remedy}")
+        raise not_text(value, f"`{column}`", "a string or a list of messages")
     return as_messages(value, column)
 
 

@@ -105,11 +105,21 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
     role_key, content_key = _key(raw, ROLE_KEYS), _key(raw, CONTENT_KEYS)
     said = raw.get(role_key)
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    if said is None:
+        raise BadRow(
+            "no role",
+            f"{where} has no `role` (its keys are {', '.join(raw) or 'none'}); a message has role and content, or from "
+            "and value: rename its keys",
+        )
     if role is None:
         raise BadRow("unknown role", f"{where}: role {said!r}; roles are system, user, assistant and tool")
     marked = _marked(raw, role, where)
     taken = {role_key, content_key, *MESSAGE_MARKS, *DETAILS}
     kept = {key: value for key, value in raw.items() if value is not None and key not in taken}
+    optional = any(key in kept for key in REASONING)
+    for key in REASONING:
+        if str(kept.get(key, "")).strip() in ("", "[]", "{}"):  # an empty thought is none
+            kept.pop(key, None)
     if "function_call" in kept:  # OpenAI's way before there were several calls a turn
         if kept.get("tool_calls"):
             raise BadRow("wrong type", f"{where} has both function_call and tool_calls; keep tool_calls")
@@ -118,7 +128,7 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
         kept.pop("tool_calls", None)
     else:
         kept["tool_calls"] = _tool_calls(kept["tool_calls"], where)
-    optional = any(key in kept for key in ("tool_calls", *REASONING))
+    optional = optional or "tool_calls" in kept
     if content_key not in raw and not optional:
         raise BadRow(
             "no content", f"{where} has no `content` (its keys are {', '.join(raw)}); rename the one with the text"
@@ -161,16 +171,18 @@ def _content(value: Any, where: str, optional: bool) -> tuple[str, str, list[str
         return value, "", []
     if value is None and optional:
         return "", "", []
+    if not isinstance(value, list):
+        raise not_text(value, f"{where}: content")
     texts: list[str] = []
     thoughts: list[str] = []
     unused: list[str] = []
-    for given in value if isinstance(value, list) else [None]:
+    for given in value:
         part = {"text": given} if isinstance(given, str) else given if isinstance(given, dict) else {"type": None}
         key = part.get("type", "text")
         thinks = key in ("thinking", "reasoning")
         words = part.get(str(key) if thinks else "text") if thinks or key in _TEXT_PARTS else None
         if not isinstance(words, str):
-            found = f"a part of type {key!r}" if isinstance(key, str) else kind(value)
+            found = f"a part of type {key!r}" if isinstance(key, str) else "a list of other things than text"
             raise BadRow("wrong type", f"{where}: content is {found}, not a string; only text can be trained on")
         (thoughts if thinks else texts).append(words)
         rest = (name for name in part if name not in ("type", "text", key) and part[name] is not None)
@@ -307,3 +319,10 @@ def kind(value: Any) -> str:
     """What a value is, in words for a message."""
     names = {str: "a string", list: "a list", dict: "an object", bool: "a truth value"}
     return "null" if value is None else names.get(type(value), f"{value!r}"[:40])
+
+
+def not_text(value: Any, where: str, wanted: str = "a string") -> BadRow:
+    """What is wrong with a value that must be text, or one of what is `wanted`."""
+    remedy = {bool: "write it in quotes", int: "write it in quotes", float: "write it in quotes"}
+    remedy |= {dict: "write it as text", type(None): "fill or remove it"}
+    return BadRow("wrong type", f"{where} is {kind(value)}, not {wanted}; {remedy.get(type(value), 'mend it')}")

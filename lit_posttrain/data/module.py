@@ -394,5 +394,7 @@ def _why_empty(audit: AuditReport) -> str:
     ]
     if audit.held_out:
         reasons.append(f"{audit.held_out} held out by val_share {audit.val_share:g}")
-    advice = "; raise --data.max_length" if any("max_length" in reason for reason in reasons) else ""
-    return f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept") + advice
+    advice = ["raise --data.max_length"] if any("max_length" in reason for reason in reasons) else []
+    if audit.held_out:
+        advice.append("pass --data.val_share 0, or --data.val_path")
+    return "; ".join([f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept"), *advice])

@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.comparison import Messages, after_prompt
-from lit_posttrain.data.messages import SYSTEM, is_message, kind
+from lit_posttrain.data.messages import SYSTEM, is_message, kind, not_text
 from lit_posttrain.data.row import Row
 
 
@@ -77,8 +77,7 @@ def string(value: Any, column: str) -> str:
         BadRow: it is none.
     """
     if not isinstance(value, str):
-        remedy = "write it in quotes" if isinstance(value, (int, float)) else "mend it"
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string; {remedy}")
+        raise not_text(value, f"`{column}`")
     return value
 
 

@@ -17,7 +17,7 @@ from lit_posttrain.data.beside import (
     refuse_unwanted,
 )
 from lit_posttrain.data.example import Example, Labelled
-from lit_posttrain.data.formats import Columns, check_needs, recognise, require_columns
+from lit_posttrain.data.formats import Columns, check_needs, no_conversation, recognise, require_columns
 from lit_posttrain.data.kinds import CONVERSATION, INPUT, PROMPT, RIGHT, guessed
 from lit_posttrain.data.learned import Prompt, ReadPrompt, learned_prompts
 from lit_posttrain.data.messages import as_messages, check_order, says
@@ -170,10 +170,12 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
         whole = recognise(record, Columns())
         if whole.needs[0] in CONVERSATION:
             return f"prompts of {whole.name}", whole.needs, _unanswered(whole.needs[0])
-    raise PostTrainError(
-        f"{record.file}:{record.line}: no prompt among the columns {', '.join(record.data)}; name it with "
-        "--data.columns.prompt X (or columns.messages)"
+    near = next((name for name in record.data if name.lower() in PROMPT), "X")
+    said = no_conversation(record.data) or (
+        f"no prompt among the columns {', '.join(record.data)}; name it with --data.columns.prompt {near} (or "
+        "columns.messages)"
     )
+    raise PostTrainError(f"{record.file}:{record.line}: {said}")
 
 
 def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> ReadPrompt:

@@ -21,7 +21,7 @@ from lit_posttrain.data.messages import (
     as_messages,
     fault_of,
     is_message,
-    kind,
+    not_text,
 )
 
 _JSON = re.compile(r"\s*\[\s*\{")
@@ -47,7 +47,7 @@ def conversation(value: Any, column: str, notes: list[str], role: str = "assista
     if isinstance(value, list):
         return _said(value, column, prompt=role == "user")
     if not isinstance(value, str):
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a string or a list of messages; mend it")
+        raise not_text(value, f"`{column}`", "a string or a list of messages")
     text = value.replace("\r\n", "\n")
     if _is_transcript(text, role):
         notes.append(TRANSCRIPT)

@@ -126,6 +126,8 @@ def test_errors(train: str, tmp_path: Path) -> None:
 
 
 def test_a_share_that_holds_out_nothing_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"no usable row; of 1 rows: 1 held out .*; pass --data.val_share 0, or"):
+        data(write(tmp_path / "one.jsonl", pairs(0, 1)), tmp_path, val_share=0.9999).build(tiny.tokenizer())
     built = data(write(tmp_path / "a.jsonl", pairs(0, 3)), tmp_path, val_share=0.001)
     built.build(tiny.tokenizer())
     assert built.val_stores == {}

@@ -9,11 +9,12 @@ import pytest
 
 from lit_posttrain.data.bad_rows import BadRow
 from lit_posttrain.data.beside import MEDIA_COLUMNS
-from lit_posttrain.data.comparisons import recognise_comparison
+from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.example import Example
 from lit_posttrain.data.formats import Columns, recognise
-from lit_posttrain.data.kinds import CONVERSATION
+from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, PROMPT
 from lit_posttrain.data.marks import ROW_MARKS
+from lit_posttrain.data.messages import REASONING
 from lit_posttrain.data.preference import ComparisonReader
 from lit_posttrain.data.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.row import Row
@@ -704,11 +705,80 @@ def test_a_list_of_texts_beside_a_prompt_has_a_remedy() -> None:
         ({"messages": [{"role": "user", "contents": "a"}]}, r"has no `content` \(its keys are role, contents\)"),
         ({"messages": str(ASKED)}, "a Python list that was printed: write it with json.dumps"),
         ({"question": "Q", "answer": 1}, "`answer` is 1, not a string or a list of messages; write it in quotes"),
+        (
+            {"prompt": "Q", "completion": {"a": 1}},
+            "^`completion` is an object, not a string or a .*; write it as text$",
+        ),
+        ({"prompt": {}, "completion": "A"}, "^`prompt` is an object, not a string or a list of messages; write it as"),
+        (
+            {"messages": [{"speaker": "user", "text": "Q"}]},
+            r"messages\[0\] has no `role` \(its keys are speaker, text\); a message has role and content, or from and",
+        ),
+        ({"messages": [{}]}, r"messages\[0\] has no `role` \(its keys are none\)"),
+        *(
+            (
+                {"messages": [ASKED[0], {"role": "assistant", "content": content}]},
+                rf"content is .*, not a string; {remedy}",
+            )
+            for content, remedy in (
+                (3, "write it in quotes"),
+                (True, "write it in quotes"),
+                (None, "fill or remove it"),
+            )
+        ),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(row: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRow, match=message):
         example(row)
+
+
+@pytest.mark.parametrize("row", [{"messages": ASKED[0]}, {"messages": None}, {"conversations": 3}])
+def test_a_conversation_of_another_type_is_said_by_every_reader(row: dict[str, Any]) -> None:
+    record = Record(row, "rows.jsonl", 1)
+    for read in (recognise, recognise_comparison, prompt_reader):
+        with pytest.raises(PostTrainError, match=r"rows\.jsonl:1: `\w+` is [^;]*, not a list of messages; mend it$"):
+            read(record)
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "options"),
+    [
+        *(
+            (
+                recognise,
+                {prompt.title(): "Q", answer.upper(): "A"},
+                {"prompt": prompt.title(), "completion": answer.upper()},
+            )
+            for prompt, answers in ANSWERS.items()
+            for answer in answers
+        ),
+        *((recognise, {name.title(): ASKED}, {"messages": name.title()}) for name in CONVERSATION),
+        (recognise, {"Text": "Q"}, {"text": "Text"}),
+        *((prompt_reader, {name.title(): "Q", "id": 3}, {"prompt": name.title()}) for name in PROMPT),
+        (recognise_comparison, {"Chosen": ASKED, "Rejected": ASKED}, {"chosen": "Chosen", "rejected": "Rejected"}),
+        (
+            recognise_comparison,
+            {"Prompt": "Q", "CHOSEN": "A", "Rejected": "B"},
+            {"prompt": "Prompt", "chosen": "CHOSEN", "rejected": "Rejected"},
+        ),
+    ],
+)
+def test_columns_that_are_known_but_for_capital_letters_are_named(
+    read: Any, row: dict[str, Any], options: dict[str, str]
+) -> None:
+    with pytest.raises(PostTrainError) as refused:
+        read(Record(row, "rows.jsonl", 1))
+    assert all(f"--data.columns.{option} {column}" in str(refused.value) for option, column in options.items())
+    fields = {recognise: Columns, prompt_reader: PromptColumns, recognise_comparison: PreferenceColumns}[read]
+    assert read(Record(row, "rows.jsonl", 1), fields(**options))
+
+
+@pytest.mark.parametrize("key", REASONING)
+@pytest.mark.parametrize("empty", ["", " \n", [], {}])
+def test_an_empty_thought_is_none(key: str, empty: Any) -> None:
+    said = {"role": "assistant", "content": "<think>R</think>A"}
+    assert example({"messages": [ASKED[0], {**said, key: empty}]}).messages == [ASKED[0], said]
 
 
 def test_ai_is_the_assistant() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from lit_posttrain.data.messages import MARK, UNUSED
+from lit_posttrain.data.messages import MARK, NOTES, UNUSED
 from lit_posttrain.data.row import Row
 from lit_posttrain.types import Role
 
@@ -53,8 +53,9 @@ class Example:
                 continued = ""
         messages = [*prompt, *response]
         row.unused += [key for m in messages for key in m.get(UNUSED, ())]
+        row.notes += [note for m in messages for note in m.get(NOTES, ())]
         untrained = frozenset(i for i, m in enumerate(messages) if m.get(MARK) is False)
-        bare = [{key: value for key, value in m.items() if key not in (MARK, UNUSED)} for m in messages]
+        bare = [{key: value for key, value in m.items() if key not in (MARK, UNUSED, NOTES)} for m in messages]
         return cls(bare, len(prompt), untrained=untrained, continued=continued, **more)
 
 

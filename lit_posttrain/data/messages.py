@@ -38,8 +38,10 @@ SYSTEM = frozenset({"system", "developer"})
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
 REASONING = ("reasoning_content", "thinking", "reasoning")
-# in a message that was read: False where its turn is marked as not to be trained on, and what nobody reads of it
-MARK, UNUSED = "__train__", "__unused__"
+# in a message that was read: False where its turn is marked as not to be trained on, what nobody reads of it, and what
+# a person should know of how it was read
+MARK, UNUSED, NOTES = "__train__", "__unused__", "__notes__"
+JOINED = "with messages of several text parts, which are joined with nothing between them"
 _CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -133,7 +135,8 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
         raise BadRow(
             "no content", f"{where} has no `content` (its keys are {', '.join(raw)}); rename the one with the text"
         )
-    content, thoughts, unused = _content(raw.get(content_key), where, optional)
+    texts, thoughts, unused = _content(raw.get(content_key), where, optional)
+    content = "".join(texts)
     if thoughts and not any(kept.get(key) for key in REASONING):
         kept["reasoning_content"] = thoughts
     if said in _CALL_ROLES and "tool_calls" not in kept:
@@ -149,6 +152,8 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
         unused += [f"message.{key} of {role} turns" for key in DETAILS if raw.get(key)]
     if unused:
         made[UNUSED] = unused
+    if sum(map(bool, texts)) > 1:
+        made[NOTES] = [JOINED]
     return made
 
 
@@ -164,13 +169,13 @@ def _marked(raw: dict[str, Any], role: str, where: str) -> bool | None:
     return whole if detail is None else False
 
 
-def _content(value: Any, where: str, optional: bool) -> tuple[str, str, list[str]]:
-    """The text of a message's content, its thoughts where they are a part of it, and keys of parts that nobody reads.
+def _content(value: Any, where: str, optional: bool) -> tuple[list[str], str, list[str]]:
+    """The texts of a message's content, its thoughts where they are a part of it, and keys of parts that nobody reads.
     optional: whether there need be none."""
     if isinstance(value, str):
-        return value, "", []
+        return [value], "", []
     if value is None and optional:
-        return "", "", []
+        return [], "", []
     if not isinstance(value, list):
         raise not_text(value, f"{where}: content")
     texts: list[str] = []
@@ -187,7 +192,7 @@ def _content(value: Any, where: str, optional: bool) -> tuple[str, str, list[str
         (thoughts if thinks else texts).append(words)
         rest = (name for name in part if name not in ("type", "text", key) and part[name] is not None)
         unused += [f"message.content[].{name}" for name in rest]
-    return "".join(texts), "".join(thoughts), unused
+    return texts, "".join(thoughts), unused
 
 
 def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
@@ -222,7 +227,7 @@ def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
     """Whether two runs of messages say the same: words up to white space around them, calls, thoughts and all else."""
 
     def told(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        bare = [{k: v for k, v in m.items() if k not in (MARK, UNUSED)} for m in messages]
+        bare = [{k: v for k, v in m.items() if k not in (MARK, UNUSED, NOTES)} for m in messages]
         return [{k: v.strip() if isinstance(v, str) else v for k, v in m.items()} for m in bare]
 
     return told(first) == told(second)

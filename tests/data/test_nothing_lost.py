@@ -17,7 +17,7 @@ from lit_posttrain.data.audit import FileAudit
 from lit_posttrain.data.bad_rows import Misread
 from lit_posttrain.data.kinds import ANSWERS, COMPARED, CONVERSATION, INPUT, PROMPT
 from lit_posttrain.data.marks import MESSAGE_MARKS, ROW_MARKS
-from lit_posttrain.data.messages import REASONING
+from lit_posttrain.data.messages import JOINED, REASONING
 from lit_posttrain.data.preference import PreferenceOptions
 from lit_posttrain.data.prompts import PromptOptions
 from lit_posttrain.data.sources import Record
@@ -195,6 +195,19 @@ def test_every_key_of_a_message_reaches_the_tokens_or_the_audit(road: str, colum
     assert said != (f"message.{key}" in audit.unread)
     assert said or key not in (*REASONING, "tool_calls[].id")
     assert all(tally.count == 1 for tally in audit.unread.values())
+
+
+@pytest.mark.parametrize(("parts", "joined"), [(["one", "two"], 1), (["one"], 0), (["one", ""], 0), ([" ", "one"], 1)])
+@pytest.mark.parametrize("spell", [str, lambda text: {"type": "text", "text": text}])
+@pytest.mark.parametrize("road", ROADS)
+def test_text_parts_that_are_joined_are_counted(road: str, spell: Any, parts: list[str], joined: int) -> None:
+    asked = {"role": "user", "content": [spell(part) for part in parts]}
+    sides = {"chosen": talk()[1:], "rejected": talk("second answer")[1:]} if road == "preferences" else {}
+    row = {"prompt": [asked], **sides} if road != "conversations" else {"messages": [asked, talk()[1]]}
+    (tree,), audit = build(road, row)
+    assert "".join(parts).strip() in text_of(tree)
+    assert [tally.count for words, tally in audit.notes.items() if words == JOINED] == [1] * joined
+    assert sum(tally.count for tally in audit.notes.values()) == joined
 
 
 USER, ANSWER = talk()

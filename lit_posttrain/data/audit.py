@@ -125,8 +125,9 @@ class FileAudit:
     @property
     def ignored(self) -> list[str]:
         """What a row says to the model and the chat template has no place for."""
-        names = ("tools", "chat_template_kwargs.", "message.tool_calls", *(f"message.{key}" for key in REASONING))
-        return [name for name in self.unread if name.startswith(names) and not name.startswith("message.tool_calls[")]
+        begins = ("chat_template_kwargs.", *(f"message.{key}" for key in REASONING))
+        whole = ("tools", "message.tool_calls")
+        return [name for name in self.unread if name in whole or name.startswith(begins)]
 
     @property
     def unseen(self) -> list[str]:

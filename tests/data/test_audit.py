@@ -183,7 +183,7 @@ def test_unused_columns_are_lines_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_column_that_the_model_never_sees_is_to_look_at(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "completion": "b", "context": {"page": "c"}, "history": 3, "id": 1}]
+    rows = [{"prompt": "a", "completion": "b", "context": {"page": "c"}, "history": 3, "id": 1, "tools_used": "d"}]
     warnings = audit_of(tmp_path, rows).warnings
     assert [line for line in warnings if "never sees" in line] == [
         f"`{name}` is not used in 1 row ({tmp_path / 'rows.jsonl'}:1): the model never sees it"

@@ -12,6 +12,7 @@ from lit_posttrain.data.audit import FileAudit
 from lit_posttrain.data.audit_table import read_as
 from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.example import Example
+from lit_posttrain.data.formats import no_conversation
 from lit_posttrain.data.prompts import PromptReader, prompt_reader
 from lit_posttrain.data.row import Row
 from lit_posttrain.data.sources import SUFFIXES, Record, find_sources
@@ -114,10 +115,11 @@ def _reader(record: Record, system_prompt: str | None) -> PromptReader:
     try:
         return prompt_reader(record, system_prompt=system_prompt)
     except PostTrainError as problem:  # whose remedy is an option of training
-        raise PostTrainError(
-            f"{record.file}:{record.line}: no prompt among the columns {', '.join(record.data)}; rename the one with "
-            "the prompt to `prompt`, or to `messages` if it holds conversations"
-        ) from problem
+        said = no_conversation(record.data) or (
+            f"no prompt among the columns {', '.join(record.data)}; rename the one with the prompt to `prompt`, or to "
+            "`messages` if it holds conversations"
+        )
+        raise PostTrainError(f"{record.file}:{record.line}: {said}") from problem
 
 
 def _lines(path: str, place: Path, system_prompt: str | None) -> Iterator[Asked]:

@@ -151,6 +151,8 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
         read_prompts("none/of/it.txt")
     with pytest.raises(PostTrainError, match=r"rows\.jsonl:2: no prompt among the columns id; rename the one"):
         read_prompts(write(tmp_path / "rows.jsonl", {"prompt": "a"}, {"id": 3}))
+    with pytest.raises(PostTrainError, match=r"jsonl:1: `messages` is an object, not a list of messages; mend it"):
+        read_prompts(write(tmp_path / "rows.jsonl", {"messages": USER}))
 
 
 def test_what_the_assistant_has_begun_is_one_turn_with_its_end() -> None:

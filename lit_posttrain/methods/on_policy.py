@@ -219,7 +219,8 @@ class OnPolicyModule(ReferencedModule):
                 rows = ((store.sources([i])[0], PromptRecord.of(store[i]).columns) for i in range(len(store)))
                 self.rewards.check_rows(rows, skip=data.on_bad_row == "skip")
 
-        together(self.trainer, look)
+        trainer = self._attached_trainer()
+        together(trainer, look) if trainer is not None else look()  # `audit` has none
         self._prepare(stores)
 
     def _prepare(self, stores: Sequence[TreeStore]) -> None:

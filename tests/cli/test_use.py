@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.cli import fit, one_line
+from helpers.runs import write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_posttrain.callbacks.predictions import PredictionWriter
@@ -299,3 +300,25 @@ def test_a_run_on_relative_paths_is_used_from_any_folder(
     assert main(["generate", "--model", "../runs/one", "--prompt", "what is 3", "--max_new_tokens", "2"]) == 0
     assert main(["export", "--ckpt", "../runs/one", "--out", "hf"]) == 0
     assert main(["fit", "--resume", "../runs/one", "--trainer.max_steps", "2"]) == 0
+
+
+AUDITED: dict[str, dict[str, object]] = {
+    "sft.yaml": {"prompt": "what is it", "completion": "a fox"},
+    "dpo.yaml": {"prompt": "what is it", "chosen": "a fox", "rejected": "a dog"},
+    "reward.yaml": {"prompt": "what is it", "chosen": "a fox", "rejected": "a dog"},
+    "kto.yaml": {"prompt": "what is it", "completion": "a fox", "label": True},
+    "grpo_gsm8k.yaml": {"question": "how many are there", "answer": "There are #### 5"},
+}
+
+
+@pytest.mark.parametrize("config", AUDITED)
+def test_every_kind_of_data_is_audited(
+    config: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[dict[str, object]] = []
+    for number in range(20):
+        row = {name: f"{said} {number}" if isinstance(said, str) else said for name, said in AUDITED[config].items()}
+        made.append(row | ({"label": number % 2 == 0} if "label" in row else {}))
+    rows = write(tmp_path / "rows.jsonl", made)
+    assert main(["audit", "--config", config, "--model.policy.path", str(tiny_model), "--data.path", rows]) == 0
+    assert "rows read" in capsys.readouterr().out

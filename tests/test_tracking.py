@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,7 @@ def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
         logger.log_metrics({"train/loss": 0.5}, 3)
         logger.log_table("samples", columns=["prompt"], data=[["a-prompt-to-see"]], step=3)
         wandb.finish()
+        time.sleep(1)  # wandb names the folder of a run by the second
     run_id = (run / "wandb_id.txt").read_text().strip()
     runs = [p for p in (run / "wandb").iterdir() if p.name.startswith("offline-run-")]
     assert len(runs) == 2

@@ -103,7 +103,7 @@ def _untold(folder: Path, proof: Proof, spec: ModelSpec, base_size: int) -> floa
     try:
         with _quiet_peft():
             return proof.off(proof.answers(load_adapter(folder, proof, spec, as_trained=False)))
-    except Exception:
+    except Exception:  # whatever fails here, such as memory: the folder is written and proven
         return None
 
 

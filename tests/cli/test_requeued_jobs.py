@@ -52,6 +52,24 @@ def step(name: str) -> int:
     return int(torch.load(f"runs/{name}", weights_only=True)["global_step"])
 
 
+@pytest.mark.usefixtures("job", "signalled")
+def test_a_requeued_job_goes_on_by_the_same_command(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("signalled").touch()  # no signal comes to the run that is compared with
+    assert fit(chats, tiny_model, "--data.batch_size", "4", "--name", "whole") == 0
+    Path("signalled").unlink()
+    command = ["--resume", "auto", "--data.batch_size", "4"]
+    assert fit(chats, tiny_model, *command) == 128 + signal.SIGUSR1
+    assert "job 12 is requeued" in capsys.readouterr().out
+    assert fit(chats, tiny_model, *command) == 0
+    assert "requeued" not in capsys.readouterr().out
+    assert not list(Path("runs/slurm-12").glob("hpc_ckpt*"))
+    whole, found = (torch.load(f"runs/{name}/last.ckpt", weights_only=True) for name in ("whole", "slurm-12"))
+    assert found["global_step"] == whole["global_step"] == 4
+    assert all(torch.equal(found["state_dict"][name], value) for name, value in whole["state_dict"].items())
+
+
 @pytest.mark.usefixtures("job")
 def test_a_newer_last_checkpoint_is_not_lost_to_one_of_lightnings(
     chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]

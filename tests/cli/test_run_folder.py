@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -122,38 +121,6 @@ def test_one_command_begins_and_goes_on(
     callbacks = yaml.safe_load(Path("runs/slurm-12/config.yaml").read_text())["trainer"]["callbacks"]
     assert len(callbacks) == 1, "as when it began"
     assert fit(chats, tiny_model, *command, "--name", "other") == 0, "a name of its own begins another"
-
-
-def test_a_requeued_job_goes_on_by_the_same_command(
-    chats: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert fit(chats, tiny_model, "--data.batch_size", "4", "--name", "whole") == 0
-    scontrol = tmp_path / "bin/scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text("#!/bin/sh\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
-    task = {"NTASKS": "1", "JOB_ID": "12", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
-    for name, value in task.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    original = SFT.training_step
-
-    def signalled_once(module: SFT, batch: Any, batch_idx: int) -> Any:
-        if module.trainer.global_step == 2 and not Path("signalled").exists():
-            Path("signalled").touch()
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return original(module, batch, batch_idx)
-
-    monkeypatch.setattr(SFT, "training_step", signalled_once)
-    command = ["--resume", "auto", "--data.batch_size", "4"]
-    assert fit(chats, tiny_model, *command) == 128 + signal.SIGUSR1
-    assert "job 12 is requeued" in capsys.readouterr().out
-    assert fit(chats, tiny_model, *command) == 0
-    assert "requeued" not in capsys.readouterr().out
-    assert not list(Path("runs/slurm-12").glob("hpc_ckpt*"))
-    whole, found = (torch.load(f"runs/{name}/last.ckpt", weights_only=True) for name in ("whole", "slurm-12"))
-    assert found["global_step"] == whole["global_step"] == 4
-    assert all(torch.equal(found["state_dict"][name], value) for name, value in whole["state_dict"].items())
 
 
 def test_paths_in_a_saved_config_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models import attention
 from lit_posttrain.ops.attention import additive, tree_mask
-from lit_posttrain.ops.logprobs import HeadTransform
+from lit_posttrain.ops.head import HeadTransform
 from lit_posttrain.types import RowLayout, TreeBatch
 
 # Measured on two CPU cores with SmolLM2-135M (hidden size 576): time per token = 1 + 6e-4 * row length.

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lit_posttrain.models import attention
 from lit_posttrain.models.architectures import architecture_of, attention_masks, flat_masks, plain_mask
-from lit_posttrain.ops.logprobs import HeadTransform, TokenLogprobs, token_logprobs
+from lit_posttrain.ops.head import HeadTransform
+from lit_posttrain.ops.logprobs import TokenLogprobs, token_logprobs
 from lit_posttrain.ops.routing import routed
 from lit_posttrain.types import TreeBatch
 

@@ -8,34 +8,26 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_posttrain.ops.head import (
+    HeadTransform,
+    accumulate,
+    head_parts,
+    matmul_dtype,
+    project,
+    shape_logits,
+    slices,
+)
+
 # Rows and vocabulary entries of a tile. On CPU at most 16 MiB of float32 logits, which the processor's cache holds
 # between the passes over them (docs/decisions.md); on GPUs 128 MiB: few launches, and small beside any model.
 _CPU_TILE = (2048, 2048)
 _GPU_TILE = (4096, 8192)
-
-
-@dataclass(frozen=True)
-class HeadTransform:
-    """What a model does between its LM head and the softmax.
-
-    logit_scale: logits are multiplied by it (Cohere; the reciprocal of Granite's `logits_scaling`).
-    softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), after the scale.
-    """
-
-    logit_scale: float = 1.0
-    softcap: float | None = None
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Whole logits as the softmax sees them, in any shape; differentiable."""
-        scaled = logits if self.logit_scale == 1.0 else self.logit_scale * logits
-        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
 
 
 @dataclass
@@ -81,27 +73,6 @@ def token_logprobs(
         hidden_ND, weight_VD, bias_V, target_ids_N, head or HeadTransform(), temperature, entropy, correct, tile
     )
     return TokenLogprobs(logprobs, entropies if entropy else None, hits if correct else None)
-
-
-def _slices(size: int, most: int) -> list[slice]:
-    """Consecutive slices of about equal size, at most `most`, over `size` entries."""
-    count = -(-size // most)
-    ends = [size * (i + 1) // count for i in range(count)]
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _shape_logits(raw: Tensor, head: HeadTransform, temperature: float) -> tuple[Tensor, Tensor | None]:
-    """Logits as the softmax sees them, and the derivative of the soft cap if there is one. Works in place on `raw`."""
-    if head.logit_scale != 1.0:
-        raw.mul_(head.logit_scale)
-    slope = None
-    if head.softcap is not None:
-        raw.div_(head.softcap).tanh_()
-        slope = 1 - raw * raw
-        raw.mul_(head.softcap)
-    if temperature != 1.0:
-        raw.div_(temperature)
-    return raw, slope
 
 
 @dataclass
@@ -152,7 +123,7 @@ class _TiledLogprobs(torch.autograd.Function):
         want_correct: bool,
         tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        dtype = _matmul_dtype(hidden)
+        dtype = matmul_dtype(hidden)
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         at_target = torch.full(hidden.shape[:1], torch.nan, dtype=precise, device=hidden.device)
         softmax = _Softmax(
@@ -162,9 +133,9 @@ class _TiledLogprobs(torch.autograd.Function):
             torch.zeros_like(targets) if want_correct else None,
         )
         cast = hidden.to(dtype)
-        for entries, part, bias_part in _head_parts(weight, bias, dtype, tile[1]):
-            for rows in _slices(hidden.shape[0], tile[0]):
-                logits, _ = _shape_logits(_project(cast[rows], part, bias_part, precise), head, temperature)
+        for entries, part, bias_part in head_parts(weight, bias, dtype, tile[1]):
+            for rows in slices(hidden.shape[0], tile[0]):
+                logits, _ = shape_logits(project(cast[rows], part, bias_part, precise), head, temperature)
                 place, inside = _places(targets[rows], entries)
                 at_target[rows] = torch.where(inside, logits.gather(1, place[:, None])[:, 0], at_target[rows])
                 softmax.add(logits, rows, entries.start)
@@ -191,12 +162,12 @@ class _TiledLogprobs(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden, dtype=precise) if want_hidden else None
         grad_weight = torch.empty_like(weight) if want_weight else None
         grad_bias = torch.empty_like(bias) if want_bias else None
-        for entries, part, bias_part in _head_parts(weight, bias, dtype, tile[1]):
+        for entries, part, bias_part in head_parts(weight, bias, dtype, tile[1]):
             weight_sum = torch.zeros_like(part, dtype=precise) if want_weight else None
             bias_sum = torch.zeros(len(part), dtype=precise, device=part.device) if want_bias else None
-            for rows in _slices(hidden.shape[0], tile[0]):
-                raw = _project(cast[rows], part, bias_part, precise)
-                logits, slope = _shape_logits(raw, head, temperature)
+            for rows in slices(hidden.shape[0], tile[0]):
+                raw = project(cast[rows], part, bias_part, precise)
+                logits, slope = shape_logits(raw, head, temperature)
                 shifted = logits.sub_(normaliser[rows, None])
                 upstream = given[rows, None]
                 if entropies is not None and grad_entropy is not None:
@@ -216,9 +187,9 @@ class _TiledLogprobs(torch.autograd.Function):
                     bias_sum += grad.sum(0)
                 grad_cast = grad.to(dtype)
                 if grad_hidden is not None:
-                    _accumulate(grad_hidden[rows], grad_cast, part)
+                    accumulate(grad_hidden[rows], grad_cast, part)
                 if weight_sum is not None:
-                    _accumulate(weight_sum, grad_cast.t(), cast[rows])
+                    accumulate(weight_sum, grad_cast.t(), cast[rows])
             if grad_weight is not None and weight_sum is not None:
                 grad_weight[entries] = weight_sum
             if grad_bias is not None and bias_sum is not None:
@@ -226,39 +197,8 @@ class _TiledLogprobs(torch.autograd.Function):
         return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias, *[None] * 6
 
 
-def _head_parts(
-    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, entries: int
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """The head a few vocabulary entries at a time, in the type of the matmuls."""
-    for part in _slices(weight.shape[0], entries):
-        yield part, weight[part].to(dtype), None if bias is None else bias[part].to(dtype)
-
-
 def _places(targets: Tensor, entries: slice) -> tuple[Tensor, Tensor]:
     """Where in a part of the vocabulary each target stands, and whether it does; the place is 0 where not."""
     place = targets - entries.start
     inside = (place >= 0) & (place < entries.stop - entries.start)
     return place * inside, inside
-
-
-def _matmul_dtype(hidden: Tensor) -> torch.dtype:
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-
-
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, precise: torch.dtype) -> Tensor:
-    """Fresh logits in `precise`: the caller works on them in place."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        logits = hidden @ weight.t()
-    if bias is not None:
-        logits += bias
-    return logits.to(precise)
-
-
-def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right; the sum has `total`'s precision, the product that of its factors."""
-    with torch.autocast(left.device.type, enabled=False):
-        if total.dtype == left.dtype:
-            total.addmm_(left, right)
-        else:
-            total += left @ right

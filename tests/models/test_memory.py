@@ -26,13 +26,13 @@ def test_the_vocabulary_costs_no_memory(mixed: bool) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("when", ["forward", "backward"])
 def test_the_measure_sees_a_copy_of_the_head(when: str, mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiles = logprobs._head_parts
+    tiles = logprobs.head_parts
 
     def whole_head_first(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, entries: int) -> Iterator[Any]:
         copied = sys._getframe(1).f_code.co_name == when
         yield from tiles(weight.to(dtype, copy=True) if copied else weight, bias, dtype, entries)
 
-    monkeypatch.setattr(logprobs, "_head_parts", whole_head_first)
+    monkeypatch.setattr(logprobs, "head_parts", whole_head_first)
     small, large = (peak_beyond(vocabulary, mixed=mixed, **SIZES) for vocabulary in (8_192, 32_768))
     assert large > 1.05 * small
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_posttrain.ops.logprobs import HeadTransform, _TiledLogprobs, token_logprobs
+from lit_posttrain.ops.head import HeadTransform
+from lit_posttrain.ops.logprobs import _TiledLogprobs, token_logprobs
 
 HEADS = {
     "plain": HeadTransform(),

@@ -29,7 +29,7 @@ $(VLLM_STAMP): tools/vllm_requirements.py constraints.txt
 	touch $(VLLM_STAMP)
 
 demo: setup
-	$(BIN)/python -m lit_posttrain.demo
+	$(BIN)/python -m lit_posttrain.cli.demo
 
 # Two files at a time, with a thread each: tiny models leave a second thread nothing to do.
 test: setup

@@ -69,7 +69,7 @@ SIDES = {"lit_posttrain": ours, "TRL": peer}
 def logprobs(model: str, file: str, home: Path) -> np.ndarray[Any, Any]:
     """(pairs, 2) log-probs of the chosen and the rejected responses."""
     from lit_posttrain import ModelSpec, PreferenceData, SimPO
-    from lit_posttrain.data.loader import EvalLoader
+    from lit_posttrain.data.store.loader import EvalLoader
     from lit_posttrain.ops.preferences import response_sums
 
     module = SimPO(ModelSpec(model))

@@ -51,9 +51,9 @@ class Row:
 
 def read(file: str) -> list[Row]:
     """The usable rows of a file of preferences."""
-    from lit_posttrain.data.bad_rows import NothingToLearn
-    from lit_posttrain.data.comparisons import recognise_comparison
-    from lit_posttrain.data.sources import find_sources
+    from lit_posttrain.data.files.sources import find_sources
+    from lit_posttrain.data.formats.comparisons import recognise_comparison
+    from lit_posttrain.data.rows.bad_rows import NothingToLearn
     from lit_posttrain.types import rank_of
 
     rows, shape = [], None

@@ -17,7 +17,7 @@ import torch
 from live_bytes import LiveBytes
 from transformers import LlamaConfig
 
-from lit_posttrain.data.packing import collate
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.policy import Policy

@@ -25,10 +25,10 @@ from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_byte
 from lit_posttrain.callbacks.monitors import refuse_misspelt
 from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
 from lit_posttrain.callbacks.step_ends import averages, ends_in_callbacks, require_averages_of_steps
-from lit_posttrain.checkpoint_files import require_space
-from lit_posttrain.checkpoint_shards import bytes_on_disk
 from lit_posttrain.errors import PostTrainError, is_on_all_ranks, on_all_ranks
-from lit_posttrain.signals import RunStopped
+from lit_posttrain.runs.checkpoint_files import require_space
+from lit_posttrain.runs.checkpoint_shards import bytes_on_disk
+from lit_posttrain.runs.signals import RunStopped
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lit_posttrain.checkpoint_files import explained_reading, require_space, tensor_bytes
-from lit_posttrain.checkpoint_shards import read_whole, remove, write_whole
+from lit_posttrain.runs.checkpoint_files import explained_reading, require_space, tensor_bytes
+from lit_posttrain.runs.checkpoint_shards import read_whole, remove, write_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

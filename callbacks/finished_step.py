@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_posttrain.callbacks.protocols import FinishesSteps
-from lit_posttrain.checkpoint_files import tensor_bytes
+from lit_posttrain.runs.checkpoint_files import tensor_bytes
 
 _SMALL = 1 << 20  # bytes; a callback that keeps a copy of the weights speaks for itself
 

@@ -18,9 +18,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
 from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses
 from lit_posttrain.errors import on_all_ranks
-from lit_posttrain.requeued import offer_to_lightning
-from lit_posttrain.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
-from lit_posttrain.slurm import requeue_job, requeue_signals
+from lit_posttrain.runs.requeued import offer_to_lightning
+from lit_posttrain.runs.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
+from lit_posttrain.runs.slurm import requeue_job, requeue_signals
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 

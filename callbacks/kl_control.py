@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts, WeighsKL
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
-from lit_posttrain.data.asked import asked, read_prompts
+from lit_posttrain.data.modules.asked import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.kl import adapted, k1, k3
 from lit_posttrain.rollout.text import prompt_ids

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from lit_posttrain.callbacks.protocols import NamesPredictedRows
-from lit_posttrain.run_folder import predictions_in
+from lit_posttrain.runs.folder import predictions_in
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lit_posttrain.data.asked import Asked
+from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.types import PromptRecord, RewardedResponses, TreeBatch
 
 

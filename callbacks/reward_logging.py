@@ -18,8 +18,9 @@ from lit_posttrain.callbacks.protocols import RewardsResponses, ShowsCompletions
 from lit_posttrain.callbacks.reward_plot import draw
 from lit_posttrain.callbacks.reward_summary import Distribution, RewardSummary, margins, short, summarise, telling_pairs
 from lit_posttrain.callbacks.step_rows import rewrite
+from lit_posttrain.distributed import all_gather_object
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.trainer_state import dry_run, from_all_ranks
+from lit_posttrain.trainer_state import dry_run
 from lit_posttrain.types import RewardedResponses
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class RewardLogger(Callback):
 
 def _gathered(own: dict[int, RewardedResponses], trainer: Trainer) -> dict[int, RewardedResponses]:
     """Those of all processes, by data set and in the order of its rows, whoever evaluated them."""
-    everyone = from_all_ranks(own, trainer)
+    everyone = all_gather_object(own, trainer)
     whole = {number: RewardedResponses.joined([part[number] for part in everyone]) for number in sorted(own)}
     return {number: _in_order(found) for number, found in whole.items()}
 

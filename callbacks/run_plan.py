@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
 from lit_posttrain.callbacks.protocols import Audit, KeepsFrozenModels, TrainsInPhases, audit_of
-from lit_posttrain.figures import METRICS, run_figures
+from lit_posttrain.runs.figures import METRICS, run_figures
 from lit_posttrain.trainer_state import dry_run, ends_step
 
 _TIMED_STEPS = 3

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.protocols import GeneratesText
 from lit_posttrain.callbacks.step_rows import rewrite
-from lit_posttrain.data.asked import asked, read_prompts
+from lit_posttrain.data.modules.asked import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import dry_run
 from lit_posttrain.types import PromptRecord

@@ -6,21 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_posttrain.data.conversation import ConversationData
-    from lit_posttrain.data.preference import PreferenceData
-    from lit_posttrain.data.prompts import PromptData
+    from lit_posttrain.core.module import PostTrainingModule, Term
+    from lit_posttrain.data.modules.conversation import ConversationData
+    from lit_posttrain.data.modules.preference import PreferenceData
+    from lit_posttrain.data.modules.prompts import PromptData
     from lit_posttrain.errors import PostTrainError
-    from lit_posttrain.methods.base import PostTrainingModule, Term
     from lit_posttrain.methods.dpo import DPO
     from lit_posttrain.methods.grpo import GRPO
     from lit_posttrain.methods.kto import KTO
     from lit_posttrain.methods.orpo import ORPO
-    from lit_posttrain.methods.phases import Phases
     from lit_posttrain.methods.ppo import PPO
     from lit_posttrain.methods.reward import RewardModel
     from lit_posttrain.methods.sft import SFT
     from lit_posttrain.methods.simpo import SimPO
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
+    from lit_posttrain.on_policy.options import Phases
     from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
     from lit_posttrain.types import Response, Role, Tree, TreeBatch
 
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 # Imported on first use: `import lit_posttrain` stays quick, and `--help` does not wait for torch.
 _HOMES = {
     "Completion": "rollout.engine",
-    "ConversationData": "data.conversation",
+    "ConversationData": "data.modules.conversation",
     "DPO": "methods.dpo",
     "EngineSpec": "rollout.engine",
     "GRPO": "methods.grpo",
@@ -39,17 +39,17 @@ _HOMES = {
     "ORPO": "methods.orpo",
     "PPO": "methods.ppo",
     "PostTrainError": "errors",
-    "PostTrainingModule": "methods.base",
-    "Phases": "methods.phases",
-    "PreferenceData": "data.preference",
-    "PromptData": "data.prompts",
+    "PostTrainingModule": "core.module",
+    "Phases": "on_policy.options",
+    "PreferenceData": "data.modules.preference",
+    "PromptData": "data.modules.prompts",
     "Response": "types",
     "RewardModel": "methods.reward",
     "Role": "types",
     "SFT": "methods.sft",
     "Sampling": "rollout.engine",
     "SimPO": "methods.simpo",
-    "Term": "methods.base",
+    "Term": "core.module",
     "Tree": "types",
     "TreeBatch": "types",
 }

@@ -2,6 +2,6 @@
 
 import sys
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 sys.exit(main())

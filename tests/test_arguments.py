@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_posttrain.arguments import goes_on_again, resolve_arguments
+from lit_posttrain.cli.arguments import goes_on_again, resolve_arguments
 from lit_posttrain.errors import PostTrainError, buried, likely
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from lit_posttrain.checkpoint_files import write_file
-from lit_posttrain.checkpoint_shards import (
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.checkpoint_files import write_file
+from lit_posttrain.runs.checkpoint_shards import (
     Shards,
     bytes_on_disk,
     new_folder,
@@ -24,7 +25,6 @@ from lit_posttrain.checkpoint_shards import (
     write_shards,
     write_whole,
 )
-from lit_posttrain.errors import PostTrainError
 
 
 def content(step: int) -> dict[str, Any]:

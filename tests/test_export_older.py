@@ -12,8 +12,8 @@ from helpers import tiny
 from helpers.cli import fit
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lit_posttrain.cli import main
-from lit_posttrain.export_older import readable_by_older
+from lit_posttrain.cli.main import main
+from lit_posttrain.inference.export_older import readable_by_older
 
 SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "head_dim": 16}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lit_posttrain.figures import run_figures
+from lit_posttrain.runs.figures import run_figures
 
 
 def test_training_is_a_mean_over_the_last_steps_and_validation_the_last_value(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lit_posttrain import ModelSpec, PostTrainError
-from lit_posttrain.cli import main
-from lit_posttrain.data.sources import find_sources
+from lit_posttrain.cli.main import main
+from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.hub import fetched_adapters, missing_reason
 from lit_posttrain.models.loading import build_policy, load_config
 from lit_posttrain.models.paths import resolve

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

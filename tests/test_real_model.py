@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 from lit_posttrain.models.restore import restore
 
 # logits may differ by so much: float32 sums in another order

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.redaction import comparable, redacted
+from lit_posttrain.runs.redaction import comparable, redacted
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 SECRETS = ("api_key", "apiKey", "openai_api_keys", "hf_token", "AWS_SECRET_ACCESS_KEY", "clientSecret", "db.password")

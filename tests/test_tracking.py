@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from helpers.processes import environment
 
-from lit_posttrain import tracking
-from lit_posttrain.tracking import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, wandb_logger
+from lit_posttrain import loggers as tracking
+from lit_posttrain.loggers import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, wandb_logger
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -169,7 +169,7 @@ def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
 LOSING_ITS_BACKEND = """
 import logging, os, signal, time
 from pathlib import Path
-from lit_posttrain.tracking import WandbOptions, wandb_logger
+from lit_posttrain.loggers import WandbOptions, wandb_logger
 logging.basicConfig(level=logging.WARNING)
 logger = wandb_logger("run", WandbOptions(mode="offline"), "x", {})
 logger.log_metrics({"a": 1.0}, 1)
@@ -235,7 +235,7 @@ def test_without_wandb_or_room_training_goes_on(
 
 
 def test_importing_does_not_import_wandb() -> None:
-    code = "import sys, lit_posttrain.tracking, lit_posttrain.callbacks; sys.exit('wandb' in sys.modules)"
+    code = "import sys, lit_posttrain.loggers, lit_posttrain.callbacks; sys.exit('wandb' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -244,7 +244,7 @@ def test_offline_parts_of_a_run_count_on(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from lit_posttrain.tracking import WandbOptions, keep_run_id, wandb_logger
+from lit_posttrain.loggers import WandbOptions, keep_run_id, wandb_logger
 folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 logger = wandb_logger(folder, WandbOptions(mode="offline"), "x", {})
 keep_run_id(folder, logger.version)

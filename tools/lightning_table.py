@@ -1,19 +1,19 @@
-"""Write docs/lightning.md from the tables in lit_posttrain/supported.py: python tools/lightning_table.py"""
+"""Write docs/lightning.md from the tables in lit_posttrain/core/supported.py: python tools/lightning_table.py"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_posttrain import supported
-from lit_posttrain.supported import Support
-from lit_posttrain.supported_options import OPTIONS
+from lit_posttrain.core import supported
+from lit_posttrain.core.supported import Support
+from lit_posttrain.core.supported_options import OPTIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "lightning.md"
 _INTRODUCTION = """# What works of Lightning
 
-Written by tools/lightning_table.py from lit_posttrain/supported.py; tests/trainer runs every row. A row that is refused
-ends the command before training, with one line that says what the row says.
+Written by tools/lightning_table.py from lit_posttrain/core/supported.py; tests/trainer runs every row. A row that is
+refused ends the command before training, with one line that says what the row says.
 """
 _PARTS: dict[str, Mapping[str, Support]] = {
     "Options of the Trainer": OPTIONS,

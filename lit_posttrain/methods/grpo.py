@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
+from lit_posttrain.core.module import Term
+from lit_posttrain.core.reference import Reference
+from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.experience import num_targets
-from lit_posttrain.methods.on_policy import ENGINE, PHASES, SAMPLING
-from lit_posttrain.methods.phases import Phases
-from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
-from lit_posttrain.methods.reference import Reference
-from lit_posttrain.methods.rollouts import Stats
-from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.on_policy.experience import num_targets
+from lit_posttrain.on_policy.module import ENGINE, PHASES, SAMPLING
+from lit_posttrain.on_policy.options import Phases
+from lit_posttrain.on_policy.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule
+from lit_posttrain.on_policy.rollouts import Stats
 from lit_posttrain.ops.advantages import group_advantages, whiten
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rollout.engine import EngineSpec, Sampling

@@ -14,11 +14,11 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_posttrain.core.module import Term
+from lit_posttrain.core.preference import PreferenceModule
+from lit_posttrain.core.reference import Reference, ReferencedModule
+from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.preference import PreferenceModule
-from lit_posttrain.methods.reference import Reference, ReferencedModule
-from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.precision import sum_dtype
 from lit_posttrain.ops.preferences import kto, response_sums

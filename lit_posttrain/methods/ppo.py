@@ -18,22 +18,22 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_posttrain.core.module import Term
+from lit_posttrain.core.reference import Reference
+from lit_posttrain.core.routing import Balance
+from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.methods.base import Term
-from lit_posttrain.methods.experience import num_targets
-from lit_posttrain.methods.on_policy import ENGINE, SAMPLING
-from lit_posttrain.methods.phases import Phases
-from lit_posttrain.methods.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule, column
-from lit_posttrain.methods.reference import Reference
-from lit_posttrain.methods.rollouts import Stats
-from lit_posttrain.methods.routing import Balance
-from lit_posttrain.methods.schedules import Schedule
 from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.loading import build_policy, build_value_model, load_config
 from lit_posttrain.models.policy import Backbone, Policy, ValueModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
+from lit_posttrain.on_policy.experience import num_targets
+from lit_posttrain.on_policy.module import ENGINE, SAMPLING
+from lit_posttrain.on_policy.options import Phases
+from lit_posttrain.on_policy.policy_gradient import CLIP, Clip, EngineCorrection, PolicyGradientModule, column
+from lit_posttrain.on_policy.rollouts import Stats
 from lit_posttrain.ops import policy_gradient as pg
 from lit_posttrain.ops.advantages import gae, whiten
 from lit_posttrain.ops.kl import k3

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from lit_posttrain.methods.base import PostTrainingModule, Term
-from lit_posttrain.methods.measured import Direction
+from lit_posttrain.core.measured import Direction
+from lit_posttrain.core.module import PostTrainingModule, Term
 from lit_posttrain.ops.losses import negative_log_likelihood
 from lit_posttrain.types import TreeBatch
 

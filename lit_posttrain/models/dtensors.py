@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from lit_posttrain.checkpoint_shards import Shards, mapped, place_of
+from lit_posttrain.runs.checkpoint_shards import Shards, mapped, place_of
 
 
 def gathered(content: Any, keep: bool) -> Any:

@@ -16,9 +16,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 
-from lit_posttrain.checkpoint_shards import Shards
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.dtensors import like, unsharded
+from lit_posttrain.runs.checkpoint_shards import Shards
 
 
 def name_parameters(optimizer: Optimizer, module: nn.Module) -> None:

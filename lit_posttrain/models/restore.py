@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.checkpoint_shards import read_whole
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.builtin_templates import TEMPLATES
@@ -19,6 +18,7 @@ from lit_posttrain.models.policy import Backbone, Policy, Scorer
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import load_weights
+from lit_posttrain.runs.checkpoint_shards import read_whole
 from lit_posttrain.types import RowLayout
 
 

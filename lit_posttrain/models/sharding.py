@@ -20,14 +20,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from lit_posttrain.checkpoint_files import require_space, tensor_bytes
-from lit_posttrain.checkpoint_shards import new_folder, read, write_index, write_shards
+from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.dtensors import gathered, like, taken_apart
 from lit_posttrain.models.optimizer_state import fitted_state
 from lit_posttrain.models.policy import Backbone, Policy
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.trainer_state import from_all_ranks, together
+from lit_posttrain.runs.checkpoint_files import require_space, tensor_bytes
+from lit_posttrain.runs.checkpoint_shards import new_folder, read, write_index, write_shards
 
 AnyModel = TypeVar("AnyModel", bound=Backbone)
 _PATIENCE = timedelta(minutes=30)  # as Lightning has it
@@ -109,7 +109,7 @@ class FSDP2Strategy(ModelParallelStrategy):
                 f"{path}: shards go to a folder of this machine; leave save_distributed_checkpoint out"
             )
         index, shards = taken_apart(checkpoint)
-        target, needed = Path(path), sum(from_all_ranks(tensor_bytes(shards), trainer))
+        target, needed = Path(path), sum(all_gather_object(tensor_bytes(shards), trainer))
 
         def begin() -> tuple[str, str]:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.packing import collate
-from lit_posttrain.data.row import Row
-from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.templates import ConversationTemplate
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from lit_posttrain.rewards.time_limit import TooLong, same_alarm
-from lit_posttrain.signals import RunStopped
+from lit_posttrain.runs.signals import RunStopped
 
 Process = tuple[int, int]  # id, and when it started: ids are used again
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lit_posttrain.signals import give_back, take_over
+from lit_posttrain.runs.signals import give_back, take_over
 
 _AGAIN_S = 1.0  # after which it rings again: a bare `except:` may have caught the first
 

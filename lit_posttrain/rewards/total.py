@@ -22,7 +22,7 @@ from lit_posttrain.errors import PostTrainError, on_all_ranks
 from lit_posttrain.rewards.base import Reward, RewardBatch, Sampled, Scores
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
-from lit_posttrain.signals import Terminated
+from lit_posttrain.runs.signals import Terminated
 from lit_posttrain.types import PromptRecord
 
 log = logging.getLogger(__name__)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_posttrain.data.asked import Asked
-from lit_posttrain.data.audit import FileAudit, Tally
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.messages import as_messages, check_order
-from lit_posttrain.data.row import Row
-from lit_posttrain.data.templates import ConversationTemplate
-from lit_posttrain.data.used_keys import UsedKeys
+from lit_posttrain.data.audit.report import FileAudit, Tally
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.templates import ConversationTemplate
+from lit_posttrain.data.render.used_keys import UsedKeys
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.messages import as_messages, check_order
+from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lit_posttrain.callbacks import AtomicCheckpointIO
-from lit_posttrain.data.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.types import Response, RowLayout, Tree, TreeBatch

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from lit_posttrain.callbacks import AtomicCheckpointIO
-from lit_posttrain.checkpoint_files import tensor_bytes
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.checkpoint_files import tensor_bytes
 
 Usage = namedtuple("Usage", "total used free")
 

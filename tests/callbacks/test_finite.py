@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lit_posttrain.callbacks import FiniteLossGuard
+from lit_posttrain.core.module import Term
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.methods.base import Term
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.types import TreeBatch
 

@@ -16,7 +16,7 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
 from lit_posttrain.callbacks import KLControl, LastCheckpoint, ReferenceSync
-from lit_posttrain.tracking import MetricsCSV
+from lit_posttrain.loggers import MetricsCSV
 
 
 class Seen(pl.Callback):
@@ -259,7 +259,7 @@ def test_a_linear_weight_ends_where_it_should(tiny_model: Path, tmp_path: Path) 
 
 def test_from_the_command_line(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As configs/dpo.yaml says at its top."""
-    from lit_posttrain.cli import main
+    from lit_posttrain.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))

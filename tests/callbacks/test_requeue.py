@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, run_checkpoints
-from lit_posttrain.signals import RunStopped
+from lit_posttrain.runs.signals import RunStopped
 
 ONE_TASK = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 JOB = {**ONE_TASK, "SLURM_NODEID": "0", "SLURM_JOB_ID": "12"}

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lit_posttrain.callbacks import BestCheckpoint, FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
-from lit_posttrain.signals import RunStopped
+from lit_posttrain.runs.signals import RunStopped
 
 
 class CtrlC(pl.Callback):

@@ -14,7 +14,7 @@ from torch import nn
 from lit_posttrain.callbacks import LastCheckpoint, RunPlan
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.run_plan import duration
-from lit_posttrain.data.audit import AuditReport, FileAudit, Tally
+from lit_posttrain.data.audit.report import AuditReport, FileAudit, Tally
 
 
 class Audited(pl.LightningDataModule):

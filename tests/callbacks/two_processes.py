@@ -26,7 +26,7 @@ from lit_posttrain.callbacks import (
     ThroughputMonitor,
     run_checkpoints,
 )
-from lit_posttrain.data.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.models.spec import ModelSpec

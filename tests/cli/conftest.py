@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_posttrain.options import option_tree
+from lit_posttrain.cli.options import option_tree
 
 
 @pytest.fixture

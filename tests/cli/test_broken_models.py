@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
 Change = Callable[[dict[str, Tensor]], Any]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.cli import main
-from lit_posttrain.commands import call
+from lit_posttrain.cli.commands import call
+from lit_posttrain.cli.main import main
 from lit_posttrain.errors import PostTrainError
 
 got: list[dict[str, Any]] = []

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_posttrain.command_line.config_file import read_config
-from lit_posttrain.command_line.reader import CommandLine
+from lit_posttrain.cli.options import option_tree
+from lit_posttrain.cli.parsing.config_file import read_config
+from lit_posttrain.cli.parsing.reader import CommandLine
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.options import option_tree
 
 TREE = option_tree()
 SFT = """model:

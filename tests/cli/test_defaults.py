@@ -12,16 +12,17 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from lit_posttrain import callbacks, options, rewards
-from lit_posttrain.methods.base import PostTrainingModule
-from lit_posttrain.methods.phases import Phases
-from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain import callbacks, rewards
+from lit_posttrain.cli import options
+from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.loggers import MetricsCSV, WandbOptions
 from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.models.sharding import FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
+from lit_posttrain.on_policy.options import Phases
+from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch
 from lit_posttrain.rollout.engine import EngineSpec, Sampling
-from lit_posttrain.tracking import MetricsCSV, WandbOptions
 
 # what has no default, as Python and as text; for all classes alike
 GIVEN: dict[str, tuple[Any, Any]] = {

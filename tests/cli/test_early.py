@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from helpers.processes import environment
 
-from lit_posttrain.options import option_tree
+from lit_posttrain.cli.options import option_tree
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 import sys
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 status = main(sys.argv[1:])
 print(status, *(name for name in ("torch", "transformers", "lightning") if name in sys.modules), file=sys.stderr)
 """
@@ -85,7 +85,7 @@ ckpt_path: null
 """
 CHECKS = """
 import json, sys
-from lit_posttrain.command_line.early import check_run
+from lit_posttrain.cli.parsing.early import check_run
 from lit_posttrain.errors import PostTrainError
 assert check_run(["fit", "--config", "sft.yaml"]) is None
 for command in json.load(sys.stdin):

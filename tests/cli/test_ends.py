@@ -15,8 +15,8 @@ from helpers.cli import fit, one_line
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from lit_posttrain import ModelSpec
-from lit_posttrain.chat import ChatModel
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
+from lit_posttrain.inference.chat import ChatModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.tokenizers import closing_token, load_tokenizer, template_ends
 from lit_posttrain.rollout.hf import HFEngine

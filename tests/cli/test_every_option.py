@@ -11,12 +11,12 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from lit_posttrain.command_line.option_tree import Option, OptionTree, kept_tree
-from lit_posttrain.command_line.reader import CommandLine
-from lit_posttrain.command_line.values import guarded, plain, type_of
-from lit_posttrain.options import option_tree
-from lit_posttrain.supported import CALLBACKS
-from lit_posttrain.training import PostTrainCLI
+from lit_posttrain.cli.options import option_tree
+from lit_posttrain.cli.parsing.option_tree import Option, OptionTree, kept_tree
+from lit_posttrain.cli.parsing.reader import CommandLine
+from lit_posttrain.cli.parsing.values import guarded, plain, type_of
+from lit_posttrain.cli.training import PostTrainCLI
+from lit_posttrain.core.supported import CALLBACKS
 
 # what YAML or Python would take for something else, and what shells and paths make hard
 TEXTS = [

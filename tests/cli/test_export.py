@@ -22,8 +22,9 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from lit_posttrain import ModelSpec, export_proof
-from lit_posttrain.cli import main
+from lit_posttrain import ModelSpec
+from lit_posttrain.cli.main import main
+from lit_posttrain.inference import export_proof
 from lit_posttrain.models.loading import keep_scales, quantization_config
 from lit_posttrain.models.restore import restore
 
@@ -188,9 +189,9 @@ def test_no_export_fails_for_a_figure(
         asked.append(Path("out/adapter_model.safetensors").exists())
         raise MemoryError
 
-    monkeypatch.setattr("lit_posttrain.export.load_adapter", fails)
+    monkeypatch.setattr("lit_posttrain.inference.export.load_adapter", fails)
     if why == "large":
-        monkeypatch.setattr("lit_posttrain.export._QUICK_BYTES", 1000)
+        monkeypatch.setattr("lit_posttrain.inference.export._QUICK_BYTES", 1000)
     capsys.readouterr()
     assert main(["export", "--ckpt", "runs/one", "--out", "out", "--adapter", "true"]) == 0
     assert asked == ([] if why == "large" else [True]), "once the folder is in place"
@@ -225,7 +226,7 @@ def test_a_wrong_folder_is_refused_and_nothing_is_left(
             model.model.layers[1].mlp.up_proj.weight[3] += 0.1
         return model
 
-    monkeypatch.setattr("lit_posttrain.export.load_model", spoilt)
+    monkeypatch.setattr("lit_posttrain.inference.export.load_model", spoilt)
     before = set(Path().iterdir())
     assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 2
     assert "logits differ by" in one_line(capsys)

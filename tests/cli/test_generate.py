@@ -15,8 +15,8 @@ from helpers.cli import fit, one_line
 from helpers.processes import locked_elsewhere
 from helpers.runs import write
 
-from lit_posttrain.chat import ChatModel
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
+from lit_posttrain.inference.chat import ChatModel
 from lit_posttrain.rewards import Repetition
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rollout.text import prompt_ids

@@ -63,7 +63,7 @@ def test_rewards_that_a_signal_has_reached_are_not_trained_on(
     def start(*more: str) -> subprocess.Popen[str]:
         (tmp_path / "rewarding").unlink(missing_ok=True)
         code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        code += "from lit_posttrain.cli import main; sys.exit(main(sys.argv[1:]))"
+        code += "from lit_posttrain.cli.main import main; sys.exit(main(sys.argv[1:]))"
         own = {**environment(), "LIT_POSTTRAIN_CACHE": str(tmp_path / "cache")}
         return subprocess.Popen(
             [sys.executable, "-c", code, *more], cwd=tmp_path, env=own, text=True,

@@ -13,7 +13,7 @@ from helpers import tiny
 from helpers.cli import fit, one_line
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 LORA = ["--model.policy.lora.r", "4", "--trainer.precision", "32-true"]
 PAIRS = [{"prompt": f"what is {i}", "chosen": f"it is {i}", "rejected": "no " * (1 + i % 5)} for i in range(16)]

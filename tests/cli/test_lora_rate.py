@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.cli import fit
 
-from lit_posttrain.training import PostTrainCLI
+from lit_posttrain.cli.training import PostTrainCLI
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

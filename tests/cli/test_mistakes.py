@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.cli import fit, one_line
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 
 @pytest.mark.parametrize(("command", "option"), [("validate", "val"), ("test", "test")])

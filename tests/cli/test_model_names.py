@@ -11,7 +11,7 @@ import torch
 from helpers import tiny
 from helpers.cli import one_line
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 COMMANDS = {
     "generate": ["--prompt", "what is it"],

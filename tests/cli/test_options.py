@@ -13,7 +13,7 @@ import torch
 from helpers.cli import one_line
 from helpers.processes import environment
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -72,7 +72,7 @@ def every_config() -> list[str]:
 
 @pytest.mark.parametrize("name", every_config())
 def test_every_config_is_read_and_opens_with_its_command(name: str, tiny_model: Path, chats: Path) -> None:
-    from lit_posttrain.training import PostTrainCLI
+    from lit_posttrain.cli.training import PostTrainCLI
 
     text = (REPOSITORY / "configs" / name).read_text()
     header = [line for line in text.splitlines() if line.startswith("#")]

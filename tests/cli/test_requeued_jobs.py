@@ -13,7 +13,7 @@ import torch
 from helpers.cli import fit, one_line
 
 from lit_posttrain import SFT
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 
 @pytest.fixture

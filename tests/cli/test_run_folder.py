@@ -21,15 +21,15 @@ from helpers.cli import fit, one_line
 from helpers.processes import environment
 
 from lit_posttrain import SFT, ModelSpec
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
+from lit_posttrain.cli.run_config import with_absolute_paths
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.run_config import with_absolute_paths
-from lit_posttrain.run_folder import RunLock, fresh_name
+from lit_posttrain.runs.folder import RunLock, fresh_name
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from lit_posttrain.run_folder import RunLock
+from lit_posttrain.runs.folder import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.take()
 if os.fork() == 0:
@@ -262,7 +262,7 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     def lockf(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("lit_posttrain.run_folder.fcntl.lockf", lockf)
+    monkeypatch.setattr("lit_posttrain.runs.folder.fcntl.lockf", lockf)
 
 
 @pytest.mark.usefixtures("unlocked")

@@ -13,7 +13,7 @@ import yaml
 from helpers.cli import fit, one_line
 
 from lit_posttrain import SFT, PostTrainError, PostTrainingModule
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 
 def test_fit_leaves_a_run_behind_and_resume_goes_on(
@@ -55,7 +55,7 @@ def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_
 def test_bfloat16_on_a_processor_that_is_slow_in_it_is_warned_of(
     fast: bool, chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lit_posttrain.training.fast_bfloat16_cpu", lambda: fast)
+    monkeypatch.setattr("lit_posttrain.cli.training.fast_bfloat16_cpu", lambda: fast)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert fit(chats, tiny_model, "--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1") == 0
     assert ("slower than float32; 32-true is faster" in caplog.text) != fast

@@ -13,7 +13,7 @@ from helpers import tiny
 from helpers.cli import one_line
 from helpers.runs import write
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.models.policy import Scorer
 from lit_posttrain.models.spec import ModelSpec

@@ -10,7 +10,7 @@ import pytest
 
 PROBE = """
 import os, sys
-from lit_posttrain import cli
+from lit_posttrain.cli import main as cli
 cli.main(["configs"])
 assert "torch" not in sys.modules
 print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))

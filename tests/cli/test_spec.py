@@ -9,7 +9,7 @@ from helpers import tiny
 from helpers.cli import fit, one_line
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 VALUES = {
     "lora.r": ["0", "-4"],

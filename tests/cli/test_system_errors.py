@@ -14,7 +14,7 @@ import pytest
 from helpers.cli import one_line
 from helpers.processes import environment
 
-from lit_posttrain.cli import _of_system, main
+from lit_posttrain.cli.main import _of_system, main
 
 LONG = "long" * 100
 SFT = ["--config", "sft.yaml", "--data.path", "chats.jsonl", "--model.policy.path", "TINY"]

@@ -10,8 +10,8 @@ from helpers import tiny
 from helpers.cli import fit, one_line
 from transformers import AutoTokenizer
 
-from lit_posttrain.chat import ChatModel
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
+from lit_posttrain.inference.chat import ChatModel
 from lit_posttrain.rollout.text import prompt_ids
 
 # like Qwen3.5: the prompt opens a thought, or closes an empty one

@@ -17,7 +17,7 @@ from helpers.runs import write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_posttrain.callbacks.predictions import PredictionWriter
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 from lit_posttrain.models.restore import restore
 
 

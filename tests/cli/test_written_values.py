@@ -10,10 +10,10 @@ import pytest
 import yaml
 from helpers.cli import fit, one_line
 
-from lit_posttrain.cli import main
-from lit_posttrain.command_line.values import as_yaml
+from lit_posttrain.cli.main import main
+from lit_posttrain.cli.parsing.values import as_yaml
+from lit_posttrain.cli.training import PostTrainCLI
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.training import PostTrainCLI
 
 ONE = {
     "callbacks": ("SampleLogger", {"prompts": ["hi"], "max_new_tokens": 2}, "samples.jsonl"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.processes import locked_elsewhere
 
-from lit_posttrain.commands.part import Part
+from lit_posttrain.cli.commands.part import Part
 from lit_posttrain.errors import PostTrainError
 
 

@@ -10,9 +10,9 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain import PromptData
-from lit_posttrain.data.asked import asked, continued, read_prompts, refuse_names
-from lit_posttrain.data.beside import SYSTEM_COLUMNS, TOOL_COLUMNS
-from lit_posttrain.data.kinds import CONVERSATION, PROMPT
+from lit_posttrain.data.modules.asked import asked, continued, read_prompts, refuse_names
+from lit_posttrain.data.rows.beside import SYSTEM_COLUMNS, TOOL_COLUMNS
+from lit_posttrain.data.rows.kinds import CONVERSATION, PROMPT
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.types import PromptRecord

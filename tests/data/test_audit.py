@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from lit_posttrain.data.audit import AuditReport, FileAudit
-from lit_posttrain.data.compared import Compared, ResponseColumns, compared
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.data.audit.compared import Compared, ResponseColumns, compared
+from lit_posttrain.data.audit.report import AuditReport, FileAudit
+from lit_posttrain.data.store.build import TokenizeOptions, build_store
 from lit_posttrain.types import Role
 
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data import show
-from lit_posttrain.data.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.comparison import Comparison
-from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats import Columns, recognise
-from lit_posttrain.data.loader import StepLoader
-from lit_posttrain.data.preference import PreferenceData, PreferenceOptions
-from lit_posttrain.data.prompts import prompt_reader
-from lit_posttrain.data.row import Row
-from lit_posttrain.data.sources import Record
-from lit_posttrain.data.tokenize import build_store
-from lit_posttrain.data.turns import JSON_TEXT, MESSAGES_AS_TEXT, TRANSCRIPT
+from lit_posttrain.data.audit import show
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.comparison import Comparison
+from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats.conversations import Columns, recognise
+from lit_posttrain.data.modules.preference import PreferenceData, PreferenceOptions
+from lit_posttrain.data.modules.prompts import prompt_reader
+from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.turns import JSON_TEXT, MESSAGES_AS_TEXT, TRANSCRIPT
+from lit_posttrain.data.store.build import build_store
+from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Role
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from helpers import tiny
 
-from lit_posttrain.data.preference import PreferenceOptions
-from lit_posttrain.data.prompts import PromptOptions
-from lit_posttrain.data.sources import Record
-from lit_posttrain.data.tokenize import TokenizeOptions
-from lit_posttrain.data.trees import CONTINUED, TreeMaker
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.modules.preference import PreferenceOptions
+from lit_posttrain.data.modules.prompts import PromptOptions
+from lit_posttrain.data.render.trees import CONTINUED, TreeMaker
+from lit_posttrain.data.store.build import TokenizeOptions
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.types import PromptRecord
 

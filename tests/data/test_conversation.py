@@ -10,8 +10,8 @@ import pytest
 from helpers import tiny
 from helpers.runs import Counting, pairs, trainer, write
 
-from lit_posttrain.data.conversation import ConversationData
-from lit_posttrain.data.formats import Columns
+from lit_posttrain.data.formats.conversations import Columns
+from lit_posttrain.data.modules.conversation import ConversationData
 from lit_posttrain.errors import PostTrainError
 
 

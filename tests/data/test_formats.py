@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.beside import MEDIA_COLUMNS
-from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.formats import Columns, recognise
-from lit_posttrain.data.kinds import ANSWERS, CONVERSATION, PROMPT
-from lit_posttrain.data.marks import ROW_MARKS
-from lit_posttrain.data.messages import REASONING
-from lit_posttrain.data.preference import ComparisonReader
-from lit_posttrain.data.prompts import PromptColumns, prompt_reader
-from lit_posttrain.data.row import Row
-from lit_posttrain.data.sources import Record
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats.conversations import Columns, recognise
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.modules.preference import ComparisonReader
+from lit_posttrain.data.modules.prompts import PromptColumns, prompt_reader
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.beside import MEDIA_COLUMNS
+from lit_posttrain.data.rows.kinds import ANSWERS, CONVERSATION, PROMPT
+from lit_posttrain.data.rows.marks import ROW_MARKS
+from lit_posttrain.data.rows.messages import REASONING
+from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 
 ASKED = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

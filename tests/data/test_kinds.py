@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.data.comparisons import recognise_comparison
-from lit_posttrain.data.formats import recognise
-from lit_posttrain.data.prompts import prompt_reader
-from lit_posttrain.data.sources import Record, read_records
+from lit_posttrain.data.files.sources import Record, read_records
+from lit_posttrain.data.formats.comparisons import recognise_comparison
+from lit_posttrain.data.formats.conversations import recognise
+from lit_posttrain.data.modules.prompts import prompt_reader
 from lit_posttrain.errors import PostTrainError
 
 ASKED = [{"role": "user", "content": "Q"}]

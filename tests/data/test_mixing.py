@@ -13,12 +13,12 @@ from cases import ListStore, conversations, feedback_files
 from helpers import tiny
 from helpers.runs import Counting, pairs, trainer, write
 
-from lit_posttrain.data.audit import AuditReport
-from lit_posttrain.data.conversation import ConversationData
-from lit_posttrain.data.loader import StepLoader
-from lit_posttrain.data.mismatch import Mismatched
-from lit_posttrain.data.mixing import Mix
-from lit_posttrain.data.preference import PreferenceData
+from lit_posttrain.data.audit.report import AuditReport
+from lit_posttrain.data.modules.conversation import ConversationData
+from lit_posttrain.data.modules.preference import PreferenceData
+from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.mismatch import Mismatched
+from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.errors import PostTrainError
 
 SIZES = (40, 100, 9, 30)

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from helpers import tiny
 
-from lit_posttrain.data import beside
-from lit_posttrain.data.audit import FileAudit
-from lit_posttrain.data.bad_rows import Misread
-from lit_posttrain.data.kinds import ANSWERS, COMPARED, CONVERSATION, INPUT, PROMPT
-from lit_posttrain.data.marks import MESSAGE_MARKS, ROW_MARKS
-from lit_posttrain.data.messages import JOINED, REASONING
-from lit_posttrain.data.preference import PreferenceOptions
-from lit_posttrain.data.prompts import PromptOptions
-from lit_posttrain.data.sources import Record
-from lit_posttrain.data.tokenize import TokenizeOptions
-from lit_posttrain.data.trees import TreeMaker
+from lit_posttrain.data.audit.report import FileAudit
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.modules.preference import PreferenceOptions
+from lit_posttrain.data.modules.prompts import PromptOptions
+from lit_posttrain.data.render.trees import TreeMaker
+from lit_posttrain.data.rows import beside
+from lit_posttrain.data.rows.bad_rows import Misread
+from lit_posttrain.data.rows.kinds import ANSWERS, COMPARED, CONVERSATION, INPUT, PROMPT
+from lit_posttrain.data.rows.marks import MESSAGE_MARKS, ROW_MARKS
+from lit_posttrain.data.rows.messages import JOINED, REASONING
+from lit_posttrain.data.store.build import TokenizeOptions
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.template_variables import SWITCHES
 from lit_posttrain.types import PromptRecord, Tree

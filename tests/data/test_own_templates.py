@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from helpers import tiny
 
-from lit_posttrain.data.audit import AuditReport
-from lit_posttrain.data.prompts import PromptOptions
-from lit_posttrain.data.store import TreeStore
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.data.audit.report import AuditReport
+from lit_posttrain.data.modules.prompts import PromptOptions
+from lit_posttrain.data.store.build import TokenizeOptions, build_store
+from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer, template_ends

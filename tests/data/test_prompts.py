@@ -10,14 +10,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain import PostTrainError, PromptData
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats import recognise
-from lit_posttrain.data.kinds import COMPARED, RIGHT
-from lit_posttrain.data.marks import MESSAGE_MARKS, ROW_MARKS
-from lit_posttrain.data.prompts import PromptColumns, prompt_reader
-from lit_posttrain.data.row import Row
-from lit_posttrain.data.sources import Record
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats.conversations import recognise
+from lit_posttrain.data.modules.prompts import PromptColumns, prompt_reader
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.kinds import COMPARED, RIGHT
+from lit_posttrain.data.rows.marks import MESSAGE_MARKS, ROW_MARKS
+from lit_posttrain.data.rows.row import Row
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.types import PromptRecord
 

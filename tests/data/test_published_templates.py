@@ -12,10 +12,10 @@ from helpers.published import fitting_tokenizer, made_of, outcome, outcomes, pub
 from helpers.shapes import SHAPES
 from helpers.talks import TALKS, Talk
 
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.templates import ConversationTemplate
+from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.types import Tree
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.sources import read_records
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.data.files.sources import read_records
+from lit_posttrain.data.store.build import TokenizeOptions, build_store
 
 
 @pytest.mark.parametrize(

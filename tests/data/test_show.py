@@ -9,10 +9,10 @@ import pytest
 from helpers import tiny
 from helpers.cli import one_line
 
-from lit_posttrain.cli import main
-from lit_posttrain.data.preference import PreferenceOptions
-from lit_posttrain.data.show import shown
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.cli.main import main
+from lit_posttrain.data.audit.show import shown
+from lit_posttrain.data.modules.preference import PreferenceOptions
+from lit_posttrain.data.store.build import TokenizeOptions, build_store
 
 TALK = [
     {"role": "user", "content": "the colour"},

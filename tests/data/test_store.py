@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_posttrain.data.store import TreeStore, TreeStoreWriter
+from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Role, Tree
 

@@ -12,18 +12,18 @@ from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from lit_posttrain.data.audit import AuditReport
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.clock import at_one_moment
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.preference import PreferenceOptions
-from lit_posttrain.data.prompts import PromptOptions
-from lit_posttrain.data.store import TreeStore
-from lit_posttrain.data.templates import ConversationTemplate
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store
+from lit_posttrain.data.audit.report import AuditReport
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.modules.preference import PreferenceOptions
+from lit_posttrain.data.modules.prompts import PromptOptions
+from lit_posttrain.data.render.clock import at_one_moment
+from lit_posttrain.data.render.templates import ConversationTemplate
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.store.build import TokenizeOptions, build_store
+from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.inference.score import ScoreOptions
 from lit_posttrain.rollout.text import prompt_ids
-from lit_posttrain.scoring import ScoreOptions
 from lit_posttrain.template_variables import RESERVED
 
 ASK, MORE = {"role": "user", "content": "the colour"}, {"role": "user", "content": "and the dog"}

@@ -9,10 +9,10 @@ import pytest
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.templates import ConversationTemplate, TrainOn
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.templates import ConversationTemplate, TrainOn
+from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.text import prompt_ids
 from lit_posttrain.types import Tree

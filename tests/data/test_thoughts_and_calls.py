@@ -9,9 +9,9 @@ import pytest
 from data.test_template_kinds import ASK, HEAD, LAST, MORE, OPENS, SAY, build, given, tokenizer, trained
 from helpers import tiny
 
-from lit_posttrain.data.preference import PreferenceOptions
-from lit_posttrain.data.prompts import PromptOptions
-from lit_posttrain.data.tokenize import TokenizeOptions
+from lit_posttrain.data.modules.preference import PreferenceOptions
+from lit_posttrain.data.modules.prompts import PromptOptions
+from lit_posttrain.data.store.build import TokenizeOptions
 from lit_posttrain.errors import PostTrainError
 
 LAST_ONLY = TokenizeOptions(train_on="last")

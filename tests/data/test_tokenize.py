@@ -14,13 +14,13 @@ import pytest
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data import tokenize
-from lit_posttrain.data.audit import AuditReport
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.overlong import NOTHING_LEFT, PROMPT_TOO_LONG, TOO_LONG, fit
-from lit_posttrain.data.store import TreeStore
-from lit_posttrain.data.tokenize import TokenizeOptions, build_store, held_out
-from lit_posttrain.data.trees import row_hash
+from lit_posttrain.data.audit.report import AuditReport
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.overlong import NOTHING_LEFT, PROMPT_TOO_LONG, TOO_LONG, fit
+from lit_posttrain.data.render.trees import row_hash
+from lit_posttrain.data.store import build as tokenize
+from lit_posttrain.data.store.build import TokenizeOptions, build_store, held_out
+from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Tree
 

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.bad_rows import Misread
-from lit_posttrain.data.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats import recognise
-from lit_posttrain.data.kinds import JUDGED
-from lit_posttrain.data.preference import PreferenceData
-from lit_posttrain.data.prompts import prompt_reader
-from lit_posttrain.data.row import Row
-from lit_posttrain.data.sources import Record
-from lit_posttrain.data.votes import Votes
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats.conversations import recognise
+from lit_posttrain.data.modules.preference import PreferenceData
+from lit_posttrain.data.modules.prompts import prompt_reader
+from lit_posttrain.data.rows.bad_rows import Misread
+from lit_posttrain.data.rows.kinds import JUDGED
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.votes import Votes
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Role
 

@@ -10,9 +10,9 @@ from helpers.published import fitting_tokenizer, made_of, published
 from helpers.shapes import SHAPES as FAMILIES
 from helpers.talks import Message, Talk
 
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.templates import ConversationTemplate
+from lit_posttrain.data.rows.bad_rows import BadRow
 
 TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in published()} | FAMILIES
 # nothing in any template; the rest stand in tags, in the names of speakers, or in what templates say by themselves

@@ -17,11 +17,11 @@ from transformers import LlamaForSequenceClassification
 
 from lit_posttrain import LoRASpec, ModelSpec
 from lit_posttrain.callbacks import FiniteLossGuard, ThroughputMonitor
-from lit_posttrain.chat import ChatModel
+from lit_posttrain.inference.chat import ChatModel
+from lit_posttrain.inference.score import ResponseScorer
 from lit_posttrain.rewards import RewardModelScore
 from lit_posttrain.rewards.base import RewardBatch
 from lit_posttrain.rollout.engine import Sampling
-from lit_posttrain.scoring import ResponseScorer
 
 
 def test_the_pretence_tells_devices_apart() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 
 def fit(chats: Path, model: Path, *extra: str) -> int:

@@ -19,10 +19,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from helpers import tiny
 from helpers.talks import TALKS, Message, Talk
-from lit_posttrain.data.bad_rows import BadRow
-from lit_posttrain.data.example import Example
-from lit_posttrain.data.masks import TokenMask
-from lit_posttrain.data.templates import ConversationTemplate
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.templates import ConversationTemplate
+from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.types import Tree
 
 _CONTROL = re.compile(

@@ -26,7 +26,7 @@ from lit_posttrain import (
     SimPO,
 )
 from lit_posttrain.callbacks import LastCheckpoint
-from lit_posttrain.data.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 
 ROWS, BATCH, ACCUMULATE = 24, 8, 2
 

@@ -14,9 +14,9 @@ from cases import ListStore, comparisons
 from helpers.runs import quiet_trainer, write
 
 from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Role, Tree
-from lit_posttrain.data.loader import EvalLoader, StepLoader
-from lit_posttrain.data.mismatch import Mismatched
-from lit_posttrain.data.packing import collate
+from lit_posttrain.data.store.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.mismatch import Mismatched
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.types import RowLayout
 
 

@@ -31,8 +31,8 @@ from lit_posttrain import (
     rewards,
 )
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
-from lit_posttrain.methods.experience import Experience, PromptStream, num_targets, split_trees
-from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain.on_policy.experience import Experience, PromptStream, num_targets, split_trees
+from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import (
     ExactMatch,
     FunctionReward,

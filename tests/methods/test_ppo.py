@@ -12,12 +12,12 @@ import torch
 from helpers import tiny
 
 from lit_posttrain import PPO, LoRASpec, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
-from lit_posttrain.data.loader import step_counts
-from lit_posttrain.data.memory import MemoryTrees
-from lit_posttrain.data.packing import collate
-from lit_posttrain.methods.policy_gradient import Clip
+from lit_posttrain.data.store.loader import step_counts
+from lit_posttrain.data.store.memory import MemoryTrees
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import Regex
 from lit_posttrain.types import RowLayout
 

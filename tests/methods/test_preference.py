@@ -14,8 +14,8 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Role, Tree, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
-from lit_posttrain.data.loader import StepLoader
-from lit_posttrain.data.packing import collate
+from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.types import RowLayout
 
 STEPS = 10

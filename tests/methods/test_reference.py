@@ -16,8 +16,8 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData, Sampling
 from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync
-from lit_posttrain.methods import caching
-from lit_posttrain.methods.reference import ReferencedModule
+from lit_posttrain.core import reference_cache as caching
+from lit_posttrain.core.reference import ReferencedModule
 from lit_posttrain.rewards import Repetition
 
 STEPS = 10

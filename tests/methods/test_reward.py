@@ -14,9 +14,9 @@ from cases import rankings
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_posttrain import ModelSpec, PostTrainError, PreferenceData, Response, RewardModel, Role, Tree
-from lit_posttrain.cli import main
-from lit_posttrain.data.packing import collate
-from lit_posttrain.methods.preference import Pairs
+from lit_posttrain.cli.main import main
+from lit_posttrain.core.preference import Pairs
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.ops.calibration import reliability_sums
 from lit_posttrain.types import RowLayout

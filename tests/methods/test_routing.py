@@ -18,7 +18,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from lit_posttrain import SFT, LoRASpec, ModelSpec, PostTrainError, PostTrainingModule
 from lit_posttrain.callbacks import LastCheckpoint
-from lit_posttrain.data.packing import collate
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.methods.ppo import PPO, Critic
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import build_policy

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from lit_posttrain.methods.schedules import Schedule, scheduler_of
+from lit_posttrain.core.schedules import Schedule, scheduler_of
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 10), (3, 10), (10, 10), (1, 1)])

@@ -25,9 +25,9 @@ from lit_posttrain import (
     Tree,
     TreeBatch,
 )
-from lit_posttrain.data.loader import step_counts
-from lit_posttrain.data.packing import collate
-from lit_posttrain.data.store import TreeStoreWriter
+from lit_posttrain.data.store.loader import step_counts
+from lit_posttrain.data.store.packing import collate
+from lit_posttrain.data.store.store import TreeStoreWriter
 from lit_posttrain.types import RowLayout
 
 RELATIVE = 1e-4

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from lit_posttrain.data.packing import collate
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.models.architectures import PROVEN, attention_implementation, layout_of
 from lit_posttrain.models.loading import build_policy, load_config
 from lit_posttrain.models.policy import Policy

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lit_posttrain.data.packing import collate
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.models import attention
 from lit_posttrain.ops.attention import tree_mask
 from lit_posttrain.types import Response, RowLayout, Tree, TreeBatch

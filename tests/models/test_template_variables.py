@@ -11,9 +11,9 @@ from helpers import tiny
 from helpers.published import published
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from lit_posttrain.data.beside import Beside
-from lit_posttrain.data.rendering import Conversation, Renderer
-from lit_posttrain.data.row import Row
+from lit_posttrain.data.render.rendering import Conversation, Renderer
+from lit_posttrain.data.rows.beside import Beside
+from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer

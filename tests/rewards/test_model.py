@@ -13,11 +13,11 @@ from helpers.runs import quiet_trainer
 from rewards.test_rules import batch
 
 from lit_posttrain import GRPO, ModelSpec, PromptData, Sampling
-from lit_posttrain.data.asked import read_prompts
+from lit_posttrain.data.modules.asked import read_prompts
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.inference.score import ResponseScorer
 from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.rewards import LengthPenalty, RewardBatch, RewardModelScore, RewardSum
-from lit_posttrain.scoring import ResponseScorer
 
 SAID = ["a fox", "", "seven wizards brew strong potions", "no", "a lazy dog"]
 ASKED = ["what is it", "what is it", "who are they", "what is it", "who are they"]

@@ -9,12 +9,12 @@ import pytest
 from helpers import tiny
 from helpers.published import published, published_tokenizer
 
-from lit_posttrain.best_of import _row
-from lit_posttrain.chat import Answer
-from lit_posttrain.commands.answers import row_of
-from lit_posttrain.data.asked import asked
-from lit_posttrain.data.comparisons import recognise_comparison
-from lit_posttrain.data.sources import Record
+from lit_posttrain.cli.commands.answers import row_of
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.comparisons import recognise_comparison
+from lit_posttrain.data.modules.asked import asked
+from lit_posttrain.inference.best_of import _row
+from lit_posttrain.inference.chat import Answer
 from lit_posttrain.rollout.engine import Completion
 from lit_posttrain.rollout.said import Said, SaidBy
 from lit_posttrain.rollout.text import prompt_ids

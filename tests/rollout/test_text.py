@@ -9,11 +9,11 @@ import pytest
 from helpers import tiny
 from helpers.published import published, published_tokenizer
 
-from lit_posttrain.best_of import _row
-from lit_posttrain.chat import Answer
-from lit_posttrain.data.asked import Asked
+from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.methods.rollouts import judged
+from lit_posttrain.inference.best_of import _row
+from lit_posttrain.inference.chat import Answer
+from lit_posttrain.on_policy.rollouts import judged
 from lit_posttrain.rewards import FunctionReward
 from lit_posttrain.rewards.total import RewardSum
 from lit_posttrain.rollout.engine import Completion

@@ -223,7 +223,7 @@ def _alive(process: int) -> bool:
 def test_a_config_trains_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from csv import DictReader
 
-    from lit_posttrain.cli import main
+    from lit_posttrain.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LIT_POSTTRAIN_RUN", raising=False)

@@ -19,7 +19,7 @@ from helpers.runs import quiet_trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, KLControl, LastCheckpoint, run_checkpoints
-from lit_posttrain.tracking import MetricsCSV
+from lit_posttrain.loggers import MetricsCSV
 
 ACCUMULATE = 2
 EXITS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "exception", "sys.exit", "out of memory", "max_time")

@@ -23,7 +23,7 @@ from cases import METHODS, build
 from helpers import tiny
 from helpers.runs import quiet_trainer
 
-from lit_posttrain.tracking import MetricsCSV
+from lit_posttrain.loggers import MetricsCSV
 
 FOLDER = Path(__file__).with_name("golden")
 STEPS, LEARNING_RATE = 50, 1e-3  # so high that one step that is another one changes all that follow

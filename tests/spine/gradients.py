@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import Completion, Sampling, Tree
-from lit_posttrain.data.loader import StepLoader
-from lit_posttrain.data.mismatch import Mismatched
-from lit_posttrain.methods.on_policy import OnPolicyModule
+from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.models.sharding import FSDP2Strategy
+from lit_posttrain.on_policy.module import OnPolicyModule
 
 CLIP = 0.005
 DTYPES = ("float64", "float32")

@@ -17,7 +17,7 @@ from cases import METHODS, build
 from helpers.runs import quiet_trainer
 
 from lit_posttrain.callbacks import KLControl, LastCheckpoint
-from lit_posttrain.tracking import MetricsCSV
+from lit_posttrain.loggers import MetricsCSV
 
 PHASES, ACCUMULATE = 4, 2
 MOMENTS = ("sampled", "scored", "within a step", "between minibatches", "end of a phase")

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import SFT, ModelSpec
-from lit_posttrain.data.loader import StepLoader
+from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.models.sharding import FSDP2Strategy
 
 

@@ -19,7 +19,7 @@ import lightning.pytorch as pl
 import torch
 from command_lines import SAVED_EVERY
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 from lit_posttrain.errors import PostTrainError
 
 

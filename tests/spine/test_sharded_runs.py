@@ -23,7 +23,7 @@ from helpers import tiny
 from helpers.processes import environment, run_script
 from safetensors.torch import load_file
 
-from lit_posttrain.checkpoint_shards import read_whole
+from lit_posttrain.runs.checkpoint_shards import read_whole
 
 HERE = Path(__file__).parent
 ROUNDING, SAMPLED = 1e-12, 1e-6  # of states; what is kept of a phase's responses is in single precision

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.trainer import ROOT
 
-from lit_posttrain.cli import main
+from lit_posttrain.cli.main import main
 
 Fit = Callable[..., int]
 

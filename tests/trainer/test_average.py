@@ -15,8 +15,8 @@ from helpers.trainer import weights
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.core.trainer_checks import _check_average
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.trainer_checks import _check_average
 
 
 class Weights(pl.Callback):

@@ -12,8 +12,8 @@ from helpers import told
 from helpers.cli import one_line
 from helpers.trainer import checkpoint, metrics, same, weights
 
-from lit_posttrain.cli import main
-from lit_posttrain.supported import CALLBACKS
+from lit_posttrain.cli.main import main
+from lit_posttrain.core.supported import CALLBACKS
 
 Fit = Callable[..., int]
 WORKS = sorted(name for name, support in CALLBACKS.items() if support.works)

@@ -12,7 +12,7 @@ import torch
 from helpers.cli import one_line
 from helpers.trainer import checkpoint, metrics, same, weights
 
-from lit_posttrain import supported
+from lit_posttrain.core import supported
 
 Fit = Callable[..., int]
 Says = Callable[[], str]

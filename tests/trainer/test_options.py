@@ -10,7 +10,7 @@ import torch
 from helpers.cli import one_line
 from helpers.trainer import checkpoint, metrics, same, weights
 
-from lit_posttrain.supported_options import OPTIONS
+from lit_posttrain.core.supported_options import OPTIONS
 
 Fit = Callable[..., int]
 

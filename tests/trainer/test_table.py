@@ -21,9 +21,9 @@ from lightning.pytorch.plugins.layer_sync import LayerSync
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.tuner import Tuner
 
-from lit_posttrain import supported
-from lit_posttrain.supported import Support
-from lit_posttrain.supported_options import OPTIONS
+from lit_posttrain.core import supported
+from lit_posttrain.core.supported import Support
+from lit_posttrain.core.supported_options import OPTIONS
 
 
 def classes(package: ModuleType, *bases: type) -> set[str]:

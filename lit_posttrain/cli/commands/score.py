@@ -1,0 +1,111 @@
+"""`lit-posttrain score`: what a reward model thinks of the responses of a file, as JSON lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from lit_posttrain.cli.commands import call
+from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
+from lit_posttrain.cli.parsing.early import check_data, check_model
+from lit_posttrain.data.files.sources import Record, find_sources, read_records
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.signals import terminable
+
+if TYPE_CHECKING:
+    from lit_posttrain.cli.commands.part import Part
+
+
+def score(
+    model: str,
+    data: str,
+    out: str | None = None,
+    batch_size: int = 16,
+    columns: Any = None,
+    system: str | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> int:
+    """Score the responses of a file with a reward model; every row comes back with `scores`, in its responses' order.
+
+    Args:
+        model: A reward model: a folder that export wrote, a hub name, a run's folder or a .ckpt file.
+        data: Rows to score: chosen/rejected, a prompt with a list of responses (as generate writes them), two
+            responses to compare, prompt and completion, or messages (scored at the last turn). Files as for fit.
+        out: File for the scores. Default: the console. Until all are there they are kept in OUT.part, and the same
+            command goes on from it.
+        batch_size: How many rows are scored together.
+        columns: Names of the columns, where they are not recognised; as in --data.columns of fit, without labels.
+        system: System prompt put before prompts that bring none; the one that the model was trained with.
+        precision: float32 gives the scores of plain transformers; bfloat16 is faster, and differs in the third digit.
+        overwrite: Replace an existing file, and scores in OUT.part that other options gave.
+        trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
+    """
+    if batch_size < 1:
+        raise PostTrainError(f"--batch_size is {batch_size}; it must be at least 1")
+    refuse_existing(out, overwrite)
+    check_model(model)
+    check_data([data])
+    # after what is refused without them: they load torch
+    from lit_posttrain.cli.commands.part import Part, model_state
+    from lit_posttrain.data.audit.table import read_as
+    from lit_posttrain.inference.score import ResponseScorer
+    from lit_posttrain.runtime import quiet_libraries, tune_allocator
+
+    prepare(out, overwrite)
+    quiet_libraries()
+    tune_allocator()
+    for record in read_records(data):
+        if "scores" in record.data:
+            where = f"{record.file}:{record.line}"
+            raise PostTrainError(f"{where}: has a column `scores` already, which would be lost; rename it")
+    scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16", columns)
+    store, audit = scorer.read(data)
+    for file in audit.files:
+        for line in [*read_as(file), *file.changed_by_template()]:
+            print(line, file=sys.stderr)
+    made_by = {
+        "model": model_state(model, trust_remote_code),
+        "data": [source.digest() for source in find_sources(data)],
+        "reading": [columns and asdict(columns), system, precision],
+    }
+    total = sum(file.rows for file in audit.files)
+    part = Part(out, total, "row", "scored", made_by, overwrite)
+    rows = _rows(scorer.scored(data, store, tuple(part.known)), part, batch_size)
+    with terminable(), part.until_written(), closing(rows):
+        write(rows, out)
+    if none := total - len(store):
+        print(f"{none} of {total} rows have no score (scores is null), see above", file=sys.stderr)
+    return 0
+
+
+def _rows(
+    scored: Iterator[tuple[Record, list[float] | None]], part: Part, batch_size: int
+) -> Generator[dict[str, Any], None, None]:
+    """Rows with their scores, which are kept a batch at a time."""
+    known, fresh = len(part.known), []
+    try:
+        for number, (record, scores) in enumerate(scored):
+            if number >= known:
+                fresh.append(scores)
+            if len(fresh) == batch_size:
+                part.keep(fresh)
+                fresh = []
+            yield {**record.data, "scores": scores}
+    finally:
+        part.keep(fresh)
+
+
+def _columns() -> Any:
+    from lit_posttrain.data.formats.comparisons import PreferenceColumns
+
+    return PreferenceColumns | None
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    return call(score, args, {"columns": _columns})

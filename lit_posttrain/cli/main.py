@@ -1,0 +1,169 @@
+"""The `lit-posttrain` command.
+
+`fit`, `validate`, `test` and `predict` are LightningCLI (cli/training.py); the other subcommands are plain functions in
+cli/commands. This file only finds the right one, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from lit_posttrain import __version__
+from lit_posttrain.cli.parsing.early import check_run
+from lit_posttrain.cli.parsing.paths import at_home
+from lit_posttrain.errors import PostTrainError, buried, close_name
+from lit_posttrain.runtime import share_cores
+
+TRAINER_COMMANDS = {
+    "fit": "Train: lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl",
+    "validate": "Compute the metrics of a checkpoint on the validation data.",
+    "test": "Compute the metrics of a checkpoint on the test data.",
+    "predict": "Write the log-probability of every response of a file; of a reward model its score.",
+}
+OTHER_COMMANDS = {
+    "audit": "Read, tokenise and report on the data of a config, without training.",
+    "export": "Turn a checkpoint into a Hugging Face folder.",
+    "generate": "Answer prompts from a file or the command line, as JSON lines.",
+    "score": "Score the responses of a file with a reward model, as JSON lines.",
+    "chat": "Talk to a model folder or a checkpoint in the terminal.",
+    "configs": "List the ready-made configs, or copy one to edit.",
+}
+# the page of a command says what the last two, which jsonargparse makes, would say
+HELP = ("-h", "--help", "--data.columns.help", "--model.policy.lora.help")
+# what the system says of connections and of what a program does wrong, in whatever class a library puts it
+_OF_ONES_OWN_CODE = frozenset(
+    {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.EPIPE}
+    | {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+    | {errno.EAFNOSUPPORT, errno.ENOTSOCK, errno.EBADF, errno.EINVAL, errno.ECHILD, errno.ESRCH}
+)
+_REMEDIES = {
+    "free some, or write to another disk": (errno.ENOSPC, errno.EDQUOT),
+    "allow more of them (ulimit -n)": (errno.EMFILE, errno.ENFILE),
+    "free some memory, or allow more processes (ulimit -u)": (errno.ENOMEM, errno.EAGAIN),
+}
+_ERROR_EXIT, _INTERRUPT_EXIT, _BROKEN_PIPE_EXIT = 2, 130, 141
+
+
+def usage() -> str:
+    """The overview that `--help` prints."""
+    width = max(len(name) for name in (*TRAINER_COMMANDS, *OTHER_COMMANDS))
+    lines = ["usage: lit-posttrain COMMAND [OPTIONS]", "", "Post-training of language models.", "", "commands:"]
+    lines += [f"  {name:<{width}}  {text}" for name, text in (TRAINER_COMMANDS | OTHER_COMMANDS).items()]
+    lines += [
+        "",
+        "options:",
+        "  --traceback  Show where in the code an error came from.",
+        "  --version    Show the version.",
+        "",
+        "`lit-posttrain COMMAND --help` explains every option of a command.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit status: 0 done, 2 a mistake in input or setup, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in args or os.environ.get("LIT_POSTTRAIN_TRACEBACK") == "1"
+    args = [_at_home(word) for word in args if word != "--traceback"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        print(f"lit-posttrain {__version__}")
+        return 0
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for rewards and callbacks of one's own; behind all else, and shadowing nothing
+    share_cores()
+    try:
+        asks_help = bool(set(HELP) & set(args))
+        if args[0] in (*TRAINER_COMMANDS, "audit") and not asks_help:
+            check_run(args)
+        status = _command(args[0], asks_help)(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return _BROKEN_PIPE_EXIT
+    except Exception as failure:
+        problem = buried(failure) or _of_system(failure)
+        if problem is None:
+            raise
+        _give_up_a_full_output()
+        if show_traceback:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        return _ERROR_EXIT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPT_EXIT
+
+
+def _at_home(word: str) -> str:
+    """`--out=~/x` as `--out ~/x`, where shells put the home folder themselves."""
+    option, _, value = word.partition("=")
+    return f"{option}={at_home(value)}" if word.startswith("--") and value else word
+
+
+def _give_up_a_full_output() -> None:
+    """Let nothing wait for a standard output that cannot be written, such as a file on a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_system(failure: Exception) -> PostTrainError | None:
+    """What the system refused, such as a file that cannot be read, a full disk, or one more process; None for other
+    errors, such as of a connection that code of one's own makes, or of a file that it has closed."""
+    if not isinstance(failure, OSError) or failure.strerror is None:
+        return None
+    if failure.filename is None and (failure.errno in _OF_ONES_OWN_CODE or _of_a_connection(failure)):
+        return None
+    name = str(failure.filename or failure.filename2 or "")
+    place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""
+    remedy = next((f"; {told}" for told, numbers in _REMEDIES.items() if failure.errno in numbers), "")
+    return PostTrainError(f"{place}{failure.strerror}{remedy} (--traceback shows where in the code)")
+
+
+def _of_a_connection(failure: OSError) -> bool:
+    """By its class: these have error numbers of their own."""
+    import socket
+    import ssl
+
+    return isinstance(failure, (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError))
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of our output, such as `head`, has had enough; if so, what is left goes nowhere."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), select.POLLOUT)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def _command(name: str, asks_help: bool) -> Callable[[list[str]], int]:
+    if name in TRAINER_COMMANDS or (name == "audit" and asks_help):
+        home = "lit_posttrain.cli.help" if asks_help else "lit_posttrain.cli.training"
+        run: Callable[[list[str]], int] = import_module(home).run
+        return run
+    if name in OTHER_COMMANDS:
+        command: Callable[[list[str]], int] = import_module(f"lit_posttrain.cli.commands.{name}").run
+        return command
+    if name.startswith("-"):
+        raise PostTrainError(f"{name} stands before a command: say first what to do, as lit-posttrain fit {name} ...")
+    close = close_name(name, [*TRAINER_COMMANDS, *OTHER_COMMANDS])
+    hint = f"did you mean {close}?" if close else "see lit-posttrain --help"
+    raise PostTrainError(f"unknown command {name}: {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

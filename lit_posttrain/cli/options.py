@@ -1,0 +1,171 @@
+"""The options of a run, and of everything that can be chosen for it, read from the signatures of the classes.
+
+Importing this module is what gives the project's classes and torch's optimizers their short names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+
+# short names in configs need the class imported here
+from lit_posttrain.callbacks import KLControl as KLControl
+from lit_posttrain.callbacks import ReferenceSync as ReferenceSync
+from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
+from lit_posttrain.callbacks import RewardLogger as RewardLogger
+from lit_posttrain.callbacks import SampleLogger as SampleLogger
+from lit_posttrain.callbacks import ThroughputMonitor
+from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, keep_tree
+from lit_posttrain.cli.parsing.parser import ExactParser
+from lit_posttrain.cli.parsing.signatures import add_kind, import_path, options_of
+from lit_posttrain.cli.parsing.values import guarded, plain
+from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.data.modules.conversation import ConversationData as ConversationData
+from lit_posttrain.data.modules.preference import PreferenceData as PreferenceData
+from lit_posttrain.data.modules.prompts import PromptData as PromptData
+from lit_posttrain.loggers import WandbOptions
+from lit_posttrain.methods.dpo import DPO as DPO
+from lit_posttrain.methods.grpo import GRPO as GRPO
+from lit_posttrain.methods.kto import KTO as KTO
+from lit_posttrain.methods.orpo import ORPO as ORPO
+from lit_posttrain.methods.ppo import PPO as PPO
+from lit_posttrain.methods.reward import RewardModel as RewardModel
+from lit_posttrain.methods.sft import SFT as SFT
+from lit_posttrain.methods.simpo import SimPO as SimPO
+from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
+from lit_posttrain.rewards import Reward
+
+_FAMILIES: dict[str, type] = {
+    "method": PostTrainingModule,
+    "data module": pl.LightningDataModule,
+    "reward": Reward,
+    "callback": pl.Callback,
+    "optimizer": torch.optim.Optimizer,
+    "logger": Logger,
+    "strategy": Strategy,
+    "profiler": Profiler,
+}
+_LIBRARIES = ("lit_posttrain", "lightning", "torch")
+
+
+class RunParser(ExactParser, LightningArgumentParser):
+    """Lightning's parser, with one-line mistakes."""
+
+    def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
+        """As jsonargparse does, with the texts in mappings as they were written."""
+
+        def build(kind: Any, *given: Any, **named: Any) -> Any:
+            return kind(*given, **plain(named))
+
+        return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)
+
+
+@dataclass
+class RunOptions:
+    """Options of a run beside model, data and trainer.
+
+    Args:
+        name: Name of the run's folder. Default: method, date and time.
+        runs: Folder in which runs keep their folders.
+        overwrite: Start anew in a run's folder that exists already.
+        tune_allocator: On Linux CPUs keep freed memory in the process: up to half of a step's time.
+        checkpoint_every: Save last.ckpt every so many optimizer steps.
+        monitor: Metric of the validation that makes best.ckpt. Default: the lowest val/loss, or of methods that sample
+            their responses the highest val/reward.
+        monitor_mode: Whether the lowest (min) or the highest (max) value of --monitor is the best. Needed only for
+            metrics of which the method does not say it.
+    """
+
+    name: str | None = None
+    runs: str = "runs"
+    overwrite: bool = False
+    tune_allocator: bool = True
+    checkpoint_every: int = 200
+    monitor: str | None = None
+    monitor_mode: Literal["min", "max"] | None = None
+
+
+@dataclass
+class AuditOptions:
+    """Options of `audit` beside those of `fit`.
+
+    Args:
+        out: File for the report as JSON.
+        show: How many rows to print, with their trained tokens between brackets.
+    """
+
+    out: str | None = None
+    show: int | None = None
+
+
+def option_tree() -> OptionTree:
+    """The tree of all options, kept for later commands; classes of one's own, which they may not have, are not."""
+    tree = OptionTree(families={family: {} for family in _FAMILIES})
+    for family, base in _FAMILIES.items():
+        for kind in _below(base):
+            paths = tree.families[family].setdefault(kind.__name__, [])
+            if import_path(kind) not in paths:
+                paths.append(import_path(kind))
+            add_kind(tree, kind, _FAMILIES)
+    run = {
+        "config": Option(),
+        "print_config": Option(),
+        "seed_everything": Option("bool | int"),
+        **add_kind(tree, RunOptions, _FAMILIES).options,
+        "trainer": Option(group=import_path(pl.Trainer)),
+        "model": Option(family="method", required=True),
+        "data": Option(family="data module", required=True),
+        "wandb": Option(group=import_path(WandbOptions)),
+        "throughput": Option(group=import_path(ThroughputMonitor)),
+    }
+    for group in (pl.Trainer, WandbOptions, ThroughputMonitor):
+        add_kind(tree, group, _FAMILIES)
+    for command, skipped in pl.cli.LightningCLI.subcommands().items():
+        method = options_of(getattr(pl.Trainer, command), tree, _FAMILIES)
+        tree.commands[command] = run | {name: o for name, o in method.options.items() if name not in skipped}
+    # `audit` takes what `fit` takes, so that it takes a run's config
+    tree.commands["audit"] = tree.commands["fit"] | add_kind(tree, AuditOptions, _FAMILIES).options
+    of_libraries = {
+        family: {name: own for name, paths in known.items() if (own := [p for p in paths if _of_library(p)])}
+        for family, known in tree.families.items()
+    }
+    kinds = {path: kind for path, kind in tree.kinds.items() if _of_library(path)}
+    keep_tree(OptionTree(tree.commands, kinds, of_libraries))
+    return tree
+
+
+def own_class(tree: OptionTree, path: str) -> Kind | None:
+    """Put a class of one's own into the tree, by where it is imported from; None for what is no class there, of which
+    the parser says what is wrong."""
+    home, _, name = path.rpartition(".")
+    try:
+        kind = getattr(import_module(home), name)
+        return add_kind(tree, kind, _FAMILIES) if isinstance(kind, type) else None
+    except Exception:  # of any code
+        return None
+
+
+def _of_library(path: str) -> bool:
+    return path.partition(".")[0] in _LIBRARIES
+
+
+def _below(base: type) -> Iterator[type]:
+    """The classes that may be chosen where `base` is wanted."""
+    seen: set[type] = set()
+    waiting: list[type] = [base]
+    while waiting:
+        kind = waiting.pop()
+        waiting += set(type.__subclasses__(kind)) - seen
+        seen.add(kind)
+        unfinished = any(getattr(getattr(kind, name, None), "__isabstractmethod__", False) for name in dir(kind))
+        if kind is not base and not unfinished and not kind.__name__.startswith("_"):
+            yield kind

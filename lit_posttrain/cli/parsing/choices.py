@@ -1,0 +1,304 @@
+"""The classes that a command line and its configs have chosen so far, and the options that they have.
+
+Only those are looked for and suggested: `--model.beta` means nothing to SFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_posttrain.cli.parsing.config_file import ConfigFile, Keys
+from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
+from lit_posttrain.core.supported import CALLBACKS, LOGGERS, PROFILERS, STRATEGIES
+from lit_posttrain.errors import PostTrainError, close_name, likely
+
+DEFAULT_OPTIMIZER = "torch.optim.AdamW"  # of every method
+_SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS}
+Load = Callable[[str], Kind | None]
+OUR_CLASSES = ("method", "data module")  # every run has one of each, and its config chooses them
+
+
+@dataclass
+class Chosen:
+    """A class that was chosen for an option, or the whole run.
+
+    name: as people call it. family: what kind of class it is. kind: its options; None for a class of one's own, whose
+    options nobody knows yet. place: where it was chosen. given: by the dotted name of an option, where it was given and
+    its value. below: likewise the classes that were chosen for it; of a list all of them.
+    """
+
+    name: str
+    family: str
+    kind: Kind | None
+    place: Place
+    given: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    below: dict[str, list[Chosen]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: as an option (`typed`), or in a file."""
+
+    typed: str
+    file: ConfigFile | None = None
+    keys: Keys = ()
+
+    def at(self, key: str | int) -> Place:
+        """The place of a member."""
+        return Place(self.typed, self.file, (*self.keys, key))
+
+    @property
+    def said(self) -> str:
+        """As an error begins: `--model.beta`, or `mine.yaml:12: beta`."""
+        names = [str(key) for key in self.keys if isinstance(key, str)]
+        if self.file is None:
+            return f"{self.typed} ({'.'.join(names)})" if names else self.typed
+        keys = self.keys
+        while keys not in self.file.lines:
+            keys = keys[:-1]
+        return f"{self.file.path}:{self.file.lines[keys]}{f': {names[-1]}' if names else ''}"
+
+    def texts(self, value: Any) -> Any:
+        """A value with what was written for it where YAML makes truth or a number of that: `no`, `1e3`, `0123`."""
+        if isinstance(value, list):
+            return [self.at(number).texts(item) for number, item in enumerate(value)]
+        if self.file is not None and isinstance(value, (bool, int, float)):
+            return self.file.texts.get(self.keys, value)
+        return value
+
+    @property
+    def dotted(self) -> str:
+        """The name of the option, as the command line has it."""
+        inside = [key for key in self.keys if isinstance(key, str)]
+        return ".".join(word for word in [self.typed.removeprefix("--"), *inside] if word not in ("", "init_args"))
+
+    def with_name(self, wrong: str, right: str) -> str:
+        """The same with another name, as people would write it here."""
+        if self.file is not None or self.keys:
+            return right
+        return "--" + ".".join(right if word == wrong else word for word in self.typed.removeprefix("--").split("."))
+
+
+@dataclass
+class Found:
+    """Where a name leads.
+
+    keys: the way there in a config. option: what is there; None below a class of one's own. owner: whose option it is.
+    dotted: its name there. rest: names that go further, into a mapping. last: how many of `keys` lead to a list whose
+    last member is meant; None without one.
+    """
+
+    keys: list[str]
+    option: Option | None
+    owner: Chosen
+    dotted: str = ""
+    rest: Sequence[str] = ()
+    last: int | None = None
+
+
+class Choices:
+    """What was chosen until now, for a command."""
+
+    def __init__(self, tree: OptionTree, command: str, load: Load = lambda path: None) -> None:
+        """
+        Args:
+            tree: All options.
+            command: Which of them stand first.
+            load: Imports a class of one's own and gives its options, None where that cannot be.
+        """
+        self.tree, self._load = tree, load
+        self.root = Chosen(command, "", Kind(tree.commands[command]), Place(command))
+
+    def choose(self, owner: Chosen, dotted: str, chosen: Chosen, append: bool) -> None:
+        """Put a class in the place of the one that was chosen for an option before, or behind the others of a list."""
+        listed = owner.below.setdefault(dotted, [])
+        if not append:
+            if listed and chosen.kind is not None:  # the parser keeps what both classes take
+                both = chosen.kind.options
+                chosen.below |= {n: found for n, found in listed[-1].below.items() if n.partition(".")[0] in both}
+                chosen.given = {n: found for n, found in listed[-1].given.items() if n.partition(".")[0] in both}
+            listed.clear()
+        listed.append(chosen)
+
+    def class_of(self, option: Option, name: str, place: Place) -> Chosen:
+        """The class of a name.
+
+        Raises:
+            PostTrainError: for one that is not there, or does not go there.
+        """
+        path, short = self.tree.resolve(option.family, name), name.rpartition(".")[2]
+        support = _SUPPORT.get(option.family, {}).get(short)
+        of_lightning = name == short or (path or name).startswith("lightning.")
+        if support is not None and not support.works and of_lightning and len(self._paths(option.family, short)) < 2:
+            raise PostTrainError(f"{place.said} {name}: {support.says}")
+        kind = self.tree.kinds[path] if path is not None else self._load(name) if "." in name else None
+        if kind is not None:
+            chosen = Chosen(short, option.family, kind, place)
+            for inner, its_own in kind.options.items():
+                if its_own.family == "optimizer":  # a method has one in any case
+                    chosen.below[inner] = [self.class_of(its_own, DEFAULT_OPTIMIZER, place)]
+            return chosen
+        known = self.tree.families[option.family]
+        if "." in name or name in known or "str" in option.hint:
+            return Chosen(name, option.family, None, place)
+        other = next((family for family, names in self.tree.families.items() if name in names), None)
+        said = f"{place.said} {name}"
+        if other is not None:
+            raise PostTrainError(f"{said}: that is a {other}, and a {option.family} is wanted: {_ours(known)}")
+        near = close_name(name, list(known))
+        hint = f"did you mean {near}?" if near else f"give one of {_ours(known)}, or where to import it from (a.b.Name)"
+        raise PostTrainError(f"{said}: there is no such {option.family}; {hint}")
+
+    def find(self, owner: Chosen, names: Sequence[str], place: Place) -> Found:
+        """Follow a dotted name from `owner`.
+
+        Raises:
+            PostTrainError: if there is no such option, or the class that would have it is not chosen.
+        """
+        return self._find(owner, [name for name in names if name], place, [], None)
+
+    def refuse_missing(self) -> None:
+        """Once all is read.
+
+        Raises:
+            PostTrainError: if an option that has no default was not given to a class that was chosen.
+        """
+        for chosen in self._all_chosen(self.root):
+            missing = self._missing(chosen, chosen.kind.options, "") if chosen.kind is not None else []
+            if missing and chosen is self.root:
+                named = _listed([f"--{name}" for name in missing])
+                raise PostTrainError(f"{chosen.name} needs {named}; --help says what it means")
+            if missing:
+                raise PostTrainError(f"{chosen.place.said}: {chosen.name} needs {_listed(missing)}; see --help")
+
+    def _all_chosen(self, owner: Chosen) -> Iterator[Chosen]:
+        yield owner
+        for listed in owner.below.values():
+            for chosen in listed:
+                yield from self._all_chosen(chosen)
+
+    def _missing(self, owner: Chosen, options: dict[str, Option], way: str) -> list[str]:
+        found = []
+        for name, option in options.items():
+            dotted = f"{way}{name}"
+            begun = any(given.startswith(f"{dotted}.") for given in owner.given)
+            if option.group and (begun or (option.required and "None" not in option.hint)):
+                found += self._missing(owner, self.tree.kinds[option.group].options, f"{dotted}.")
+            elif option.required and not option.group and dotted not in owner.given:
+                found.append(dotted)
+        return found
+
+    # Following names -------------------------------------------------------------------------------------------
+
+    def _find(self, owner: Chosen, names: Sequence[str], place: Place, keys: list[str], last: int | None) -> Found:
+        if owner.kind is None or (owner.kind.more and names[0] not in owner.kind.options):
+            return Found([*keys, *names], None, owner, last=last)
+        options = owner.kind.options
+        for number, name in enumerate(names):
+            option, dotted, rest = options.get(name), ".".join(names[: number + 1]), names[number + 1 :]
+            if option is None:
+                raise PostTrainError(f"{place.said}: {self._unknown(owner, names[:number], name, place)}")
+            keys = [*keys, name]
+            if rest and option.family:
+                return self._below(owner, dotted, option, rest, place, keys)
+            if not rest or not option.group:
+                if rest and option.hint and "dict[" not in option.hint:
+                    raise PostTrainError(f"{place.said}: no such option; {dotted} has none below it")
+                return Found(keys, option, owner, dotted, rest, last)
+            options = self.tree.kinds[option.group].options
+        raise PostTrainError(f"{place.said}: no such option; --help lists the options")
+
+    def _below(
+        self, owner: Chosen, dotted: str, option: Option, names: Sequence[str], place: Place, keys: list[str]
+    ) -> Found:
+        """Follow a name below an option that takes a class."""
+        known = owner.below.get(dotted, [])
+        if names == ["class_path"]:
+            return Found(keys, option, owner, dotted)
+        if names[0] == "dict_kwargs" or names == ["init_args"]:  # as the parser itself has it
+            return Found([*keys, *names], None, owner)
+        names = names[1:] if names[0] == "init_args" else names
+        if not known:
+            raise PostTrainError(f"{place.said}: {self._nothing_chosen(option, dotted, names[0], place)}")
+        target = known[-1]
+        holders = [one.name for one in known if one.kind is not None and names[0] in one.kind.options]
+        if target.kind is not None and holders and target.name not in holders:
+            raise PostTrainError(
+                f"{place.said}: an option of {_listed(holders)}, and would go to {target.name}, the last "
+                f"{option.family}; give it right after {holders[-1]}"
+            )
+        last = len(keys) if option.many else None
+        return self._find(target, names, place, keys if option.many else [*keys, "init_args"], last)
+
+    # What to say -----------------------------------------------------------------------------------------------
+
+    def _nothing_chosen(self, option: Option, dotted: str, name: str, place: Place) -> str:
+        typed = place.dotted.rpartition(f".{name}")[0] or dotted
+        if option.family in OUR_CLASSES:
+            return f"of which {option.family}? Give it after the --config, or --{typed} NAME, that chooses one"
+        holders = self._holders(option.family, name)
+        what = f"an option of {_listed(holders)}, which is" if holders else f"no {option.family} is"
+        chosen = f"--{typed}{'+' if option.many else ''}={holders[0] if holders else 'NAME'}"
+        return f"{what}{' not' if holders else ''} chosen; put {chosen} before it"
+
+    def _unknown(self, owner: Chosen, before: Sequence[str], name: str, place: Place) -> str:
+        here = self._names(owner, before)
+        near = close_name(name, here)
+        holders = [holder for holder in self._holders(owner.family, name) if holder != owner.name] if not before else []
+        if holders:
+            return f"{owner.name} has no such option; {_listed(holders)} {'has' if len(holders) == 1 else 'have'} it"
+        if near is not None:
+            return f"no such option; did you mean {place.with_name(name, near)}?"
+        far = likely(place.dotted, list(self._all_names()))
+        if far is not None:
+            return f"no such option; did you mean --{far}?"
+        if owner is self.root and not before:
+            return "no such option; --help lists the options"
+        return f"no such option; {'.'.join(before) or owner.name} has {', '.join(sorted(here)) or 'none'}"
+
+    def _paths(self, family: str, name: str) -> list[str]:
+        return self.tree.families.get(family, {}).get(name, [])
+
+    def _holders(self, family: str, name: str) -> list[str]:
+        known = self.tree.families.get(family, {})
+        return sorted(n for n, paths in known.items() if any(name in self.tree.kinds[p].options for p in paths))
+
+    def _names(self, owner: Chosen, before: Sequence[str]) -> list[str]:
+        assert owner.kind is not None
+        options = owner.kind.options
+        for name in before:
+            options = self.tree.kinds[options[name].group].options
+        return list(options)
+
+    def _all_names(self) -> Iterator[str]:
+        """All options of the command with what is chosen; the names that people mean most often come first."""
+        assert self.root.kind is not None
+        options = self.root.kind.options
+        large = [name for name in ("model", "trainer", "data", "wandb", "throughput") if name in options]
+        yield from self._names_below(self.root, [*(n for n in options if n not in large), *large], options, "", "")
+
+    def _names_below(
+        self, owner: Chosen, names: Sequence[str], options: dict[str, Option], way: str, dotted: str
+    ) -> Iterator[str]:
+        for name in names:
+            option, here, own = options[name], f"{way}{name}", f"{dotted}{name}"
+            yield here
+            if option.group:
+                inner = self.tree.kinds[option.group].options
+                yield from self._names_below(owner, list(inner), inner, f"{here}.", f"{own}.")
+            for chosen in owner.below.get(own, []):
+                if chosen.kind is not None:
+                    step = "" if option.many or option.family in OUR_CLASSES else "init_args."
+                    inner = chosen.kind.options
+                    yield from self._names_below(chosen, list(inner), inner, f"{here}.{step}", "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _ours(known: dict[str, list[str]]) -> str:
+    """The classes of this project, else all of the libraries'."""
+    return ", ".join(sorted(n for n, paths in known.items() if paths[0].startswith("lit_posttrain")) or sorted(known))

@@ -1,0 +1,67 @@
+"""What can be known to be wrong with a command before torch is loaded, which takes seconds: names, files, folders.
+
+Nothing here decides anything else than what the command itself would find later, by the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_posttrain.cli.arguments import resolve_arguments
+from lit_posttrain.cli.parsing.option_tree import kept_tree
+from lit_posttrain.cli.parsing.reader import CommandLine
+from lit_posttrain.cli.parsing.values import plain
+from lit_posttrain.data.files.sources import local_sources
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.paths import find_checkpoint, resolve
+
+
+def check_run(args: Sequence[str]) -> None:
+    """Check the arguments of a trainer command or of `audit`.
+
+    Raises:
+        PostTrainError: for a config, run, checkpoint, option, data file or model folder that is not there, and for a
+            value of the wrong type.
+    """
+    command = args[0]
+    given = resolve_arguments(list(args))[1:]
+    tree = kept_tree()
+    if tree is None:  # the first command of an installation leaves it
+        return
+    line = CommandLine(tree, command)
+    line.read(given)
+    if any(word.startswith("--print_config") or ".help" in word for word in given):
+        return
+    for data in line.choices.root.below.get("data", []):
+        for name in ("path", "val_path", "test_path"):
+            _, paths = data.given.get(name, (None, None))
+            paths = plain(paths)
+            check_data([paths] if isinstance(paths, str) else paths or [])
+    for method in line.choices.root.below.get("model", []):
+        _, path = method.given.get("policy.path", (None, None))
+        _, trusted = method.given.get("policy.trust_remote_code", (None, False))
+        if isinstance(path, str):
+            resolve(plain(path), trust_remote_code=str(plain(trusted)).lower() == "true")
+
+
+def check_data(paths: Sequence[str]) -> None:
+    """Refuse files and folders of rows that are not there; those of the hub are not asked for.
+
+    Raises:
+        PostTrainError: as `find_sources`.
+    """
+    for path in paths:
+        local_sources(path)
+
+
+def check_model(path: str) -> None:
+    """Refuse a model, run or checkpoint that is not there; the hub is not asked.
+
+    Raises:
+        PostTrainError: as what loads it.
+    """
+    found = find_checkpoint(path)
+    if found is None:
+        resolve(path)
+    elif not found.exists():
+        raise PostTrainError(f"{found}: no such checkpoint")

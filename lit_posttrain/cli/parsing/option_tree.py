@@ -1,0 +1,125 @@
+"""Which options there are: of a command, and of the classes that may be chosen for it.
+
+`cli/options.py` makes the tree from the signatures of the classes. It is kept as a file too, since that takes
+seconds of imports: a mistyped name is then found before torch is loaded. The file is a copy, never another opinion: its
+folder is named by the versions and the source files that it was made from, and what reads it is what reads the tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lit_posttrain import __version__
+from lit_posttrain.models.paths import cache_root
+
+_KEPT = 4  # of other installations, or of source files as they were
+_LIBRARIES = ("torch", "lightning", "jsonargparse", "transformers")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    hint: the type of its values, as Python writes it ("float | None"); empty where it cannot be said in such words.
+    group: the dataclass whose options stand below it. family: the kind of class that it names, with options of its own
+    below; many: a list of such classes. required: whether it has no default.
+    """
+
+    hint: str = ""
+    group: str = ""
+    family: str = ""
+    many: bool = False
+    required: bool = False
+
+
+@dataclass
+class Kind:
+    """The options of a class. more: whether it takes names that are not among them, as `**kwargs` do."""
+
+    options: dict[str, Option]
+    more: bool = False
+
+
+@dataclass
+class OptionTree:
+    """All options.
+
+    commands: by command, the options that stand first. kinds: by import path, those of a class. families: by kind of
+    class, the import paths by short name; two classes may share one.
+    """
+
+    commands: dict[str, dict[str, Option]] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    families: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    def resolve(self, family: str, name: str) -> str | None:
+        """The import path of a class in the tree, by its short name or any path that leads to it; None for others."""
+        package, dotted, _ = name.partition(".")
+        paths = self.families.get(family, {}).get(name.rpartition(".")[2], [])
+        found = [path for path in paths if not dotted or path.startswith(f"{package}.")]
+        return found[0] if len(found) == 1 else None
+
+
+def kept_tree() -> OptionTree | None:
+    """The tree as an earlier command of this very installation left it; None if none has."""
+    try:
+        read = json.loads(kept("tree") or "")
+        return OptionTree(
+            {command: _options(listed) for command, listed in read["commands"].items()},
+            {path: Kind(_options(kind["options"]), kind["more"]) for path, kind in read["kinds"].items()},
+            read["families"],
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def keep_tree(tree: OptionTree) -> None:
+    """Leave the tree for later commands."""
+    keep("tree", json.dumps(asdict(tree)))
+
+
+def kept(name: str) -> str | None:
+    """A text that an earlier command of this very installation left; None if none has."""
+    try:
+        return (_folder() / name).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def keep(name: str, text: str) -> None:
+    """Leave a text for later commands, where the cache can be written."""
+    folder = _folder()
+    if (folder / name).exists():
+        return
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.parent.iterdir(), key=lambda place: place.stat().st_mtime)[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        scratch = folder / f"{name}.{os.getpid()}.part"
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(folder / name)
+
+
+def _options(listed: dict[str, dict[str, str | bool]]) -> dict[str, Option]:
+    return {name: Option(**option) for name, option in listed.items()}  # type: ignore[arg-type]  # as asdict wrote them
+
+
+def _folder() -> Path:
+    home = Path(__file__).parents[2]
+    made_of = [__version__, platform.python_version(), str(home)]
+    for library in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            made_of.append(f"{library} {version(library)}")
+    for folder in (home, home / "callbacks"):  # which is a link in a checkout
+        for file in sorted(folder.rglob("*.py")):
+            about = file.stat()
+            made_of.append(f"{file} {about.st_size} {about.st_mtime_ns}")
+    return cache_root() / "options" / hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]

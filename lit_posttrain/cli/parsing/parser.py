@@ -1,0 +1,43 @@
+"""What jsonargparse's parsers are taught here."""
+
+from __future__ import annotations
+
+import json
+from ast import literal_eval
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from lit_posttrain.cli.parsing.values import as_json, as_yaml, guarded, plain
+from lit_posttrain.errors import UsageError
+
+
+class ExactParser:
+    """Mixin for argument parsers: a mistake is raised, instead of printed below the whole usage; half an option's name
+    is a mistake too; and nested values are read as they were meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a UsageError. Parsers of nested options raise it too, and the outer one adds where it was."""
+        raise UsageError(str(message)) from ex
+
+    def dump(self, cfg: Any, **options: Any) -> str:
+        """As jsonargparse does, to print or save a config as YAML, with every text as it was written: that reads those
+        in mappings once more, and leaves away quotes without which `1e3` would be a number."""
+        options["format"] = "json"
+        written = super().dump(guarded(cfg), **options)  # type: ignore[misc]  # as above
+        header = "".join(f"# {line}\n" for line in self.dump_header or ())  # type: ignore[attr-defined]  # likewise
+        return header + as_yaml(plain(json.loads(written)))
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """As jsonargparse does. To a class it hands nested options on as Python prints them
+        (`--init_args={'x': None}`), and reads them as YAML, which knows no None: here they are as they should be."""
+        if isinstance(args, list) and len(args) == 1:
+            name, joined, value = str(args[0]).partition("=")
+            if value == "None":
+                args = [f"{name}=null"]
+            elif joined and value[:1] in ("[", "{"):
+                with suppress(ValueError, SyntaxError):
+                    args = [f"{name}={as_json(literal_eval(value))}"]
+        return super().parse_args(args, *rest, **options)  # type: ignore[misc]  # of the parser that this is mixed into

@@ -1,0 +1,90 @@
+"""Options read from the signatures of functions and classes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
+
+Families = Mapping[str, type]
+# values that people type as text, by the types that signatures give them
+_TYPED_AS = {bool: "bool", int: "int", float: "float", str: "str", Path: "str", NoneType: "None"}
+
+
+def import_path(kind: type) -> str:
+    """Where a class is defined, by which the tree knows it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def add_kind(tree: OptionTree, kind: type, families: Families) -> Kind:
+    """Add a class to the tree, and the dataclasses among its options."""
+    if import_path(kind) not in tree.kinds:
+        tree.kinds[import_path(kind)] = Kind({})  # first, for classes that hold themselves
+        tree.kinds[import_path(kind)] = options_of(kind.__init__, tree, families)  # type: ignore[misc]  # its signature is what counts
+    return tree.kinds[import_path(kind)]
+
+
+def options_of(function: Callable[..., Any], tree: OptionTree, families: Families) -> Kind:
+    """The options that a function's signature makes. families: by kind of class, the base of what may be chosen."""
+    try:
+        hints = get_type_hints(function)
+    except NameError:  # a type that is imported for type checkers alone
+        hints = {}
+    named, more = {}, False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            more = True
+        elif name not in ("self", "params") and parameter.kind is not parameter.VAR_POSITIONAL:
+            option = _option(hints.get(name), tree, families)
+            named[name] = replace(option, required=parameter.default is parameter.empty)
+    return Kind(named, more)
+
+
+def _option(annotation: Any, tree: OptionTree, families: Families) -> Option:
+    plain, group, family, many = [], "", "", False
+    for part in _alternatives(annotation):
+        inner = (get_args(part) or (None,))[-1]  # of a list its items, of a factory what it makes
+        origin = get_origin(part)
+        of = _family(inner if origin in (list, Iterable, Callable) else part, families)
+        if of:
+            family, many = of, many or origin in (list, Iterable)
+        elif is_dataclass(part) and isinstance(part, type):
+            group = import_path(part)
+            add_kind(tree, part, families)
+        else:
+            plain.append(part)
+    return Option("" if plain == [Any] else _joined(plain), group, family, many)
+
+
+def _family(kind: Any, families: Families) -> str:
+    named = isinstance(kind, type) and get_origin(kind) is None
+    return next((family for family, base in families.items() if named and issubclass(kind, base)), "")
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [a for part in get_args(annotation) for a in _alternatives(part)]
+    return [annotation]
+
+
+def _joined(alternatives: list[Any]) -> str:
+    texts = [_text(part) for part in alternatives if getattr(part, "__name__", "") != "Tensor"]  # beside a number
+    return "" if "" in texts else " | ".join(texts)
+
+
+def _text(annotation: Any) -> str:
+    """A type as Python writes it; empty if it is more than texts, numbers, lists and mappings."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return "Any"
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if origin in (list, dict, tuple):
+        parts = ["..." if i is ... else _joined(_alternatives(i)) for i in inner]
+        return f"{origin.__name__}[{', '.join(parts)}]" if all(parts) else ""
+    return _TYPED_AS.get(annotation, "") if isinstance(annotation, type) else ""

@@ -1,0 +1,141 @@
+"""What the methods on comparisons share: the pairs of a batch, metrics of rewards, a likelihood term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_posttrain.core.measured import Direction
+from lit_posttrain.core.module import PostTrainingModule, Term
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.ops.preferences import preferred_pairs, response_sums
+from lit_posttrain.types import RewardedResponses, Role, TreeBatch
+
+
+@dataclass
+class Pairs:
+    """P pairs of responses to the same prompt.
+
+    chosen, rejected (P,): which responses of the batch, the preferred one and the other. flipped (P,): the probability
+    that the other one is the better one after all. margin (P,): by how much the preferred one is better, 0 where nobody
+    said.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    flipped: Tensor
+    margin: Tensor
+
+    def mixed(self, loss: Callable[[Tensor, Tensor], Tensor], values_M: Tensor) -> Tensor:
+        """(P,) loss(preferred, other) of the responses' values. A soft label is a mixture of both orders; with certain
+        labels the second one weighs nothing."""
+        first, second = values_M[self.chosen], values_M[self.rejected]
+        return (1 - self.flipped) * loss(first, second) + self.flipped * loss(second, first)
+
+
+def pairs_of(batch: TreeBatch) -> Pairs:
+    """All pairs of unequal rank of a batch."""
+    first, second = preferred_pairs(batch.ranks, batch.response_tree)
+    role, label = batch.response_role, batch.response_label
+    flipped = torch.where(role[second] == Role.REJECTED, label[second], 0.0)
+    margin = torch.where(role[first] == Role.CHOSEN, label[first], 0.0)
+    return Pairs(first, second, flipped, margin)
+
+
+def token_counts(batch: TreeBatch) -> Tensor:
+    """(M,) float: counted tokens of each response, at least 1."""
+    ones = torch.ones_like(batch.target_response, dtype=torch.float32)
+    return response_sums(ones, batch.target_response, batch.num_responses).clamp(min=1)
+
+
+class PreferenceModule(PostTrainingModule):
+    """Base class of the methods that learn from preferences: metrics and rewards of responses, and an NLL term."""
+
+    better: ClassVar[Mapping[str, Direction]] = {"rewards/accuracies": "max", "rewards/margins": "max"}
+    _rewards: Tensor | None = None  # of the evaluated batch, until `rewarded` takes them
+
+    def track_rewards(self, rewards_M: Tensor, pairs: Pairs, logprobs_M: Tensor | None = None) -> None:
+        """Metrics of the pairs: rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies (strictly greater
+        counts, so it is 0 where all margins are), and logps/chosen and logps/rejected (nats a response)."""
+        self.keep_rewards(rewards_M)
+        rewards = rewards_M.detach()
+        chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
+        found = {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).float(),
+        }
+        if logprobs_M is not None:
+            logprobs = logprobs_M.detach()
+            found |= {"logps/chosen": logprobs[pairs.chosen], "logps/rejected": logprobs[pairs.rejected]}
+        for name, values in found.items():
+            self.track(name, values.sum(), float(len(chosen)))
+
+    def keep_rewards(self, rewards_M: Tensor) -> None:
+        """Keep the rewards of an evaluated batch for `rewarded`; while training nothing is kept."""
+        if self.evaluating:
+            self._rewards = rewards_M.detach()
+
+    def rewarded(self, batch: TreeBatch) -> RewardedResponses:
+        """The responses of the batch that was evaluated last, with their rewards."""
+        assert self._rewards is not None, "loss_terms keeps the rewards of what it evaluates"
+        rewards, self._rewards = self._rewards.float(), None
+        tree, pairs = batch.response_tree, pairs_of(batch)
+        rows = torch.tensor(batch.tree_rows, dtype=torch.int64, device=tree.device)
+        return RewardedResponses(
+            rewards=rewards,
+            rows=rows[tree],
+            places=torch.arange(len(tree), device=tree.device) - torch.searchsorted(tree, tree),
+            desirable=batch.desirable,
+            first=pairs.chosen,
+            second=pairs.rejected,
+            flipped=pairs.flipped,
+        )
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """As the base class has it. Returns `RewardedResponses` for callbacks; Lightning's types know no dataclass."""
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        return self.rewarded(batch)
+
+    def nll_term(self, batch: TreeBatch, logprobs_N: Tensor, means_M: Tensor, weight: float, per: str) -> Term:
+        """weight * negative log-likelihood of the best responses (rank 0).
+
+        `response` (RPO, ORPO): the mean over prompts of the mean per token; a soft label p shares it, 1 - p and p,
+        between the two responses. `token` (TRL's `sft` and its ORPO): the mean over all their tokens and those of
+        prompts that the data counts.
+        """
+        best, tree = batch.ranks == 0, batch.response_tree
+        if per == "token":
+            chosen = (batch.target_response < 0) | best[batch.target_response]
+            return Term(-logprobs_N[chosen].sum(), "chosen_tokens", weight)
+        flipped = torch.where(batch.response_role == Role.REJECTED, batch.response_label, 0.0).to(means_M.dtype)
+        zeros = means_M.new_zeros(batch.num_trees)
+        flips, ties = zeros.index_add(0, tree, flipped), zeros.index_add(0, tree, best.to(zeros.dtype))
+        share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flipped)
+        return Term(-(share * means_M).sum(), "trees", weight)
+
+    def check_data(self, data: Any) -> None:
+        """Look at all that is known before the first step: rows to train and to validate on."""
+        known = None if getattr(data, "streaming", False) else getattr(data, "train_store", None)
+        for store in [known, *getattr(data, "val_stores", {}).values()]:
+            if store is not None:
+                self.check_store(store)
+
+    def check_store(self, store: Any) -> None:
+        """Refuse data without comparisons: a mean over no pairs is no number.
+
+        Raises:
+            PostTrainError: naming the first row that compares nothing.
+        """
+        lone = (store.num_pairs == 0).nonzero()[0].tolist()
+        if lone:
+            raise PostTrainError(
+                f"{store.sources(lone[:1])[0]}: no two responses to compare, and {type(self).__name__} learns from "
+                "comparisons: chosen and rejected, or ranked responses; configs/kto.yaml learns from single good and "
+                "bad ones"
+            )

@@ -1,0 +1,246 @@
+"""Refuse what Lightning offers and does not work here, in one line, before anything is computed.
+
+`check_chosen` reads the options of a command before their classes are made; `check_trainer` looks at a Trainer, however
+it was made: every method asks at the beginning of a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lit_posttrain.core.supported import (
+    ACCELERATORS,
+    CALLBACKS,
+    LOGGERS,
+    PLUGINS,
+    PRECISIONS,
+    PROFILER_NAMES,
+    PROFILERS,
+    STRATEGIES,
+    Support,
+)
+from lit_posttrain.core.supported_options import OPTIONS
+from lit_posttrain.errors import PostTrainError
+
+_LISTED: dict[str, Mapping[str, Support]] = {
+    "callbacks": CALLBACKS,
+    "logger": LOGGERS,
+    "plugins": PLUGINS,
+    "profiler": PROFILERS | {name: PROFILERS[kind] for name, kind in PROFILER_NAMES.items()},
+    "strategy": STRATEGIES,
+    "precision": PRECISIONS,
+    "accelerator": ACCELERATORS,
+}
+# how jsonargparse calls the class that a value names
+_NAMED = (r"class_path='([\w.]+)'", r"Expected a path but ([\w.]+) either", r"subclasses with name (\w+)")
+_OWNERS = ("lightning", "lit_posttrain")
+# options that Lightning takes and divides by, or takes for something else, below these
+_LEAST: dict[str, float] = {
+    "accumulate_grad_batches": 1,
+    "log_every_n_steps": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+
+
+def check_chosen(options: Any) -> None:
+    """Refuse what a command chooses for its Trainer. options: the parsed section `trainer`, whose classes are not made
+    yet.
+
+    Raises:
+        PostTrainError: naming the option, the reason and what to do instead.
+    """
+    for option in _LISTED:
+        chosen = options.get(option)
+        for one in chosen if isinstance(chosen, list) else [chosen]:
+            _check_one(option, one)
+    defaults = {name: p.default for name, p in inspect.signature(pl.Trainer).parameters.items()}
+    for option, support in OPTIONS.items():
+        if not support.works and options.get(option) != defaults[option]:
+            raise PostTrainError(f"--trainer.{option} {_written(options.get(option))}: {support.says}")
+    if int(options.num_nodes) > 1 and not _knows_its_node():
+        raise PostTrainError(
+            f"--trainer.num_nodes {options.num_nodes}: nothing says which node this is, and it would wait for the "
+            "others for ever; start it with srun or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK"
+        )
+
+
+def _check_one(option: str, chosen: Any) -> None:
+    path = chosen.get("class_path") if hasattr(chosen, "get") else None
+    if path is not None:
+        module, _, name = str(path).rpartition(".")
+        check_class(option, getattr(_module(module), name))
+        started = (chosen.get("init_args") or {}).get("start_method", "popen")
+        if option == "strategy" and started != "popen":
+            raise PostTrainError(f"--trainer.strategy.start_method {started}: {STRATEGIES['ddp_spawn'].says}")
+    elif isinstance(chosen, (str, int)) and not isinstance(chosen, bool):
+        support = _LISTED[option].get(str(chosen))
+        if support is not None and not support.works:
+            raise PostTrainError(f"--trainer.{option} {chosen}: {support.says}")
+
+
+def refusal_in(message: str) -> str | None:
+    """What to say of a class that is refused and that a parser could not read either: it is abstract, lacks its
+    package or its arguments, or has the name of another one. message: the parser's."""
+    option = re.search(r"trainer\.(\w+)", message)
+    listed = _LISTED.get(option[1], {}) if option else {}
+    for path in re.findall("|".join(_NAMED), message):
+        name = next(filter(None, path)).rpartition(".")[2]
+        if option and name in listed and not listed[name].works:
+            return f"--trainer.{option[1]} {name}: {listed[name].says}"
+    return None
+
+
+def named_strategy(name: str) -> str | None:
+    """The import path of a strategy given by the name of its class, which Lightning would take for a name in its
+    registry; None for those."""
+    homes = ("lightning.pytorch.strategies", "lit_posttrain.models.sharding")
+    if "." in name:
+        return name
+    return next((f"{home}.{name}" for home in homes if inspect.isclass(getattr(_module(home), name, None))), None)
+
+
+def check_class(option: str, kind: type) -> None:
+    """Refuse a class that does not work here, or that inherits from such a one; of base classes only themselves.
+
+    Raises:
+        PostTrainError: with the reason and what to do instead.
+    """
+    listed = _LISTED[option]
+    for parent in kind.__mro__:
+        if parent.__module__.partition(".")[0] not in _OWNERS or parent.__name__ not in listed:
+            continue
+        if option == "callbacks" and parent.__name__ == "ThroughputMonitor" and _is_own(parent):
+            return  # of the same name as Lightning's
+        support = listed[parent.__name__]
+        base = "base class" in support.says
+        if not support.works and (parent is kind or not base):
+            derived = "" if parent is kind else f" (a {parent.__name__})"
+            raise PostTrainError(f"--trainer.{option} {kind.__name__}{derived}: {support.says}")
+        if support.works:
+            return
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.startswith("lit_posttrain")
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse what a run cannot be right with, before it begins. Loggers and plugins are the command line's own matter:
+    in a script they may be anything.
+
+    Raises:
+        PostTrainError: naming the option of the command line, which has the name of the Trainer's argument.
+    """
+    loosely: Any = trainer  # most of these are set by connectors, unseen by type checkers
+    for callback in loosely.callbacks:
+        check_class("callbacks", type(callback))
+        _check_average(trainer, callback)
+        _check_mode(trainer, callback)
+    check_class("strategy", type(trainer.strategy))
+    check_class("profiler", type(loosely.profiler))
+    precision = PRECISIONS.get(str(trainer.precision))
+    if precision is not None and not precision.works:
+        raise PostTrainError(f"--trainer.precision {trainer.precision}: {precision.says}")
+    if trainer.state.fn == TrainerFn.FITTING:
+        _check_numbers(trainer)
+
+
+def _check_average(trainer: pl.Trainer, callback: pl.Callback) -> None:
+    """An average is kept, saved and restored as a whole model on one device."""
+    if not isinstance(callback, WeightAveraging):
+        return
+    whole = "leave it out, or train the whole model in one process or under ddp"
+    name = f"--trainer.callbacks {type(callback).__name__}"
+    if not trainer.lightning_module.strict_loading:
+        raise PostTrainError(
+            f"{name}: it averages all weights, and of a model with adapters only those are saved; {whole}"
+        )
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise PostTrainError(f"{name}: it cannot average weights that are sharded; {whole}")
+    # one of one's own may decide by something else: `LastCheckpoint` asks it at the end of every epoch
+    decides = type(callback).should_update is EMAWeightAveraging.should_update
+    if decides and getattr(callback, "update_starting_at_epoch", None) is not None:
+        raise PostTrainError(
+            f"{name}: it would take the weights of an epoch's end into the average after last.ckpt is saved; average "
+            "over steps instead (update_every_n_steps, update_starting_at_step)"
+        )
+
+
+@runtime_checkable
+class KnowsDirections(Protocol):
+    """A method that knows which values of its metrics are good."""
+
+    def direction_of(self, metric: str) -> str | None:
+        """min or max; None where it does not say."""
+        ...
+
+
+def _check_mode(trainer: pl.Trainer, callback: pl.Callback) -> None:
+    """Lightning's callbacks take the lowest value for the best unless they are told."""
+    module = trainer.lightning_module
+    if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or not isinstance(module, KnowsDirections):
+        return
+    best = module.direction_of(callback.monitor) if callback.monitor else None
+    if best is not None and callback.mode != best:
+        extreme = "lowest" if best == "min" else "highest"
+        raise PostTrainError(
+            f"--trainer.callbacks {type(callback).__name__}: mode is {callback.mode}, and the best {callback.monitor} "
+            f"is the {extreme}; pass --trainer.callbacks.mode {best}"
+        )
+
+
+def _check_numbers(trainer: pl.Trainer) -> None:
+    loosely: Any = trainer
+    if loosely.reload_dataloaders_every_n_epochs:
+        raise PostTrainError(
+            f"--trainer.reload_dataloaders_every_n_epochs {loosely.reload_dataloaders_every_n_epochs}: "
+            f"{OPTIONS['reload_dataloaders_every_n_epochs'].says}"
+        )
+    for option, least in _LEAST.items():
+        value = getattr(loosely, option)
+        if value is not None and value < least:
+            raise PostTrainError(f"--trainer.{option} is {value}; it must be at least {least:g}")
+    if getattr(trainer, "val_check_interval", None) == 0:  # there is none where it is a time
+        raise PostTrainError(
+            "--trainer.val_check_interval is 0; to leave validation out pass --trainer.limit_val_batches 0"
+        )
+    nothing = {name: getattr(trainer, name) for name in ("limit_train_batches", "max_steps", "max_epochs")}
+    for option, value in nothing.items():
+        if value == 0:
+            raise PostTrainError(
+                f"--trainer.{option} is 0: nothing would be trained; leave it out, or use `lit-posttrain validate`"
+            )
+    for lower, upper in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
+        low, high = getattr(loosely, lower), getattr(loosely, upper)
+        if low is not None and high is not None and high >= 0 and low > high:
+            raise PostTrainError(
+                f"--trainer.{lower} is {low} and --trainer.{upper} {high}: lower the one or raise the other"
+            )
+
+
+def _knows_its_node() -> bool:
+    return any(
+        name in os.environ for name in ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID", "LSB_JOBID", "KUBERNETES_PORT")
+    )
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,240 @@
+"""Readers of the usual shapes of preference data: pairs, rankings, judged pairs, single labelled responses.
+
+Each function takes the names of its columns and gives a reader of rows. A row that cannot be used raises `BadRow`, one
+that prefers nothing `NothingToLearn`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from lit_posttrain.data.formats.comparison import Candidate, Comparison, Messages, equal_responses, shared_prompt
+from lit_posttrain.data.formats.prompt_texts import behind_prompt, empty_prompt
+from lit_posttrain.data.formats.ranks import ranks_of, ranks_of_scores
+from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
+from lit_posttrain.data.rows.beside import with_thoughts
+from lit_posttrain.data.rows.kinds import GOOD_WORDS
+from lit_posttrain.data.rows.messages import REASONING, SYSTEM, as_json, by_message, check_order, kind, same, says
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.turns import conversation
+from lit_posttrain.data.rows.votes import Votes, whole_number
+from lit_posttrain.types import Role
+
+# columns of scores that public sets have beside pairs
+_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+)
+Annotators = Literal["soft", "majority"]
+_TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output", "answer")
+
+
+def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
+    """A reader of rows with a chosen and a rejected response: transcripts, strings or messages, with the prompt in a
+    column of its own or as what both sides begin with.
+
+    columns: names of `chosen` and `rejected`, of `prompt` and `margin` or None, and the list of `extra`.
+    """
+
+    def read(row: Row) -> Comparison:
+        names = [str(columns["chosen"]), str(columns["rejected"])]
+        prompt, tails = _apart(row, columns, names)
+        found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
+        if columns["labelled"]:
+            _compare_scores(row)
+        margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
+        if margin in row and columns["labelled"]:
+            found.candidates[0].label = _margin(row[margin], margin)
+        return found
+
+    return read
+
+
+def _compare_scores(row: Row) -> None:
+    """Note where the scores of a pair, which are not read, say that the rejected side is the better one."""
+    for chosen, rejected in _SCORES:
+        scores = row.peek(chosen), row.peek(rejected)
+        if all(isinstance(score, (int, float)) for score in scores) and scores[0] < scores[1]:
+            row.notes.append(f"with a `{rejected}` above `{chosen}`: which side is better is in doubt")
+
+
+def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[Messages, list[Messages]]:
+    """The prompt of a row, and what of its two sides follows it."""
+    values = [row[name] for name in names]
+    sides = [conversation(value, name, row.notes) for value, name in zip(values, names, strict=True)]
+    if columns["prompt"]:
+        return _asked(row, columns, sides, names)
+    prompt = shared_prompt(sides[0], sides[1], only_last=all(isinstance(value, str) for value in values))
+    return prompt, [side[len(prompt) :] for side in sides]
+
+
+def _margin(value: Any, column: str) -> float:
+    if value is None or value == "":
+        return 0.0
+    try:
+        margin = float(value)
+    except (TypeError, ValueError, OverflowError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null where nobody gave one")
+    if margin < 0:
+        raise BadRow("margin", f"`{column}` is {value!r}: below 0 the rejected side is the better one; mend the row")
+    return margin
+
+
+def _asked(
+    row: Row, columns: Mapping[str, Any], sides: Sequence[Messages], names: Sequence[str]
+) -> tuple[Messages, list[Messages]]:
+    """The prompt of a row, and of each of its responses what follows the prompt; see `behind_prompt`."""
+    name = str(columns["prompt"])
+    if row[name] is None:
+        raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
+    prompt = conversation(row[name], name, row.notes, "user")
+    prompt, said = behind_prompt(row, prompt, columns["extra"], sides, name, names)
+    if not any(says(message) for message in prompt if message["role"] not in SYSTEM):
+        raise empty_prompt(name)
+    return prompt, said
+
+
+def _pair(
+    prompt: Messages, first: Messages, second: Messages, flipped: float = 0.0, labelled: bool = True
+) -> Comparison:
+    if labelled and same(first, second):
+        raise equal_responses()
+    for side in (first, second):
+        if not side or side[0]["role"] != "assistant":
+            said = ", ".join(m["role"] for m in side) or "nothing"
+            raise BadRow(
+                "no response", f"a response must begin with the assistant's turn, this one has {said}; mend it"
+            )
+    if not labelled:
+        return Comparison(prompt, [Candidate(first, Role.SAMPLE), Candidate(second, Role.SAMPLE)])
+    return Comparison(prompt, [Candidate(first, Role.CHOSEN), Candidate(second, Role.REJECTED, flipped)])
+
+
+def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
+    """A reader of rows with a list of ranked responses: objects with text and rank (0 or 1 is the best, equal ranks are
+    ties), or strings beside a list of ranks.
+
+    columns: names of `prompt` and `responses`, and of `ranks` and `scores` or None.
+    """
+
+    def read(row: Row) -> Comparison:
+        name = str(columns["responses"])
+        given = _listed(row[name], name)
+        if not isinstance(given, list) or not all(isinstance(r, (str, dict)) for r in given):
+            raise BadRow("wrong type", f"`{name}` is {kind(given)}, not a list of responses; mend it")
+        places = [f"{name}[{i}]" for i in range(len(given))]
+        answers = [_response(r, place, name, row) for r, place in zip(given, places, strict=True)]
+        prompt, said = _asked(row, columns, answers, places)
+        if not columns["labelled"]:
+            return Comparison(prompt, [Candidate(m, Role.SAMPLE) for m in said])
+        if len(given) < 2:
+            raise BadRow("one response", f"`{name}` has {len(given)} responses; a comparison needs two or more")
+        ranks = [r.get("rank") if isinstance(r, dict) else None for r in given]
+        if column := columns["ranks"]:
+            ranks = _listed(row[column], column)
+        elif column := columns["scores"]:
+            ranks = ranks_of_scores(_listed(row[column], column), column)
+        elif all(rank is None for rank in ranks):
+            raise BadRow(
+                "no ranks",
+                f"the responses in `{name}` have no ranks; write objects with text and rank, or name a column with a "
+                "list of ranks with --data.columns.ranks, or with one of scores with --data.columns.scores",
+            )
+        found = zip(said, ranks_of(ranks, len(given)), strict=True)
+        return Comparison(prompt, [Candidate(messages, Role.RANKED, rank) for messages, rank in found])
+
+    return read
+
+
+def _listed(value: Any, column: str) -> Any:
+    """A list, also where a CSV file has it as JSON text."""
+    return as_json(value, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
+def _response(response: str | dict[str, Any], where: str, column: str, row: Row) -> Messages:
+    """A response of a list: a string, or an object with its text, or its messages, under one of several names."""
+    if isinstance(response, str):
+        return conversation(response, where, row.notes)
+    found = next((name for name in _TEXT_OF_RESPONSE if response.get(name) is not None), None)
+    if found is None and not response.get("tool_calls"):
+        raise BadRow("no text", f"{where} has none of {', '.join(_TEXT_OF_RESPONSE)}; mend it")
+    value = "" if found is None else by_message(response[found])
+    more = {key: response[key] for key in ("tool_calls", *REASONING) if response.get(key)}
+    alone = isinstance(value, str)
+    if alone and more:
+        value = [{"role": "assistant", "content": value, **more}]
+    read = {found, "rank", "role", *(more if alone else ())}
+    row.unused += [f"{column}[].{key}" for key, part in response.items() if part is not None and key not in read]
+    return conversation(value, where, row.notes)
+
+
+def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
+    """A reader of rows with two responses and who preferred which, of one judge or several.
+
+    columns: names of `prompt`, `first` and `second`; the list of `extra` (added to the prompt), and the `votes`.
+    annotators: `soft` keeps the share of votes as a probability (a tie is half a vote for either), `majority` takes the
+        more frequent vote as certain.
+    """
+
+    votes: Votes = columns["votes"]
+
+    def read(row: Row) -> Comparison:
+        names = [str(columns["first"]), str(columns["second"])]
+        prompt, (first, second) = _apart(row, columns, names)
+        if not columns["labelled"]:
+            return _pair(prompt, first, second, labelled=False)
+        share = votes.share_for_first([row[column] for column in votes.columns])
+        if annotators == "majority" and share == 0.5:
+            raise NothingToLearn(
+                "no majority", "the annotators are divided or see a tie: no preference; pass --data.annotators soft"
+            )
+        if share < 0.5:
+            first, second, share = second, first, 1 - share
+        return _pair(prompt, first, second, flipped=0.0 if annotators == "majority" else 1 - share)
+
+    return read
+
+
+def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
+    """A reader of rows with one response and whether it is good. columns: names of `prompt`, `completion`, `good`."""
+
+    def read(row: Row) -> Comparison:
+        good = _verdict(row, columns["good"])
+        name = str(columns["completion"])
+        prompt, (answer,) = _asked(row, columns, [conversation(row[name], name, row.notes)], [name])
+        return Comparison(prompt, [Candidate(with_thoughts(row, answer), Role.CHOSEN if good else Role.REJECTED)])
+
+    return read
+
+
+def unpaired_whole(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
+    """A reader of conversations whose last response is good or bad. columns: names of `conversation` and `good`."""
+
+    def read(row: Row) -> Comparison:
+        good, name = _verdict(row, columns["good"]), columns["conversation"]
+        turns = conversation(row[name], name, row.notes)
+        check_order(turns)
+        asked = max(i for i, turn in enumerate(turns) if turn["role"] not in ("assistant", "tool")) + 1
+        if asked == len(turns):
+            raise BadRow(
+                "no response", f"`{name}` ends with a question; add the response that `{columns['good']}` is about"
+            )
+        found = Candidate(turns[asked:], Role.CHOSEN if good else Role.REJECTED)
+        return Comparison(turns[:asked], [found])
+
+    return read
+
+
+def _verdict(row: Row, column: str) -> bool:
+    label = row[column]
+    good = GOOD_WORDS.get(str(label).strip().lower())
+    good = {1: True, 0: False, -1: False}.get(number) if (number := whole_number(label)) is not None else good
+    if good is None:
+        what = f"`{column}` is {label!r}, neither good nor bad; write true or false"
+        raise (BadRow if label in (None, "") else Misread)("label", what)
+    return good

@@ -1,0 +1,72 @@
+"""What a record holds, whichever reader read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from lit_posttrain.data.rows.messages import MARK, NOTES, UNUSED
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.types import Role
+
+
+@dataclass(slots=True)
+class Example:
+    """What a record holds, as either a conversation, plain text, or both.
+
+    messages: the conversation, roles normalised; empty for plain text.
+    prompt_turns: how many leading messages are the prompt. The record says so where it has a prompt of its own;
+        in a whole conversation they are the turns before the first assistant turn.
+    tools: tool schemas for the chat template.
+    text: (prompt, completion) as plain strings, for tokenizers without a chat template; ("", text) for plain text;
+        None where only a chat template can say what the conversation looks like.
+    variables: what the record hands to the chat template besides, such as {"enable_thinking": False}.
+    untrained: places of messages that the record marks as not to be trained on.
+    continued: words of the assistant that belong to the prompt: `messages[prompt_turns]` begins with them, and only
+        what follows is the response. A prompt alone, which is to be continued, ends with that message.
+    """
+
+    messages: list[dict[str, Any]]
+    prompt_turns: int = 0
+    tools: list[Any] | None = None
+    text: tuple[str, str] | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
+    untrained: frozenset[int] = frozenset()
+    continued: str = ""
+
+    @classmethod
+    def of(cls, prompt: list[dict[str, Any]], response: list[dict[str, Any]], row: Row, **more: Any) -> Self:
+        """A prompt and what follows it. A prompt that ends with the assistant's words is continued by the response.
+        What nobody reads of the messages is noted in the row."""
+        continued = ""
+        last = prompt[-1] if prompt else {}
+        if last.get("role") == "assistant" and "tool_calls" not in last:
+            continued = last["content"]
+            if response and response[0]["role"] == "assistant":
+                words = continued + response[0]["content"]
+                begun = {key: value for key, value in last.items() if key != MARK}
+                response = [{**begun, **response[0], "content": words}, *response[1:]]
+                prompt = prompt[:-1]
+            elif not response:
+                prompt, response = prompt[:-1], [last]
+            else:
+                continued = ""
+        messages = [*prompt, *response]
+        row.unused += [key for m in messages for key in m.get(UNUSED, ())]
+        row.notes += [note for m in messages for note in m.get(NOTES, ())]
+        untrained = frozenset(i for i, m in enumerate(messages) if m.get(MARK) is False)
+        bare = [{key: value for key, value in m.items() if key not in (MARK, UNUSED, NOTES)} for m in messages]
+        return cls(bare, len(prompt), untrained=untrained, continued=continued, **more)
+
+
+@dataclass(slots=True)
+class Labelled:
+    """Examples that share a prompt and become one tree, each with the role and label of its response. A lone prompt, of
+    which no response is known, has no labels. record: see `Tree.record`. unread, notes: what the audit counts, see
+    `Row`."""
+
+    examples: list[Example]
+    labels: list[tuple[Role, float]]
+    record: str = ""
+    unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,90 @@
+"""The prompt of a row with the columns that belong to it, and what of its responses follows: alike for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from lit_posttrain.data.formats.comparison import Messages, after_prompt
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.messages import SYSTEM, is_message, kind, not_text
+from lit_posttrain.data.rows.row import Row
+
+
+def behind_prompt(
+    row: Row, prompt: Messages, extra: Sequence[str], sides: Sequence[Messages], column: str, names: Sequence[str]
+) -> tuple[Messages, list[Messages]]:
+    """The prompt, and what of each response follows it: the prompt's column with the texts of the `extra` columns below
+    it, unless the responses themselves begin with it and have none of those. column: the prompt's; names: of the
+    responses.
+
+    Raises:
+        BadRow: a response begins with another prompt, or an extra column has the wrong type.
+    """
+    extra = [name for name in extra if row.first((name,))]
+    if extra and takes_more(prompt, row[column]):
+        if any(side[0]["role"] != "assistant" for side in sides):
+            with suppress(BadRow):
+                return after_prompt(prompt, sides, column, names)
+        prompt = [*prompt[:-1], {**prompt[-1], "content": with_added(prompt[-1]["content"], row, extra)}]
+    return after_prompt(prompt, sides, column, names)
+
+
+def takes_more(prompt: Sequence[Mapping[str, Any]], value: Any) -> bool:
+    """Whether other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
+    what the prompt was read from."""
+    turns = [message for message in prompt if message["role"] not in SYSTEM]
+    return prompt[-1]["role"] == "user" and (isinstance(value, str) or len(turns) == 1)
+
+
+def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
+    """A prompt with the texts of columns that belong to it, a paragraph each. A `context` that is an object, or a list
+    of other things than texts and messages, is a record of its own, as HotpotQA has it, and stays unread.
+
+    Raises:
+        BadRow: a column holds something else than text.
+    """
+    there = [column for column in columns if row.first((column,)) and not _is_record(column, row.peek(column))]
+    return "\n\n".join([asked] * bool(asked.strip()) + [_text(row, column) for column in there])
+
+
+def _is_record(column: str, value: Any) -> bool:
+    """Whether a value is structured data rather than texts that somebody may have meant for the prompt. What an
+    instruction is carried out on is never beside it."""
+    if column == "input":
+        return False
+    if isinstance(value, list):
+        return not any(isinstance(part, str) or is_message(part) for part in value)
+    return isinstance(value, dict)
+
+
+def _text(row: Row, column: str) -> str:
+    value = row[column]
+    if isinstance(value, (list, dict)):
+        raise BadRow(
+            "wrong type",
+            f"`{column}` is {kind(value)}, not a string; write what belongs to the prompt as one text, or rename the "
+            "column to leave it out",
+        )
+    return string(value, column)
+
+
+def string(value: Any, column: str) -> str:
+    """A value that must be a string.
+
+    Raises:
+        BadRow: it is none.
+    """
+    if not isinstance(value, str):
+        raise not_text(value, f"`{column}`")
+    return value
+
+
+def empty_prompt(column: str) -> BadRow:
+    """What is wrong with a row whose prompt is blank."""
+    return BadRow(
+        "empty prompt",
+        f"`{column}` is empty: nothing is asked; fill or remove the row (texts that answer nothing go to "
+        "configs/sft.yaml with --data.columns.text)",
+    )

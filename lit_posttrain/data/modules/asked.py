@@ -1,0 +1,132 @@
+"""Prompts from a file that are to be answered once, by `generate` or by a callback: read as `PromptData` reads them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.data.audit.report import FileAudit
+from lit_posttrain.data.audit.table import read_as
+from lit_posttrain.data.files.sources import SUFFIXES, Record, find_sources
+from lit_posttrain.data.formats.conversations import no_conversation
+from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.modules.prompts import PromptReader, prompt_reader
+from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import PromptRecord
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Asked(PromptRecord):
+    """A prompt and where it stands. rest: the columns of its row that are no part of the prompt, such as ids and
+    answers."""
+
+    source: str = ""
+    rest: dict[str, Any] = field(default_factory=dict)
+
+    def row(self, **own: Any) -> dict[str, Any]:
+        """A row to write down, with what else stood in this one: its other columns, tools, and template variables. What
+        these columns are called is not in the row, see `refuse_names`."""
+        around = {"tools": self.tools, "chat_template_kwargs": self.variables}
+        return {**self.rest, **{name: value for name, value in around.items() if value}, **own}
+
+
+def read_prompts(path: str, system_prompt: str | None = None) -> list[Asked]:
+    """The prompts of a data file, a folder or a data set, or of a text file (.txt) a line each. Rows without a prompt,
+    such as pairs whose sides begin differently, are left out, as in training; the log says how many.
+
+    Raises:
+        PostTrainError: for what cannot be read, a row without a prompt, and no prompt at all.
+    """
+    place = Path(path).expanduser()
+    if place.suffix.lower() == ".txt" and not place.exists():
+        raise PostTrainError(f"{path}: no such file of prompts")
+    if place.is_file() and not place.name.lower().endswith(SUFFIXES):
+        if place.suffix.lower() not in ("", ".txt"):
+            raise PostTrainError(
+                f"{path}: {place.suffix} files are not read; rows are in {', '.join(SUFFIXES)} files, and a .txt file "
+                "has a prompt a line"
+            )
+        found = list(_lines(path, place, system_prompt))
+    else:
+        audits: dict[str, FileAudit] = {}
+        found = list(_records(path, system_prompt, audits))
+        told = [line for audit in audits.values() for line in read_as(audit)]
+        if not found:
+            raise PostTrainError(f"{path}: no prompts ({'; '.join(told)}); name another file")
+        for line in told:
+            log.warning(line)
+    if not found:
+        raise PostTrainError(f"{path}: no prompts; name another file")
+    return found
+
+
+def refuse_names(prompts: Sequence[Asked], names: Sequence[str]) -> None:
+    """Refuse rows with columns that rows written down have themselves, which would be overwritten.
+
+    Raises:
+        PostTrainError: naming the first one.
+    """
+    for one in prompts:
+        for name in names:
+            if one.rest.get(name) is not None:
+                raise PostTrainError(f"{one.source}: the column `{name}` is also one of the output; rename it")
+
+
+def asked(text: str, system_prompt: str | None = None, source: str = "") -> Asked:
+    """A prompt of one user message."""
+    opened = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return Asked([*opened, {"role": "user", "content": text}], {"prompt": text}, source=source)
+
+
+def continued(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A conversation with the assistant's answer, which goes on where the prompt ends with words of the assistant."""
+    return Example.of([dict(message) for message in prompt], [dict(said)], Row({})).messages
+
+
+def _records(path: str, system_prompt: str | None, audits: dict[str, FileAudit]) -> Iterator[Asked]:
+    # rows written by hand may differ in their columns: nothing is trained on, so that each is read by its own
+    readers: dict[tuple[str, ...], PromptReader] = {}
+    for source in find_sources(path):
+        for record in source.records():
+            columns, place = tuple(record.data), f"{record.file}:{record.line}"
+            audit = audits.setdefault(record.file, FileAudit(record.file))
+            row = Row(record.data)
+            try:
+                reader = readers[columns] = readers.get(columns) or _reader(record, system_prompt)
+                example = reader.example(row)
+            except NothingToLearn as problem:
+                audit.drop(problem.reason, record.line)
+                continue
+            except BadRow as problem:
+                raise PostTrainError(f"{place}: {problem}") from problem
+            audit.note(row.notes, record.line)
+            audit.leave(dict.fromkeys(row.unused), record.line)
+            yield Asked(example.messages, record.data, example.tools, example.variables, place, row.rest())
+
+
+def _reader(record: Record, system_prompt: str | None) -> PromptReader:
+    try:
+        return prompt_reader(record, system_prompt=system_prompt)
+    except PostTrainError as problem:  # whose remedy is an option of training
+        said = no_conversation(record.data) or (
+            f"no prompt among the columns {', '.join(record.data)}; rename the one with the prompt to `prompt`, or to "
+            "`messages` if it holds conversations"
+        )
+        raise PostTrainError(f"{record.file}:{record.line}: {said}") from problem
+
+
+def _lines(path: str, place: Path, system_prompt: str | None) -> Iterator[Asked]:
+    try:
+        lines = place.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise PostTrainError(f"{path}: prompts could not be read ({problem}); save the file as UTF-8") from problem
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield asked(line.removesuffix("\r"), system_prompt, f"{path}:{number}")

@@ -1,0 +1,247 @@
+"""The data module of reward models and of preference optimisation: a prompt and its compared responses is a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.comparison import Candidate, Comparison
+from lit_posttrain.data.formats.comparison_readers import Annotators
+from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
+from lit_posttrain.data.formats.example import Example, Labelled
+from lit_posttrain.data.modules.base import TreeData
+from lit_posttrain.data.render.overlong import Fitted, fit_comparison
+from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.render.trees import Reader
+from lit_posttrain.data.rows.messages import check_order
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.votes import Winner
+from lit_posttrain.data.store.build import cache_home
+from lit_posttrain.data.store.loader import Companions, Trees
+from lit_posttrain.data.store.logprob_cache import TargetTrees
+from lit_posttrain.data.store.memory import MemoryTrees
+from lit_posttrain.data.store.mismatch import Mismatched
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Tree
+
+
+@runtime_checkable
+class WantsMismatched(Protocol):
+    """A method that looks at prompts with responses to other prompts."""
+
+    @property
+    def wants_mismatched(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class PreferenceOptions:
+    """What decides which trees come out, see `PreferenceData`."""
+
+    columns: PreferenceColumns | None = None
+    annotators: Annotators = "soft"
+    label_values: dict[str, Winner] | None = None
+    system_prompt: str | None = None
+    max_length: int = 2048
+    overlong: Literal["drop", "cut_prompt"] = "drop"
+    on_bad_row: Literal["error", "skip"] = "error"
+    train_on_prompt: bool = False
+    train_on: TrainOn = "completion"
+    whole_text: bool = True
+    scored: bool = False
+
+    def reader(self, record: Record) -> Reader:
+        """By the columns of preference data."""
+        shape = recognise_comparison(record, self.columns, self.annotators, values=self.label_values)
+        return ComparisonReader(shape, self.system_prompt)
+
+    def fit(self, tree: Tree) -> Fitted:
+        """Drop, or cut the prompt; count its tokens where they are trained on."""
+        if self.train_on_prompt:
+            tree.prompt_counted = np.ones(len(tree.prompt), np.bool_)
+        return fit_comparison(tree, self.max_length, self.overlong)
+
+
+@dataclass(frozen=True)
+class ComparisonReader:
+    """Comparisons as examples with one prompt."""
+
+    shape: ComparisonFormat
+    system_prompt: str | None
+
+    @property
+    def name(self) -> str:
+        """What the audit calls the columns."""
+        return self.shape.name
+
+    @property
+    def doubt(self) -> str:
+        """As `Votes` has it."""
+        return self.shape.votes.doubt if self.shape.votes else ""
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The examples of a record."""
+        row = Row(data)
+        comparison = self.shape.read(row, self.system_prompt)
+        examples = [_example(comparison, candidate, row) for candidate in comparison.candidates]
+        if not self.shape.labelled:  # to be scored, not trained on
+            for example in examples:
+                example.untrained = frozenset()
+        labels = [(candidate.role, candidate.label) for candidate in comparison.candidates]
+        return Labelled(examples, labels, unread=row.unread, notes=row.notes)
+
+
+def _example(comparison: Comparison, candidate: Candidate, row: Row) -> Example:
+    prompt, said = comparison.prompt, candidate.messages
+    # all that a tokenizer without a chat template can show
+    bare = len(prompt) == 1 and prompt[0]["role"] == "user" and len(said) == 1 and not comparison.around.get("tools")
+    text = (str(prompt[0]["content"]), str(said[0]["content"])) if bare else None
+    example = Example.of(prompt, said, row, text=text, **comparison.around)
+    check_order(example.messages)
+    return example
+
+
+class PreferenceData(TreeData):
+    """Comparisons of responses to the same prompt, from files, folders or the hub.
+
+    Columns are recognised by their names: chosen/rejected (strings, messages, or `Human:`/`Assistant:` transcripts,
+    with or without a prompt of their own), a prompt with a list of ranked `responses`, two judged responses
+    (response1/response2 with annotator1.., output_1/output_2 with label), and prompt/completion/label for single good
+    and bad ones; beside them `system`, `tools`, `history` and `chat_template_kwargs`. Anything else is named with
+    `--data.columns`. Rows without a preference (equal sides, no common
+    prompt, only ties) are dropped, counted and listed in the audit.
+
+    Args:
+        path: Training data: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of
+            them, `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
+            quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares
+            they make. Default: all rows once.
+        val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
+        test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
+            every row of `path`.
+        val_share: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
+            by a hash of a row's content.
+        columns: Names of the columns, where they are not recognised.
+        annotators: Where several people judged a pair: `soft` keeps the share of their votes as a probability,
+            `majority` takes the more frequent vote as certain and drops ties.
+        label_values: What the labels of judged pairs say, by their value: `first`, `second` or `tie`, such as
+            '{1: first, 0: second}' or '{model_a: first, model_b: second, tie: tie}'. Default: 1 is the first response,
+            2 the second, 0 a tie; the published columns of PKU-SafeRLHF, SHP and HelpSteer are known.
+        system_prompt: System prompt for prompts that bring none.
+        train_on_prompt: Whether likelihood terms per token cover the prompt too; preferences never do.
+        max_length: Most tokens of a prompt with its longest response. Default: what the model takes, at most 2048.
+        overlong: Longer rows: `drop` them, or `cut_prompt` at its beginning. Responses are never cut. The audit counts.
+        on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
+        batch_size: Prompts per optimizer step, over all micro-batches and devices.
+        eval_batch_size: Prompts per validation batch, over all devices.
+        shuffle: Shuffle the training data anew in every epoch.
+        seed: Seed of the shuffle.
+        streaming: Read the training data as training goes on instead of tokenising it all before: for sets too large
+            for that, on the hub without storing them. Needs --trainer.max_steps, and --data.val_path or no validation;
+            several files are read one after another, in an order drawn anew in every pass. A row that cannot be used is
+            found when it is reached. A resumed run reads the pass again up to its place.
+        shuffle_buffer: With streaming: among how many rows the next one is drawn.
+        cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        weights: list[float] | None = None,
+        val_path: str | list[str] | None = None,
+        test_path: str | list[str] | None = None,
+        val_share: float = 0.0,
+        columns: PreferenceColumns | None = None,
+        annotators: Literal["soft", "majority"] = "soft",
+        label_values: dict[str, Winner] | None = None,
+        system_prompt: str | None = None,
+        train_on_prompt: bool = False,
+        max_length: int | None = None,
+        overlong: Literal["drop", "cut_prompt"] = "drop",
+        on_bad_row: Literal["error", "skip"] = "error",
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        shuffle: bool = True,
+        seed: int = 0,
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            path,
+            val_path,
+            test_path,
+            val_share,
+            max_length,
+            batch_size,
+            eval_batch_size,
+            shuffle,
+            seed,
+            cache_dir,
+            weights=weights,
+            streaming=streaming,
+            shuffle_buffer=shuffle_buffer,
+        )
+        self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
+        self.label_values = label_values
+        self.train_on_prompt = train_on_prompt
+        self.overlong, self.on_bad_row = overlong, on_bad_row
+        self._mismatched: dict[str, Mismatched] = {}
+
+    def _companions(self, store: Trees) -> Companions | None:
+        owner = self._owner()
+        if not (isinstance(owner, WantsMismatched) and owner.wants_mismatched):
+            return None
+        limit = self._limit(owner.max_positions)
+        if isinstance(store, MemoryTrees):  # of a stream's step: its rows have each other's responses beside them
+            if self.batch_size < 2:
+                raise PostTrainError(
+                    f"--data.batch_size 1 with --data.streaming: {type(owner).__name__} compares the rows of a step "
+                    "with each other; take 2 or more"
+                )
+            return Mismatched(store, limit)
+        key = store.fingerprint
+        if key not in self._mismatched:
+            pairing = Mismatched(store, limit)
+            if not pairing.possible and store is self._train:
+                raise PostTrainError(
+                    f"{store.files[0]}: all rows have the same prompt, and {type(owner).__name__} compares with "
+                    "responses to others; mix some in"
+                )
+            self._mismatched[key] = pairing
+        return self._mismatched[key]
+
+    @property
+    def target_trees(self) -> list[TargetTrees]:
+        """All that a run computes log-probs of: the rows to train and to validate on, and what stands beside them."""
+        if self.streaming:
+            raise PostTrainError(
+                "--model.reference cached is computed before training, when a stream has not been read; take "
+                "--model.reference copy, or with adapters adapter_off"
+            )
+        stores = [self.train_store, *self.val_stores.values()]
+        beside = [self._companions(store) for store in stores]
+        return [*stores, *(other for other in beside if isinstance(other, Mismatched) and other.num_targets)]
+
+    @property
+    def reference_folder(self) -> Path:
+        """Where log-probs of a reference are kept."""
+        return cache_home(self.cache_dir) / "reference"
+
+    def _options(self, max_length: int) -> PreferenceOptions:
+        return PreferenceOptions(
+            self.columns,
+            self.annotators,
+            self.label_values,
+            self.system_prompt,
+            max_length,
+            self.overlong,
+            self.on_bad_row,
+            self.train_on_prompt,
+            scored=self._scored,
+        )

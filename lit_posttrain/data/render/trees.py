@@ -1,0 +1,338 @@
+"""Records to token trees: read by their columns, rendered by the template, masked, fitted; counted in an audit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.data.audit.compared import Compared
+from lit_posttrain.data.audit.report import BY_REASON, AuditReport, FileAudit, Tally
+from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.formats.example import Example, Labelled
+from lit_posttrain.data.render.masks import TokenMask
+from lit_posttrain.data.render.overlong import Fitted
+from lit_posttrain.data.render.templates import ConversationTemplate, Rendered, TrainOn
+from lit_posttrain.data.render.used_keys import UsedKeys
+from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
+from lit_posttrain.errors import InvalidTemplate, PostTrainError
+from lit_posttrain.types import Response, Role, Tree
+
+MARKED = "with turns of the assistant that are marked not to be trained on"
+CONTINUED = "with a prompt that ends with the assistant's words, which the response continues"
+
+
+class Reader(Protocol):
+    """How the records of one file become examples; `name` is what the audit calls its columns."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def doubt(self) -> str:
+        """What the records read so far say against how they were read; empty for nothing."""
+        ...
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The examples of one record, all with the same prompt, and what their responses are."""
+        ...
+
+
+class Options(Protocol):
+    """What decides which trees come out of files; hashed into the cache's key."""
+
+    @property
+    def train_on(self) -> TrainOn: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def overlong(self) -> str: ...
+    @property
+    def on_bad_row(self) -> Literal["error", "skip"]: ...
+    @property
+    def whole_text(self) -> bool:
+        """Whether responses keep what the template writes behind their last trained token."""
+        ...
+
+    @property
+    def scored(self) -> bool:
+        """Whether a reward model reads the conversations, as the chat template renders them."""
+        ...
+
+    def reader(self, record: Record) -> Reader:
+        """Decide by a file's first record how it is read."""
+        ...
+
+    def fit(self, tree: Tree) -> Fitted:
+        """What to do with a tree that may be longer than `max_length`."""
+        ...
+
+
+def row_hash(data: dict[str, Any]) -> int:
+    """A 64-bit hash of a record's content, whatever the order of its columns and wherever it stands."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(slots=True)
+class Item:
+    """The texts of one tree, and where its record stands: file is the place of its source. record: `Tree.record`.
+    marked: turns of it are marked not to be trained on."""
+
+    file: int
+    line: int
+    hash: int
+    rendered: list[Rendered]
+    labels: list[tuple[Role, float]]
+    record: str = ""
+    marked: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the tokenizer adds its special tokens, which a chat template writes itself."""
+        return self.rendered[0].plain
+
+
+class TreeMaker:
+    """Makes trees of records and keeps an audit per source.
+
+    A source's first record that is seen decides how all of it is read: `look` at it before records are shuffled.
+    """
+
+    def __init__(self, names: Sequence[str], tokenizer: Any, options: Options) -> None:
+        """names: of the sources, as people know them."""
+        self.options, self.tokenizer = options, tokenizer
+        self.audits = [FileAudit(name) for name in names]
+        self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.scored)
+        self.mask = TokenMask(tokenizer)
+        self.keys = UsedKeys(tokenizer, options.train_on, options.scored)
+        self._told: set[str] = set()  # what was counted of the row at hand, which may have several responses
+        self._readers: list[Reader | None] = [None] * len(names)
+
+    @property
+    def skips(self) -> bool:
+        """Whether bad rows are counted instead of ending the run."""
+        return self.options.on_bad_row == "skip"
+
+    def look(self, file: int, record: Record) -> Reader:
+        """How the records of a source are read."""
+        reader = self._readers[file]
+        if reader is None:
+            reader = self._readers[file] = self.options.reader(record)
+            self.audits[file].format = reader.name
+        return reader
+
+    def items(self, file: int, record: Record, digest: int = 0) -> Iterator[Item]:
+        """The texts of a record's trees; none for a row that is dropped. digest: of the record's content.
+
+        Raises:
+            PostTrainError: for a bad row, unless such rows are skipped.
+        """
+        audit = self.audits[file]
+        audit.rows += 1
+        self._told.clear()
+        try:
+            if record.problem is not None:
+                raise record.problem
+            labelled = self.look(file, record).read(record.data)
+            texts = [self._render(example, record, audit) for example in labelled.examples]
+            self._note(labelled, record.line, audit)
+            for rendered in _by_tree(texts):
+                marked = any(example.untrained for example in labelled.examples)
+                yield Item(file, record.line, digest, rendered, labelled.labels, labelled.record, marked)
+        except BadRow as error:
+            self._bad(file, record.line, error)
+
+    def _note(self, labelled: Labelled, line: int, audit: FileAudit) -> None:
+        """Count what of a record was not used, and how it was read."""
+        notes = list(labelled.notes)
+        for example in labelled.examples:
+            marked = any(example.messages[turn]["role"] == "assistant" for turn in example.untrained)
+            notes += [MARKED] * marked + [CONTINUED] * bool(example.continued)
+        audit.leave(labelled.unread, line)
+        audit.note(notes, line)
+        self.keys.look(labelled.examples, line, audit)
+
+    def encode(self, chunk: Sequence[Item]) -> list[Any]:
+        """The encodings of the texts of items that are all plain or all not, one after another."""
+        return self.mask.encode([rendered.text for item in chunk for rendered in item.rendered], chunk[0].plain)
+
+    def trees(self, chunk: Sequence[Item], encodings: Sequence[Any]) -> Iterator[tuple[Tree, int]]:
+        """Trees with their records' digests.
+
+        Raises:
+            PostTrainError: as `items`.
+        """
+        encoded = iter(encodings)
+        for item in chunk:
+            audit = self.audits[item.file]
+            own = [(rendered, next(encoded)) for rendered in item.rendered]
+            try:
+                made = self._made(item, own)
+            except BadRow as error:
+                self._bad(item.file, item.line, error)
+                continue
+            audit.rewritten += len(made) > 1
+            for tree in made:
+                tree.file, tree.line, tree.record = audit.name, item.line, item.record
+                fitted = self.options.fit(tree)
+                if fitted.dropped:
+                    audit.drop(fitted.dropped, item.line)
+                audit.cut += fitted.cut
+                audit.split += fitted.split
+                audit.empty_pieces += fitted.empty_pieces
+                for piece in fitted.trees:
+                    yield piece, item.hash
+
+    def _made(self, item: Item, own: Sequence[tuple[Rendered, Any]]) -> list[Tree]:
+        """The trees of an item's texts: one of all of them, or several of a single text."""
+        made = [self.mask.trees(rendered, encoding, self.options.whole_text) for rendered, encoding in own]
+        marked = item.marked or self.options.scored
+        if len(made) == 1:
+            return [_joined([tree], item.labels, marked) for tree in made[0]]
+        if any(len(trees) != 1 for trees in made):
+            raise BadRow(
+                "token boundary",
+                "a response of several turns whose prompts and answers share tokens; cut the response to one turn",
+            )
+        return [_joined([trees[0] for trees in made], item.labels, marked)]
+
+    def _render(self, example: Example, record: Record, audit: FileAudit) -> list[Rendered]:
+        template = self.template
+        before = template.rewritten, template.unanswered, template.altered, template.generated
+        try:
+            texts = template.render(example)
+        except InvalidTemplate:
+            raise
+        except PostTrainError as error:
+            raise PostTrainError(f"{record.file}:{record.line}: {error}") from error
+        audit.rewritten += template.rewritten - before[0]
+        audit.unanswered += template.unanswered - before[1]
+        found = {
+            "altered": template.altered > before[2],
+            "generated": template.generated > before[3],
+            "opened": template.opens(example),
+            "control": template.holds_control_tokens(example),
+        }
+        for name in [name for name, is_so in found.items() if is_so and name not in self._told]:
+            getattr(audit, name).add(record.line)
+        for what in set(template.missed) - self._told:
+            audit.lost.setdefault(what, Tally()).add(record.line)
+        self._told.update(template.missed, (name for name, is_so in found.items() if is_so))
+        for rendered in texts:
+            try:
+                rendered.text.encode()
+            except UnicodeEncodeError as error:
+                raise BadRow("not Unicode", "the text holds half of a surrogate pair; mend it") from error
+        return texts
+
+    def _bad(self, file: int, line: int, error: BadRow) -> None:
+        audit = self.audits[file]
+        if isinstance(error, Misread):
+            raise PostTrainError(f"{audit.name}:{line}: {error}") from error
+        if not self.skips and not isinstance(error, NothingToLearn):
+            raise PostTrainError(
+                f"{audit.name}:{line}: {error} (or drop such rows with --data.on_bad_row skip)"
+            ) from error
+        audit.drop(error.reason, line)
+
+    def report(self, columns: Mapping[str, NDArray[Any]], comparisons: Compared | None) -> AuditReport:
+        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, counted_tokens, lines.
+
+        Raises:
+            PostTrainError: a file as a whole says that it was read the wrong way.
+        """
+        for audit, reader in zip(self.audits, self._readers, strict=True):
+            if reader is not None and reader.doubt:
+                raise PostTrainError(f"{audit.name}: {reader.doubt}")
+        total = _sum(self.audits)
+        for index, audit in [*enumerate(self.audits), (-1, total)]:
+            mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lengths"]), np.bool_)
+            audit.measure(*(columns[name][mine] for name in ("lengths", "counted_tokens", "lines")))
+        total.longest = []
+        return AuditReport(
+            files=self.audits,
+            total=total,
+            train_on=self.options.train_on,
+            max_length=self.options.max_length,
+            overlong=self.options.overlong,
+            chat_template=self.template.has_template,
+            dated_template=self.template.dated,
+            remedy=self.template.remedy,
+            own_prompt=shorten(self.template.own_prompt, 60),
+            own_prompt_tokens=len(self.mask.backend.encode(self.template.own_prompt, add_special_tokens=False).ids),
+            pad_is_eos=self.tokenizer.pad_token_id is not None
+            and self.tokenizer.pad_token_id == self.tokenizer.eos_token_id,
+            eos=self.tokenizer.eos_token or "",
+            ends=dict(self.mask.ends),
+            compared=comparisons,
+        )
+
+
+def _by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
+    """The texts of each tree: one tree of all examples, or, of a single example that is trained turn by turn, one a
+    turn."""
+    if len(texts) == 1:
+        return [[rendered] for rendered in texts[0]]
+    if any(len(rendered) != 1 for rendered in texts):
+        raise BadRow(
+            "rewritten turns",
+            "the chat template rewrites earlier turns, so that a response of several turns is no single text; cut the "
+            "response to one turn",
+        )
+    return [[rendered[0] for rendered in texts]]
+
+
+def _joined(trees: list[Tree], labels: list[tuple[Role, float]], marked: bool) -> Tree:
+    """Trees of one response each as one tree. marked: a response may begin with turns that are not trained on.
+
+    Raises:
+        BadRow: the tokens of their prompts differ.
+    """
+    first = trees[0]
+    if not labels:
+        return first
+    prompt = first.prompt
+    if any(not np.array_equal(tree.prompt, prompt) for tree in trees[1:]):
+        if not marked:
+            raise BadRow(
+                "token boundary", "the prompt has other tokens before one response than before another; mend it"
+            )
+        # a tree's prompt ends where training begins, which is later where a response begins with an untrained turn
+        shortest = min(len(tree.prompt) for tree in trees)
+        alike = np.all([tree.prompt[:shortest] == prompt[:shortest] for tree in trees], axis=0)
+        prompt = prompt[: shortest if alike.all() else int(np.argmin(alike))]
+    said = [_after(tree, len(prompt)) for tree in trees]
+    compared = any(role != Role.SAMPLE for role, _ in labels)
+    if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
+        raise NothingToLearn("equal responses", "all responses have the same tokens: no preference; remove the row")
+    responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
+    return Tree(prompt, responses, first.prompt_counted)
+
+
+def _after(tree: Tree, start: int) -> Response:
+    """The response of a tree with the end of its prompt, from token `start` on, before it."""
+    rest, response = tree.prompt[start:], tree.responses[0]
+    tokens = np.concatenate([rest, response.tokens])
+    return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.counted]))
+
+
+def _sum(audits: Sequence[FileAudit]) -> FileAudit:
+    """All files together; places stay with their files."""
+    total = FileAudit("total")
+    for audit in audits:
+        for name in ("rows", "cut", "split", "empty_pieces", "unanswered", "rewritten"):
+            setattr(total, name, getattr(total, name) + getattr(audit, name))
+        for name in BY_REASON:
+            for reason, tally in getattr(audit, name).items():
+                getattr(total, name).setdefault(reason, Tally()).count += tally.count
+        total.generated.count += audit.generated.count
+        total.opened.count += audit.opened.count
+        total.control.count += audit.control.count
+        total.altered.count += audit.altered.count
+    return total

@@ -1,0 +1,241 @@
+"""Loaders that plan whole optimizer steps, so that every micro-batch carries the denominators of its step.
+
+`batch_size` counts conversations (trees) per *optimizer step*. How a step is cut into micro-batches and ranks is the
+trainer's business and changes neither the loss nor the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.data.store.mixing import Mix
+from lit_posttrain.data.store.packing import collate, split_step
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import RowLayout, Tree, TreeBatch
+
+
+class Trees(Protocol):
+    """What a loader needs of a data set; `TreeStore` has it."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]: ...
+    @property
+    def counted_tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def num_responses(self) -> NDArray[np.int64]: ...
+    @property
+    def num_pairs(self) -> NDArray[np.int64]: ...
+    @property
+    def num_labelled(self) -> NDArray[np.int64]: ...
+    @property
+    def chosen_tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def files(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tree: ...
+
+
+def step_counts(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
+    """The denominators of a step made of these trees, over all micro-batches and ranks."""
+    return {
+        "tokens": float(store.counted_tokens[members].sum()),
+        "input_tokens": float(store.lengths[members].sum()),
+        "responses": float(store.num_responses[members].sum()),
+        "pairs": float(store.num_pairs[members].sum()),
+        "labelled": float(store.num_labelled[members].sum()),
+        "chosen_tokens": float(store.chosen_tokens[members].sum()),
+        "trees": float(len(members)),
+    }
+
+
+class Companions(Protocol):
+    """A further tree for every row of a data set."""
+
+    def __getitem__(self, index: int) -> Tree: ...
+
+
+@dataclass(frozen=True)
+class StepCutter:
+    """Cuts optimizer steps into `accumulate` micro-batches for each of `world` ranks."""
+
+    accumulate: int
+    world: int
+    rank: int
+    layout: RowLayout
+
+    def micro_batches(
+        self,
+        store: Trees,
+        members: NDArray[np.int64],
+        companions: Companions | None,
+        skip: int = 0,
+        counts: Mapping[str, float] | None = None,
+    ) -> Iterator[TreeBatch]:
+        """This rank's micro-batches of the step of trees `members`, from number `skip` on; the first has the companions
+        of the whole step. counts: the step's denominators, where it has more than these trees."""
+        counts = step_counts(store, members) if counts is None else counts
+        parts = self._parts(store.lengths[members], members)
+        for number, chosen in enumerate(parts[skip:]):
+            batch = self._collate(store, chosen, counts)
+            if number == 0 and companions is not None:
+                batch.mismatched = [self._collate(companions, rows, {}) for rows in parts]
+            yield batch
+
+    def _collate(self, trees: Companions, chosen: list[int], counts: Mapping[str, float]) -> TreeBatch:
+        return collate([trees[i] for i in chosen], self.layout, counts, chosen)
+
+    def _parts(self, lengths: NDArray[np.int64], members: NDArray[np.int64]) -> list[list[int]]:
+        """The rows of this rank's micro-batches."""
+        parts = split_step(lengths, self.accumulate * self.world)
+        # neighbouring parts hold like lengths: the ranks of one micro-batch finish together
+        return [members[parts[index * self.world + self.rank]].tolist() for index in range(self.accumulate)]
+
+
+class StepLoader:
+    """Training micro-batches, `accumulate` per optimizer step on each of `world` ranks.
+
+    The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
+    a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
+    says where Lightning leaves an epoch. repeat: whether every epoch has the order of the first. mix: how often an
+    epoch shows the rows of each source; by default every row once. companions: by row a further tree, which is not
+    trained on: the first micro-batch of a step carries those of the whole step.
+
+    Raises:
+        PostTrainError: when a checkpoint's state belongs to other data, another batch size or another accumulation.
+    """
+
+    def __init__(
+        self,
+        store: Trees,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        accumulate: int = 1,
+        world: int = 1,
+        rank: int = 0,
+        layout: RowLayout | None = None,
+        limit: int | float = 1.0,
+        repeat: bool = False,
+        mix: Mix | None = None,
+        companions: Companions | None = None,
+    ) -> None:
+        if len(store) == 0:
+            raise PostTrainError("the training data has no usable rows; `lit-posttrain audit` says why")
+        if batch_size < 1:
+            raise PostTrainError(f"--data.batch_size is {batch_size}; it must be at least 1")
+        self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
+        self.accumulate, self.repeat = accumulate, repeat
+        self.cutter = StepCutter(accumulate, world, rank, layout or RowLayout())
+        self.mix, self.companions = mix, companions
+        self.steps = -(-len(store if mix is None else mix) // batch_size)
+        # the micro-batches of an epoch as Lightning counts them
+        self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
+        self._epoch = 0
+        self._yielded = 0
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[TreeBatch]:
+        # A generator: Lightning calls iter() more than once before it takes the first batch. It never asks for the
+        # StopIteration behind an epoch's last batch either, so the next epoch begins here.
+        if self._yielded >= self._end:
+            self._epoch, self._yielded = self._epoch + 1, 0
+        step, skip = divmod(self._yielded, self.accumulate)
+        order = self._order(0 if self.repeat else self._epoch)
+        while step < self.steps:
+            members = order[step * self.batch_size : (step + 1) * self.batch_size]
+            for batch in self.cutter.micro_batches(self.store, members, self.companions, skip):
+                self._yielded += 1
+                yield batch
+            step, skip = step + 1, 0
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self.mix is not None:
+            return self.mix.order(self.seed, epoch, self.shuffle)
+        if not self.shuffle:
+            return np.arange(len(self.store))
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.store))
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "streaming": False,
+            "data": self.store.fingerprint,
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "weights": self.mix and self.mix.identity,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, micro-batches handed out in it, and what the data was."""
+        epoch, yielded = self._epoch, self._yielded
+        if yielded >= self._end:
+            epoch, yielded = epoch + 1, 0
+        return {"epoch": epoch, "yielded": yielded, "files": list(self.store.files), **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the micro-batches of `state`."""
+        require_same(state, self._identity(), self.store.files)
+        self._epoch, self._yielded = int(state["epoch"]), int(state["yielded"])
+
+
+def require_same(state: Mapping[str, Any], identity: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Refuse a loader's state that belongs to other data or settings. files: what this run takes.
+
+    Raises:
+        PostTrainError: naming the difference.
+    """
+    for key, now in identity.items():
+        saved = state.get(key, False if key == "streaming" else None)  # which an older checkpoint may lack
+        if saved == now:
+            continue
+        before, after = f"with {key}={saved}", f"has {key}={now}"
+        if key == "data":
+            same = state["files"] == list(files)
+            before = f"on {', '.join(state['files'])}"
+            after = f"takes {'other rows or tokens of it' if same else ', '.join(files)}"
+        raise PostTrainError(
+            f"the checkpoint was trained {before} and this run {after}: resume with the same data and settings, or "
+            "start anew from its exported weights"
+        )
+
+
+class EvalLoader:
+    """Every tree once, in order, `batch_size` a batch over all ranks; each rank yields equally many batches."""
+
+    def __init__(
+        self,
+        store: Trees,
+        *,
+        batch_size: int,
+        world: int = 1,
+        rank: int = 0,
+        layout: RowLayout | None = None,
+        companions: Companions | None = None,
+    ) -> None:
+        self.store, self.world, self.rank, self.companions = store, world, rank, companions
+        self.batch_size = max(batch_size, world)
+        self.layout = layout or RowLayout()
+
+    def __len__(self) -> int:
+        return -(-len(self.store) // self.batch_size)
+
+    def __iter__(self) -> Iterator[TreeBatch]:
+        for start in range(0, len(self.store), self.batch_size):
+            members = np.arange(start, min(start + self.batch_size, len(self.store)))
+            chosen = sorted(members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist())
+            counts = step_counts(self.store, members)
+            batch = collate([self.store[i] for i in chosen], self.layout, counts, chosen)
+            if self.companions is not None:
+                batch.mismatched = [collate([self.companions[i] for i in chosen], self.layout, {}, chosen)]
+            yield batch

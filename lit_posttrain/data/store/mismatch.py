@@ -1,0 +1,85 @@
+"""Prompts with responses to other prompts, from which KTO measures how far the policy has moved (Ethayarajh et al.
+2024). The pairing is a function of the data alone, so that neither batch sizes nor ranks change it."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.data.store.loader import Trees
+from lit_posttrain.types import Response, Role, Tree
+
+_LOOK_AHEAD = 200
+
+
+class Mismatched:
+    """For every tree of a store its prompt with one response of a later tree, the next one that answers another prompt
+    and fits.
+
+    Where none of the next 200 fits into `max_length`, the beginning of the prompt is left out here (nothing is trained
+    on it). Where all ask the same, the response is the tree's own and none of its tokens counts: D is 0.
+    identity, num_targets, reference: as in `TreeStore`.
+    """
+
+    def __init__(self, store: Trees, max_length: int) -> None:
+        self.store, self.max_length = store, max_length
+        self.identity = f"mismatched, rule 1, {max_length} {store.fingerprint}"
+        self.reference: Any = None
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Tree:
+        """A tree with one MISMATCHED response."""
+        own, said = self._pair(index)
+        room = max(self.max_length - len(said.tokens), 1)
+        tree = Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
+        if self.reference is not None:
+            tree.per_target["reference"] = np.array(self.reference[slice(*self._ends[index : index + 2])])
+        return tree
+
+    def _pair(self, index: int) -> tuple[Tree, Response]:
+        own = self.store[index]
+        size = len(self.store)
+        other: Tree | None = None
+        for step in range(1, size):
+            if step > _LOOK_AHEAD and other is not None:
+                break
+            found = self.store[(index + step) % size]
+            if np.array_equal(found.prompt, own.prompt):
+                continue
+            other = other or found
+            if len(own.prompt) + len(self._response(found, index).tokens) <= self.max_length:
+                other = found
+                break
+        response = self._response(other or own, index)
+        counted = response.counted if other is not None else np.zeros_like(response.counted)
+        return own, Response(response.tokens, counted, Role.MISMATCHED)
+
+    @property
+    def possible(self) -> bool:
+        """Whether there are two prompts at all."""
+        first = self.store[0].prompt
+        return any(not np.array_equal(self.store[i].prompt, first) for i in range(1, len(self.store)))
+
+    def whole(self) -> Mismatched:
+        """These trees, once more."""
+        return copy.copy(self)
+
+    @property
+    def num_targets(self) -> int:
+        """Counted tokens of all responses."""
+        return int(self._ends[-1])
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        sizes = [int(np.count_nonzero(self._pair(i)[1].counted)) for i in range(len(self))]
+        return np.cumsum([0, *sizes])
+
+    @staticmethod
+    def _response(tree: Tree, index: int) -> Response:
+        return tree.responses[index % len(tree.responses)]

@@ -1,0 +1,328 @@
+"""Trees on disk: flat arrays, memory-mapped, in a folder that appears whole or not at all.
+
+A folder holds `tokens.bin` (int32) and `counted.bin` (bool) of all segments one after another, where the segments of
+a tree are its prompt and then its responses; `segments.npz` and `trees.npz` with one entry per segment and per tree;
+and `store.json`. Where trees have records, `records.bin` holds them one after another, as UTF-8.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_posttrain.data.audit.compared import ResponseColumns
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import Response, Role, Tree, rank_of
+
+Longs = NDArray[np.int64]
+
+# per tree what loaders plan with, so that planning reads no tokens
+MEASURES = (
+    "prompt_lengths",
+    "lengths",
+    "longest_branch",
+    "num_responses",
+    "counted_tokens",
+    "num_pairs",
+    "num_labelled",
+    "chosen_tokens",
+    "prompt_counted",
+)
+# in the order in which `append` fills them
+_TREE_COLUMNS = ("first_segment", *MEASURES, "file_index", "lines", "record_start", "record_end")
+_FLUSH_TOKENS = 1 << 20
+
+
+class TreeStore:
+    """A read-only sequence of trees.
+
+    lengths (n,): tokens of the prompt and all responses. prompt_lengths (n,). longest_branch (n,): the prompt and the
+    longest response. num_responses (n,). counted_tokens (n,): targets, that is counted tokens of responses and
+    prompt, except the first token of a sequence, which nothing predicts. num_pairs (n,): pairs of responses of unequal
+    rank. num_labelled (n,): responses of which somebody said whether they are good (of a ranking the best and the
+    worst). chosen_tokens (n,): counted tokens of the responses of rank 0, and of their prompt. file_index (n,) into
+    `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the
+    same in every file. fingerprint: hash of the trees and their order. identity, num_targets: hash and number of
+    targets of all trees of the folder. first_target (n,): place of a tree's first target among them. reference: one
+    number for each of them, of which every tree gets its own; None for nothing.
+    """
+
+    def __init__(self, folder: Path | str, files: Sequence[str] | None = None) -> None:
+        """Open a folder. `files` replaces the names in it: a cache may have been filled under other ones."""
+        self.folder = Path(folder)
+        about = json.loads((self.folder / "store.json").read_text())
+        self.files: list[str] = list(files if files is not None else about["files"])
+        self.fingerprint: str = about["fingerprint"]
+        self.identity = self.fingerprint
+        self.reference: Any = None
+        self._tokens = _map(self.folder / "tokens.bin", np.dtype(np.int32))
+        self._counted = _map(self.folder / "counted.bin", np.dtype(np.bool_))
+        self._records = _map(self.folder / "records.bin", np.dtype(np.uint8))
+        with np.load(self.folder / "segments.npz") as segments:
+            self._offsets, self._role, self._label = segments["offsets"], segments["role"], segments["label"]
+        with np.load(self.folder / "trees.npz") as trees:
+            columns = {name: trees[name] for name in (*_TREE_COLUMNS, "row_hash")}
+        ends = np.cumsum(columns["counted_tokens"])
+        self.num_targets = int(ends[-1]) if len(ends) else 0
+        columns["first_target"] = ends - columns["counted_tokens"]
+        self._take(columns)
+
+    def _take(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        self._columns = dict(columns)
+        self._first_segment: Longs = columns["first_segment"]
+        self._prompt_counted: Longs = columns["prompt_counted"]
+        self.prompt_lengths: Longs = columns["prompt_lengths"]
+        self.lengths: Longs = columns["lengths"]
+        self.longest_branch: Longs = columns["longest_branch"]
+        self.num_responses: Longs = columns["num_responses"]
+        self.counted_tokens: Longs = columns["counted_tokens"]
+        self.num_pairs: Longs = columns["num_pairs"]
+        self.num_labelled: Longs = columns["num_labelled"]
+        self.chosen_tokens: Longs = columns["chosen_tokens"]
+        self.file_index: Longs = columns["file_index"]
+        self.lines: Longs = columns["lines"]
+        self.first_target: Longs = columns["first_target"]
+        self._record_start: Longs = columns["record_start"]
+        self._record_end: Longs = columns["record_end"]
+        self.row_hash: NDArray[np.uint64] = columns["row_hash"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Tree:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"tree {index} of {len(self)}")
+        first, count = int(self._first_segment[index]), int(self.num_responses[index])
+        ends = self._offsets[first : first + count + 2].tolist()
+        # copies: a batch must not keep a page of the file alive, nor be read-only
+        tokens = np.array(self._tokens[ends[0] : ends[-1]])
+        counted = np.array(self._counted[ends[0] : ends[-1]])
+        cuts = [slice(a - ends[0], b - ends[0]) for a, b in pairwise(ends)]
+        responses = [
+            Response(tokens[cut], counted[cut], Role(int(self._role[segment])), float(self._label[segment]))
+            for segment, cut in enumerate(cuts[1:], first + 1)
+        ]
+        return Tree(
+            prompt=tokens[cuts[0]],
+            responses=responses,
+            prompt_counted=counted[cuts[0]] if self._prompt_counted[index] else None,
+            file=self.files[int(self.file_index[index])],
+            line=int(self.lines[index]),
+            record=bytes(self._records[int(self._record_start[index]) : int(self._record_end[index])]).decode(),
+            per_target={} if self.reference is None else {"reference": self._values(index)},
+        )
+
+    def _values(self, index: int) -> NDArray[Any]:
+        start = int(self.first_target[index])
+        return np.array(self.reference[start : start + int(self.counted_tokens[index])])
+
+    def whole(self) -> TreeStore:
+        """All trees of the folder."""
+        return TreeStore(self.folder, self.files)
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether a pair's label is a probability instead of certain."""
+        return bool(((self._role == int(Role.REJECTED)) & (self._label > 0)).any())
+
+    @property
+    def margins(self) -> bool:
+        """Whether somebody said by how much a chosen response is better."""
+        return bool(((self._role == int(Role.CHOSEN)) & (self._label != 0)).any())
+
+    def sources(self, rows: Sequence[int]) -> list[str]:
+        """`file:line` of trees."""
+        return [f"{self.files[int(self.file_index[row])]}:{int(self.lines[row])}" for row in rows]
+
+    def select(self, indices: Sequence[int] | Longs) -> TreeStore:
+        """A view of some trees, in the order given; no token is copied."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._take({name: column[chosen] for name, column in self._columns.items()})
+        view.fingerprint = hashlib.blake2b(self.fingerprint.encode() + chosen.tobytes(), digest_size=16).hexdigest()
+        return view
+
+
+class TreeStoreWriter:
+    """Fills a store: `with TreeStoreWriter(folder, files) as writer: writer.append(tree) ...; writer.finish()`.
+
+    Everything is written into a folder beside `folder`, which takes its place in `finish` in one step. Leaving the
+    block without `finish` (an exception, Ctrl-C) leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path | str, files: Sequence[str] = ()) -> None:
+        self.folder = Path(folder)
+        self.files = list(files)
+        self._index = {name: i for i, name in enumerate(self.files)}
+        self._draft = self.folder.with_name(f"{self.folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+        self._columns = {name: array("q") for name in _TREE_COLUMNS}
+        self._row_hash = array("Q")
+        self._offsets, self._role, self._label = array("q", [0]), array("b"), array("f")
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._tokens: list[NDArray[Any]] = []
+        self._counted: list[NDArray[Any]] = []
+        self._pending_tokens = 0
+        self._record_bytes = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._draft.mkdir(parents=True)
+        except OSError as error:
+            raise PostTrainError(
+                f"{self._draft.parent}: no data can be written here ({error.strerror}); "
+                "name a writable folder with --data.cache_dir or LIT_POSTTRAIN_CACHE"
+            ) from error
+        self._tokens_file = (self._draft / "tokens.bin").open("wb")
+        self._counted_file = (self._draft / "counted.bin").open("wb")
+        self._records_file = (self._draft / "records.bin").open("wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tokens_file.close()
+        self._counted_file.close()
+        self._records_file.close()
+        shutil.rmtree(self._draft, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return len(self._columns["lengths"])
+
+    def append(self, tree: Tree, row_hash: int = 0) -> None:
+        """Add a tree; `row_hash` is an unsigned 64-bit hash of its record."""
+        if tree.file not in self._index:
+            self._index[tree.file] = len(self.files)
+            self.files.append(tree.file)
+        prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
+        record, begin = tree.record.encode(), self._record_bytes
+        self._record_bytes += len(record)
+        self._hash.update(record)
+        self._records_file.write(record)
+        row = (len(self._role), *measures(tree), self._index[tree.file], tree.line, begin, self._record_bytes)
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(value)
+        self._row_hash.append(row_hash)
+        self._segment(prompt, np.zeros(len(prompt), np.bool_) if marks is None else marks, 0, 0.0)
+        for response in responses:
+            self._segment(response.tokens, response.counted, int(response.role), response.label)
+        if self._pending_tokens >= _FLUSH_TOKENS:
+            self._flush()
+
+    def _segment(self, tokens: NDArray[Any], counted: NDArray[Any], role: int, label: float) -> None:
+        if len(tokens) != len(counted):
+            raise ValueError(f"{len(tokens)} tokens with a mask of {len(counted)}")
+        self._tokens.append(tokens)
+        self._counted.append(counted)
+        self._pending_tokens += len(tokens)
+        self._offsets.append(self._offsets[-1] + len(tokens))
+        self._role.append(role)
+        self._label.append(label)
+
+    def _flush(self) -> None:
+        for parts, dtype, file in (
+            (self._tokens, np.int32, self._tokens_file),
+            (self._counted, np.bool_, self._counted_file),
+        ):
+            data = np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype, copy=False).tobytes()
+            self._hash.update(data)
+            file.write(data)
+            parts.clear()
+        self._pending_tokens = 0
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The per-tree columns of what has been appended so far."""
+        return {
+            **{name: np.array(column, dtype=np.int64) for name, column in self._columns.items()},
+            "row_hash": np.array(self._row_hash, dtype=np.uint64),
+        }
+
+    def responses(self) -> ResponseColumns:
+        """The responses of what has been appended so far."""
+        columns = self.columns()
+        counts, first = columns["num_responses"], columns["first_segment"]
+        tree = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(tree)) - np.repeat(np.cumsum(counts) - counts, counts)
+        segment = first[tree] + 1 + place
+        role, label = np.array(self._role, dtype=np.int8), np.array(self._label, dtype=np.float32)
+        sizes = np.diff(np.array(self._offsets, dtype=np.int64))
+        return ResponseColumns(tree, role[segment], label[segment], sizes[segment])
+
+    def finish(self, notes: Mapping[str, str] | None = None) -> TreeStore:
+        """Put the folder in its place, with `notes` as further text files, and open it. If another process was
+        quicker, its folder stays: the content is the same."""
+        self._flush()
+        self._tokens_file.close()
+        self._counted_file.close()
+        self._records_file.close()
+        segments = {
+            "offsets": np.array(self._offsets, dtype=np.int64),
+            "role": np.array(self._role, dtype=np.int8),
+            "label": np.array(self._label, dtype=np.float32),
+        }
+        trees = self.columns()
+        for column in (*segments.values(), trees["first_segment"], trees["row_hash"]):
+            self._hash.update(np.asarray(column).tobytes())
+        np.savez(self._draft / "segments.npz", **segments)  # type: ignore[arg-type]  # keywords are arrays; the stub has allow_pickle among them
+        np.savez(self._draft / "trees.npz", **trees)  # type: ignore[arg-type]  # keywords are arrays; the stub has allow_pickle among them
+        about = {"files": self.files, "fingerprint": self._hash.hexdigest()}
+        for name, text in {"store.json": json.dumps(about), **(notes or {})}.items():
+            (self._draft / name).write_text(text)
+        try:
+            os.replace(self._draft, self.folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        return TreeStore(self.folder)
+
+
+def measures(tree: Tree) -> tuple[int, ...]:
+    """What loaders plan with, `MEASURES` by name; see `TreeStore`."""
+    prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
+    tails = [len(r.tokens) for r in responses]
+    # where the prompt is empty, every response starts its own sequence
+    skip = 0 if len(prompt) else 1
+    targets = sum([int(np.count_nonzero(r.counted[skip:])) for r in responses])
+    pairs, labelled, chosen = _compared(responses, skip)
+    if marks is not None:
+        targets += int(np.count_nonzero(marks[1:]))
+        chosen += int(np.count_nonzero(marks[1:]))
+    return (
+        len(prompt),
+        len(prompt) + sum(tails),
+        len(prompt) + max(tails, default=0),
+        len(tails),
+        targets,
+        pairs,
+        labelled,
+        chosen,
+        int(marks is not None and marks.any()),
+    )
+
+
+def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int, int]:
+    """Pairs of unequal rank, responses that are known to be good or bad, and counted tokens of those of rank 0."""
+    if all(r.role == Role.SAMPLE for r in responses):
+        return 0, 0, 0
+    ranks = [rank_of(r.role, r.label) for r in responses]
+    best = [np.count_nonzero(r.counted[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
+    ends = {0.0, max(ranks)} if any(r.role == Role.RANKED for r in responses) else {0.0, 1.0}
+    return sum(a < b for a in ranks for b in ranks), sum(rank in ends for rank in ranks), int(sum(best))
+
+
+def _map(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    # an empty file cannot be mapped
+    return np.memmap(file, dtype=dtype, mode="r") if file.stat().st_size else np.zeros(0, dtype)

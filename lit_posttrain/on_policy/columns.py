@@ -1,0 +1,66 @@
+"""Numbers of every target of sampled trees that a model gives, computed once by all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_posttrain.data.store.loader import StepCutter
+from lit_posttrain.data.store.memory import MemoryTrees
+from lit_posttrain.data.store.packing import collate, split_step
+from lit_posttrain.distributed import all_gather_object
+from lit_posttrain.on_policy.experience import num_targets
+from lit_posttrain.types import Tree, TreeBatch
+
+
+class GivesColumns(Protocol):
+    """A module that knows such numbers."""
+
+    @property
+    def trainer(self) -> pl.Trainer:
+        """The trainer it is attached to."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
+        """Of `wanted` what it says of a batch's targets (N,), without a graph."""
+        ...
+
+
+def attach_columns(
+    trees: Sequence[Tree], wanted: set[str], module: GivesColumns, cutter: StepCutter, steps: int
+) -> None:
+    """Put `wanted` into the `per_target` of the trees, alike on all ranks. The ranks share the work, each in `steps`
+    times the micro-batches of an optimizer step."""
+    if not wanted:
+        return
+    ends = np.cumsum([0, *(num_targets(tree) for tree in trees)]).tolist()
+    marked = [
+        replace(tree, per_target={"place": np.arange(begin, end)})
+        for tree, begin, end in zip(trees, ends, ends[1:], strict=False)
+    ]
+    found: dict[str, Tensor] = {}
+    count = steps * cutter.accumulate
+    parts = split_step(MemoryTrees(trees).lengths, count * cutter.world)
+    for number in range(count):
+        chosen = parts[number * cutter.world + cutter.rank]
+        batch = collate([marked[i] for i in chosen], cutter.layout, {}, chosen).to(module.device)
+        with module.trainer.precision_plugin.forward_context():
+            values = {name: column.cpu() for name, column in module.columns(batch, wanted).items()}
+        places = batch.per_target["place"].cpu() if batch.per_target else torch.zeros(0, dtype=torch.int64)
+        for where, what in all_gather_object((places, values), module.trainer):
+            for name, numbers in what.items():
+                found.setdefault(name, numbers.new_zeros(ends[-1]))[where] = numbers
+    for name, numbers in found.items():
+        for tree, begin, end in zip(trees, ends, ends[1:], strict=False):
+            tree.per_target[name] = numbers[begin:end].numpy()

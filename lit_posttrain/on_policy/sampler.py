@@ -1,0 +1,92 @@
+"""The engine of an on-policy method: begun when it is first needed, and given the policy's weights before it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lit_posttrain.core.reference import ReferencedModule
+from lit_posttrain.data.store.packing import collate
+from lit_posttrain.distributed import together
+from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
+from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
+from lit_posttrain.rollout.weights import check_transferable
+from lit_posttrain.types import Response, Tree
+
+
+class Sampler:
+    """Draws responses of a module's policy with the engine of a spec. Under several processes all must ask."""
+
+    def __init__(self, module: ReferencedModule, spec: EngineSpec) -> None:
+        self.module, self.spec = module, spec
+        self._engine: Engine | None = None
+
+    def check(self) -> None:
+        """Refuse an engine that is not there, or a policy that it cannot have.
+
+        Raises:
+            PostTrainError: saying so.
+        """
+        if self.spec.name == "vllm":
+            check_installed()
+            check_transferable(self.module.spec)
+
+    def answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling, first: int) -> list[list[Completion]]:
+        """n responses of the policy as it is to each prompt; `first` as in `Engine.generate`."""
+        if self._engine is None:
+            # fails on all ranks or on none: sharded ones compute together to hand over the weights
+            self._engine = together(self.module.trainer, lambda: self._begun(sampling.max_new_tokens))
+        self._engine.update_weights(self.module.trainer.global_step)
+        return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling, first)
+
+    def rest(self) -> None:
+        """It is not needed for a while."""
+        if self._engine is not None:
+            self._engine.sleep()
+
+    def end(self) -> None:
+        """It is not needed any more, or its weights may be others when it is needed again."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _begun(self, new_tokens: int) -> Engine:
+        module, spec = self.module, self.spec
+        own = module.engine(spec.batch_size)
+        if spec.name == "hf":
+            own.progress = self._show
+            return own
+        trainer: Any = module.trainer
+        data = trainer.datamodule
+        stores = [*data.val_stores.values(), *data.test_stores.values()]
+        stores += [data.train_store] if trainer.state.fn == TrainerFn.FITTING else []
+        dtype = spec.dtype or {"bf": "bfloat16", "16": "float16"}.get(str(trainer.precision)[:2], "float32")
+        return VLLMEngine(
+            own.policy,
+            own.eos_ids.tolist(),
+            spec,
+            dtype=dtype,
+            longest=max(int(store.prompt_lengths.max()) for store in stores) + new_tokens,
+            probe=module.tokenizer(PROBE)["input_ids"],
+            score=self._scores,
+            device=module.device,
+            any_rank=own.any_rank,
+        )
+
+    def _show(self, *place: int) -> None:
+        shown = getattr(self.module, "sampling_progress", None)
+        if shown is not None:
+            shown(*place)
+
+    def _scores(self, tokens: Sequence[int]) -> Tensor:
+        """Log-probs of all tokens but the first under the policy as it is."""
+        module = self.module
+        said = Response(np.array(tokens[1:], np.int32), np.ones(len(tokens) - 1, np.bool_))
+        batch = collate([Tree(np.array(tokens[:1], np.int32), [said])], module.layout, {}, [0]).to(module.device)
+        with module.trainer.precision_plugin.forward_context(), module.still_policy() as policy:
+            found: Tensor = policy(batch).logprobs
+        return found

@@ -1,0 +1,206 @@
+"""The folder of a run: its name, and the lock by which two processes never train in the same one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import socket
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.signals import alive
+
+log = logging.getLogger(__name__)
+
+RUN_ID = "run_id.txt"
+_OWNER = re.compile(r"process (\d+) on (.+)")
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that have none, such as Lustre without flock
+
+
+def lock(handle: IO[Any]) -> bool:
+    """Lock an open file until it is closed or this process ends; false, with a warning, where the file system has no
+    locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError as problem:  # how some systems say it
+        raise BlockingIOError from problem
+    except OSError as problem:
+        if problem.errno not in _NO_LOCKS:
+            raise
+        told = "%s cannot be locked on this file system: do not start a second command that writes there meanwhile"
+        log.warning(told, handle.name)
+        return False
+    return True
+
+
+class RunLock:
+    """Held by the main process of a run while it trains. The system lets go of it when the process ends, however it
+    does; children that are forked do not hold it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / ".lock"
+        self._handle: Any = None
+
+    def take(self) -> None:
+        """Make the folder if need be, and lock it.
+
+        Raises:
+            PostTrainError: if another process trains there, or no folder can be made.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                handle = self.file.open("a+")
+                if self._locked(handle):
+                    break
+                handle.close()
+        except OSError as problem:
+            raise PostTrainError(
+                f"{self.file.parent}: no run can be kept there ({problem.strerror or problem}); choose another folder "
+                "with --runs, or another --name"
+            ) from problem
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        self._handle = handle
+
+    def _locked(self, handle: Any) -> bool:
+        """Whether this process has the lock now; not if the file was removed meanwhile."""
+        try:
+            taken, locks = False, lock(handle)
+        except BlockingIOError:
+            taken, locks = True, True
+        handle.seek(0)
+        owner = handle.read().strip()
+        known = _OWNER.fullmatch(owner)
+        # without locks one that has ended may have left its name
+        lives = known is not None and known[2] == socket.gethostname() and _is_another(int(known[1]))
+        if taken or (lives and not locks):
+            stale = "" if locks else f" (or remove {self.file}, if that process is something else by now)"
+            raise PostTrainError(
+                f"{self.file.parent} is being trained in by {owner or 'another process'}; wait for it, stop it, or "
+                f"choose another --name{stale}"
+            )
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
+        return False
+
+    def release(self) -> None:
+        """Let go of it, and leave no file behind."""
+        if self._handle is not None:
+            self.file.unlink(missing_ok=True)
+            self._handle.close()
+            self._handle = None
+
+
+def _is_another(process: int) -> bool:
+    return process != os.getpid() and alive(process)
+
+
+def goes_on(folder: Path, checkpoint: Path | str | None) -> bool:
+    """Whether what begins with a checkpoint goes on with the run of a folder: it lies there, or where a link there or a
+    link to there leads, or was saved by that run elsewhere.
+
+    Raises:
+        PostTrainError: if the checkpoint is none, or damaged.
+    """
+    if checkpoint is None:
+        return False
+    file, run = Path(checkpoint), folder.resolve()
+    if file.parent.resolve().is_relative_to(run) or file.resolve().is_relative_to(run):
+        return True
+    identity = run_identity(folder)
+    if identity is None or not file.is_file():
+        return False
+    from lit_posttrain.runs.checkpoint_shards import read  # imports torch, which `--help` does not wait for
+
+    about = read(file).get("lit_posttrain")
+    return isinstance(about, dict) and about.get("run") == identity
+
+
+def run_identity(folder: Path | str) -> str | None:
+    """What tells a run from all others, wherever its folder is moved; None where none has begun."""
+    file = Path(folder) / RUN_ID
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def keep_identity(folder: Path) -> None:
+    """Give the run of a folder an id, if it has none."""
+    if run_identity(folder) is None:
+        part = folder / f"{RUN_ID}.part"
+        part.write_text(f"{uuid.uuid4().hex}\n", encoding="utf-8")
+        part.replace(folder / RUN_ID)
+
+
+def predictions_in(folder: Path) -> list[Path]:
+    """The files of `predict`, one for each of its processes, whole or not."""
+    named = re.compile(r"predictions(-\d+)?\.(jsonl|part)")
+    return sorted(file for file in folder.glob("predictions*") if named.fullmatch(file.name) and file.is_file())
+
+
+def measured(folder: Path) -> bool:
+    """Whether a run has trained in a folder, so that its metrics would be lost to another one."""
+    metrics = folder / "metrics.csv"
+    return (folder / "config.yaml").exists() and metrics.exists() and metrics.stat().st_size > 0
+
+
+def fresh_name(method: str, runs: Path, claim: bool) -> str:
+    """A name that no run has: METHOD-DATE-TIME, or of several processes that a launcher started METHOD-JOB, the same on
+    all of them. Children inherit it through the environment.
+
+    claim: make the folder, so that no other run takes the name.
+    """
+    if "LOCAL_RANK" in os.environ and "LIT_POSTTRAIN_RUN" in os.environ:
+        return os.environ["LIT_POSTTRAIN_RUN"]
+    job = _job()
+    name = first = f"{method}-{job or time.strftime('%Y%m%d-%H%M%S')}"
+    if job is None and claim:
+        number = 1
+        while not _claimed(runs / name):
+            number += 1
+            name = f"{first}-{number}"
+    os.environ["LIT_POSTTRAIN_RUN"] = name
+    return name
+
+
+def _job() -> str | None:
+    """What all processes of this run, and none of another, have in common; None where there is only this process, or
+    it starts the others."""
+    launched = os.environ.get("TORCHELASTIC_RUN_ID")
+    if launched not in (None, "none"):
+        return launched
+    if "LOCAL_RANK" in os.environ:  # torchrun without an id: its own process, and when that started
+        parent = os.getppid()
+        with suppress(OSError):
+            return f"{parent}-{Path(f'/proc/{parent}/stat').read_text().rpartition(')')[2].split()[19]}"
+        return f"{parent}"
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
+        return f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+    return None
+
+
+def slurm_name() -> str | None:
+    """A name for `--resume auto` that a requeued job has again: of the job, and its place in an array."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"slurm-{os.environ['SLURM_ARRAY_JOB_ID']}-{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
+    return f"slurm-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else None
+
+
+def _claimed(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except OSError:  # where no folder can be made at all, the lock says so
+        return not folder.is_dir()
+    return True

@@ -1,0 +1,62 @@
+"""What Lightning saves when SLURM requeues a job: hpc_ckpt_N.ckpt in the Trainer's folder. In a job of SLURM
+`trainer.fit` without a ckpt_path takes the last of them, however old it is and whatever is saved beside it."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+ASIDE = ".replaced"
+_REQUEUED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
+
+
+def requeued(folder: Path) -> Path | None:
+    """The last checkpoint that Lightning saved in a run's folder when its job was requeued."""
+    return max(_requeued(folder), default=(0, None))[1]
+
+
+def _requeued(folder: Path) -> list[tuple[int, Path]]:
+    return [(int(name[1]), file) for file in folder.glob("hpc_ckpt_*") if (name := _REQUEUED.fullmatch(file.name))]
+
+
+def offer_to_lightning(folder: Path) -> None:
+    """Have `trainer.fit` without a ckpt_path go on from a folder's last.ckpt, whatever is saved there from now on, by a
+    link of the name that Lightning looks for."""
+    last = folder / "last.ckpt"
+    number, known = max(_requeued(folder), default=(0, None))
+    if last.exists() and not (known is not None and known.exists() and known.samefile(last)):
+        (folder / f"hpc_ckpt_{number + 1}.ckpt").symlink_to(last.name)
+
+
+def set_aside(folder: Path) -> None:
+    """Put those checkpoints out of Lightning's sight, which would go on from them though the run is to begin anew."""
+    for file in folder.glob("hpc_ckpt_*"):
+        if _REQUEUED.fullmatch(file.name.partition(".shards-")[0]):
+            (folder / ASIDE).mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # another process of the run was faster
+                file.replace(folder / ASIDE / file.name)
+
+
+def put_back(folder: Path) -> None:
+    """Undo that: the run could not begin."""
+    for file in folder.glob(f"{ASIDE}/*"):
+        with suppress(FileNotFoundError):
+            file.replace(folder / file.name)
+    with suppress(OSError):
+        (folder / ASIDE).rmdir()
+
+
+def last_state(folder: Path) -> Path | None:
+    """The state of a run after the most optimizer steps: last.ckpt, or what Lightning saved when its job was requeued;
+    best.ckpt where the run was killed before it saved those.
+
+    Raises:
+        PostTrainError: if there are both and one of them is damaged.
+    """
+    last, best, other = folder / "last.ckpt", folder / "best.ckpt", requeued(folder)
+    if other is not None and other.exists() and last.exists() and not other.samefile(last):
+        from lit_posttrain.runs.checkpoint_shards import read  # imports torch, which `--help` does not wait for
+
+        return other if read(other).get("global_step", 0) > read(last).get("global_step", 0) else last
+    return next((file for file in (last, other, best) if file is not None and file.exists()), None)

@@ -39,7 +39,7 @@ def ours(model: str, train: str, home: Path, options: argparse.Namespace) -> str
     """`lit-posttrain fit` and `export`."""
     command = ["fit", "--config", "configs/dpo.yaml", "--model.policy.path", model, "--data.path", train]
     command += ["--name", "dpo", "--wandb.mode", "disabled", "--trainer.enable_progress_bar", "false"]
-    command += ["--data.val_share", "0", "--data.batch_size", str(options.batch), "--data.shuffle", "false"]
+    command += ["--data.val_fraction", "0", "--data.batch_size", str(options.batch), "--data.shuffle", "false"]
     command += [
         "--trainer.max_epochs",
         "-1",

@@ -44,7 +44,7 @@ def sample(prompts: Prompts, options: argparse.Namespace) -> dict[str, Any]:
         enable_model_summary=False,
     )
     with tempfile.TemporaryDirectory() as cache:
-        data = ConversationData("builtin:demo_sft", val_share=0, batch_size=1, cache_dir=cache)
+        data = ConversationData("builtin:demo_sft", val_fraction=0, batch_size=1, cache_dir=cache)
         trainer.fit(SFT(ModelSpec(options.model, lora=lora), torch.optim.AdamW, "constant", 0.0), datamodule=data)
     return samples.found
 

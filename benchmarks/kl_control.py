@@ -55,7 +55,7 @@ def task(model: str, options: argparse.Namespace) -> list[str]:
     if options.task == "letters":
         reward = {"class_path": "FunctionReward", "init_args": {"function": "learning_clock.letters"}}
         found = ["--config", "configs/demo_grpo.yaml", "--model.rewards", json.dumps([reward])]
-        return [*found, "--data.path", "builtin:demo_sums", "--data.val_path", "null", "--data.val_share", "0.1"]
+        return [*found, "--data.path", "builtin:demo_sums", "--data.val_path", "null", "--data.val_fraction", "0.1"]
     scores = reward_model(model, options)
     reward = {"class_path": "RewardModelScore", "init_args": {"path": scores}}
     found = ["--config", "configs/ppo.yaml", "--model.rewards", json.dumps([reward])]

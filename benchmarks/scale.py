@@ -62,7 +62,7 @@ def first_step(data: Path, model: Path, home: Path) -> tuple[float, float]:
     """Seconds from the command to the end of its first optimizer step, and the peak memory in MB."""
     command = [sys.executable, "-m", "lit_posttrain", "fit", "--config", "sft.yaml", "--data.path", str(data)]
     command += ["--model.policy.path", str(model), "--model.policy.random_init", "true", "--trainer.max_steps", "1"]
-    command += ["--data.val_share", "0", "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
+    command += ["--data.val_fraction", "0", "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
     command += ["--overwrite", "true", "--name", "scale", "--runs", str(home / "runs")]
     environment = {**os.environ, "LIT_POSTTRAIN_CACHE": str(home / "cache")}
     started = time.monotonic()

@@ -25,7 +25,7 @@ class Clock(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.times.append(now())
-        self.tokens.append(batch.counts["input_tokens"])
+        self.tokens.append(batch.denominators["input_tokens"])
         self.losses.append(round(float(outputs["loss"]), 4))
 
 

@@ -36,7 +36,7 @@ class FiniteLossGuard(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the rows of the micro-batch."""
-        self._rows.append(list(batch.tree_rows))
+        self._rows.append(list(batch.example_ids))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at the loss, on its device."""

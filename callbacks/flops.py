@@ -3,7 +3,7 @@
 Counted are the multiplications that training needs, two operations each, and nothing else: no recomputation, no
 reference or sampling passes, no masked-out attention. A weight takes part in three products per token (forward,
 gradient of its input, gradient of itself), so 6 operations per element, 4 where it is frozen. The embedding is a
-look-up. The LM head meets counted tokens only. Attention multiplies a query with every position it sees, twice
+look-up. The LM head meets trained tokens only. Attention multiplies a query with every position it sees, twice
 (scores and values), forward once and backward twice: 12 * layers * heads * head size per pair.
 """
 
@@ -24,7 +24,7 @@ _MEASURE_S = 0.3
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """Operations per input token (matrices), per counted token (LM head) and per pair of positions (attention)."""
+    """Operations per input token (matrices), per trained token (LM head) and per pair of positions (attention)."""
 
     per_token: float
     per_target: float

@@ -40,7 +40,7 @@ class NamesRows(Protocol):
     """A data module that knows where a row of the training data came from."""
 
     def row_sources(self, rows: list[int]) -> list[str]:
-        """`file:line` of each row; `rows` are `TreeBatch.tree_rows`."""
+        """`file:line` of each row; `rows` are `TreeBatch.example_ids`."""
         ...
 
 

@@ -75,7 +75,7 @@ class RewardLogger(Callback):
         if compares and isinstance(data, ShowsEvaluatedRows) and not data.val_names:
             raise PostTrainError(
                 "RewardLogger has nothing to look at: name a file with --data.val_path, or hold rows out with "
-                "--data.val_share 0.05"
+                "--data.val_fraction 0.05"
             )
         self._begun = False
 

@@ -36,13 +36,13 @@ class Response:
     """One response to a prompt, as token ids.
 
     tokens: (n,) int32, everything after the prompt, later user turns and tool results included.
-    counted: (n,) bool, the tokens that the policy is trained on (or sampled itself).
+    loss_mask: (n,) bool, the tokens that the policy is trained on (or sampled itself).
     label: by `role` the rank of a RANKED response (0 is the best), the margin of a CHOSEN one over the other (0 where
         nobody gave one), the probability that a REJECTED one is the better one after all (soft labels), or a reward.
     """
 
     tokens: IntArray
-    counted: BoolArray
+    loss_mask: BoolArray
     role: Role = Role.SAMPLE
     label: float = 0.0
 
@@ -77,7 +77,7 @@ class PromptRecord:
 class Tree:
     """A prompt (the trunk) and its K responses (the branches).
 
-    prompt: (n,) int32. prompt_counted: (n,) bool or None; None means that no prompt token is trained on.
+    prompt: (n,) int32. prompt_loss_mask: (n,) bool or None; None means that no prompt token is trained on.
     file, line: where the record came from, for messages to people.
     record: what a reward looks at besides, as JSON: see `PromptRecord`.
     per_target: by name one number for every target, those of the prompt first, such as log-probs of a reference.
@@ -85,7 +85,7 @@ class Tree:
 
     prompt: IntArray
     responses: list[Response]
-    prompt_counted: BoolArray | None = None
+    prompt_loss_mask: BoolArray | None = None
     file: str = ""
     line: int = 0
     record: str = ""
@@ -109,7 +109,7 @@ class RowLayout:
     multiple: rows are padded to a multiple of this many tokens.
     flat: all groups stand in a single row without padding; the model's attention works a group at a time, so a long
         row costs nothing.
-    tails: keep what stands behind a response's last counted token, where a score is read; likelihoods need it not.
+    tails: keep what stands behind a response's last trained token, where a score is read; likelihoods need it not.
     """
 
     shared: bool = True
@@ -129,15 +129,15 @@ class TreeBatch:
         layout every response is a group of its own with a copy of the trunk; `response_tree` still names the prompt.
     branch_ids (R, T): 0 for the trunk, k >= 1 for the k-th branch of the group.
     target_index (N,): flat index into R*T of the hidden state that predicts target n.
-    target_ids (N,): the token to predict. Only counted tokens are targets; those of one response are contiguous and
+    target_ids (N,): the token to predict. Only trained tokens are targets; those of one response are contiguous and
         in order.
-    target_response (N,): response (0..M-1) of the target; -1 for a counted token of a prompt.
+    target_response (N,): response (0..M-1) of the target; -1 for a trained token of a prompt.
     response_tree (M,): which prompt of this batch (0..trees-1) a response answers.
     response_last (M,): flat index of the response's last token.
     response_role (M,), response_label (M,) float32: see `Role` and `Response.label`.
-    counts: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
+    denominators: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
         (tokens, responses, trees, ...).
-    tree_rows: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
+    example_ids: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
     per_target: by name (N,), what the trees brought along for each target.
     mismatched: prompts of the whole step (of this rank) with responses to other prompts, where the method asks for
         them; on the first micro-batch of a step.
@@ -154,15 +154,15 @@ class TreeBatch:
     response_last: Tensor
     response_role: Tensor
     response_label: Tensor
-    counts: dict[str, float]
-    tree_rows: list[int] = field(default_factory=list)
+    denominators: dict[str, float]
+    example_ids: list[int] = field(default_factory=list)
     per_target: dict[str, Tensor] = field(default_factory=dict)
     mismatched: list[TreeBatch] = field(default_factory=list)
 
     @property
     def num_trees(self) -> int:
         """How many prompts the batch holds: the batch size that `LightningModule.log` wants."""
-        return len(self.tree_rows)
+        return len(self.example_ids)
 
     @property
     def num_responses(self) -> int:
@@ -190,10 +190,11 @@ class TreeBatch:
         ends = torch.where(label == 0, 1.0, torch.where(label == worst[tree], 0.0, math.nan))
         return torch.where(role == Role.RANKED, ends, paired)
 
-    def own_count(self, unit: str) -> float:
-        """How many tokens, responses, pairs or trees this micro-batch itself holds: its share of `counts[unit]`. A pair
-        is two responses to one prompt of unequal rank; chosen_tokens are the counted ones of prompts and of
-        responses of rank 0; labelled are the responses of which somebody said whether they are good."""
+    def local_count(self, unit: str) -> float:
+        """How many tokens, responses, pairs or trees this micro-batch itself holds: its share of
+        `denominators[unit]`. A pair is two responses to one prompt of unequal rank; chosen_tokens are the trained
+        ones of prompts and of responses of rank 0; labelled are the responses of which somebody said whether they
+        are good."""
         if unit == "labelled":
             return float((~self.desirable.isnan()).sum())
         if unit == "tokens":

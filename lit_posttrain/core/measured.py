@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.core.metrics import Sums, Totals, ratios
+from lit_posttrain.core.metrics import Sums, WeightedMeans, weighted_means
 from lit_posttrain.core.optimisation import OptimizedModule
 from lit_posttrain.core.schedules import Schedule
 
@@ -30,8 +30,8 @@ class MeasuredModule(OptimizedModule):
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule, warmup: float) -> None:
         """The arguments are those of `OptimizedModule`."""
         super().__init__(optimizer, schedule, warmup)
-        self._totals = Totals()
-        self._eval_totals = Totals()
+        self._totals = WeightedMeans()
+        self._eval_totals = WeightedMeans()
         self._file = ""  # prefix of the metrics of the file under evaluation
 
     def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -87,7 +87,7 @@ class MeasuredModule(OptimizedModule):
 
     def log_training(self, more: Mapping[str, float]) -> None:
         """Reduce the metrics of the steps since the last log, and log them with some further ones."""
-        values = ratios(self._totals.compute())
+        values = weighted_means(self._totals.compute())
         self._totals.reset()
         self._log("train", {**values, **self.derived_metrics(values), **more}, bar=self.in_bar)
 
@@ -124,8 +124,8 @@ class MeasuredModule(OptimizedModule):
         names = getattr(getattr(self.trainer, "datamodule", None), f"{stage}_names", None)
         for file, part in files.items():
             if len(files) > 1:
-                values = ratios(part)
+                values = weighted_means(part)
                 label = names[int(file)] if names else f"file_{file}"
                 self._log(f"{stage}/{label}", values | self.derived_metrics(values))
-        values = ratios(overall)
+        values = weighted_means(overall)
         self._log(stage, values | self.derived_metrics(values), bar=("loss",))

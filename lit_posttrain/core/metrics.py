@@ -14,7 +14,7 @@ from lit_posttrain.ops.precision import sum_dtype
 Sums = dict[str, tuple[float, float]]
 
 
-class Totals(Metric):
+class WeightedMeans(Metric):
     """Named pairs of sums: `update(name, total, count)` many times, `compute()` gives (total, count) by name.
 
     All names travel in one tensor, so a log costs one reduction however many metrics there are. Every rank must add
@@ -57,9 +57,9 @@ class Totals(Metric):
         super().reset()
         self.names = []
 
-    def copied(self) -> Totals:
+    def copied(self) -> WeightedMeans:
         """The sums as they are now."""
-        copy = Totals()
+        copy = WeightedMeans()
         copy.names, copy.sums, copy._update_count = list(self.names), self.sums.clone(), self._update_count
         return copy
 
@@ -79,7 +79,7 @@ class Totals(Metric):
         self._update_count = 1
 
 
-def ratios(sums: Sums) -> dict[str, float]:
+def weighted_means(sums: Sums) -> dict[str, float]:
     """total / count by name. `loss/...` terms are added up as `loss`; a term that is alone is not shown twice."""
     values = {name: total / count for name, (total, count) in sums.items() if count}
     terms = [name for name in values if name.startswith("loss/")]

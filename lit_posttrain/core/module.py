@@ -22,7 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_posttrain.core.measured import MeasuredModule
-from lit_posttrain.core.metrics import Totals
+from lit_posttrain.core.metrics import WeightedMeans
 from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.trainer_checks import check_trainer
@@ -45,7 +45,7 @@ from lit_posttrain.models.loading import (
     max_positions,
     require_trainable,
 )
-from lit_posttrain.models.policy import Backbone, Policy
+from lit_posttrain.models.policy import Policy, WrappedModel
 from lit_posttrain.models.sharding import AnyModel, build_sharded
 from lit_posttrain.models.spec import DType, LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
@@ -67,7 +67,7 @@ class Term:
     """One term of a loss: a sum over the micro-batch and the unit it is divided by.
 
     total: scalar, the sum over this micro-batch's tokens, responses, pairs or trees.
-    unit: which of `TreeBatch.counts` is its denominator over the whole optimizer step.
+    unit: which of `TreeBatch.denominators` is its denominator over the whole optimizer step.
     weight: coefficient of the term in the loss.
     """
 
@@ -86,7 +86,7 @@ class PostTrainingModule(MeasuredModule):
     head: ClassVar[Head] = "lm"
     dropout: ClassVar[bool] = False
     monitored: ClassVar[str] = "val/loss"
-    policy: Backbone | None
+    policy: WrappedModel | None
 
     def __init__(
         self,
@@ -308,12 +308,12 @@ class PostTrainingModule(MeasuredModule):
                 f"was planned of {planned} micro-batches: leave that callback out"
             )
         if ends_step(self.trainer, batch_idx):
-            self.num_tokens += batch.counts["input_tokens"]  # before callbacks save at the step's end
+            self.num_tokens += batch.denominators["input_tokens"]  # before callbacks save at the step's end
         terms = self._tracked_terms(batch)
         if ends_step(self.trainer, batch_idx):
             self.balance.end_step(self)
         # a step may have nothing to learn from, such as sampled responses that were all cut off: its loss is 0
-        loss = torch.stack([t.weight * t.total / max(batch.counts[t.unit], 1.0) for t in terms.values()]).sum()
+        loss = torch.stack([t.weight * t.total / max(batch.denominators[t.unit], 1.0) for t in terms.values()]).sum()
         sampler = self.trainer.distributed_sampler_kwargs
         ranks = sampler["num_replicas"] if sampler else 1
         return loss * (self.trainer.accumulate_grad_batches * ranks)
@@ -343,13 +343,13 @@ class PostTrainingModule(MeasuredModule):
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Per response: the row it came from, its counted tokens and their summed log-probability (nats)."""
+        """Per response: the row it came from, its trained tokens and their summed log-probability (nats)."""
         logprobs = self.token_logprobs(batch).logprobs
         of_response = batch.target_response >= 0
         zeros = logprobs.new_zeros(batch.num_responses)
         sums = zeros.index_add(0, batch.target_response[of_response], logprobs[of_response])
         sizes = batch.target_response[of_response].bincount(minlength=batch.num_responses)
-        rows = [batch.tree_rows[tree] for tree in batch.response_tree.tolist()]
+        rows = [batch.example_ids[tree] for tree in batch.response_tree.tolist()]
         return [
             {"row": row, "file": dataloader_idx, "logprob": logprob, "tokens": size}
             for row, logprob, size in zip(rows, sums.tolist(), sizes.tolist(), strict=True)
@@ -386,7 +386,7 @@ class PostTrainingModule(MeasuredModule):
             return self._finished
         found = self._progress()
         if logs_step(self.trainer):  # a callback saves before the step is logged and its sums are reset
-            found["totals"] = Totals()
+            found["totals"] = WeightedMeans()
         return found
 
     def _progress(self) -> dict[str, Any]:
@@ -526,13 +526,13 @@ class PostTrainingModule(MeasuredModule):
             f"--model.{name} (path, revision, dtype, quantization), or bring its old files back"
         )
 
-    def build_policy(self) -> Backbone:
+    def build_policy(self) -> WrappedModel:
         """A model with the weights that the spec names, sharded where the strategy shards."""
         vocabulary = len(self.tokenizer)
         return self.built(self.builder, self.spec, vocabulary)
 
     @property
-    def builder(self) -> Callable[..., Backbone]:
+    def builder(self) -> Callable[..., WrappedModel]:
         """What builds the policy of a spec, see `build_policy`."""
         return build_scorer if self.head == "score" else build_policy
 
@@ -573,7 +573,7 @@ class PostTrainingModule(MeasuredModule):
         if spread is not None:
             terms["router"] = Term(spread, "tokens", self.balance.weight)
         for name, term in terms.items():
-            self.track(f"loss/{name}", term.weight * term.total, batch.own_count(term.unit))
+            self.track(f"loss/{name}", term.weight * term.total, batch.local_count(term.unit))
         return terms
 
 

@@ -47,7 +47,7 @@ def pairs_of(batch: TreeBatch) -> Pairs:
 
 
 def token_counts(batch: TreeBatch) -> Tensor:
-    """(M,) float: counted tokens of each response, at least 1."""
+    """(M,) float: trained tokens of each response, at least 1."""
     ones = torch.ones_like(batch.target_response, dtype=torch.float32)
     return response_sums(ones, batch.target_response, batch.num_responses).clamp(min=1)
 
@@ -86,7 +86,7 @@ class PreferenceModule(PostTrainingModule):
         assert self._rewards is not None, "loss_terms keeps the rewards of what it evaluates"
         rewards, self._rewards = self._rewards.float(), None
         tree, pairs = batch.response_tree, pairs_of(batch)
-        rows = torch.tensor(batch.tree_rows, dtype=torch.int64, device=tree.device)
+        rows = torch.tensor(batch.example_ids, dtype=torch.int64, device=tree.device)
         return RewardedResponses(
             rewards=rewards,
             rows=rows[tree],

@@ -25,7 +25,7 @@ from lit_posttrain.data.store.logprob_cache import TargetTrees
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import difference, fingerprint, identity_of
-from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.weights import require_state
 from lit_posttrain.ops.kl import k3
@@ -83,7 +83,7 @@ class ReferencedModule(PostTrainingModule):
             raise PostTrainError("--model.reference adapter_off: there is no adapter; add --model.policy.lora.r 16")
         self.reference = ("adapter_off" if adapter else "copy") if reference == "auto" else reference
         self.referenced = True  # a method may do without
-        self._frozen: list[Backbone] = []  # in a list, so that it is no submodule: neither trained nor saved
+        self._frozen: list[WrappedModel] = []  # in a list, so that it is no submodule: neither trained nor saved
         self._synced = False
 
     @property
@@ -135,7 +135,7 @@ class ReferencedModule(PostTrainingModule):
         if self._frozen:
             return self._frozen_logprobs(batch, **options)
         if self.reference == "adapter_off":
-            return self._bare_logprobs(batch, **options)
+            return self.base_model_logprobs(batch, **options)
         found = batch.per_target.get("reference")
         if found is None and batch.target_ids.numel():
             return self._rebuilt_logprobs(batch)  # of a data set that was not cached, such as one to test on
@@ -151,10 +151,10 @@ class ReferencedModule(PostTrainingModule):
             copied: Tensor = frozen(batch, **options).logprobs
         return copied
 
-    def _bare_logprobs(self, batch: TreeBatch, **options: Any) -> Tensor:
+    def base_model_logprobs(self, batch: TreeBatch, **options: Any) -> Tensor:
         assert self.policy is not None
         model: Any = self.policy.model
-        with self.still_policy() as policy, model.disable_adapter() if self.spec.lora else nullcontext():
+        with self.eval_no_grad() as policy, model.disable_adapter() if self.spec.lora else nullcontext():
             bare: Tensor = policy(batch, **options).logprobs
         return bare
 
@@ -172,7 +172,7 @@ class ReferencedModule(PostTrainingModule):
         return {"reference": [value for model in self._frozen for value in model.parameters()]} if self._frozen else {}
 
     def track_distance(self, log_ratios_N: Tensor, batch: TreeBatch) -> None:
-        """The metric kl/batch: the mean of k3 over the counted tokens of the batch's responses (nats a token). It is a
+        """The metric kl/batch: the mean of k3 over the trained tokens of the batch's responses (nats a token). It is a
         distance on given responses; a KL would be a mean over the policy's own, see `sampled_log_ratios`."""
         found = k3(log_ratios_N.detach()[batch.target_response >= 0])
         self.track("kl/batch", found.sum(), float(len(found)))
@@ -193,14 +193,14 @@ class ReferencedModule(PostTrainingModule):
         ratios: list[Tensor] = []
         for start in range(0, len(trees), _SCORED_TOGETHER):
             batch = collate(trees[start : start + _SCORED_TOGETHER], self.layout, {}).to(self.device)
-            with self.trainer.precision_plugin.forward_context(), self.still_policy() as policy:
-                reference = self._bare_logprobs if self.reference == "cached" else self.reference_logprobs
+            with self.trainer.precision_plugin.forward_context(), self.eval_no_grad() as policy:
+                reference = self.base_model_logprobs if self.reference == "cached" else self.reference_logprobs
                 found = policy(batch).logprobs - reference(batch)
             ratios += found.split(batch.target_response.bincount(minlength=batch.num_responses).tolist())
         return ratios
 
     @contextmanager
-    def still_policy(self) -> Iterator[Backbone]:
+    def eval_no_grad(self) -> Iterator[WrappedModel]:
         """The policy without a graph and without dropout: what is measured with is no game of chance."""
         assert self.policy is not None
         training = self.policy.training
@@ -236,7 +236,7 @@ class ReferencedModule(PostTrainingModule):
                 trees,
                 data.reference_folder,
                 about,
-                self._bare_logprobs if still else self._rebuilt_logprobs,
+                self.base_model_logprobs if still else self._rebuilt_logprobs,
                 self.trainer,
                 self.layout,
                 data.eval_batch_size,

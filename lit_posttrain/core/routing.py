@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.routing import load_balancing
 
@@ -56,7 +56,7 @@ class Balance:
                 self.usual,
             )
 
-    def total(self, policy: Backbone) -> Tensor | None:
+    def total(self, policy: WrappedModel) -> Tensor | None:
         """The sum of the term over the targets of the policy's last forward pass; None after one without a gradient."""
         if policy.routing is None or self.top_k is None:
             return None

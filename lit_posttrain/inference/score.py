@@ -177,9 +177,9 @@ class ResponseScorer:
         for batch in islice(batches, skipped, None):
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 found = self.model(batch.to(self.device)).tolist()
-            scores: list[list[float]] = [[] for _ in batch.tree_rows]
+            scores: list[list[float]] = [[] for _ in batch.example_ids]
             for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
                 scores[tree].append(score)
-            own = [(int(store.file_index[row]), int(store.lines[row])) for row in batch.tree_rows]
+            own = [(int(store.file_index[row]), int(store.lines[row])) for row in batch.example_ids]
             yield from list(zip(own, scores, strict=True))[again:]
             again = 0

@@ -126,7 +126,7 @@ class GRPO(PolicyGradientModule):
         group = torch.tensor([number for number, _ in responses], dtype=torch.int64)
         kind = "centered" if self.advantage == "whitened" else self.advantage
         advantage = group_advantages(score, group, len(trees), kind, self.epsilon)
-        sizes = torch.tensor([int(np.count_nonzero(response.counted)) for _, response in responses])
+        sizes = torch.tensor([int(np.count_nonzero(response.loss_mask)) for _, response in responses])
         of_tokens = advantage.repeat_interleave(sizes)
         if self.advantage == "whitened":
             of_tokens = whiten(of_tokens)

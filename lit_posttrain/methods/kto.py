@@ -119,7 +119,7 @@ class KTO(ReferencedModule, PreferenceModule):
         """Scalar: mean D of the mismatched responses of the step, over all ranks."""
         sums = torch.zeros(2, device=self.device, dtype=sum_dtype(self.device))
         for batch in batches:
-            with self.still_policy() as policy:
+            with self.eval_no_grad() as policy:
                 ratio = policy(batch).logprobs - self.reference_logprobs(batch)
             sums += torch.stack([ratio.sum(), ratio.new_tensor(float(batch.num_responses))]).to(sums.dtype)
         self.track("kl", sums[0], sums[1])

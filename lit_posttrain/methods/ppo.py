@@ -25,7 +25,7 @@ from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.loading import build_policy, build_value_model, load_config
-from lit_posttrain.models.policy import Backbone, Policy, ValueModel
+from lit_posttrain.models.policy import Policy, ValueModel, WrappedModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
@@ -153,7 +153,7 @@ class PPO(PolicyGradientModule):
     # Models ----------------------------------------------------------------------------------------------------------
 
     @property
-    def builder(self) -> Callable[..., Backbone]:
+    def builder(self) -> Callable[..., WrappedModel]:
         """A policy, with a value head where the critic has no model of its own."""
         if self.critic.model is not None:
             return build_policy
@@ -258,7 +258,7 @@ class PPO(PolicyGradientModule):
             value = self.value_model.eval()(batch)
             self.value_model.train(training)
             return super().columns(batch, wanted - {"value"}) | {"value": value}
-        with self.still_policy() as policy:
+        with self.eval_no_grad() as policy:
             out = policy(batch, temperature=self.sampling.temperature, values=True)
         assert out.values is not None
         found = super().columns(batch, wanted - {"value", "old"}) | {"value": out.values, "old": out.logprobs}
@@ -266,7 +266,7 @@ class PPO(PolicyGradientModule):
 
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
         """`advantage` and `return` of every token."""
-        sizes = [int(np.count_nonzero(r.counted)) for tree in trees for r in tree.responses]
+        sizes = [int(np.count_nonzero(r.loss_mask)) for tree in trees for r in tree.responses]
         scores = torch.tensor([r.label for tree in trees for r in tree.responses], dtype=torch.float64)
         owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         value = _joined(trees, "value")
@@ -313,7 +313,7 @@ class PPO(PolicyGradientModule):
         loss = super().training_step(batch, batch_idx)
         if self.target_kl is not None and ends_step(self.trainer, batch_idx):
             apart = self.over_ranks(torch.stack(self._apart).sum())
-            if bool(apart / max(batch.counts["tokens"], 1.0) > self.target_kl):
+            if bool(apart / max(batch.denominators["tokens"], 1.0) > self.target_kl):
                 self.loader.leave()
             self._apart = []
             self.track("left_out", torch.tensor(float(self.loader.idle)), 1.0)

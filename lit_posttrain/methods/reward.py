@@ -112,8 +112,8 @@ class RewardModel(PreferenceModule):
             raise PostTrainError(f"--model.loss plackett_luce has no use for {what}; take bradley_terry or all_pairs")
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Per response: the row it came from, its counted tokens and its score."""
-        rows = [batch.tree_rows[tree] for tree in batch.response_tree.tolist()]
+        """Per response: the row it came from, its trained tokens and its score."""
+        rows = [batch.example_ids[tree] for tree in batch.response_tree.tolist()]
         scores, sizes = self.scores(batch).tolist(), token_counts(batch).tolist()
         return [
             {"row": row, "file": dataloader_idx, "score": score, "tokens": int(size)}

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: maximise the likelihood of the counted tokens of given responses."""
+"""Supervised fine-tuning: maximise the likelihood of the trained tokens of given responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lit_posttrain.types import TreeBatch
 class SFT(PostTrainingModule):
     """Supervised fine-tuning on conversations, instructions or plain text.
 
-    loss = sum over the step's counted tokens of -log pi(token) / number of counted tokens of the step.
+    loss = sum over the step's trained tokens of -log pi(token) / number of trained tokens of the step.
     Metrics: loss, entropy (mean per token, nats), mean_token_accuracy, perplexity (exp of the loss), num_tokens.
     """
 
@@ -25,7 +25,7 @@ class SFT(PostTrainingModule):
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The negative log-likelihood per token."""
         out = self.token_logprobs(batch, entropy=True, correct=True)
-        count = batch.own_count("tokens")
+        count = batch.local_count("tokens")
         self.track("entropy", out.entropy.sum(), count)
         self.track("mean_token_accuracy", out.correct.sum(), count)
         return {"nll": Term(negative_log_likelihood(out.logprobs), "tokens")}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.weights import PACKED
 
 Identity = dict[str, Any]
@@ -31,7 +31,7 @@ _PROBE = "The quick brown fox: 3 + 4 = 7.\n\tÄé 你好"
 
 
 @torch.no_grad()
-def identity_of(model: Backbone) -> Identity:
+def identity_of(model: WrappedModel) -> Identity:
     """Plain values that say what decides a model's log-probs: its config, and its weights but those of fresh adapters,
     which change nothing, and of a value head. With sharded weights all ranks must call it.
 

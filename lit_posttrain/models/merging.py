@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.loading import compute_in_float32
-from lit_posttrain.models.policy import Backbone
+from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.proof import ARITHMETIC, Proof
 from lit_posttrain.models.weights import PACKED, turned
 
 _INT8 = 0.25  # LLM.int8 rounds activations too, and its dense twin does not
 
 
-def plain(model: Backbone, proof: Proof, where: str = "") -> Any:
+def plain(model: WrappedModel, proof: Proof, where: str = "") -> Any:
     """The plain transformers model without quantization and adapters, made in place; proof: of the model as it is;
     where: the adapters come from, to begin errors with.
 
@@ -32,14 +32,14 @@ def plain(model: Backbone, proof: Proof, where: str = "") -> Any:
     return found
 
 
-def quantizer(model: Backbone) -> str:
+def quantizer(model: WrappedModel) -> str:
     """What the base of a model is quantized with, such as bitsandbytes or gptq; "" for a dense one."""
     found = getattr(model.transformer, "hf_quantizer", None)
     return "" if found is None else str(getattr(found.quantization_config.quant_method, "value", "unknown"))
 
 
 @torch.no_grad()
-def unquantized(model: Backbone, where: str = "") -> Backbone:
+def unquantized(model: WrappedModel, where: str = "") -> WrappedModel:
     """The same model on a dense float32 base, on the CPU, of the very weights that the quantized one computes with;
     made in place.
 
@@ -101,7 +101,7 @@ def _full(model: nn.Module, name: str, value: Tensor) -> Tensor:
     return full.T.contiguous() if turned(layer) else full
 
 
-def merged(model: Backbone, where: str = "") -> Any:
+def merged(model: WrappedModel, where: str = "") -> Any:
     """The plain transformers model with the adapters added into its weights, in place; a half-precision model becomes
     a float32 one, so that sums are rounded once, when they are written.
 

@@ -38,7 +38,7 @@ def _packs(batch: TreeBatch) -> bool:
     return bool(((batch.tree_ids != first) & (batch.tree_ids >= 0)).any() or (batch.branch_ids > 1).any())
 
 
-class Backbone(nn.Module):
+class WrappedModel(nn.Module):
     """A transformers model that is called on packed rows; what stands on top of it is the subclasses' business.
 
     `forward` and `Policy.decode` are entry points that sharding knows; call nothing inside from outside, or sharded
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
             self.routing = routed(gates, batch.target_index, top_k)
 
 
-class Scorer(Backbone):
+class Scorer(WrappedModel):
     """A reward model: the decoder of a transformers sequence classifier with one label, and its score head.
 
     `forward(batch)` gives (M,) float32 scores, read at the last token of every response.
@@ -111,7 +111,7 @@ class Scorer(Backbone):
         return _head_values(self._hidden(batch, batch.response_last), self.transformer.score)
 
 
-class ValueModel(Backbone):
+class ValueModel(WrappedModel):
     """A model of what a state is worth: as `Scorer`, but read before every target.
 
     `forward(batch)` gives (N,) float32 values of the states from which the batch's targets are drawn.
@@ -141,7 +141,7 @@ def _cache_argument(model: nn.Module) -> str | None:
     return next((name for name in ("cache", "past_key_values") if name in taken), None)
 
 
-class Policy(Backbone):
+class Policy(WrappedModel):
     """A causal language model with the operators that methods need, and where a method wants it a value head.
 
     `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation.

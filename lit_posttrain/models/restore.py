@@ -14,7 +14,7 @@ from lit_posttrain.models.builtin_templates import TEMPLATES
 from lit_posttrain.models.identity import difference, identity_of, tokenizer_difference, tokenizer_identity
 from lit_posttrain.models.loading import Head, build_policy, build_scorer, compute_in_float32, has_score_head
 from lit_posttrain.models.paths import find_checkpoint
-from lit_posttrain.models.policy import Backbone, Policy, Scorer
+from lit_posttrain.models.policy import Policy, Scorer, WrappedModel
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import load_weights
@@ -27,7 +27,7 @@ class Restored:
     """A model in eval mode on its device, with its tokenizer, the spec it was built from, and of its checkpoint what it
     says of the run, and the optimizer step it was saved at."""
 
-    model: Backbone
+    model: WrappedModel
     tokenizer: Any
     spec: ModelSpec
     run: dict[str, Any]
@@ -59,7 +59,7 @@ class Restored:
             )
         return self.model
 
-    def release(self) -> Backbone:
+    def release(self) -> WrappedModel:
         """The model, which is no longer held here: for who must free it."""
         model = self.model
         del self.model
@@ -123,7 +123,7 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
     build = build_scorer if head == "score" else build_policy
     decided = spec.dtype == "auto" and checkpoint is not None  # by the run: its base is rounded again as it was there
     spec = replace(spec, dtype=run.get("dtype", "float32")) if spec.dtype == "auto" else spec
-    model: Backbone = build(spec, len(tokenizer), device_type=device.type)
+    model: WrappedModel = build(spec, len(tokenizer), device_type=device.type)
     if spec.lora is not None:
         _require_same_base(run, model, spec, str(checkpoint))
     if decided:
@@ -148,7 +148,7 @@ def _tokenizer(spec: ModelSpec, run: dict[str, Any], checkpoint: str) -> Any:
     return tokenizer
 
 
-def _require_same_base(run: dict[str, Any], model: Backbone, spec: ModelSpec, checkpoint: str) -> None:
+def _require_same_base(run: dict[str, Any], model: WrappedModel, spec: ModelSpec, checkpoint: str) -> None:
     base = run.get("frozen", {}).get("policy")  # a checkpoint of an earlier version has none
     if base is not None and (told := difference(base, identity_of(model))):
         raise PostTrainError(

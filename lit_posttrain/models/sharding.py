@@ -24,12 +24,12 @@ from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.dtensors import gathered, like, taken_apart
 from lit_posttrain.models.optimizer_state import fitted_state
-from lit_posttrain.models.policy import Backbone, Policy
+from lit_posttrain.models.policy import Policy, WrappedModel
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.runs.checkpoint_files import require_space, tensor_bytes
 from lit_posttrain.runs.checkpoint_shards import new_folder, read, write_index, write_shards
 
-AnyModel = TypeVar("AnyModel", bound=Backbone)
+AnyModel = TypeVar("AnyModel", bound=WrappedModel)
 _PATIENCE = timedelta(minutes=30)  # as Lightning has it
 
 
@@ -141,7 +141,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             optimizer.load_state_dict(fitted_state(state, optimizer))
 
 
-def decoder_layers(policy: Backbone) -> nn.ModuleList:
+def decoder_layers(policy: WrappedModel) -> nn.ModuleList:
     """The stack of transformer blocks: the longest ModuleList of the decoder."""
     stacks = [m for m in policy.transformer.base_model.modules() if isinstance(m, nn.ModuleList)]
     return max(stacks, key=len)
@@ -189,7 +189,7 @@ def build_sharded(
     return policy
 
 
-def _restore_buffers(policy: Backbone, whole: Backbone | None) -> None:
+def _restore_buffers(policy: WrappedModel, whole: WrappedModel | None) -> None:
     """Buffers outside the state dict (rotary frequencies, embedding scales) are garbage after `to_empty`: take them
     from rank zero's model."""
     saved = set(policy.state_dict().keys())

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_posttrain.data.store.loader import StepCutter, require_same, step_counts
+from lit_posttrain.data.store.loader import StepCutter, require_same, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.store import TreeStore
@@ -37,7 +37,7 @@ class Experience:
             "tokens": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *segments])),
             "sizes": torch.tensor([len(segment) for segment in segments], dtype=torch.int64),
             "responses": torch.tensor([len(tree.responses) for tree in self.trees], dtype=torch.int64),
-            "counted": torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(r.counted for r in responses)])),
+            "loss_mask": torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(r.loss_mask for r in responses)])),
             "labels": torch.tensor([response.label for response in responses], dtype=torch.float64),
             "places": [[tree.file, tree.line] for tree in self.trees],
             "per_target": {
@@ -48,7 +48,7 @@ class Experience:
     @classmethod
     def restored(cls, saved: Mapping[str, Any]) -> Experience:
         """What `dump` gave."""
-        tokens, counted = saved["tokens"].numpy(), saved["counted"].numpy()
+        tokens, counted = saved["tokens"].numpy(), saved["loss_mask"].numpy()
         sizes, labels = iter(saved["sizes"].tolist()), iter(saved["labels"].tolist())
         columns = {name: values.numpy() for name, values in saved["per_target"].items()}
         trees, at, place, target = [], 0, 0, 0
@@ -70,7 +70,7 @@ class Experience:
 
 def num_targets(tree: Tree) -> int:
     """Counted tokens of a sampled tree, whose prompt is never empty and never trained on."""
-    return sum(int(np.count_nonzero(response.counted)) for response in tree.responses)
+    return sum(int(np.count_nonzero(response.loss_mask)) for response in tree.responses)
 
 
 class PromptStream:
@@ -117,7 +117,7 @@ def split_trees(trees: Sequence[Tree], parts: int) -> list[Tree]:
 
 
 def _some(tree: Tree, first: int, last: int) -> Tree:
-    ends = np.cumsum([0, *(int(np.count_nonzero(response.counted)) for response in tree.responses)])
+    ends = np.cumsum([0, *(int(np.count_nonzero(response.loss_mask)) for response in tree.responses)])
     own = slice(int(ends[first]), int(ends[last]))
     columns = {name: values[own] for name, values in tree.per_target.items()}
     return Tree(tree.prompt, tree.responses[first:last], None, tree.file, tree.line, tree.record, columns)
@@ -172,11 +172,11 @@ class ExperienceLoader:
         for number in range(step, self.inner_epochs * self.minibatches):
             self.idle = self._left
             chosen = [] if self.idle else self._step(trees, *divmod(number, self.minibatches))
-            counts = step_counts(MemoryTrees(chosen), range(len(chosen)))
+            denominators = step_denominators(MemoryTrees(chosen), range(len(chosen)))
             parts = self.cutter.accumulate * self.cutter.world
             self._at_hand = split_trees([tree for tree in chosen if self.teaches(tree)], parts)
             store = MemoryTrees(self._at_hand)
-            for batch in self.cutter.micro_batches(store, np.arange(len(store)), None, skip, counts):
+            for batch in self.cutter.micro_batches(store, np.arange(len(store)), None, skip, denominators):
                 self._yielded += 1
                 yield batch
             skip = 0
@@ -193,7 +193,7 @@ class ExperienceLoader:
         self._left = True
 
     def step_sources(self, rows: Sequence[int]) -> list[str]:
-        """`file:line` of trees of the step at hand, by `TreeBatch.tree_rows`."""
+        """`file:line` of trees of the step at hand, by `TreeBatch.example_ids`."""
         return [self._at_hand[row].source for row in rows]
 
     @property

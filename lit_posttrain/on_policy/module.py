@@ -149,7 +149,7 @@ class OnPolicyModule(ReferencedModule):
         rows = []
         for one in self.rollouts:
             prompt = self.tokenizer.decode(one.tree.prompt.tolist(), skip_special_tokens=True).strip()
-            sizes = [int(np.count_nonzero(response.counted)) for response in one.tree.responses]
+            sizes = [int(np.count_nonzero(response.loss_mask)) for response in one.tree.responses]
             advantages = np.split(one.tree.per_target["advantage"], np.cumsum(sizes)[:-1])
             for place, (said, response) in enumerate(zip(one.responses, one.tree.responses, strict=True)):
                 row = {"source": one.tree.source, "prompt": prompt, "response": said, "tokens": len(response.tokens)}
@@ -363,7 +363,7 @@ class OnPolicyModule(ReferencedModule):
         if not {"old", "reference"} <= wanted:
             return {}  # a loss at the policy that sampled gives them by the way
         ratio = torch.cat([torch.from_numpy(t.per_target["old"] - t.per_target["reference"]).double() for t in trees])
-        counted = [bool(response.counted.any()) for tree in trees for response in tree.responses]
+        counted = [bool(response.loss_mask.any()) for tree in trees for response in tree.responses]
         responses = float(sum(counted))
         return {
             "kl": (float(k3(ratio).sum()), float(len(ratio))),
@@ -374,7 +374,7 @@ class OnPolicyModule(ReferencedModule):
         """Of `wanted` what the models say of a batch's targets (N,), without a graph."""
         found: dict[str, Tensor] = {}
         if "old" in wanted:
-            with self.still_policy() as policy:
+            with self.eval_no_grad() as policy:
                 found["old"] = policy(batch, temperature=self.sampling.temperature).logprobs
         if "reference" in wanted:
             found["reference"] = self.reference_logprobs(batch, temperature=self.sampling.temperature)
@@ -407,7 +407,7 @@ class OnPolicyModule(ReferencedModule):
         """Answer prompts with the most likely tokens, and reward the answers."""
         self._file = f"{dataloader_idx}:"
         store = self._evaluated()[dataloader_idx]
-        prompts = [store[row] for row in batch.tree_rows]
+        prompts = [store[row] for row in batch.example_ids]
 
         def answered() -> list[Rollout]:
             with self._awaiting():

@@ -22,7 +22,7 @@ Stats = dict[str, tuple[float, float]]
 class Rollout:
     """A prompt and its sampled responses.
 
-    tree: with a response's score as its label, NaN for none, and the engine's log-probs of the counted tokens as
+    tree: with a response's score as its label, NaN for none, and the engine's log-probs of the trained tokens as
     `per_target["engine"]`. responses: their texts. truncated: which were cut off. unshaped: their scores without
     rewards that only shape. parts: by reward what it gave to each, NaN for nothing. failed: by reward on how many it
     failed.

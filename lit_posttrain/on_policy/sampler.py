@@ -87,6 +87,6 @@ class Sampler:
         module = self.module
         said = Response(np.array(tokens[1:], np.int32), np.ones(len(tokens) - 1, np.bool_))
         batch = collate([Tree(np.array(tokens[:1], np.int32), [said])], module.layout, {}, [0]).to(module.device)
-        with module.trainer.precision_plugin.forward_context(), module.still_policy() as policy:
+        with module.trainer.precision_plugin.forward_context(), module.eval_no_grad() as policy:
             found: Tensor = policy(batch).logprobs
         return found

@@ -1,6 +1,6 @@
 """Log-probabilities of given tokens without a logits matrix.
 
-Only hidden states that predict a counted token meet the LM head, a tile of rows and vocabulary at a time, with a
+Only hidden states that predict a trained token meet the LM head, a tile of rows and vocabulary at a time, with a
 running softmax over the tiles (Milakov and Gimelshein 2018); the backward computes each tile again. The largest
 temporary is one tile of float32 logits and its part of the head, whatever the number of tokens and the size of the
 vocabulary.

@@ -36,7 +36,7 @@ class MemoryTrees:
             prompt = draw.integers(3, 400, draw.integers(3, 9)).astype(np.int32)
             self.trees.append(Tree(prompt, [answer]))
         self.lengths = np.array([len(t.prompt) + len(t.responses[0].tokens) for t in self.trees])
-        self.counted_tokens = np.array([len(t.responses[0].tokens) for t in self.trees])
+        self.trained_tokens = np.array([len(t.responses[0].tokens) for t in self.trees])
         self.num_responses = np.ones(count, dtype=np.int64)
         self.num_pairs = self.num_labelled = self.chosen_tokens = np.zeros(count, dtype=np.int64)
         self.fingerprint = f"{count}-{seed}"
@@ -56,7 +56,7 @@ class Recorder(pl.Callback):
         self.batches: list[tuple[int, int, int, tuple[int, ...]]] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: TreeBatch, batch_idx: int) -> None:
-        self.batches.append((trainer.global_step, trainer.current_epoch, batch_idx, tuple(batch.tree_rows)))
+        self.batches.append((trainer.global_step, trainer.current_epoch, batch_idx, tuple(batch.example_ids)))
 
 
 class RowLog(Logger):

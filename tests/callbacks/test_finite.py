@@ -26,7 +26,7 @@ class BadLoss(SFT):
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         terms = super().loss_terms(batch)
-        if BAD_ROW in batch.tree_rows and self.trainer.training:
+        if BAD_ROW in batch.example_ids and self.trainer.training:
             terms = {name: replace(term, total=term.total * self.value) for name, term in terms.items()}
         return terms
 

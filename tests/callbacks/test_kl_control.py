@@ -198,12 +198,12 @@ def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> 
 
 def test_prompts_of_the_data_are_spread_over_the_validation_set(tokenizer: Any, tmp_path: Path) -> None:
     data = comparison_files(tmp_path)
-    data.val_share = 0.4
+    data.val_fraction = 0.4
     data.build(tokenizer)
     held_out = [data.val_stores["held_out"][i].prompt.tolist() for i in range(len(data.val_stores["held_out"]))]
     assert data.example_prompts(5) == [held_out[i * len(held_out) // 5] for i in range(5)]
     assert data.example_prompts(10**6) == held_out
-    data.val_share = 0.0
+    data.val_fraction = 0.0
     data.build(tokenizer)
     assert data.example_prompts(1) == [data.train_store[0].prompt.tolist()]
 

@@ -39,7 +39,7 @@ def trainer_in(folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trai
 
 def with_validation(data: pl.LightningDataModule) -> Any:
     loosely: Any = data
-    loosely.val_share, loosely.eval_batch_size = 0.4, 4
+    loosely.val_fraction, loosely.eval_batch_size = 0.4, 4
     return loosely
 
 
@@ -82,7 +82,7 @@ def test_examples_are_the_extremes_and_named(
     with torch.no_grad():
         for batch in data.val_dataloader()[0]:
             scores = module.scores(batch)
-            for tree, row in enumerate(batch.tree_rows):
+            for tree, row in enumerate(batch.example_ids):
                 chosen, rejected = scores[batch.response_tree == tree]
                 margins[store.sources([row])[0]] = float(chosen - rejected)
     by_margin = sorted(margins, key=lambda source: margins[source])
@@ -211,7 +211,7 @@ def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> 
         trainer_in(tmp_path, RewardLogger()).fit(
             SFT(ModelSpec(str(tiny_model))), datamodule=METHODS["sft"].data(tmp_path)
         )
-    with pytest.raises(PostTrainError, match=r"hold rows out with --data\.val_share"):
+    with pytest.raises(PostTrainError, match=r"hold rows out with --data\.val_fraction"):
         trainer_in(tmp_path, RewardLogger()).fit(DPO(ModelSpec(str(tiny_model))), datamodule=comparison_files(tmp_path))
     with pytest.raises(PostTrainError, match="show is -1"):
         RewardLogger(show=-1)

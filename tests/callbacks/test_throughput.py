@@ -60,7 +60,7 @@ class Count(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
         self.padding.append((int((batch.tree_ids < 0).sum()), batch.tree_ids.numel()))
         if batch_idx % 3 == 2:
-            self.tokens.append(batch.counts["input_tokens"])
+            self.tokens.append(batch.denominators["input_tokens"])
             self.ends.append(time.perf_counter())
 
     def on_validation_batch_start(self, *_: Any, **__: Any) -> None:

@@ -167,7 +167,9 @@ def test_a_checkpoint_that_does_not_fit_its_model(
     road: str, lora: bool, defect: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapters = ["--model.policy.lora.r", "4"] if lora else []
-    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", *adapters, "--data.val_share", "0") == 0
+    assert (
+        fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", *adapters, "--data.val_fraction", "0") == 0
+    )
     name = ADAPTER if lora else TRAINED
     checkpoint = torch.load("runs/one/last.ckpt", weights_only=True)
     state = checkpoint["state_dict"]

@@ -25,7 +25,7 @@ def begun(config: str, base: Path, *options: str) -> None:
     data = "chats.jsonl" if config == "sft.yaml" else "pairs.jsonl"
     arguments = ["--config", config, "--data.path", data, "--model.policy.path", str(base), "--name", "one", *options]
     arguments += ["--wandb.mode", "disabled", "--trainer.accelerator", "cpu", "--trainer.max_steps", "1"]
-    assert main(["fit", *arguments, "--trainer.enable_progress_bar", "false", "--data.val_share", "0.3"]) == 0
+    assert main(["fit", *arguments, "--trainer.enable_progress_bar", "false", "--data.val_fraction", "0.3"]) == 0
 
 
 def other_weights(base: Path) -> None:
@@ -108,7 +108,7 @@ def test_adapters_over_4_bits_are_not_measured_over_others(
     validate = [*USES["validate"], "--model.policy.quantization"]
     capsys.readouterr()
     plain = ["validate", "--config", "sft.yaml", "--data.path", "chats.jsonl", "--model.policy.path", str(base), *LORA]
-    assert main([*plain, "--ckpt_path", "runs/one/last.ckpt", "--data.val_share", "0.3"]) == 2
+    assert main([*plain, "--ckpt_path", "runs/one/last.ckpt", "--data.val_fraction", "0.3"]) == 2
     assert "quantization 4 bits then, none now" in one_line(capsys)
     assert main([*validate, "int8"]) == 2
     assert "quantization 4 bits then, 8 bits now" in one_line(capsys)

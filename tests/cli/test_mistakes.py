@@ -19,7 +19,7 @@ def test_nothing_to_evaluate_is_an_error(
     command: str, option: str, chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--config", "sft.yaml", "--model.policy.path", str(tiny_model), "--data.path", str(chats)]
-    assert main([command, *common, "--data.val_share", "0", "--trainer.accelerator", "cpu"]) == 2
+    assert main([command, *common, "--data.val_fraction", "0", "--trainer.accelerator", "cpu"]) == 2
     assert f"nothing to {command} on: name a file with --data.{option}_path" in one_line(capsys)
 
 
@@ -148,17 +148,17 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["fit", "--config", "dpo.yaml", "--model.policy.path", "TINY", "--model.reference", "adapter_off"],
         ["--model.reference adapter_off", "--model.policy.lora.r"],
     ),
-    "a value out of range": (["fit", *SFT_TINY, "--data.val_share", "5"], ["--data.val_share is 5"]),
+    "a value out of range": (["fit", *SFT_TINY, "--data.val_fraction", "5"], ["--data.val_fraction is 5"]),
     "best of nothing": (["validate", *SFT_TINY, "--ckpt_path", "best"], ["runs/NAME/best.ckpt"]),
     "a checkpoint that is not there": (["validate", *SFT_TINY, "--ckpt_path", "x.ckpt"], ["x.ckpt: no such file"]),
     "a folder without checkpoints": (["validate", *SFT_TINY, "--ckpt_path", "."], ["neither last.ckpt nor best.ckpt"]),
     "too many processes": (["fit", *SFT_TINY, "--trainer.accelerator", "cpu", "--trainer.devices", "2000"], ["2000"]),
     "the training's loss": (
-        ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "loss"],
+        ["fit", *SFT_TINY, "--data.val_fraction", "0.3", "--monitor", "loss"],
         ["--monitor", "val/loss"],
     ),
     "a metric that no validation has": (
-        ["fit", *SFT_TINY, "--data.val_share", "0.3", "--monitor", "val/los"],
+        ["fit", *SFT_TINY, "--data.val_fraction", "0.3", "--monitor", "val/los"],
         ["val/loss?"],
     ),
     "no such checkpoint": (["export", "--ckpt", "nothere.ckpt", "--out", "x"], ["nothere.ckpt", "no such checkpoint"]),

@@ -68,7 +68,7 @@ def test_metrics_are_summed_exactly_in_bf16_true(chats: Path, tiny_model: Path) 
     for size in ("1", "600"):
         extra = ["--trainer.precision", "bf16-true", "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
         extra += ["--name", size]
-        extra += ["--data.val_path", "many.jsonl", "--data.val_share", "0", "--data.eval_batch_size", size]
+        extra += ["--data.val_path", "many.jsonl", "--data.val_fraction", "0", "--data.eval_batch_size", size]
         assert fit(chats, tiny_model, *extra) == 0
         with Path(f"runs/{size}/metrics.csv").open() as stream:
             losses += [float(r["val/loss"]) for r in csv.DictReader(stream) if r["val/loss"]]

@@ -32,7 +32,7 @@ def test_values_out_of_range(
 
 def test_a_resumed_run_has_the_same_tokens(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The embeddings have rows to spare: nothing else would tell."""
-    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--data.val_share", "0") == 0
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1", "--data.val_fraction", "0") == 0
     capsys.readouterr()
     more = ["--model.policy.special_tokens", "[<|more|>]", "--trainer.max_steps", "2"]
     assert main(["fit", "--resume", "one", *more]) == 2

@@ -29,7 +29,7 @@ def test_preferences_from_the_command_to_the_folder(
     Path("pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     common = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
     common += ["--data.path", "pairs.jsonl", "--model.optimizer.init_args.lr", "3e-3", "--trainer.max_epochs", "6"]
-    assert main(["fit", "--config", config, *common, "--name", "one", "--data.val_share", "0.2"]) == 0
+    assert main(["fit", "--config", config, *common, "--name", "one", "--data.val_fraction", "0.2"]) == 0
     with Path("runs/one/metrics.csv").open() as stream:
         measured = [r for r in csv.DictReader(stream) if r["val/loss"]]
     assert float(measured[-1]["val/rewards/accuracies"]) == 1.0, "rows so alike are learned at once"
@@ -221,7 +221,7 @@ def test_best_of_n_makes_data_to_train_on(tiny_model: Path, tmp_path: Path, monk
         assert pair["reward"][0] > pair["reward"][1]
         assert {best["answer"], pair["answer"]} <= {"0", "1", "2"}
     tiny = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
-    tiny += ["--trainer.enable_progress_bar", "false", "--data.val_share", "0", "--trainer.max_steps", "1"]
+    tiny += ["--trainer.enable_progress_bar", "false", "--data.val_fraction", "0", "--trainer.max_steps", "1"]
     for config, keep in (("sft", "best"), ("reward_kwise", "all"), ("dpo", "pairs")):
         config_file = str(Path(__file__).parents[2] / f"configs/{config}.yaml")
         assert main(["fit", "--config", config_file, "--data.path", f"{keep}.jsonl", "--name", keep, *tiny]) == 0

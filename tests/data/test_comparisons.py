@@ -318,12 +318,12 @@ def test_a_tree_is_a_prompt_with_its_responses(tmp_path: Path, tokenizer: PreTra
     template = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
     assert tokenizer.decode(tree.prompt) == template
     assert [tokenizer.decode(r.tokens) for r in tree.responses] == [f"{t}<|im_end|>\n" for t in rows[0]["responses"]]
-    assert all(r.counted[:-1].all() and not r.counted[-1] for r in tree.responses)  # the template's line end
+    assert all(r.loss_mask[:-1].all() and not r.loss_mask[-1] for r in tree.responses)  # the template's line end
     assert [(r.role, r.label) for r in tree.responses] == [(Role.RANKED, 0), (Role.RANKED, 1), (Role.RANKED, 1)]
     assert store.num_pairs.tolist() == [2]
     loader = StepLoader(store, batch_size=1)
     (batch,) = list(loader)
-    assert (batch.counts["pairs"], batch.own_count("pairs"), batch.counts["responses"]) == (2, 2, 3)
+    assert (batch.denominators["pairs"], batch.local_count("pairs"), batch.denominators["responses"]) == (2, 2, 3)
     assert batch.ranks.tolist() == [0, 1, 1]
 
 

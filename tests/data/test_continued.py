@@ -51,7 +51,7 @@ def test_it_is_continued(road: str, prompt: Any, template: str) -> None:
     items = list(maker.items(0, Record({"prompt": prompt, **rest}, "rows.jsonl", 1)))
     ((tree, _),) = maker.trees(items, maker.encode(items))
     assert tokenizer.decode(tree.prompt) == PROMPT
-    trained = [tokenizer.decode(r.tokens[r.counted]) for r in tree.responses]
+    trained = [tokenizer.decode(r.tokens[r.loss_mask]) for r in tree.responses]
     assert trained == [f" a {animal}<|im_end|>" for animal in ("fox", "dog")][: len(trained)]
     assert bool(trained) == (road != "prompt")
     assert prompt_ids(tokenizer, [USER, BEGUN]) == tree.prompt.tolist()

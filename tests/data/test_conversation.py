@@ -25,7 +25,7 @@ def data(train: str, tmp_path: Path, **options: Any) -> ConversationData:
 
 
 def test_a_run_sees_every_row_once(train: str, tmp_path: Path) -> None:
-    module, module_data = Counting(), data(train, tmp_path, val_share=0.2, batch_size=8)
+    module, module_data = Counting(), data(train, tmp_path, val_fraction=0.2, batch_size=8)
     run = trainer(tmp_path, accumulate_grad_batches=2)
     run.fit(module, datamodule=module_data)
     kept, aside = len(module_data.train_store), len(module_data.val_stores["held_out"])
@@ -36,7 +36,7 @@ def test_a_run_sees_every_row_once(train: str, tmp_path: Path) -> None:
 
 def test_with_validation_files_nothing_is_held_out(train: str, tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{name}.jsonl", pairs(start, 10)) for name, start in (("a", 200), ("b", 300))]
-    module, module_data = Counting(), data(train, tmp_path, val_path=paths, val_share=0.2, batch_size=8)
+    module, module_data = Counting(), data(train, tmp_path, val_path=paths, val_fraction=0.2, batch_size=8)
     trainer(tmp_path).fit(module, datamodule=module_data)
     assert sorted(module.seen) == list(range(100))
     assert module_data.audit.held_out == 0
@@ -53,12 +53,12 @@ def test_a_run_without_validation(train: str, tmp_path: Path) -> None:
 
 def test_test_path(train: str, tmp_path: Path) -> None:
     module, other = Counting(), write(tmp_path / "other.jsonl", pairs(300, 7))
-    trainer(tmp_path).test(module, datamodule=data(train, tmp_path, test_path=other, val_share=0.2), verbose=False)
+    trainer(tmp_path).test(module, datamodule=data(train, tmp_path, test_path=other, val_fraction=0.2), verbose=False)
     assert module.validated == {0: 7}
 
 
 def test_build_without_a_trainer(train: str, tmp_path: Path) -> None:
-    built = data(train, tmp_path, val_share=0.3)
+    built = data(train, tmp_path, val_fraction=0.3)
     with pytest.raises(PostTrainError, match="has not been read yet"):
         built.train_store  # noqa: B018
     built.build(tiny.tokenizer())
@@ -71,7 +71,7 @@ def test_build_without_a_trainer(train: str, tmp_path: Path) -> None:
 
 
 def test_the_held_out_rows_do_not_depend_on_the_cache_or_the_share_of_others(train: str, tmp_path: Path) -> None:
-    small, large = data(train, tmp_path, val_share=0.1), data(train, tmp_path / "elsewhere", val_share=0.4)
+    small, large = data(train, tmp_path, val_fraction=0.1), data(train, tmp_path / "elsewhere", val_fraction=0.4)
     for built in (small, large):
         built.build(tiny.tokenizer())
     assert np.isin(small.val_stores["held_out"].row_hash, large.val_stores["held_out"].row_hash).all()
@@ -105,8 +105,8 @@ def test_named_columns(tmp_path: Path) -> None:
 
 
 def test_errors(train: str, tmp_path: Path) -> None:
-    with pytest.raises(PostTrainError, match=r"val_share is 1\.5; it must be at least 0 and below 1"):
-        data(train, tmp_path, val_share=1.5)
+    with pytest.raises(PostTrainError, match=r"val_fraction is 1\.5; it must be at least 0 and below 1"):
+        data(train, tmp_path, val_fraction=1.5)
     with pytest.raises(PostTrainError, match=r"--data\.path names nothing"):
         ConversationData([])
     with pytest.raises(PostTrainError, match=r"--data\.path names a\.jsonl twice; to show its rows twice, pass --data"):
@@ -126,9 +126,9 @@ def test_errors(train: str, tmp_path: Path) -> None:
 
 
 def test_a_share_that_holds_out_nothing_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(PostTrainError, match=r"no usable row; of 1 rows: 1 held out .*; pass --data.val_share 0, or"):
-        data(write(tmp_path / "one.jsonl", pairs(0, 1)), tmp_path, val_share=0.9999).build(tiny.tokenizer())
-    built = data(write(tmp_path / "a.jsonl", pairs(0, 3)), tmp_path, val_share=0.001)
+    with pytest.raises(PostTrainError, match=r"no usable row; of 1 rows: 1 held out .*; pass --data.val_fraction 0"):
+        data(write(tmp_path / "one.jsonl", pairs(0, 1)), tmp_path, val_fraction=0.9999).build(tiny.tokenizer())
+    built = data(write(tmp_path / "a.jsonl", pairs(0, 3)), tmp_path, val_fraction=0.001)
     built.build(tiny.tokenizer())
     assert built.val_stores == {}
-    assert "val_share 0.001 holds out no row of 3; raise it or name a val_path" in built.audit.warnings
+    assert "val_fraction 0.001 holds out no row of 3; raise it, or give val_path" in built.audit.warnings

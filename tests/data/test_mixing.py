@@ -90,19 +90,19 @@ def loader(**options: Any) -> StepLoader:
 def test_resumed_in_the_middle_the_order_is_the_same() -> None:
     whole = loader(accumulate=2)
     assert len(whole) == 2 * 13
-    epochs = [[batch.tree_rows for batch in whole] for _ in range(3)]
+    epochs = [[batch.example_ids for batch in whole] for _ in range(3)]
     assert sorted(chain(*epochs[1])) == sorted(mix().order(3, 1).tolist())
     part, again = loader(accumulate=2), loader(accumulate=2)
     list(part)
     list(islice(part, 7))
     again.load_state_dict(part.state_dict())
-    assert [batch.tree_rows for batch in again] == epochs[1][7:]
-    assert [batch.tree_rows for batch in again] == epochs[2]
+    assert [batch.example_ids for batch in again] == epochs[1][7:]
+    assert [batch.example_ids for batch in again] == epochs[2]
 
 
 def test_two_ranks_share_the_steps_of_one() -> None:
-    alone = [sorted(chain(*steps)) for steps in zip(*[(b.tree_rows for b in loader(accumulate=2))] * 2, strict=True)]
-    ranks = [[b.tree_rows for b in loader(world=2, rank=rank)] for rank in (0, 1)]
+    alone = [sorted(chain(*steps)) for steps in zip(*[(b.example_ids for b in loader(accumulate=2))] * 2, strict=True)]
+    ranks = [[b.example_ids for b in loader(world=2, rank=rank)] for rank in (0, 1)]
     assert [sorted(chain(*step)) for step in zip(*ranks, strict=True)] == alone
 
 
@@ -126,7 +126,7 @@ def data(tmp_path: Path, weights: Any, **options: Any) -> ConversationData:
 
 
 def test_a_run_and_its_audit(tmp_path: Path) -> None:
-    module, mixed = Counting(), data(tmp_path, [0.5, 2.0], val_share=0.2)
+    module, mixed = Counting(), data(tmp_path, [0.5, 2.0], val_fraction=0.2)
     trainer(tmp_path).fit(module, datamodule=mixed)
     store = mixed.train_store
     counts = np.bincount(store.file_index)
@@ -171,10 +171,10 @@ def test_companions_follow_the_rows(tmp_path: Path) -> None:
     companions = Mismatched(store, 64)
     loader = StepLoader(store, batch_size=7, accumulate=2, mix=mixed._mix, companions=companions)
     batches = list(loader)
-    assert Counter(store.file_index[list(chain(*(b.tree_rows for b in batches)))].tolist()) == {0: 34, 1: 8, 2: 17}
+    assert Counter(store.file_index[list(chain(*(b.example_ids for b in batches)))].tolist()) == {0: 34, 1: 8, 2: 17}
     for first, second in zip(batches[::2], batches[1::2], strict=True):
-        beside = list(chain(*(batch.tree_rows for batch in first.mismatched)))
-        assert beside == [*first.tree_rows, *second.tree_rows]
+        beside = list(chain(*(batch.example_ids for batch in first.mismatched)))
+        assert beside == [*first.example_ids, *second.example_ids]
         assert second.mismatched == []
 
 

@@ -120,7 +120,7 @@ def text_of(tree: Tree) -> str:
 
 
 def trained(tree: Tree) -> str:
-    said = [response.tokens[response.counted] for response in tree.responses]
+    said = [response.tokens[response.loss_mask] for response in tree.responses]
     return "\n".join(tokenizer().decode(tokens) for tokens in said)
 
 

@@ -33,7 +33,7 @@ def build(tmp_path: Path, template: str, *rows: Any, options: Any = None) -> tup
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = tiny.tokenizer(template)
     store, audit = build_store([str(path)], made, options or TokenizeOptions(), str(tmp_path / "cache"))
-    return [made.decode(r.tokens[r.counted]) for i in range(len(store)) for r in store[i].responses], store, audit
+    return [made.decode(r.tokens[r.loss_mask]) for i in range(len(store)) for r in store[i].responses], store, audit
 
 
 # ------------------------------------------------------------------------------------------- words that are cut short

@@ -83,7 +83,7 @@ def test_options(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
         columns=PromptColumns(prompt="q"),
         system_prompt="be brief",
         template="{prompt}? One word.",
-        val_share=0.3,
+        val_fraction=0.3,
     )
     held, rest = data.val_stores["held_out"], data.train_store
     assert len(held) + len(rest) == 20

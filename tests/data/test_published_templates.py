@@ -64,7 +64,7 @@ def test_no_row_chooses_the_text_of_another(path: Path) -> None:
 
     def seen(tree: Tree) -> tuple[str, str]:
         (response,) = tree.responses
-        return tokenizer.decode(tree.prompt), tokenizer.decode(response.tokens[response.counted])
+        return tokenizer.decode(tree.prompt), tokenizer.decode(response.tokens[response.loss_mask])
 
     alone = {name: said for talk in TALKS for name, said in texts([talk]).items()}
     assert texts(TALKS) == alone
@@ -95,8 +95,8 @@ def test_behind_the_prompt_masks_equal_those_of_hugging_face(path: Path) -> None
     assert ours.tokens.tolist() == oracle["input_ids"][size : size + length]
     # what generation has to write to get to the marked words is trained too, and so is the end behind them
     inside = np.flatnonzero(theirs)
-    assert ours.counted[inside[inside < length]].all()
-    assert ours.counted[: inside[0]].all()
+    assert ours.loss_mask[inside[inside < length]].all()
+    assert ours.loss_mask[: inside[0]].all()
     assert not theirs[length:].any()
 
 

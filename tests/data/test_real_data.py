@@ -33,7 +33,7 @@ def test_published_data(
     for index, record in enumerate(read_records(path)):
         if index % step == 0:
             response = store[index].responses[0]
-            said = str(tokenizer.decode(response.tokens[response.counted])).split("<|im_end|>")
+            said = str(tokenizer.decode(response.tokens[response.loss_mask])).split("<|im_end|>")
             data = record.data
             turns = [m["content"] for m in data.get("messages", []) if m["role"] == "assistant"]
             answer = next((data[c] for c in ("answer", "response", "output") if c in data), None)
@@ -43,4 +43,4 @@ def test_published_data(
 
 def _turns(store: object, index: int) -> int:
     response = store[index].responses[0]  # type: ignore[index]
-    return int(np.count_nonzero(response.tokens[response.counted] == 2))
+    return int(np.count_nonzero(response.tokens[response.loss_mask] == 2))

@@ -31,7 +31,7 @@ def test_trained_tokens_stand_between_brackets(tmp_path: Path) -> None:
     lines = text.split("\n")
     assert lines[0] == f"{path}:1: prompt, {len(store[0].prompt)} tokens"
     assert lines[1:4] == ["<|im_start|>user", "the colour<|im_end|>", "<|im_start|>assistant"]
-    trained = int(store[0].responses[0].counted.sum())
+    trained = int(store[0].responses[0].loss_mask.sum())
     assert f"response, {len(store[0].responses[0].tokens)} tokens, {trained} trained: 'a' ' f" in text
     assert text.endswith(
         "[[a fox<|im_end|>]]\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n[[it is lazy<|im_end|>]]"
@@ -57,7 +57,7 @@ def test_from_the_command_line(tmp_path: Path, tiny_model: Path, capsys: pytest.
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"messages": TALK}) + "\n" for _ in range(5)))
     command = ["audit", "--config", "sft.yaml", "--data.path", str(path), "--model.policy.path", str(tiny_model)]
-    command += ["--data.cache_dir", str(tmp_path / "cache"), "--data.val_share", "0"]
+    command += ["--data.cache_dir", str(tmp_path / "cache"), "--data.val_fraction", "0"]
     assert main([*command, "--show", "3"]) == 0
     out = capsys.readouterr().out
     assert out.count("[[a fox<|im_end|>]]") == 3

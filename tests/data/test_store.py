@@ -33,7 +33,7 @@ TREES = [
         file="b.jsonl",
         line=7,
     ),
-    Tree(_ids(1, 2), [Response(_ids(3), _mask(1))], prompt_counted=_mask(1, 1), file="b.jsonl", line=8),
+    Tree(_ids(1, 2), [Response(_ids(3), _mask(1))], prompt_loss_mask=_mask(1, 1), file="b.jsonl", line=8),
     Tree(_ids(), [Response(_ids(3, 4), _mask(1, 1))], file="b.jsonl", line=9),
 ]
 
@@ -53,14 +53,14 @@ def _write(folder: Path, trees: list[Tree]) -> TreeStore:
 def _same(a: Tree, b: Tree) -> None:
     np.testing.assert_array_equal(a.prompt, b.prompt)
     assert (a.source, len(a.responses)) == (b.source, len(b.responses))
-    assert (a.prompt_counted is None) == (b.prompt_counted is None)
-    if a.prompt_counted is not None and b.prompt_counted is not None:
-        np.testing.assert_array_equal(a.prompt_counted, b.prompt_counted)
+    assert (a.prompt_loss_mask is None) == (b.prompt_loss_mask is None)
+    if a.prompt_loss_mask is not None and b.prompt_loss_mask is not None:
+        np.testing.assert_array_equal(a.prompt_loss_mask, b.prompt_loss_mask)
     for x, y in zip(a.responses, b.responses, strict=True):
         np.testing.assert_array_equal(x.tokens, y.tokens)
-        np.testing.assert_array_equal(x.counted, y.counted)
+        np.testing.assert_array_equal(x.loss_mask, y.loss_mask)
         assert (x.role, x.label) == (y.role, y.label)
-        assert (x.tokens.dtype, x.counted.dtype) == (np.int32, np.bool_)
+        assert (x.tokens.dtype, x.loss_mask.dtype) == (np.int32, np.bool_)
 
 
 def test_round_trip(store: TreeStore) -> None:
@@ -78,7 +78,7 @@ def test_columns(store: TreeStore) -> None:
     assert store.longest_branch.tolist() == [5, 2, 5, 3, 2]
     assert store.num_responses.tolist() == [1, 0, 3, 1, 1]
     # the first token of a sequence is never a target: of a counted prompt, or of a response without one
-    assert store.counted_tokens.tolist() == [2, 0, 4, 2, 1]
+    assert store.trained_tokens.tolist() == [2, 0, 4, 2, 1]
     assert store.files == ["a.jsonl", "b.jsonl"]
     assert store.file_index.tolist() == [0, 0, 1, 1, 1]
     assert store.lines.tolist() == [1, 2, 7, 8, 9]

@@ -59,7 +59,7 @@ def key(tree: Tree) -> tuple[str, bytes]:
 
 
 def same(one: TreeBatch, other: TreeBatch) -> bool:
-    return one.counts == other.counts and torch.equal(one.input_ids, other.input_ids)
+    return one.denominators == other.denominators and torch.equal(one.input_ids, other.input_ids)
 
 
 def test_every_pass_has_the_trees_of_a_store(files: list[str], tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_resumed_anywhere_the_rest_is_the_same(files: list[str]) -> None:
 
 def test_steps_are_whole_and_know_their_denominators(files: list[str]) -> None:
     for first, second in zip(*[islice(loader(files), 40)] * 2, strict=True):
-        assert first.counts == second.counts
-        assert first.num_trees + second.num_trees == first.counts["trees"] == 8
-        assert len(first.target_ids) + len(second.target_ids) == first.counts["tokens"]
+        assert first.denominators == second.denominators
+        assert first.num_trees + second.num_trees == first.denominators["trees"] == 8
+        assert len(first.target_ids) + len(second.target_ids) == first.denominators["tokens"]
 
 
 def test_two_ranks_take_their_parts_of_the_same_steps(files: list[str]) -> None:
@@ -204,8 +204,8 @@ def test_what_needs_all_rows_is_refused(files: list[str], tmp_path: Path) -> Non
         trainer(tmp_path).fit(Counting(), datamodule=data(files, tmp_path))
     with pytest.raises(PostTrainError, match=r"--data\.weights multiply the rows of each source"):
         data(files, tmp_path, weights=[1.0, 1.0, 2.0])
-    with pytest.raises(PostTrainError, match=r"name a file with --data\.val_path, or pass --data\.val_share 0"):
-        data(files, tmp_path, val_share=0.1)
+    with pytest.raises(PostTrainError, match=r"name a file with --data\.val_path, or pass --data\.val_fraction 0"):
+        data(files, tmp_path, val_fraction=0.1)
     with pytest.raises(PostTrainError, match=r"shuffle_buffer is 0; it must be at least 1"):
         data(files, tmp_path, shuffle_buffer=0)
     with pytest.raises(PostTrainError, match=r"nothing to predict on: a stream is for training"):

@@ -47,7 +47,7 @@ def build(tmp_path: Path, made: Any, *rows: Any, options: Any = None) -> tuple[T
 
 
 def trained(made: Any, store: TreeStore) -> list[str]:
-    return [made.decode(r.tokens[r.counted]) for i in range(len(store)) for r in store[i].responses]
+    return [made.decode(r.tokens[r.loss_mask]) for i in range(len(store)) for r in store[i].responses]
 
 
 def given(made: Any, messages: list[dict[str, Any]], **variables: Any) -> list[int]:

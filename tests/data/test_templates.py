@@ -52,7 +52,7 @@ def talk_example(talk: list[tuple[str, str]], prompt_turns: int = 1) -> Example:
 
 def counted_text(tokenizer: PreTrainedTokenizerFast, tree: Tree) -> str:
     response = tree.responses[0]
-    return str(tokenizer.decode(response.tokens[response.counted]))
+    return str(tokenizer.decode(response.tokens[response.loss_mask]))
 
 
 @pytest.mark.parametrize("talk", TALKS)
@@ -65,14 +65,14 @@ def test_masks_equal_those_of_hugging_face(talk: list[tuple[str, str]], template
     (tree,) = trees(tokenizer, talk_example(talk))
     response = tree.responses[0]
     tokens = np.concatenate([tree.prompt, response.tokens])
-    counted = np.concatenate([np.zeros(len(tree.prompt), bool), response.counted])
+    counted = np.concatenate([np.zeros(len(tree.prompt), bool), response.loss_mask])
     # what follows the last trained token is left out
     assert tokens.tolist() == oracle["input_ids"][: len(tokens)]
     assert counted.tolist() == [bool(m) for m in oracle["assistant_masks"][: len(tokens)]]
     assert not any(oracle["assistant_masks"][len(tokens) :])
-    assert response.counted[0]
-    assert response.counted[-1]
-    assert tree.prompt_counted is None
+    assert response.loss_mask[0]
+    assert response.loss_mask[-1]
+    assert tree.prompt_loss_mask is None
 
 
 @pytest.mark.parametrize("template", [tiny.CHATML, MARKED], ids=["compared", "marked"])
@@ -85,7 +85,7 @@ def test_what_is_trained_on(template: str) -> None:
         (tree,) = trees(tokenizer, made, train_on)
         texts[train_on] = counted_text(tokenizer, tree)
         whole = tokenizer.decode(np.concatenate([tree.prompt, tree.responses[0].tokens]))
-        assert (tree.prompt_counted is not None and tree.prompt_counted.all()) == (train_on == "all")
+        assert (tree.prompt_loss_mask is not None and tree.prompt_loss_mask.all()) == (train_on == "all")
         if train_on == "all":
             assert whole == tokenizer.apply_chat_template(made.messages, tokenize=False)
     assert texts["assistant"] == "b<|im_end|>d<|im_end|>f<|im_end|>"
@@ -204,14 +204,14 @@ def test_text_without_a_template() -> None:
     (tree,) = trees(base, Example([], text=("", "the fox")))
     assert len(tree.prompt) == 1
     assert base.decode(np.concatenate([tree.prompt, tree.responses[0].tokens])) == "the fox<|im_end|>"
-    assert tree.responses[0].counted.all()
+    assert tree.responses[0].loss_mask.all()
     (tree,) = trees(base, Example([], text=("what is the", " fox")))
     assert base.decode(tree.prompt) == "what is the"
     assert counted_text(base, tree) == " fox<|im_end|>"
     (tree,) = trees(base, Example([], text=("what is the", " fox")), "all")
     assert base.decode(tree.prompt) == "what is the"
-    assert tree.prompt_counted is not None
-    assert tree.prompt_counted.all()
+    assert tree.prompt_loss_mask is not None
+    assert tree.prompt_loss_mask.all()
     with pytest.raises(BadRow, match="the prompt alone ends in the tokens"):
         trees(base, Example([], text=("the qu", "ick fox")))
     with pytest.raises(PostTrainError, match="the tokenizer has no chat template, which messages"):

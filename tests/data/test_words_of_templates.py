@@ -62,7 +62,7 @@ def _made(tokenizer: Any, messages: list[Message]) -> list[tuple[str, str]] | st
     except BadRow as error:
         return error.reason
     return [
-        (tokenizer.decode(tree.prompt), tokenizer.decode(tree.responses[0].tokens[tree.responses[0].counted]))
+        (tokenizer.decode(tree.prompt), tokenizer.decode(tree.responses[0].tokens[tree.responses[0].loss_mask]))
         for tree in trees
     ]
 

@@ -11,7 +11,7 @@ from lit_posttrain.cli.main import main
 
 def fit(chats: Path, model: Path, *extra: str) -> int:
     common = ["--data.path", str(chats), "--model.policy.path", str(model), "--wandb.mode", "disabled"]
-    common += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.val_share", "0.3"]
+    common += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.val_fraction", "0.3"]
     return main(["fit", "--config", "configs/sft.yaml", *common, *extra])
 
 

@@ -175,7 +175,7 @@ def _special(tokenizer: Any) -> set[int]:
 
 def _runs(tree: Tree) -> list[tuple[int, int]]:
     """(first, past-the-last) of every run of trained tokens."""
-    counted = np.concatenate([np.zeros(len(tree.prompt), bool), tree.responses[0].counted, [False]])
+    counted = np.concatenate([np.zeros(len(tree.prompt), bool), tree.responses[0].loss_mask, [False]])
     edges = (np.flatnonzero(np.diff(counted.astype(int))) + 1).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 

@@ -17,7 +17,7 @@ def look_at_rewards(model: str, folder: Path) -> None:
     """Validate a fresh reward model on half of some pairs; leaves run/ and the metrics, rewards-RANK.pt."""
     torch.manual_seed(0)
     data = comparison_files(folder)
-    data.val_share, data.eval_batch_size = 0.5, 5
+    data.val_fraction, data.eval_batch_size = 0.5, 5
     trainer = quiet_trainer(
         RewardLogger(show=3),
         devices=int(os.environ.get("WORLD_SIZE", 1)),

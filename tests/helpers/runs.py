@@ -37,7 +37,7 @@ class Counting(LightningModule):
         self.validated: dict[int, int] = {}
 
     def training_step(self, batch: TreeBatch, _: int) -> torch.Tensor:
-        self.seen += batch.tree_rows
+        self.seen += batch.example_ids
         return self.weight * batch.target_ids.numel()
 
     def validation_step(self, batch: TreeBatch, _: int, dataloader_idx: int = 0) -> None:

@@ -55,7 +55,7 @@ def main() -> None:
             default_root_dir=folder,
         )
         data = prompt_files(Path(folder))
-        data.val_share = 0.1
+        data.val_fraction = 0.1
         try:
             trainer.fit(module, datamodule=data)
         except Exception:

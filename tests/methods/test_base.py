@@ -54,7 +54,7 @@ class Seen(pl.Callback):
         self.rows: dict[int, list[list[int]]] = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.rows.setdefault(trainer.current_epoch, []).append(batch.tree_rows)
+        self.rows.setdefault(trainer.current_epoch, []).append(batch.example_ids)
 
 
 def trainer(folder: Path, seen: Seen, **options: Any) -> pl.Trainer:

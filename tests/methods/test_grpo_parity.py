@@ -14,7 +14,7 @@ from methods.test_trl_parity import causal
 from torch import Tensor
 
 from lit_posttrain import GRPO, ModelSpec, Phases, Response, Sampling, Tree
-from lit_posttrain.data.store.loader import step_counts
+from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.on_policy.policy_gradient import Clip
@@ -176,9 +176,9 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
         own = slice(number * GROUP, (number + 1) * GROUP)
         tree.per_target = {name: torch.cat(values[own]).numpy() for name, values in columns.items()}
     module.attach_advantages(trees)
-    batch = collate(trees, RowLayout(), step_counts(MemoryTrees(trees), range(len(trees))))
+    batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     terms = module.loss_terms(batch)
-    loss: Tensor = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
+    loss: Tensor = torch.stack([t.weight * t.total / batch.denominators[t.unit] for t in terms.values()]).sum()
     loss.backward()
     assert module.policy is not None
     return float(loss.detach()), module.policy.transformer

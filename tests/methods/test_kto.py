@@ -95,7 +95,7 @@ def test_every_prompt_has_a_response_to_another_one() -> None:
     assert [len(pairing[i].prompt) for i in range(4)] == [1, 1, 2, 1]  # the first are cut: no response near is short
     alike = Mismatched(ListStore(trees[:2]), max_length=7)
     assert not alike.possible
-    assert not alike[0].responses[0].counted.any(), "which adds nothing to z_0"
+    assert not alike[0].responses[0].loss_mask.any(), "which adds nothing to z_0"
 
 
 def test_rows_that_all_ask_the_same_are_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_who_is_good_by_pairs_rankings_and_soft_labels() -> None:
     batch = collate(trees, RowLayout(), {})
     expected = torch.tensor([0.75, 0.25, 0.0, torch.nan, 1.0, 0.0, torch.nan])
     torch.testing.assert_close(batch.desirable, expected, equal_nan=True)
-    assert batch.own_count("labelled") == 5 == sum(ListStore(trees[:3]).num_labelled)
+    assert batch.local_count("labelled") == 5 == sum(ListStore(trees[:3]).num_labelled)
 
 
 def test_mistakes_are_said_before_training(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:

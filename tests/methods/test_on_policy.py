@@ -89,7 +89,7 @@ def same(one: Tree, other: Tree) -> None:
     assert np.array_equal(one.prompt, other.prompt)
     for a, b in zip(one.responses, other.responses, strict=True):
         assert np.array_equal(a.tokens, b.tokens)
-        assert np.array_equal(a.counted, b.counted)
+        assert np.array_equal(a.loss_mask, b.loss_mask)
         assert (a.role, a.label) == (b.role, b.label)
     assert one.per_target.keys() == other.per_target.keys()
     assert all(np.array_equal(values, other.per_target[name]) for name, values in one.per_target.items())
@@ -205,7 +205,7 @@ def test_a_reward_that_fails_on_everything_ends_a_phase_and_a_validation(tiny_mo
         fit(grpo(tiny_model, [FunctionReward(broken)]), prompts(tmp_path), tmp_path / "fit", max_epochs=1)
     trainer = quiet_trainer(default_root_dir=tmp_path)
     with pytest.raises(PostTrainError, match="reward broken fails on every response"):
-        trainer.validate(grpo(tiny_model, [FunctionReward(broken)]), datamodule=prompts(tmp_path, val_share=0.5))
+        trainer.validate(grpo(tiny_model, [FunctionReward(broken)]), datamodule=prompts(tmp_path, val_fraction=0.5))
 
 
 def test_a_reward_that_breaks_down_ends_the_run_before_its_rollout_is_trained_on(
@@ -278,14 +278,18 @@ def test_a_validation_without_any_score_is_said_as_what_it_is(tiny_model: Path, 
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     held_out = _unanswered(tmp_path, "none")
     data = PromptData(
-        str(tmp_path / "all.jsonl"), val_path=held_out, batch_size=4, cache_dir=str(tmp_path / "cache"), val_share=0.0
+        str(tmp_path / "all.jsonl"),
+        val_path=held_out,
+        batch_size=4,
+        cache_dir=str(tmp_path / "cache"),
+        val_fraction=0.0,
     )
     with pytest.raises(PostTrainError, match="no reward has a say on any response to the validation's prompts"):
         fit(grpo(tiny_model, [ExactMatch()]), data, tmp_path, BestCheckpoint("val/reward", "max"))
 
 
 def test_a_dry_run_is_part_of_a_phase(tiny_model: Path, tmp_path: Path) -> None:
-    trainer = fit(grpo(tiny_model), prompts(tmp_path, val_share=0.3), tmp_path, fast_dev_run=True)
+    trainer = fit(grpo(tiny_model), prompts(tmp_path, val_fraction=0.3), tmp_path, fast_dev_run=True)
     assert trainer.global_step == 1
 
 
@@ -312,11 +316,11 @@ def test_what_has_no_score_trains_nothing(tiny_model: Path, tmp_path: Path) -> N
     assert row["train/unscored"] == row["train/rewards/broken/failed"] > 0.2
     for one in module.rollouts:
         for response in one.tree.responses:
-            assert response.counted.any() == (not math.isnan(response.label))
+            assert response.loss_mask.any() == (not math.isnan(response.label))
 
 
 def test_validation_answers_greedily_and_logs_rewards(tiny_model: Path, tmp_path: Path) -> None:
-    trainer = fit(grpo(tiny_model), prompts(tmp_path, 20, val_share=0.3), tmp_path, max_epochs=1)
+    trainer = fit(grpo(tiny_model), prompts(tmp_path, 20, val_fraction=0.3), tmp_path, max_epochs=1)
     first = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
     assert first["val/reward"] == first["val/rewards/letters/mean"]
     assert first["val/unscored"] == 0
@@ -354,7 +358,7 @@ def test_rows_of_a_step_are_named_by_their_prompts(tiny_model: Path, tmp_path: P
     class Names(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             sources = sorted({one.tree.source for one in pl_module.rollouts if one.varied})
-            seen.append((sorted(data.row_sources(batch.tree_rows)), sources))
+            seen.append((sorted(data.row_sources(batch.example_ids)), sources))
 
     fit(module, data, tmp_path, Names())
     assert seen
@@ -365,7 +369,7 @@ def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: P
     module = grpo(tiny_model, phases=Phases(4, inner_epochs=2, mask_truncated=True), beta=0.1)
     module._answers = lambda prompts, n, sampling, first=0: recorded(prompts, sampling, n)  # type: ignore[method-assign]  # some end
     trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
-    counted = [r for one in module.rollouts for r in one.tree.responses if r.counted.any()]
+    counted = [r for one in module.rollouts for r in one.tree.responses if r.loss_mask.any()]
     assert 0 < len(counted) < 16, "some responses are cut off, and some are not"
     found = module.take_phase_kl()
     assert found is not None
@@ -603,7 +607,7 @@ def test_resuming_on_other_prompts_is_refused(tiny_model: Path, tmp_path: Path) 
 
 
 def test_a_checkpoint_validates_and_trains_anew(tiny_model: Path, tmp_path: Path) -> None:
-    data = {"count": 20, "val_share": 0.3}
+    data = {"count": 20, "val_fraction": 0.3}
     fit(grpo(tiny_model), prompts(tmp_path, **data), tmp_path, LastCheckpoint(1), max_epochs=1)
     module = grpo(tiny_model)
     trainer = quiet_trainer(default_root_dir=tmp_path)
@@ -621,7 +625,7 @@ def test_one_process_looks_at_the_rows_for_all(
     monkeypatch.setattr(GRPO, "_prepare", lambda self, stores: None)
     seen: list[str] = []
     monkeypatch.setattr(module.rewards, "check_rows", lambda rows, skip: seen.extend(source for source, _ in rows))
-    data = prompts(tmp_path, 5, val_share=0.0)
+    data = prompts(tmp_path, 5, val_fraction=0.0)
     trainer = quiet_trainer(max_steps=1, default_root_dir=tmp_path)
     module.trainer = trainer
     trainer.datamodule = data

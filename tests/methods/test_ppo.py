@@ -12,7 +12,7 @@ import torch
 from helpers import tiny
 
 from lit_posttrain import PPO, LoRASpec, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
-from lit_posttrain.data.store.loader import step_counts
+from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.methods.ppo import Critic
@@ -117,9 +117,9 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
         own = slice(number * 2, number * 2 + 2)
         tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
     module.attach_advantages(trees)
-    batch = collate(trees, RowLayout(), step_counts(MemoryTrees(trees), range(len(trees))))
+    batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     terms = module.loss_terms(batch)
-    loss = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
+    loss = torch.stack([t.weight * t.total / batch.denominators[t.unit] for t in terms.values()]).sum()
     loss.backward()
     assert set(terms) == {"policy", "value"}
     # advantages and returns travel as float32

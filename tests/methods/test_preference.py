@@ -105,7 +105,7 @@ def loss_of(tiny_model: Path, trees: list[Tree], **options: Any) -> float:
     count = sum(a.label < b.label for t in trees for a in t.responses for b in t.responses)
     batch: TreeBatch = collate(trees, RowLayout(), {"pairs": float(max(count, 1)), "trees": float(len(trees))})
     terms = module.loss_terms(batch)
-    return float(sum(t.weight * t.total / batch.counts[t.unit] for t in terms.values()))
+    return float(sum(t.weight * t.total / batch.denominators[t.unit] for t in terms.values()))
 
 
 def test_two_ranked_responses_are_a_pair(tiny_model: Path) -> None:

@@ -115,7 +115,7 @@ def test_an_interrupted_pass_goes_on(
     whole = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "whole", 2)
     (values,) = (tmp_path / "cache" / "reference").glob("*/values.f32")
     expected = np.fromfile(values, np.float32)
-    bare = DPO._bare_logprobs
+    bare = DPO.base_model_logprobs
     calls = 0
 
     def breaks(self: DPO, batch: Any) -> Any:
@@ -128,7 +128,7 @@ def test_an_interrupted_pass_goes_on(
     data = comparison_files(tmp_path / "b") if (tmp_path / "b").mkdir() is None else None
     assert data is not None
     with monkeypatch.context() as patch:
-        patch.setattr(DPO, "_bare_logprobs", breaks)
+        patch.setattr(DPO, "base_model_logprobs", breaks)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run(dpo(spec, reference="cached"), data, tmp_path / "part", 2)
     assert "32 of 51 rows are kept: the same command goes on" in caplog.text
@@ -262,7 +262,7 @@ def test_a_moved_reference_is_of_no_use_where_there_is_none(tiny_model: Path, tm
 
     trainer = quiet_trainer(ReferenceSync(1), LastCheckpoint(every_n_steps=1), max_steps=1, default_root_dir=tmp_path)
     data: Any = METHODS["grpo"].data(tmp_path)
-    data.val_share = 0.5
+    data.val_fraction = 0.5
     trainer.fit(grpo(0.1), datamodule=data)
     assert "reference" in torch.load(tmp_path / "last.ckpt", weights_only=True)
     quiet_trainer(default_root_dir=tmp_path).validate(

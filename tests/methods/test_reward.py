@@ -60,8 +60,8 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_layout_changes_a_score(layout: str, tiny_model: Path) -> None:
     scorer = build_scorer(ModelSpec(str(tiny_model), dtype="float64"), 400).eval()
     trees = rankings(12)
-    for tree in trees:  # a score is read behind the last counted token, too
-        tree.responses[0].counted[-1:] = False
+    for tree in trees:  # a score is read behind the last trained token, too
+        tree.responses[0].loss_mask[-1:] = False
     batch = collate(trees, LAYOUTS[layout], {})
     alone = []
     for tree in trees:

@@ -91,7 +91,7 @@ def test_what_a_policy_notes_is_the_routing_of_separate_sequences(
     for tree in trees:
         ids = torch.tensor([*tree.prompt, *tree.responses[0].tokens])[None]
         out = plain.base_model(ids, output_router_logits=True)
-        predicts = len(tree.prompt) - 1 + torch.from_numpy(tree.responses[0].counted).nonzero()[:, 0]
+        predicts = len(tree.prompt) - 1 + torch.from_numpy(tree.responses[0].loss_mask).nonzero()[:, 0]
         for layer, logits in zip(gates, out.router_logits, strict=True):
             layer.append(logits.reshape(-1, EXPERTS)[predicts])
     expected = load_balancing_loss_func(tuple(torch.cat(layer) for layer in gates), EXPERTS, TOP_K)

@@ -58,7 +58,7 @@ def fit(model: Path, folder: Path, data: Path, steps: Steps, target_kl: float | 
         target_kl=target_kl,
     )
     prompts, last = prompt_files(data), folder / "last.ckpt"
-    prompts.val_share = 0.1
+    prompts.val_fraction = 0.1
     trainer = quiet_trainer(
         steps,
         LastCheckpoint(every_n_steps=1),

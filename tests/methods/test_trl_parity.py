@@ -25,7 +25,7 @@ from lit_posttrain import (
     Tree,
     TreeBatch,
 )
-from lit_posttrain.data.store.loader import step_counts
+from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.data.store.store import TreeStoreWriter
 from lit_posttrain.types import RowLayout
@@ -159,7 +159,7 @@ def batch_of(kind: str, inputs: Any, folder: Path, whole: bool = False) -> TreeB
         for tree in trees:
             writer.append(tree)
         store = writer.finish()
-    return collate(trees, RowLayout(), step_counts(store, range(len(trees))))
+    return collate(trees, RowLayout(), step_denominators(store, range(len(trees))))
 
 
 def our_side(make: Callable[[ModelSpec], PostTrainingModule], models: tuple[Path, Path], batch: TreeBatch) -> Any:
@@ -171,7 +171,7 @@ def our_side(make: Callable[[ModelSpec], PostTrainingModule], models: tuple[Path
     module.policy.transformer.load_state_dict(moved.state_dict())
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
     terms = module.loss_terms(batch)
-    loss: Tensor = torch.stack([t.weight * t.total / batch.counts[t.unit] for t in terms.values()]).sum()
+    loss: Tensor = torch.stack([t.weight * t.total / batch.denominators[t.unit] for t in terms.values()]).sum()
     loss.backward()
     return float(loss), module.policy.transformer
 

@@ -76,14 +76,14 @@ def make_trees(ks: list[int]) -> list[Tree]:
 
 
 def separate(model: Any, trees: list[Tree]) -> Tensor:
-    """Log-probs of the counted tokens by one plain forward per sequence."""
+    """Log-probs of the trained tokens by one plain forward per sequence."""
     found = []
     for tree in trees:
         for response in tree.responses:
             ids = torch.tensor(np.concatenate([tree.prompt, response.tokens])).long()[None]
             logps = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
             picked = logps.gather(1, ids[0, 1:, None])[len(tree.prompt) - 1 :, 0]
-            found.append(picked[torch.from_numpy(response.counted)])
+            found.append(picked[torch.from_numpy(response.loss_mask)])
     return torch.cat(found)
 
 

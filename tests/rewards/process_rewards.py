@@ -224,7 +224,7 @@ def main(model: str, folder: Path, names: list[str]) -> int:
     rewards = [FunctionReward(REWARDS[name], name=name) for name in names]
     timeout = TIMEOUT_S if len(names) == 1 else 20.0  # spawned processes import torch, on busy cores
     module = GRPO(ModelSpec(model), rewards, reward_timeout=timeout, phases=phases, sampling=sampling)
-    data = PromptData(str(file), batch_size=2, cache_dir=str(folder / "cache"), val_share=0.0)
+    data = PromptData(str(file), batch_size=2, cache_dir=str(folder / "cache"), val_fraction=0.0)
     trainer = quiet_trainer(GracefulInterrupt(), max_steps=1, max_epochs=-1, default_root_dir=folder)
     try:
         trainer.fit(module, datamodule=data)

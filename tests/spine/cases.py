@@ -55,12 +55,12 @@ class ListStore:
         self.fingerprint = "list"
         self.files = ["memory"]
         self.lengths = _array(trees, lambda t: len(t.prompt) + sum(len(r.tokens) for r in t.responses))
-        self.counted_tokens = _array(trees, lambda t: sum(int(r.counted.sum()) for r in t.responses))
+        self.trained_tokens = _array(trees, lambda t: sum(int(r.loss_mask.sum()) for r in t.responses))
         self.num_responses = _array(trees, lambda t: len(t.responses))
         self.num_pairs = _array(trees, _pairs)
         self.num_labelled = _array(trees, _labelled)
         self.chosen_tokens = _array(
-            trees, lambda t: sum(int(r.counted.sum()) for r in t.responses if r.role == Role.CHOSEN)
+            trees, lambda t: sum(int(r.loss_mask.sum()) for r in t.responses if r.role == Role.CHOSEN)
         )
 
     def __len__(self) -> int:

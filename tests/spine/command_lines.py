@@ -37,7 +37,15 @@ def fit_command(method: str, model: Path, data: Path, runs: Path, name: str, *op
     # in double precision what differs by rounding alone is easily told from what differs
     words = ["fit", "--config", f"configs/{_CONFIGS[method]}.yaml", "--runs", str(runs), "--name", name]
     words += ["--model.policy.path", str(model), "--model.policy.dtype", "float64", "--data.path", str(files)]
-    words += ["--data.batch_size", "8", "--data.val_share", "0.1", "--wandb.mode", "disabled", *_EXTRA.get(method, [])]
+    words += [
+        "--data.batch_size",
+        "8",
+        "--data.val_fraction",
+        "0.1",
+        "--wandb.mode",
+        "disabled",
+        *_EXTRA.get(method, []),
+    ]
     words += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_epochs", "-1"]
     words += ["--trainer.max_steps", str(STEPS), "--checkpoint_every", str(SAVED_EVERY)]
     words += ["--trainer.enable_progress_bar", "false", "--trainer.accumulate_grad_batches", "2"]

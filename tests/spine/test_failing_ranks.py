@@ -16,7 +16,7 @@ from helpers.processes import run_script
 
 CLOCK = ("perf/", "seconds", "tokens_per_s")  # parts of the names of what depends on the clock
 FAILS_BEHIND = 4  # steps; step 3 is saved anyway
-STREAM = ["--data.streaming", "true", "--data.val_share", "0"]
+STREAM = ["--data.streaming", "true", "--data.val_fraction", "0"]
 # what fails on the second process, of which method, with which options
 FAILURES = {
     "reward": ("grpo", []),

@@ -25,7 +25,7 @@ def fit(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fi
     monkeypatch.delenv("LIT_POSTTRAIN_RUN", raising=False)
     rows = [{"prompt": f"what is {i} plus {i}", "completion": f"{i} plus {i} equals {2 * i}"} for i in range(24)]
     Path("chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = ["--config", str(ROOT / "configs/sft.yaml"), "--data.path", "chats.jsonl", "--data.val_share", "0.3"]
+    common = ["--config", str(ROOT / "configs/sft.yaml"), "--data.path", "chats.jsonl", "--data.val_fraction", "0.3"]
     common += ["--data.batch_size", "4", "--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
     common += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--name", "r"]
 

@@ -41,7 +41,7 @@ def test_every_metric_of_a_validation_has_a_direction_or_none_on_purpose(
     from fnmatch import fnmatchcase
 
     module, data = build(method, tiny_model), METHODS[method].data(tmp_path)
-    data.val_share = 0.3  # type: ignore[attr-defined]  # every data module of the cases has it
+    data.val_fraction = 0.3  # type: ignore[attr-defined]  # every data module of the cases has it
     trainer = quiet_trainer(max_steps=1, max_epochs=1, val_check_interval=1, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     validated = [name for name in trainer.callback_metrics if name.startswith("val/")]

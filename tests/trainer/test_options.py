@@ -200,7 +200,7 @@ def test_overfit_batches_shows_the_same_rows_in_every_epoch(fit: Fit, monkeypatc
     shown: list[list[int]] = []
     step = SFT.training_step
     monkeypatch.setattr(
-        SFT, "training_step", lambda self, b, i: (shown.append(sorted(b.tree_rows)), step(self, b, i))[1]
+        SFT, "training_step", lambda self, b, i: (shown.append(sorted(b.example_ids)), step(self, b, i))[1]
     )
     assert fit("--trainer.overfit_batches", "2", "--trainer.max_epochs", "3") == 0
     assert len(shown) == 6

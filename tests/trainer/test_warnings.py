@@ -13,7 +13,7 @@ from helpers.trainer import ROOT
 
 def test_two_processes_say_nothing_of_how_metrics_are_reduced(tiny_model: Path, tmp_path: Path) -> None:
     chats = write(tmp_path / "chats.jsonl", pairs(0, 16))
-    command = ["fit", "--config", str(ROOT / "configs/sft.yaml"), "--data.path", chats, "--data.val_share", "0.3"]
+    command = ["fit", "--config", str(ROOT / "configs/sft.yaml"), "--data.path", chats, "--data.val_fraction", "0.3"]
     command += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
     command += ["--trainer.devices", "2", "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
     done = subprocess.run(

@@ -230,7 +230,7 @@ class AuditReport:
     the day. remedy: how to make the template render what generation is given, where it does not. own_prompt: the
     beginning of the system prompt that the template adds to conversations without one, and its length. ends: trained
     turns by the end token they close with ("" is none). eos: the tokenizer's end-of-sequence token. held_out: trees set
-    aside by --data.val_share. in_training: trees of a
+    aside by --data.val_fraction. in_training: trees of a
     validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
     at; 0 where all were. mix: shares of an epoch, where --data.weights sets them. compared: what preferences say.
     left_out: what lies beside the files that were read and was not. validation: reports of the validation sets by
@@ -250,7 +250,7 @@ class AuditReport:
     pad_is_eos: bool = False
     eos: str = ""
     ends: dict[str, int] = field(default_factory=dict)
-    val_share: float = 0.0
+    val_fraction: float = 0.0
     held_out: int = 0
     first_rows: int = 0
     in_training: int = 0
@@ -280,9 +280,9 @@ class AuditReport:
                     f"{name}: {report.in_training:,} of {rows_of(report.total.trees)} also in the training data; "
                     "remove them from one side"
                 )
-        if self.val_share and not self.held_out:
+        if self.val_fraction and not self.held_out:
             found.append(
-                f"val_share {self.val_share:g} holds out no row of {self.total.trees}; raise it or name a val_path"
+                f"val_fraction {self.val_fraction:g} holds out no row of {self.total.trees}; raise it, or give val_path"
             )
         found += self._about_mix()
         if self.compared and (line := self.compared.one_sided):

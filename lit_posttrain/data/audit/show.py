@@ -16,25 +16,25 @@ _TOKENS = 12
 def shown(tree: Tree, tokenizer: Any, colour: bool = False) -> str:
     """A tree as text: its prompt, then every response, with trained tokens between [[ and ]], in green where `colour`;
     and the first trained tokens of each response one by one."""
-    prompt, counted = tree.prompt.tolist(), tree.prompt_counted
-    parts = [f"{tree.source}: prompt, {len(prompt)} tokens", _marked(prompt, counted, tokenizer, colour)]
+    prompt, loss_mask = tree.prompt.tolist(), tree.prompt_loss_mask
+    parts = [f"{tree.source}: prompt, {len(prompt)} tokens", _marked(prompt, loss_mask, tokenizer, colour)]
     tied = any(response.role == Role.REJECTED and response.label == 0.5 for response in tree.responses)
     for number, response in enumerate(tree.responses, 1):
-        ids, trained = response.tokens.tolist(), response.tokens[response.counted].tolist()
+        ids, trained = response.tokens.tolist(), response.tokens[response.loss_mask].tolist()
         said = "tie" if tied else Role(response.role).name.lower()
         kind = "" if response.role == Role.SAMPLE else f" {number} ({said})"
         one_by_one = " ".join(repr(_text([token], tokenizer)) for token in trained[:_TOKENS])
         more = f" and {len(trained) - _TOKENS} more" if len(trained) > _TOKENS else ""
         parts += [
             f"response{kind}, {len(ids)} tokens, {len(trained)} trained: {one_by_one}{more}",
-            _marked(ids, response.counted, tokenizer, colour),
+            _marked(ids, response.loss_mask, tokenizer, colour),
         ]
     return "\n".join(parts)
 
 
-def _marked(ids: list[int], counted: Any, tokenizer: Any, colour: bool) -> str:
+def _marked(ids: list[int], loss_mask: Any, tokenizer: Any, colour: bool) -> str:
     told = []
-    for trained, run in groupby(range(len(ids)), lambda i: counted is not None and bool(counted[i])):
+    for trained, run in groupby(range(len(ids)), lambda i: loss_mask is not None and bool(loss_mask[i])):
         text = _shortened(_text([ids[i] for i in run], tokenizer))
         told.append(_trained(text, colour) if trained else text)
     return "".join(told)

@@ -80,7 +80,7 @@ def _footnotes(report: AuditReport) -> list[str]:
         notes.append("pad = eos: yes; end tokens stay trained, padding is told apart by its place")
     else:
         notes.append("pad = eos: no")
-    if report.val_share:
+    if report.val_fraction:
         what = "prompts" if report.compared or not report.trains else "conversations"
         notes.append(f"held out for validation: {report.held_out:,} of these {what}")
     for file in report.files:

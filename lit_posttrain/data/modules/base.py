@@ -54,7 +54,7 @@ class TreeData(LightningDataModule):
         path: str | list[str],
         val_path: str | list[str] | None,
         test_path: str | list[str] | None,
-        val_share: float,
+        val_fraction: float,
         max_length: int | None,
         batch_size: int,
         eval_batch_size: int,
@@ -68,8 +68,8 @@ class TreeData(LightningDataModule):
     ) -> None:
         """The arguments are those of `ConversationData`."""
         super().__init__()
-        if not 0.0 <= val_share < 1.0:
-            raise PostTrainError(f"--data.val_share is {val_share}; it must be at least 0 and below 1")
+        if not 0.0 <= val_fraction < 1.0:
+            raise PostTrainError(f"--data.val_fraction is {val_fraction}; it must be at least 0 and below 1")
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "shuffle_buffer": shuffle_buffer}
         for name, size in sizes.items():
             if size < 1:
@@ -83,9 +83,9 @@ class TreeData(LightningDataModule):
             raise PostTrainError(f"--data.seed is {seed}; it must be at least 0")
         check_weights(weights, self.paths)
         if streaming:
-            refuse_with_stream(weights, 0.0 if val_path else val_share)
+            refuse_with_stream(weights, 0.0 if val_path else val_fraction)
         self.weights, self.streaming, self.shuffle_buffer = weights, streaming, shuffle_buffer
-        self.val_share, self.max_length = val_share, max_length
+        self.val_fraction, self.max_length = val_fraction, max_length
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
         self._stream: Callable[[], TreeStream] | None = None
@@ -127,10 +127,10 @@ class TreeData(LightningDataModule):
 
     def _build_rows(self, tokenizer: Any, options: Options) -> AuditReport:
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
-        share = 0.0 if self.val_paths else self.val_share
+        share = 0.0 if self.val_paths else self.val_fraction
         aside = held_out(whole, share)
         train = whole.select(np.flatnonzero(~aside)) if share else whole
-        audit.val_share, audit.held_out = share, int(aside.sum())
+        audit.val_fraction, audit.held_out = share, int(aside.sum())
         if len(train) == 0:
             raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
         if self.weights is not None:
@@ -199,7 +199,7 @@ class TreeData(LightningDataModule):
         if stage in ("validate", "test") and not (self.test_stores if stage == "test" else self.val_stores):
             word, option = ("test", "test_path") if stage == "test" else ("validate", "val_path")  # stage is an enum
             raise PostTrainError(
-                f"nothing to {word} on: name a file with --data.{option}, or hold rows out with --data.val_share 0.05"
+                f"nothing to {word} on: name a file with --data.{option}, or hold rows out: --data.val_fraction 0.05"
             )
 
     def _owner(self) -> TokenizerOwner:
@@ -250,7 +250,7 @@ class TreeData(LightningDataModule):
         return list(self.test_stores)
 
     def row_sources(self, rows: list[int]) -> list[str]:
-        """`file:line` of training rows (`TreeBatch.tree_rows`), for messages to people."""
+        """`file:line` of training rows (`TreeBatch.example_ids`), for messages to people."""
         if self._stream_loader is not None:
             return self._stream_loader.step_trees.sources(rows)
         return self.train_store.sources(rows)
@@ -393,8 +393,8 @@ def _why_empty(audit: AuditReport) -> str:
         for reason, tally in file.dropped.items()
     ]
     if audit.held_out:
-        reasons.append(f"{audit.held_out} held out by val_share {audit.val_share:g}")
+        reasons.append(f"{audit.held_out} held out by val_fraction {audit.val_fraction:g}")
     advice = ["raise --data.max_length"] if any("max_length" in reason for reason in reasons) else []
     if audit.held_out:
-        advice.append("pass --data.val_share 0, or --data.val_path")
+        advice.append("pass --data.val_fraction 0, or --data.val_path")
     return "; ".join([f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept"), *advice])

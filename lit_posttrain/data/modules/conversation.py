@@ -27,7 +27,7 @@ class ConversationData(TreeData):
         val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
         test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
             every row of `path`.
-        val_share: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
+        val_fraction: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
             by a hash of a row's content: the same rows in every run, and repeated rows on the same side.
         columns: Names of the columns, where they are not recognised.
         train_on: `assistant`: every assistant turn. `last`: the last one. `completion`: the assistant turns that
@@ -56,7 +56,7 @@ class ConversationData(TreeData):
         weights: list[float] | None = None,
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
-        val_share: float = 0.0,
+        val_fraction: float = 0.0,
         columns: Columns | None = None,
         train_on: Literal["assistant", "last", "completion", "all"] = "assistant",
         system_prompt: str | None = None,
@@ -75,7 +75,7 @@ class ConversationData(TreeData):
             path,
             val_path,
             test_path,
-            val_share,
+            val_fraction,
             max_length,
             batch_size,
             eval_batch_size,

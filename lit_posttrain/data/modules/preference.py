@@ -62,7 +62,7 @@ class PreferenceOptions:
     def fit(self, tree: Tree) -> Fitted:
         """Drop, or cut the prompt; count its tokens where they are trained on."""
         if self.train_on_prompt:
-            tree.prompt_counted = np.ones(len(tree.prompt), np.bool_)
+            tree.prompt_loss_mask = np.ones(len(tree.prompt), np.bool_)
         return fit_comparison(tree, self.max_length, self.overlong)
 
 
@@ -124,7 +124,7 @@ class PreferenceData(TreeData):
         val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
         test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
             every row of `path`.
-        val_share: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
+        val_fraction: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
             by a hash of a row's content.
         columns: Names of the columns, where they are not recognised.
         annotators: Where several people judged a pair: `soft` keeps the share of their votes as a probability,
@@ -155,7 +155,7 @@ class PreferenceData(TreeData):
         weights: list[float] | None = None,
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
-        val_share: float = 0.0,
+        val_fraction: float = 0.0,
         columns: PreferenceColumns | None = None,
         annotators: Literal["soft", "majority"] = "soft",
         label_values: dict[str, Winner] | None = None,
@@ -176,7 +176,7 @@ class PreferenceData(TreeData):
             path,
             val_path,
             test_path,
-            val_share,
+            val_fraction,
             max_length,
             batch_size,
             eval_batch_size,

@@ -227,7 +227,7 @@ class PromptData(TreeData):
         weights: For each entry of `path` how many times an epoch over the prompts shows its rows. Default: all once.
         val_path: Prompts to validate on: answered without randomness, and rewarded. Every entry is a data set.
         test_path: Prompts for `test`; the validation prompts where it is not given.
-        val_share: Share of the rows to hold out for validation where there is no `val_path`, 0 to 1, by a hash.
+        val_fraction: Share of the rows to hold out for validation where there is no `val_path`, 0 to 1, by a hash.
         columns: Names of the columns, where they are not recognised.
         system_prompt: System prompt for prompts that bring none.
         template: Text around every last user message, with `{prompt}` in its place, such as the wanted format.
@@ -248,7 +248,7 @@ class PromptData(TreeData):
         weights: list[float] | None = None,
         val_path: str | list[str] | None = None,
         test_path: str | list[str] | None = None,
-        val_share: float = 0.0,
+        val_fraction: float = 0.0,
         columns: PromptColumns | None = None,
         system_prompt: str | None = None,
         template: str | None = None,
@@ -264,7 +264,7 @@ class PromptData(TreeData):
             path,
             val_path,
             test_path,
-            val_share,
+            val_fraction,
             max_length,
             batch_size,
             eval_batch_size,

@@ -74,12 +74,12 @@ class TokenMask:
             return Tree(np.array(ids[:end], dtype=np.int32), [])
         if rendered.plain and self._eos is not None and ids[-1:] != [self._eos]:
             ids = [*ids, self._eos]
-        tokens, counted = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.bool_)
+        tokens, loss_mask = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.bool_)
         for start, end in rendered.turns:
             if end > start:
                 for first, past in self._token_spans(rendered, encoding, ids, start, end):
-                    counted[first:past] = True
-        where = counted.nonzero()[0]
+                    loss_mask[first:past] = True
+        where = loss_mask.nonzero()[0]
         # the first token of a sequence has no state that could predict it
         if len(where) == 0 or where[-1] == 0:
             raise BadRow("no trained token", "no token to train on; fill or remove the row")
@@ -87,7 +87,7 @@ class TokenMask:
         if rendered.everything:
             response = Response(tokens[first:], np.ones(len(ids) - first, np.bool_))
             return Tree(tokens[:first], [response], np.ones(first, np.bool_))
-        return Tree(tokens[:first], [Response(tokens[first:last], counted[first:last])])
+        return Tree(tokens[:first], [Response(tokens[first:last], loss_mask[first:last])])
 
     def _token_spans(
         self, rendered: Rendered, encoding: Any, ids: list[int], begin: int, until: int

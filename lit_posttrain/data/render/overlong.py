@@ -35,7 +35,7 @@ def fit(tree: Tree, max_length: int, overlong: Literal["drop", "cut", "split"]) 
         return Fitted([tree])
     if overlong == "split":
         return _split(tree, max_length)
-    if prompt >= max_length and tree.prompt_counted is None:
+    if prompt >= max_length and tree.prompt_loss_mask is None:
         return Fitted(dropped=PROMPT_TOO_LONG)
     if overlong == "drop":
         return Fitted(dropped=TOO_LONG)
@@ -52,7 +52,7 @@ def fit_comparison(tree: Tree, max_length: int, overlong: Literal["drop", "cut_p
         return Fitted(dropped=TOO_LONG)
     if longest >= max_length:
         return Fitted(dropped=RESPONSE_TOO_LONG)
-    marks = tree.prompt_counted
+    marks = tree.prompt_loss_mask
     kept = slice(len(tree.prompt) - (max_length - longest), None)
     cut = Tree(tree.prompt[kept], tree.responses, None if marks is None else marks[kept], tree.file, tree.line)
     return Fitted([cut], cut=1)
@@ -62,16 +62,16 @@ def _split(tree: Tree, max_length: int, only_first: bool = False) -> Fitted:
     """Consecutive pieces of `max_length` tokens. A piece's first token has no state that predicts it, so that one
     token per later piece is context where it was a target."""
     response = tree.responses[0]
-    trunk = np.zeros(len(tree.prompt), np.bool_) if tree.prompt_counted is None else tree.prompt_counted
-    tokens, counted = np.concatenate([tree.prompt, response.tokens]), np.concatenate([trunk, response.counted])
+    trunk = np.zeros(len(tree.prompt), np.bool_) if tree.prompt_loss_mask is None else tree.prompt_loss_mask
+    tokens, loss_mask = np.concatenate([tree.prompt, response.tokens]), np.concatenate([trunk, response.loss_mask])
     made = Fitted(split=1)
     for start in range(0, 1 if only_first else len(tokens), max_length):
-        piece, mask = tokens[start : start + max_length], counted[start : start + max_length]
+        piece, mask = tokens[start : start + max_length], loss_mask[start : start + max_length]
         if not mask[1:].any():
             made.empty_pieces += 1
             continue
         # the first piece keeps its prompt as the prompt, a later one starts in the middle of something
-        whole = tree.prompt_counted is not None
+        whole = tree.prompt_loss_mask is not None
         first = len(tree.prompt) if start == 0 else max(int(np.flatnonzero(mask)[0]), 1)
         first = min(first, len(piece) - 1)
         last = len(mask) if whole else int(np.flatnonzero(mask)[-1]) + 1
@@ -79,7 +79,7 @@ def _split(tree: Tree, max_length: int, only_first: bool = False) -> Fitted:
             Tree(
                 prompt=piece[:first],
                 responses=[Response(piece[first:last], mask[first:last], response.role, response.label)],
-                prompt_counted=mask[:first] if whole else None,
+                prompt_loss_mask=mask[:first] if whole else None,
                 file=tree.file,
                 line=tree.line,
             )

@@ -242,7 +242,7 @@ class TreeMaker:
         audit.drop(error.reason, line)
 
     def report(self, columns: Mapping[str, NDArray[Any]], comparisons: Compared | None) -> AuditReport:
-        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, counted_tokens, lines.
+        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, trained_tokens, lines.
 
         Raises:
             PostTrainError: a file as a whole says that it was read the wrong way.
@@ -253,7 +253,7 @@ class TreeMaker:
         total = _sum(self.audits)
         for index, audit in [*enumerate(self.audits), (-1, total)]:
             mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lengths"]), np.bool_)
-            audit.measure(*(columns[name][mine] for name in ("lengths", "counted_tokens", "lines")))
+            audit.measure(*(columns[name][mine] for name in ("lengths", "trained_tokens", "lines")))
         total.longest = []
         return AuditReport(
             files=self.audits,
@@ -311,15 +311,15 @@ def _joined(trees: list[Tree], labels: list[tuple[Role, float]], marked: bool) -
     compared = any(role != Role.SAMPLE for role, _ in labels)
     if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
         raise NothingToLearn("equal responses", "all responses have the same tokens: no preference; remove the row")
-    responses = [Response(r.tokens, r.counted, *label) for r, label in zip(said, labels, strict=True)]
-    return Tree(prompt, responses, first.prompt_counted)
+    responses = [Response(r.tokens, r.loss_mask, *label) for r, label in zip(said, labels, strict=True)]
+    return Tree(prompt, responses, first.prompt_loss_mask)
 
 
 def _after(tree: Tree, start: int) -> Response:
     """The response of a tree with the end of its prompt, from token `start` on, before it."""
     rest, response = tree.prompt[start:], tree.responses[0]
     tokens = np.concatenate([rest, response.tokens])
-    return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.counted]))
+    return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.loss_mask]))
 
 
 def _sum(audits: Sequence[FileAudit]) -> FileAudit:

@@ -25,7 +25,7 @@ class Trees(Protocol):
     @property
     def lengths(self) -> NDArray[np.int64]: ...
     @property
-    def counted_tokens(self) -> NDArray[np.int64]: ...
+    def trained_tokens(self) -> NDArray[np.int64]: ...
     @property
     def num_responses(self) -> NDArray[np.int64]: ...
     @property
@@ -42,10 +42,10 @@ class Trees(Protocol):
     def __getitem__(self, index: int) -> Tree: ...
 
 
-def step_counts(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
+def step_denominators(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
     """The denominators of a step made of these trees, over all micro-batches and ranks."""
     return {
-        "tokens": float(store.counted_tokens[members].sum()),
+        "tokens": float(store.trained_tokens[members].sum()),
         "input_tokens": float(store.lengths[members].sum()),
         "responses": float(store.num_responses[members].sum()),
         "pairs": float(store.num_pairs[members].sum()),
@@ -76,20 +76,20 @@ class StepCutter:
         members: NDArray[np.int64],
         companions: Companions | None,
         skip: int = 0,
-        counts: Mapping[str, float] | None = None,
+        denominators: Mapping[str, float] | None = None,
     ) -> Iterator[TreeBatch]:
         """This rank's micro-batches of the step of trees `members`, from number `skip` on; the first has the companions
-        of the whole step. counts: the step's denominators, where it has more than these trees."""
-        counts = step_counts(store, members) if counts is None else counts
+        of the whole step. denominators: the step's denominators, where it has more than these trees."""
+        denominators = step_denominators(store, members) if denominators is None else denominators
         parts = self._parts(store.lengths[members], members)
         for number, chosen in enumerate(parts[skip:]):
-            batch = self._collate(store, chosen, counts)
+            batch = self._collate(store, chosen, denominators)
             if number == 0 and companions is not None:
                 batch.mismatched = [self._collate(companions, rows, {}) for rows in parts]
             yield batch
 
-    def _collate(self, trees: Companions, chosen: list[int], counts: Mapping[str, float]) -> TreeBatch:
-        return collate([trees[i] for i in chosen], self.layout, counts, chosen)
+    def _collate(self, trees: Companions, chosen: list[int], denominators: Mapping[str, float]) -> TreeBatch:
+        return collate([trees[i] for i in chosen], self.layout, denominators, chosen)
 
     def _parts(self, lengths: NDArray[np.int64], members: NDArray[np.int64]) -> list[list[int]]:
         """The rows of this rank's micro-batches."""
@@ -234,8 +234,8 @@ class EvalLoader:
         for start in range(0, len(self.store), self.batch_size):
             members = np.arange(start, min(start + self.batch_size, len(self.store)))
             chosen = sorted(members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist())
-            counts = step_counts(self.store, members)
-            batch = collate([self.store[i] for i in chosen], self.layout, counts, chosen)
+            denominators = step_denominators(self.store, members)
+            batch = collate([self.store[i] for i in chosen], self.layout, denominators, chosen)
             if self.companions is not None:
                 batch.mismatched = [collate([self.companions[i] for i in chosen], self.layout, {}, chosen)]
             yield batch

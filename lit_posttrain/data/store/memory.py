@@ -20,7 +20,7 @@ class MemoryTrees:
         rows = np.array([measures(tree) for tree in trees], dtype=np.int64).reshape(-1, len(MEASURES))
         columns: dict[str, Longs] = dict(zip(MEASURES, rows.T, strict=True))
         self.lengths, self.num_responses = columns["lengths"], columns["num_responses"]
-        self.counted_tokens, self.chosen_tokens = columns["counted_tokens"], columns["chosen_tokens"]
+        self.trained_tokens, self.chosen_tokens = columns["trained_tokens"], columns["chosen_tokens"]
         self.num_pairs, self.num_labelled = columns["num_pairs"], columns["num_labelled"]
         self.lines: Longs = np.array([tree.line for tree in trees], dtype=np.int64)
         self.file_index: Longs = np.array([self.files.index(tree.file) for tree in trees], dtype=np.int64)

@@ -57,7 +57,7 @@ class Mismatched:
                 other = found
                 break
         response = self._response(other or own, index)
-        counted = response.counted if other is not None else np.zeros_like(response.counted)
+        counted = response.loss_mask if other is not None else np.zeros_like(response.loss_mask)
         return own, Response(response.tokens, counted, Role.MISMATCHED)
 
     @property
@@ -77,7 +77,7 @@ class Mismatched:
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        sizes = [int(np.count_nonzero(self._pair(i)[1].counted)) for i in range(len(self))]
+        sizes = [int(np.count_nonzero(self._pair(i)[1].loss_mask)) for i in range(len(self))]
         return np.cumsum([0, *sizes])
 
     @staticmethod

@@ -28,7 +28,7 @@ Span = tuple[int, NDArray[np.int64], NDArray[np.int64], Tree, slice]
 class Group:
     """Tokens that stand together: a prompt (of tree `tree` of the batch) and some of its responses.
 
-    owns_prompt: the counted tokens of the prompt are targets of this copy; exactly one copy owns them.
+    owns_prompt: the trained tokens of the prompt are targets of this copy; exactly one copy owns them.
     """
 
     tree: int
@@ -108,7 +108,7 @@ def split_step(lengths: NDArray[np.int64], parts: int) -> list[list[int]]:
 
 
 def collate(
-    trees: Sequence[Tree], layout: RowLayout, counts: Mapping[str, float], tree_rows: Sequence[int] = ()
+    trees: Sequence[Tree], layout: RowLayout, denominators: Mapping[str, float], example_ids: Sequence[int] = ()
 ) -> TreeBatch:
     """Pack trees into a TreeBatch. No trees give a batch of one padding token and no targets: a rank that has run
     out of data still takes part in every collective."""
@@ -132,8 +132,8 @@ def collate(
             here = slice(column, column + trunk)
             input_ids[row, here], position_ids[row, here] = tree.prompt, np.arange(trunk)
             tree_ids[row, column : column + group.length] = member
-            if group.owns_prompt and tree.prompt_counted is not None:
-                counted = np.flatnonzero(tree.prompt_counted[1:])
+            if group.owns_prompt and tree.prompt_loss_mask is not None:
+                counted = np.flatnonzero(tree.prompt_loss_mask[1:])
                 ids = tree.prompt[1:][counted].astype(np.int64)
                 spans.append((-1, start + counted, ids, tree, slice(0, len(counted))))
             column += trunk
@@ -148,7 +148,7 @@ def collate(
                 # the state that predicts a token is the one before it: the trunk's last for a branch's first
                 before = row * length + column + np.arange(-1, size - 1)
                 before[0] = start + trunk - 1
-                chosen = response.counted if trunk else np.concatenate([[False], response.counted[1:]])
+                chosen = response.loss_mask if trunk else np.concatenate([[False], response.loss_mask[1:]])
                 ids, begin = response.tokens[chosen].astype(np.int64), begins.get(number, 0)
                 spans.append((number, before[chosen], ids, tree, slice(begin, begin + len(ids))))
                 last[number] = row * length + column + size - 1
@@ -167,8 +167,8 @@ def collate(
         response_last=torch.from_numpy(last),
         response_role=torch.tensor([int(r.role) for r in responses], dtype=torch.int64),
         response_label=torch.tensor([r.label for r in responses], dtype=torch.float32),
-        counts=dict(counts),
-        tree_rows=list(tree_rows) if tree_rows else list(range(len(trees))),
+        denominators=dict(denominators),
+        example_ids=list(example_ids) if example_ids else list(range(len(trees))),
         per_target={
             name: torch.from_numpy(np.concatenate([tree.per_target[name][own] for *_, tree, own in spans]))
             for name in (attached if spans else ())
@@ -180,19 +180,21 @@ def _target_starts(trees: Sequence[Tree]) -> dict[int, int]:
     """Where the targets of each response begin among those of its tree, as `Tree.per_target` has them."""
     starts: dict[int, int] = {}
     for tree in trees:
-        begin = 0 if tree.prompt_counted is None else int(np.count_nonzero(tree.prompt_counted[1:]))
+        begin = 0 if tree.prompt_loss_mask is None else int(np.count_nonzero(tree.prompt_loss_mask[1:]))
         for response in tree.responses:
             starts[len(starts)] = begin
-            begin += int(np.count_nonzero(response.counted[0 if len(tree.prompt) else 1 :]))
+            begin += int(np.count_nonzero(response.loss_mask[0 if len(tree.prompt) else 1 :]))
     return starts
 
 
 def _without_tails(tree: Tree) -> Tree:
-    """The tree with responses that end at their last counted token."""
-    ends = [max(np.flatnonzero(r.counted)[-1:].sum() + 1, 1) for r in tree.responses]
+    """The tree with responses that end at their last trained token."""
+    ends = [max(np.flatnonzero(r.loss_mask)[-1:].sum() + 1, 1) for r in tree.responses]
     if all(end == len(r.tokens) for end, r in zip(ends, tree.responses, strict=True)):
         return tree
-    cut = [replace(r, tokens=r.tokens[:n], counted=r.counted[:n]) for n, r in zip(ends, tree.responses, strict=True)]
+    cut = [
+        replace(r, tokens=r.tokens[:n], loss_mask=r.loss_mask[:n]) for n, r in zip(ends, tree.responses, strict=True)
+    ]
     return replace(tree, responses=cut)
 
 

@@ -1,6 +1,6 @@
 """Trees on disk: flat arrays, memory-mapped, in a folder that appears whole or not at all.
 
-A folder holds `tokens.bin` (int32) and `counted.bin` (bool) of all segments one after another, where the segments of
+A folder holds `tokens.bin` (int32) and `loss_mask.bin` (bool) of all segments one after another, where the segments of
 a tree are its prompt and then its responses; `segments.npz` and `trees.npz` with one entry per segment and per tree;
 and `store.json`. Where trees have records, `records.bin` holds them one after another, as UTF-8.
 """
@@ -35,11 +35,11 @@ MEASURES = (
     "lengths",
     "longest_branch",
     "num_responses",
-    "counted_tokens",
+    "trained_tokens",
     "num_pairs",
     "num_labelled",
     "chosen_tokens",
-    "prompt_counted",
+    "prompt_loss_mask",
 )
 # in the order in which `append` fills them
 _TREE_COLUMNS = ("first_segment", *MEASURES, "file_index", "lines", "record_start", "record_end")
@@ -50,10 +50,10 @@ class TreeStore:
     """A read-only sequence of trees.
 
     lengths (n,): tokens of the prompt and all responses. prompt_lengths (n,). longest_branch (n,): the prompt and the
-    longest response. num_responses (n,). counted_tokens (n,): targets, that is counted tokens of responses and
+    longest response. num_responses (n,). trained_tokens (n,): targets, that is trained tokens of responses and
     prompt, except the first token of a sequence, which nothing predicts. num_pairs (n,): pairs of responses of unequal
     rank. num_labelled (n,): responses of which somebody said whether they are good (of a ranking the best and the
-    worst). chosen_tokens (n,): counted tokens of the responses of rank 0, and of their prompt. file_index (n,) into
+    worst). chosen_tokens (n,): trained tokens of the responses of rank 0, and of their prompt. file_index (n,) into
     `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the
     same in every file. fingerprint: hash of the trees and their order. identity, num_targets: hash and number of
     targets of all trees of the folder. first_target (n,): place of a tree's first target among them. reference: one
@@ -69,26 +69,26 @@ class TreeStore:
         self.identity = self.fingerprint
         self.reference: Any = None
         self._tokens = _map(self.folder / "tokens.bin", np.dtype(np.int32))
-        self._counted = _map(self.folder / "counted.bin", np.dtype(np.bool_))
+        self._loss_mask = _map(self.folder / "loss_mask.bin", np.dtype(np.bool_))
         self._records = _map(self.folder / "records.bin", np.dtype(np.uint8))
         with np.load(self.folder / "segments.npz") as segments:
             self._offsets, self._role, self._label = segments["offsets"], segments["role"], segments["label"]
         with np.load(self.folder / "trees.npz") as trees:
             columns = {name: trees[name] for name in (*_TREE_COLUMNS, "row_hash")}
-        ends = np.cumsum(columns["counted_tokens"])
+        ends = np.cumsum(columns["trained_tokens"])
         self.num_targets = int(ends[-1]) if len(ends) else 0
-        columns["first_target"] = ends - columns["counted_tokens"]
+        columns["first_target"] = ends - columns["trained_tokens"]
         self._take(columns)
 
     def _take(self, columns: Mapping[str, NDArray[Any]]) -> None:
         self._columns = dict(columns)
         self._first_segment: Longs = columns["first_segment"]
-        self._prompt_counted: Longs = columns["prompt_counted"]
+        self._prompt_loss_mask: Longs = columns["prompt_loss_mask"]
         self.prompt_lengths: Longs = columns["prompt_lengths"]
         self.lengths: Longs = columns["lengths"]
         self.longest_branch: Longs = columns["longest_branch"]
         self.num_responses: Longs = columns["num_responses"]
-        self.counted_tokens: Longs = columns["counted_tokens"]
+        self.trained_tokens: Longs = columns["trained_tokens"]
         self.num_pairs: Longs = columns["num_pairs"]
         self.num_labelled: Longs = columns["num_labelled"]
         self.chosen_tokens: Longs = columns["chosen_tokens"]
@@ -109,16 +109,16 @@ class TreeStore:
         ends = self._offsets[first : first + count + 2].tolist()
         # copies: a batch must not keep a page of the file alive, nor be read-only
         tokens = np.array(self._tokens[ends[0] : ends[-1]])
-        counted = np.array(self._counted[ends[0] : ends[-1]])
+        loss_mask = np.array(self._loss_mask[ends[0] : ends[-1]])
         cuts = [slice(a - ends[0], b - ends[0]) for a, b in pairwise(ends)]
         responses = [
-            Response(tokens[cut], counted[cut], Role(int(self._role[segment])), float(self._label[segment]))
+            Response(tokens[cut], loss_mask[cut], Role(int(self._role[segment])), float(self._label[segment]))
             for segment, cut in enumerate(cuts[1:], first + 1)
         ]
         return Tree(
             prompt=tokens[cuts[0]],
             responses=responses,
-            prompt_counted=counted[cuts[0]] if self._prompt_counted[index] else None,
+            prompt_loss_mask=loss_mask[cuts[0]] if self._prompt_loss_mask[index] else None,
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
             record=bytes(self._records[int(self._record_start[index]) : int(self._record_end[index])]).decode(),
@@ -127,7 +127,7 @@ class TreeStore:
 
     def _values(self, index: int) -> NDArray[Any]:
         start = int(self.first_target[index])
-        return np.array(self.reference[start : start + int(self.counted_tokens[index])])
+        return np.array(self.reference[start : start + int(self.trained_tokens[index])])
 
     def whole(self) -> TreeStore:
         """All trees of the folder."""
@@ -174,7 +174,7 @@ class TreeStoreWriter:
         self._offsets, self._role, self._label = array("q", [0]), array("b"), array("f")
         self._hash = hashlib.blake2b(digest_size=16)
         self._tokens: list[NDArray[Any]] = []
-        self._counted: list[NDArray[Any]] = []
+        self._loss_mask: list[NDArray[Any]] = []
         self._pending_tokens = 0
         self._record_bytes = 0
 
@@ -187,7 +187,7 @@ class TreeStoreWriter:
                 "name a writable folder with --data.cache_dir or LIT_POSTTRAIN_CACHE"
             ) from error
         self._tokens_file = (self._draft / "tokens.bin").open("wb")
-        self._counted_file = (self._draft / "counted.bin").open("wb")
+        self._loss_mask_file = (self._draft / "loss_mask.bin").open("wb")
         self._records_file = (self._draft / "records.bin").open("wb")
         return self
 
@@ -195,7 +195,7 @@ class TreeStoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tokens_file.close()
-        self._counted_file.close()
+        self._loss_mask_file.close()
         self._records_file.close()
         shutil.rmtree(self._draft, ignore_errors=True)
 
@@ -207,7 +207,7 @@ class TreeStoreWriter:
         if tree.file not in self._index:
             self._index[tree.file] = len(self.files)
             self.files.append(tree.file)
-        prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
+        prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_loss_mask
         record, begin = tree.record.encode(), self._record_bytes
         self._record_bytes += len(record)
         self._hash.update(record)
@@ -218,15 +218,15 @@ class TreeStoreWriter:
         self._row_hash.append(row_hash)
         self._segment(prompt, np.zeros(len(prompt), np.bool_) if marks is None else marks, 0, 0.0)
         for response in responses:
-            self._segment(response.tokens, response.counted, int(response.role), response.label)
+            self._segment(response.tokens, response.loss_mask, int(response.role), response.label)
         if self._pending_tokens >= _FLUSH_TOKENS:
             self._flush()
 
-    def _segment(self, tokens: NDArray[Any], counted: NDArray[Any], role: int, label: float) -> None:
-        if len(tokens) != len(counted):
-            raise ValueError(f"{len(tokens)} tokens with a mask of {len(counted)}")
+    def _segment(self, tokens: NDArray[Any], loss_mask: NDArray[Any], role: int, label: float) -> None:
+        if len(tokens) != len(loss_mask):
+            raise ValueError(f"{len(tokens)} tokens with a mask of {len(loss_mask)}")
         self._tokens.append(tokens)
-        self._counted.append(counted)
+        self._loss_mask.append(loss_mask)
         self._pending_tokens += len(tokens)
         self._offsets.append(self._offsets[-1] + len(tokens))
         self._role.append(role)
@@ -235,7 +235,7 @@ class TreeStoreWriter:
     def _flush(self) -> None:
         for parts, dtype, file in (
             (self._tokens, np.int32, self._tokens_file),
-            (self._counted, np.bool_, self._counted_file),
+            (self._loss_mask, np.bool_, self._loss_mask_file),
         ):
             data = np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype, copy=False).tobytes()
             self._hash.update(data)
@@ -266,7 +266,7 @@ class TreeStoreWriter:
         quicker, its folder stays: the content is the same."""
         self._flush()
         self._tokens_file.close()
-        self._counted_file.close()
+        self._loss_mask_file.close()
         self._records_file.close()
         segments = {
             "offsets": np.array(self._offsets, dtype=np.int64),
@@ -291,11 +291,11 @@ class TreeStoreWriter:
 
 def measures(tree: Tree) -> tuple[int, ...]:
     """What loaders plan with, `MEASURES` by name; see `TreeStore`."""
-    prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_counted
+    prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_loss_mask
     tails = [len(r.tokens) for r in responses]
     # where the prompt is empty, every response starts its own sequence
     skip = 0 if len(prompt) else 1
-    targets = sum([int(np.count_nonzero(r.counted[skip:])) for r in responses])
+    targets = sum([int(np.count_nonzero(r.loss_mask[skip:])) for r in responses])
     pairs, labelled, chosen = _compared(responses, skip)
     if marks is not None:
         targets += int(np.count_nonzero(marks[1:]))
@@ -314,11 +314,11 @@ def measures(tree: Tree) -> tuple[int, ...]:
 
 
 def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int, int]:
-    """Pairs of unequal rank, responses that are known to be good or bad, and counted tokens of those of rank 0."""
+    """Pairs of unequal rank, responses that are known to be good or bad, and trained tokens of those of rank 0."""
     if all(r.role == Role.SAMPLE for r in responses):
         return 0, 0, 0
     ranks = [rank_of(r.role, r.label) for r in responses]
-    best = [np.count_nonzero(r.counted[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
+    best = [np.count_nonzero(r.loss_mask[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
     ends = {0.0, max(ranks)} if any(r.role == Role.RANKED for r in responses) else {0.0, 1.0}
     return sum(a < b for a in ranks for b in ranks), sum(rank in ends for rank in ranks), int(sum(best))
 

@@ -34,7 +34,7 @@ _CHUNK_ROWS = 64  # rows tokenised at once
 _PREVIEW_ROWS = 256
 
 
-def refuse_with_stream(weights: Sequence[float] | None, val_share: float) -> None:
+def refuse_with_stream(weights: Sequence[float] | None, val_fraction: float) -> None:
     """Refuse what needs to know all rows.
 
     Raises:
@@ -45,10 +45,10 @@ def refuse_with_stream(weights: Sequence[float] | None, val_share: float) -> Non
             "--data.weights multiply the rows of each source, which a stream does not count; leave them or "
             "--data.streaming out"
         )
-    if val_share:
+    if val_fraction:
         raise PostTrainError(
-            f"--data.val_share {val_share:g} holds rows out of all, and a stream has not read them; name a file with "
-            "--data.val_path, or pass --data.val_share 0"
+            f"--data.val_fraction {val_fraction:g} holds rows out of all, and a stream has not read them; name a file "
+            "with --data.val_path, or pass --data.val_fraction 0"
         )
 
 
@@ -130,7 +130,7 @@ class TreeStream:
         trees = MemoryTrees(_made(maker, list(records)))
         place = {audit.name: index for index, audit in enumerate(maker.audits)}
         origin = np.array([place[trees.files[k]] for k in trees.file_index], dtype=np.int64)
-        columns = {"lengths": trees.lengths, "counted_tokens": trees.counted_tokens, "lines": trees.lines}
+        columns = {"lengths": trees.lengths, "trained_tokens": trees.trained_tokens, "lines": trees.lines}
         report = maker.report({"file_index": origin, **columns}, compared(trees.responses()))
         report.files = [audit for audit in report.files if audit.rows] or report.files[:1]
         report.first_rows = report.total.rows

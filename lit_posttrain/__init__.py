@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_posttrain.core.module import PostTrainingModule, Term
+    from lit_posttrain.core.module import PostTrainingModule
+    from lit_posttrain.core.terms import Term, loss_of
     from lit_posttrain.data.modules.conversation import ConversationData
     from lit_posttrain.data.modules.preference import PreferenceData
     from lit_posttrain.data.modules.prompts import PromptData
@@ -49,9 +50,10 @@ _HOMES = {
     "SFT": "methods.sft",
     "Sampling": "rollout.engine",
     "SimPO": "methods.simpo",
-    "Term": "core.module",
+    "Term": "core.terms",
     "Tree": "types",
     "TreeBatch": "types",
+    "loss_of": "core.terms",
 }
 __all__ = [
     "DPO",
@@ -78,6 +80,7 @@ __all__ = [
     "Term",
     "Tree",
     "TreeBatch",
+    "loss_of",
 ]
 
 

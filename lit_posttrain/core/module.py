@@ -11,9 +11,9 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +25,7 @@ from lit_posttrain.core.measured import MeasuredModule
 from lit_posttrain.core.metrics import WeightedMeans
 from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term, loss_of
 from lit_posttrain.core.trainer_checks import check_trainer
 from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.data.modules.base import TreeData
@@ -60,20 +61,6 @@ from lit_posttrain.trainer_state import dry_run, ends_step, logs_step, seed_of
 from lit_posttrain.types import RowLayout, TreeBatch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Term:
-    """One term of a loss: a sum over the micro-batch and the unit it is divided by.
-
-    total: scalar, the sum over this micro-batch's tokens, responses, pairs or trees.
-    unit: which of `TreeBatch.denominators` is its denominator over the whole optimizer step.
-    weight: coefficient of the term in the loss.
-    """
-
-    total: Tensor
-    unit: Literal["tokens", "chosen_tokens", "responses", "labelled", "pairs", "trees"]
-    weight: float = 1.0
 
 
 class PostTrainingModule(MeasuredModule):
@@ -312,11 +299,9 @@ class PostTrainingModule(MeasuredModule):
         terms = self._tracked_terms(batch)
         if ends_step(self.trainer, batch_idx):
             self.balance.end_step(self)
-        # a step may have nothing to learn from, such as sampled responses that were all cut off: its loss is 0
-        loss = torch.stack([t.weight * t.total / max(batch.denominators[t.unit], 1.0) for t in terms.values()]).sum()
         sampler = self.trainer.distributed_sampler_kwargs
         ranks = sampler["num_replicas"] if sampler else 1
-        return loss * (self.trainer.accumulate_grad_batches * ranks)
+        return loss_of(terms, batch.denominators) * (self.trainer.accumulate_grad_batches * ranks)
 
     def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
         """At the end of a step log it, if no callback has asked for that to save it."""

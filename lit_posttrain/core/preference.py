@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.core.measured import Direction
-from lit_posttrain.core.module import PostTrainingModule, Term
+from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.preferences import preferred_pairs, response_sums
 from lit_posttrain.types import RewardedResponses, Role, TreeBatch

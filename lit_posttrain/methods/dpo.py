@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.core.module import Term
 from lit_posttrain.core.preference import Pairs, PreferenceModule, pairs_of, token_counts
 from lit_posttrain.core.reference import Reference, ReferencedModule
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops import preferences as losses

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from lit_posttrain.core.module import Term
 from lit_posttrain.core.reference import Reference
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.experience import num_targets

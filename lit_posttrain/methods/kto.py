@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.core.module import Term
 from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.reference import Reference, ReferencedModule
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.precision import sum_dtype

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from lit_posttrain.core.module import Term
 from lit_posttrain.core.preference import PreferenceModule, pairs_of, token_counts
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.preferences import odds_ratio, response_sums

@@ -18,10 +18,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.core.module import Term
 from lit_posttrain.core.reference import Reference
 from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.loading import build_policy, build_value_model, load_config

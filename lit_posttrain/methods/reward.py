@@ -12,9 +12,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_posttrain.core.measured import Direction
-from lit_posttrain.core.module import Term
 from lit_posttrain.core.preference import Pairs, PreferenceModule, pairs_of, token_counts
 from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import Head
 from lit_posttrain.models.spec import ModelSpec

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from lit_posttrain.core.measured import Direction
-from lit_posttrain.core.module import PostTrainingModule, Term
+from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.ops.losses import negative_log_likelihood
 from lit_posttrain.types import TreeBatch
 

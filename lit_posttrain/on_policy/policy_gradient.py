@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_posttrain.core.module import Term
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.on_policy.module import OnPolicyModule
 from lit_posttrain.ops import policy_gradient as pg

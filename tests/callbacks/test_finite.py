@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lit_posttrain.callbacks import FiniteLossGuard
-from lit_posttrain.core.module import Term
+from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.types import TreeBatch

@@ -14,6 +14,7 @@ from methods.test_trl_parity import causal
 from torch import Tensor
 
 from lit_posttrain import GRPO, ModelSpec, Phases, Response, Sampling, Tree
+from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
@@ -177,8 +178,7 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
         tree.per_target = {name: torch.cat(values[own]).numpy() for name, values in columns.items()}
     module.attach_advantages(trees)
     batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
-    terms = module.loss_terms(batch)
-    loss: Tensor = torch.stack([t.weight * t.total / batch.denominators[t.unit] for t in terms.values()]).sum()
+    loss = loss_of(module.loss_terms(batch), batch.denominators)
     loss.backward()
     assert module.policy is not None
     return float(loss.detach()), module.policy.transformer

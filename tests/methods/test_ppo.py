@@ -12,6 +12,7 @@ import torch
 from helpers import tiny
 
 from lit_posttrain import PPO, LoRASpec, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
+from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
@@ -119,7 +120,7 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
     module.attach_advantages(trees)
     batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     terms = module.loss_terms(batch)
-    loss = torch.stack([t.weight * t.total / batch.denominators[t.unit] for t in terms.values()]).sum()
+    loss = loss_of(terms, batch.denominators)
     loss.backward()
     assert set(terms) == {"policy", "value"}
     # advantages and returns travel as float32

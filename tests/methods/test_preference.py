@@ -14,6 +14,7 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Role, Tree, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.types import RowLayout
@@ -92,7 +93,7 @@ def ranking(ranks: list[float], role: Role = Role.RANKED) -> list[Tree]:
     return [Tree(draw.integers(3, 400, 5).astype(np.int32), responses)]
 
 
-def loss_of(tiny_model: Path, trees: list[Tree], **options: Any) -> float:
+def dpo_loss(tiny_model: Path, trees: list[Tree], **options: Any) -> float:
     """The loss of a policy that differs from its reference."""
     module = DPO(ModelSpec(str(tiny_model)), **options)
     module.configure_model()
@@ -104,22 +105,21 @@ def loss_of(tiny_model: Path, trees: list[Tree], **options: Any) -> float:
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
     count = sum(a.label < b.label for t in trees for a in t.responses for b in t.responses)
     batch: TreeBatch = collate(trees, RowLayout(), {"pairs": float(max(count, 1)), "trees": float(len(trees))})
-    terms = module.loss_terms(batch)
-    return float(sum(t.weight * t.total / batch.denominators[t.unit] for t in terms.values()))
+    return float(loss_of(module.loss_terms(batch), batch.denominators))
 
 
 def test_two_ranked_responses_are_a_pair(tiny_model: Path) -> None:
     ranked = ranking([0, 1])
-    kwise = loss_of(tiny_model, ranked, loss="plackett_luce")
-    assert kwise == pytest.approx(loss_of(tiny_model, ranked), abs=1e-6)
+    kwise = dpo_loss(tiny_model, ranked, loss="plackett_luce")
+    assert kwise == pytest.approx(dpo_loss(tiny_model, ranked), abs=1e-6)
     ranked[0].responses[0].role, ranked[0].responses[1].role = Role.CHOSEN, Role.REJECTED
     ranked[0].responses[1].label = 0.0
-    assert loss_of(tiny_model, ranked) == pytest.approx(kwise, abs=1e-6)
+    assert dpo_loss(tiny_model, ranked) == pytest.approx(kwise, abs=1e-6)
 
 
 def test_rankings_are_all_their_pairs_or_one_order(tiny_model: Path) -> None:
-    assert loss_of(tiny_model, ranking([1, 0, 2, 0])) != pytest.approx(loss_of(tiny_model, ranking([0, 1, 2, 0])))
-    kwise = loss_of(tiny_model, ranking([1, 0, 2, 0]), loss="plackett_luce")
+    assert dpo_loss(tiny_model, ranking([1, 0, 2, 0])) != pytest.approx(dpo_loss(tiny_model, ranking([0, 1, 2, 0])))
+    kwise = dpo_loss(tiny_model, ranking([1, 0, 2, 0]), loss="plackett_luce")
     assert np.isfinite(kwise)
 
 
@@ -132,10 +132,10 @@ def test_a_soft_label_is_a_mixture_of_both_orders(tiny_model: Path) -> None:
         return [tree]
 
     for loss in ("sigmoid", "hinge", "ipo", "apo_zero", "apo_down"):
-        right, wrong = (loss_of(tiny_model, pair(0.0, swapped), loss=loss) for swapped in (False, True))
-        assert loss_of(tiny_model, pair(0.3), loss=loss) == pytest.approx(0.7 * right + 0.3 * wrong, rel=1e-5)
-    smooth = loss_of(tiny_model, pair(0.0), loss="conservative", label_smoothing=0.3)
-    assert loss_of(tiny_model, pair(0.3)) == pytest.approx(smooth, rel=1e-5)
+        right, wrong = (dpo_loss(tiny_model, pair(0.0, swapped), loss=loss) for swapped in (False, True))
+        assert dpo_loss(tiny_model, pair(0.3), loss=loss) == pytest.approx(0.7 * right + 0.3 * wrong, rel=1e-5)
+    smooth = dpo_loss(tiny_model, pair(0.0), loss="conservative", label_smoothing=0.3)
+    assert dpo_loss(tiny_model, pair(0.3)) == pytest.approx(smooth, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
-from torch import Tensor
 
 from lit_posttrain import (
     DPO,
@@ -25,6 +24,7 @@ from lit_posttrain import (
     Tree,
     TreeBatch,
 )
+from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.data.store.store import TreeStoreWriter
@@ -170,8 +170,7 @@ def our_side(make: Callable[[ModelSpec], PostTrainingModule], models: tuple[Path
     moved = scorer(models[1]) if module.head == "score" else causal(models[1])
     module.policy.transformer.load_state_dict(moved.state_dict())
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
-    terms = module.loss_terms(batch)
-    loss: Tensor = torch.stack([t.weight * t.total / batch.denominators[t.unit] for t in terms.values()]).sum()
+    loss = loss_of(module.loss_terms(batch), batch.denominators)
     loss.backward()
     return float(loss), module.policy.transformer
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_posttrain.runs.checkpoint_files import load_file, write_file
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.checkpoint_files import load_file, write_file
 
 _FOLDER = "lit_posttrain_shards"  # key of what a checkpoint says of its folder of shards
 _NUMBER = "lit_posttrain_shard"  # only key of what stands for a tensor in it: the tensor's place among the shards

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +11,6 @@ from helpers.processes import environment
 
 from lit_posttrain.cli.options import option_tree
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from lit_posttrain.cli.main import main
@@ -76,66 +72,6 @@ def test_it_is_said_without_torch(case: str, tmp_path: Path, monkeypatch: pytest
         assert done.stdout.startswith("usage")
         return
     assert done.stderr.splitlines()[-1] in ("0", "2"), done.stderr
-
-
-SAVED = """
-model: {class_path: SFT, init_args: {policy: {path: ./}}}
-data: {class_path: ConversationData, init_args: {path: my.jsonl}}
-ckpt_path: null
-"""
-CHECKS = """
-import json, sys
-from lit_posttrain.cli.parsing.early import check_run
-from lit_posttrain.errors import PostTrainError
-assert check_run(["fit", "--config", "sft.yaml"]) is None
-for command in json.load(sys.stdin):
-    try:
-        check_run(command)
-    except PostTrainError as problem:
-        print(*command, problem, )
-print("torch" in sys.modules)
-"""
-
-
-def written_commands() -> list[list[str]]:
-    """The commands in the README, the documents and the configs' headers."""
-    texts = [file for folder in ("", "docs", "configs", "configs/with") for file in (REPOSITORY / folder).glob("*.*")]
-    read = [file.read_text(encoding="utf-8") for file in texts if file.suffix in (".md", ".yaml")]
-    found = [
-        match
-        for text in read
-        for match in re.findall(r"lit-posttrain ((?:fit|validate|test|predict|audit) --[^`|\n]*)", text)
-    ]
-    commands = [shlex.split(command.split("#")[0].replace("...", "")) for command in found]
-    begins = {"--config", "--resume", "--model"}
-    return [words if begins & set(words) else [*words, "--config", "sft.yaml"] for words in commands]
-
-
-def test_every_written_command_passes_the_early_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
-    option_tree()
-    commands = [command for command in written_commands() if "--help" not in command]
-    assert any("--show" in command for command in commands)
-    assert len(commands) > 30
-    (tmp_path / "runs/mine").mkdir(parents=True)
-    (tmp_path / "config.json").write_text("{}")  # a model folder
-    for checkpoint in ("last", "best"):
-        (tmp_path / f"runs/mine/{checkpoint}.ckpt").touch()
-    (tmp_path / "runs/mine/config.yaml").write_text(SAVED)
-    for word in {word for command in commands for word in command}:
-        for name in re.findall(r"[\w./]+[.]jsonl", word):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-    done = subprocess.run(
-        [sys.executable, "-c", CHECKS],
-        cwd=tmp_path,
-        env=environment(),
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout == "False\n", done.stdout + done.stderr
 
 
 def test_a_page_of_help_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,20 @@ from lit_posttrain.core.supported_options import OPTIONS
 PAGE = Path(__file__).parent.parent / "docs" / "lightning.md"
 _INTRODUCTION = """# What works of Lightning
 
-Written by tools/lightning_table.py from lit_posttrain/core/supported.py; tests/trainer runs every row. A row that is
-refused ends the command before training, with one line that says what the row says.
+Everything that Lightning ships is in one of these tables. What is refused ends the command before training, in one line
+with the reason. In short:
+
+- Processes: `--trainer.devices 2` (DDP), `--config configs/with/fsdp2.yaml` (FSDP2); see
+  [memory_and_speed.md](memory_and_speed.md#several-processes).
+- Checkpoints, resume and SLURM: [checkpoints.md](checkpoints.md).
+- A callback or logger is added by its class, with its options below it:
+
+```bash
+lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl \\
+  --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --name stopped
+```
+
+Written by tools/lightning_table.py from lit_posttrain/core/supported.py; tests/trainer runs every row.
 """
 _PARTS: dict[str, Mapping[str, Support]] = {
     "Options of the Trainer": OPTIONS,
@@ -34,8 +46,12 @@ def page() -> str:
 
 
 def _part(title: str, rows: Mapping[str, Support]) -> str:
-    lines = [f"| `{name}` | {'works' if row.works else 'refused'} | {row.says} |" for name, row in rows.items()]
-    return "\n".join([f"## {title}", "", "| | | |", "|---|---|---|", *lines, ""])
+    """A table, first what works; names of which the same is said share a row."""
+    names: dict[Support, list[str]] = {}
+    for name, row in sorted(rows.items(), key=lambda item: not item[1].works):
+        names.setdefault(row, []).append(f"`{name}`")
+    lines = [f"| {', '.join(n)} | {'works' if row.works else 'refused'} | {row.says} |" for row, n in names.items()]
+    return "\n".join([f"## {title}", "", "| name | | what it does, or why not |", "|---|---|---|", *lines, ""])
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ def logprobs(model: str, file: str, home: Path) -> np.ndarray[Any, Any]:
     """(pairs, 2) log-probs of the chosen and the rejected responses."""
     from lit_posttrain import ModelSpec, PreferenceData, SimPO
     from lit_posttrain.data.store.loader import EvalLoader
-    from lit_posttrain.ops.preferences import response_sums
 
     module = SimPO(ModelSpec(model))
     module.configure_model()
@@ -82,7 +81,7 @@ def logprobs(model: str, file: str, home: Path) -> np.ndarray[Any, Any]:
     for batch in EvalLoader(data.train_store, batch_size=16, layout=module.layout):
         with torch.inference_mode():
             values = module.policy(batch).logprobs
-        found.append(response_sums(values, batch.target_response, batch.num_responses).view(-1, 2))
+        found.append(batch.sum(values).view(-1, 2))
     return torch.cat(found).numpy()
 
 

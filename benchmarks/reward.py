@@ -54,7 +54,6 @@ def read(file: str) -> list[Row]:
     from lit_posttrain.data.files.sources import find_sources
     from lit_posttrain.data.formats.comparisons import recognise_comparison
     from lit_posttrain.data.rows.bad_rows import NothingToLearn
-    from lit_posttrain.types import rank_of
 
     rows, shape = [], None
     for source in find_sources(file):
@@ -65,7 +64,7 @@ def read(file: str) -> list[Row]:
             except NothingToLearn:
                 continue
             texts = ["\n".join(m["content"] for m in c.messages) for c in found.candidates]
-            ranks = [rank_of(c.role, c.label) for c in found.candidates]
+            ranks = [c.labels["rank"] for c in found.candidates]
             rows.append(Row(texts, ranks, found.prompt, record.data))
     return rows
 

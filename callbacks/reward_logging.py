@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _WIDTH = 100  # of a text in the console
 _CELL = 500  # of a text in a table
 _TEXTS = ("prompt", "chosen", "rejected")
-_COLUMNS = ("step", "data", "kind", "source", *_TEXTS, "reward_chosen", "reward_rejected", "margin", "flipped")
+_COLUMNS = ("step", "data", "kind", "source", *_TEXTS, "reward_chosen", "reward_rejected", "margin", "flip_prob")
 
 
 class RewardLogger(Callback):
@@ -169,7 +169,7 @@ def _in_order(found: RewardedResponses) -> RewardedResponses:
     order = torch.arange(len(found.first))
     for key in (found.places[found.second], found.places[found.first], found.rows[found.first]):  # the last one counts
         order = order[key[order].argsort(stable=True)]
-    pairs = {name: getattr(found, name)[order] for name in ("first", "second", "flipped")}
+    pairs = {name: getattr(found, name)[order] for name in ("first", "second", "flip_prob")}
     return RewardedResponses(found.rewards, found.rows, found.places, found.desirable, **pairs)
 
 
@@ -190,7 +190,7 @@ def _examples(found: RewardedResponses, number: int, data: ShowsEvaluatedRows, s
                 "reward_chosen": short(float(found.rewards[first])),
                 "reward_rejected": short(float(found.rewards[second])),
                 "margin": short(float(margin[pair])),
-                "flipped": short(float(found.flipped[pair])),
+                "flip_prob": short(float(found.flip_prob[pair])),
             }
         )
     return rows

@@ -102,7 +102,7 @@ def summarise(found: RewardedResponses, name: str) -> RewardSummary:
         _distribution(chosen, edges),
         _distribution(rejected, edges),
         _distribution(margin, _edges(margin)),
-        _reliability(margin, found.flipped),
+        _reliability(margin, found.flip_prob),
     )
 
 
@@ -143,11 +143,11 @@ def _distribution(values: Tensor, edges: np.ndarray[Any, Any]) -> Distribution:
     return Distribution(finite, np.histogram(finite, edges)[0], edges, len(values) - len(finite))
 
 
-def _reliability(margin_P: Tensor, flipped_P: Tensor) -> Reliability | None:
+def _reliability(margin_P: Tensor, flip_prob_P: Tensor) -> Reliability | None:
     finite = margin_P.isfinite()
     if not finite.any():
         return None
-    count, confidence, agreement = calibration.reliability_sums(margin_P[finite], flipped_P[finite])
+    count, confidence, agreement = calibration.reliability_sums(margin_P[finite], flip_prob_P[finite])
     full = count > 0
     pairs = count[full]
     trust, truth = (confidence[full] / pairs).tolist(), (agreement[full] / pairs).tolist()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
     from lit_posttrain.on_policy.options import Phases
     from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
-    from lit_posttrain.types import Response, Role, Tree, TreeBatch
+    from lit_posttrain.types import Response, Tree, TreeBatch
 
 __version__ = "0.1.0"
 
@@ -46,7 +46,6 @@ _HOMES = {
     "PromptData": "data.modules.prompts",
     "Response": "types",
     "RewardModel": "methods.reward",
-    "Role": "types",
     "SFT": "methods.sft",
     "Sampling": "rollout.engine",
     "SimPO": "methods.simpo",
@@ -74,7 +73,6 @@ __all__ = [
     "PromptData",
     "Response",
     "RewardModel",
-    "Role",
     "Sampling",
     "SimPO",
     "Term",

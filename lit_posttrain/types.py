@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import IntEnum
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lit_posttrain.ops.preferences import preferred_pairs, response_sums
 
 IntArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
@@ -21,35 +22,25 @@ Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 
 
-class Role(IntEnum):
-    """What a response is to its prompt. A ranked response has role RANKED and its rank as label."""
-
-    SAMPLE = 0
-    CHOSEN = 1
-    REJECTED = 2
-    RANKED = 3
-    MISMATCHED = 4
-
-
 @dataclass(slots=True)
 class Response:
     """One response to a prompt, as token ids.
 
     tokens: (n,) int32, everything after the prompt, later user turns and tool results included.
     loss_mask: (n,) bool, the tokens that the policy is trained on (or sampled itself).
-    label: by `role` the rank of a RANKED response (0 is the best), the margin of a CHOSEN one over the other (0 where
-        nobody gave one), the probability that a REJECTED one is the better one after all (soft labels), or a reward.
+    labels: what is known of the response, by name; a number that nobody gave is absent. The package reads `rank` (0 is
+        the best; equal ranks are ties), `margin` (by how much a preferred response is better than the other one),
+        `flip_prob` (of the other one: the probability that it is the better one after all, where labels are soft),
+        `good` (0 to 1, of a single response) and `reward`; a method adds its own, such as `cost`.
     """
 
     tokens: IntArray
     loss_mask: BoolArray
-    role: Role = Role.SAMPLE
-    label: float = 0.0
+    labels: dict[str, float] = field(default_factory=dict)
 
-
-def rank_of(role: int, label: float) -> float:
-    """0 for the best response of a prompt, higher for worse ones; NaN for a response that was compared with none."""
-    return {Role.CHOSEN: 0.0, Role.REJECTED: 1.0, Role.RANKED: label}.get(Role(role), math.nan)
+    def label(self, name: str) -> float:
+        """The number called `name`; NaN if nobody gave one."""
+        return self.labels.get(name, math.nan)
 
 
 @dataclass(slots=True)
@@ -120,6 +111,44 @@ class RowLayout:
     tails: bool = False
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of responses to the same prompt.
+
+    chosen, rejected (P,) int64: which responses of the batch (0..M-1), the preferred one and the other.
+    flip_prob (P,) float32: the probability that the other one is the better one after all, 0 where nobody said.
+    margin (P,) float32: by how much the preferred one is better, 0 where nobody said.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    flip_prob: Tensor
+    margin: Tensor
+
+    def expected_loss(self, loss: Callable[[Tensor, Tensor], Tensor], values_M: Tensor) -> Tensor:
+        """(P,) the expectation of loss(preferred, other) under the soft labels, on one value a response: both orders,
+        weighted by their probabilities. With certain labels the second one weighs nothing."""
+        first, second = values_M[self.chosen], values_M[self.rejected]
+        return (1 - self.flip_prob) * loss(first, second) + self.flip_prob * loss(second, first)
+
+
+class PerResponse(dict[str, Tensor]):
+    """(M,) float32 by name. A name that no response of the batch has reads as NaN throughout, so that every name can be
+    asked for in every batch, also in one without responses."""
+
+    def __init__(self, columns: Mapping[str, Tensor], absent: Tensor) -> None:
+        """absent: (M,) NaN."""
+        super().__init__(columns)
+        self.absent = absent
+
+    def __missing__(self, name: str) -> Tensor:
+        return self.absent
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> PerResponse:
+        """A copy with `change` applied to every tensor."""
+        return PerResponse({name: change(values) for name, values in self.items()}, change(self.absent))
+
+
 @dataclass
 class TreeBatch:
     """Packed rows of trees. R rows of T tokens, N targets, M responses. All indices are int64.
@@ -134,7 +163,7 @@ class TreeBatch:
     target_response (N,): response (0..M-1) of the target; -1 for a trained token of a prompt.
     response_tree (M,): which prompt of this batch (0..trees-1) a response answers.
     response_last (M,): flat index of the response's last token.
-    response_role (M,), response_label (M,) float32: see `Role` and `Response.label`.
+    per_response: by name (M,) float32, `Response.labels`, NaN where a response has no such number.
     denominators: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
         (tokens, responses, trees, ...).
     example_ids: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
@@ -152,8 +181,7 @@ class TreeBatch:
     target_response: Tensor
     response_tree: Tensor
     response_last: Tensor
-    response_role: Tensor
-    response_label: Tensor
+    per_response: PerResponse
     denominators: dict[str, float]
     example_ids: list[int] = field(default_factory=list)
     per_target: dict[str, Tensor] = field(default_factory=dict)
@@ -169,26 +197,42 @@ class TreeBatch:
         """How many responses the batch holds (M)."""
         return self.response_tree.numel()
 
+    def sum(self, values_N: Tensor) -> Tensor:
+        """(M,) the sum of a response's targets; those of prompts are left out."""
+        return response_sums(values_N, self.target_response, self.num_responses)
+
+    def mean(self, values_N: Tensor) -> Tensor:
+        """(M,) the mean of a response's targets; 0 without any."""
+        return self.sum(values_N) / self.lengths.clamp(min=1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(M,) float32: trained tokens of each response."""
+        return self.sum(torch.ones_like(self.target_response, dtype=torch.float32))
+
     @property
     def ranks(self) -> Tensor:
-        """(M,) float32, as `rank_of` has it."""
-        role = self.response_role
-        paired = torch.where(role == Role.CHOSEN, 0.0, torch.where(role == Role.REJECTED, 1.0, math.nan))
-        return torch.where(role == Role.RANKED, self.response_label, paired)
+        """(M,) float32: 0 for the best response of a prompt; NaN where nobody ranked them."""
+        return self.per_response["rank"]
+
+    @property
+    def pairs(self) -> Pairs:
+        """All pairs of responses to the same prompt that have unequal ranks."""
+        chosen, rejected = preferred_pairs(self.ranks, self.response_tree)
+        flip_prob, margin = self.per_response["flip_prob"][rejected], self.per_response["margin"][chosen]
+        return Pairs(chosen, rejected, flip_prob.nan_to_num(0.0), margin.nan_to_num(0.0))
 
     @property
     def desirable(self) -> Tensor:
-        """(M,) float32 in [0, 1]: the probability that a response is a good one; NaN where nobody said. Of a ranking
-        the best is good and the worst is bad."""
-        role, label, tree = self.response_role, self.response_label, self.response_tree
-        flipped = label.new_zeros(self.num_trees).index_add(0, tree, torch.where(role == Role.REJECTED, label, 0.0))
-        paired = torch.where(
-            role == Role.CHOSEN, 1 - flipped[tree], torch.where(role == Role.REJECTED, label, math.nan)
-        )
-        ranked = torch.where(role == Role.RANKED, label, 0.0)
-        worst = label.new_zeros(self.num_trees).scatter_reduce(0, tree, ranked, "amax")
-        ends = torch.where(label == 0, 1.0, torch.where(label == worst[tree], 0.0, math.nan))
-        return torch.where(role == Role.RANKED, ends, paired)
+        """(M,) float32 in [0, 1]: the probability that a response is a good one, NaN where nobody said. Where no `good`
+        says it, the best response of a prompt is good and the worst is bad, as far as the pair is certain."""
+        rank, tree, good = self.ranks, self.response_tree, self.per_response["good"]
+        flip_prob = self.per_response["flip_prob"].nan_to_num(0.0)
+        zeros = rank.new_zeros(self.num_trees)
+        worst = zeros.scatter_reduce(0, tree, rank.nan_to_num(0.0), "amax")
+        best = 1 - zeros.index_add(0, tree, flip_prob)
+        ranked = torch.where(rank == 0, best[tree], torch.where(rank == worst[tree], flip_prob, math.nan))
+        return torch.where(good.isnan(), ranked, good)
 
     def local_count(self, unit: str) -> float:
         """How many tokens, responses, pairs or trees this micro-batch itself holds: its share of
@@ -203,13 +247,13 @@ class TreeBatch:
             owner = self.target_response
             return float(((owner < 0) | (self.ranks[owner] == 0)).sum())
         if unit == "pairs":
-            same, rank = self.response_tree[:, None] == self.response_tree[None, :], self.ranks
-            return float((same & (rank[:, None] < rank[None, :])).sum())
+            return float(len(self.pairs.chosen))
         return float({"responses": self.num_responses, "trees": self.num_trees}[unit])
 
     def _map(self, change: Any) -> Self:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        moved["per_response"] = self.per_response.mapped(change)
         moved["per_target"] = {name: change(values) for name, values in self.per_target.items()}
         moved["mismatched"] = [other._map(change) for other in self.mismatched]
         return type(self)(**moved)
@@ -232,7 +276,7 @@ class RewardedResponses:
         responses it is.
     desirable (M,) float32: as `TreeBatch.desirable` has it.
     first, second (P,) int64: indices (0..M-1) of a pair's preferred response and of the other one.
-    flipped (P,) float32: the probability that the other one is the better one after all.
+    flip_prob (P,) float32: the probability that the other one is the better one after all.
     """
 
     rewards: Tensor
@@ -241,7 +285,7 @@ class RewardedResponses:
     desirable: Tensor
     first: Tensor
     second: Tensor
-    flipped: Tensor
+    flip_prob: Tensor
 
     def cpu(self) -> Self:
         """A copy in main memory."""

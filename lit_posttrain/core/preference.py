@@ -1,9 +1,8 @@
-"""What the methods on comparisons share: the pairs of a batch, metrics of rewards, a likelihood term."""
+"""What the methods on comparisons share: metrics of rewards, and a likelihood term."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,44 +12,7 @@ from lit_posttrain.core.measured import Direction
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.ops.preferences import preferred_pairs, response_sums
-from lit_posttrain.types import RewardedResponses, Role, TreeBatch
-
-
-@dataclass
-class Pairs:
-    """P pairs of responses to the same prompt.
-
-    chosen, rejected (P,): which responses of the batch, the preferred one and the other. flipped (P,): the probability
-    that the other one is the better one after all. margin (P,): by how much the preferred one is better, 0 where nobody
-    said.
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-    flipped: Tensor
-    margin: Tensor
-
-    def mixed(self, loss: Callable[[Tensor, Tensor], Tensor], values_M: Tensor) -> Tensor:
-        """(P,) loss(preferred, other) of the responses' values. A soft label is a mixture of both orders; with certain
-        labels the second one weighs nothing."""
-        first, second = values_M[self.chosen], values_M[self.rejected]
-        return (1 - self.flipped) * loss(first, second) + self.flipped * loss(second, first)
-
-
-def pairs_of(batch: TreeBatch) -> Pairs:
-    """All pairs of unequal rank of a batch."""
-    first, second = preferred_pairs(batch.ranks, batch.response_tree)
-    role, label = batch.response_role, batch.response_label
-    flipped = torch.where(role[second] == Role.REJECTED, label[second], 0.0)
-    margin = torch.where(role[first] == Role.CHOSEN, label[first], 0.0)
-    return Pairs(first, second, flipped, margin)
-
-
-def token_counts(batch: TreeBatch) -> Tensor:
-    """(M,) float: trained tokens of each response, at least 1."""
-    ones = torch.ones_like(batch.target_response, dtype=torch.float32)
-    return response_sums(ones, batch.target_response, batch.num_responses).clamp(min=1)
+from lit_posttrain.types import Pairs, RewardedResponses, TreeBatch
 
 
 class PreferenceModule(PostTrainingModule):
@@ -86,7 +48,7 @@ class PreferenceModule(PostTrainingModule):
         """The responses of the batch that was evaluated last, with their rewards."""
         assert self._rewards is not None, "loss_terms keeps the rewards of what it evaluates"
         rewards, self._rewards = self._rewards.float(), None
-        tree, pairs = batch.response_tree, pairs_of(batch)
+        tree, pairs = batch.response_tree, batch.pairs
         rows = torch.tensor(batch.example_ids, dtype=torch.int64, device=tree.device)
         return RewardedResponses(
             rewards=rewards,
@@ -95,7 +57,7 @@ class PreferenceModule(PostTrainingModule):
             desirable=batch.desirable,
             first=pairs.chosen,
             second=pairs.rejected,
-            flipped=pairs.flipped,
+            flip_prob=pairs.flip_prob,
         )
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
@@ -114,10 +76,10 @@ class PreferenceModule(PostTrainingModule):
         if per == "token":
             chosen = (batch.target_response < 0) | best[batch.target_response]
             return Term(-logprobs_N[chosen].sum(), "chosen_tokens", weight)
-        flipped = torch.where(batch.response_role == Role.REJECTED, batch.response_label, 0.0).to(means_M.dtype)
+        flip_prob = batch.per_response["flip_prob"].nan_to_num(0.0).to(means_M.dtype)
         zeros = means_M.new_zeros(batch.num_trees)
-        flips, ties = zeros.index_add(0, tree, flipped), zeros.index_add(0, tree, best.to(zeros.dtype))
-        share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flipped)
+        flips, ties = zeros.index_add(0, tree, flip_prob), zeros.index_add(0, tree, best.to(zeros.dtype))
+        share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flip_prob)
         return Term(-(share * means_M).sum(), "trees", weight)
 
     def check_data(self, data: Any) -> None:

@@ -27,7 +27,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.reward import RewardModel
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
-from lit_posttrain.types import Role, Tree
+from lit_posttrain.types import Tree
 
 _NOT_KNOWN: Any = object()
 _SCORED = ("completion", "chosen", "rejected", "responses")
@@ -97,7 +97,7 @@ class _Conversation:
         said = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
         if said:  # one score, behind the last turn: a template that rewrites earlier ones would give one a turn
             example.prompt_turns = said[-1]
-        return Labelled([example], [(Role.SAMPLE, 0.0)], unread=row.unread, notes=row.notes)
+        return Labelled([example], [{}], unread=row.unread, notes=row.notes)
 
 
 class ResponseScorer:

@@ -10,14 +10,14 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.core.preference import Pairs, PreferenceModule, pairs_of, token_counts
+from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.reference import Reference, ReferencedModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops import preferences as losses
-from lit_posttrain.types import TreeBatch
+from lit_posttrain.types import Pairs, TreeBatch
 
 Loss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "apo_zero", "apo_down", "plackett_luce"]
 
@@ -81,16 +81,14 @@ class DPO(ReferencedModule, PreferenceModule):
         """The preference term, and the NLL term where asked for."""
         reference = self.reference_logprobs(batch)  # first: its memory is free again before the policy's graph is built
         out = self.token_logprobs(batch)
-        ratios, owner, pairs = out.logprobs - reference, batch.target_response, pairs_of(batch)
+        ratios, counts, pairs = out.logprobs - reference, batch.lengths.clamp(min=1), batch.pairs
         self.track_distance(ratios, batch)
-        counts = token_counts(batch)
         weights = self._length_weights(batch, counts, pairs)
-        ratio = losses.response_sums(ratios if weights is None else ratios * weights, owner, batch.num_responses)
-        logprob = losses.response_sums(out.logprobs, owner, batch.num_responses)
-        self.track_rewards(self.beta * ratio, pairs, logprob)
+        ratio = batch.sum(ratios if weights is None else ratios * weights)
+        self.track_rewards(self.beta * ratio, pairs, batch.sum(out.logprobs))
         terms = {"preference": self._preference(batch, ratio, counts, pairs)}
         if self.nll:
-            terms["nll"] = self.nll_term(batch, out.logprobs, logprob / counts, self.nll, self.nll_per)
+            terms["nll"] = self.nll_term(batch, out.logprobs, batch.mean(out.logprobs), self.nll, self.nll_per)
         return terms
 
     def check_store(self, store: Any) -> None:
@@ -100,7 +98,7 @@ class DPO(ReferencedModule, PreferenceModule):
             PostTrainError: for soft labels with plackett_luce.
         """
         super().check_store(store)
-        if self.loss == "plackett_luce" and store.soft_labels:
+        if self.loss == "plackett_luce" and store.says("flip_prob"):
             raise PostTrainError(
                 "--model.loss plackett_luce takes labels as certain, and annotators of this data disagree; pass "
                 "--data.annotators majority, or a loss on pairs"
@@ -111,7 +109,7 @@ class DPO(ReferencedModule, PreferenceModule):
             reward, rank = self.beta * ratio_M, batch.ranks
             return Term(losses.plackett_luce(reward, rank, batch.response_tree, batch.num_trees).sum(), "trees")
         value = ratio_M / counts_M if self.loss == "ipo" else self.beta * ratio_M
-        return Term(pairs.mixed(self._pair_loss(), value).sum(), "pairs")
+        return Term(pairs.expected_loss(self._pair_loss(), value).sum(), "pairs")
 
     def _pair_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         smoothing = self.label_smoothing

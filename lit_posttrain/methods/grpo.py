@@ -122,7 +122,7 @@ class GRPO(PolicyGradientModule):
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
         """`advantage` of every token: its response's."""
         responses = [(group, response) for group, tree in enumerate(trees) for response in tree.responses]
-        score = torch.tensor([response.label for _, response in responses], dtype=torch.float64)
+        score = torch.tensor([response.label("reward") for _, response in responses], dtype=torch.float64)
         group = torch.tensor([number for number, _ in responses], dtype=torch.int64)
         kind = "centered" if self.advantage == "whitened" else self.advantage
         advantage = group_advantages(score, group, len(trees), kind, self.epsilon)

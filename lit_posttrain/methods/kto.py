@@ -21,7 +21,7 @@ from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.precision import sum_dtype
-from lit_posttrain.ops.preferences import kto, response_sums
+from lit_posttrain.ops.preferences import kto
 from lit_posttrain.types import TreeBatch
 
 
@@ -85,11 +85,10 @@ class KTO(ReferencedModule, PreferenceModule):
         reference = self.reference_logprobs(batch)
         logprobs = self.token_logprobs(batch).logprobs
         self.track_distance(logprobs - reference, batch)
-        labelled = ~batch.desirable.isnan()
-        ratio = response_sums(logprobs - reference, batch.target_response, batch.num_responses)
+        ratio, good = batch.sum(logprobs - reference), batch.desirable
         self.keep_rewards(self.beta * ratio)
-        reward, good = self.beta * ratio[labelled], batch.desirable[labelled]
-        logprob = response_sums(logprobs, batch.target_response, batch.num_responses)[labelled]
+        labelled = ~good.isnan()
+        reward, good, logprob = self.beta * ratio[labelled], good[labelled], batch.sum(logprobs)[labelled]
         for name, value in (("rewards", reward.detach()), ("logps", logprob.detach())):
             self.track(f"{name}/chosen", (good * value).sum(), good.sum())
             self.track(f"{name}/rejected", ((1 - good) * value).sum(), (1 - good).sum())

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from lit_posttrain.core.preference import PreferenceModule, pairs_of, token_counts
+from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.ops.preferences import odds_ratio, response_sums
+from lit_posttrain.ops.preferences import odds_ratio
 from lit_posttrain.types import TreeBatch
 
 
@@ -48,11 +48,10 @@ class ORPO(PreferenceModule):
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The likelihood of the chosen responses, and the preference."""
-        out, pairs = self.token_logprobs(batch), pairs_of(batch)
-        logprob = response_sums(out.logprobs, batch.target_response, batch.num_responses)
-        mean = logprob / token_counts(batch)
-        self.track_rewards(self.odds_weight * mean, pairs, logprob)
+        logprobs, pairs = self.token_logprobs(batch).logprobs, batch.pairs
+        mean = batch.mean(logprobs)
+        self.track_rewards(self.odds_weight * mean, pairs, batch.sum(logprobs))
         return {
-            "nll": self.nll_term(batch, out.logprobs, mean, 1.0, self.nll_per),
-            "preference": Term(pairs.mixed(odds_ratio, mean).sum(), "pairs", self.odds_weight),
+            "nll": self.nll_term(batch, logprobs, mean, 1.0, self.nll_per),
+            "preference": Term(pairs.expected_loss(odds_ratio, mean).sum(), "pairs", self.odds_weight),
         }

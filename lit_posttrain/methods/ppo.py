@@ -267,7 +267,7 @@ class PPO(PolicyGradientModule):
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
         """`advantage` and `return` of every token."""
         sizes = [int(np.count_nonzero(r.loss_mask)) for tree in trees for r in tree.responses]
-        scores = torch.tensor([r.label for tree in trees for r in tree.responses], dtype=torch.float64)
+        scores = torch.tensor([r.label("reward") for tree in trees for r in tree.responses], dtype=torch.float64)
         owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         value = _joined(trees, "value")
         reward = torch.zeros_like(value)

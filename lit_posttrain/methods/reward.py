@@ -12,7 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_posttrain.core.measured import Direction
-from lit_posttrain.core.preference import Pairs, PreferenceModule, pairs_of, token_counts
+from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
@@ -21,7 +21,7 @@ from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops import calibration
 from lit_posttrain.ops import preferences as losses
 from lit_posttrain.ops.precision import sum_dtype
-from lit_posttrain.types import RowLayout, TreeBatch
+from lit_posttrain.types import Pairs, RowLayout, TreeBatch
 
 SIMILAR_LENGTH = 0.75  # the shorter of two responses has at least this share of the longer one's tokens
 _MOMENTS = ("score", "length", "score^2", "length^2", "score*length")
@@ -81,10 +81,10 @@ class RewardModel(PreferenceModule):
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The preference, and the centring where asked for."""
-        score, pairs = self.scores(batch), pairs_of(batch)
+        score, pairs = self.scores(batch), batch.pairs
         self.track_rewards(score, pairs)
         if self.evaluating:
-            self._track_quality(score.detach(), token_counts(batch), pairs)
+            self._track_quality(score.detach(), batch.lengths, pairs)
         terms = {"preference": self._preference(batch, score, pairs)}
         if self.centering:
             both = score[pairs.chosen] + score[pairs.rejected]
@@ -95,7 +95,7 @@ class RewardModel(PreferenceModule):
         if self.loss == "plackett_luce":
             ranked = losses.plackett_luce(score_M, batch.ranks, batch.response_tree, batch.num_trees)
             return Term(ranked.sum(), "trees")
-        each = pairs.mixed(lambda w, r: losses.logistic(w - r - pairs.margin), score_M)
+        each = pairs.expected_loss(lambda w, r: losses.logistic(w - r - pairs.margin), score_M)
         if self.loss == "all_pairs":
             return Term(losses.prompt_means(each, batch.response_tree[pairs.chosen], batch.num_trees).sum(), "trees")
         return Term(each.sum(), "pairs")
@@ -107,14 +107,14 @@ class RewardModel(PreferenceModule):
             PostTrainError: for soft labels or margins with plackett_luce.
         """
         super().check_store(store)
-        if self.loss == "plackett_luce" and (store.soft_labels or store.margins):
-            what = "margins" if store.margins else "annotators who disagree"
+        if self.loss == "plackett_luce" and (store.says("flip_prob") or store.says("margin")):
+            what = "margins" if store.says("margin") else "annotators who disagree"
             raise PostTrainError(f"--model.loss plackett_luce has no use for {what}; take bradley_terry or all_pairs")
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Per response: the row it came from, its trained tokens and its score."""
         rows = [batch.example_ids[tree] for tree in batch.response_tree.tolist()]
-        scores, sizes = self.scores(batch).tolist(), token_counts(batch).tolist()
+        scores, sizes = self.scores(batch).tolist(), batch.lengths.tolist()
         return [
             {"row": row, "file": dataloader_idx, "score": score, "tokens": int(size)}
             for row, score, size in zip(rows, scores, sizes, strict=True)
@@ -125,8 +125,8 @@ class RewardModel(PreferenceModule):
     def _track_quality(self, score_M: Tensor, length_M: Tensor, pairs: Pairs) -> None:
         margin = score_M[pairs.chosen] - score_M[pairs.rejected]
         total = float(len(margin))
-        self.track("brier", calibration.brier(margin, pairs.flipped).sum(), total)
-        sums = calibration.reliability_sums(margin, pairs.flipped)
+        self.track("brier", calibration.brier(margin, pairs.flip_prob).sum(), total)
+        sums = calibration.reliability_sums(margin, pairs.flip_prob)
         for bin_, (count, confidence, agreement) in enumerate(zip(*sums, strict=True)):
             self.track(f"_bin/{bin_}/share", count, total)
             self.track(f"_bin/{bin_}/confidence", confidence, count)
@@ -136,7 +136,7 @@ class RewardModel(PreferenceModule):
         self.track("length/similar_accuracies", ((margin > 0) & similar).sum(), similar.sum())
         unequal = longer != shorter
         wins = torch.where(longer > shorter, margin, -margin) > 0
-        preferred = torch.where(longer > shorter, 1 - pairs.flipped, pairs.flipped)
+        preferred = torch.where(longer > shorter, 1 - pairs.flip_prob, pairs.flip_prob)
         self.track("length/longer_scored_higher", (wins & unequal).sum(), unequal.sum())
         self.track("length/longer_preferred", (preferred * unequal).sum(), unequal.sum())
         dtype = sum_dtype(score_M.device)

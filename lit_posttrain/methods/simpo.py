@@ -7,12 +7,12 @@ import math
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from lit_posttrain.core.preference import PreferenceModule, pairs_of, token_counts
+from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.ops.preferences import response_sums, simpo
+from lit_posttrain.ops.preferences import simpo
 from lit_posttrain.types import TreeBatch
 
 
@@ -47,9 +47,8 @@ class SimPO(PreferenceModule):
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The preference term."""
-        out, pairs = self.token_logprobs(batch), pairs_of(batch)
-        logprob = response_sums(out.logprobs, batch.target_response, batch.num_responses)
-        mean = logprob / token_counts(batch)
-        self.track_rewards(self.beta * mean, pairs, logprob)
-        loss = pairs.mixed(lambda w, r: simpo(w, r, self.beta, self.gamma), mean)
+        logprobs, pairs = self.token_logprobs(batch).logprobs, batch.pairs
+        mean = batch.mean(logprobs)
+        self.track_rewards(self.beta * mean, pairs, batch.sum(logprobs))
+        loss = pairs.expected_loss(lambda w, r: simpo(w, r, self.beta, self.gamma), mean)
         return {"preference": Term(loss.sum(), "pairs")}

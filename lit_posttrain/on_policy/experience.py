@@ -19,7 +19,7 @@ from lit_posttrain.data.store.loader import StepCutter, require_same, step_denom
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.store import TreeStore
-from lit_posttrain.types import Response, Role, Tree, TreeBatch
+from lit_posttrain.types import Response, Tree, TreeBatch
 
 
 @dataclass
@@ -33,12 +33,13 @@ class Experience:
         segments = [s for tree in self.trees for s in (tree.prompt, *(r.tokens for r in tree.responses))]
         responses = [response for tree in self.trees for response in tree.responses]
         names = list(self.trees[0].per_target) if self.trees else []
+        known = dict.fromkeys(name for response in responses for name in response.labels)
         return {
             "tokens": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *segments])),
             "sizes": torch.tensor([len(segment) for segment in segments], dtype=torch.int64),
             "responses": torch.tensor([len(tree.responses) for tree in self.trees], dtype=torch.int64),
             "loss_mask": torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(r.loss_mask for r in responses)])),
-            "labels": torch.tensor([response.label for response in responses], dtype=torch.float64),
+            "labels": {name: torch.tensor([r.label(name) for r in responses], dtype=torch.float64) for name in known},
             "places": [[tree.file, tree.line] for tree in self.trees],
             "per_target": {
                 name: torch.from_numpy(np.concatenate([tree.per_target[name] for tree in self.trees])) for name in names
@@ -49,9 +50,9 @@ class Experience:
     def restored(cls, saved: Mapping[str, Any]) -> Experience:
         """What `dump` gave."""
         tokens, counted = saved["tokens"].numpy(), saved["loss_mask"].numpy()
-        sizes, labels = iter(saved["sizes"].tolist()), iter(saved["labels"].tolist())
+        sizes, labels = iter(saved["sizes"].tolist()), {name: v.tolist() for name, v in saved["labels"].items()}
         columns = {name: values.numpy() for name, values in saved["per_target"].items()}
-        trees, at, place, target = [], 0, 0, 0
+        trees, at, place, target, number = [], 0, 0, 0, 0
         for (file, line), count in zip(saved["places"], saved["responses"].tolist(), strict=True):
             size = next(sizes)
             tree = Tree(tokens[at : at + size].copy(), [], file=file, line=line)
@@ -59,8 +60,9 @@ class Experience:
             for _ in range(count):
                 size = next(sizes)
                 marks = counted[place : place + size].copy()
-                tree.responses.append(Response(tokens[at : at + size].copy(), marks, Role.SAMPLE, next(labels)))
-                at, place = at + size, place + size
+                own = {name: values[number] for name, values in labels.items() if values[number] == values[number]}
+                tree.responses.append(Response(tokens[at : at + size].copy(), marks, own))
+                at, place, number = at + size, place + size, number + 1
             end = target + num_targets(tree)
             tree.per_target = {name: values[target:end].copy() for name, values in columns.items()}
             target = end

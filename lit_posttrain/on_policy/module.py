@@ -153,7 +153,7 @@ class OnPolicyModule(ReferencedModule):
             advantages = np.split(one.tree.per_target["advantage"], np.cumsum(sizes)[:-1])
             for place, (said, response) in enumerate(zip(one.responses, one.tree.responses, strict=True)):
                 row = {"source": one.tree.source, "prompt": prompt, "response": said, "tokens": len(response.tokens)}
-                row |= {"truncated": one.truncated[place], "reward": _or_none(response.label)}
+                row |= {"truncated": one.truncated[place], "reward": _or_none(response.label("reward"))}
                 row |= {f"rewards/{name}": _or_none(values[place]) for name, values in one.parts.items()}
                 row["advantage"] = float(advantages[place].mean()) if sizes[place] else None
                 rows.append(row)

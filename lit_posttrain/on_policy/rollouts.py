@@ -22,10 +22,10 @@ Stats = dict[str, tuple[float, float]]
 class Rollout:
     """A prompt and its sampled responses.
 
-    tree: with a response's score as its label, NaN for none, and the engine's log-probs of the trained tokens as
-    `per_target["engine"]`. responses: their texts. truncated: which were cut off. unshaped: their scores without
-    rewards that only shape. parts: by reward what it gave to each, NaN for nothing. failed: by reward on how many it
-    failed.
+    tree: with a response's score as its label `reward`, which it lacks without one, and the engine's log-probs of the
+    trained tokens as `per_target["engine"]`. responses: their texts. truncated: which were cut off. unshaped: their
+    scores without rewards that only shape. parts: by reward what it gave to each, NaN for nothing. failed: by reward on
+    how many it failed.
     """
 
     tree: Tree
@@ -38,7 +38,7 @@ class Rollout:
     @property
     def scores(self) -> list[float]:
         """The score of each response; NaN for none."""
-        return [response.label for response in self.tree.responses]
+        return [response.label("reward") for response in self.tree.responses]
 
     @property
     def varied(self) -> bool:
@@ -109,7 +109,8 @@ def _sampled(prompt: Tree, answers: Sequence[Completion], scores: Sequence[float
         # what has no score, and by choice what was cut off, trains nothing
         counts = score == score and not (mask_truncated and answer.finish_reason == "length")
         counted = np.full(len(answer.tokens), counts, np.bool_)
-        responses.append(Response(np.array(answer.tokens, np.int32), counted, label=score))
+        labels = {"reward": score} if score == score else {}
+        responses.append(Response(np.array(answer.tokens, np.int32), counted, labels))
         logprobs.append(np.array(answer.logprobs, np.float32)[counted])
     columns = {"engine": np.concatenate(logprobs)}
     return Tree(prompt.prompt, responses, None, prompt.file, prompt.line, "", columns)

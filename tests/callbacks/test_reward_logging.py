@@ -121,7 +121,7 @@ def test_what_is_not_finite_is_counted_and_left_out() -> None:
         desirable=torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]),
         first=integers(0, 2),
         second=integers(1, 3),
-        flipped=torch.zeros(2),
+        flip_prob=torch.zeros(2),
     )
     row = summarise(found, "x").as_row(7)
     assert (row["chosen"]["count"], row["chosen"]["not_finite"], row["chosen"]["mean"]) == (2, 1, 2.0)

@@ -13,7 +13,6 @@ from helpers import tiny
 from lit_posttrain.data.audit.compared import Compared, ResponseColumns, compared
 from lit_posttrain.data.audit.report import AuditReport, FileAudit
 from lit_posttrain.data.store.build import TokenizeOptions, build_store
-from lit_posttrain.types import Role
 
 
 def talk(question: str, answer: str) -> dict[str, Any]:
@@ -43,17 +42,23 @@ def test_examples_are_a_few(tmp_path: Path) -> None:
     assert (tally.count, tally.lines) == (9, [2, 3, 4, 5, 6])
 
 
-def columns_of(*prompts: list[tuple[Role, float, int]]) -> ResponseColumns:
-    """Of every prompt its responses: role, label, tokens."""
+def columns_of(*prompts: list[tuple[dict[str, float], int]]) -> ResponseColumns:
+    """Of every prompt its responses: labels, tokens."""
     flat = [(tree, *response) for tree, responses in enumerate(prompts) for response in responses]
-    tree, role, label, size = zip(*flat, strict=True)
-    return ResponseColumns(np.array(tree), np.array(role, np.int8), np.array(label, np.float32), np.array(size))
+    tree, labels, size = zip(*flat, strict=True)
+    names = {name for one in labels for name in one}
+    columns = {name: np.array([one.get(name, np.nan) for one in labels], np.float32) for name in names}
+    return ResponseColumns(np.array(tree), np.array(size), columns)
+
+
+def side(rank: float, size: int, **more: float) -> tuple[dict[str, float], int]:
+    return {"rank": rank, **more}, size
 
 
 def test_comparisons_are_counted() -> None:
-    pair = [(Role.CHOSEN, 0.0, 5), (Role.REJECTED, 0.25, 3)]
-    even = [(Role.CHOSEN, 1.5, 4), (Role.REJECTED, 0.0, 4)]
-    ranking = [(Role.RANKED, 1.0, 9), (Role.RANKED, 0.0, 2), (Role.RANKED, 1.0, 1), (Role.RANKED, 2.0, 7)]
+    pair = [side(0, 5), side(1, 3, flip_prob=0.25)]
+    even = [side(0, 4, margin=1.5), side(1, 4)]
+    ranking = [side(1, 9), side(0, 2), side(1, 1), side(2, 7)]
     found = compared(columns_of(pair, even, ranking))
     # of the ranking five pairs are unequal: the best one (2) beats 9, 1 and 7, those of rank 1 (9 and 1) beat 7
     assert found == Compared(8, 2, 4, pairs=7, tied=1, unsure=1, undecided=0, good=3, bad=3, unequal=6, longer=2.75)
@@ -65,19 +70,19 @@ def test_comparisons_are_counted() -> None:
 
 
 def test_as_many_votes_for_either_prefer_no_length() -> None:
-    found = compared(columns_of([(Role.CHOSEN, 0.0, 9), (Role.REJECTED, 0.5, 3)]))
+    found = compared(columns_of([side(0, 9), side(1, 3, flip_prob=0.5)]))
     assert found == Compared(2, 2, 2, pairs=1, tied=0, unsure=0, undecided=1, good=0, bad=0, unequal=1, longer=0.5)
 
 
 def test_responses_of_one_kind_are_a_warning() -> None:
-    good, bad = [(Role.CHOSEN, 0.0, 5)], [(Role.REJECTED, 0.0, 5)]
+    good, bad = [({"good": 1.0}, 5)], [({"good": 0.0}, 5)]
     mixed, lone = compared(columns_of(good, bad, bad)), compared(columns_of(bad, bad))
     assert mixed is not None
     assert lone is not None
     assert mixed.lines() == ["single responses: 1 good, 2 bad"]
     assert mixed.one_sided == ""
     assert lone.one_sided == "all 2 responses are bad: nothing tells them from good ones; add some"
-    assert compared(columns_of([(Role.SAMPLE, 0.0, 5)])) is None
+    assert compared(columns_of([({}, 5)])) is None
 
 
 def test_json_round_trip_with_validation(tmp_path: Path) -> None:

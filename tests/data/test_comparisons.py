@@ -25,7 +25,6 @@ from lit_posttrain.data.rows.turns import JSON_TEXT, MESSAGES_AS_TEXT, TRANSCRIP
 from lit_posttrain.data.store.build import build_store
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Role
 
 USER = {"role": "user", "content": "Q"}
 HUMAN = "\n\nHuman: Q\n\nAssistant:"
@@ -39,11 +38,12 @@ def comparison(row: dict[str, Any], columns: PreferenceColumns | None = None, **
     return recognise_comparison(Record(row, "pairs.jsonl", 1), columns, **options).read(row)
 
 
-def shown(made: Comparison) -> list[tuple[str, str, float]]:
-    return [(c.messages[-1]["content"], c.role.name, round(c.label, 6)) for c in made.candidates]
+def shown(made: Comparison) -> list[tuple[str, dict[str, float]]]:
+    labels = [{name: round(value, 6) for name, value in c.labels.items()} for c in made.candidates]
+    return [(c.messages[-1]["content"], known) for c, known in zip(made.candidates, labels, strict=True)]
 
 
-CHOSEN_A = [("A", "CHOSEN", 0.0), ("B", "REJECTED", 0.0)]
+CHOSEN_A = [("A", {"rank": 0.0}), ("B", {"rank": 1.0})]
 
 
 @pytest.mark.parametrize(
@@ -58,16 +58,16 @@ CHOSEN_A = [("A", "CHOSEN", 0.0), ("B", "REJECTED", 0.0)]
         ({"prompt": HUMAN, "chosen": " A", "rejected": " B"}, [(" A", *CHOSEN_A[0][1:]), (" B", *CHOSEN_A[1][1:])]),
         ({"prompt": "Human: Q\n\nAssistant:", "chosen": "A", "rejected": "B"}, CHOSEN_A),
         ({"prompt": "Q", "chosen": json.dumps([USER, said("A")]), "rejected": json.dumps([USER, said("B")])}, CHOSEN_A),
-        ({"prompt": "Q", "chosen": '[{"a": 1}]', "rejected": "B"}, [('[{"a": 1}]', "CHOSEN", 0.0), CHOSEN_A[1]]),
+        ({"prompt": "Q", "chosen": '[{"a": 1}]', "rejected": "B"}, [('[{"a": 1}]', {"rank": 0.0}), CHOSEN_A[1]]),
         ({"prompt": "Q", "output_1": "A", "output_2": "B", "label": "1"}, CHOSEN_A),
         ({"instruction": "Q", "input": "", "response1": "B", "response2": "A", "annotator1": 2}, CHOSEN_A),
         (
             {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 1, "annotator2": 0, "annotator3": 2},
-            [("A", "CHOSEN", 0.0), ("B", "REJECTED", 0.5)],
+            [("A", {"rank": 0.0}), ("B", {"rank": 1.0, "flip_prob": 0.5})],
         ),
         (
             {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 2, "annotator2": 2, "annotator3": 0},
-            [("B", "CHOSEN", 0.0), ("A", "REJECTED", 0.166667)],
+            [("B", {"rank": 0.0}), ("A", {"rank": 1.0, "flip_prob": 0.166667})],
         ),
         ({"input": "Q", "output_1": "A", "output_2": "B", "label": 1}, CHOSEN_A),
         (
@@ -75,14 +75,14 @@ CHOSEN_A = [("A", "CHOSEN", 0.0), ("B", "REJECTED", 0.0)]
                 "messages": [{"role": "prompter", "content": "Q"}],
                 "responses": [{"rank": 1, "text": "B"}, {"rank": 0, "text": "A"}],
             },
-            [("B", "RANKED", 1.0), ("A", "RANKED", 0.0)],
+            [("B", {"rank": 1.0}), ("A", {"rank": 0.0})],
         ),
         (
             {"prompt": "Q", "responses": ["A", "B", "C"], "ranks": [1, 1, 3]},
-            [("A", "RANKED", 0.0), ("B", "RANKED", 0.0), ("C", "RANKED", 1.0)],
+            [("A", {"rank": 0.0}), ("B", {"rank": 0.0}), ("C", {"rank": 1.0})],
         ),
-        ({"prompt": "Q", "completion": "A", "label": True}, [("A", "CHOSEN", 0.0)]),
-        ({"prompt": "Q", "completion": "A", "label": "bad"}, [("A", "REJECTED", 0.0)]),
+        ({"prompt": "Q", "completion": "A", "label": True}, [("A", {"good": 1.0})]),
+        ({"prompt": "Q", "completion": "A", "label": "bad"}, [("A", {"good": 0.0})]),
     ],
 )
 def test_recognised_by_columns(row: dict[str, Any], expected: list[tuple[str, str, float]]) -> None:
@@ -135,7 +135,7 @@ def test_inputs_and_system_prompts_belong_to_the_prompt() -> None:
 
 def test_majority_takes_votes_as_certain() -> None:
     row = {"instruction": "Q", "response1": "A", "response2": "B", "annotator1": 2, "annotator2": 2, "annotator3": 1}
-    assert shown(comparison(row, annotators="majority")) == [("B", "CHOSEN", 0.0), ("A", "REJECTED", 0.0)]
+    assert shown(comparison(row, annotators="majority")) == [("B", {"rank": 0.0}), ("A", {"rank": 1.0})]
     with pytest.raises(NothingToLearn, match="no preference"):
         comparison({**row, "annotator1": 0}, annotators="majority")
 
@@ -246,15 +246,15 @@ def test_a_prompt_is_a_transcript_only_if_both_speak(prompt: str, messages: list
 @pytest.mark.parametrize("number", [int, float, str, lambda n: f"{n}.0"])
 def test_whole_numbers_of_any_kind(number: Any) -> None:
     ranks = {"prompt": "Q", "responses": ["A", "B"], "ranks": [number(1), number(2)]}
-    assert shown(comparison(ranks)) == [("A", "RANKED", 0.0), ("B", "RANKED", 1.0)]
+    assert shown(comparison(ranks)) == [("A", {"rank": 0.0}), ("B", {"rank": 1.0})]
     within = [{"text": "A", "rank": number(0)}, {"text": "B", "rank": number(1)}]
-    assert shown(comparison({"prompt": "Q", "responses": within})) == [("A", "RANKED", 0.0), ("B", "RANKED", 1.0)]
+    assert shown(comparison({"prompt": "Q", "responses": within})) == [("A", {"rank": 0.0}), ("B", {"rank": 1.0})]
     assert shown(comparison({"prompt": "Q", "output_1": "B", "output_2": "A", "label": number(2)})) == CHOSEN_A
-    assert shown(comparison({"prompt": "Q", "completion": "A", "label": number(1)})) == CHOSEN_A[:1]
-    assert shown(comparison({"prompt": "Q", "completion": "B", "label": number(0)})) == [("B", "REJECTED", 0.0)]
-    assert shown(comparison({"prompt": "Q", "completion": "B", "label": number(-1)})) == [("B", "REJECTED", 0.0)]
+    assert shown(comparison({"prompt": "Q", "completion": "A", "label": number(1)})) == [("A", {"good": 1.0})]
+    assert shown(comparison({"prompt": "Q", "completion": "B", "label": number(0)})) == [("B", {"good": 0.0})]
+    assert shown(comparison({"prompt": "Q", "completion": "B", "label": number(-1)})) == [("B", {"good": 0.0})]
     cells = {"prompt": "Q", "responses": json.dumps(["A", "B"]), "ranks": json.dumps([number(1), number(2)])}
-    assert shown(comparison(cells)) == [("A", "RANKED", 0.0), ("B", "RANKED", 1.0)]
+    assert shown(comparison(cells)) == [("A", {"rank": 0.0}), ("B", {"rank": 1.0})]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_tree_is_a_prompt_with_its_responses(tmp_path: Path, tokenizer: PreTra
     assert tokenizer.decode(tree.prompt) == template
     assert [tokenizer.decode(r.tokens) for r in tree.responses] == [f"{t}<|im_end|>\n" for t in rows[0]["responses"]]
     assert all(r.loss_mask[:-1].all() and not r.loss_mask[-1] for r in tree.responses)  # the template's line end
-    assert [(r.role, r.label) for r in tree.responses] == [(Role.RANKED, 0), (Role.RANKED, 1), (Role.RANKED, 1)]
+    assert [r.labels for r in tree.responses] == [{"rank": 0}, {"rank": 1}, {"rank": 1}]
     assert store.num_pairs.tolist() == [2]
     loader = StepLoader(store, batch_size=1)
     (batch,) = list(loader)
@@ -377,9 +377,9 @@ def test_published_preferences_are_read_as_they_are(
 @pytest.mark.parametrize("column", ["messages", "conversations"])
 def test_conversations_with_a_verdict_are_single_responses(column: str) -> None:
     turns = [SYSTEM, USER, said("first"), {"role": "user", "content": "Q2"}, said("A")]
-    for label, role in ((True, "CHOSEN"), ("false", "REJECTED")):
+    for label, good in ((True, 1.0), ("false", 0.0)):
         made = comparison({column: turns, "label": label, "tools": []})
-        assert (made.prompt, shown(made)) == (turns[:4], [("A", role, 0.0)])
+        assert (made.prompt, shown(made)) == (turns[:4], [("A", {"good": good})])
     called = [USER, calling("f"), {"role": "tool", "content": "3"}, said("A")]
     made = comparison({column: called, "label": True})
     assert (made.prompt, made.candidates[0].messages) == (called[:1], called[1:])
@@ -587,18 +587,18 @@ def test_conversations_marked_as_good_or_bad(name: str, column: str, bad: Any) -
     row = {name: [USER, said("A")], column: bad}
     if column == "label" and bad == 0 and bad is not False:
         return  # may be any class
-    assert shown(comparison(row)) == [("A", "REJECTED", 0.0)]
-    assert shown(comparison(row, PreferenceColumns(good=column))) == [("A", "REJECTED", 0.0)]
-    assert shown(comparison(row, PreferenceColumns(good=column, completion=name))) == [("A", "REJECTED", 0.0)]
+    assert shown(comparison(row)) == [("A", {"good": 0.0})]
+    assert shown(comparison(row, PreferenceColumns(good=column))) == [("A", {"good": 0.0})]
+    assert shown(comparison(row, PreferenceColumns(good=column, completion=name))) == [("A", {"good": 0.0})]
     with pytest.raises(PostTrainError, match=f"marked as good or bad .*{column}"):
         recognise(Record(row, "rows.jsonl", 1))
 
 
 def test_a_column_of_any_name_may_say_what_is_good() -> None:
     row = {"conversations": [USER, said("A")], "thumb": 1}
-    assert shown(comparison(row, PreferenceColumns(good="thumb"))) == [("A", "CHOSEN", 0.0)]
+    assert shown(comparison(row, PreferenceColumns(good="thumb"))) == [("A", {"good": 1.0})]
     row = {"talk": [USER, said("A")], "thumb": 1}
-    assert shown(comparison(row, PreferenceColumns(good="thumb", completion="talk"))) == [("A", "CHOSEN", 0.0)]
+    assert shown(comparison(row, PreferenceColumns(good="thumb", completion="talk"))) == [("A", {"good": 1.0})]
 
 
 def test_pairs_that_contradict_themselves() -> None:

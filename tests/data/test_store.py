@@ -9,7 +9,7 @@ import pytest
 
 from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Response, Role, Tree
+from lit_posttrain.types import Response, Tree
 
 
 def _ids(*values: int) -> np.ndarray:
@@ -26,9 +26,9 @@ TREES = [
     Tree(
         _ids(8, 9),
         [
-            Response(_ids(10), _mask(1), Role.CHOSEN, 2.5),
-            Response(_ids(11, 12, 13), _mask(1, 0, 1), Role.REJECTED),
-            Response(_ids(14, 15), _mask(0, 1), Role.RANKED, 3.0),
+            Response(_ids(10), _mask(1), {"rank": 0.0, "margin": 2.5}),
+            Response(_ids(11, 12, 13), _mask(1, 0, 1), {"rank": 1.0, "flip_prob": 0.25}),
+            Response(_ids(14, 15), _mask(0, 1), {"rank": 3.0, "cost": -1.5}),
         ],
         file="b.jsonl",
         line=7,
@@ -59,7 +59,7 @@ def _same(a: Tree, b: Tree) -> None:
     for x, y in zip(a.responses, b.responses, strict=True):
         np.testing.assert_array_equal(x.tokens, y.tokens)
         np.testing.assert_array_equal(x.loss_mask, y.loss_mask)
-        assert (x.role, x.label) == (y.role, y.label)
+        assert x.labels == y.labels
         assert (x.tokens.dtype, x.loss_mask.dtype) == (np.int32, np.bool_)
 
 

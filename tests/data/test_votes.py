@@ -21,7 +21,6 @@ from lit_posttrain.data.rows.kinds import JUDGED
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.votes import Votes
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Role
 
 
 def build(
@@ -42,9 +41,9 @@ def preferred(data: PreferenceData, tokenizer: PreTrainedTokenizerFast) -> list[
     """The better response of every row, `=` for ties."""
     found = []
     for tree in data.train_store:
-        best, other = sorted(tree.responses, key=lambda r: r.role)
-        assert (best.role, other.role) == (Role.CHOSEN, Role.REJECTED)
-        found.append("=" if other.label == 0.5 else tokenizer.decode(best.tokens)[0])
+        best, other = sorted(tree.responses, key=lambda r: r.label("rank"))
+        assert (best.label("rank"), other.label("rank")) == (0, 1)
+        found.append("=" if other.label("flip_prob") == 0.5 else tokenizer.decode(best.tokens)[0])
     return found
 
 
@@ -249,7 +248,7 @@ def ranked(**columns: Any) -> list[tuple[str, float]]:
     row = {"prompt": "Q", "responses": ["A", "B", "C"], **columns}
     named = PreferenceColumns(scores="places") if "places" in columns else None
     made = recognise_comparison(Record(row, "ranked.jsonl", 1), named).read(row)
-    return [(candidate.messages[0]["content"], candidate.label) for candidate in made.candidates]
+    return [(candidate.messages[0]["content"], candidate.labels["rank"]) for candidate in made.candidates]
 
 
 @pytest.mark.parametrize("column", ["ratings", "scores", "places"])
@@ -295,7 +294,7 @@ def test_scores_are_not_taken_for_ranks() -> None:
 def test_published_columns_of_rankings_and_pairs(row: dict[str, Any], best: str) -> None:
     made = recognise_comparison(Record(row, "ranked.jsonl", 1)).read(row)
     assert made.prompt == [{"role": "user", "content": "Q"}]
-    (found,) = [c for c in made.candidates if c.role == Role.CHOSEN or (c.role == Role.RANKED and c.label == 0)]
+    (found,) = [c for c in made.candidates if c.labels["rank"] == 0]
     assert found.messages[-1]["content"] == best
 
 

@@ -170,7 +170,7 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
         if place % GROUP == 0:
             trees.append(Tree(np.array(prompt, np.int32), []))
         marks = np.ones(len(said), np.bool_)
-        trees[-1].responses.append(Response(np.array(said, np.int32), marks, label=SCORES[place]))
+        trees[-1].responses.append(Response(np.array(said, np.int32), marks, {"reward": SCORES[place]}))
     columns = {"old": old, "reference": logprobs(models[0])}
     columns["engine"] = columns["old"]
     for number, tree in enumerate(trees):

@@ -13,7 +13,7 @@ import torch
 from cases import ListStore, comparisons
 from helpers.runs import quiet_trainer, write
 
-from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Role, Tree
+from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Tree
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.data.store.packing import collate
@@ -86,12 +86,12 @@ def test_micro_batches_do_not_change_where_training_ends(tiny_model: Path) -> No
 def test_every_prompt_has_a_response_to_another_one() -> None:
     tokens = [[1, 2], [1, 2], [3, 4], [5]]
     trees = [
-        Tree(np.array(t, np.int32), [Response(np.full(3 + i, 10 + i, np.int32), np.ones(3 + i, np.bool_), Role.CHOSEN)])
-        for i, t in enumerate(tokens)
+        Tree(np.array(t, np.int32), [Response(np.full(n, 7 + n, np.int32), np.ones(n, np.bool_), {"good": 1.0})])
+        for n, t in enumerate(tokens, 3)
     ]
     pairing = Mismatched(ListStore(trees), max_length=6)
     assert [int(pairing[i].responses[0].tokens[0]) for i in range(4)] == [12, 12, 10, 10]
-    assert all(pairing[i].responses[0].role == Role.MISMATCHED for i in range(4))
+    assert all(pairing[i].responses[0].labels == {} for i in range(4))
     assert [len(pairing[i].prompt) for i in range(4)] == [1, 1, 2, 1]  # the first are cut: no response near is short
     alike = Mismatched(ListStore(trees[:2]), max_length=7)
     assert not alike.possible
@@ -106,15 +106,15 @@ def test_rows_that_all_ask_the_same_are_refused(tiny_model: Path, tmp_path: Path
 
 
 def test_who_is_good_by_pairs_rankings_and_soft_labels() -> None:
-    def tree(*labels: tuple[Role, float]) -> Tree:
-        said = [Response(np.array([7, 8], np.int32), np.ones(2, np.bool_), role, label) for role, label in labels]
+    def tree(*labels: dict[str, float]) -> Tree:
+        said = [Response(np.array([7, 8], np.int32), np.ones(2, np.bool_), known) for known in labels]
         return Tree(np.array([1], np.int32), said)
 
     trees = [
-        tree((Role.CHOSEN, 2.0), (Role.REJECTED, 0.25)),
-        tree((Role.REJECTED, 0.0)),
-        tree((Role.RANKED, 1.0), (Role.RANKED, 0.0), (Role.RANKED, 2.0)),
-        tree((Role.SAMPLE, 0.0)),
+        tree({"rank": 0, "margin": 2.0}, {"rank": 1, "flip_prob": 0.25}),
+        tree({"good": 0.0}),
+        tree({"rank": 1}, {"rank": 0}, {"rank": 2}),
+        tree({}),
     ]
     batch = collate(trees, RowLayout(), {})
     expected = torch.tensor([0.75, 0.25, 0.0, torch.nan, 1.0, 0.0, torch.nan])

@@ -77,7 +77,8 @@ def sampled_trees() -> list[Tree]:
         responses = []
         for k in range(row + 1):
             counted = np.full(4 + k, k != 1, np.bool_)
-            responses.append(Response(random.integers(3, 90, 4 + k).astype(np.int32), counted, label=k + 0.5))
+            labels = {"reward": 0.1 + k} | ({"rank": float(k), "cost": 1 / 3} if row else {})
+            responses.append(Response(random.integers(3, 90, 4 + k).astype(np.int32), counted, labels))
         tree = Tree(random.integers(3, 90, 5).astype(np.int32), responses, file="a.jsonl", line=row)
         tree.per_target = {"old": random.random(num_targets(tree)), "advantage": random.random(num_targets(tree))}
         trees.append(tree)
@@ -90,18 +91,16 @@ def same(one: Tree, other: Tree) -> None:
     for a, b in zip(one.responses, other.responses, strict=True):
         assert np.array_equal(a.tokens, b.tokens)
         assert np.array_equal(a.loss_mask, b.loss_mask)
-        assert (a.role, a.label) == (b.role, b.label)
+        assert a.labels == b.labels
     assert one.per_target.keys() == other.per_target.keys()
     assert all(np.array_equal(values, other.per_target[name]) for name, values in one.per_target.items())
 
 
 def test_experience_survives_a_checkpoint(tmp_path: Path) -> None:
     trees = sampled_trees()
-    trees[0].responses[0].label = math.nan
+    del trees[1].responses[1].labels["reward"]  # of a response that no reward could judge
     torch.save(Experience(trees).dump(), tmp_path / "x.pt")
     found = Experience.restored(torch.load(tmp_path / "x.pt", weights_only=True)).trees
-    assert math.isnan(found[0].responses[0].label)
-    found[0].responses[0].label = trees[0].responses[0].label = 0.0
     for one, other in zip(trees, found, strict=True):
         same(one, other)
 
@@ -316,7 +315,7 @@ def test_what_has_no_score_trains_nothing(tiny_model: Path, tmp_path: Path) -> N
     assert row["train/unscored"] == row["train/rewards/broken/failed"] > 0.2
     for one in module.rollouts:
         for response in one.tree.responses:
-            assert response.loss_mask.any() == (not math.isnan(response.label))
+            assert response.loss_mask.any() == ("reward" in response.labels)
 
 
 def test_validation_answers_greedily_and_logs_rewards(tiny_model: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
         if i % 2 == 0:
             trees.append(Tree(np.array(prompt, np.int32), []))
         marks = np.ones(len(said), np.bool_)
-        trees[-1].responses.append(Response(np.array(said, np.int32), marks, label=SCORES[i]))
+        trees[-1].responses.append(Response(np.array(said, np.int32), marks, {"reward": SCORES[i]}))
     for number, tree in enumerate(trees):
         columns = {"old": old, "engine": old, "reference": reference, "value": v_old}
         own = slice(number * 2, number * 2 + 2)

@@ -12,7 +12,7 @@ import torch
 from cases import ListStore, comparisons
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Role, Tree, TreeBatch
+from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Tree, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import StepLoader
@@ -84,10 +84,10 @@ def test_the_copy_stays_as_it_was_and_out_of_checkpoints(tiny_model: Path, tmp_p
     assert set(saved) == {f"policy.{name}" for name in fresh.policy.state_dict()}
 
 
-def ranking(ranks: list[float], role: Role = Role.RANKED) -> list[Tree]:
+def ranking(ranks: list[float]) -> list[Tree]:
     draw = np.random.default_rng(0)
     responses = [
-        Response(draw.integers(3, 400, 2 + k).astype(np.int32), np.ones(2 + k, np.bool_), role, rank)
+        Response(draw.integers(3, 400, 2 + k).astype(np.int32), np.ones(2 + k, np.bool_), {"rank": rank})
         for k, rank in enumerate(ranks)
     ]
     return [Tree(draw.integers(3, 400, 5).astype(np.int32), responses)]
@@ -103,7 +103,7 @@ def dpo_loss(tiny_model: Path, trees: list[Tree], **options: Any) -> float:
         for parameter in module.policy.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
-    count = sum(a.label < b.label for t in trees for a in t.responses for b in t.responses)
+    count = sum(a.label("rank") < b.label("rank") for t in trees for a in t.responses for b in t.responses)
     batch: TreeBatch = collate(trees, RowLayout(), {"pairs": float(max(count, 1)), "trees": float(len(trees))})
     return float(loss_of(module.loss_terms(batch), batch.denominators))
 
@@ -112,9 +112,6 @@ def test_two_ranked_responses_are_a_pair(tiny_model: Path) -> None:
     ranked = ranking([0, 1])
     kwise = dpo_loss(tiny_model, ranked, loss="plackett_luce")
     assert kwise == pytest.approx(dpo_loss(tiny_model, ranked), abs=1e-6)
-    ranked[0].responses[0].role, ranked[0].responses[1].role = Role.CHOSEN, Role.REJECTED
-    ranked[0].responses[1].label = 0.0
-    assert dpo_loss(tiny_model, ranked) == pytest.approx(kwise, abs=1e-6)
 
 
 def test_rankings_are_all_their_pairs_or_one_order(tiny_model: Path) -> None:
@@ -124,11 +121,10 @@ def test_rankings_are_all_their_pairs_or_one_order(tiny_model: Path) -> None:
 
 
 def test_a_soft_label_is_a_mixture_of_both_orders(tiny_model: Path) -> None:
-    def pair(flipped: float, swapped: bool = False) -> list[Tree]:
+    def pair(flip_prob: float, swapped: bool = False) -> list[Tree]:
         (tree,) = ranking([0, 1])
         first, second = tree.responses[::-1] if swapped else tree.responses
-        first.role, first.label = Role.CHOSEN, 0.0
-        second.role, second.label = Role.REJECTED, flipped
+        first.labels, second.labels = {"rank": 0.0}, {"rank": 1.0, "flip_prob": flip_prob}
         return [tree]
 
     for loss in ("sigmoid", "hinge", "ipo", "apo_zero", "apo_down"):

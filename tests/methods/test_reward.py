@@ -13,7 +13,7 @@ import torch
 from cases import rankings
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from lit_posttrain import ModelSpec, PostTrainError, PreferenceData, Response, RewardModel, Role, Tree
+from lit_posttrain import ModelSpec, PostTrainError, PreferenceData, Response, RewardModel, Tree
 from lit_posttrain.cli.main import main
 from lit_posttrain.core.preference import Pairs
 from lit_posttrain.data.store.packing import collate
@@ -249,7 +249,7 @@ def test_margins_come_from_the_data(tiny_model: Path, tokenizer: Any, tmp_path: 
     file.write_text(json.dumps({"prompt": "what", "chosen": "a fox", "rejected": "a dog", "margin": 1.5}) + "\n")
     data = PreferenceData(str(file), cache_dir=str(tmp_path / "cache"))
     data.build(tokenizer)
-    assert [(r.role, r.label) for r in data.train_store[0].responses] == [(Role.CHOSEN, 1.5), (Role.REJECTED, 0.0)]
+    assert [r.labels for r in data.train_store[0].responses] == [{"rank": 0, "margin": 1.5}, {"rank": 1}]
     with pytest.raises(PostTrainError, match="no use for margins"):
         RewardModel(ModelSpec(str(tiny_model)), loss="plackett_luce").check_store(data.train_store)
     file.write_text(json.dumps({"prompt": "what", "chosen": "a fox", "rejected": "a dog", "margin": "much"}) + "\n")

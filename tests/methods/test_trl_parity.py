@@ -19,7 +19,6 @@ from lit_posttrain import (
     PostTrainingModule,
     Response,
     RewardModel,
-    Role,
     SimPO,
     Tree,
     TreeBatch,
@@ -151,8 +150,8 @@ def batch_of(kind: str, inputs: Any, folder: Path, whole: bool = False) -> TreeB
     for (chosen, cut), (rejected, other), margin in zip(rows[: len(PAIRS)], rows[len(PAIRS) :], margins, strict=True):
         assert chosen[:cut] == rejected[:other]
         sides = [
-            Response(np.array(ids[cut:], np.int32), np.ones(len(ids) - cut, np.bool_), role, label)
-            for ids, role, label in ((chosen, Role.CHOSEN, margin), (rejected, Role.REJECTED, 0.0))
+            Response(np.array(ids[cut:], np.int32), np.ones(len(ids) - cut, np.bool_), labels)
+            for ids, labels in ((chosen, {"rank": 0.0, "margin": margin}), (rejected, {"rank": 1.0}))
         ]
         trees.append(Tree(np.array(chosen[:cut], np.int32), sides, np.ones(cut, np.bool_) if whole else None))
     with TreeStoreWriter(folder / "store") as writer:
@@ -242,17 +241,17 @@ def test_kto_equals_trl_at_one_micro_batch(nearer: bool, models: tuple[Path, Pat
         found = [(i[m.bool()].tolist(), c[m.bool()].tolist()) for i, m, c in zip(ids, mask, completion, strict=True)]
         return [(tokens, marks.index(1)) for tokens, marks in found]
 
-    def trees(prefix: str, roles: list[Role]) -> list[Tree]:
+    def trees(prefix: str, labels: list[dict[str, float]]) -> list[Tree]:
         found = []
-        for (tokens, cut), role in zip(rows(prefix), roles, strict=True):
-            said = Response(np.array(tokens[cut:], np.int32), np.ones(len(tokens) - cut, np.bool_), role)
+        for (tokens, cut), known in zip(rows(prefix), labels, strict=True):
+            said = Response(np.array(tokens[cut:], np.int32), np.ones(len(tokens) - cut, np.bool_), known)
             found.append(Tree(np.array(tokens[:cut], np.int32), [said]))
         return found
 
-    labels = [Role.CHOSEN if good else Role.REJECTED for good in inputs["label"]]
-    assert len(set(labels)) == 2
+    labels = [{"good": float(good)} for good in inputs["label"]]
+    assert {known["good"] for known in labels} == {0.0, 1.0}
     batch = collate(trees("", labels), RowLayout(), {"labelled": float(len(labels))})
-    batch.mismatched = [collate(trees("KL_", [Role.MISMATCHED] * len(labels)), RowLayout(), {})]
+    batch.mismatched = [collate(trees("KL_", [{}] * len(labels)), RowLayout(), {})]
     made: list[KTO] = []
 
     def make(spec: ModelSpec) -> KTO:

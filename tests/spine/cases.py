@@ -27,14 +27,12 @@ from lit_posttrain import (
     PromptData,
     Response,
     RewardModel,
-    Role,
     Sampling,
     SimPO,
     Tree,
 )
 from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.rewards import FunctionReward, Repetition
-from lit_posttrain.types import rank_of
 
 
 @dataclass
@@ -60,7 +58,7 @@ class ListStore:
         self.num_pairs = _array(trees, _pairs)
         self.num_labelled = _array(trees, _labelled)
         self.chosen_tokens = _array(
-            trees, lambda t: sum(int(r.loss_mask.sum()) for r in t.responses if r.role == Role.CHOSEN)
+            trees, lambda t: sum(int(r.loss_mask.sum()) for r in t.responses if r.label("rank") == 0)
         )
 
     def __len__(self) -> int:
@@ -71,14 +69,13 @@ class ListStore:
 
 
 def _pairs(tree: Tree) -> int:
-    ranks = [rank_of(r.role, r.label) for r in tree.responses]
+    ranks = [r.label("rank") for r in tree.responses]
     return sum(a < b for a in ranks for b in ranks)
 
 
 def _labelled(tree: Tree) -> int:
-    ranks = [rank_of(r.role, r.label) for r in tree.responses]
-    ends = {0.0, max(ranks)} if tree.responses[0].role == Role.RANKED else {0.0, 1.0}
-    return sum(rank in ends for rank in ranks)
+    ends = {0.0, max((r.labels["rank"] for r in tree.responses if "rank" in r.labels), default=0.0)}
+    return sum("good" in r.labels or r.label("rank") in ends for r in tree.responses)
 
 
 def _array(trees: list[Tree], size: Callable[[Tree], int]) -> NDArray[np.int64]:
@@ -134,10 +131,10 @@ def comparisons(rows: int = 64, seed: int = 0) -> list[Tree]:
     for row in range(rows):
         prompt = random.integers(3, 500, random.integers(2, 30)).astype(np.int32)
         sides = []
-        for role in (Role.CHOSEN, Role.REJECTED):
+        for rank in (0.0, 1.0):
             tokens = random.integers(3, 500, random.integers(1, 40)).astype(np.int32)
-            label = 0.3 if role == Role.REJECTED and row % 4 == 0 else 0.0
-            sides.append(Response(tokens, np.ones(len(tokens), np.bool_), role, label))
+            labels = {"rank": rank} | ({"flip_prob": 0.3} if rank and row % 4 == 0 else {})
+            sides.append(Response(tokens, np.ones(len(tokens), np.bool_), labels))
         trees.append(Tree(prompt, sides))
     return trees
 
@@ -168,7 +165,7 @@ def rankings(rows: int = 64, seed: int = 0) -> list[Tree]:
     for row in range(rows):
         prompt = random.integers(3, 500, random.integers(2, 30)).astype(np.int32)
         said = [random.integers(3, 500, random.integers(1, 40)).astype(np.int32) for _ in range(2 + row % 3)]
-        responses = [Response(t, np.ones(len(t), np.bool_), Role.RANKED, min(rank, 2)) for rank, t in enumerate(said)]
+        responses = [Response(t, np.ones(len(t), np.bool_), {"rank": min(rank, 2)}) for rank, t in enumerate(said)]
         trees.append(Tree(prompt, responses))
     return trees
 
@@ -177,6 +174,8 @@ def feedback(rows: int = 64, seed: int = 0) -> list[Tree]:
     """Random good and bad responses, some beside each other, some rankings."""
     pairs = comparisons(rows // 2, seed)
     lone = [Tree(t.prompt, [t.responses[i % 2]]) for i, t in enumerate(comparisons(rows // 4, seed + 1))]
+    for i, tree in enumerate(lone):
+        tree.responses[0].labels = {"good": 1.0 - i % 2}
     return [*pairs, *lone, *rankings(rows // 4, seed + 2)]
 
 

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain.types import Role
-
 
 @dataclass
 class ResponseColumns:
     """Every response of a data set, those of a prompt one after another, (M,) each.
 
-    tree: the prompt that it answers, counted from 0. role, label: as `Response` has them. size: its tokens.
+    tree: the prompt that it answers, counted from 0. size: its tokens. labels: `Response.labels` by name, NaN where a
+    response has no such number.
     """
 
     tree: NDArray[np.int64]
-    role: NDArray[np.int8]
-    label: NDArray[np.float32]
     size: NDArray[np.int64]
+    labels: dict[str, NDArray[np.float32]]
+
+    def label(self, name: str) -> NDArray[np.float32]:
+        """The numbers called `name`; NaN throughout where no response has one."""
+        return self.labels.get(name, np.full(len(self.tree), np.nan, np.float32))
 
 
 @dataclass
@@ -78,13 +80,12 @@ class Compared:
 
 def compared(columns: ResponseColumns) -> Compared | None:
     """Count; None for data that compares nothing."""
-    role, label = columns.role, columns.label
-    if not len(role) or (role == Role.SAMPLE).all():
+    rank, good = columns.label("rank"), columns.label("good")
+    if np.isnan(rank).all() and np.isnan(good).all():
         return None
-    rank = np.select([role == Role.CHOSEN, role == Role.REJECTED, role == Role.RANKED], [0.0, 1.0, label], np.nan)
     each = np.bincount(columns.tree)
     first = np.cumsum(each) - each
-    flipped = np.where(role == Role.REJECTED, label, 0.0)
+    flip_prob = np.nan_to_num(columns.label("flip_prob"))
     pairs = tied = unequal = bad = 0
     longer = 0.0
     for count in np.unique(each).tolist():  # prompts with equally many responses are counted together
@@ -95,23 +96,22 @@ def compared(columns: ResponseColumns) -> Compared | None:
         tied += int(np.triu(ranks[:, :, None] == ranks[:, None, :], 1).sum())
         more = sizes[:, :, None] > sizes[:, None, :]
         less = more.transpose(0, 2, 1)
-        other = np.broadcast_to(flipped[places][:, None, :], better.shape)  # the share of votes for the worse one
+        other = np.broadcast_to(flip_prob[places][:, None, :], better.shape)  # the share of votes for the worse one
         longer += float((1 - other)[better & more].sum() + other[better & less].sum())
         unequal += int((better & (more | less)).sum())
-        ranked = role[places[:, 0]] == Role.RANKED
-        worst = np.where(ranked, ranks.max(1, initial=0.0), 1.0)
+        worst = np.nan_to_num(ranks).max(1, initial=0.0)
         bad += int(((ranks == worst[:, None]) & (worst[:, None] > 0)).sum())
-    undecided = int((flipped == 0.5).sum())
+    undecided = int((flip_prob == 0.5).sum())
     return Compared(
-        responses=len(role),
+        responses=len(rank),
         fewest=int(each.min()),
         most=int(each.max()),
         pairs=pairs,
         tied=tied,
-        unsure=int(((flipped > 0) & (flipped < 0.5)).sum()),
+        unsure=int(((flip_prob > 0) & (flip_prob < 0.5)).sum()),
         undecided=undecided,
-        good=int((rank == 0).sum()) - undecided,
-        bad=bad - undecided,
+        good=int((rank == 0).sum() + (good > 0.5).sum()) - undecided,
+        bad=bad + int((good < 0.5).sum()) - undecided,
         unequal=unequal,
         longer=longer,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from lit_posttrain.types import Role, Tree
+from lit_posttrain.types import Response, Tree
 
 OPENS, CLOSES = "[[", "]]"
 _GREEN, _PLAIN = "\033[32m", "\033[0m"
@@ -18,11 +18,9 @@ def shown(tree: Tree, tokenizer: Any, colour: bool = False) -> str:
     and the first trained tokens of each response one by one."""
     prompt, loss_mask = tree.prompt.tolist(), tree.prompt_loss_mask
     parts = [f"{tree.source}: prompt, {len(prompt)} tokens", _marked(prompt, loss_mask, tokenizer, colour)]
-    tied = any(response.role == Role.REJECTED and response.label == 0.5 for response in tree.responses)
     for number, response in enumerate(tree.responses, 1):
         ids, trained = response.tokens.tolist(), response.tokens[response.loss_mask].tolist()
-        said = "tie" if tied else Role(response.role).name.lower()
-        kind = "" if response.role == Role.SAMPLE else f" {number} ({said})"
+        kind = f" {number} ({_standing(tree, response)})" if response.labels else ""
         one_by_one = " ".join(repr(_text([token], tokenizer)) for token in trained[:_TOKENS])
         more = f" and {len(trained) - _TOKENS} more" if len(trained) > _TOKENS else ""
         parts += [
@@ -30,6 +28,15 @@ def shown(tree: Tree, tokenizer: Any, colour: bool = False) -> str:
             _marked(ids, response.loss_mask, tokenizer, colour),
         ]
     return "\n".join(parts)
+
+
+def _standing(tree: Tree, response: Response) -> str:
+    """What the data says of a response: its side of a pair, or its labels."""
+    if any(other.label("flip_prob") == 0.5 for other in tree.responses):
+        return "tie"
+    if [other.label("rank") for other in tree.responses] == [0, 1]:
+        return "rejected" if response.label("rank") else "chosen"
+    return ", ".join(f"{name} {value:g}" for name, value in response.labels.items())
 
 
 def _marked(ids: list[int], loss_mask: Any, tokenizer: Any, colour: bool) -> str:

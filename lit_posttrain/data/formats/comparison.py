@@ -8,18 +8,16 @@ from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.messages import SYSTEM, alike, same
-from lit_posttrain.types import Role
 
 Messages = list[dict[str, Any]]
 
 
 @dataclass(slots=True)
 class Candidate:
-    """One response, as messages that follow the prompt, with its role and label as in `types.Response`."""
+    """One response, as messages that follow the prompt. labels: see `types.Response`."""
 
     messages: Messages
-    role: Role
-    label: float = 0.0
+    labels: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,6 @@ from lit_posttrain.data.rows.messages import REASONING, SYSTEM, as_json, by_mess
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
 from lit_posttrain.data.rows.votes import Votes, whole_number
-from lit_posttrain.types import Role
 
 # columns of scores that public sets have beside pairs
 _SCORES = (
@@ -47,7 +46,7 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
             _compare_scores(row)
         margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
         if margin in row and columns["labelled"]:
-            found.candidates[0].label = _margin(row[margin], margin)
+            found.candidates[0].labels |= _margin(row[margin], margin)
         return found
 
     return read
@@ -71,9 +70,9 @@ def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[
     return prompt, [side[len(prompt) :] for side in sides]
 
 
-def _margin(value: Any, column: str) -> float:
+def _margin(value: Any, column: str) -> dict[str, float]:
     if value is None or value == "":
-        return 0.0
+        return {}
     try:
         margin = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -82,7 +81,7 @@ def _margin(value: Any, column: str) -> float:
         raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null where nobody gave one")
     if margin < 0:
         raise BadRow("margin", f"`{column}` is {value!r}: below 0 the rejected side is the better one; mend the row")
-    return margin
+    return {"margin": margin}
 
 
 def _asked(
@@ -100,7 +99,7 @@ def _asked(
 
 
 def _pair(
-    prompt: Messages, first: Messages, second: Messages, flipped: float = 0.0, labelled: bool = True
+    prompt: Messages, first: Messages, second: Messages, flip_prob: float = 0.0, labelled: bool = True
 ) -> Comparison:
     if labelled and same(first, second):
         raise equal_responses()
@@ -111,8 +110,9 @@ def _pair(
                 "no response", f"a response must begin with the assistant's turn, this one has {said}; mend it"
             )
     if not labelled:
-        return Comparison(prompt, [Candidate(first, Role.SAMPLE), Candidate(second, Role.SAMPLE)])
-    return Comparison(prompt, [Candidate(first, Role.CHOSEN), Candidate(second, Role.REJECTED, flipped)])
+        return Comparison(prompt, [Candidate(first), Candidate(second)])
+    soft = {"flip_prob": flip_prob} if flip_prob else {}
+    return Comparison(prompt, [Candidate(first, {"rank": 0.0}), Candidate(second, {"rank": 1.0, **soft})])
 
 
 def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
@@ -131,7 +131,7 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
         answers = [_response(r, place, name, row) for r, place in zip(given, places, strict=True)]
         prompt, said = _asked(row, columns, answers, places)
         if not columns["labelled"]:
-            return Comparison(prompt, [Candidate(m, Role.SAMPLE) for m in said])
+            return Comparison(prompt, [Candidate(m) for m in said])
         if len(given) < 2:
             raise BadRow("one response", f"`{name}` has {len(given)} responses; a comparison needs two or more")
         ranks = [r.get("rank") if isinstance(r, dict) else None for r in given]
@@ -146,7 +146,7 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
                 "list of ranks with --data.columns.ranks, or with one of scores with --data.columns.scores",
             )
         found = zip(said, ranks_of(ranks, len(given)), strict=True)
-        return Comparison(prompt, [Candidate(messages, Role.RANKED, rank) for messages, rank in found])
+        return Comparison(prompt, [Candidate(messages, {"rank": rank}) for messages, rank in found])
 
     return read
 
@@ -195,7 +195,7 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
             )
         if share < 0.5:
             first, second, share = second, first, 1 - share
-        return _pair(prompt, first, second, flipped=0.0 if annotators == "majority" else 1 - share)
+        return _pair(prompt, first, second, flip_prob=0.0 if annotators == "majority" else 1 - share)
 
     return read
 
@@ -207,7 +207,7 @@ def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
         good = _verdict(row, columns["good"])
         name = str(columns["completion"])
         prompt, (answer,) = _asked(row, columns, [conversation(row[name], name, row.notes)], [name])
-        return Comparison(prompt, [Candidate(with_thoughts(row, answer), Role.CHOSEN if good else Role.REJECTED)])
+        return Comparison(prompt, [Candidate(with_thoughts(row, answer), {"good": float(good)})])
 
     return read
 
@@ -224,7 +224,7 @@ def unpaired_whole(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
             raise BadRow(
                 "no response", f"`{name}` ends with a question; add the response that `{columns['good']}` is about"
             )
-        found = Candidate(turns[asked:], Role.CHOSEN if good else Role.REJECTED)
+        found = Candidate(turns[asked:], {"good": float(good)})
         return Comparison(turns[:asked], [found])
 
     return read

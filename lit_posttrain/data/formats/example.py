@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from lit_posttrain.data.rows.messages import MARK, NOTES, UNUSED
 from lit_posttrain.data.rows.row import Row
-from lit_posttrain.types import Role
 
 
 @dataclass(slots=True)
@@ -61,12 +60,11 @@ class Example:
 
 @dataclass(slots=True)
 class Labelled:
-    """Examples that share a prompt and become one tree, each with the role and label of its response. A lone prompt, of
-    which no response is known, has no labels. record: see `Tree.record`. unread, notes: what the audit counts, see
-    `Row`."""
+    """Examples that share a prompt and become one tree. labels: `Response.labels` of each; empty for a lone prompt, of
+    which no response is known. record: see `Tree.record`. unread, notes: what the audit counts, see `Row`."""
 
     examples: list[Example]
-    labels: list[tuple[Role, float]]
+    labels: list[dict[str, float]]
     record: str = ""
     unread: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

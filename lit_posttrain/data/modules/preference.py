@@ -91,7 +91,7 @@ class ComparisonReader:
         if not self.shape.labelled:  # to be scored, not trained on
             for example in examples:
                 example.untrained = frozenset()
-        labels = [(candidate.role, candidate.label) for candidate in comparison.candidates]
+        labels = [candidate.labels for candidate in comparison.candidates]
         return Labelled(examples, labels, unread=row.unread, notes=row.notes)
 
 

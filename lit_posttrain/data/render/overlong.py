@@ -78,7 +78,7 @@ def _split(tree: Tree, max_length: int, only_first: bool = False) -> Fitted:
         made.trees.append(
             Tree(
                 prompt=piece[:first],
-                responses=[Response(piece[first:last], mask[first:last], response.role, response.label)],
+                responses=[Response(piece[first:last], mask[first:last], response.labels)],
                 prompt_loss_mask=mask[:first] if whole else None,
                 file=tree.file,
                 line=tree.line,

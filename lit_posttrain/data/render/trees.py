@@ -22,7 +22,7 @@ from lit_posttrain.data.render.templates import ConversationTemplate, Rendered, 
 from lit_posttrain.data.render.used_keys import UsedKeys
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
-from lit_posttrain.types import Response, Role, Tree
+from lit_posttrain.types import Response, Tree
 
 MARKED = "with turns of the assistant that are marked not to be trained on"
 CONTINUED = "with a prompt that ends with the assistant's words, which the response continues"
@@ -88,7 +88,7 @@ class Item:
     line: int
     hash: int
     rendered: list[Rendered]
-    labels: list[tuple[Role, float]]
+    labels: list[dict[str, float]]
     record: str = ""
     marked: bool = False
 
@@ -288,7 +288,7 @@ def _by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
     return [[rendered[0] for rendered in texts]]
 
 
-def _joined(trees: list[Tree], labels: list[tuple[Role, float]], marked: bool) -> Tree:
+def _joined(trees: list[Tree], labels: list[dict[str, float]], marked: bool) -> Tree:
     """Trees of one response each as one tree. marked: a response may begin with turns that are not trained on.
 
     Raises:
@@ -308,10 +308,9 @@ def _joined(trees: list[Tree], labels: list[tuple[Role, float]], marked: bool) -
         alike = np.all([tree.prompt[:shortest] == prompt[:shortest] for tree in trees], axis=0)
         prompt = prompt[: shortest if alike.all() else int(np.argmin(alike))]
     said = [_after(tree, len(prompt)) for tree in trees]
-    compared = any(role != Role.SAMPLE for role, _ in labels)
-    if compared and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
+    if any(labels) and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
         raise NothingToLearn("equal responses", "all responses have the same tokens: no preference; remove the row")
-    responses = [Response(r.tokens, r.loss_mask, *label) for r, label in zip(said, labels, strict=True)]
+    responses = [Response(r.tokens, r.loss_mask, dict(known)) for r, known in zip(said, labels, strict=True)]
     return Tree(prompt, responses, first.prompt_loss_mask)
 
 

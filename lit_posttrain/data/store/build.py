@@ -33,10 +33,10 @@ from lit_posttrain.data.render.trees import Item, Options, Reader, TreeMaker, ro
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Role, Tree
+from lit_posttrain.types import Tree
 
 # raised with every change that gives other trees, or another audit, for the same input
-_VERSION = 25
+_VERSION = 26
 # chunks of 2,000 rows took 15 % longer: their memory falls out of the processor's cache
 _CHUNK_ROWS = 500
 _CHUNK_CHARACTERS = 1_000_000
@@ -78,7 +78,7 @@ class _Conversations:
     def read(self, data: Mapping[str, Any]) -> Labelled:
         row = Row(data)
         example = self.shape.example(row, self.system_prompt)
-        return Labelled([example], [(Role.SAMPLE, 0.0)], unread=row.unread, notes=row.notes)
+        return Labelled([example], [{}], unread=row.unread, notes=row.notes)
 
 
 def build_store(

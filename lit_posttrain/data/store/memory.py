@@ -8,7 +8,7 @@ import numpy as np
 
 from lit_posttrain.data.audit.compared import ResponseColumns
 from lit_posttrain.data.store.store import MEASURES, Longs, measures
-from lit_posttrain.types import Role, Tree
+from lit_posttrain.types import Tree
 
 
 class MemoryTrees:
@@ -31,24 +31,20 @@ class MemoryTrees:
     def __getitem__(self, index: int) -> Tree:
         return self._trees[index]
 
-    @property
-    def soft_labels(self) -> bool:
-        """Whether a pair's label is a probability instead of certain."""
-        return any(r.role == Role.REJECTED and r.label > 0 for tree in self._trees for r in tree.responses)
-
-    @property
-    def margins(self) -> bool:
-        """Whether somebody said by how much a chosen response is better."""
-        return any(r.role == Role.CHOSEN and r.label != 0 for tree in self._trees for r in tree.responses)
+    def says(self, label: str) -> bool:
+        """True if a response has a label of this name that is not 0."""
+        return any(r.labels.get(label, 0.0) != 0 for tree in self._trees for r in tree.responses)
 
     def responses(self) -> ResponseColumns:
         """All responses."""
         every = [response for tree in self._trees for response in tree.responses]
         return ResponseColumns(
             tree=np.repeat(np.arange(len(self._trees)), self.num_responses),
-            role=np.array([response.role for response in every], dtype=np.int8),
-            label=np.array([response.label for response in every], dtype=np.float32),
             size=np.array([len(response.tokens) for response in every], dtype=np.int64),
+            labels={
+                name: np.array([response.label(name) for response in every], dtype=np.float32)
+                for name in {name for response in every for name in response.labels}
+            },
         )
 
     def sources(self, rows: Sequence[int]) -> list[str]:

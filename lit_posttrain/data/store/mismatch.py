@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.store.loader import Trees
-from lit_posttrain.types import Response, Role, Tree
+from lit_posttrain.types import Response, Tree
 
 _LOOK_AHEAD = 200
 
@@ -34,7 +34,7 @@ class Mismatched:
         return len(self.store)
 
     def __getitem__(self, index: int) -> Tree:
-        """A tree with one MISMATCHED response."""
+        """A tree with one response, without labels."""
         own, said = self._pair(index)
         room = max(self.max_length - len(said.tokens), 1)
         tree = Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
@@ -58,7 +58,7 @@ class Mismatched:
                 break
         response = self._response(other or own, index)
         counted = response.loss_mask if other is not None else np.zeros_like(response.loss_mask)
-        return own, Response(response.tokens, counted, Role.MISMATCHED)
+        return own, Response(response.tokens, counted)
 
     @property
     def possible(self) -> bool:

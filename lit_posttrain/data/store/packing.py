@@ -7,6 +7,7 @@ chosen per micro-batch by `RowLayout.attention_cost`. Nothing here changes a los
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_posttrain.types import RowLayout, Tree, TreeBatch
+from lit_posttrain.types import PerResponse, Response, RowLayout, Tree, TreeBatch
 
 # Candidate row lengths are the longest group times these: more than one group a row pays where lengths are ragged.
 _ROW_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
@@ -165,8 +166,7 @@ def collate(
         target_response=_concatenate([np.full(len(s[1]), s[0], np.int64) for s in spans]),
         response_tree=_concatenate([np.full(len(t.responses), i, np.int64) for i, t in enumerate(trees)]),
         response_last=torch.from_numpy(last),
-        response_role=torch.tensor([int(r.role) for r in responses], dtype=torch.int64),
-        response_label=torch.tensor([r.label for r in responses], dtype=torch.float32),
+        per_response=_labels(responses),
         denominators=dict(denominators),
         example_ids=list(example_ids) if example_ids else list(range(len(trees))),
         per_target={
@@ -174,6 +174,12 @@ def collate(
             for name in (attached if spans else ())
         },
     )
+
+
+def _labels(responses: Sequence[Response]) -> PerResponse:
+    names = dict.fromkeys(name for response in responses for name in response.labels)
+    columns = {name: torch.tensor([r.label(name) for r in responses], dtype=torch.float32) for name in names}
+    return PerResponse(columns, torch.full((len(responses),), math.nan))
 
 
 def _target_starts(trees: Sequence[Tree]) -> dict[int, int]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lit_posttrain.data.audit.compared import ResponseColumns
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Response, Role, Tree, rank_of
+from lit_posttrain.types import Response, Tree
 
 Longs = NDArray[np.int64]
 
@@ -72,7 +72,9 @@ class TreeStore:
         self._loss_mask = _map(self.folder / "loss_mask.bin", np.dtype(np.bool_))
         self._records = _map(self.folder / "records.bin", np.dtype(np.uint8))
         with np.load(self.folder / "segments.npz") as segments:
-            self._offsets, self._role, self._label = segments["offsets"], segments["role"], segments["label"]
+            self._offsets = segments["offsets"]
+            names: list[str] = segments["label_names"].tolist()
+            self._labels: dict[str, NDArray[np.float32]] = dict(zip(names, segments["labels"], strict=True))
         with np.load(self.folder / "trees.npz") as trees:
             columns = {name: trees[name] for name in (*_TREE_COLUMNS, "row_hash")}
         ends = np.cumsum(columns["trained_tokens"])
@@ -112,7 +114,7 @@ class TreeStore:
         loss_mask = np.array(self._loss_mask[ends[0] : ends[-1]])
         cuts = [slice(a - ends[0], b - ends[0]) for a, b in pairwise(ends)]
         responses = [
-            Response(tokens[cut], loss_mask[cut], Role(int(self._role[segment])), float(self._label[segment]))
+            Response(tokens[cut], loss_mask[cut], self._labels_of(segment))
             for segment, cut in enumerate(cuts[1:], first + 1)
         ]
         return Tree(
@@ -133,15 +135,12 @@ class TreeStore:
         """All trees of the folder."""
         return TreeStore(self.folder, self.files)
 
-    @property
-    def soft_labels(self) -> bool:
-        """Whether a pair's label is a probability instead of certain."""
-        return bool(((self._role == int(Role.REJECTED)) & (self._label > 0)).any())
+    def _labels_of(self, segment: int) -> dict[str, float]:
+        return {name: float(v[segment]) for name, v in self._labels.items() if v[segment] == v[segment]}
 
-    @property
-    def margins(self) -> bool:
-        """Whether somebody said by how much a chosen response is better."""
-        return bool(((self._role == int(Role.CHOSEN)) & (self._label != 0)).any())
+    def says(self, label: str) -> bool:
+        """True if a response of the folder has a label of this name that is not 0."""
+        return label in self._labels and bool(np.nan_to_num(self._labels[label]).any())
 
     def sources(self, rows: Sequence[int]) -> list[str]:
         """`file:line` of trees."""
@@ -171,7 +170,8 @@ class TreeStoreWriter:
         self._draft = self.folder.with_name(f"{self.folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         self._columns = {name: array("q") for name in _TREE_COLUMNS}
         self._row_hash = array("Q")
-        self._offsets, self._role, self._label = array("q", [0]), array("b"), array("f")
+        self._offsets = array("q", [0])
+        self._labels: dict[str, tuple[array[int], array[float]]] = {}  # by name the segments that have it, and values
         self._hash = hashlib.blake2b(digest_size=16)
         self._tokens: list[NDArray[Any]] = []
         self._loss_mask: list[NDArray[Any]] = []
@@ -212,25 +212,27 @@ class TreeStoreWriter:
         self._record_bytes += len(record)
         self._hash.update(record)
         self._records_file.write(record)
-        row = (len(self._role), *measures(tree), self._index[tree.file], tree.line, begin, self._record_bytes)
+        row = (len(self._offsets) - 1, *measures(tree), self._index[tree.file], tree.line, begin, self._record_bytes)
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
         self._row_hash.append(row_hash)
-        self._segment(prompt, np.zeros(len(prompt), np.bool_) if marks is None else marks, 0, 0.0)
+        self._segment(prompt, np.zeros(len(prompt), np.bool_) if marks is None else marks, {})
         for response in responses:
-            self._segment(response.tokens, response.loss_mask, int(response.role), response.label)
+            self._segment(response.tokens, response.loss_mask, response.labels)
         if self._pending_tokens >= _FLUSH_TOKENS:
             self._flush()
 
-    def _segment(self, tokens: NDArray[Any], loss_mask: NDArray[Any], role: int, label: float) -> None:
+    def _segment(self, tokens: NDArray[Any], loss_mask: NDArray[Any], labels: Mapping[str, float]) -> None:
         if len(tokens) != len(loss_mask):
             raise ValueError(f"{len(tokens)} tokens with a mask of {len(loss_mask)}")
         self._tokens.append(tokens)
         self._loss_mask.append(loss_mask)
         self._pending_tokens += len(tokens)
+        for name, value in labels.items():
+            segments, values = self._labels.setdefault(name, (array("q"), array("f")))
+            segments.append(len(self._offsets) - 1)
+            values.append(value)
         self._offsets.append(self._offsets[-1] + len(tokens))
-        self._role.append(role)
-        self._label.append(label)
 
     def _flush(self) -> None:
         for parts, dtype, file in (
@@ -257,9 +259,16 @@ class TreeStoreWriter:
         tree = np.repeat(np.arange(len(counts)), counts)
         place = np.arange(len(tree)) - np.repeat(np.cumsum(counts) - counts, counts)
         segment = first[tree] + 1 + place
-        role, label = np.array(self._role, dtype=np.int8), np.array(self._label, dtype=np.float32)
         sizes = np.diff(np.array(self._offsets, dtype=np.int64))
-        return ResponseColumns(tree, role[segment], label[segment], sizes[segment])
+        labels = {name: values[segment] for name, values in self._label_columns().items()}
+        return ResponseColumns(tree, sizes[segment], labels)
+
+    def _label_columns(self) -> dict[str, NDArray[np.float32]]:
+        """By name one number a segment, NaN where it has none."""
+        columns = {name: np.full(len(self._offsets) - 1, np.nan, np.float32) for name in self._labels}
+        for name, (segments, values) in self._labels.items():
+            columns[name][np.array(segments, dtype=np.int64)] = values
+        return columns
 
     def finish(self, notes: Mapping[str, str] | None = None) -> TreeStore:
         """Put the folder in its place, with `notes` as further text files, and open it. If another process was
@@ -268,10 +277,11 @@ class TreeStoreWriter:
         self._tokens_file.close()
         self._loss_mask_file.close()
         self._records_file.close()
+        offsets, labels = np.array(self._offsets, dtype=np.int64), self._label_columns()
         segments = {
-            "offsets": np.array(self._offsets, dtype=np.int64),
-            "role": np.array(self._role, dtype=np.int8),
-            "label": np.array(self._label, dtype=np.float32),
+            "offsets": offsets,
+            "label_names": np.array(list(labels), dtype=np.str_),
+            "labels": np.array(list(labels.values()), np.float32).reshape(len(labels), len(offsets) - 1),
         }
         trees = self.columns()
         for column in (*segments.values(), trees["first_segment"], trees["row_hash"]):
@@ -315,12 +325,11 @@ def measures(tree: Tree) -> tuple[int, ...]:
 
 def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int, int]:
     """Pairs of unequal rank, responses that are known to be good or bad, and trained tokens of those of rank 0."""
-    if all(r.role == Role.SAMPLE for r in responses):
-        return 0, 0, 0
-    ranks = [rank_of(r.role, r.label) for r in responses]
+    ranks = [response.label("rank") for response in responses]
     best = [np.count_nonzero(r.loss_mask[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
-    ends = {0.0, max(ranks)} if any(r.role == Role.RANKED for r in responses) else {0.0, 1.0}
-    return sum(a < b for a in ranks for b in ranks), sum(rank in ends for rank in ranks), int(sum(best))
+    ends = {0.0, max((rank for rank in ranks if rank == rank), default=0.0)}
+    known = [rank in ends or "good" in r.labels for r, rank in zip(responses, ranks, strict=True)]
+    return sum(a < b for a in ranks for b in ranks), sum(known), int(sum(best))
 
 
 def _map(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -122,7 +122,7 @@ def data(tmp_path: Path, weights: Any, **options: Any) -> ConversationData:
     paths = [
         write(tmp_path / f"{n}.jsonl", pairs(100 * i, count)) for i, (n, count) in enumerate((("a", 60), ("b", 8)))
     ]
-    return ConversationData(paths, weights, cache_dir=str(tmp_path / "cache"), batch_size=8, **options)
+    return ConversationData(paths, weights=weights, cache_dir=str(tmp_path / "cache"), batch_size=8, **options)
 
 
 def test_a_run_and_its_audit(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_folder_is_one_source(tmp_path: Path) -> None:
     for name in "cd":
         write(tmp_path / "many" / f"{name}.jsonl", pairs(ord(name) * 100, 10))
     one = write(tmp_path / "one.jsonl", pairs(0, 10))
-    mixed = ConversationData([str(tmp_path / "many"), one], [0.5, 1.0], cache_dir=str(tmp_path / "cache"))
+    mixed = ConversationData([str(tmp_path / "many"), one], weights=[0.5, 1.0], cache_dir=str(tmp_path / "cache"))
     mixed.build(tiny.tokenizer())
     assert [(s.trees, s.shown) for s in mixed.audit.mix] == [(20, 10), (10, 10)]
 
@@ -165,7 +165,7 @@ def test_weights_meant_as_shares_are_reported(tmp_path: Path) -> None:
 
 def test_companions_follow_the_rows(tmp_path: Path) -> None:
     files = feedback_files(tmp_path).paths
-    mixed = PreferenceData(files, [2.0, 0.5, 1.0], cache_dir=str(tmp_path / "cache"), batch_size=7)
+    mixed = PreferenceData(files, weights=[2.0, 0.5, 1.0], cache_dir=str(tmp_path / "cache"), batch_size=7)
     mixed.build(tiny.tokenizer())
     store = mixed.train_store
     companions = Mismatched(store, 64)
@@ -196,6 +196,6 @@ def test_a_file_that_is_found_twice(tmp_path: Path) -> None:
     (tmp_path / "both").mkdir()
     path = write(tmp_path / "both" / "a.jsonl", pairs(0, 4))
     with pytest.raises(PostTrainError, match=r"a\.jsonl is found twice in --data\.path; name it once"):
-        ConversationData([path, str(tmp_path / "both")], [1.0, 2.0], cache_dir=str(tmp_path / "c")).build(
+        ConversationData([path, str(tmp_path / "both")], weights=[1.0, 2.0], cache_dir=str(tmp_path / "c")).build(
             tiny.tokenizer()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -25,16 +26,19 @@ def add_kind(tree: OptionTree, kind: type, families: Families) -> Kind:
     """Add a class to the tree, and the dataclasses among its options."""
     if import_path(kind) not in tree.kinds:
         tree.kinds[import_path(kind)] = Kind({})  # first, for classes that hold themselves
-        tree.kinds[import_path(kind)] = options_of(kind.__init__, tree, families)  # type: ignore[misc]  # its signature is what counts
+        tree.kinds[import_path(kind)] = options_of(kind.__init__, tree, families, kind)  # type: ignore[misc]  # its signature is what counts
     return tree.kinds[import_path(kind)]
 
 
-def options_of(function: Callable[..., Any], tree: OptionTree, families: Families) -> Kind:
-    """The options that a function's signature makes. families: by kind of class, the base of what may be chosen."""
-    try:
-        hints = get_type_hints(function)
-    except NameError:  # a type that is imported for type checkers alone
-        hints = {}
+def options_of(function: Callable[..., Any], tree: OptionTree, families: Families, owner: type | None = None) -> Kind:
+    """The options that a function's signature makes. families: by kind of class, the base of what may be chosen. owner:
+    the class whose constructor `function` is."""
+    hints: dict[str, Any] = {}
+    with suppress(NameError):  # a type that is imported for type checkers alone
+        # each field of a dataclass is resolved in the module that declares it; its constructor knows only its own
+        hints = get_type_hints(owner) if owner is not None and is_dataclass(owner) else {}
+    with suppress(NameError):
+        hints |= get_type_hints(function)
     named, more = {}, False
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:

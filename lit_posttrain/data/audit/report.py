@@ -309,6 +309,20 @@ class AuditReport:
         ]
 
     @property
+    def why_empty(self) -> str:
+        """What became of the rows where none can be used, and what to do."""
+        reasons = [
+            f"{tally.count} {reason} ({file.where(tally)})"
+            for file in self.files
+            for reason, tally in file.dropped.items()
+        ]
+        advice = ["raise --data.max_length"] if any("max_length" in reason for reason in reasons) else []
+        if self.held_out:
+            reasons.append(f"{self.held_out} held out by val_fraction {self.val_fraction:g}")
+            advice.append("pass --data.val_fraction 0, or --data.val_path")
+        return "; ".join([f"of {self.total.rows} rows: " + (", ".join(reasons) or "none kept"), *advice])
+
+    @property
     def closing_tokens(self) -> list[str]:
         """End tokens that close trained turns, without those of fewer than one in a hundred: words of a row may end
         with a special token too."""

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from lit_posttrain.data.audit.report import AuditReport
-from lit_posttrain.data.files.sources import find_sources
+from lit_posttrain.data.files.names import short_names
 from lit_posttrain.data.render.trees import Options
 from lit_posttrain.data.store.build import build_store, held_out
 from lit_posttrain.data.store.loader import Companions, EvalLoader, StepLoader, Trees
 from lit_posttrain.data.store.mixing import Mix, check_weights, mix_sources
 from lit_posttrain.data.store.store import TreeStore
-from lit_posttrain.data.store.streaming import StreamLoader, TreeStream, refuse_with_stream, require_steps
-from lit_posttrain.distributed import together
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import RowLayout
-
-log = logging.getLogger(__name__)
+from lit_posttrain.types import RowLayout, TreeBatch
 
 DEFAULT_MAX_LENGTH = 2048
 HELD_OUT = "held_out"
@@ -46,52 +39,76 @@ class TokenizerOwner(Protocol):
     def layout(self) -> RowLayout: ...
 
 
-class TreeData(LightningDataModule):
-    """Base class of the data modules. A subclass says in `_options` how records become trees."""
+class Rank(TypedDict):
+    """Of how many processes (world) this is which (rank)."""
 
-    def __init__(
-        self,
-        path: str | list[str],
-        val_path: str | list[str] | None,
-        test_path: str | list[str] | None,
-        val_fraction: float,
-        max_length: int | None,
-        batch_size: int,
-        eval_batch_size: int,
-        shuffle: bool,
-        seed: int,
-        cache_dir: str | None,
-        *,
-        weights: list[float] | None = None,
-        streaming: bool = False,
-        shuffle_buffer: int = 1000,
-    ) -> None:
-        """The arguments are those of `ConversationData`."""
+    world: int
+    rank: int
+
+
+class StepOptions(Rank):
+    """What the loaders of training steps take from the trainer and the method."""
+
+    batch_size: int
+    accumulate: int
+    layout: RowLayout
+    limit: int | float
+
+
+@dataclass(eq=False, repr=False)
+class TreeData(LightningDataModule):
+    """Base class of the data modules. A subclass says in `_options` how records become trees.
+
+    Args:
+        path: Training data: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of
+            them, `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
+        weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
+            quarter of them in every epoch, until all have been seen. Factors, not shares: the audit lists the shares
+            that they make. Default: all rows once.
+        val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
+        test_path: Data for `test` and `predict`. Default: `test` takes the validation data, `predict` every row of
+            `path`.
+        val_fraction: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
+            by a hash of a row's content: the same rows in every run, and repeated rows on the same side.
+        system_prompt: System prompt for rows without one.
+        max_length: Longest example, in tokens. Default: the model's limit, at most 2048.
+        on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
+        batch_size: Examples per optimizer step, over all micro-batches and devices.
+        eval_batch_size: Examples per validation batch, over all devices.
+        shuffle: Shuffle the training data anew in every epoch.
+        seed: Seed of the shuffle.
+        cache_dir: Folder of tokenised data. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
+    """
+
+    path: str | list[str]
+    _: KW_ONLY
+    weights: list[float] | None = None
+    val_path: str | list[str] | None = None
+    test_path: str | list[str] | None = None
+    val_fraction: float = 0.0
+    system_prompt: str | None = None
+    max_length: int | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    batch_size: int = 16
+    eval_batch_size: int = 16
+    shuffle: bool = True
+    seed: int = 0
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if not 0.0 <= val_fraction < 1.0:
-            raise PostTrainError(f"--data.val_fraction is {val_fraction}; it must be at least 0 and below 1")
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "shuffle_buffer": shuffle_buffer}
-        for name, size in sizes.items():
-            if size < 1:
-                raise PostTrainError(f"--data.{name} is {size}; it must be at least 1")
-        self.paths, self.val_paths, self.test_paths = _listed(path), _listed(val_path), _listed(test_path)
+        if not 0.0 <= self.val_fraction < 1.0:
+            raise PostTrainError(f"--data.val_fraction is {self.val_fraction}; it must be at least 0 and below 1")
+        require_at_least(1, batch_size=self.batch_size, eval_batch_size=self.eval_batch_size)
+        require_at_least(0, seed=self.seed)
+        self.paths, self.val_paths, self.test_paths = map(_listed, (self.path, self.val_path, self.test_path))
         if not self.paths:
             raise PostTrainError("--data.path names nothing; give a file, a folder, builtin:NAME or a hub data set")
         if twice := next((p for p in self.paths if self.paths.count(p) > 1), None):
             raise PostTrainError(f"--data.path names {twice} twice; to show its rows twice, pass --data.weights")
-        if seed < 0:
-            raise PostTrainError(f"--data.seed is {seed}; it must be at least 0")
-        check_weights(weights, self.paths)
-        if streaming:
-            refuse_with_stream(weights, 0.0 if val_path else val_fraction)
-        self.weights, self.streaming, self.shuffle_buffer = weights, streaming, shuffle_buffer
-        self.val_fraction, self.max_length = val_fraction, max_length
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.shuffle, self.seed, self.cache_dir = shuffle, seed, cache_dir
-        self._stream: Callable[[], TreeStream] | None = None
-        self._stream_loader: StreamLoader | None = None
+        check_weights(self.weights, self.paths)
         self._whole: TreeStore | None = None
-        self._places: dict[str, str] = {}  # what the data sets to measure on are, by name, in words
+        self._titles: dict[str, str] = {}  # what to call each data set in messages, by its name
         self._train: TreeStore | None = None
         self._mix: Mix | None = None
         self._val: dict[str, TreeStore] = {}
@@ -116,51 +133,38 @@ class TreeData(LightningDataModule):
         """
         self._scored = scored
         options = self._options(self._limit(max_positions))
-        audit = self._build_stream(tokenizer, options) if self.streaming else self._build_rows(tokenizer, options)
-        for name, path in _named(self.val_paths, taken={HELD_OUT}).items():
-            self._val[name] = self._extra(path, name, tokenizer, options, audit)
+        audit = self._build_training_data(tokenizer, options)
+        for name, path in short_names(self.val_paths, taken={HELD_OUT}).items():
+            self._val[name] = self._build_evaluation_set(path, name, tokenizer, options, audit)
         self._test = {}
-        for name, path in _named(self.test_paths, taken={HELD_OUT, *self._val}).items():
-            self._test[name] = self._extra(path, name, tokenizer, options, audit)
+        for name, path in short_names(self.test_paths, taken={HELD_OUT, *self._val}).items():
+            self._test[name] = self._build_evaluation_set(path, name, tokenizer, options, audit)
         self._audit = audit
         self._built_for = (id(tokenizer), max_positions, scored)
 
-    def _build_rows(self, tokenizer: Any, options: Options) -> AuditReport:
+    def _build_training_data(self, tokenizer: Any, options: Options) -> AuditReport:
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
         share = 0.0 if self.val_paths else self.val_fraction
         aside = held_out(whole, share)
         train = whole.select(np.flatnonzero(~aside)) if share else whole
         audit.val_fraction, audit.held_out = share, int(aside.sum())
         if len(train) == 0:
-            raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {_why_empty(audit)}")
+            raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {audit.why_empty}")
         if self.weights is not None:
             self._mix = mix_sources(train, audit, self.paths, self.weights, self.batch_size)
         self._val = {HELD_OUT: whole.select(np.flatnonzero(aside))} if audit.held_out else {}
         everything = ", ".join(self.paths)
-        self._places = {HELD_OUT: f"the rows held out of {everything}", everything: everything}
+        self._titles = {HELD_OUT: f"the rows held out of {everything}", everything: everything}
         self._whole, self._train = whole, train
         return audit
 
-    def _build_stream(self, tokenizer: Any, options: Options) -> AuditReport:
-        sources = [source for path in self.paths for source in find_sources(path, streaming=True)]
-        self._stream = partial(
-            TreeStream,
-            sources,
-            tokenizer,
-            options,
-            shuffle=self.shuffle,
-            buffer=self.shuffle_buffer,
-            seed=self.seed,
-            quiet=self._place()["rank"] > 0,
-        )
-        self._val, self._places = {}, {}
-        return self._stream().preview()
-
-    def _extra(self, path: str, name: str, tokenizer: Any, options: Options, audit: AuditReport) -> TreeStore:
+    def _build_evaluation_set(
+        self, path: str, name: str, tokenizer: Any, options: Options, audit: AuditReport
+    ) -> TreeStore:
         store, report = build_store([path], tokenizer, options, self.cache_dir)
         if len(store) == 0:
-            raise PostTrainError(f"{path}: no usable row; {_why_empty(report)}")
-        self._places[name] = path
+            raise PostTrainError(f"{path}: no usable row; {report.why_empty}")
+        self._titles[name] = path
         if self._train is not None:
             report.in_training = int(np.isin(store.row_hash, self._train.row_hash).sum())
         audit.validation[name] = report
@@ -192,10 +196,6 @@ class TreeData(LightningDataModule):
         owner = self._owner()
         if self._built_for != (id(owner.tokenizer), owner.max_positions, owner.layout.tails):
             self.prepare_data()
-        if stage == "fit" and self.streaming and self.trainer is not None:
-            require_steps(self.trainer)
-        if stage == "predict" and self.streaming and not self.test_stores:
-            raise PostTrainError("nothing to predict on: a stream is for training; name a file with --data.test_path")
         if stage in ("validate", "test") and not (self.test_stores if stage == "test" else self.val_stores):
             word, option = ("test", "test_path") if stage == "test" else ("validate", "val_path")  # stage is an enum
             raise PostTrainError(
@@ -216,10 +216,8 @@ class TreeData(LightningDataModule):
         """The training trees.
 
         Raises:
-            PostTrainError: before `build`, and for a stream, whose trees are not known.
+            PostTrainError: before `build`.
         """
-        if self.streaming:
-            raise PostTrainError("--data.streaming: the rows are not known beforehand; leave it out")
         if self._train is None:
             raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
         return self._train
@@ -251,8 +249,6 @@ class TreeData(LightningDataModule):
 
     def row_sources(self, rows: list[int]) -> list[str]:
         """`file:line` of training rows (`TreeBatch.example_ids`), for messages to people."""
-        if self._stream_loader is not None:
-            return self._stream_loader.step_trees.sources(rows)
         return self.train_store.sources(rows)
 
     def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
@@ -280,7 +276,7 @@ class TreeData(LightningDataModule):
     def evaluated_rows(self, stage: str) -> dict[str, int]:
         """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
         stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
-        return {self._places[name]: len(store) for name, store in stores.items()}
+        return {self._titles[name]: len(store) for name, store in stores.items()}
 
     @property
     def audit(self) -> AuditReport:
@@ -289,52 +285,32 @@ class TreeData(LightningDataModule):
             raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
         return self._audit
 
-    def train_dataloader(self) -> StepLoader | StreamLoader:
-        """Micro-batches of whole optimizer steps; with `overfit_batches` the same first rows in every epoch.
-
-        Raises:
-            PostTrainError: for `overfit_batches` with a stream, which does not begin again.
-        """
-        trainer: Any = self.trainer  # `overfit_batches` is set by a connector, unseen by type checkers
-        overfits = bool(trainer.overfit_batches)
-        how: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "accumulate": trainer.accumulate_grad_batches,
-            "layout": self._owner().layout,
-            "limit": trainer.limit_train_batches,
-            **self._place(),
-        }
-        if self._stream is not None:
-            if overfits:
-                raise PostTrainError(
-                    "--trainer.overfit_batches: a stream does not begin again; leave --data.streaming out"
-                )
-            check = getattr(self._owner(), "check_store", None)
-            self._stream_loader = StreamLoader(
-                self._stream(),
-                steps=trainer.max_steps,
-                check=check,
-                companions=self._companions,
-                together=partial(together, trainer),
-                **how,
-            )
-            return self._stream_loader
-        beside = self._companions(self.train_store)
+    def train_dataloader(self) -> Iterable[TreeBatch]:
+        """Micro-batches of whole optimizer steps; with `overfit_batches` the same first rows in every epoch."""
         return StepLoader(
             self.train_store,
             seed=self.seed,
-            shuffle=self.shuffle and not overfits,
-            repeat=overfits,
+            shuffle=self.shuffle and not self._overfits,
+            repeat=self._overfits,
             mix=self._mix,
-            companions=beside,
-            **how,
+            companions=self._companions(self.train_store),
+            **self._step_options(),
         )
 
-    def teardown(self, stage: str) -> None:
-        """Say what a stream has dropped and altered: an audit has seen its first rows alone."""
-        loader = self._stream_loader
-        if stage == "fit" and loader is not None and not loader.stream.quiet and (found := loader.stream.findings()):
-            log.warning("of %d rows of the stream, each counted in every pass: %s", loader.stream.counts["rows"], found)
+    @property
+    def _overfits(self) -> bool:
+        trainer: Any = self.trainer  # `overfit_batches` is set by a connector, unseen by type checkers
+        return bool(trainer.overfit_batches)
+
+    def _step_options(self) -> StepOptions:
+        assert self.trainer is not None
+        return {
+            "batch_size": self.batch_size,
+            "accumulate": self.trainer.accumulate_grad_batches,
+            "layout": self._owner().layout,
+            "limit": self.trainer.limit_train_batches,
+            **self._rank(),
+        }
 
     def val_dataloader(self) -> list[EvalLoader]:
         """One loader per validation set, in the order of `val_stores`."""
@@ -356,7 +332,7 @@ class TreeData(LightningDataModule):
                 batch_size=self.eval_batch_size,
                 layout=layout,
                 companions=self._companions(store),
-                **self._place(),
+                **self._rank(),
             )
             for store in stores.values()
         ]
@@ -365,36 +341,21 @@ class TreeData(LightningDataModule):
         """What a method wants to see beside the rows of a store; nothing by default."""
         return None
 
-    def _place(self) -> dict[str, int]:
+    def _rank(self) -> Rank:
         given = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
         return {"world": int(given.get("num_replicas", 1)), "rank": int(given.get("rank", 0))}
 
 
+def require_at_least(least: int, **options: int) -> None:
+    """Refuse options of the data module that are too small.
+
+    Raises:
+        PostTrainError: naming the first one.
+    """
+    for name, value in options.items():
+        if value < least:
+            raise PostTrainError(f"--data.{name} is {value}; it must be at least {least}")
+
+
 def _listed(paths: str | Sequence[str] | None) -> list[str]:
     return [paths] if isinstance(paths, str) else list(paths or [])
-
-
-def _named(paths: Sequence[str], taken: set[str]) -> dict[str, str]:
-    """A short unique name per path: its stem, with its folder or a number where that is taken."""
-    named: dict[str, str] = {}
-    for path in paths:
-        place = Path(re.sub(r"^builtin:|:[^/:]*$", "", path))
-        stem = place.name.split(".")[0] or "data"
-        candidates = [stem, f"{place.parent.name}_{stem}", *(f"{stem}_{n}" for n in range(2, len(paths) + 3))]
-        name = next(c for c in candidates if c not in taken and c not in named and not c.startswith("_"))
-        named[name] = path
-    return named
-
-
-def _why_empty(audit: AuditReport) -> str:
-    reasons = [
-        f"{tally.count} {reason} ({file.where(tally)})"
-        for file in audit.files
-        for reason, tally in file.dropped.items()
-    ]
-    if audit.held_out:
-        reasons.append(f"{audit.held_out} held out by val_fraction {audit.val_fraction:g}")
-    advice = ["raise --data.max_length"] if any("max_length" in reason for reason in reasons) else []
-    if audit.held_out:
-        advice.append("pass --data.val_fraction 0, or --data.val_path")
-    return "; ".join([f"of {audit.total.rows} rows: " + (", ".join(reasons) or "none kept"), *advice])

@@ -14,7 +14,7 @@ from lit_posttrain.data.formats.comparison import Candidate, Comparison
 from lit_posttrain.data.formats.comparison_readers import Annotators
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.example import Example, Labelled
-from lit_posttrain.data.modules.base import TreeData
+from lit_posttrain.data.modules.streamable import StreamableData
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
 from lit_posttrain.data.render.templates import TrainOn
 from lit_posttrain.data.render.trees import Reader
@@ -105,7 +105,8 @@ def _example(comparison: Comparison, candidate: Candidate, row: Row) -> Example:
     return example
 
 
-class PreferenceData(TreeData):
+@dataclass(kw_only=True, eq=False, repr=False)
+class PreferenceData(StreamableData):
     """Comparisons of responses to the same prompt, from files, folders or the hub.
 
     Columns are recognised by their names: chosen/rejected (strings, messages, or `Human:`/`Assistant:` transcripts,
@@ -116,81 +117,27 @@ class PreferenceData(TreeData):
     prompt, only ties) are dropped, counted and listed in the audit.
 
     Args:
-        path: Training data: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of
-            them, `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
-        weights: For each entry of `path` how many times an epoch shows its rows: 2 shows each twice, 0.25 another
-            quarter of them in every epoch, until all have been seen. Factors, not shares: the audit says what shares
-            they make. Default: all rows once.
-        val_path: Validation data, of the same kinds. Every entry is logged as a data set of its own.
-        test_path: Data for `test` and `predict`; where it is not given, `test` takes the validation data and `predict`
-            every row of `path`.
-        val_fraction: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
-            by a hash of a row's content.
         columns: Names of the columns, where they are not recognised.
         annotators: Where several people judged a pair: `soft` keeps the share of their votes as a probability,
             `majority` takes the more frequent vote as certain and drops ties.
-        label_values: What the labels of judged pairs say, by their value: `first`, `second` or `tie`, such as
+        label_values: What the labels of judged pairs mean, by their value: `first`, `second` or `tie`, such as
             '{1: first, 0: second}' or '{model_a: first, model_b: second, tie: tie}'. Default: 1 is the first response,
             2 the second, 0 a tie; the published columns of PKU-SafeRLHF, SHP and HelpSteer are known.
-        system_prompt: System prompt for prompts that bring none.
-        train_on_prompt: Whether likelihood terms per token cover the prompt too; preferences never do.
-        max_length: Most tokens of a prompt with its longest response. Default: what the model takes, at most 2048.
+        train_on_prompt: True if likelihood terms per token include the prompt. Preference terms never do.
+        max_length: Most tokens of a prompt with its longest response. Default: the model's limit, at most 2048.
         overlong: Longer rows: `drop` them, or `cut_prompt` at its beginning. Responses are never cut. The audit counts.
-        on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
         batch_size: Prompts per optimizer step, over all micro-batches and devices.
         eval_batch_size: Prompts per validation batch, over all devices.
-        shuffle: Shuffle the training data anew in every epoch.
-        seed: Seed of the shuffle.
-        streaming: Read the training data as training goes on instead of tokenising it all before: for sets too large
-            for that, on the hub without storing them. Needs --trainer.max_steps, and --data.val_path or no validation;
-            several files are read one after another, in an order drawn anew in every pass. A row that cannot be used is
-            found when it is reached. A resumed run reads the pass again up to its place.
-        shuffle_buffer: With streaming: among how many rows the next one is drawn.
-        cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
     """
 
-    def __init__(
-        self,
-        path: str | list[str],
-        weights: list[float] | None = None,
-        val_path: str | list[str] | None = None,
-        test_path: str | list[str] | None = None,
-        val_fraction: float = 0.0,
-        columns: PreferenceColumns | None = None,
-        annotators: Literal["soft", "majority"] = "soft",
-        label_values: dict[str, Winner] | None = None,
-        system_prompt: str | None = None,
-        train_on_prompt: bool = False,
-        max_length: int | None = None,
-        overlong: Literal["drop", "cut_prompt"] = "drop",
-        on_bad_row: Literal["error", "skip"] = "error",
-        batch_size: int = 16,
-        eval_batch_size: int = 16,
-        shuffle: bool = True,
-        seed: int = 0,
-        streaming: bool = False,
-        shuffle_buffer: int = 1000,
-        cache_dir: str | None = None,
-    ) -> None:
-        super().__init__(
-            path,
-            val_path,
-            test_path,
-            val_fraction,
-            max_length,
-            batch_size,
-            eval_batch_size,
-            shuffle,
-            seed,
-            cache_dir,
-            weights=weights,
-            streaming=streaming,
-            shuffle_buffer=shuffle_buffer,
-        )
-        self.columns, self.annotators, self.system_prompt = columns, annotators, system_prompt
-        self.label_values = label_values
-        self.train_on_prompt = train_on_prompt
-        self.overlong, self.on_bad_row = overlong, on_bad_row
+    columns: PreferenceColumns | None = None
+    annotators: Literal["soft", "majority"] = "soft"
+    label_values: dict[str, Winner] | None = None
+    train_on_prompt: bool = False
+    overlong: Literal["drop", "cut_prompt"] = "drop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._mismatched: dict[str, Mismatched] = {}
 
     def _companions(self, store: Trees) -> Companions | None:

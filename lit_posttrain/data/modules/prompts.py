@@ -212,6 +212,7 @@ class CollectsExperience(Protocol):
         ...
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PromptData(TreeData):
     """Prompts for methods whose policy answers them itself, from files, folders or the hub.
 
@@ -222,61 +223,29 @@ class PromptData(TreeData):
     `tests`, `ground_truth`, ...) is for them alone: a program's, which would give the test away.
 
     Args:
-        path: Prompts to train on: .jsonl, .jsonl.gz, .ndjson, .json, .parquet, .arrow, .csv or .tsv files, folders of
-            them, `builtin:NAME`, or `owner/name[/config][:split]` on the Hugging Face hub. One, or a list.
         weights: For each entry of `path` how many times an epoch over the prompts shows its rows. Default: all once.
         val_path: Prompts to validate on: answered without randomness, and rewarded. Every entry is a data set.
-        test_path: Prompts for `test`; the validation prompts where it is not given.
-        val_fraction: Share of the rows to hold out for validation where there is no `val_path`, 0 to 1, by a hash.
+        test_path: Prompts for `test`. Default: the validation prompts.
         columns: Names of the columns, where they are not recognised.
-        system_prompt: System prompt for prompts that bring none.
         template: Text around every last user message, with `{prompt}` in its place, such as the wanted format.
-        max_length: Longest prompt, in tokens; longer ones are dropped and counted. Default: what the model takes, at
-            most 2048.
-        on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
-        batch_size: Prompts per rollout phase, over all devices. Each is answered by as many responses as the method
-            says, and the phase's optimizer steps share them.
+        max_length: Longest prompt, in tokens; longer ones are dropped and counted. Default: the model's limit, at most
+            2048.
+        batch_size: Prompts per rollout phase, over all devices. The method samples several responses to each, and the
+            phase's optimizer steps share them.
         eval_batch_size: Prompts answered together in validation, over all devices.
         shuffle: Take the prompts in another order every time around.
         seed: Seed of that order.
-        cache_dir: Where tokenised data is kept. Default: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
     """
 
-    def __init__(
-        self,
-        path: str | list[str],
-        weights: list[float] | None = None,
-        val_path: str | list[str] | None = None,
-        test_path: str | list[str] | None = None,
-        val_fraction: float = 0.0,
-        columns: PromptColumns | None = None,
-        system_prompt: str | None = None,
-        template: str | None = None,
-        max_length: int | None = None,
-        on_bad_row: Literal["error", "skip"] = "error",
-        batch_size: int = 8,
-        eval_batch_size: int = 64,
-        shuffle: bool = True,
-        seed: int = 0,
-        cache_dir: str | None = None,
-    ) -> None:
-        super().__init__(
-            path,
-            val_path,
-            test_path,
-            val_fraction,
-            max_length,
-            batch_size,
-            eval_batch_size,
-            shuffle,
-            seed,
-            cache_dir,
-            weights=weights,
-        )
-        if template is not None and "{prompt}" not in template:
+    columns: PromptColumns | None = None
+    template: str | None = None
+    batch_size: int = 8
+    eval_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template is not None and "{prompt}" not in self.template:
             raise PostTrainError("--data.template has no {prompt}, where the prompt goes")
-        self.columns, self.system_prompt, self.template = columns, system_prompt, template
-        self.on_bad_row: Literal["error", "skip"] = on_bad_row
         self._loader: Any = None
 
     def _options(self, max_length: int) -> PromptOptions:

@@ -24,32 +24,32 @@ _WORST = ["wrong", "refused", "left out", "as generated", "right", "impossible"]
 _INTRODUCTION = """\
 # Chat templates
 
-Every model is trained with its own chat template (or one that is named with `--model.policy.chat_template`), and
-training shows it what use shows it: for each assistant turn the prompt is, token for token, what
-`apply_chat_template(messages[:k], add_generation_prompt=True)` gives, and what is trained is the rest of the turn with
-its end. Where a template makes that impossible, the row is refused with the reason; what a template leaves out
-(thoughts, tools, keys of messages) is counted in the audit.
+Every model is trained with its own chat template, or with the one named by `--model.policy.chat_template`. Training
+shows the model exactly what it sees in use: the prompt of each assistant turn is, token for token,
+`apply_chat_template(messages[:k], add_generation_prompt=True)`, and the rest of the turn, with its end token, is
+trained. If a template makes that impossible the row is refused with the reason. What a template leaves out (thoughts,
+tools, keys of messages) is counted in the audit.
 
-- **The prompt that generation is given is not what the template renders there** (DeepSeek's and Nemotron's `<think>`,
-  Gemma's empty channel, Mistral's tools before the last user turn): the turn is trained as generated, behind the
-  prompt of generation. The audit counts these rows, and names the template variables with which both agree, if there
-  are any. If a prompt opens `<think>` and the template drops the thought of a turn, be it under a key of its own or in
-  the content, the thought is trained, closed with `</think>`, and so is an empty one.
+- **Trained as generated**: some templates render a finished conversation differently from the prompt that generation
+  gets (DeepSeek's and Nemotron's `<think>`, Gemma's empty channel, Mistral's tools before the last user turn). Such a
+  turn is trained behind the prompt of generation. The audit counts these rows and names the template variables that
+  make both agree, if there are any. If the prompt opens `<think>` and the template drops the thought of a turn, the
+  thought is trained and closed with `</think>`, also if it is empty or stands in the content.
 - **Template variables**: `--model.policy.template_variables '{enable_thinking: false}'` sets them for training,
   rollouts, validation and every later use of the checkpoint, and writes them into the template of an exported folder.
-  A row's own `chat_template_kwargs` win over them. A variable that the template does not use is an error.
-  Text that says true or false is a truth value if the template only tests the variable; text if it prints or compares
+  A row's own `chat_template_kwargs` override them. A variable that the template does not use is an error. The texts
+  "true" and "false" become booleans if the template only tests the variable; they stay text if it prints or compares
   it.
-- **Spelling**: content as a list of parts, arguments of tool calls as text and thoughts as `reasoning_content`,
-  `thinking` or `reasoning` are written as the template wants them.
-- **What is left out** is found by marking every piece of a conversation and looking for the marks in the text: a turn
-  that is trained on without one of its calls is refused; thoughts, tools, tool results and earlier turns' words and
-  calls are counted.
-- **`{% generation %}`** narrows a turn down to what it marks. The generation prompt is never trained on, what
-  generation has to write before the marked words is, and so is an end token right behind them.
-- **Ends**: where a turn has no end token of its own, the special token that follows it is its end (GLM's `<|user|>`).
+- **Spelling**: content as a list of parts, arguments of tool calls as text, and thoughts under `reasoning_content`,
+  `thinking` or `reasoning` are converted to what the template expects.
+- **What is left out** is found by marking every piece of a conversation and looking for the marks in the rendered
+  text. A trained turn that lost one of its calls is refused. Lost thoughts, tools, tool results and earlier turns are
+  counted.
+- **`{% generation %}`** narrows a turn down to what it marks. The generation prompt is never trained. What generation
+  has to write before the marked words is trained, and so is an end token right behind them.
+- **Ends**: if a turn has no end token of its own, the special token that follows it is its end (GLM's `<|user|>`).
 - **Dates**: a template that writes the date writes the same one in all of the data, that of the first tokenisation,
-  which the cache keeps. In use it writes the day's: no data can hold it.
+  which the cache keeps. In use it writes the current date, which no data can hold.
 - **Reward models** read conversations as rendered: for them nothing is trained as generated.
 
 ## What the templates take

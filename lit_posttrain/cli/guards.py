@@ -13,7 +13,8 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_posttrain.errors import PostTrainError, buried, first_line
+from lit_posttrain.cli.failures import buried
+from lit_posttrain.errors import PostTrainError, first_line
 
 _LIGHTNING = f"{Path(lightning.__file__).parent}/"
 _JSONARGPARSE = f"{Path(jsonargparse.__file__).parent}/"

@@ -6,7 +6,6 @@ cli/commands. This file only finds the right one, so that `--help` does not wait
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
@@ -15,9 +14,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from lit_posttrain import __version__
+from lit_posttrain.cli.failures import buried, of_system
 from lit_posttrain.cli.parsing.early import check_run
 from lit_posttrain.cli.parsing.paths import at_home
-from lit_posttrain.errors import PostTrainError, buried, close_name
+from lit_posttrain.cli.parsing.spelling import close_name
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runtime import share_cores
 
 TRAINER_COMMANDS = {
@@ -36,17 +37,6 @@ OTHER_COMMANDS = {
 }
 # the page of a command says what the last two, which jsonargparse makes, would say
 HELP = ("-h", "--help", "--data.columns.help", "--model.policy.lora.help")
-# what the system says of connections and of what a program does wrong, in whatever class a library puts it
-_OF_ONES_OWN_CODE = frozenset(
-    {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.EPIPE}
-    | {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-    | {errno.EAFNOSUPPORT, errno.ENOTSOCK, errno.EBADF, errno.EINVAL, errno.ECHILD, errno.ESRCH}
-)
-_REMEDIES = {
-    "free some, or write to another disk": (errno.ENOSPC, errno.EDQUOT),
-    "allow more of them (ulimit -n)": (errno.EMFILE, errno.ENFILE),
-    "free some memory, or allow more processes (ulimit -u)": (errno.ENOMEM, errno.EAGAIN),
-}
 _ERROR_EXIT, _INTERRUPT_EXIT, _BROKEN_PIPE_EXIT = 2, 130, 141
 
 
@@ -92,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _BROKEN_PIPE_EXIT
     except Exception as failure:
-        problem = buried(failure) or _of_system(failure)
+        problem = buried(failure) or of_system(failure)
         if problem is None:
             raise
         _give_up_a_full_output()
@@ -117,27 +107,6 @@ def _give_up_a_full_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _of_system(failure: Exception) -> PostTrainError | None:
-    """What the system refused, such as a file that cannot be read, a full disk, or one more process; None for other
-    errors, such as of a connection that code of one's own makes, or of a file that it has closed."""
-    if not isinstance(failure, OSError) or failure.strerror is None:
-        return None
-    if failure.filename is None and (failure.errno in _OF_ONES_OWN_CODE or _of_a_connection(failure)):
-        return None
-    name = str(failure.filename or failure.filename2 or "")
-    place = f"{name[:80]}...: " if len(name) > 200 else f"{name}: " if name else ""
-    remedy = next((f"; {told}" for told, numbers in _REMEDIES.items() if failure.errno in numbers), "")
-    return PostTrainError(f"{place}{failure.strerror}{remedy} (--traceback shows where in the code)")
-
-
-def _of_a_connection(failure: OSError) -> bool:
-    """By its class: these have error numbers of their own."""
-    import socket
-    import ssl
-
-    return isinstance(failure, (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError))
 
 
 def _output_is_closed() -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -24,7 +23,8 @@ from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
 from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger
 from lit_posttrain.callbacks import ThroughputMonitor
-from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, keep_tree
+from lit_posttrain.cli.own_classes import own_class, unfinished
+from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, keep_tree, of_library
 from lit_posttrain.cli.parsing.parser import ExactParser
 from lit_posttrain.cli.parsing.signatures import add_kind, import_path, options_of
 from lit_posttrain.cli.parsing.values import guarded, plain
@@ -54,7 +54,6 @@ _FAMILIES: dict[str, type] = {
     "strategy": Strategy,
     "profiler": Profiler,
 }
-_LIBRARIES = ("lit_posttrain", "lightning", "torch")
 
 
 class RunParser(ExactParser, LightningArgumentParser):
@@ -135,27 +134,21 @@ def option_tree() -> OptionTree:
     # `audit` takes what `fit` takes, so that it takes a run's config
     tree.commands["audit"] = tree.commands["fit"] | add_kind(tree, AuditOptions, _FAMILIES).options
     of_libraries = {
-        family: {name: own for name, paths in known.items() if (own := [p for p in paths if _of_library(p)])}
+        family: {name: own for name, paths in known.items() if (own := [p for p in paths if of_library(p)])}
         for family, known in tree.families.items()
     }
-    kinds = {path: kind for path, kind in tree.kinds.items() if _of_library(path)}
+    kinds = {path: kind for path, kind in tree.kinds.items() if of_library(path)}
     keep_tree(OptionTree(tree.commands, kinds, of_libraries))
     return tree
 
 
-def own_class(tree: OptionTree, path: str) -> Kind | None:
-    """Put a class of one's own into the tree, by where it is imported from; None for what is no class there, of which
-    the parser says what is wrong."""
-    home, _, name = path.rpartition(".")
-    try:
-        kind = getattr(import_module(home), name)
-        return add_kind(tree, kind, _FAMILIES) if isinstance(kind, type) else None
-    except Exception:  # of any code
-        return None
+def load_class(tree: OptionTree, family: str, path: str) -> Kind | None:
+    """Put a class of one's own into the tree, by where it is imported from.
 
-
-def _of_library(path: str) -> bool:
-    return path.partition(".")[0] in _LIBRARIES
+    Raises:
+        PostTrainError: as `own_class`.
+    """
+    return own_class(tree, _FAMILIES, family, path)
 
 
 def _below(base: type) -> Iterator[type]:
@@ -166,6 +159,5 @@ def _below(base: type) -> Iterator[type]:
         kind = waiting.pop()
         waiting += set(type.__subclasses__(kind)) - seen
         seen.add(kind)
-        unfinished = any(getattr(getattr(kind, name, None), "__isabstractmethod__", False) for name in dir(kind))
-        if kind is not base and not unfinished and not kind.__name__.startswith("_"):
+        if kind is not base and not unfinished(kind) and not kind.__name__.startswith("_"):
             yield kind

@@ -39,13 +39,14 @@ from lit_posttrain.callbacks import (
 from lit_posttrain.callbacks.protocols import StartsProcesses
 from lit_posttrain.cli.arguments import goes_on_again, resolve_arguments
 from lit_posttrain.cli.guards import explained_failures
-from lit_posttrain.cli.options import AuditOptions, RunOptions, RunParser, option_tree, own_class
+from lit_posttrain.cli.options import AuditOptions, RunOptions, RunParser, load_class, option_tree
+from lit_posttrain.cli.parsing.parser import UsageError
 from lit_posttrain.cli.parsing.reader import CommandLine
 from lit_posttrain.cli.parsing.values import plain
 from lit_posttrain.cli.run_config import SaveRunConfig
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.trainer_checks import check_chosen, named_strategy, refusal_in
-from lit_posttrain.errors import PostTrainError, UsageError
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.loggers import MetricsCSV, WandbOptions, wandb_logger
 from lit_posttrain.runs.checkpoint_shards import read
 from lit_posttrain.runs.folder import RUN_ID, RunLock, fresh_name, goes_on, measured, predictions_in
@@ -311,7 +312,7 @@ class PostTrainCLI(LightningCLI):
 
 def _reader(command: str) -> CommandLine:
     tree = option_tree()
-    return CommandLine(tree, command, partial(own_class, tree))
+    return CommandLine(tree, command, partial(load_class, tree))
 
 
 def _origin(problem: BaseException) -> str:

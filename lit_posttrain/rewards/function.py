@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from importlib import import_module
 from typing import Any
 
-from lit_posttrain.errors import PostTrainError, alternatives
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.imports import imported
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 
 _OF_TRL = ("trainer_state", "log_metric", "log_extra")
@@ -29,9 +29,9 @@ class FunctionReward(Reward):
             name: What its metrics are called. Default: the function's name.
 
         Raises:
-            PostTrainError: for an import path that leads nowhere.
+            PostTrainError: for an import path that leads nowhere, or to something else.
         """
-        function = _imported(function) if isinstance(function, str) else function
+        function = _named(function) if isinstance(function, str) else function
         super().__init__(weight, name or getattr(function, "__name__", None))
         self.function = function
         self.needs = [
@@ -70,17 +70,12 @@ class FunctionReward(Reward):
         return found
 
 
-def _imported(path: str) -> Callable[..., Any]:
-    home, _, name = path.rpartition(".")
+def _named(path: str) -> Callable[..., Any]:
     try:
-        module = import_module(home or name)
-    except ImportError as problem:
-        raise PostTrainError(
-            f"FunctionReward: function {path}: {problem}; it is looked for beside you, and on PYTHONPATH"
-        ) from problem
-    found: Callable[..., Any] | None = getattr(module, name, None)
+        found = imported(path)
+    except PostTrainError as problem:
+        raise PostTrainError(f"FunctionReward: function {problem}") from problem
     if not callable(found):
-        known = [other for other, value in vars(module).items() if inspect.isfunction(value)]
-        meant = alternatives(name, known, "its functions")
-        raise PostTrainError(f"FunctionReward: function {path}: {home} has no such function; {meant}")
-    return found
+        raise PostTrainError(f"FunctionReward: function {path} is {found!r:.40}, not a function")
+    function: Callable[..., Any] = found
+    return function

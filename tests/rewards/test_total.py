@@ -205,9 +205,9 @@ def test_an_import_path_that_leads_nowhere_is_told(tmp_path: Any, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "rewards_of_mine.py").write_text("import math\n\ndef short(completions):\n    return [1.0]\n")
     assert FunctionReward("rewards_of_mine.short").name == "short"
-    with pytest.raises(PostTrainError, match=r"rewards_of_mine has no such function; did you mean short\?"):
+    with pytest.raises(PostTrainError, match=r"`rewards_of_mine` \(.*\) has no `shrt`; did you mean short\?"):
         FunctionReward("rewards_of_mine.shrt")
-    with pytest.raises(PostTrainError, match="No module named 'rewards_of_others'; it is looked for beside you"):
+    with pytest.raises(PostTrainError, match=r"no module `rewards_of_others` in "):
         FunctionReward("rewards_of_others.short")
 
 

@@ -11,13 +11,20 @@ from typing import Any
 
 from lit_posttrain.cli.parsing.config_file import ConfigFile, Keys
 from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
+from lit_posttrain.cli.parsing.spelling import a, close_name, likely
 from lit_posttrain.core.supported import CALLBACKS, LOGGERS, PROFILERS, STRATEGIES
-from lit_posttrain.errors import PostTrainError, close_name, likely
+from lit_posttrain.errors import PostTrainError
 
+_FILES = (".yaml", ".yml", ".json")  # with the class and its options: the parser reads them itself
 DEFAULT_OPTIMIZER = "torch.optim.AdamW"  # of every method
 _SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS}
-Load = Callable[[str], Kind | None]
+Load = Callable[[str, str], Kind | None]
 OUR_CLASSES = ("method", "data module")  # every run has one of each, and its config chooses them
+
+
+def unknown(family: str, path: str) -> Kind | None:
+    """Loads no class of one's own: none of their options is known."""
+    return None
 
 
 @dataclass
@@ -101,12 +108,13 @@ class Found:
 class Choices:
     """What was chosen until now, for a command."""
 
-    def __init__(self, tree: OptionTree, command: str, load: Load = lambda path: None) -> None:
+    def __init__(self, tree: OptionTree, command: str, load: Load = unknown) -> None:
         """
         Args:
             tree: All options.
             command: Which of them stand first.
-            load: Imports a class of one's own and gives its options, None where that cannot be.
+            load: Imports a class of one's own, by its family and its path, and gives its options; None where those
+                are not known.
         """
         self.tree, self._load = tree, load
         self.root = Chosen(command, "", Kind(tree.commands[command]), Place(command))
@@ -133,7 +141,7 @@ class Choices:
         of_lightning = name == short or (path or name).startswith("lightning.")
         if support is not None and not support.works and of_lightning and len(self._paths(option.family, short)) < 2:
             raise PostTrainError(f"{place.said} {name}: {support.says}")
-        kind = self.tree.kinds[path] if path is not None else self._load(name) if "." in name else None
+        kind = self.tree.kinds[path] if path is not None else self._own(option.family, name, place)
         if kind is not None:
             chosen = Chosen(short, option.family, kind, place)
             for inner, its_own in kind.options.items():
@@ -146,10 +154,18 @@ class Choices:
         other = next((family for family, names in self.tree.families.items() if name in names), None)
         said = f"{place.said} {name}"
         if other is not None:
-            raise PostTrainError(f"{said}: that is a {other}, and a {option.family} is wanted: {_ours(known)}")
+            raise PostTrainError(f"{said}: that is {a(other)}, and {a(option.family)} is wanted: {_ours(known)}")
         near = close_name(name, list(known))
         hint = f"did you mean {near}?" if near else f"give one of {_ours(known)}, or where to import it from (a.b.Name)"
         raise PostTrainError(f"{said}: there is no such {option.family}; {hint}")
+
+    def _own(self, family: str, name: str, place: Place) -> Kind | None:
+        if "." not in name or name.endswith(_FILES):
+            return None
+        try:
+            return self._load(family, name)
+        except PostTrainError as problem:
+            raise PostTrainError(f"{place.said} {problem}") from problem
 
     def find(self, owner: Chosen, names: Sequence[str], place: Place) -> Found:
         """Follow a dotted name from `owner`.

@@ -21,7 +21,8 @@ from lit_posttrain import __version__
 from lit_posttrain.models.paths import cache_root
 
 _KEPT = 4  # of other installations, or of source files as they were
-_LIBRARIES = ("torch", "lightning", "jsonargparse", "transformers")
+_MADE_WITH = ("torch", "lightning", "jsonargparse", "transformers")
+_LIBRARIES = ("lit_posttrain", "lightning", "torch")  # whose classes have a short name that is their own
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,20 @@ class OptionTree:
     families: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def resolve(self, family: str, name: str) -> str | None:
-        """The import path of a class in the tree, by its short name or any path that leads to it; None for others."""
-        package, dotted, _ = name.partition(".")
+        """The import path of a class in the tree, by its short name, its path, or of the libraries' classes any path
+        that leads to it; None for others."""
+        package = name.partition(".")[0]
         paths = self.families.get(family, {}).get(name.rpartition(".")[2], [])
-        found = [path for path in paths if not dotted or path.startswith(f"{package}.")]
+        if of_library(name):
+            found = [path for path in paths if path.startswith(f"{package}.")]
+        else:
+            found = [path for path in paths if "." not in name or path == name]
         return found[0] if len(found) == 1 else None
+
+
+def of_library(path: str) -> bool:
+    """True for an import path within this package, lightning or torch: what is kept for later commands."""
+    return "." in path and path.partition(".")[0] in _LIBRARIES
 
 
 def kept_tree() -> OptionTree | None:
@@ -115,7 +125,7 @@ def _options(listed: dict[str, dict[str, str | bool]]) -> dict[str, Option]:
 def _folder() -> Path:
     home = Path(__file__).parents[2]
     made_of = [__version__, platform.python_version(), str(home)]
-    for library in _LIBRARIES:
+    for library in _MADE_WITH:
         with suppress(PackageNotFoundError):
             made_of.append(f"{library} {version(library)}")
     for folder in (home, home / "callbacks"):  # which is a link in a checkout

@@ -8,7 +8,11 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from lit_posttrain.cli.parsing.values import as_json, as_yaml, guarded, plain
-from lit_posttrain.errors import UsageError
+from lit_posttrain.errors import PostTrainError
+
+
+class UsageError(PostTrainError):
+    """What jsonargparse found wrong, in its own words."""
 
 
 class ExactParser:

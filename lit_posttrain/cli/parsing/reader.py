@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lit_posttrain.cli.parsing.choices import Choices, Chosen, Found, Load, Place
+from lit_posttrain.cli.parsing.choices import Choices, Chosen, Found, Load, Place, unknown
 from lit_posttrain.cli.parsing.config_file import read_config
 from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
 from lit_posttrain.cli.parsing.paths import at_home, each_takes_paths, takes_paths
+from lit_posttrain.cli.parsing.spelling import a
 from lit_posttrain.cli.parsing.values import accepts, as_json, as_typed, describe, mismatch, protected
 from lit_posttrain.errors import PostTrainError
 
@@ -20,7 +21,7 @@ _WITHOUT_VALUE = ("--help", "-h", "--print_config")
 class CommandLine:
     """Reads the options of a command, in their order."""
 
-    def __init__(self, tree: OptionTree, command: str, load: Load = lambda path: None) -> None:
+    def __init__(self, tree: OptionTree, command: str, load: Load = unknown) -> None:
         """
         Args:
             tree: All options.
@@ -92,6 +93,8 @@ class CommandLine:
             self.choices.choose(found.owner, found.dotted, chosen, option.many and append)
             if "str" in option.hint and chosen.kind is not None:  # else the parser takes the name for a text
                 self._pass(found, {"class_path": value}, append)
+            elif option.many and not append:
+                self._hand_over(f"{name}={as_json([value])}")  # one of a list that takes no single one
             else:
                 self._hand_over(f"{name}={value}")
             return
@@ -190,7 +193,7 @@ class CommandLine:
             return self._spec(owner, dotted, option, item, place)
         if option.hint and accepts(item, option):
             return item
-        each = f"a list of {option.family}s, each" if option.many else f"a {option.family}:"
+        each = f"a list of {option.family}s, each" if option.many else f"{a(option.family)}:"
         raise PostTrainError(f"{place.said}: expected {each} a name, or class_path and init_args; got {describe(item)}")
 
     def _spec(self, owner: Chosen, dotted: str, option: Option, spec: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -199,7 +202,7 @@ class CommandLine:
         if "class_path" in spec:
             here = place.at("class_path")
             if not isinstance(spec["class_path"], str):
-                raise PostTrainError(f"{here.said}: expected the name of a {option.family}")
+                raise PostTrainError(f"{here.said}: expected the name of {a(option.family)}")
             chosen = self.choices.class_of(option, spec["class_path"], here)
             self.choices.choose(owner, dotted, chosen, option.many)
         elif known and not option.many:

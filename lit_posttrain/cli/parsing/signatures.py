@@ -10,9 +10,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
+from jsonargparse import ArgumentParser
 
-Families = Mapping[str, type]
+from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, of_library
+
+Families = Mapping[str, type | tuple[type, ...]]
 # values that people type as text, by the types that signatures give them
 _TYPED_AS = {bool: "bool", int: "int", float: "float", str: "str", Path: "str", NoneType: "None"}
 
@@ -26,8 +28,21 @@ def add_kind(tree: OptionTree, kind: type, families: Families) -> Kind:
     """Add a class to the tree, and the dataclasses among its options."""
     if import_path(kind) not in tree.kinds:
         tree.kinds[import_path(kind)] = Kind({})  # first, for classes that hold themselves
-        tree.kinds[import_path(kind)] = options_of(kind.__init__, tree, families, kind)  # type: ignore[misc]  # its signature is what counts
+        known = options_of(kind.__init__, tree, families, kind)  # type: ignore[misc]  # its signature is what counts
+        if known.more and not of_library(import_path(kind)):
+            _add_inherited(tree, families, kind, known)
+        tree.kinds[import_path(kind)] = known
     return tree.kinds[import_path(kind)]
+
+
+def _add_inherited(tree: OptionTree, families: Families, kind: type, known: Kind) -> None:
+    """Add the options that a constructor hands on by its `**kwargs`; the parser follows those to where they arrive."""
+    names = ArgumentParser().add_class_arguments(kind, fail_untyped=False)
+    for parent in kind.__mro__[1:]:
+        inherited = options_of(parent.__init__, tree, families, parent)  # type: ignore[misc]  # as above
+        for name, option in inherited.options.items():
+            if name in names and name not in known.options:
+                known.options[name], known.more = option, False
 
 
 def options_of(function: Callable[..., Any], tree: OptionTree, families: Families, owner: type | None = None) -> Kind:

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
 from lit_posttrain.cli.parsing.option_tree import Option
-from lit_posttrain.errors import close_name
+from lit_posttrain.cli.parsing.spelling import close_name
 
 _NULLS = ("null", "Null", "NULL", "~")
 _MARK = "\ue000"  # for private use: no text of anyone begins with it

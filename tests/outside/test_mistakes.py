@@ -1,0 +1,131 @@
+"""Classes of one's own that are not there, cannot be imported, or are not what they are taken for: one line each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.cli import one_line
+
+from lit_posttrain.cli.main import main
+
+MINE = '''
+from torch import Tensor
+from lit_posttrain import PostTrainingModule
+from lit_posttrain.core.preference import PreferenceModule
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.rewards import Reward
+
+class Abstract(PreferenceModule):
+    """No loss."""
+
+class Untyped(PreferenceModule):
+    def __init__(self, policy, gap=1.0):
+        super().__init__(policy)
+    def loss_terms(self, batch):
+        return {}
+
+class Long(Reward):
+    def __init__(self, unit: int = 10) -> None:
+        super().__init__()
+    def score(self, batch):
+        return [len(text) / self.unit for text in batch.responses]
+
+class Unfinished(Reward):
+    pass
+
+class Handed(PreferenceModule):
+    def __init__(self, *args, gap: float = 1.0, **options) -> None:
+        super().__init__(*args, **options)
+    def loss_terms(self, batch):
+        return {}
+
+def short(completions):
+    return [0.0]
+
+NUMBER = 3
+'''
+FILES = {
+    "my/__init__.py": "",
+    "my/parts.py": MINE,
+    "lacking.py": "x = 1\nimport nothing_there\n",
+    "unclosed.py": "x = (\n",
+    "failing.py": "def go():\n    raise ValueError('not\\ntoday')\ngo()\n",
+    "script.py": "import sys\nsys.exit(3)\n",
+    "mine.yaml": "model:\n  class_path: GRPO\n  init_args:\n    rewards:\n    - class_path: my.parts.Lung\n",
+}
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "a class": (["--model", "my.parts.Handet"], "module `my.parts` (my/parts.py) has no `Handet`; did you mean Han"),
+    "a module": (["--model", "my.pats.Long"], "module `my` (my/__init__.py) has no `pats`; did you mean parts?"),
+    "a package": (["--model", "myy.parts.Long"], "no module `myy` in {}, on PYTHONPATH or installed; did you mean my?"),
+    "a file": (["--model", "my/parts.py"], "the name of a file; name what is in it, such as my.parts.NAME"),
+    "a number": (["--model", "my.parts.NUMBER"], "is an int, and a method is a class"),
+    "a whole module": (["--model", "my.parts"], "is a module, and a method is a class"),
+    "another kind of class": (
+        ["--model", "my.parts.Long"],
+        "my.parts.Long (my/parts.py:17) is a reward; a method is wanted, which inherits from lit_posttrain.core.",
+    ),
+    "any class": (["--model", "pathlib.Path"], "is a class of another kind; a method is wanted"),
+    "without a loss": (["--model", "my.parts.Abstract"], "lacks loss_terms, which a method must define"),
+    "without types": (["--model", "my.parts.Untyped"], "`policy` of __init__ has no type; write policy: ModelSpec"),
+    "that imports what is not there": (
+        ["--model", "lacking.Loss"],
+        "lacking.Loss: importing lacking fails at lacking.py:2: ModuleNotFoundError: No module named 'nothing_there'",
+    ),
+    "of wrong syntax": (["--model", "unclosed.Loss"], "importing unclosed fails at unclosed.py:1: SyntaxError"),
+    "that fails": (["--model", "failing.Loss"], "importing failing fails at failing.py:2: ValueError: not today"),
+    "that is a script": (["--model", "script.Loss"], "importing script fails at script.py:2: SystemExit: 3"),
+    "a misspelt option of it": (
+        ["--model", "my.parts.Handed", "--model.gep", "1"],
+        "--model.gep: no such option; did you mean --model.gap?",
+    ),
+    "a misspelt option that it hands on": (
+        ["--model", "my.parts.Handed", "--model.policy.pth", "x"],
+        "--model.policy.pth: no such option; did you mean --model.policy.path?",
+    ),
+    "an option that it lacks": (["--model", "my.parts.Handed"], "--model: Handed needs policy.path"),
+    "a reward": (["--model", "GRPO", "--model.rewards+=my.parts.Lung"], "has no `Lung`; did you mean Long?"),
+    "a reward's option": (
+        ["--model", "GRPO", "--model.rewards+=my.parts.Long", "--model.rewards.unti", "3"],
+        "--model.rewards.unti: no such option; did you mean --model.rewards.unit?",
+    ),
+    "an unfinished reward": (
+        ["--model", "GRPO", "--model.rewards", "my.parts.Unfinished"],
+        "lacks score, which a reward must define",
+    ),
+    "a function as a reward": (
+        ["--model", "GRPO", "--model.rewards", "my.parts.short"],
+        "is a function, and a reward is a class; pass --model.rewards+=FunctionReward --model.rewards.function my.par",
+    ),
+    "a reward in a file": (["--config", "mine.yaml"], "mine.yaml:5: class_path my.parts.Lung: module `my.parts`"),
+    "a callback": (["--config", "sft.yaml", "--trainer.callbacks+=my.parts.Log"], "has no `Log`; did you mean Long?"),
+    "a strategy": (["--config", "sft.yaml", "--trainer.strategy", "my.parts.Shard"], "has no `Shard`"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with modules of one's own that are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my").mkdir()
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "1+1", "chosen": "2", "rejected": "3"}) + "\n")
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("my", "lacking", "unclosed", "failing", "script"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_a_line(mistake: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options, told = MISTAKES[mistake]
+    assert main(["fit", *options, "--data", "PreferenceData", "--data.path", "pairs.jsonl"]) == 2
+    assert told.format(folder) in one_line(capsys)
+    assert not Path("runs").exists()

@@ -204,6 +204,8 @@ class PostTrainCLI(LightningCLI):
         elif str(section.trainer.precision).startswith("bf16") and not fast and _main_process():
             told = "--trainer.precision %s: this processor multiplies bfloat16 slower than float32; 32-true is faster"
             log.warning(told, section.trainer.precision)
+        if (section.data or {}).get("init_args", {}).get("streaming"):
+            section.trainer.max_epochs = -1  # configs set epochs, and a stream has none: max_steps ends the run
         if self.option("tune_allocator") and not torch.cuda.is_available():
             tune_allocator()
         if "verbose" in section:

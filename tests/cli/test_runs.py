@@ -43,6 +43,14 @@ def test_a_run_with_its_progress_bar_is_resumed_at_an_epochs_end(chats: Path, ti
     assert torch.load("runs/one/last.ckpt", weights_only=True)["global_step"] == 2
 
 
+def test_a_finished_run_on_a_stream_is_prolonged(chats: Path, tiny_model: Path) -> None:
+    """Whatever number of epochs the config has: a stream is one epoch as long as the run."""
+    stream = ["--data.streaming", "true", "--data.val_fraction", "0", "--trainer.max_epochs", "1"]
+    assert fit(chats, tiny_model, "--name", "one", *stream, "--trainer.max_steps", "1") == 0
+    assert main(["fit", "--resume", "one", "--trainer.max_steps", "3"]) == 0
+    assert torch.load("runs/one/last.ckpt", weights_only=True)["global_step"] == 3
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_other_precisions_train_with_clipping(precision: str, chats: Path, tiny_model: Path) -> None:
     assert fit(chats, tiny_model, "--name", "one", "--trainer.precision", precision) == 0

@@ -184,7 +184,7 @@ def test_a_run_with_validation_and_its_audit(
 ) -> None:
     val = write(tmp_path / "val.jsonl", pairs(5000, 9))
     module, streamed = Counting(), data(files, tmp_path, val_path=val)
-    run = trainer(tmp_path, max_steps=10, accumulate_grad_batches=2, val_check_interval=10)
+    run = trainer(tmp_path, max_epochs=-1, max_steps=10, accumulate_grad_batches=2, val_check_interval=10)
     run.fit(module, datamodule=streamed)
     assert (run.global_step, len(module.seen), module.validated) == (10, 80, {0: 18})
     assert streamed.audit.first_rows == ROWS
@@ -202,6 +202,8 @@ class Predicting(Counting):
 def test_what_needs_all_rows_is_refused(files: list[str], tmp_path: Path) -> None:
     with pytest.raises(PostTrainError, match=r"how long to train, such as --trainer\.max_steps 1000"):
         trainer(tmp_path).fit(Counting(), datamodule=data(files, tmp_path))
+    with pytest.raises(PostTrainError, match=r"max_epochs 1 with streaming: .* leave max_epochs out"):
+        trainer(tmp_path, max_steps=2).fit(Counting(), datamodule=data(files, tmp_path))
     with pytest.raises(PostTrainError, match=r"--data\.weights multiply the rows of each source"):
         data(files, tmp_path, weights=[1.0, 1.0, 2.0])
     with pytest.raises(PostTrainError, match=r"name a file with --data\.val_path, or pass --data\.val_fraction 0"):
@@ -209,7 +211,7 @@ def test_what_needs_all_rows_is_refused(files: list[str], tmp_path: Path) -> Non
     with pytest.raises(PostTrainError, match=r"shuffle_buffer is 0; it must be at least 1"):
         data(files, tmp_path, shuffle_buffer=0)
     with pytest.raises(PostTrainError, match=r"nothing to predict on: a stream is for training"):
-        trainer(tmp_path, max_steps=1).predict(Predicting(), datamodule=data(files, tmp_path))
+        trainer(tmp_path, max_epochs=-1, max_steps=1).predict(Predicting(), datamodule=data(files, tmp_path))
 
 
 FILES = {"sft": conversation_files, "dpo": comparison_files, "kto": feedback_files}
@@ -234,7 +236,6 @@ def fit(method: str, model: Path, home: Path, name: str, steps: int) -> dict[str
     run = quiet_trainer(
         LastCheckpoint(every_n_steps=1),
         Keep(),
-        max_epochs=1,
         max_steps=steps,
         accumulate_grad_batches=2,
         default_root_dir=folder,
@@ -262,7 +263,7 @@ def test_a_method_sees_to_its_rows_as_they_come(tiny_model: Path, tmp_path: Path
     module = build("dpo", tiny_model)
     streamed = type(known)(known.paths, streaming=True)
     with pytest.raises(PostTrainError, match=r"feedback-\d\.jsonl:\d+: no two responses to compare"):
-        trainer(tmp_path, max_steps=2).fit(module, datamodule=streamed)
+        trainer(tmp_path, max_epochs=-1, max_steps=2).fit(module, datamodule=streamed)
 
 
 def test_kto_takes_zero_for_a_step_that_asks_one_thing(tiny_model: Path, tmp_path: Path) -> None:
@@ -275,15 +276,15 @@ def test_kto_takes_zero_for_a_step_that_asks_one_thing(tiny_model: Path, tmp_pat
     module = build("kto", tiny_model)
     options: dict[str, Any] = {"shuffle": False, "streaming": True, "cache_dir": str(tmp_path / "cache")}
     seen = ZSeen()
-    run = trainer(tmp_path, seen, max_steps=2, val_check_interval=2, accumulate_grad_batches=2)
+    run = trainer(tmp_path, seen, max_epochs=-1, max_steps=2, val_check_interval=2, accumulate_grad_batches=2)
     run.fit(module, datamodule=type(known)([known.paths[0], same], batch_size=17, val_path=val, **options))
-    run = trainer(tmp_path, seen, max_steps=1)
+    run = trainer(tmp_path, seen, max_epochs=-1, max_steps=1)
     run.fit(module, datamodule=type(known)(same, batch_size=9, **options))
     assert seen.moved[-1] == 0.0
     with pytest.raises(
         PostTrainError, match=r"--data\.batch_size 1 with --data\.streaming: KTO compares the rows of a"
     ):
-        trainer(tmp_path, max_steps=1).fit(
+        trainer(tmp_path, max_epochs=-1, max_steps=1).fit(
             build("kto", tiny_model), datamodule=type(known)(same, batch_size=1, **options)
         )
 
@@ -313,7 +314,9 @@ def test_a_cached_reference_is_refused(tiny_model: Path, tmp_path: Path) -> None
     known = comparison_files(tmp_path)
     streamed = type(known)(known.paths, streaming=True)
     with pytest.raises(PostTrainError, match=r"--model\.reference cached is computed before training"):
-        trainer(tmp_path, max_steps=2).fit(DPO(ModelSpec(str(tiny_model)), reference="cached"), datamodule=streamed)
+        trainer(tmp_path, max_epochs=-1, max_steps=2).fit(
+            DPO(ModelSpec(str(tiny_model)), reference="cached"), datamodule=streamed
+        )
 
 
 def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:

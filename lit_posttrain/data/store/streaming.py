@@ -53,18 +53,22 @@ def refuse_with_stream(weights: Sequence[float] | None, val_fraction: float) -> 
 
 
 def require_steps(trainer: Trainer) -> None:
-    """Let the number of steps alone end a run on a stream: one of Lightning's epochs is as long as the run, so that a
-    finished run could not be continued if epochs counted.
+    """Refuse a run on a stream that anything but the number of steps would end. One of Lightning's epochs is as long as
+    the run here, so that with a limit of epochs a finished run could not be continued.
 
     Raises:
-        PostTrainError: without a number of steps.
+        PostTrainError: without a number of steps, or with a limit of epochs.
     """
     if trainer.max_steps < 1:
         raise PostTrainError(
             "--data.streaming: nobody knows how many rows a stream has; say how long to train, such as "
             "--trainer.max_steps 1000"
         )
-    trainer.fit_loop.max_epochs = -1
+    if trainer.max_epochs != -1:
+        raise PostTrainError(
+            f"max_epochs {trainer.max_epochs} with streaming: a stream has no epochs, max_steps alone ends the run; "
+            "leave max_epochs out of Trainer(...)"
+        )
 
 
 class TreeStream:

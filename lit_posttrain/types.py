@@ -165,7 +165,7 @@ class TreeBatch:
     response_last (M,): flat index of the response's last token.
     per_response: by name (M,) float32, `Response.labels`, NaN where a response has no such number.
     denominators: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
-        (tokens, responses, trees, ...).
+        (tokens, responses, trees, ...; data/store/units.py has the table). local_counts: those of this micro-batch.
     example_ids: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
     per_target: by name (N,), what the trees brought along for each target.
     mismatched: prompts of the whole step (of this rank) with responses to other prompts, where the method asks for
@@ -183,6 +183,7 @@ class TreeBatch:
     response_last: Tensor
     per_response: PerResponse
     denominators: dict[str, float]
+    local_counts: dict[str, float]
     example_ids: list[int] = field(default_factory=list)
     per_target: dict[str, Tensor] = field(default_factory=dict)
     mismatched: list[TreeBatch] = field(default_factory=list)
@@ -235,20 +236,8 @@ class TreeBatch:
         return torch.where(good.isnan(), ranked, good)
 
     def local_count(self, unit: str) -> float:
-        """How many tokens, responses, pairs or trees this micro-batch itself holds: its share of
-        `denominators[unit]`. A pair is two responses to one prompt of unequal rank; chosen_tokens are the trained
-        ones of prompts and of responses of rank 0; labelled are the responses of which somebody said whether they
-        are good."""
-        if unit == "labelled":
-            return float((~self.desirable.isnan()).sum())
-        if unit == "tokens":
-            return float(self.target_ids.numel())
-        if unit == "chosen_tokens":
-            owner = self.target_response
-            return float(((owner < 0) | (self.ranks[owner] == 0)).sum())
-        if unit == "pairs":
-            return float(len(self.pairs.chosen))
-        return float({"responses": self.num_responses, "trees": self.num_trees}[unit])
+        """How many of a unit this micro-batch itself holds: its share of `denominators[unit]`."""
+        return self.local_counts[unit]
 
     def _map(self, change: Any) -> Self:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

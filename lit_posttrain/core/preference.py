@@ -95,7 +95,7 @@ class PreferenceModule(PostTrainingModule):
         Raises:
             PostTrainError: naming the first row that compares nothing.
         """
-        lone = (store.num_pairs == 0).nonzero()[0].tolist()
+        lone = (store.units["pairs"] == 0).nonzero()[0].tolist()
         if lone:
             raise PostTrainError(
                 f"{store.sources(lone[:1])[0]}: no two responses to compare, and {type(self).__name__} learns from "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from lit_posttrain.data.store.units import UNITS
+from lit_posttrain.errors import PostTrainError
 
 
 @dataclass
@@ -15,13 +17,23 @@ class Term:
     """One term of a loss: a sum over the micro-batch and the unit it is divided by.
 
     total: scalar, the sum over this micro-batch's tokens, responses, pairs or trees.
-    unit: which of `TreeBatch.denominators` is its denominator over the whole optimizer step.
+    unit: which of `TreeBatch.denominators` is its denominator over the whole optimizer step, a name in `UNITS`.
     weight: coefficient of the term in the loss.
+
+    Raises:
+        PostTrainError: for a unit that is not in the table.
     """
 
     total: Tensor
-    unit: Literal["tokens", "chosen_tokens", "responses", "labelled", "pairs", "trees"]
+    unit: str
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise PostTrainError(
+                f"a term of the loss is divided by `{self.unit}`, which is none of {', '.join(UNITS)}: add a function "
+                "that counts it to UNITS of lit_posttrain.data.store.units"
+            )
 
 
 def loss_of(terms: Mapping[str, Term], denominators: Mapping[str, float]) -> Tensor:

@@ -107,7 +107,7 @@ class KTO(ReferencedModule, PreferenceModule):
         Raises:
             PostTrainError: naming the first one.
         """
-        bare = (store.num_labelled == 0).nonzero()[0].tolist()
+        bare = (store.units["labelled"] == 0).nonzero()[0].tolist()
         if bare:
             raise PostTrainError(
                 f"{store.sources(bare[:1])[0]}: nobody says whether its response is good; KTO needs a label true or "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_posttrain.callbacks import AtomicCheckpointIO
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.methods.sft import SFT
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.types import Response, RowLayout, Tree, TreeBatch
@@ -24,29 +25,16 @@ from lit_posttrain.types import Response, RowLayout, Tree, TreeBatch
 ACCUMULATE = 3
 
 
-class MemoryTrees:
+def random_trees(count: int, seed: int = 0) -> MemoryTrees:
     """Random trees of one response."""
-
-    def __init__(self, count: int, seed: int = 0) -> None:
-        draw = np.random.default_rng(seed)
-        self.trees = []
-        for _ in range(count):
-            size = int(draw.integers(3, 12))
-            answer = Response(draw.integers(3, 400, size).astype(np.int32), np.ones(size, bool))
-            prompt = draw.integers(3, 400, draw.integers(3, 9)).astype(np.int32)
-            self.trees.append(Tree(prompt, [answer]))
-        self.lengths = np.array([len(t.prompt) + len(t.responses[0].tokens) for t in self.trees])
-        self.trained_tokens = np.array([len(t.responses[0].tokens) for t in self.trees])
-        self.num_responses = np.ones(count, dtype=np.int64)
-        self.num_pairs = self.num_labelled = self.chosen_tokens = np.zeros(count, dtype=np.int64)
-        self.fingerprint = f"{count}-{seed}"
-        self.files = ["memory"]
-
-    def __len__(self) -> int:
-        return len(self.trees)
-
-    def __getitem__(self, index: int) -> Tree:
-        return self.trees[index]
+    draw = np.random.default_rng(seed)
+    trees = []
+    for _ in range(count):
+        size = int(draw.integers(3, 12))
+        answer = Response(draw.integers(3, 400, size).astype(np.int32), np.ones(size, bool))
+        prompt = draw.integers(3, 400, draw.integers(3, 9)).astype(np.int32)
+        trees.append(Tree(prompt, [answer]))
+    return MemoryTrees(trees, f"{count}-{seed}")
 
 
 class Recorder(pl.Callback):
@@ -142,8 +130,8 @@ def fit_in(tiny_model: Path) -> Fit:
             **{**defaults, **options},
         )
         accumulate = options.get("accumulate_grad_batches", ACCUMULATE)
-        train = StepLoader(MemoryTrees(rows), batch_size=4, accumulate=accumulate, layout=layout)
-        val = EvalLoader(MemoryTrees(5, seed=1), batch_size=4)
+        train = StepLoader(random_trees(rows), batch_size=4, accumulate=accumulate, layout=layout)
+        val = EvalLoader(random_trees(5, seed=1), batch_size=4)
         if datamodule is not None:
             trainer.fit(made, datamodule=datamodule(train, val), ckpt_path=resume)
         else:

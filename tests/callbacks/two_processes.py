@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from conftest import MemoryTrees, Recorder
+from conftest import Recorder, random_trees
 from helpers.rewards import look_at_rewards
 from helpers.runs import quiet_trainer
 
@@ -77,8 +77,8 @@ def main(model: str, folder: Path, what: str) -> None:
         num_sanity_val_steps=0,
     )
     place = {"world": 2, "rank": int(os.environ["RANK"])}
-    train = StepLoader(MemoryTrees(20), batch_size=8, accumulate=2, **place)
-    val = EvalLoader(MemoryTrees(5, seed=1), batch_size=4, **place)
+    train = StepLoader(random_trees(20), batch_size=8, accumulate=2, **place)
+    val = EvalLoader(random_trees(5, seed=1), batch_size=4, **place)
     error = None
     try:
         trainer.fit(module, train, val, ckpt_path=folder / "last.ckpt" if what == "resume" else None)

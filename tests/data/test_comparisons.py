@@ -320,7 +320,7 @@ def test_a_tree_is_a_prompt_with_its_responses(tmp_path: Path, tokenizer: PreTra
     assert [tokenizer.decode(r.tokens) for r in tree.responses] == [f"{t}<|im_end|>\n" for t in rows[0]["responses"]]
     assert all(r.loss_mask[:-1].all() and not r.loss_mask[-1] for r in tree.responses)  # the template's line end
     assert [r.labels for r in tree.responses] == [{"rank": 0}, {"rank": 1}, {"rank": 1}]
-    assert store.num_pairs.tolist() == [2]
+    assert store.units["pairs"].tolist() == [2]
     loader = StepLoader(store, batch_size=1)
     (batch,) = list(loader)
     assert (batch.denominators["pairs"], batch.local_count("pairs"), batch.denominators["responses"]) == (2, 2, 3)
@@ -367,7 +367,7 @@ def test_published_preferences_are_read_as_they_are(
     data.build(tokenizer)
     assert data.audit.total.rows == rows
     assert {reason: tally.count for reason, tally in data.audit.total.dropped.items()} == drops
-    assert int(data.train_store.num_pairs.sum()) == pairs
+    assert int(data.train_store.units["pairs"].sum()) == pairs
     assert len(data.train_store) == rows - sum(drops.values())
     tree = data.train_store[0]
     assert all(tokenizer.decode(r.tokens).endswith("<|im_end|>\n") for r in tree.responses)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ListStore, conversations, feedback_files
+from cases import conversations, feedback_files
 from helpers import tiny
 from helpers.runs import Counting, pairs, trainer, write
 
@@ -17,6 +17,7 @@ from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.modules.conversation import ConversationData
 from lit_posttrain.data.modules.preference import PreferenceData
 from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.errors import PostTrainError
@@ -84,7 +85,7 @@ def test_a_source_with_a_weight_is_never_rounded_away() -> None:
 
 
 def loader(**options: Any) -> StepLoader:
-    return StepLoader(ListStore(conversations(sum(SIZES))), batch_size=BATCH, seed=3, mix=mix(), **options)
+    return StepLoader(MemoryTrees(conversations(sum(SIZES))), batch_size=BATCH, seed=3, mix=mix(), **options)
 
 
 def test_resumed_in_the_middle_the_order_is_the_same() -> None:
@@ -107,7 +108,7 @@ def test_two_ranks_share_the_steps_of_one() -> None:
 
 
 def test_a_checkpoint_of_other_weights_is_refused() -> None:
-    store = ListStore(conversations(sum(SIZES)))
+    store = MemoryTrees(conversations(sum(SIZES)))
     plain = StepLoader(store, batch_size=BATCH, seed=3)
     with pytest.raises(PostTrainError, match=r"weights=1 x 40 rows, 0\.25 x 100 rows.* has weights=None"):
         plain.load_state_dict(loader().state_dict())

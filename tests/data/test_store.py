@@ -78,7 +78,7 @@ def test_columns(store: TreeStore) -> None:
     assert store.longest_branch.tolist() == [5, 2, 5, 3, 2]
     assert store.num_responses.tolist() == [1, 0, 3, 1, 1]
     # the first token of a sequence is never a target: of a counted prompt, or of a response without one
-    assert store.trained_tokens.tolist() == [2, 0, 4, 2, 1]
+    assert store.units["tokens"].tolist() == [2, 0, 4, 2, 1]
     assert store.files == ["a.jsonl", "b.jsonl"]
     assert store.file_index.tolist() == [0, 0, 1, 1, 1]
     assert store.lines.tolist() == [1, 2, 7, 8, 9]

@@ -58,7 +58,7 @@ def test_several_files_in_order(tmp_path: Path, cache: Path, tokenizer: PreTrain
     assert [t.source for t in iter_trees(store)] == [f"{one}:1", f"{one}:2", f"{two}:1"]
     assert [f.format for f in audit.files] == ["messages", "question/answer"]
     assert (audit.total.rows, audit.total.trees, audit.total.tokens) == (3, 3, int(store.lengths.sum()))
-    assert audit.total.trained_tokens == int(store.trained_tokens.sum()) == 6
+    assert audit.total.trained_tokens == int(store.units["tokens"].sum()) == 6
     assert tokenizer.decode(tokens(store)[2]) == "<|im_start|>user\ne<|im_end|>\n<|im_start|>assistant\nf<|im_end|>"
 
 
@@ -131,7 +131,7 @@ def test_overlong_rows_are_split(
     assert list(chain.from_iterable(pieces)) == tokens(whole)[0]
     assert [len(p) for p in pieces[:-1]] == [24] * (len(pieces) - 1)
     # every later piece starts with a token that nothing predicts
-    assert sum(store.trained_tokens[first]) == whole.trained_tokens[0] - (len(pieces) - 1)
+    assert sum(store.units["tokens"][first]) == whole.units["tokens"][0] - (len(pieces) - 1)
     assert audit.total.split == 2
     assert audit.total.dropped_count == 0
     assert all(len(r.tokens) for t in iter_trees(store) for r in t.responses)
@@ -145,7 +145,7 @@ def test_training_on_everything_cuts_inside_a_long_prompt(
 ) -> None:
     store, audit = _overlong(tmp_path, cache, tokenizer, overlong="cut", train_on="all")
     assert store.lengths.tolist()[2] == 24
-    assert store.trained_tokens.tolist()[2] == 23
+    assert store.units["tokens"].tolist()[2] == 23
     assert (audit.total.cut, audit.total.dropped_count) == (2, 0)
     assert NOTHING_LEFT not in audit.total.dropped
 

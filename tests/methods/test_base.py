@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from cases import GIVEN_ROWS, METHODS, ListStore, build
+from cases import GIVEN_ROWS, METHODS, build
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import (
@@ -27,6 +27,7 @@ from lit_posttrain import (
 )
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 
 ROWS, BATCH, ACCUMULATE = 24, 8, 2
 
@@ -36,7 +37,7 @@ class Rows(pl.LightningDataModule):
 
     def __init__(self, method: str) -> None:
         super().__init__()
-        self.store = ListStore(METHODS[method].trees()[:ROWS])
+        self.store = MemoryTrees(METHODS[method].trees()[:ROWS])
 
     def train_dataloader(self) -> StepLoader:
         trainer: Any = self.trainer

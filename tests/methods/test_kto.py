@@ -10,11 +10,12 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from cases import ListStore, comparisons
+from cases import comparisons
 from helpers.runs import quiet_trainer, write
 
 from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Tree
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.types import RowLayout
@@ -30,14 +31,14 @@ class Steps(pl.LightningDataModule):
 
     def __init__(self, accumulate: int) -> None:
         super().__init__()
-        self.accumulate, self.store = accumulate, ListStore(good(32))
+        self.accumulate, self.store = accumulate, MemoryTrees(good(32))
 
     def train_dataloader(self) -> StepLoader:
         companions = Mismatched(self.store, 512)
         return StepLoader(self.store, batch_size=8, accumulate=self.accumulate, companions=companions)
 
     def val_dataloader(self) -> list[EvalLoader]:
-        other = ListStore(good(9)[1:])
+        other = MemoryTrees(good(9)[1:])
         return [EvalLoader(other, batch_size=8, companions=Mismatched(other, 512))]
 
 
@@ -89,11 +90,11 @@ def test_every_prompt_has_a_response_to_another_one() -> None:
         Tree(np.array(t, np.int32), [Response(np.full(n, 7 + n, np.int32), np.ones(n, np.bool_), {"good": 1.0})])
         for n, t in enumerate(tokens, 3)
     ]
-    pairing = Mismatched(ListStore(trees), max_length=6)
+    pairing = Mismatched(MemoryTrees(trees), max_length=6)
     assert [int(pairing[i].responses[0].tokens[0]) for i in range(4)] == [12, 12, 10, 10]
     assert all(pairing[i].responses[0].labels == {} for i in range(4))
     assert [len(pairing[i].prompt) for i in range(4)] == [1, 1, 2, 1]  # the first are cut: no response near is short
-    alike = Mismatched(ListStore(trees[:2]), max_length=7)
+    alike = Mismatched(MemoryTrees(trees[:2]), max_length=7)
     assert not alike.possible
     assert not alike[0].responses[0].loss_mask.any(), "which adds nothing to z_0"
 
@@ -119,7 +120,7 @@ def test_who_is_good_by_pairs_rankings_and_soft_labels() -> None:
     batch = collate(trees, RowLayout(), {})
     expected = torch.tensor([0.75, 0.25, 0.0, torch.nan, 1.0, 0.0, torch.nan])
     torch.testing.assert_close(batch.desirable, expected, equal_nan=True)
-    assert batch.local_count("labelled") == 5 == sum(ListStore(trees[:3]).num_labelled)
+    assert batch.local_count("labelled") == 5 == MemoryTrees(trees).units["labelled"].sum()
 
 
 def test_mistakes_are_said_before_training(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from cases import ListStore, comparisons
+from cases import comparisons
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Tree, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.types import RowLayout
 
@@ -26,7 +27,7 @@ class Pairs(pl.LightningDataModule):
     """Random pairs, ten optimizer steps of them."""
 
     def train_dataloader(self) -> StepLoader:
-        return StepLoader(ListStore(comparisons(4 * STEPS)), batch_size=4)
+        return StepLoader(MemoryTrees(comparisons(4 * STEPS)), batch_size=4)
 
 
 class Losses(pl.Callback):

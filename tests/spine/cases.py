@@ -9,7 +9,6 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_posttrain import (
     DPO,
@@ -43,43 +42,6 @@ class Case:
     build: Callable[[ModelSpec], PostTrainingModule]
     trees: Callable[[], list[Tree]]
     data: Callable[[Path], pl.LightningDataModule]
-
-
-class ListStore:
-    """Trees in a list, with what loaders ask of a store."""
-
-    def __init__(self, trees: list[Tree]) -> None:
-        self.trees = trees
-        self.fingerprint = "list"
-        self.files = ["memory"]
-        self.lengths = _array(trees, lambda t: len(t.prompt) + sum(len(r.tokens) for r in t.responses))
-        self.trained_tokens = _array(trees, lambda t: sum(int(r.loss_mask.sum()) for r in t.responses))
-        self.num_responses = _array(trees, lambda t: len(t.responses))
-        self.num_pairs = _array(trees, _pairs)
-        self.num_labelled = _array(trees, _labelled)
-        self.chosen_tokens = _array(
-            trees, lambda t: sum(int(r.loss_mask.sum()) for r in t.responses if r.label("rank") == 0)
-        )
-
-    def __len__(self) -> int:
-        return len(self.trees)
-
-    def __getitem__(self, index: int) -> Tree:
-        return self.trees[index]
-
-
-def _pairs(tree: Tree) -> int:
-    ranks = [r.label("rank") for r in tree.responses]
-    return sum(a < b for a in ranks for b in ranks)
-
-
-def _labelled(tree: Tree) -> int:
-    ends = {0.0, max((r.labels["rank"] for r in tree.responses if "rank" in r.labels), default=0.0)}
-    return sum("good" in r.labels or r.label("rank") in ends for r in tree.responses)
-
-
-def _array(trees: list[Tree], size: Callable[[Tree], int]) -> NDArray[np.int64]:
-    return np.array([size(t) for t in trees], dtype=np.int64)
 
 
 def conversations(rows: int = 64, seed: int = 0) -> list[Tree]:

@@ -12,13 +12,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from cases import METHODS, ListStore, build, prompt_files, recorded
+from cases import METHODS, build, prompt_files, recorded
 from helpers.runs import quiet_trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import Completion, Sampling, Tree
 from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.models.sharding import FSDP2Strategy
 from lit_posttrain.on_policy.module import OnPolicyModule
@@ -52,7 +53,7 @@ class OneStep(pl.LightningDataModule):
 
     def __init__(self, method: str) -> None:
         super().__init__()
-        self.store = ListStore(METHODS[method].trees())
+        self.store = MemoryTrees(METHODS[method].trees())
 
     def train_dataloader(self) -> StepLoader:
         trainer: Any = self.trainer

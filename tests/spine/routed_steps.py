@@ -9,13 +9,14 @@ import sys
 from typing import Any
 
 import torch
-from cases import ListStore, conversations
+from cases import conversations
 from helpers.runs import quiet_trainer
 from lightning.pytorch import LightningDataModule
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import SFT, ModelSpec
 from lit_posttrain.data.store.loader import StepLoader
+from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.models.sharding import FSDP2Strategy
 
 
@@ -26,7 +27,7 @@ class Steps(LightningDataModule):
         trainer: Any = self.trainer
         ranks = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
         return StepLoader(
-            ListStore(conversations(48)),
+            MemoryTrees(conversations(48)),
             batch_size=24,
             accumulate=trainer.accumulate_grad_batches,
             world=ranks["num_replicas"],

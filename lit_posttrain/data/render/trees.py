@@ -242,7 +242,7 @@ class TreeMaker:
         audit.drop(error.reason, line)
 
     def report(self, columns: Mapping[str, NDArray[Any]], comparisons: Compared | None) -> AuditReport:
-        """The audit of what was made. columns: (n,) each of its trees: file_index, lengths, trained_tokens, lines.
+        """The audit of what was made. columns: (n,) each of its trees: file_index, input_tokens, tokens, lines.
 
         Raises:
             PostTrainError: a file as a whole says that it was read the wrong way.
@@ -252,8 +252,8 @@ class TreeMaker:
                 raise PostTrainError(f"{audit.name}: {reader.doubt}")
         total = _sum(self.audits)
         for index, audit in [*enumerate(self.audits), (-1, total)]:
-            mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lengths"]), np.bool_)
-            audit.measure(*(columns[name][mine] for name in ("lengths", "trained_tokens", "lines")))
+            mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lines"]), np.bool_)
+            audit.measure(*(columns[name][mine] for name in ("input_tokens", "tokens", "lines")))
         total.longest = []
         return AuditReport(
             files=self.audits,

@@ -25,15 +25,7 @@ class Trees(Protocol):
     @property
     def lengths(self) -> NDArray[np.int64]: ...
     @property
-    def trained_tokens(self) -> NDArray[np.int64]: ...
-    @property
-    def num_responses(self) -> NDArray[np.int64]: ...
-    @property
-    def num_pairs(self) -> NDArray[np.int64]: ...
-    @property
-    def num_labelled(self) -> NDArray[np.int64]: ...
-    @property
-    def chosen_tokens(self) -> NDArray[np.int64]: ...
+    def units(self) -> Mapping[str, NDArray[np.int64]]: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -44,15 +36,7 @@ class Trees(Protocol):
 
 def step_denominators(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
     """The denominators of a step made of these trees, over all micro-batches and ranks."""
-    return {
-        "tokens": float(store.trained_tokens[members].sum()),
-        "input_tokens": float(store.lengths[members].sum()),
-        "responses": float(store.num_responses[members].sum()),
-        "pairs": float(store.num_pairs[members].sum()),
-        "labelled": float(store.num_labelled[members].sum()),
-        "chosen_tokens": float(store.chosen_tokens[members].sum()),
-        "trees": float(len(members)),
-    }
+    return {name: float(column[members].sum()) for name, column in store.units.items()}
 
 
 class Companions(Protocol):

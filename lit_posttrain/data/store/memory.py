@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_posttrain.data.audit.compared import ResponseColumns
-from lit_posttrain.data.store.store import MEASURES, Longs, measures
+from lit_posttrain.data.store.units import Longs, unit_columns
 from lit_posttrain.types import Tree
 
 
 class MemoryTrees:
-    """A sequence of trees; its columns are those of `TreeStore`."""
+    """A sequence of trees; its columns and units are those of `TreeStore`."""
 
     def __init__(self, trees: Sequence[Tree], fingerprint: str = "memory") -> None:
         self._trees, self.fingerprint = list(trees), fingerprint
         self.files = list(dict.fromkeys(tree.file for tree in trees))
-        rows = np.array([measures(tree) for tree in trees], dtype=np.int64).reshape(-1, len(MEASURES))
-        columns: dict[str, Longs] = dict(zip(MEASURES, rows.T, strict=True))
-        self.lengths, self.num_responses = columns["lengths"], columns["num_responses"]
-        self.trained_tokens, self.chosen_tokens = columns["trained_tokens"], columns["chosen_tokens"]
-        self.num_pairs, self.num_labelled = columns["num_pairs"], columns["num_labelled"]
+        self.units = unit_columns(self)
         self.lines: Longs = np.array([tree.line for tree in trees], dtype=np.int64)
         self.file_index: Longs = np.array([self.files.index(tree.file) for tree in trees], dtype=np.int64)
+
+    @property
+    def lengths(self) -> Longs:
+        """(n,) int64, tokens of the prompt and all responses."""
+        return self.units["input_tokens"]
 
     def __len__(self) -> int:
         return len(self._trees)
@@ -39,7 +40,7 @@ class MemoryTrees:
         """All responses."""
         every = [response for tree in self._trees for response in tree.responses]
         return ResponseColumns(
-            tree=np.repeat(np.arange(len(self._trees)), self.num_responses),
+            tree=np.repeat(np.arange(len(self._trees)), [len(tree.responses) for tree in self._trees]),
             size=np.array([len(response.tokens) for response in every], dtype=np.int64),
             labels={
                 name: np.array([response.label(name) for response in every], dtype=np.float32)

@@ -115,7 +115,7 @@ def mix_sources(
             f"--data.weights {_listed(weights)}: the sources with a weight have no usable row; raise another one"
         )
     tokens = [
-        float(train.trained_tokens[rows].mean()) * shown if shown else 0.0
+        float(train.units["tokens"][rows].mean()) * shown if shown else 0.0
         for rows, shown in zip(mix.rows, mix.shown, strict=True)
     ]
     audit.mix = [

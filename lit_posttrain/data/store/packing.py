@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lit_posttrain.data.store.units import UNITS
 from lit_posttrain.types import PerResponse, Response, RowLayout, Tree, TreeBatch
 
 # Candidate row lengths are the longest group times these: more than one group a row pays where lengths are ragged.
@@ -113,6 +114,7 @@ def collate(
 ) -> TreeBatch:
     """Pack trees into a TreeBatch. No trees give a batch of one padding token and no targets: a rank that has run
     out of data still takes part in every collective."""
+    whole = trees
     trees = trees if layout.tails else [_without_tails(tree) for tree in trees]
     groups = make_groups(trees, layout)
     length, rows = plan_rows([g.length for g in groups], layout) if groups else (1, [[]])
@@ -167,6 +169,7 @@ def collate(
         response_tree=_concatenate([np.full(len(t.responses), i, np.int64) for i, t in enumerate(trees)]),
         response_last=torch.from_numpy(last),
         per_response=_labels(responses),
+        local_counts={name: float(sum(count(tree) for tree in whole)) for name, count in UNITS.items()},
         denominators=dict(denominators),
         example_ids=list(example_ids) if example_ids else list(range(len(trees))),
         per_target={

@@ -24,40 +24,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit.compared import ResponseColumns
+from lit_posttrain.data.store.units import UNITS, Longs, built_in, unit_columns
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Tree
 
-Longs = NDArray[np.int64]
-
-# per tree what loaders plan with, so that planning reads no tokens
-MEASURES = (
+# per tree, in the order in which `append` fills them; units have columns of their own
+_TREE_COLUMNS = (
+    "first_segment",
     "prompt_lengths",
-    "lengths",
     "longest_branch",
     "num_responses",
-    "trained_tokens",
-    "num_pairs",
-    "num_labelled",
-    "chosen_tokens",
     "prompt_loss_mask",
+    "file_index",
+    "lines",
+    "record_start",
+    "record_end",
 )
-# in the order in which `append` fills them
-_TREE_COLUMNS = ("first_segment", *MEASURES, "file_index", "lines", "record_start", "record_end")
 _FLUSH_TOKENS = 1 << 20
 
 
 class TreeStore:
     """A read-only sequence of trees.
 
-    lengths (n,): tokens of the prompt and all responses. prompt_lengths (n,). longest_branch (n,): the prompt and the
-    longest response. num_responses (n,). trained_tokens (n,): targets, that is trained tokens of responses and
-    prompt, except the first token of a sequence, which nothing predicts. num_pairs (n,): pairs of responses of unequal
-    rank. num_labelled (n,): responses of which somebody said whether they are good (of a ranking the best and the
-    worst). chosen_tokens (n,): trained tokens of the responses of rank 0, and of their prompt. file_index (n,) into
-    `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the record's content, the
-    same in every file. fingerprint: hash of the trees and their order. identity, num_targets: hash and number of
-    targets of all trees of the folder. first_target (n,): place of a tree's first target among them. reference: one
-    number for each of them, of which every tree gets its own; None for nothing.
+    prompt_lengths (n,). longest_branch (n,): tokens of the prompt and the longest response. num_responses (n,).
+    file_index (n,) into `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the
+    record's content, the same in every file. fingerprint: hash of the trees and their order. identity, num_targets:
+    hash and number of targets of all trees of the folder. first_target (n,): place of a tree's first target among them.
+    reference: one number for each of them, of which every tree gets its own; None for nothing.
     """
 
     def __init__(self, folder: Path | str, files: Sequence[str] | None = None) -> None:
@@ -77,23 +70,19 @@ class TreeStore:
             self._labels: dict[str, NDArray[np.float32]] = dict(zip(names, segments["labels"], strict=True))
         with np.load(self.folder / "trees.npz") as trees:
             columns = {name: trees[name] for name in (*_TREE_COLUMNS, "row_hash")}
-        ends = np.cumsum(columns["trained_tokens"])
+            units = {name: trees[name] for name in built_in() if name in trees.files}
+        ends = np.cumsum(units["tokens"])
         self.num_targets = int(ends[-1]) if len(ends) else 0
-        columns["first_target"] = ends - columns["trained_tokens"]
-        self._take(columns)
+        columns["first_target"] = ends - units["tokens"]
+        self._take(columns, units)
 
-    def _take(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        self._columns = dict(columns)
+    def _take(self, columns: Mapping[str, NDArray[Any]], units: Mapping[str, Longs]) -> None:
+        self._columns, self._units = dict(columns), dict(units)
         self._first_segment: Longs = columns["first_segment"]
         self._prompt_loss_mask: Longs = columns["prompt_loss_mask"]
         self.prompt_lengths: Longs = columns["prompt_lengths"]
-        self.lengths: Longs = columns["lengths"]
         self.longest_branch: Longs = columns["longest_branch"]
         self.num_responses: Longs = columns["num_responses"]
-        self.trained_tokens: Longs = columns["trained_tokens"]
-        self.num_pairs: Longs = columns["num_pairs"]
-        self.num_labelled: Longs = columns["num_labelled"]
-        self.chosen_tokens: Longs = columns["chosen_tokens"]
         self.file_index: Longs = columns["file_index"]
         self.lines: Longs = columns["lines"]
         self.first_target: Longs = columns["first_target"]
@@ -101,8 +90,20 @@ class TreeStore:
         self._record_end: Longs = columns["record_end"]
         self.row_hash: NDArray[np.uint64] = columns["row_hash"]
 
+    @property
+    def units(self) -> Mapping[str, Longs]:
+        """By unit (n,) int64, how many each tree has, see `UNITS`. A unit that is not on disk is counted now."""
+        if self._units.keys() != UNITS.keys():
+            self._units = unit_columns(self, self._units)
+        return self._units
+
+    @property
+    def lengths(self) -> Longs:
+        """(n,) int64, tokens of the prompt and all responses."""
+        return self._units["input_tokens"]
+
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.prompt_lengths)
 
     def __getitem__(self, index: int) -> Tree:
         if not -len(self) <= index < len(self):
@@ -129,7 +130,7 @@ class TreeStore:
 
     def _values(self, index: int) -> NDArray[Any]:
         start = int(self.first_target[index])
-        return np.array(self.reference[start : start + int(self.trained_tokens[index])])
+        return np.array(self.reference[start : start + int(self._units["tokens"][index])])
 
     def whole(self) -> TreeStore:
         """All trees of the folder."""
@@ -151,7 +152,8 @@ class TreeStore:
         chosen = np.asarray(indices, dtype=np.int64)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view._take({name: column[chosen] for name, column in self._columns.items()})
+        columns, units = ({name: v[chosen] for name, v in kept.items()} for kept in (self._columns, self._units))
+        view._take(columns, units)
         view.fingerprint = hashlib.blake2b(self.fingerprint.encode() + chosen.tobytes(), digest_size=16).hexdigest()
         return view
 
@@ -169,6 +171,7 @@ class TreeStoreWriter:
         self._index = {name: i for i, name in enumerate(self.files)}
         self._draft = self.folder.with_name(f"{self.folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         self._columns = {name: array("q") for name in _TREE_COLUMNS}
+        self._units = {name: array("q") for name in built_in()}
         self._row_hash = array("Q")
         self._offsets = array("q", [0])
         self._labels: dict[str, tuple[array[int], array[float]]] = {}  # by name the segments that have it, and values
@@ -200,7 +203,7 @@ class TreeStoreWriter:
         shutil.rmtree(self._draft, ignore_errors=True)
 
     def __len__(self) -> int:
-        return len(self._columns["lengths"])
+        return len(self._row_hash)
 
     def append(self, tree: Tree, row_hash: int = 0) -> None:
         """Add a tree; `row_hash` is an unsigned 64-bit hash of its record."""
@@ -212,9 +215,14 @@ class TreeStoreWriter:
         self._record_bytes += len(record)
         self._hash.update(record)
         self._records_file.write(record)
-        row = (len(self._offsets) - 1, *measures(tree), self._index[tree.file], tree.line, begin, self._record_bytes)
+        longest = len(prompt) + max((len(r.tokens) for r in responses), default=0)
+        marked = int(marks is not None and marks.any())
+        shape = (len(self._offsets) - 1, len(prompt), longest, len(responses), marked)
+        row = (*shape, self._index[tree.file], tree.line, begin, self._record_bytes)
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
+        for name, counted in self._units.items():
+            counted.append(UNITS[name](tree))
         self._row_hash.append(row_hash)
         self._segment(prompt, np.zeros(len(prompt), np.bool_) if marks is None else marks, {})
         for response in responses:
@@ -246,9 +254,9 @@ class TreeStoreWriter:
         self._pending_tokens = 0
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The per-tree columns of what has been appended so far."""
+        """The per-tree columns and units of what has been appended so far."""
         return {
-            **{name: np.array(column, dtype=np.int64) for name, column in self._columns.items()},
+            **{name: np.array(column, dtype=np.int64) for name, column in (self._columns | self._units).items()},
             "row_hash": np.array(self._row_hash, dtype=np.uint64),
         }
 
@@ -297,39 +305,6 @@ class TreeStoreWriter:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         return TreeStore(self.folder)
-
-
-def measures(tree: Tree) -> tuple[int, ...]:
-    """What loaders plan with, `MEASURES` by name; see `TreeStore`."""
-    prompt, responses, marks = tree.prompt, tree.responses, tree.prompt_loss_mask
-    tails = [len(r.tokens) for r in responses]
-    # where the prompt is empty, every response starts its own sequence
-    skip = 0 if len(prompt) else 1
-    targets = sum([int(np.count_nonzero(r.loss_mask[skip:])) for r in responses])
-    pairs, labelled, chosen = _compared(responses, skip)
-    if marks is not None:
-        targets += int(np.count_nonzero(marks[1:]))
-        chosen += int(np.count_nonzero(marks[1:]))
-    return (
-        len(prompt),
-        len(prompt) + sum(tails),
-        len(prompt) + max(tails, default=0),
-        len(tails),
-        targets,
-        pairs,
-        labelled,
-        chosen,
-        int(marks is not None and marks.any()),
-    )
-
-
-def _compared(responses: Sequence[Response], skip: int) -> tuple[int, int, int]:
-    """Pairs of unequal rank, responses that are known to be good or bad, and trained tokens of those of rank 0."""
-    ranks = [response.label("rank") for response in responses]
-    best = [np.count_nonzero(r.loss_mask[skip:]) for r, rank in zip(responses, ranks, strict=True) if rank == 0]
-    ends = {0.0, max((rank for rank in ranks if rank == rank), default=0.0)}
-    known = [rank in ends or "good" in r.labels for r, rank in zip(responses, ranks, strict=True)]
-    return sum(a < b for a in ranks for b in ranks), sum(known), int(sum(best))
 
 
 def _map(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -134,8 +134,8 @@ class TreeStream:
         trees = MemoryTrees(_made(maker, list(records)))
         place = {audit.name: index for index, audit in enumerate(maker.audits)}
         origin = np.array([place[trees.files[k]] for k in trees.file_index], dtype=np.int64)
-        columns = {"lengths": trees.lengths, "trained_tokens": trees.trained_tokens, "lines": trees.lines}
-        report = maker.report({"file_index": origin, **columns}, compared(trees.responses()))
+        columns = {"file_index": origin, "lines": trees.lines, **trees.units}
+        report = maker.report(columns, compared(trees.responses()))
         report.files = [audit for audit in report.files if audit.rows] or report.files[:1]
         report.first_rows = report.total.rows
         report.left_out = [source.beside for source in self.sources if source.beside]

@@ -17,8 +17,10 @@ from torch import Tensor
 from lit_posttrain.ops.head import (
     HeadTransform,
     accumulate,
+    check_targets,
     head_parts,
     matmul_dtype,
+    places,
     project,
     shape_logits,
     slices,
@@ -65,10 +67,8 @@ def token_logprobs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
-    on_cpu = hidden_ND.device.type == "cpu"
-    if on_cpu and bool(((target_ids_N < 0) | (target_ids_N >= weight_VD.shape[0])).any()):
-        raise IndexError(f"a target id is outside the vocabulary of {weight_VD.shape[0]} entries")
-    tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
+    check_targets(target_ids_N, len(weight_VD))
+    tile = tile or (_CPU_TILE if hidden_ND.device.type == "cpu" else _GPU_TILE)
     logprobs, entropies, hits = _TiledLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         hidden_ND, weight_VD, bias_V, target_ids_N, head or HeadTransform(), temperature, entropy, correct, tile
     )
@@ -135,8 +135,8 @@ class _TiledLogprobs(torch.autograd.Function):
         cast = hidden.to(dtype)
         for entries, part, bias_part in head_parts(weight, bias, dtype, tile[1]):
             for rows in slices(hidden.shape[0], tile[0]):
-                logits, _ = shape_logits(project(cast[rows], part, bias_part, precise), head, temperature)
-                place, inside = _places(targets[rows], entries)
+                logits, _ = shape_logits(project(cast[rows], part, bias_part).to(precise), head, temperature)
+                place, inside = places(targets[rows], entries)
                 at_target[rows] = torch.where(inside, logits.gather(1, place[:, None])[:, 0], at_target[rows])
                 softmax.add(logits, rows, entries.start)
         log_total = softmax.total.log()
@@ -166,7 +166,7 @@ class _TiledLogprobs(torch.autograd.Function):
             weight_sum = torch.zeros_like(part, dtype=precise) if want_weight else None
             bias_sum = torch.zeros(len(part), dtype=precise, device=part.device) if want_bias else None
             for rows in slices(hidden.shape[0], tile[0]):
-                raw = project(cast[rows], part, bias_part, precise)
+                raw = project(cast[rows], part, bias_part).to(precise)
                 logits, slope = shape_logits(raw, head, temperature)
                 shifted = logits.sub_(normaliser[rows, None])
                 upstream = given[rows, None]
@@ -177,7 +177,7 @@ class _TiledLogprobs(torch.autograd.Function):
                     grad = probabilities.mul_(coefficient.sub_(upstream))
                 else:
                     grad = shifted.exp_().mul_(-upstream)
-                place, inside = _places(targets[rows], entries)
+                place, inside = places(targets[rows], entries)
                 grad.scatter_add_(1, place[:, None], torch.where(inside[:, None], upstream, 0.0))
                 if slope is not None:
                     grad.mul_(slope)
@@ -195,10 +195,3 @@ class _TiledLogprobs(torch.autograd.Function):
             if grad_bias is not None and bias_sum is not None:
                 grad_bias[entries] = bias_sum
         return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias, *[None] * 6
-
-
-def _places(targets: Tensor, entries: slice) -> tuple[Tensor, Tensor]:
-    """Where in a part of the vocabulary each target stands, and whether it does; the place is 0 where not."""
-    place = targets - entries.start
-    inside = (place >= 0) & (place < entries.stop - entries.start)
-    return place * inside, inside

@@ -168,8 +168,8 @@ class TreeBatch:
         (tokens, responses, trees, ...; data/store/units.py has the table). local_counts: those of this micro-batch.
     example_ids: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
     per_target: by name (N,), what the trees brought along for each target.
-    mismatched: prompts of the whole step (of this rank) with responses to other prompts, where the method asks for
-        them; on the first micro-batch of a step.
+    extras: by name the auxiliary rows of the whole step (of this rank) that a method asks for, packed; on the first
+        micro-batch of a step.
     """
 
     input_ids: Tensor
@@ -186,7 +186,7 @@ class TreeBatch:
     local_counts: dict[str, float]
     example_ids: list[int] = field(default_factory=list)
     per_target: dict[str, Tensor] = field(default_factory=dict)
-    mismatched: list[TreeBatch] = field(default_factory=list)
+    extras: dict[str, list[TreeBatch]] = field(default_factory=dict)
 
     @property
     def num_trees(self) -> int:
@@ -244,7 +244,7 @@ class TreeBatch:
         moved = {k: change(v) if isinstance(v, Tensor) else v for k, v in moved.items()}
         moved["per_response"] = self.per_response.mapped(change)
         moved["per_target"] = {name: change(values) for name, values in self.per_target.items()}
-        moved["mismatched"] = [other._map(change) for other in self.mismatched]
+        moved["extras"] = {name: [other._map(change) for other in others] for name, others in self.extras.items()}
         return type(self)(**moved)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:

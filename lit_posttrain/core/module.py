@@ -29,6 +29,7 @@ from lit_posttrain.core.terms import Term, loss_of
 from lit_posttrain.core.trainer_checks import check_trainer
 from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.data.modules.base import TreeData
+from lit_posttrain.data.store.loader import AuxiliaryRows, Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.identity import (
@@ -107,6 +108,12 @@ class PostTrainingModule(MeasuredModule):
     @abstractmethod
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The terms of the loss on a micro-batch, by name. Call `track` for further metrics."""
+
+    def auxiliary_rows(self, store: Trees, max_length: int) -> dict[str, AuxiliaryRows]:
+        """By name, further rows that the method wants to see beside those of `store`, one for each and of at most
+        `max_length` tokens; by default none. The first micro-batch of a step has those of the whole step in
+        `TreeBatch.extras`. A cached reference covers those that are `TargetTrees`."""
+        return {}
 
     # What a method uses ----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -18,11 +18,15 @@ from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.reference import Reference, ReferencedModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.store.kl_pairs import KLPairs, prompts_differ
+from lit_posttrain.data.store.loader import AuxiliaryRows, Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.precision import sum_dtype
 from lit_posttrain.ops.preferences import kto
 from lit_posttrain.types import TreeBatch
+
+KL_PAIRS = "kl_pairs"
 
 
 class KTO(ReferencedModule, PreferenceModule):
@@ -35,8 +39,6 @@ class KTO(ReferencedModule, PreferenceModule):
     it is cut off at 0, nats a response), kl/batch (mean k3 a token on the given responses), logps/chosen and
     logps/rejected. Validation takes z_0 of each batch, a stream that of each step; where all prompts are the same, 0.
     """
-
-    wants_mismatched: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,13 +75,14 @@ class KTO(ReferencedModule, PreferenceModule):
                 "they must be at least 0, and one of them above (1 is usual)"
             )
         self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
-        self._moved = torch.zeros(())  # mean D of mismatched responses, of the training step under way
+        self._moved = torch.zeros(())  # mean D of responses to other prompts, of the training step under way
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The term over labelled responses."""
-        moved = self._mean_ratio(batch.mismatched) if batch.mismatched else self._moved
+        others = batch.extras.get(KL_PAIRS)
+        moved = self._mean_ratio(others) if others else self._moved
         if self.evaluating:  # perhaps in the middle of a step
-            moved = moved if batch.mismatched else torch.zeros_like(self._moved)
+            moved = moved if others else torch.zeros_like(self._moved)
         else:
             self._moved = moved
         reference = self.reference_logprobs(batch)
@@ -101,6 +104,29 @@ class KTO(ReferencedModule, PreferenceModule):
         names = ("rewards/chosen", "rewards/rejected")
         return {"rewards/margins": values[names[0]] - values[names[1]]} if all(n in values for n in names) else {}
 
+    def auxiliary_rows(self, store: Trees, max_length: int) -> dict[str, AuxiliaryRows]:
+        """Every prompt with a response to another one: what z_0 is measured on."""
+        return {KL_PAIRS: KLPairs(store, max_length)}
+
+    def check_data(self, data: Any) -> None:
+        """Look at the rows to train and to validate on.
+
+        Raises:
+            PostTrainError: also where no row has another prompt beside it.
+        """
+        super().check_data(data)
+        if getattr(data, "streaming", False):
+            if data.batch_size < 2:
+                raise PostTrainError(
+                    "--data.batch_size 1 with --data.streaming: KTO compares the rows of a step with each other; take "
+                    "2 or more"
+                )
+        elif (store := getattr(data, "train_store", None)) is not None and not prompts_differ(store):
+            raise PostTrainError(
+                f"{store.files[0]}: all rows have the same prompt, and KTO compares with responses to others; mix some "
+                "in"
+            )
+
     def check_store(self, store: Any) -> None:
         """Refuse rows without a label.
 
@@ -115,7 +141,7 @@ class KTO(ReferencedModule, PreferenceModule):
             )
 
     def _mean_ratio(self, batches: list[TreeBatch]) -> Tensor:
-        """Scalar: mean D of the mismatched responses of the step, over all ranks."""
+        """Scalar: mean D of the step's responses to other prompts, over all ranks."""
         sums = torch.zeros(2, device=self.device, dtype=sum_dtype(self.device))
         for batch in batches:
             with self.eval_no_grad() as policy:

@@ -178,7 +178,7 @@ class ExperienceLoader:
             parts = self.cutter.accumulate * self.cutter.world
             self._at_hand = split_trees([tree for tree in chosen if self.teaches(tree)], parts)
             store = MemoryTrees(self._at_hand)
-            for batch in self.cutter.micro_batches(store, np.arange(len(store)), None, skip, denominators):
+            for batch in self.cutter.micro_batches(store, np.arange(len(store)), skip=skip, denominators=denominators):
                 self._yielded += 1
                 yield batch
             skip = 0

@@ -90,7 +90,7 @@ def kto(
 ) -> Tensor:
     """w_d (1 - s(beta D - z)) for desirable responses, w_u (1 - s(z - beta D)) for the others (Ethayarajh et al. 2024).
     desirable_M: 1 for desirable, 0 for the others, between them a mixture. baseline: z, scalar, detached: beta times
-    the mean D of mismatched responses over the whole step, at least 0."""
+    the mean D of responses to other prompts over the whole step, at least 0."""
     good = weight_w * (1 - torch.sigmoid(reward_M - baseline))
     bad = weight_l * (1 - torch.sigmoid(baseline - reward_M))
     return desirable_M * good + (1 - desirable_M) * bad

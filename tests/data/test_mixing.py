@@ -16,9 +16,9 @@ from helpers.runs import Counting, pairs, trainer, write
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.modules.conversation import ConversationData
 from lit_posttrain.data.modules.preference import PreferenceData
+from lit_posttrain.data.store.kl_pairs import KLPairs
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
-from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.errors import PostTrainError
 
@@ -164,19 +164,19 @@ def test_weights_meant_as_shares_are_reported(tmp_path: Path) -> None:
     assert not any("weights" in line for line in right.audit.warnings)
 
 
-def test_companions_follow_the_rows(tmp_path: Path) -> None:
+def test_auxiliary_rows_follow_the_rows(tmp_path: Path) -> None:
     files = feedback_files(tmp_path).paths
     mixed = PreferenceData(files, weights=[2.0, 0.5, 1.0], cache_dir=str(tmp_path / "cache"), batch_size=7)
     mixed.build(tiny.tokenizer())
     store = mixed.train_store
-    companions = Mismatched(store, 64)
-    loader = StepLoader(store, batch_size=7, accumulate=2, mix=mixed._mix, companions=companions)
+    pairs = {"kl_pairs": KLPairs(store, 64)}
+    loader = StepLoader(store, batch_size=7, accumulate=2, mix=mixed._mix, auxiliary=pairs)
     batches = list(loader)
     assert Counter(store.file_index[list(chain(*(b.example_ids for b in batches)))].tolist()) == {0: 34, 1: 8, 2: 17}
     for first, second in zip(batches[::2], batches[1::2], strict=True):
-        beside = list(chain(*(batch.example_ids for batch in first.mismatched)))
+        beside = list(chain(*(batch.example_ids for batch in first.extras["kl_pairs"])))
         assert beside == [*first.example_ids, *second.example_ids]
-        assert second.mismatched == []
+        assert second.extras == {}
 
 
 @pytest.mark.parametrize(

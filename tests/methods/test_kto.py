@@ -14,9 +14,9 @@ from cases import comparisons
 from helpers.runs import quiet_trainer, write
 
 from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Tree
+from lit_posttrain.data.store.kl_pairs import KLPairs, prompts_differ
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
-from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.types import RowLayout
 
@@ -34,12 +34,12 @@ class Steps(pl.LightningDataModule):
         self.accumulate, self.store = accumulate, MemoryTrees(good(32))
 
     def train_dataloader(self) -> StepLoader:
-        companions = Mismatched(self.store, 512)
-        return StepLoader(self.store, batch_size=8, accumulate=self.accumulate, companions=companions)
+        pairs = {"kl_pairs": KLPairs(self.store, 512)}
+        return StepLoader(self.store, batch_size=8, accumulate=self.accumulate, auxiliary=pairs)
 
     def val_dataloader(self) -> list[EvalLoader]:
         other = MemoryTrees(good(9)[1:])
-        return [EvalLoader(other, batch_size=8, companions=Mismatched(other, 512))]
+        return [EvalLoader(other, batch_size=8, auxiliary={"kl_pairs": KLPairs(other, 512)})]
 
 
 class Logged(pl.Callback):
@@ -90,12 +90,12 @@ def test_every_prompt_has_a_response_to_another_one() -> None:
         Tree(np.array(t, np.int32), [Response(np.full(n, 7 + n, np.int32), np.ones(n, np.bool_), {"good": 1.0})])
         for n, t in enumerate(tokens, 3)
     ]
-    pairing = Mismatched(MemoryTrees(trees), max_length=6)
+    pairing = KLPairs(MemoryTrees(trees), max_length=6)
     assert [int(pairing[i].responses[0].tokens[0]) for i in range(4)] == [12, 12, 10, 10]
     assert all(pairing[i].responses[0].labels == {} for i in range(4))
     assert [len(pairing[i].prompt) for i in range(4)] == [1, 1, 2, 1]  # the first are cut: no response near is short
-    alike = Mismatched(MemoryTrees(trees[:2]), max_length=7)
-    assert not alike.possible
+    alike = KLPairs(MemoryTrees(trees[:2]), max_length=7)
+    assert not prompts_differ(alike.store)
     assert not alike[0].responses[0].loss_mask.any(), "which adds nothing to z_0"
 
 

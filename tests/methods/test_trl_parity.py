@@ -251,7 +251,7 @@ def test_kto_equals_trl_at_one_micro_batch(nearer: bool, models: tuple[Path, Pat
     labels = [{"good": float(good)} for good in inputs["label"]]
     assert {known["good"] for known in labels} == {0.0, 1.0}
     batch = collate(trees("", labels), RowLayout(), {"labelled": float(len(labels))})
-    batch.mismatched = [collate(trees("KL_", [{}] * len(labels)), RowLayout(), {})]
+    batch.extras = {"kl_pairs": [collate(trees("KL_", [{}] * len(labels)), RowLayout(), {})]}
     made: list[KTO] = []
 
     def make(spec: ModelSpec) -> KTO:

@@ -20,7 +20,6 @@ from torch.distributed.tensor import DTensor
 from lit_posttrain import Completion, Sampling, Tree
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
-from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.models.sharding import FSDP2Strategy
 from lit_posttrain.on_policy.module import OnPolicyModule
 
@@ -65,7 +64,7 @@ class OneStep(pl.LightningDataModule):
             world=ranks["num_replicas"],
             rank=ranks["rank"],
             layout=trainer.lightning_module.layout,
-            companions=Mismatched(self.store, 512) if hasattr(trainer.lightning_module, "wants_mismatched") else None,
+            auxiliary=trainer.lightning_module.auxiliary_rows(self.store, 512),
         )
 
 

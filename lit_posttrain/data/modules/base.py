@@ -13,7 +13,7 @@ from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.names import short_names
 from lit_posttrain.data.render.trees import Options
 from lit_posttrain.data.store.build import build_store, held_out
-from lit_posttrain.data.store.loader import Companions, EvalLoader, StepLoader, Trees
+from lit_posttrain.data.store.loader import AuxiliaryRows, EvalLoader, StepLoader, Trees
 from lit_posttrain.data.store.mixing import Mix, check_weights, mix_sources
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
@@ -37,6 +37,15 @@ class TokenizerOwner(Protocol):
     def max_positions(self) -> int | None: ...
     @property
     def layout(self) -> RowLayout: ...
+
+
+@runtime_checkable
+class AsksForRows(TokenizerOwner, Protocol):
+    """A method that looks at further rows beside those that it trains on."""
+
+    def auxiliary_rows(self, store: Trees, max_length: int) -> dict[str, AuxiliaryRows]:
+        """By name, for each row of `store` a further one of at most `max_length` tokens: `TreeBatch.extras`."""
+        ...
 
 
 class Rank(TypedDict):
@@ -110,6 +119,8 @@ class TreeData(LightningDataModule):
         self._whole: TreeStore | None = None
         self._titles: dict[str, str] = {}  # what to call each data set in messages, by its name
         self._train: TreeStore | None = None
+        self._asking: TokenizerOwner | None = None  # whose auxiliary rows these are, by the fingerprint of a store
+        self._auxiliary_rows: dict[str, dict[str, AuxiliaryRows]] = {}
         self._mix: Mix | None = None
         self._val: dict[str, TreeStore] = {}
         self._test: dict[str, TreeStore] = {}
@@ -293,7 +304,7 @@ class TreeData(LightningDataModule):
             shuffle=self.shuffle and not self._overfits,
             repeat=self._overfits,
             mix=self._mix,
-            companions=self._companions(self.train_store),
+            auxiliary=self._auxiliary(self.train_store),
             **self._step_options(),
         )
 
@@ -331,15 +342,25 @@ class TreeData(LightningDataModule):
                 store,
                 batch_size=self.eval_batch_size,
                 layout=layout,
-                companions=self._companions(store),
+                auxiliary=self._auxiliary(store),
                 **self._rank(),
             )
             for store in stores.values()
         ]
 
-    def _companions(self, store: Trees) -> Companions | None:
-        """What a method wants to see beside the rows of a store; nothing by default."""
-        return None
+    def _asked_for(self, store: Trees) -> dict[str, AuxiliaryRows]:
+        owner = self._owner()
+        if not isinstance(owner, AsksForRows):
+            return {}
+        return owner.auxiliary_rows(store, self._limit(owner.max_positions))
+
+    def _auxiliary(self, store: TreeStore) -> dict[str, AuxiliaryRows]:
+        """What the method asks for beside the rows of a store. Made once: log-probs of a reference are attached."""
+        if self._asking is not self._owner():
+            self._asking, self._auxiliary_rows = self._owner(), {}
+        if store.fingerprint not in self._auxiliary_rows:
+            self._auxiliary_rows[store.fingerprint] = self._asked_for(store)
+        return self._auxiliary_rows[store.fingerprint]
 
     def _rank(self) -> Rank:
         given = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}

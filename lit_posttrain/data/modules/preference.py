@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,20 +22,9 @@ from lit_posttrain.data.rows.messages import check_order
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.votes import Winner
 from lit_posttrain.data.store.build import cache_home
-from lit_posttrain.data.store.loader import Companions, Trees
 from lit_posttrain.data.store.logprob_cache import TargetTrees
-from lit_posttrain.data.store.memory import MemoryTrees
-from lit_posttrain.data.store.mismatch import Mismatched
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Tree
-
-
-@runtime_checkable
-class WantsMismatched(Protocol):
-    """A method that looks at prompts with responses to other prompts."""
-
-    @property
-    def wants_mismatched(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -136,33 +125,6 @@ class PreferenceData(StreamableData):
     train_on_prompt: bool = False
     overlong: Literal["drop", "cut_prompt"] = "drop"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._mismatched: dict[str, Mismatched] = {}
-
-    def _companions(self, store: Trees) -> Companions | None:
-        owner = self._owner()
-        if not (isinstance(owner, WantsMismatched) and owner.wants_mismatched):
-            return None
-        limit = self._limit(owner.max_positions)
-        if isinstance(store, MemoryTrees):  # of a stream's step: its rows have each other's responses beside them
-            if self.batch_size < 2:
-                raise PostTrainError(
-                    f"--data.batch_size 1 with --data.streaming: {type(owner).__name__} compares the rows of a step "
-                    "with each other; take 2 or more"
-                )
-            return Mismatched(store, limit)
-        key = store.fingerprint
-        if key not in self._mismatched:
-            pairing = Mismatched(store, limit)
-            if not pairing.possible and store is self._train:
-                raise PostTrainError(
-                    f"{store.files[0]}: all rows have the same prompt, and {type(owner).__name__} compares with "
-                    "responses to others; mix some in"
-                )
-            self._mismatched[key] = pairing
-        return self._mismatched[key]
-
     @property
     def target_trees(self) -> list[TargetTrees]:
         """All that a run computes log-probs of: the rows to train and to validate on, and what stands beside them."""
@@ -172,8 +134,8 @@ class PreferenceData(StreamableData):
                 "--model.reference copy, or with adapters adapter_off"
             )
         stores = [self.train_store, *self.val_stores.values()]
-        beside = [self._companions(store) for store in stores]
-        return [*stores, *(other for other in beside if isinstance(other, Mismatched) and other.num_targets)]
+        beside = [rows for store in stores for rows in self._auxiliary(store).values()]
+        return [*stores, *(rows for rows in beside if isinstance(rows, TargetTrees) and rows.num_targets)]
 
     @property
     def reference_folder(self) -> Path:

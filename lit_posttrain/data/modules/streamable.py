@@ -105,7 +105,7 @@ class StreamableData(TreeData):
             self._stream(),
             steps=self.trainer.max_steps,
             check=getattr(self._owner(), "check_store", None),
-            companions=self._companions,
+            auxiliary=self._asked_for,
             together=partial(together, self.trainer),
             **self._step_options(),
         )

@@ -39,8 +39,8 @@ def step_denominators(store: Trees, members: Sequence[int] | NDArray[np.int64]) 
     return {name: float(column[members].sum()) for name, column in store.units.items()}
 
 
-class Companions(Protocol):
-    """A further tree for every row of a data set."""
+class AuxiliaryRows(Protocol):
+    """For every row of a data set a further one, which a method looks at and does not train on."""
 
     def __getitem__(self, index: int) -> Tree: ...
 
@@ -58,21 +58,24 @@ class StepCutter:
         self,
         store: Trees,
         members: NDArray[np.int64],
-        companions: Companions | None,
+        auxiliary: Mapping[str, AuxiliaryRows] | None = None,
         skip: int = 0,
         denominators: Mapping[str, float] | None = None,
     ) -> Iterator[TreeBatch]:
-        """This rank's micro-batches of the step of trees `members`, from number `skip` on; the first has the companions
-        of the whole step. denominators: the step's denominators, where it has more than these trees."""
+        """This rank's micro-batches of the step of trees `members`, from number `skip` on; the first has the auxiliary
+        rows of the whole step. denominators: the step's denominators, where it has more than these trees."""
         denominators = step_denominators(store, members) if denominators is None else denominators
         parts = self._parts(store.lengths[members], members)
         for number, chosen in enumerate(parts[skip:]):
             batch = self._collate(store, chosen, denominators)
-            if number == 0 and companions is not None:
-                batch.mismatched = [self._collate(companions, rows, {}) for rows in parts]
+            if number == 0:
+                batch.extras = {
+                    name: [self._collate(beside, rows, {}) for rows in parts]
+                    for name, beside in (auxiliary or {}).items()
+                }
             yield batch
 
-    def _collate(self, trees: Companions, chosen: list[int], denominators: Mapping[str, float]) -> TreeBatch:
+    def _collate(self, trees: AuxiliaryRows, chosen: list[int], denominators: Mapping[str, float]) -> TreeBatch:
         return collate([trees[i] for i in chosen], self.layout, denominators, chosen)
 
     def _parts(self, lengths: NDArray[np.int64], members: NDArray[np.int64]) -> list[list[int]]:
@@ -88,8 +91,8 @@ class StepLoader:
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
     a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
     says where Lightning leaves an epoch. repeat: whether every epoch has the order of the first. mix: how often an
-    epoch shows the rows of each source; by default every row once. companions: by row a further tree, which is not
-    trained on: the first micro-batch of a step carries those of the whole step.
+    epoch shows the rows of each source; by default every row once. auxiliary: by name rows
+    beside those of the store; the first micro-batch of a step has those of the whole step as its extras.
 
     Raises:
         PostTrainError: when a checkpoint's state belongs to other data, another batch size or another accumulation.
@@ -109,7 +112,7 @@ class StepLoader:
         limit: int | float = 1.0,
         repeat: bool = False,
         mix: Mix | None = None,
-        companions: Companions | None = None,
+        auxiliary: Mapping[str, AuxiliaryRows] | None = None,
     ) -> None:
         if len(store) == 0:
             raise PostTrainError("the training data has no usable rows; `lit-posttrain audit` says why")
@@ -118,7 +121,7 @@ class StepLoader:
         self.store, self.batch_size, self.seed, self.shuffle = store, batch_size, seed, shuffle
         self.accumulate, self.repeat = accumulate, repeat
         self.cutter = StepCutter(accumulate, world, rank, layout or RowLayout())
-        self.mix, self.companions = mix, companions
+        self.mix, self.auxiliary = mix, auxiliary
         self.steps = -(-len(store if mix is None else mix) // batch_size)
         # the micro-batches of an epoch as Lightning counts them
         self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
@@ -137,7 +140,7 @@ class StepLoader:
         order = self._order(0 if self.repeat else self._epoch)
         while step < self.steps:
             members = order[step * self.batch_size : (step + 1) * self.batch_size]
-            for batch in self.cutter.micro_batches(self.store, members, self.companions, skip):
+            for batch in self.cutter.micro_batches(self.store, members, self.auxiliary, skip):
                 self._yielded += 1
                 yield batch
             step, skip = step + 1, 0
@@ -205,9 +208,9 @@ class EvalLoader:
         world: int = 1,
         rank: int = 0,
         layout: RowLayout | None = None,
-        companions: Companions | None = None,
+        auxiliary: Mapping[str, AuxiliaryRows] | None = None,
     ) -> None:
-        self.store, self.world, self.rank, self.companions = store, world, rank, companions
+        self.store, self.world, self.rank, self.auxiliary = store, world, rank, auxiliary or {}
         self.batch_size = max(batch_size, world)
         self.layout = layout or RowLayout()
 
@@ -220,6 +223,8 @@ class EvalLoader:
             chosen = sorted(members[split_step(self.store.lengths[members], self.world)[self.rank]].tolist())
             denominators = step_denominators(self.store, members)
             batch = collate([self.store[i] for i in chosen], self.layout, denominators, chosen)
-            if self.companions is not None:
-                batch.mismatched = [collate([self.companions[i] for i in chosen], self.layout, {}, chosen)]
+            batch.extras = {
+                name: [collate([beside[i] for i in chosen], self.layout, {}, chosen)]
+                for name, beside in self.auxiliary.items()
+            }
             yield batch

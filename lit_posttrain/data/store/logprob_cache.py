@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from lit_posttrain.types import Tree
 _CHUNK = 1 << 20
 
 
+@runtime_checkable
 class TargetTrees(Protocol):
     """Trees whose targets have places in a file.
 

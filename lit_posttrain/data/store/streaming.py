@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, islice
@@ -23,7 +23,7 @@ from lit_posttrain.data.audit.compared import compared
 from lit_posttrain.data.audit.report import AuditReport, unused
 from lit_posttrain.data.files.sources import Record, Source
 from lit_posttrain.data.render.trees import TreeMaker
-from lit_posttrain.data.store.loader import Companions, StepCutter, Trees, require_same
+from lit_posttrain.data.store.loader import AuxiliaryRows, StepCutter, Trees, require_same
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, Tree, TreeBatch
@@ -240,13 +240,13 @@ class StreamLoader:
         layout: RowLayout | None = None,
         limit: int | float = 1.0,
         check: Callable[[Any], None] | None = None,
-        companions: Callable[[Trees], Companions | None] = lambda trees: None,
+        auxiliary: Callable[[Trees], Mapping[str, AuxiliaryRows]] = lambda trees: {},
         together: Callable[[Callable[[], MemoryTrees]], MemoryTrees] = lambda read: read(),
     ) -> None:
         """steps: of the run. limit: as in `StepLoader`. check: refuses a step's rows that a method cannot learn from.
-        companions: makes those of a step. together: reads a step's rows, on all ranks or on none."""
+        auxiliary: makes those of a step. together: reads a step's rows, on all ranks or on none."""
         self.stream, self.batch_size, self.steps, self.accumulate = stream, batch_size, steps, accumulate
-        self.check, self.companions, self.together = check, companions, together
+        self.check, self.auxiliary, self.together = check, auxiliary, together
         self.cutter = StepCutter(accumulate, world, rank, layout or RowLayout())
         self.step_trees = MemoryTrees([])
         self._end = min(limit, len(self)) if isinstance(limit, int) else int(len(self) * limit)
@@ -273,7 +273,7 @@ class StreamLoader:
 
         while True:
             self.step_trees = self.together(read)
-            members, beside = np.arange(len(self.step_trees)), self.companions(self.step_trees)
+            members, beside = np.arange(len(self.step_trees)), self.auxiliary(self.step_trees)
             for batch in self.cutter.micro_batches(self.step_trees, members, beside, self._part):
                 self._yielded, self._part = self._yielded + 1, self._part + 1
                 yield batch

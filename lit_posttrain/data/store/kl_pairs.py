@@ -16,7 +16,13 @@ from lit_posttrain.types import Response, Tree
 _LOOK_AHEAD = 200
 
 
-class Mismatched:
+def prompts_differ(store: Trees) -> bool:
+    """True if there are two prompts at all."""
+    first = store[0].prompt
+    return any(not np.array_equal(store[i].prompt, first) for i in range(1, len(store)))
+
+
+class KLPairs:
     """For every tree of a store its prompt with one response of a later tree, the next one that answers another prompt
     and fits.
 
@@ -27,7 +33,7 @@ class Mismatched:
 
     def __init__(self, store: Trees, max_length: int) -> None:
         self.store, self.max_length = store, max_length
-        self.identity = f"mismatched, rule 1, {max_length} {store.fingerprint}"
+        self.identity = f"kl_pairs, rule 1, {max_length} {store.fingerprint}"
         self.reference: Any = None
 
     def __len__(self) -> int:
@@ -60,13 +66,7 @@ class Mismatched:
         counted = response.loss_mask if other is not None else np.zeros_like(response.loss_mask)
         return own, Response(response.tokens, counted)
 
-    @property
-    def possible(self) -> bool:
-        """Whether there are two prompts at all."""
-        first = self.store[0].prompt
-        return any(not np.array_equal(self.store[i].prompt, first) for i in range(1, len(self.store)))
-
-    def whole(self) -> Mismatched:
+    def whole(self) -> KLPairs:
         """These trees, once more."""
         return copy.copy(self)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_posttrain.callbacks.reward_summary import Distribution, Reliability, RewardSummary
+from lit_posttrain.runs.atomic import whole_file
 
 _COLOURS = {"chosen": "#1b7f5c", "rejected": "#c1442e", "margin": "#33415c"}
 
@@ -31,10 +31,8 @@ def draw(summaries: Sequence[RewardSummary], title: str, file: Path) -> None:
         above.set_title(f"{summary.name}: {summary.responses:,} responses", parse_math=False)
         _reliability(figure.add_subplot(grid[2 * number : 2 * number + 2, 1]), summary.reliability)
     figure.suptitle(title)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png")
-    os.replace(part, file)
+    with whole_file(file) as part:
+        figure.savefig(part, format="png")
 
 
 def _histograms(axis: Any, found: Mapping[str, Distribution], label: str) -> None:

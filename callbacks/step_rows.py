@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from lit_posttrain.runs.atomic import write_text
 
 
 def rewrite(file: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -17,10 +18,7 @@ def rewrite(file: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
     added = [json.dumps(row, ensure_ascii=False) for row in rows]
     if kept == old and not added:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text("".join(line + "\n" for line in [*kept, *added]), encoding="utf-8")
-    os.replace(part, file)
+    write_text(file, "".join(line + "\n" for line in [*kept, *added]))
 
 
 def _step_of(line: str) -> float:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_posttrain.runs.atomic import whole_file, write_text
 from lit_posttrain.runs.checkpoint_shards import remove
 from lit_posttrain.runs.folder import RUN_ID, predictions_in
 from lit_posttrain.runs.redaction import redacted
@@ -121,15 +122,12 @@ class MetricsCSV(Logger):
         return rows
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(self.file.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as stream:
+        with whole_file(self.file) as part, part.open("w", newline="", encoding="utf-8") as stream:
             writer = self._writer(stream)
             writer.writeheader()
             for row in rows:
                 self._row_start = stream.tell()
                 writer.writerow(row)
-        os.replace(part, self.file)
 
     def _writer(self, stream: Any) -> csv.DictWriter[str]:
         return csv.DictWriter(stream, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -281,9 +279,7 @@ def _line(problem: BaseException) -> str:
 
 def keep_run_id(folder: Path, identity: str) -> None:
     """Remember the W&B run of a run's folder, for when it is resumed."""
-    part = folder / "wandb_id.txt.part"
-    part.write_text(identity + "\n", encoding="utf-8")
-    part.replace(folder / "wandb_id.txt")
+    write_text(folder / "wandb_id.txt", identity + "\n")
 
 
 def _run_id(folder: Path, anew: bool) -> str:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_posttrain.cli.parsing.paths import each_takes_paths, takes_paths
 from lit_posttrain.loggers import MetricsCSV, forget_run, keep_run_id
 from lit_posttrain.models.paths import found_from_anywhere
+from lit_posttrain.runs.atomic import whole_file, write_text
 from lit_posttrain.runs.folder import goes_on, keep_identity
 
 _WRITTEN = ("dirpath", "save_dir")  # folders of ModelCheckpoint and loggers, which need not exist yet
@@ -48,16 +49,13 @@ class SaveRunConfig(SaveConfigCallback):
         # what began this run must not begin the next one that is made from its config
         config = self.config.clone()
         config["ckpt_path"], config["overwrite"] = None, False
-        for part in ("model", "data", "trainer"):
-            config[part] = with_absolute_paths(config[part])
-        scratch = folder / "config.yaml.part"
-        self.parser.save(config, str(scratch), skip_none=False, overwrite=True, multifile=False)
-        scratch.replace(folder / "config.yaml")
+        for section in ("model", "data", "trainer"):
+            config[section] = with_absolute_paths(config[section])
+        with whole_file(folder / "config.yaml") as part:
+            self.parser.save(config, str(part), skip_none=False, overwrite=True, multifile=False)
         audit = getattr(getattr(trainer, "datamodule", None), "audit", None)
         if audit is not None:
-            scratch = folder / "audit.json.part"
-            scratch.write_text(audit.to_json(), encoding="utf-8")
-            scratch.replace(folder / "audit.json")
+            write_text(folder / "audit.json", audit.to_json())
 
 
 def with_absolute_paths(value: Any, name: str = "") -> Any:

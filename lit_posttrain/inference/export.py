@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.restore import Restored, restore
 from lit_posttrain.models.spec import DType, ModelSpec
 from lit_posttrain.models.tokenizers import closing_token
+from lit_posttrain.runs.atomic import whole_folder
 
 _QUICK_BYTES = 2 * 2**30  # of a base in float32 that is loaded once more for a figure
 
@@ -72,10 +72,7 @@ def export_checkpoint(
         )
     failed = "export would write another model than was trained, so nothing is written"
     proof = Proof(restored.model, len(restored.tokenizer), failed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        fresh = Path(scratch) / "model"
-        fresh.mkdir()
+    with whole_folder(target) as fresh:
         base_size = 0
         with _quiet_peft():
             if adapter:
@@ -85,9 +82,6 @@ def export_checkpoint(
         (fresh / "README.md").write_text(model_card(restored, found, adapter), encoding="utf-8")
         for file in fresh.rglob("*.safetensors"):  # written for its owner alone, whatever the umask
             shutil.copymode(fresh / "README.md", file)
-        if target.exists():
-            target.rmdir()
-        shutil.move(fresh, target)
     done = Exported(target, found, restored.step, proof.what, proof.difference, proof.scale)
     spec = restored.spec
     if not adapter or not (spec.quantization or torch_dtype(spec) in (torch.bfloat16, torch.float16)):

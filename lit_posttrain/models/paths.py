@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.hub import fetched_adapters, missing_reason
 from lit_posttrain.models.builtin_templates import TEMPLATES
+from lit_posttrain.runs.atomic import whole_folder
 
 
 def cache_root() -> Path:
@@ -140,13 +140,6 @@ def made_once(
     home = cache_root() / "models" / f"{key}-{kind}"
     if home.is_dir():
         return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
-        fresh = Path(scratch) / kind
-        make(fresh)
-        try:
-            fresh.rename(home)
-        except OSError:
-            if not home.is_dir():  # not a lost race: a real error
-                raise
+    with whole_folder(home, first_wins=True) as part:
+        make(part)
     return home

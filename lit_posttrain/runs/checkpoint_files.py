@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import shutil
-import socket
-import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +14,8 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError, first_line
-from lit_posttrain.runs.signals import alive
+from lit_posttrain.runs.atomic import whole_file
 
-_ABANDONED_S = 3600.0
 _SPARE = 1.05  # pickled names and zip headers come on top of the tensors
 _GB = 1e9
 
@@ -56,28 +52,19 @@ def explained_reading(path: Path | str) -> Iterator[None]:
 
 
 def write_file(content: Any, path: Path) -> None:
-    """Put a file in the place of the one at `path`, in one step. What killed processes left of it is cleared.
+    """Put a file in the place of the one at `path`, in one step.
 
     Raises:
         PostTrainError: when the disk refuses the file; what was at `path` before is still there.
     """
-    part = path.with_name(f".{path.name}.{_own_mark()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(path)
-        torch.save(content, part)
-        _flush_to_disk(part)
-        os.replace(part, path)
+        with whole_file(path, durable=True) as part:
+            torch.save(content, part)
     except (OSError, RuntimeError) as problem:
         raise PostTrainError(
             f"{path}: could not be written ({first_line(problem)}); the previous file, if any, is untouched. "
             "Check the disk, then go on from it"
         ) from problem
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some file systems do not flush folders
-        _flush_to_disk(path.parent)
 
 
 def require_space(folder: Path, tensors: float, what: str) -> None:
@@ -112,29 +99,3 @@ def _tensors(content: Any) -> Iterator[Tensor]:
     elif isinstance(content, (list, tuple)):
         for value in content:
             yield from _tensors(value)
-
-
-def _own_mark() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def _clear_abandoned(target: Path) -> None:
-    """Remove what dead processes left of `target`: on this machine by process id, elsewhere by age."""
-    host = socket.gethostname()
-    prefix = f".{target.name}."
-    for part in target.parent.glob(f"{prefix}*.part"):
-        owner, _, number = part.name.removeprefix(prefix).removesuffix(".part").rpartition("-")
-        if owner == host and number.isdigit():
-            abandoned = int(number) == os.getpid() or not alive(int(number))
-        else:
-            abandoned = time.time() - part.stat().st_mtime > _ABANDONED_S
-        if abandoned:
-            part.unlink(missing_ok=True)
-
-
-def _flush_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.atomic import write_text
 from lit_posttrain.runs.signals import alive
 
 log = logging.getLogger(__name__)
@@ -139,9 +140,7 @@ def run_identity(folder: Path | str) -> str | None:
 def keep_identity(folder: Path) -> None:
     """Give the run of a folder an id, if it has none."""
     if run_identity(folder) is None:
-        part = folder / f"{RUN_ID}.part"
-        part.write_text(f"{uuid.uuid4().hex}\n", encoding="utf-8")
-        part.replace(folder / RUN_ID)
+        write_text(folder / RUN_ID, f"{uuid.uuid4().hex}\n")
 
 
 def predictions_in(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ def run(args: list[str]) -> int:
     from lit_posttrain.cli.training import PostTrainCLI
     from lit_posttrain.data.audit.show import shown
     from lit_posttrain.errors import PostTrainError
+    from lit_posttrain.runs.atomic import write_text
     from lit_posttrain.runtime import quiet_libraries
 
     quiet_libraries()
@@ -28,9 +29,7 @@ def run(args: list[str]) -> int:
     data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails)
     print(data.audit.table())
     if out is not None:
-        scratch = Path(f"{out}.new")
-        scratch.write_text(data.audit.to_json(), encoding="utf-8")
-        scratch.replace(out)
+        write_text(Path(out), data.audit.to_json())
         print(f"wrote {out}")
     if show:
         for index in range(min(show, len(data.train_store))):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.atomic import part_of, whole_file
 
 
 def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
@@ -23,8 +24,8 @@ def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
         return
     with _named(out):
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        _scratch(out).write_text("", encoding="utf-8")
-        _scratch(out).unlink()
+        part_of(Path(out)).touch()
+        part_of(Path(out)).unlink()
 
 
 def refuse_existing(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
@@ -62,19 +63,11 @@ def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
             sys.stdout.flush()
         return
     count = 0
-    try:
-        with _scratch(out).open("w", encoding="utf-8") as stream:
-            for row in rows:
-                stream.write(_line(row))
-                count += 1
-        _scratch(out).replace(out)
-    finally:
-        _scratch(out).unlink(missing_ok=True)
+    with whole_file(Path(out)) as part, part.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(_line(row))
+            count += 1
     print(f"wrote {count} rows to {out}")
-
-
-def _scratch(out: str) -> Path:
-    return Path(f"{out}.new")
 
 
 def _line(row: Mapping[str, Any]) -> str:

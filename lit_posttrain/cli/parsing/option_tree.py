@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from lit_posttrain import __version__
 from lit_posttrain.models.paths import cache_root
+from lit_posttrain.runs.atomic import write_text
 
 _KEPT = 4  # of other installations, or of source files as they were
 _MADE_WITH = ("torch", "lightning", "jsonargparse", "transformers")
@@ -113,9 +113,7 @@ def keep(name: str, text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.parent.iterdir(), key=lambda place: place.stat().st_mtime)[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
-        scratch = folder / f"{name}.{os.getpid()}.part"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(folder / name)
+        write_text(folder / name, text)
 
 
 def _options(listed: dict[str, dict[str, str | bool]]) -> dict[str, Option]:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.atomic import whole_folder, write_text
 from lit_posttrain.types import Tree
 
 _CHUNK = 1 << 20
@@ -92,9 +90,7 @@ class LogprobCache:
 
     def mark(self, rows: int) -> None:
         """Say that the first `rows` rows are finished (and flushed)."""
-        part = self.folder / f"done.{os.getpid()}.tmp"
-        part.write_text(str(rows))
-        part.replace(self.folder / "done")
+        write_text(self.folder / "done", str(rows))
 
     def checked(self) -> NDArray[np.float32]:
         """The values.
@@ -108,15 +104,8 @@ class LogprobCache:
         return self.values
 
     def _make(self, size: int, about: Mapping[str, str]) -> None:
-        draft = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        draft.mkdir(parents=True)
-        with (draft / "values.f32").open("wb") as stream:
-            for start in range(0, max(size, 1), _CHUNK):
-                stream.write(np.full(min(_CHUNK, max(size, 1) - start), np.nan, np.float32).tobytes())
-        (draft / "about.json").write_text(json.dumps(about))
-        try:
-            draft.rename(self.folder)
-        except OSError:
-            if not self.folder.is_dir():  # not a lost race: a real error
-                raise
-            shutil.rmtree(draft)
+        with whole_folder(self.folder, first_wins=True) as part:
+            with (part / "values.f32").open("wb") as stream:
+                for start in range(0, max(size, 1), _CHUNK):
+                    stream.write(np.full(min(_CHUNK, max(size, 1) - start), np.nan, np.float32).tobytes())
+            (part / "about.json").write_text(json.dumps(about))

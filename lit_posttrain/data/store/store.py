@@ -7,12 +7,9 @@ and `store.json`. Where trees have records, `records.bin` holds them one after a
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-import uuid
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -26,6 +23,7 @@ from numpy.typing import NDArray
 from lit_posttrain.data.audit.compared import ResponseColumns
 from lit_posttrain.data.store.units import UNITS, Longs, built_in, unit_columns
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.atomic import move_folder, new_folder
 from lit_posttrain.types import Response, Tree
 
 # per tree, in the order in which `append` fills them; units have columns of their own
@@ -169,7 +167,6 @@ class TreeStoreWriter:
         self.folder = Path(folder)
         self.files = list(files)
         self._index = {name: i for i, name in enumerate(self.files)}
-        self._draft = self.folder.with_name(f"{self.folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         self._columns = {name: array("q") for name in _TREE_COLUMNS}
         self._units = {name: array("q") for name in built_in()}
         self._row_hash = array("Q")
@@ -183,10 +180,10 @@ class TreeStoreWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._draft.mkdir(parents=True)
+            self._draft = new_folder(self.folder)
         except OSError as error:
             raise PostTrainError(
-                f"{self._draft.parent}: no data can be written here ({error.strerror}); "
+                f"{self.folder.parent}: no data can be written here ({error.strerror}); "
                 "name a writable folder with --data.cache_dir or LIT_POSTTRAIN_CACHE"
             ) from error
         self._tokens_file = (self._draft / "tokens.bin").open("wb")
@@ -299,11 +296,7 @@ class TreeStoreWriter:
         about = {"files": self.files, "fingerprint": self._hash.hexdigest()}
         for name, text in {"store.json": json.dumps(about), **(notes or {})}.items():
             (self._draft / name).write_text(text)
-        try:
-            os.replace(self._draft, self.folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        move_folder(self._draft, self.folder, first_wins=True)
         return TreeStore(self.folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from lit_posttrain.core.measured import Direction
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Pairs, RewardedResponses, TreeBatch
 
 
 class PreferenceModule(PostTrainingModule):
-    """Base class of the methods that learn from preferences: metrics and rewards of responses, and an NLL term."""
+    """Base class of the methods that learn from preferences: metrics and rewards of responses."""
 
     better: ClassVar[Mapping[str, Direction]] = {"rewards/accuracies": "max", "rewards/margins": "max"}
     _rewards: Tensor | None = None  # of the evaluated batch, until `rewarded` takes them
@@ -65,23 +66,6 @@ class PreferenceModule(PostTrainingModule):
         super().validation_step(batch, batch_idx, dataloader_idx)
         return self.rewarded(batch)
 
-    def nll_term(self, batch: TreeBatch, logprobs_N: Tensor, means_M: Tensor, weight: float, per: str) -> Term:
-        """weight * negative log-likelihood of the best responses (rank 0).
-
-        `response` (RPO, ORPO): the mean over prompts of the mean per token; a soft label p shares it, 1 - p and p,
-        between the two responses. `token` (TRL's `sft` and its ORPO): the mean over all their tokens and those of
-        prompts that the data counts.
-        """
-        best, tree = batch.ranks == 0, batch.response_tree
-        if per == "token":
-            chosen = (batch.target_response < 0) | best[batch.target_response]
-            return Term(-logprobs_N[chosen].sum(), "chosen_tokens", weight)
-        flip_prob = batch.per_response["flip_prob"].nan_to_num(0.0).to(means_M.dtype)
-        zeros = means_M.new_zeros(batch.num_trees)
-        flips, ties = zeros.index_add(0, tree, flip_prob), zeros.index_add(0, tree, best.to(zeros.dtype))
-        share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flip_prob)
-        return Term(-(share * means_M).sum(), "trees", weight)
-
     def check_data(self, data: Any) -> None:
         """Look at all that is known before the first step: rows to train and to validate on."""
         known = None if getattr(data, "streaming", False) else getattr(data, "train_store", None)
@@ -89,7 +73,7 @@ class PreferenceModule(PostTrainingModule):
             if store is not None:
                 self.check_store(store)
 
-    def check_store(self, store: Any) -> None:
+    def check_store(self, store: Trees) -> None:
         """Refuse data without comparisons: a mean over no pairs is no number.
 
         Raises:
@@ -102,3 +86,23 @@ class PreferenceModule(PostTrainingModule):
                 "comparisons: chosen and rejected, or ranked responses; configs/kto.yaml learns from single good and "
                 "bad ones"
             )
+
+
+def nll_term(
+    batch: TreeBatch, logprobs_N: Tensor, means_M: Tensor, weight: float, per: Literal["response", "token"]
+) -> Term:
+    """weight * negative log-likelihood of the best responses (rank 0). means_M: of the log-probs of each response.
+
+    `response` (RPO, ORPO): the mean over prompts of the mean per token; a soft label p shares it, 1 - p and p, between
+    the two responses. `token` (TRL's `sft` and its ORPO): the mean over all their tokens and those of prompts that the
+    data counts.
+    """
+    best, tree = batch.ranks == 0, batch.response_tree
+    if per == "token":
+        chosen = (batch.target_response < 0) | best[batch.target_response]
+        return Term(-logprobs_N[chosen].sum(), "chosen_tokens", weight)
+    flip_prob = batch.per_response["flip_prob"].nan_to_num(0.0).to(means_M.dtype)
+    zeros = means_M.new_zeros(batch.num_trees)
+    flips, ties = zeros.index_add(0, tree, flip_prob), zeros.index_add(0, tree, best.to(zeros.dtype))
+    share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flip_prob)
+    return Term(-(share * means_M).sum(), "trees", weight)

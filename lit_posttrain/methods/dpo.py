@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
-from lit_posttrain.core.preference import PreferenceModule
+from lit_posttrain.core.dpo import DPOLoss, dpo_term, summed_ratios
+from lit_posttrain.core.preference import PreferenceModule, nll_term
 from lit_posttrain.core.reference import Reference, ReferencedModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.ops import preferences as losses
-from lit_posttrain.types import Pairs, TreeBatch
-
-Loss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "apo_zero", "apo_down", "plackett_luce"]
+from lit_posttrain.types import TreeBatch
 
 
 class DPO(ReferencedModule, PreferenceModule):
@@ -38,7 +35,7 @@ class DPO(ReferencedModule, PreferenceModule):
         schedule: Schedule = "linear",
         warmup: float = 0.1,
         beta: float = 0.1,
-        loss: Loss = "sigmoid",
+        loss: DPOLoss = "sigmoid",
         label_smoothing: float = 0.0,
         length_alpha: float | None = None,
         nll: float = 0.0,
@@ -80,18 +77,17 @@ class DPO(ReferencedModule, PreferenceModule):
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The preference term, and the NLL term where asked for."""
         reference = self.reference_logprobs(batch)  # first: its memory is free again before the policy's graph is built
-        out = self.token_logprobs(batch)
-        ratios, counts, pairs = out.logprobs - reference, batch.lengths.clamp(min=1), batch.pairs
+        logprobs = self.token_logprobs(batch).logprobs
+        ratios, pairs = logprobs - reference, batch.pairs
         self.track_distance(ratios, batch)
-        weights = self._length_weights(batch, counts, pairs)
-        ratio = batch.sum(ratios if weights is None else ratios * weights)
-        self.track_rewards(self.beta * ratio, pairs, batch.sum(out.logprobs))
-        terms = {"preference": self._preference(batch, ratio, counts, pairs)}
+        ratio = summed_ratios(batch, ratios, pairs, self.length_alpha)
+        self.track_rewards(self.beta * ratio, pairs, batch.sum(logprobs))
+        terms = {"preference": dpo_term(batch, ratio, pairs, self.loss, self.beta, self.label_smoothing)}
         if self.nll:
-            terms["nll"] = self.nll_term(batch, out.logprobs, batch.mean(out.logprobs), self.nll, self.nll_per)
+            terms["nll"] = nll_term(batch, logprobs, batch.mean(logprobs), self.nll, self.nll_per)
         return terms
 
-    def check_store(self, store: Any) -> None:
+    def check_store(self, store: Trees) -> None:
         """As the base class has it; a ranking is certain.
 
         Raises:
@@ -103,34 +99,3 @@ class DPO(ReferencedModule, PreferenceModule):
                 "--model.loss plackett_luce takes labels as certain, and annotators of this data disagree; pass "
                 "--data.annotators majority, or a loss on pairs"
             )
-
-    def _preference(self, batch: TreeBatch, ratio_M: Tensor, counts_M: Tensor, pairs: Pairs) -> Term:
-        if self.loss == "plackett_luce":
-            reward, rank = self.beta * ratio_M, batch.ranks
-            return Term(losses.plackett_luce(reward, rank, batch.response_tree, batch.num_trees).sum(), "trees")
-        value = ratio_M / counts_M if self.loss == "ipo" else self.beta * ratio_M
-        return Term(pairs.expected_loss(self._pair_loss(), value).sum(), "pairs")
-
-    def _pair_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        smoothing = self.label_smoothing
-        return {
-            "sigmoid": lambda w, r: losses.logistic(w - r),
-            "conservative": lambda w, r: losses.logistic(w - r, smoothing),
-            "robust": lambda w, r: losses.robust(w - r, smoothing),
-            "hinge": lambda w, r: losses.hinge(w - r),
-            "ipo": lambda w, r: losses.ipo(w, r, self.beta),
-            "apo_zero": losses.apo_zero,
-            "apo_down": losses.apo_down,
-        }[self.loss]
-
-    def _length_weights(self, batch: TreeBatch, counts_M: Tensor, pairs: Pairs) -> Tensor | None:
-        if self.length_alpha is None:
-            return None
-        if len(pairs.chosen) * 2 != batch.num_responses:
-            raise PostTrainError(
-                "--model.length_alpha compares two responses to a prompt, and a prompt here has another number"
-            )
-        shared = counts_M.clone()
-        shorter = torch.minimum(counts_M[pairs.chosen], counts_M[pairs.rejected])
-        shared[pairs.chosen], shared[pairs.rejected] = shorter, shorter
-        return losses.shared_length_weights(batch.target_response, shared.long(), self.length_alpha)

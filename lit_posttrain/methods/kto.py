@@ -127,7 +127,7 @@ class KTO(ReferencedModule, PreferenceModule):
                 "in"
             )
 
-    def check_store(self, store: Any) -> None:
+    def check_store(self, store: Trees) -> None:
         """Refuse rows without a label.
 
         Raises:

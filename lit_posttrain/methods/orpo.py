@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from lit_posttrain.core.preference import PreferenceModule
+from lit_posttrain.core.preference import PreferenceModule, nll_term
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
@@ -52,6 +52,6 @@ class ORPO(PreferenceModule):
         mean = batch.mean(logprobs)
         self.track_rewards(self.odds_weight * mean, pairs, batch.sum(logprobs))
         return {
-            "nll": self.nll_term(batch, logprobs, mean, 1.0, self.nll_per),
+            "nll": nll_term(batch, logprobs, mean, 1.0, self.nll_per),
             "preference": Term(pairs.expected_loss(odds_ratio, mean).sum(), "pairs", self.odds_weight),
         }

@@ -15,6 +15,7 @@ from lit_posttrain.core.measured import Direction
 from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.loading import Head
 from lit_posttrain.models.spec import ModelSpec
@@ -100,7 +101,7 @@ class RewardModel(PreferenceModule):
             return Term(losses.prompt_means(each, batch.response_tree[pairs.chosen], batch.num_trees).sum(), "trees")
         return Term(each.sum(), "pairs")
 
-    def check_store(self, store: Any) -> None:
+    def check_store(self, store: Trees) -> None:
         """As the base class has it; a ranking is certain and has no margins.
 
         Raises:

@@ -20,7 +20,7 @@ from lit_posttrain.types import RowLayout, Tree, TreeBatch
 
 
 class Trees(Protocol):
-    """What a loader needs of a data set; `TreeStore` has it."""
+    """A data set, as loaders and methods need it: a `TreeStore`, or a step of a stream."""
 
     @property
     def lengths(self) -> NDArray[np.int64]: ...
@@ -32,6 +32,13 @@ class Trees(Protocol):
     def files(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Tree: ...
+    def says(self, label: str) -> bool:
+        """True if a response has a label of this name that is not 0."""
+        ...
+
+    def sources(self, rows: Sequence[int]) -> list[str]:
+        """`file:line` of trees."""
+        ...
 
 
 def step_denominators(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:

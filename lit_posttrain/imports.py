@@ -52,10 +52,10 @@ def _module(name: str, path: str) -> ModuleType | None:
         if isinstance(problem, ModuleNotFoundError) and problem.name == name:
             return None
         said = f"{type(problem).__name__}: {' '.join(str(problem).split())}".removesuffix(": ")
-        raise PostTrainError(f"{path}: importing {name} fails at {_raised(problem)}: {said}") from problem
+        raise PostTrainError(f"{path}: importing {name} fails at {raised_at(problem)}: {said}") from problem
 
 
-def _raised(problem: BaseException) -> str:
+def raised_at(problem: BaseException) -> str:
     """`file:line` of the code that failed: where there is any, outside of installed packages."""
     if isinstance(problem, SyntaxError):
         return f"{_short(problem.filename or '?')}:{problem.lineno}"

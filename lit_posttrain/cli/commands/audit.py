@@ -13,6 +13,7 @@ def run(args: list[str]) -> int:
     from lit_posttrain.cli.commands.rows import prepare
     from lit_posttrain.cli.training import PostTrainCLI
     from lit_posttrain.data.audit.show import shown
+    from lit_posttrain.data.modules.streamable import StreamableData
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.runs.atomic import write_text
     from lit_posttrain.runtime import quiet_libraries
@@ -22,7 +23,7 @@ def run(args: list[str]) -> int:
     out, show, data = cli.option("out"), cli.option("show") or 0, cli.datamodule
     if show < 0:
         raise PostTrainError(f"--show {show}: how many rows to show, such as --show 3")
-    if show and data.streaming:
+    if show and isinstance(data, StreamableData) and data.streaming:
         raise PostTrainError("--show reads no streams; take it without --data.streaming, of a file with fewer rows")
     paths = [*data.paths, *data.val_paths, *data.test_paths]
     prepare(out, cli.option("overwrite"), paths)

@@ -233,8 +233,8 @@ class AuditReport:
     aside by --data.val_fraction. in_training: trees of a
     validation set whose record is in the training data too. first_rows: of a stream, how many of its rows were looked
     at; 0 where all were. mix: shares of an epoch, where --data.weights sets them. compared: what preferences say.
-    left_out: what lies beside the files that were read and was not. validation: reports of the validation sets by
-    name.
+    left_out: what lies beside the files that were read and was not. read_by: import path of the function that returned
+    the rows, see `own_format`; empty without one. validation: reports of the validation sets by name.
     """
 
     files: list[FileAudit]
@@ -257,6 +257,7 @@ class AuditReport:
     mix: list[Share] = field(default_factory=list)
     compared: Compared | None = None
     left_out: list[str] = field(default_factory=list)
+    read_by: str = ""
     validation: dict[str, AuditReport] = field(default_factory=dict)
 
     @property

@@ -74,7 +74,7 @@ def _footnotes(report: AuditReport) -> list[str]:
     limits = f"max_length {report.max_length}, overlong rows: {report.overlong}"
     notes = [f"trained on: {report.train_on}; {limits}" if report.trains else f"prompts to be answered; {limits}"]
     formats = dict.fromkeys(f.format for f in report.files)
-    notes.append("columns: " + ", ".join(formats))
+    notes.append("columns: " + ", ".join(formats) + (f", of what {report.read_by} returns" if report.read_by else ""))
     notes += report.compared.lines() if report.compared else []
     if report.pad_is_eos:
         notes.append("pad = eos: yes; end tokens stay trained, padding is told apart by its place")

@@ -20,7 +20,7 @@ from typing import Any
 from lit_posttrain.data.files.arrow import arrow_row, arrow_rows, parquet_rows
 from lit_posttrain.data.files.readers import csv_rows, json_rows, jsonl_rows
 from lit_posttrain.data.files.splits import split_files
-from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.messages import kind
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.hub import missing_reason
@@ -62,13 +62,14 @@ class Record:
 class Source:
     """One readable thing: `name` as shown to people, the local files that hold its content, and how to read it.
     beside: what lies in the same folder and is not read, in words. part: which rows of the files are read, where they
-    hold more."""
+    hold more. by: the function that every row comes from, by its import path, see `own_format`."""
 
     name: str
     files: tuple[Path, ...]
     rows: Callable[[], Iterator[tuple[int, Any]]]
     beside: str = ""
     part: str = ""
+    by: str = ""
 
     def records(self, bad: bool = False) -> Iterator[Record]:
         """Stream the rows. bad: give those that cannot be read too, as records with a `problem`.
@@ -82,7 +83,7 @@ class Source:
                 yield Record(row, self.name, line)
                 continue
             problem = row if isinstance(row, BadRow) else _no_object(row)
-            if not bad:
+            if not bad and not isinstance(problem, NothingToLearn):
                 raise PostTrainError(f"{self.name}:{line}: {problem}")
             yield Record({}, self.name, line, problem)
         if line == 0:

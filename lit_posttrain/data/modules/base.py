@@ -79,6 +79,8 @@ class TreeData(LightningDataModule):
             `path`.
         val_fraction: Share of the training rows to hold out for validation where there is no `val_path`, 0 to 1, chosen
             by a hash of a row's content: the same rows in every run, and repeated rows on the same side.
+        format: A function of your own, by its import path, such as my_data.read for `read` in my_data.py. It takes a
+            row, a dict, and returns one with columns that are recognised; None leaves the row out.
         system_prompt: System prompt for rows without one.
         max_length: Longest example, in tokens. Default: the model's limit, at most 2048.
         on_bad_row: A row that cannot be used: stop with an `error` that names it, or `skip` and count it.
@@ -95,6 +97,7 @@ class TreeData(LightningDataModule):
     val_path: str | list[str] | None = None
     test_path: str | list[str] | None = None
     val_fraction: float = 0.0
+    format: str | None = None
     system_prompt: str | None = None
     max_length: int | None = None
     on_bad_row: Literal["error", "skip"] = "error"
@@ -154,7 +157,7 @@ class TreeData(LightningDataModule):
         self._built_for = (id(tokenizer), max_positions, scored)
 
     def _build_training_data(self, tokenizer: Any, options: Options) -> AuditReport:
-        whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir)
+        whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir, self.format)
         share = 0.0 if self.val_paths else self.val_fraction
         aside = held_out(whole, share)
         train = whole.select(np.flatnonzero(~aside)) if share else whole
@@ -172,7 +175,7 @@ class TreeData(LightningDataModule):
     def _build_evaluation_set(
         self, path: str, name: str, tokenizer: Any, options: Options, audit: AuditReport
     ) -> TreeStore:
-        store, report = build_store([path], tokenizer, options, self.cache_dir)
+        store, report = build_store([path], tokenizer, options, self.cache_dir, self.format)
         if len(store) == 0:
             raise PostTrainError(f"{path}: no usable row; {report.why_empty}")
         self._titles[name] = path

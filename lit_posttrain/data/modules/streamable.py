@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from lit_posttrain.data.audit.report import AuditReport
+from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.modules.base import TreeData, require_at_least
 from lit_posttrain.data.render.trees import Options
@@ -47,7 +48,8 @@ class StreamableData(TreeData):
     def _build_training_data(self, tokenizer: Any, options: Options) -> AuditReport:
         if not self.streaming:
             return super()._build_training_data(tokenizer, options)
-        sources = [source for path in self.paths for source in find_sources(path, streaming=True)]
+        found = [source for path in self.paths for source in find_sources(path, streaming=True)]
+        sources = in_format(found, self.format)
         self._stream = partial(
             TreeStream,
             sources,

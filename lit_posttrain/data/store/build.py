@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lit_posttrain.data.audit.compared import compared
 from lit_posttrain.data.audit.report import AuditReport, FileAudit
+from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.sources import Record, Source, find_sources
 from lit_posttrain.data.formats.conversations import Columns, Format, recognise
 from lit_posttrain.data.formats.example import Labelled
@@ -82,17 +83,17 @@ class _Conversations:
 
 
 def build_store(
-    paths: Sequence[str], tokenizer: Any, options: Options, cache_dir: str | None = None
+    paths: Sequence[str], tokenizer: Any, options: Options, cache_dir: str | None = None, format: str | None = None
 ) -> tuple[TreeStore, AuditReport]:
     """The trees of all rows of `paths` in order, and the audit; from the cache where it holds them.
 
-    cache_dir: default $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data.
+    cache_dir: default $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain/data. format: as in `TreeData`.
 
     Raises:
         PostTrainError: a source cannot be read, a row cannot be used (unless `on_bad_row` is "skip"), or the chat
             template cannot be trained on.
     """
-    found = [(path, source) for path in paths for source in find_sources(path)]
+    found = [(path, source) for path in paths for source in in_format(find_sources(path), format)]
     sources = [source for _, source in found]
     names = [source.name for source in sources]
     folder = cache_home(cache_dir) / _key(sources, tokenizer, options)
@@ -101,6 +102,7 @@ def build_store(
     audit = AuditReport.from_json((folder / "audit.json").read_text())
     audit.renamed(names, [path for path, _ in found])
     audit.left_out = [source.beside for source in sources if source.beside]
+    audit.read_by = format or ""
     return TreeStore(folder, names), audit
 
 

@@ -139,6 +139,7 @@ class TreeStream:
         report.files = [audit for audit in report.files if audit.rows] or report.files[:1]
         report.first_rows = report.total.rows
         report.left_out = [source.beside for source in self.sources if source.beside]
+        report.read_by = next((source.by for source in self.sources), "")
         return report
 
     def findings(self) -> str:
@@ -151,7 +152,9 @@ class TreeStream:
     def identity(self) -> dict[str, Any]:
         """What decides the rows and their order, as far as it is known without reading them all."""
         # of files their sizes, so that they may be moved; what has no files is known by its name alone
-        kinds = [[file.stat().st_size for file in source.files] or source.name for source in self.sources]
+        kinds = [
+            [[file.stat().st_size for file in source.files] or source.name, source.part] for source in self.sources
+        ]
         # who meets a bad row may decide to skip such rows, and go on
         options = repr(replace(self.options, on_bad_row="error"))
         kind = {"options": options, "template": self.tokenizer.chat_template, "sources": kinds}

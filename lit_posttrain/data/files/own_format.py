@@ -1,0 +1,68 @@
+"""Rows in a format of one's own: a function makes of each a row with columns that are known."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lit_posttrain.data.files.sources import Source
+from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.rows.messages import kind
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.imports import imported, raised_at
+
+
+def in_format(sources: list[Source], path: str | None) -> list[Source]:
+    """The sources with every row as the function at the import path `path` returns it; as they are without one.
+
+    Their digest covers the source code of the function's module, so that an edit of it is noticed.
+
+    Raises:
+        PostTrainError: for a path that leads to no function.
+    """
+    if path is None:
+        return sources
+    try:
+        function = imported(path)
+    except PostTrainError as problem:
+        raise PostTrainError(f"--data.format {problem}") from problem
+    if not callable(function) or isinstance(function, type):
+        raise PostTrainError(f"--data.format {path} is no function; name one that takes a row, a dict, and returns one")
+    code = f"{path} {hashlib.blake2b(_code(function).encode(), digest_size=16).hexdigest()}"
+    return [
+        replace(source, rows=partial(_rows, source.rows, function, path), part=f"{source.part} {code}", by=path)
+        for source in sources
+    ]
+
+
+def _rows(
+    rows: Callable[[], Iterator[tuple[int, Any]]], function: Callable[[dict[str, Any]], Any], path: str
+) -> Iterator[tuple[int, Any]]:
+    for line, row in rows():
+        yield line, _read(function, row, path) if isinstance(row, dict) else row
+
+
+def _read(function: Callable[[dict[str, Any]], Any], row: dict[str, Any], path: str) -> dict[str, Any] | BadRow:
+    try:
+        found = function(row)
+    except Exception as problem:  # whatever its code does
+        said = f"{type(problem).__name__}: {problem}"
+        return BadRow(f"{path} failed", f"{path} fails at {raised_at(problem)}: {said}; mend it, or the row")
+    if found is None:
+        return NothingToLearn(f"left out by {path}", f"{path} returned None for it")
+    if not isinstance(found, dict):
+        what = f"{path} returned {kind(found)}; it must return a row, a dict of named columns, or None to leave it out"
+        return BadRow(f"{path} failed", what)
+    return found
+
+
+def _code(function: Callable[..., Any]) -> str:
+    """The source code of its module, of which it may use more; its own where it was written in a notebook."""
+    module = inspect.getmodule(function)
+    file = getattr(module, "__file__", None)
+    return Path(file).read_text(encoding="utf-8") if file is not None else inspect.getsource(function)

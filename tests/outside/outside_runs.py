@@ -1,0 +1,77 @@
+"""Runs with parts of one's own, each to its end, and another one killed and resumed; then what people do with them
+(`python outside_runs.py MODEL FOLDER`). The folder becomes the current one, with the modules of mine/ in it.
+
+Every command has a process of its own, forked from this one, which has imported all. Writes FOLDER/results.json: by
+name, the status of each command and what it printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from command_lines import SAVED_EVERY, fit_command
+from helpers.processes import forked
+
+from lit_posttrain.cli import training  # noqa: F401  # before the forks
+from lit_posttrain.cli.main import main
+
+THREADS = "threads.jsonl"
+PARTS = {
+    "loss": ["simpo", "--model", "my_loss.SLiC", "--model.gap", "2.5", "--data.format", "my_format.as_pair"],
+    "callback": ["sft", "--data.format", "my_format.as_conversation"],
+    "reward": ["grpo", "--model.rewards", "my_reward.Words", "--data.format", "my_format.as_prompt"],
+}
+CALLBACK = ["--trainer.callbacks+=my_callback.TokenCount", "--trainer.callbacks.unit", "10"]
+
+
+def write_threads() -> None:
+    """One in eight has no answer, and one in eight a single one."""
+    words = ("red", "green", "blue", "black")
+    rows = []
+    for n in range(48):
+        said = [f"{words[(n + k) % 4]} and {words[n % 4]} {n}" for k in range(min(n % 8, 3))]
+        replies = [{"body": text, "votes": (5 * n + 3 * k) % 7} for k, text in enumerate(said)]
+        rows.append({"title": f"which colours has number {n}", "replies": replies})
+    Path(THREADS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(name: str, arguments: list[str]) -> dict[str, object]:
+    """The exit status of a command (-9 for SIGKILL), and what it printed."""
+    output = Path(f"{name}.txt")
+    status = os.waitstatus_to_exitcode(os.waitpid(forked(_exit, arguments, output=output), 0)[1])
+    return {"status": status, "said": output.read_text()}
+
+
+def _exit(arguments: list[str]) -> None:
+    status = main(arguments)
+    sys.stdout.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    model, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    for module in Path(__file__).with_name("mine").glob("*.py"):
+        shutil.copy(module, folder)
+    os.chdir(folder)
+    write_threads()
+    (folder / "data").mkdir()
+    results = {}
+    for part, (method, *options) in PARTS.items():
+        options += ["--data.path", THREADS, *CALLBACK]
+        stop = ["--trainer.callbacks+=my_stop.Stop", "--trainer.callbacks.step", str(SAVED_EVERY + 1)]
+        whole = fit_command(method, model, folder / "data", Path("runs"), part, *options)
+        killed = fit_command(method, model, folder / "data", Path("runs"), f"{part}-killed", *options, *stop)
+        commands = {
+            "audit": ["audit", *whole[1:], "--show", "1"],
+            "fit": whole,
+            "killed": killed,
+            "resumed": ["fit", "--resume", f"{part}-killed"],
+            "export": ["export", "--ckpt", f"runs/{part}-killed", "--out", f"{part}-hf"],
+            "generate": ["generate", "--model", f"runs/{part}", "--prompt", "which", "--max_new_tokens", "4"],
+        }
+        results[part] = {name: run(f"{part} {name}", words) for name, words in commands.items()}
+    Path("results.json").write_text(json.dumps(results))

@@ -48,7 +48,7 @@ def ours(model: str, train: str, home: Path, options: argparse.Namespace) -> str
         "--trainer.precision",
         options.precision,
     ]
-    command += ["--model.optimizer.init_args.lr", str(options.lr)]
+    command += ["--model.optim.lr", str(options.lr)]
     run([sys.executable, "-m", "lit_posttrain", *command], home)
     run([sys.executable, "-m", "lit_posttrain", "export", "--ckpt", "runs/dpo/last.ckpt", "--out", "hf"], home)
     return str(home / "hf")

@@ -15,6 +15,7 @@ from sft_ours import Clock
 from sides import now, peak_mb
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PreferenceData
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.runtime import quiet_libraries
 from lit_posttrain.types import RowLayout
 
@@ -63,8 +64,7 @@ def main() -> None:
             lora=LoRASpec(r=options.lora) if options.lora else None,
             quantization="nf4" if options.nf4 else None,
         ),
-        lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True),
-        warmup=0.0,
+        Optim(lr=1e-6, warmup_ratio=0.0),
         loss=options.loss,
         reference="cached" if options.cached else "auto",
     )

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from sides import WEIGHTS, now, peak_mb
 
-from lit_posttrain import GRPO, EngineSpec, ModelSpec, Phases, PromptData, Sampling
+from lit_posttrain import GRPO, EngineSpec, ModelSpec, PromptData, RolloutConfig
 from lit_posttrain.rewards import FunctionReward
 from lit_posttrain.rollout import hf
 from lit_posttrain.runtime import quiet_libraries
@@ -114,10 +114,11 @@ def main() -> None:
     module = GRPO(
         ModelSpec(options.model, dtype=WEIGHTS[options.precision]),
         [FunctionReward(digits)],
-        lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True),
-        sampling=Sampling(max_new_tokens=options.tokens),
-        phases=Phases(options.group),
-        engine=EngineSpec(batch_size=options.prompts * options.group),
+        rollout=RolloutConfig(
+            group_size=options.group,
+            max_new_tokens=options.tokens,
+            engine=EngineSpec(batch_size=options.prompts * options.group),
+        ),
         beta=0.04,
     )
     trainer = pl.Trainer(

@@ -59,7 +59,7 @@ def task(model: str, options: argparse.Namespace) -> list[str]:
     scores = reward_model(model, options)
     reward = {"class_path": "RewardModelScore", "init_args": {"path": scores}}
     found = ["--config", "configs/ppo.yaml", "--model.rewards", json.dumps([reward])]
-    found += ["--model.phases.group_size", "8"]
+    found += ["--model.rollout.group_size", "8"]
     return [*found, "--data.path", str(Path(options.data).resolve()), "--data.max_length", str(options.prompt)]
 
 
@@ -73,12 +73,12 @@ def measured(kind: str, model: str, options: argparse.Namespace) -> Rows:
         callbacks.append({"class_path": "KLControl", "init_args": control})
     beta = options.beta if kind == "adaptive" else OFF
     shared = [*task(model, options), "--model.policy.path", model, "--data.batch_size", str(options.batch)]
-    shared += ["--model.sampling.max_new_tokens", str(options.tokens), "--model.beta", str(beta)]
-    shared += ["--model.optimizer.init_args.lr", str(options.lr), "--trainer.precision", options.precision]
+    shared += ["--model.rollout.max_new_tokens", str(options.tokens), "--model.beta", str(beta)]
+    shared += ["--model.optim.lr", str(options.lr), "--trainer.precision", options.precision]
     shared += ["--trainer.callbacks", json.dumps(callbacks)]
     run(command("validate", *shared), home)
     if options.minibatches:
-        shared += ["--model.phases.minibatches", str(options.minibatches)]
+        shared += ["--model.rollout.minibatches", str(options.minibatches)]
     steps = ["--trainer.max_steps", str(options.steps), "--trainer.check_val_every_n_epoch", "10"]
     run(command("fit", *shared, *steps, "--name", "run"), home)
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]

@@ -95,7 +95,7 @@ def ours(train: list[Row], test: list[Row], options: argparse.Namespace, model: 
         "disabled",
     ]
     command += [f"--data.path={json.dumps(data)}", "--data.val_fraction", "0", "--data.batch_size", str(options.batch)]
-    command += ["--model.loss", options.loss, "--model.optimizer.init_args.lr", str(options.lr)]
+    command += ["--model.loss", options.loss, "--model.optim.lr", str(options.lr)]
     command += ["--trainer.precision", options.precision, "--trainer.enable_progress_bar", "false"]
     command += ["--trainer.max_epochs", str(options.epochs), *options.extra]
     run([sys.executable, "-m", "lit_posttrain", *command], home)

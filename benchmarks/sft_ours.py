@@ -12,6 +12,7 @@ import torch
 from sides import WEIGHTS, now, peak_mb
 
 from lit_posttrain import SFT, ConversationData, ModelSpec
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.runtime import quiet_libraries
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     quiet_libraries()
     clock = Clock()
     spec = ModelSpec(options.model, dtype=WEIGHTS[options.precision])
-    module = SFT(spec, optimizer=lambda params: torch.optim.AdamW(params, lr=1e-6, fused=True), warmup=0.0)
+    module = SFT(spec, Optim(lr=1e-6, weight_decay=0.01, warmup_ratio=0.0))
     trainer = pl.Trainer(
         max_steps=options.steps,
         precision=options.precision,

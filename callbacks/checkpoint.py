@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from lit_posttrain.callbacks.finished_step import FinishedStep, begin_with_validation, validates_next
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.monitors import refuse_misspelt
-from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases
+from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases, part_of
 from lit_posttrain.callbacks.step_ends import averages, ends_in_callbacks, require_averages_of_steps
 from lit_posttrain.errors import PostTrainError, is_on_all_ranks, on_all_ranks
 from lit_posttrain.runs.checkpoint_files import require_space
@@ -110,7 +110,9 @@ class LastCheckpoint(Checkpoint):
             trainer.should_stop, self._stop_later = True, False
         due = trainer.global_step % self.every_n_steps == 0
         ends_epoch = batch_idx + 1 == trainer.num_training_batches
-        if isinstance(pl_module, TrainsInPhases):  # whose epochs are a few steps long: the last one alone counts
+        if (
+            part_of(pl_module, TrainsInPhases) is not None
+        ):  # whose epochs are a few steps long: the last one alone counts
             ends_epoch = ends_epoch and trainer.current_epoch + 1 == trainer.max_epochs
         if due or ends_epoch or trainer.global_step == trainer.max_steps or _stops(trainer):
             self._save(trainer)
@@ -147,7 +149,7 @@ class LastCheckpoint(Checkpoint):
         """
         require_averages_of_steps(trainer)
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if self._saved[0] != trainer.global_step and (last or not isinstance(pl_module, TrainsInPhases)):
+        if self._saved[0] != trainer.global_step and (last or part_of(pl_module, TrainsInPhases) is None):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

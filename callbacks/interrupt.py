@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_posttrain.callbacks.checkpoint import LastCheckpoint
-from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses
+from lit_posttrain.callbacks.protocols import AwaitsRewards, StartsProcesses, part_of
 from lit_posttrain.errors import on_all_ranks
 from lit_posttrain.runs.requeued import offer_to_lightning
 from lit_posttrain.runs.signals import STOPS, RunStopped, give_back, handled_here, leave_closed_terminal, take_over
@@ -76,7 +76,7 @@ class GracefulInterrupt(Callback):
             self.interrupted, self._requeues = False, requeue_signals()
         self._between_steps, self._stopping = True, False
         self._validates, self._alone = False, trainer.world_size == 1
-        self._rewarded = pl_module if self._alone and isinstance(pl_module, AwaitsRewards) else None
+        self._rewarded = part_of(pl_module, AwaitsRewards) if self._alone else None
         self._listen((*STOPS, *self._requeues))
 
     def _listen(self, numbers: Sequence[int]) -> None:
@@ -210,8 +210,8 @@ class GracefulInterrupt(Callback):
                 step = f"{trainer.global_step}, {lost}" if lost else f"{trainer.global_step}"
                 print(f"\n{self._name}: stopped at once, at step {step}; {way}", flush=True)
                 self._requeue(trainer)
-        if isinstance(pl_module, StartsProcesses):
-            pl_module.end_processes(stuck_only=True)
+        if (starter := part_of(pl_module, StartsProcesses)) is not None:
+            starter.end_processes(stuck_only=True)
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:

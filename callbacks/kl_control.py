@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_posttrain.callbacks.protocols import MeasuresKL, OffersPrompts, WeighsKL
+from lit_posttrain.callbacks.protocols import HasTokenizer, MeasuresKL, OffersPrompts, WeighsKL, part_of
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
 from lit_posttrain.data.modules.asked import asked, read_prompts
 from lit_posttrain.errors import PostTrainError
@@ -105,22 +105,23 @@ class KLControl(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured, and tokenise the prompts."""
-        if isinstance(pl_module, WeighsKL):
-            if not pl_module.referenced:
+        if (weight := part_of(pl_module, WeighsKL)) is not None:
+            if not weight.used:
                 raise PostTrainError(
                     "KLControl: --model.beta is 0, so there is no KL; pass --model.beta 0.05, say, or drop KLControl"
                 )
             return
         if self.coefficient != "fixed":
             raise PostTrainError(
-                f"KLControl: {self.coefficient} drives a weight of methods that sample their responses (PPO, GRPO); "
-                f"{type(pl_module).__name__} keeps its beta: drop it"
+                f"KLControl: {self.coefficient} drives the weight of the KL in methods that have one (PPO, GRPO); "
+                f"{type(pl_module).__name__} has none: drop it"
             )
-        if not isinstance(pl_module, MeasuresKL):
+        reference = part_of(pl_module, MeasuresKL)
+        if reference is None or not isinstance(pl_module, HasTokenizer):
             raise PostTrainError(
                 f"KLControl needs a method with a reference (DPO, KTO); {type(pl_module).__name__} has none: drop it"
             )
-        if not pl_module.scores_fresh_text:
+        if not reference.scores_fresh_text:
             raise PostTrainError(
                 "KLControl draws fresh responses, and a cached reference knows those of the data alone; pass "
                 "--model.reference copy"
@@ -150,7 +151,7 @@ class KLControl(Callback):
             raise PostTrainError(
                 "KLControl: linear leads to the run's end, which is not planned; set --trainer.max_steps"
             )
-        if isinstance(pl_module, WeighsKL):
+        if part_of(pl_module, WeighsKL) is not None:
             return
         steps, every = trainer.estimated_stepping_batches, self.every_n_steps
         if steps // every == trainer.global_step // every and trainer.is_global_zero:
@@ -164,13 +165,14 @@ class KLControl(Callback):
         step = trainer.global_step
         if not ends_step(trainer, batch_idx):
             return
-        if isinstance(pl_module, WeighsKL):
-            self._drive(trainer, pl_module)
+        if (weight := part_of(pl_module, WeighsKL)) is not None:
+            self._drive(trainer, weight)
             return
         if step % self.every_n_steps:
             return
-        assert isinstance(pl_module, MeasuresKL)
-        drawn = pl_module.sampled_log_ratios(self._asked, self.max_new_tokens, seed_of(step))
+        reference = part_of(pl_module, MeasuresKL)
+        assert reference is not None
+        drawn = reference.sampled_log_ratios(self._asked, self.max_new_tokens, seed_of(step))
         ratios = [ratio.cpu().double() for ratio in drawn]
         of_responses = torch.stack([k1(ratio).sum() for ratio in ratios])
         value = float(of_responses.mean())
@@ -183,18 +185,18 @@ class KLControl(Callback):
         error = f" +- {float(of_responses.std()) / len(ratios) ** 0.5:.2g}" if len(ratios) > 1 else ""
         self._judge(trainer, step, value, error)
 
-    def _drive(self, trainer: Trainer, method: WeighsKL) -> None:
-        found = method.take_phase_kl()
+    def _drive(self, trainer: Trainer, weight: WeighsKL) -> None:
+        found = weight.take()
         if self.final is not None:
-            begun = self._begun if self._begun is not None else method.kl_coefficient
+            begun = self._begun if self._begun is not None else weight.coefficient
             self._begun = begun
             share = min(trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0), 1.0)
-            method.kl_coefficient = begun + (self.final - begun) * share
+            weight.coefficient = begun + (self.final - begun) * share
         if found is None:
             return
         value, responses = found
         if self.target is not None:
-            method.kl_coefficient = adapted(method.kl_coefficient, value, self.target, responses, self.horizon)
+            weight.coefficient = adapted(weight.coefficient, value, self.target, responses, self.horizon)
         self._judge(trainer, trainer.global_step, value, "", "kl/response")
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from lit_posttrain.callbacks.protocols import TellsOfSampling
+from lit_posttrain.callbacks.protocols import TellsOfSampling, part_of
 from lit_posttrain.trainer_state import ends_step
 
 _LOG_FILE_INTERVAL_S, _LOG_FILE_BATCHES = 10.0, 100
@@ -57,8 +57,9 @@ class StepProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing yet: what is resumed may still be refused."""
         self._begun = False
-        if isinstance(pl_module, TellsOfSampling) and not self.is_disabled:
-            pl_module.sampling_progress = self._sampling
+        sampler = part_of(pl_module, TellsOfSampling)
+        if sampler is not None and not self.is_disabled:
+            sampler.sampling_progress = self._sampling
 
     def _sampling(self, batch: int, batches: int, token: int, longest: int) -> None:
         """Say how far a rollout is, before the steps that are taken with it."""

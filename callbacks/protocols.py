@@ -1,11 +1,12 @@
-"""What callbacks ask of a method, a batch and a data module. They know these protocols, never the classes behind."""
+"""What callbacks ask of a method, its components, a batch and a data module. They know these protocols, never the
+classes behind."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_posttrain.data.modules.asked import Asked
@@ -93,14 +94,20 @@ class MeasuresGradient(Protocol):
 
 
 @runtime_checkable
-class MeasuresKL(Protocol):
-    """A method that knows how far its policy is from the reference. max_positions: the longest sequence that the model
-    takes. scores_fresh_text: whether the reference can score what is not in the data."""
+class HasTokenizer(Protocol):
+    """A method that knows its tokenizer, and the longest sequence that its model takes."""
 
     @property
     def tokenizer(self) -> Any: ...
     @property
     def max_positions(self) -> int | None: ...
+
+
+@runtime_checkable
+class MeasuresKL(Protocol):
+    """A reference that knows how far the policy is from it. scores_fresh_text: True if it can score what is not in the
+    data."""
+
     @property
     def scores_fresh_text(self) -> bool: ...
 
@@ -111,14 +118,14 @@ class MeasuresKL(Protocol):
 
 @runtime_checkable
 class WeighsKL(Protocol):
-    """A method that weighs the KL of its own responses from a reference. referenced: whether it has one.
-    kl_coefficient: the weight, to be changed as training goes on; the method saves it."""
+    """The weight of the KL from the reference in a method's loss or reward. used: True if the method has a KL.
+    coefficient: the weight, to be changed as training goes on; the method saves it."""
 
-    kl_coefficient: float
-    referenced: bool
+    coefficient: float
+    used: bool
 
-    def take_phase_kl(self) -> tuple[float, float] | None:
-        """Once a phase, as soon as it is known: the mean KL of its responses (k1, nats a response) and their number,
+    def take(self) -> tuple[float, float] | None:
+        """Once a rollout, as soon as it is known: the mean KL of its responses (k1, nats a response) and their number,
         over all ranks; else None."""
         ...
 
@@ -211,15 +218,31 @@ class OffersPrompts(Protocol):
 
 @runtime_checkable
 class SyncsReference(Protocol):
-    """A method with a reference that may follow the policy."""
+    """A reference that may follow the policy."""
 
     def check_sync(self, mix: float) -> None:
         """Raise PostTrainError where it may not."""
         ...
 
-    def sync_reference(self, mix: float) -> None:
+    def sync(self, mix: float) -> None:
         """reference <- mix * policy + (1 - mix) * reference."""
         ...
+
+
+@runtime_checkable
+class HasComponents(Protocol):
+    """A method with parts of its own, such as a reference, by name."""
+
+    components: dict[str, Any]
+
+
+Part = TypeVar("Part")
+
+
+def part_of(pl_module: LightningModule, protocol: type[Part]) -> Part | None:
+    """The method, or the first of its components, that a protocol describes; None if there is none."""
+    parts = pl_module.components.values() if isinstance(pl_module, HasComponents) else ()
+    return next((part for part in (pl_module, *parts) if isinstance(part, protocol)), None)
 
 
 class AuditedFile(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_posttrain.callbacks.protocols import SyncsReference
+from lit_posttrain.callbacks.protocols import SyncsReference, part_of
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import ends_step
 
@@ -28,17 +28,15 @@ class ReferenceSync(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a method without a reference that can move that way."""
-        if not isinstance(pl_module, SyncsReference):
+        reference = part_of(pl_module, SyncsReference)
+        if reference is None:
             raise PostTrainError(f"ReferenceSync needs a method with a reference, not {type(pl_module).__name__}")
-        pl_module.check_sync(self.mix)
+        reference.check_sync(self.mix)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Sync at the end of every n-th optimizer step."""
-        if (
-            ends_step(trainer, batch_idx)
-            and trainer.global_step % self.every_n_steps == 0
-            and isinstance(pl_module, SyncsReference)
-        ):
-            pl_module.sync_reference(self.mix)
+        reference = part_of(pl_module, SyncsReference)
+        if reference is not None and ends_step(trainer, batch_idx) and trainer.global_step % self.every_n_steps == 0:
+            reference.sync(self.mix)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_posttrain.callbacks.protocols import ShowsCompletions
+from lit_posttrain.callbacks.protocols import ShowsCompletions, part_of
 from lit_posttrain.errors import PostTrainError
 
 log = logging.getLogger(__name__)
@@ -63,12 +63,13 @@ class RewardHackingWatch(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a method without sampled responses, and a second measure that is not there."""
-        if not isinstance(pl_module, ShowsCompletions):
+        shown = part_of(pl_module, ShowsCompletions)
+        if shown is None:
             raise PostTrainError(
                 f"RewardHackingWatch looks at responses that a method samples (PPO, GRPO); {type(pl_module).__name__} "
                 "samples none: drop it"
             )
-        names = pl_module.reward_names
+        names = shown.reward_names
         if self.second is not None and self.second not in names:
             raise PostTrainError(f"RewardHackingWatch: second is {self.second}; the rewards are {', '.join(names)}")
 
@@ -76,9 +77,10 @@ class RewardHackingWatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at a phase's responses, at the end of its first step."""
-        if batch_idx + 1 != trainer.accumulate_grad_batches or not isinstance(pl_module, ShowsCompletions):
+        shown = part_of(pl_module, ShowsCompletions)
+        if batch_idx + 1 != trainer.accumulate_grad_batches or shown is None:
             return
-        rows = pl_module.completions()
+        rows = shown.completions()
         found = phase_figures(rows, self.second)
         if "reward" not in found:
             return

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.clock import TrainingClock
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
-from lit_posttrain.callbacks.protocols import Audit, KeepsFrozenModels, TrainsInPhases, audit_of
+from lit_posttrain.callbacks.protocols import Audit, KeepsFrozenModels, TrainsInPhases, audit_of, part_of
 from lit_posttrain.runs.figures import METRICS, run_figures
 from lit_posttrain.trainer_state import dry_run, ends_step
 
@@ -142,7 +142,7 @@ def plan(trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
         *([("mix", _mix(audit))] if audit is not None and audit.mix else []),
         *([("look at", line) for line in _first(audit.warnings)] if audit is not None else []),
         *([("columns", line) for line in _first(audit.unused)] if audit is not None else []),
-        ("steps", _steps(trainer, "phase" if isinstance(pl_module, TrainsInPhases) else "epoch")),
+        ("steps", _steps(trainer, "phase" if part_of(pl_module, TrainsInPhases) else "epoch")),
         *([("validation", note)] if (note := _validation(trainer)) else []),
         ("batch", _batch(trainer, pl_module)),
         *([("engine", note)] if (note := _engine(pl_module)) else []),
@@ -199,17 +199,18 @@ def _validation(trainer: Trainer) -> str:
 def _batch(trainer: Trainer, pl_module: LightningModule) -> str:
     size = getattr(trainer.train_dataloader, "batch_size", None)
     whole = f"{size} rows a step, in " if isinstance(size, int) else ""
-    if isinstance(pl_module, TrainsInPhases):
-        whole = f"{size} prompts x {pl_module.group_size} responses a phase, steps in "
+    if (sampled := part_of(pl_module, TrainsInPhases)) is not None:
+        whole = f"{size} prompts x {sampled.group_size} responses a phase, steps in "
     micro, ranks = trainer.accumulate_grad_batches, trainer.world_size
     return f"{whole}{_number(micro, 'micro-batch', 'micro-batches')} x {_number(ranks, 'process', 'processes')}"
 
 
 def _engine(pl_module: LightningModule) -> str:
     """A notice where responses come from another process, whose beginning nobody sees."""
-    if not isinstance(pl_module, TrainsInPhases) or pl_module.engine_name == "hf":
+    sampled = part_of(pl_module, TrainsInPhases)
+    if sampled is None or sampled.engine_name == "hf":
         return ""
-    return f"{pl_module.engine_name}, which begins with the first phase: half a minute or more"
+    return f"{sampled.engine_name}, which begins with the first phase: half a minute or more"
 
 
 def _memory(trainer: Trainer, pl_module: LightningModule) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_posttrain.core.module import PostTrainingModule
+    from lit_posttrain.core.optimisation import Optim
     from lit_posttrain.core.terms import Term, loss_of
     from lit_posttrain.data.modules.conversation import ConversationData
     from lit_posttrain.data.modules.preference import PreferenceData
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from lit_posttrain.methods.sft import SFT
     from lit_posttrain.methods.simpo import SimPO
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
-    from lit_posttrain.on_policy.options import Phases
+    from lit_posttrain.on_policy.options import RolloutConfig
     from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
     from lit_posttrain.types import Response, Tree, TreeBatch
 
@@ -38,10 +39,11 @@ _HOMES = {
     "LoRASpec": "models.spec",
     "ModelSpec": "models.spec",
     "ORPO": "methods.orpo",
+    "Optim": "core.optimisation",
     "PPO": "methods.ppo",
     "PostTrainError": "errors",
     "PostTrainingModule": "core.module",
-    "Phases": "on_policy.options",
+    "RolloutConfig": "on_policy.options",
     "PreferenceData": "data.modules.preference",
     "PromptData": "data.modules.prompts",
     "Response": "types",
@@ -66,13 +68,14 @@ __all__ = [
     "EngineSpec",
     "LoRASpec",
     "ModelSpec",
-    "Phases",
+    "Optim",
     "PostTrainError",
     "PostTrainingModule",
     "PreferenceData",
     "PromptData",
     "Response",
     "RewardModel",
+    "RolloutConfig",
     "Sampling",
     "SimPO",
     "Term",

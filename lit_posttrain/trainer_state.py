@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -30,3 +31,28 @@ def dry_run(trainer: Trainer) -> bool:
 def seed_of(*place: int) -> int:
     """A seed that is a function of the run's seed and of a place in the run, such as (step, rank)."""
     return hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)) % 2**63
+
+
+def attached_trainer(module: LightningModule) -> Trainer | None:
+    """The Trainer that a module is attached to; None outside of one, as in a notebook."""
+    try:
+        return module.trainer
+    except RuntimeError:
+        return None
+
+
+def evaluating(module: LightningModule) -> bool:
+    """True while validation or test data is under way."""
+    trainer = attached_trainer(module)
+    return trainer is not None and not trainer.training
+
+
+def fitting(trainer: Trainer | None) -> bool:
+    """True within `Trainer.fit`, its validations included."""
+    return trainer is not None and trainer.state.fn == TrainerFn.FITTING
+
+
+def num_replicas(trainer: Trainer) -> tuple[int, int]:
+    """How many data-parallel ranks share a step, and which of them this is."""
+    given = trainer.distributed_sampler_kwargs or {}
+    return int(given.get("num_replicas", 1)), int(given.get("rank", 0))

@@ -36,7 +36,7 @@ from lit_posttrain.callbacks import (
     ThroughputMonitor,
     run_checkpoints,
 )
-from lit_posttrain.callbacks.protocols import StartsProcesses
+from lit_posttrain.callbacks.protocols import StartsProcesses, part_of
 from lit_posttrain.cli.arguments import goes_on_again, resolve_arguments
 from lit_posttrain.cli.guards import explained_failures
 from lit_posttrain.cli.options import AuditOptions, RunOptions, RunParser, load_class, option_tree
@@ -120,8 +120,9 @@ class PostTrainCLI(LightningCLI):
             if self._lock is not None:
                 self._lock.release()
             model = getattr(self, "model", None)
-            if run and isinstance(model, StartsProcesses):
-                model.end_processes(stuck_only=False)
+            starter = part_of(model, StartsProcesses) if run and model is not None else None
+            if starter is not None:
+                starter.end_processes(stuck_only=False)
 
     def _forget_unborn_run(self) -> None:
         """Nothing stays of a run that failed before its first step; what it did not write itself does."""

@@ -41,20 +41,20 @@ def dpo_term(
     return Term(pairs.expected_loss(of_pair[loss], value).sum(), "pairs")
 
 
-def summed_ratios(batch: TreeBatch, ratios_N: Tensor, pairs: Pairs, length_alpha: float | None = None) -> Tensor:
-    """(M,) log-ratios of the responses. length_alpha: weight of a response's tokens beyond the length of the other one
+def summed_ratios(batch: TreeBatch, ratios_N: Tensor, pairs: Pairs, ld_alpha: float | None = None) -> Tensor:
+    """(M,) log-ratios of the responses. ld_alpha: weight of a response's tokens beyond the length of the other one
     of its pair (Liu et al. 2024).
 
     Raises:
-        PostTrainError: for length_alpha, if a prompt has another number of responses than two.
+        PostTrainError: for ld_alpha, if a prompt has another number of responses than two.
     """
-    if length_alpha is None:
+    if ld_alpha is None:
         return batch.sum(ratios_N)
     if len(pairs.chosen) * 2 != batch.num_responses:
         raise PostTrainError(
-            "--model.length_alpha compares two responses to a prompt, and a prompt here has another number"
+            "--model.ld_alpha compares two responses to a prompt, and a prompt here has another number"
         )
     shared = batch.lengths.clamp(min=1)
     shorter = torch.minimum(shared[pairs.chosen], shared[pairs.rejected])
     shared[pairs.chosen], shared[pairs.rejected] = shorter, shorter
-    return batch.sum(ratios_N * losses.shared_length_weights(batch.target_response, shared.long(), length_alpha))
+    return batch.sum(ratios_N * losses.shared_length_weights(batch.target_response, shared.long(), ld_alpha))

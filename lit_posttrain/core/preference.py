@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_posttrain.core.measured import Direction
-from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.core.module import Direction, PostTrainingModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError

@@ -8,6 +8,7 @@ tokens like any other. At the first step nothing is known yet: the shares are ev
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -66,8 +67,9 @@ class Balance:
         even = taken.new_full(taken.shape, self.top_k / len(taken))
         return load_balancing(even if self.load is None else self.load.to(taken), probability)
 
-    def end_step(self, module: Any) -> None:
-        """Take the shares of the step that ends, over all its micro-batches and ranks."""
+    def end_step(self, over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Take the shares of the step that ends, over all its micro-batches and ranks. over_ranks: sums a tensor over
+        all ranks."""
         if self._taken is not None and self.top_k is not None:
-            taken = module.over_ranks(self._taken)
+            taken = over_ranks(self._taken)
             self.load, self._taken = self.top_k * taken / taken.sum().clamp(min=1), None

@@ -65,7 +65,7 @@ CALLBACKS = {
     "LambdaCallback": works("its functions are given by import path, such as my_module.my_function"),
     "LearningRateFinder": refused(
         "it trains with rising rates on the first rows and cannot reach the optimizer's options; compare short runs "
-        "(--trainer.max_steps 50) with different --model.optimizer.init_args.lr"
+        "(--trainer.max_steps 50) with different --model.optim.lr"
     ),
     "LearningRateMonitor": works("logs the rate of every parameter group; `train/lr` is logged anyway"),
     "ModelCheckpoint": works(

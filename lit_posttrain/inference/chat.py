@@ -88,7 +88,8 @@ class ChatModel:
         return encoder.changed(prompts)
 
     def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling, first: int = 0) -> list[list[Answer]]:
-        """n answers to each conversation; `first` as in `Engine.generate`.
+        """n answers to each conversation; first: number of the first one among all that are answered with the
+        same seed.
 
         Raises:
             PostTrainError: as `PromptEncoder.ids`, and for a conversation that leaves no room for an answer.
@@ -96,7 +97,7 @@ class ChatModel:
         encoder = PromptEncoder(self.tokenizer)
         ids = [encoder.ids(conversation) for conversation in conversations]
         said_by = SaidBy(self.tokenizer)
-        drawn = self.engine.generate(ids, n, sampling, first)
+        drawn = self.engine.generate(ids, n, sampling, range(first, first + len(ids)))
         return [[_answer(said_by(completion), completion) for completion in completions] for completions in drawn]
 
 

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import PreferenceModule
-from lit_posttrain.core.reference import Reference, ReferencedModule
-from lit_posttrain.core.schedules import Schedule
+from lit_posttrain.core.reference import Reference, ReferenceKind
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.store.kl_pairs import KLPairs, prompts_differ
 from lit_posttrain.data.store.loader import AuxiliaryRows, Trees
@@ -29,7 +28,7 @@ from lit_posttrain.types import TreeBatch
 KL_PAIRS = "kl_pairs"
 
 
-class KTO(ReferencedModule, PreferenceModule):
+class KTO(PreferenceModule):
     """KTO on responses that are good or bad; of pairs the sides, of rankings the best and the worst response.
 
     With D = sum_t log pi(y_t) - log pi_ref(y_t) and z_0 the mean D of responses to other prompts, at least 0: the mean
@@ -43,20 +42,16 @@ class KTO(ReferencedModule, PreferenceModule):
     def __init__(
         self,
         policy: ModelSpec,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
-        schedule: Schedule = "linear",
-        warmup: float = 0.1,
+        optim: Optim = Optim(lr=1e-6, warmup_ratio=0.1),
         beta: float = 0.1,
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
-        reference: Reference = "auto",
+        reference: ReferenceKind = "auto",
     ) -> None:
         """
         Args:
             policy: The model to train.
-            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
-            schedule: How the learning rate falls after warm-up, per optimizer step.
-            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+            optim: The optimizer and the schedule of its learning rate.
             beta: How closely the policy is held to the reference; larger is closer.
             desirable_weight: Weight of good responses. With few of them raise it, so that weight times number is alike
                 on both sides.
@@ -64,7 +59,8 @@ class KTO(ReferencedModule, PreferenceModule):
             reference: Where the reference's log-probs come from: adapter_off, copy, cached (on disk, by one pass before
                 training), or auto: adapter_off where there are adapters, else copy.
         """
-        super().__init__(policy, optimizer, schedule, warmup, reference)
+        super().__init__(policy, optim)
+        self.reference = Reference(self, reference)
         if not 0 < beta < math.inf:
             raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
         if not (0 <= desirable_weight < math.inf and 0 <= undesirable_weight < math.inf) or not (
@@ -85,9 +81,9 @@ class KTO(ReferencedModule, PreferenceModule):
             moved = moved if others else torch.zeros_like(self._moved)
         else:
             self._moved = moved
-        reference = self.reference_logprobs(batch)
+        reference = self.reference.logprobs(batch)
         logprobs = self.token_logprobs(batch).logprobs
-        self.track_distance(logprobs - reference, batch)
+        self.reference.track_distance(logprobs - reference, batch)
         ratio, good = batch.sum(logprobs - reference), batch.desirable
         self.keep_rewards(self.beta * ratio)
         labelled = ~good.isnan()
@@ -145,7 +141,7 @@ class KTO(ReferencedModule, PreferenceModule):
         sums = torch.zeros(2, device=self.device, dtype=sum_dtype(self.device))
         for batch in batches:
             with self.eval_no_grad() as policy:
-                ratio = policy(batch).logprobs - self.reference_logprobs(batch)
+                ratio = policy(batch).logprobs - self.reference.logprobs(batch)
             sums += torch.stack([ratio.sum(), ratio.new_tensor(float(batch.num_responses))]).to(sums.dtype)
         self.track("kl", sums[0], sums[1])
         total: Tensor = self.over_ranks(sums)

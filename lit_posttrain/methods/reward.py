@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.core.measured import Direction
+from lit_posttrain.core.module import Direction
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import PreferenceModule
-from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
@@ -43,26 +42,26 @@ class RewardModel(PreferenceModule):
     def __init__(
         self,
         policy: ModelSpec,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0),
-        schedule: Schedule = "linear",
-        warmup: float = 0.03,
+        optim: Optim = Optim(lr=1e-5),
         loss: Literal["bradley_terry", "all_pairs", "plackett_luce"] = "bradley_terry",
-        centering: float = 0.0,
+        center_rewards_coefficient: float = 0.0,
     ) -> None:
         """
         Args:
             policy: The model to train: a language model, which gets a new score head, or a reward model.
-            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
-            schedule: How the learning rate falls after warm-up, per optimizer step.
-            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+            optim: The optimizer and the schedule of its learning rate.
             loss: bradley_terry is a mean over pairs, all_pairs one over prompts of the mean over a prompt's pairs
                 (InstructGPT), plackett_luce ranks all responses to a prompt at once. With two responses all are one.
-            centering: Weight of (S_chosen + S_rejected)^2, which keeps scores around zero (0.01 is usual).
+            center_rewards_coefficient: Weight of (S_chosen + S_rejected)^2, which keeps scores around zero (0.01 is
+                usual).
         """
-        super().__init__(policy, optimizer, schedule, warmup)
-        if not 0 <= centering < math.inf:
-            raise PostTrainError(f"--model.centering is {centering}; it must be at least 0 (0.01 is usual)")
-        self.loss, self.centering = loss, centering
+        super().__init__(policy, optim)
+        if not 0 <= center_rewards_coefficient < math.inf:
+            raise PostTrainError(
+                f"--model.center_rewards_coefficient is {center_rewards_coefficient}; it must be at least 0 (0.01 is "
+                "usual)"
+            )
+        self.loss, self.center_rewards_coefficient = loss, center_rewards_coefficient
 
     @property
     def layout(self) -> RowLayout:
@@ -87,9 +86,9 @@ class RewardModel(PreferenceModule):
         if self.evaluating:
             self._track_quality(score.detach(), batch.lengths, pairs)
         terms = {"preference": self._preference(batch, score, pairs)}
-        if self.centering:
+        if self.center_rewards_coefficient:
             both = score[pairs.chosen] + score[pairs.rejected]
-            terms["centering"] = Term((both**2).sum(), "pairs", self.centering)
+            terms["centering"] = Term((both**2).sum(), "pairs", self.center_rewards_coefficient)
         return terms
 
     def _preference(self, batch: TreeBatch, score_M: Tensor, pairs: Pairs) -> Term:

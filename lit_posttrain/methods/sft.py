@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from lit_posttrain.core.measured import Direction
-from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.core.module import Direction, PostTrainingModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.ops.losses import negative_log_likelihood
 from lit_posttrain.types import TreeBatch
@@ -26,6 +25,8 @@ class SFT(PostTrainingModule):
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The negative log-likelihood per token."""
         out = self.token_logprobs(batch, entropy=True, correct=True)
+        assert out.entropy is not None
+        assert out.correct is not None
         count = batch.local_count("tokens")
         self.track("entropy", out.entropy.sum(), count)
         self.track("mean_token_accuracy", out.correct.sum(), count)

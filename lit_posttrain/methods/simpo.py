@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-from lightning.pytorch.cli import OptimizerCallable
-
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import PreferenceModule
-from lit_posttrain.core.schedules import Schedule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
@@ -23,22 +20,18 @@ class SimPO(PreferenceModule):
     def __init__(
         self,
         policy: ModelSpec,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
-        schedule: Schedule = "linear",
-        warmup: float = 0.1,
+        optim: Optim = Optim(lr=1e-6, warmup_ratio=0.1),
         beta: float = 2.0,
         gamma: float = 1.0,
     ) -> None:
         """
         Args:
             policy: The model to train.
-            optimizer: Any torch optimizer, such as torch.optim.AdamW with its learning rate.
-            schedule: How the learning rate falls after warm-up, per optimizer step.
-            warmup: Share of all optimizer steps over which the learning rate rises from zero.
+            optim: The optimizer and the schedule of its learning rate.
             beta: Scale of the rewards.
             gamma: Margin by which the chosen response should win, in units of the reward.
         """
-        super().__init__(policy, optimizer, schedule, warmup)
+        super().__init__(policy, optim)
         if not 0 < beta < math.inf:
             raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (2 is usual)")
         if not 0 <= gamma < math.inf:

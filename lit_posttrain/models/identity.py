@@ -33,7 +33,7 @@ _PROBE = "The quick brown fox: 3 + 4 = 7.\n\tÄé 你好"
 @torch.no_grad()
 def identity_of(model: WrappedModel) -> Identity:
     """Plain values that say what decides a model's log-probs: its config, and its weights but those of fresh adapters,
-    which change nothing, and of a value head. With sharded weights all ranks must call it.
+    which change nothing, and of value heads. With sharded weights all ranks must call it.
 
     weights: a hash of the weights that are not quantized. packed: of those that are, taken on a kind of device
     (packed_on): another kind may round some differently.
@@ -45,7 +45,7 @@ def identity_of(model: WrappedModel) -> Identity:
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named |= {name: value for name, value in model.named_buffers(remove_duplicate=False) if name in saved}
     for name, value in named.items():
-        if "lora_" in name or ".modules_to_save." in name or name.startswith("value_head."):
+        if "lora_" in name or ".modules_to_save." in name or name.startswith("value_heads."):
             continue
         kind = PACKED.get(type(value).__name__, "")
         if kind:

@@ -48,9 +48,9 @@ def require_sharded_steps(
     except RuntimeError as problem:
         name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
         fused = any(group.get("fused") for group in optimizer.param_groups)
-        way = "pass --model.optimizer.init_args.fused false, or take torch.optim.AdamW" if fused else "take AdamW"
+        way = "leave `fused` out of --model.optim.options, or take AdamW" if fused else "take AdamW"
         raise PostTrainError(
-            f"--model.optimizer {name}: cannot step on parameters that are sharded ({first_line(problem)}); {way}"
+            f"--model.optim.optimizer {name}: cannot step on parameters that are sharded ({first_line(problem)}); {way}"
         ) from problem
 
 

@@ -142,14 +142,14 @@ def _cache_argument(model: nn.Module) -> str | None:
 
 
 class Policy(WrappedModel):
-    """A causal language model with the operators that methods need, and where a method wants it a value head.
+    """A causal language model with the operators that methods need, and where a method wants them value heads.
 
     `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.value_head: nn.Linear | None = None
+        self.value_heads = nn.ModuleDict()
         config, head = self.config, self.transformer.get_output_embeddings()
         # LoRA on the head, or a head of its own kind: its weight alone would not be what the model computes
         self.fused_head = self.architecture is not None and type(head) is nn.Linear
@@ -162,13 +162,15 @@ class Policy(WrappedModel):
                 config.model_type,
             )
 
-    def add_value_head(self) -> None:
+    def add_value_head(self, name: str) -> nn.Linear:
         """Put a value head beside the language model's. It begins at zero: nothing is worth anything yet."""
         embeddings = self.transformer.get_input_embeddings().weight
         dtype = torch.promote_types(embeddings.dtype, torch.float32)  # it is trained, also beside a base in bfloat16
-        self.value_head = nn.Linear(embeddings.shape[1], 1, device=embeddings.device, dtype=dtype)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        head = nn.Linear(embeddings.shape[1], 1, device=embeddings.device, dtype=dtype)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.value_heads[name] = head
+        return head
 
     def forward(
         self,
@@ -180,12 +182,12 @@ class Policy(WrappedModel):
         values: bool = False,
     ) -> TokenLogprobs:
         """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct. values: those of the
-        value head too.
+        value heads too.
 
         Raises:
-            ValueError: for values of a policy without a value head, or with a head that is not proven.
+            ValueError: for values of a policy without value heads, or with a head that is not proven.
         """
-        if values and (self.value_head is None or not self.fused_head):
+        if values and not (self.value_heads and self.fused_head):
             raise ValueError("no value head, or one beside a head of the model's own kind")
         if not self.fused_head:
             return self._own_head(batch, temperature, entropy, correct)
@@ -201,8 +203,8 @@ class Policy(WrappedModel):
             entropy=entropy,
             correct=correct,
         )
-        if values and self.value_head is not None:
-            found.values = _head_values(hidden, self.value_head)
+        if values:
+            found.values = {name: _head_values(hidden, head) for name, head in self.value_heads.items()}
         return found
 
     def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:

@@ -129,7 +129,7 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
     if decided:
         compute_in_float32(model)
     if checkpoint is not None:
-        load_weights(model, state, str(checkpoint), spare="value_head.")  # PPO's, of no use outside training
+        load_weights(model, state, str(checkpoint), spare="value_heads.")  # PPO's, of no use outside training
     return Restored(model.eval().to(device), tokenizer, spec, run, step, path, device)
 
 

@@ -89,17 +89,30 @@ def load_weights(
 
 
 def require_state(
-    module: nn.Module, state: Mapping[str, Tensor], where: str, *, frozen_too: bool = False, remedy: str = ""
+    module: nn.Module,
+    state: Mapping[str, Any],
+    where: str,
+    *,
+    frozen_too: bool = False,
+    buffers: Collection[str] = (),
+    remedy: str = "",
 ) -> None:
     """Check a state dict that was saved of a module: it must hold the parameters that are trained. Frozen ones, such as
     the base of adapters, stay as they are.
 
-    frozen_too: it must hold all parameters. Other arguments and errors as for `require_fit`.
+    frozen_too: it must hold all parameters. buffers: names of others that it must hold, such as buffers. Other
+    arguments and errors as for `require_fit`.
     """
-    has = {name: tuple(value.shape) for name, value in module.state_dict(keep_vars=True).items()}
-    wanted = {name for name, parameter in module.named_parameters() if frozen_too or parameter.requires_grad}
-    differ = [(n, tuple(v.shape), has[n]) for n, v in state.items() if n in has and tuple(v.shape) != has[n]]
+    has = {name: _shape(value) for name, value in module.state_dict(keep_vars=True).items()}
+    trained = {name for name, parameter in module.named_parameters() if frozen_too or parameter.requires_grad}
+    wanted = trained | set(buffers)
+    differ = [(n, _shape(v), has[n]) for n, v in state.items() if n in has and _shape(v) != has[n]]
     require_fit(where, wanted, wanted - set(state), set(state) - set(has), differ, remedy)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Of a tensor, or of one that is still on disk; a module's extra state, which may be anything, has none."""
+    return tuple(getattr(value, "shape", ()))
 
 
 class LoadReport(logging.Handler):

@@ -131,7 +131,8 @@ class ExperienceLoader:
 
     collect: makes the experience of a phase, by its number; called on all ranks. inner_epochs, minibatches: how often a
     phase's trees are gone through, and into how many steps each time. identity: what a resumed run must have in common.
-    teaches: whether a tree can have a gradient; what has none counts in the denominators and is not computed.
+    has_gradient: True if a tree can have a gradient; what has none counts in the denominators and is not computed.
+    splits_groups: True if the responses to a prompt may be in different micro-batches of a step.
     """
 
     def __init__(
@@ -144,10 +145,12 @@ class ExperienceLoader:
         inner_epochs: int,
         minibatches: int,
         identity: Mapping[str, Any],
-        teaches: Callable[[Tree], bool] = lambda tree: True,
+        has_gradient: Callable[[Tree], bool] = lambda tree: True,
+        splits_groups: bool = True,
     ) -> None:
         self.prompts, self.collect, self.cutter, self.batch_size = prompts, collect, cutter, batch_size
-        self.inner_epochs, self.minibatches, self.teaches = inner_epochs, minibatches, teaches
+        self.inner_epochs, self.minibatches = inner_epochs, minibatches
+        self.has_gradient, self.splits_groups = has_gradient, splits_groups
         self._identity = {"data": prompts.store.fingerprint, **identity}
         self.phase = 0
         self.experience: Experience | None = None
@@ -176,7 +179,8 @@ class ExperienceLoader:
             chosen = [] if self.idle else self._step(trees, *divmod(number, self.minibatches))
             denominators = step_denominators(MemoryTrees(chosen), range(len(chosen)))
             parts = self.cutter.accumulate * self.cutter.world
-            self._at_hand = split_trees([tree for tree in chosen if self.teaches(tree)], parts)
+            trees_at_hand = [tree for tree in chosen if self.has_gradient(tree)]
+            self._at_hand = split_trees(trees_at_hand, parts) if self.splits_groups else trees_at_hand
             store = MemoryTrees(self._at_hand)
             for batch in self.cutter.micro_batches(store, np.arange(len(store)), skip=skip, denominators=denominators):
                 self._yielded += 1
@@ -190,8 +194,8 @@ class ExperienceLoader:
         return [trees[i] for i in chosen]
 
     def leave(self) -> None:
-        """Have done with the phase at hand: its further steps get micro-batches without trees, so that the number of
-        steps, and all that Lightning does by it, stays what was planned."""
+        """Skips the rest of this rollout: empty micro-batches for its remaining steps, so that the planned step count
+        holds."""
         self._left = True
 
     def step_sources(self, rows: Sequence[int]) -> list[str]:

@@ -1,58 +1,84 @@
-"""How what an on-policy method samples at once becomes optimizer steps."""
+"""How an on-policy method samples responses, and how a rollout becomes optimizer steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.rollout.engine import EngineSpec, Sampling
 
 
-@dataclass
-class Phases:
-    """How a rollout phase is cut into optimizer steps, and how often it is gone through.
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How responses are sampled and rewarded, and how a rollout becomes optimizer steps.
 
     Args:
         group_size: Responses to each prompt.
-        inner_epochs: How often the phase's responses are trained on.
+        max_new_tokens: Longest response, in tokens; where an environment answers in between, its words are among them.
+        temperature: Temperature of the sampling; the loss is of the same distribution.
+        seed: Seed of the sampling.
+        inner_epochs: How often the responses of a rollout are trained on.
         minibatches: Optimizer steps that each of these times is cut into; --data.batch_size prompts are shared by them.
-        top_up: How often at most further prompts are answered in place of those whose responses all got the same score
-            and so teach nothing (DAPO's dynamic sampling); 0 keeps them. What LengthPenalty and Repetition say makes no
-            difference to that.
+        dynamic_sampling_retries: How often at most further prompts are answered in place of those without a learning
+            signal, whose responses all got the same score (DAPO's dynamic sampling); 0 keeps them. Shaping rewards,
+            LengthPenalty and Repetition, make no difference to that.
         mask_truncated: Leave responses that were cut off at their longest length out of the loss; they stay in the mean
             of their group.
+        reward_timeout: Seconds that a reward may take for the responses of a rollout.
+        engine: What draws the responses: the model itself (hf) or vLLM.
     """
 
+    free_on_resume: ClassVar[tuple[str, ...]] = ("reward_timeout", "engine")
+
     group_size: int = 8
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
     inner_epochs: int = 1
     minibatches: int = 1
-    top_up: int = 0
+    dynamic_sampling_retries: int = 0
     mask_truncated: bool = False
+    reward_timeout: float = 60.0
+    engine: EngineSpec = EngineSpec()
 
     def __post_init__(self) -> None:
-        for name in ("group_size", "inner_epochs", "minibatches"):
+        for name in ("group_size", "inner_epochs", "minibatches", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise PostTrainError(f"--model.phases.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.top_up < 0:
-            raise PostTrainError(f"--model.phases.top_up is {self.top_up}; it must be 0 (off) or more")
+                raise PostTrainError(f"--model.rollout.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("temperature", "reward_timeout"):
+            if not getattr(self, name) > 0:
+                raise PostTrainError(f"--model.rollout.{name} is {getattr(self, name):g}; it must be above 0")
+        if self.dynamic_sampling_retries < 0:
+            raise PostTrainError(
+                f"--model.rollout.dynamic_sampling_retries is {self.dynamic_sampling_retries}; it must be 0 (off) or "
+                "more"
+            )
 
     @property
     def steps(self) -> int:
-        """Optimizer steps a phase."""
+        """Optimizer steps a rollout."""
         return self.inner_epochs * self.minibatches
 
-    def check_cut(self, prompts: int, parts: int) -> None:
-        """Whether a phase of so many prompts gives every one of its micro-batches, `parts` a step, something to do.
+    def sampling(self, seed: int = 0, greedy: bool = False) -> Sampling:
+        """How the engine draws: from the policy's whole distribution, or its most likely tokens."""
+        return Sampling(self.max_new_tokens, 0.0 if greedy else self.temperature, seed=self.seed + seed)
+
+    def check_cut(self, prompts: int, parts: int, splits_groups: bool) -> None:
+        """Check that a rollout of so many prompts gives every micro-batch, `parts` a step, something to do.
 
         Raises:
             PostTrainError: if not.
         """
         if prompts % self.minibatches:
             raise PostTrainError(
-                f"--data.batch_size {prompts} is no multiple of --model.phases.minibatches {self.minibatches}: the "
-                "steps of a phase would have unequal numbers of prompts"
+                f"--data.batch_size {prompts} is no multiple of --model.rollout.minibatches {self.minibatches}: the "
+                "steps of a rollout would have unequal numbers of prompts"
             )
-        if prompts // self.minibatches * self.group_size < parts:
+        each = prompts // self.minibatches
+        if each * (self.group_size if splits_groups else 1) < parts:
+            held = f"{each} prompts x {self.group_size} responses" if splits_groups else f"{each} prompts"
             raise PostTrainError(
-                f"a step has {prompts // self.minibatches} prompts x {self.group_size} responses for {parts} "
-                "micro-batches (--trainer.accumulate_grad_batches x processes): lower those, or raise --data.batch_size"
+                f"a step has {held} for {parts} micro-batches (--trainer.accumulate_grad_batches x processes): lower "
+                "those, or raise --data.batch_size"
             )

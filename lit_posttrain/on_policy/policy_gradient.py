@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lit_posttrain.core.component import KLWeight
+from lit_posttrain.core.reference import Reference
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.on_policy.module import OnPolicyModule
+from lit_posttrain.on_policy.rollouts import Stats
 from lit_posttrain.ops import policy_gradient as pg
 from lit_posttrain.ops.kl import k1, k3
 from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.ops.policy_gradient import Aggregation
-from lit_posttrain.trainer_state import ends_step
-from lit_posttrain.types import TreeBatch
+from lit_posttrain.types import Tree, TreeBatch
 
-EngineCorrection = Literal["none", "truncate", "mask"]
+ImportanceSampling = Literal["none", "tis", "mask"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Clip:
     """How far a step may follow the ratio of the policy to the one that sampled.
 
@@ -43,87 +46,113 @@ class Clip:
             raise PostTrainError(f"--model.clip.dual is {self.dual}; it must be above 1 (3 is usual)")
 
 
-CLIP = Clip()
-
-
-class PolicyGradientModule(OnPolicyModule):
-    """Base class with the terms of a policy gradient. A subclass sets the attributes below in its constructor."""
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """What is maximised of sampled tokens. ratio: of tokens, or of whole sequences (GSPO). objective: the clipped
+    surrogate of PPO, or log-probs weighted by a bounded ratio (CISPO). aggregation: how tokens are averaged.
+    importance_sampling: weight of a token for an engine that is not quite the policy. entropy: weight of a bonus."""
 
     clip: Clip
     ratio: Literal["token", "sequence"] = "token"
     objective: Literal["clip", "cispo"] = "clip"
     aggregation: Aggregation = "token"
+    importance_sampling: ImportanceSampling = "none"
     entropy: float = 0.0
-    engine_correction: EngineCorrection = "none"
 
-    @cached_property
-    def _apart_k1(self) -> list[Tensor]:
-        """Of the micro-batches of the step at hand the summed k1 and the responses, where the step measures the phase's
-        KL itself."""
-        return []
+    def __post_init__(self) -> None:
+        if not 0 <= self.entropy < math.inf:
+            raise PostTrainError(f"--model.entropy is {self.entropy}; it must be at least 0")
+        clip = self.clip
+        if self.objective == "cispo" and (self.ratio == "sequence" or clip.high < 1 or clip.dual is not None):
+            raise PostTrainError(
+                "--model.objective cispo weighs tokens by a ratio of at most clip.high: take --model.ratio token, "
+                "--model.clip.high 5 and no clip.dual"
+            )
 
-    @property
-    def kl_in_loss(self) -> bool:
-        """Whether the KL from the reference is a term of the loss, and not of the reward."""
-        return self.kl_coefficient > 0
 
-    def policy_terms(self, batch: TreeBatch, out: TokenLogprobs) -> dict[str, Term]:
+class PolicyGradient:
+    """The terms of a policy gradient for a module.
+
+    kl_in_loss: True if the KL from the reference is a term of the loss, and not taken from the reward.
+    """
+
+    def __init__(
+        self, module: OnPolicyModule, surrogate: Surrogate, reference: Reference, kl: KLWeight, kl_in_loss: bool = True
+    ) -> None:
+        self.module, self.surrogate, self.reference, self.kl = module, surrogate, reference, kl
+        self.kl_in_loss = kl_in_loss
+        self._apart: list[Tensor] = []  # of the step's micro-batches: summed k1 from the reference, and responses
+
+    def terms(self, batch: TreeBatch, out: TokenLogprobs) -> dict[str, Term]:
         """The policy term, and those of the KL and of the entropy where asked for."""
+        module, how = self.module, self.surrogate
         logprob, count = out.logprobs, float(len(batch.target_response))
         assert out.entropy is not None
+        keeps_old = "old" in module.wanted_columns
         # where the policy is still the one that sampled its own log-probs are the old ones
-        old = column(batch, "old", logprob) if "old" in self.wanted_columns else logprob.detach()
+        old = column(batch, "old", logprob) if keeps_old else logprob.detach()
         engine = column(batch, "engine", logprob)
-        loss = self._surrogate(logprob, old, column(batch, "advantage", logprob), batch)
-        if self.engine_correction != "none":
-            loss = loss * pg.engine_weight(old, engine, self.engine_correction)
-        unit: Literal["tokens", "responses"] = "tokens" if self.aggregation == "token" else "responses"
-        terms = {"policy": Term(self.aggregated(loss, batch), unit)}
-        if self.kl_in_loss:
+        loss = self._policy_loss(logprob, old, column(batch, "advantage", logprob), batch)
+        if how.importance_sampling != "none":
+            loss = loss * pg.engine_weight(old, engine, how.importance_sampling)
+        unit = "tokens" if how.aggregation == "token" else "responses"
+        terms = {"policy": Term(self._aggregated(loss, batch), unit)}
+        if self.kl_in_loss and self.kl.coefficient > 0:
             distance = pg.kl_loss(logprob, column(batch, "reference", logprob), old)
-            terms["kl"] = Term(self.aggregated(distance, batch), unit, self.kl_coefficient)
-        if self.entropy:
-            terms["entropy"] = Term(-out.entropy.sum(), "tokens", self.entropy)
-        if self.referenced:
-            self.track("kl_coefficient", torch.tensor(self.kl_coefficient), 1.0)
-        self.track("entropy", out.entropy.sum(), count)
-        self.track("rollout/engine_logp_diff", (old - engine).abs().sum(), count)
-        self.track("approx_kl", k3(old - logprob.detach()).sum(), count)
-        if self.referenced and "old" not in self.wanted_columns:  # else the phase has measured it
-            apart = logprob.detach() - column(batch, "reference", logprob)
-            self.track("kl", k3(apart).sum(), count)
-            responses = (batch.target_response.bincount() > 0).sum()  # that have tokens which count
-            self.track("kl/response", k1(apart).sum(), responses)
-            self._apart_k1.append(torch.stack([k1(apart).sum(), responses.to(apart.dtype)]))
+            terms["kl"] = Term(self._aggregated(distance, batch), unit, self.kl.coefficient)
+        if how.entropy:
+            terms["entropy"] = Term(-out.entropy.sum(), "tokens", how.entropy)
+        if self.kl.used:
+            module.track("kl_coefficient", torch.tensor(self.kl.coefficient), 1.0)
+        module.track("entropy", out.entropy.sum(), count)
+        module.track("rollout/engine_logp_diff", (old - engine).abs().sum(), count)
+        module.track("approx_kl", k3(old - logprob.detach()).sum(), count)
+        if self.kl.used and not keeps_old:  # else the rollout has measured it
+            self._track_kl(logprob.detach() - column(batch, "reference", logprob), batch)
         return terms
 
-    def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
-        """As the base class has it; at a step's end keep its KL where no pass before it has measured one."""
-        loss = super().training_step(batch, batch_idx)
-        if ends_step(self.trainer, batch_idx) and self._apart_k1:
-            total, responses = self.over_ranks(torch.stack(self._apart_k1).sum(0)).tolist()
-            self._phase_kl = (total, responses) if responses else None
-            self._apart_k1 = []
-        return loss
+    def measured_kl(self, trees: Sequence[Tree]) -> Stats:
+        """How far the policy is from the reference on what it has just sampled, where both are known: kl (k3, nats a
+        token) and kl/response (k1, nats a response)."""
+        if not {"old", "reference"} <= self.module.wanted_columns:
+            return {}  # a loss at the policy that sampled gives them by the way
+        apart = torch.cat([torch.from_numpy(t.per_target["old"] - t.per_target["reference"]).double() for t in trees])
+        responses = float(sum(bool(response.loss_mask.any()) for tree in trees for response in tree.responses))
+        total = float(k1(apart).sum())
+        self.kl.measure(total, responses)
+        return {"kl": (float(k3(apart).sum()), float(len(apart))), "kl/response": (total, responses)}
 
-    def aggregated(self, loss_N: Tensor, batch: TreeBatch) -> Tensor:
-        """The sum that the step's count divides."""
-        length = self.sampling.max_new_tokens
-        return pg.aggregated(loss_N, batch.target_response, batch.num_responses, self.aggregation, length)
+    def end_step(self) -> None:
+        """Keep the step's KL where no pass before it has measured one. Collective."""
+        if self._apart:
+            self.kl.measure(*self.module.over_ranks(torch.stack(self._apart).sum(0)).tolist())
+            self._apart = []
 
-    def _surrogate(self, logprob: Tensor, old: Tensor, advantage: Tensor, batch: TreeBatch) -> Tensor:
-        if self.ratio == "sequence":
+    def _track_kl(self, apart: Tensor, batch: TreeBatch) -> None:
+        self.module.track("kl", k3(apart).sum(), float(len(apart)))
+        responses = (batch.target_response.bincount() > 0).sum()  # that have trained tokens
+        self.module.track("kl/response", k1(apart).sum(), responses)
+        self._apart.append(torch.stack([k1(apart).sum(), responses.to(apart.dtype)]))
+
+    def _aggregated(self, loss_N: Tensor, batch: TreeBatch) -> Tensor:
+        """The sum that the step's denominator divides."""
+        longest, kind = self.module.rollout.max_new_tokens, self.surrogate.aggregation
+        return pg.aggregated(loss_N, batch.target_response, batch.num_responses, kind, longest)
+
+    def _policy_loss(self, logprob: Tensor, old: Tensor, advantage: Tensor, batch: TreeBatch) -> Tensor:
+        track, clip = self.module.track, self.surrogate.clip
+        if self.surrogate.ratio == "sequence":
             ratio = pg.sequence_ratio(logprob, old, batch.target_response, batch.num_responses)
         else:
             ratio = pg.token_ratio(logprob, old)
         count = float(len(ratio))
-        if self.objective == "cispo":
-            self.track("clip_ratio/high", ((ratio > self.clip.high) & (advantage > 0)).sum(), count)
-            return pg.cispo(advantage, ratio, logprob, self.clip.high)
-        low, high = pg.clip_shares(advantage, ratio, self.clip.low, self.clip.high)
-        self.track("clip_ratio/low", low.sum(), count)
-        self.track("clip_ratio/high", high.sum(), count)
-        return pg.clipped(advantage, ratio, self.clip.low, self.clip.high, self.clip.dual)
+        if self.surrogate.objective == "cispo":
+            track("clip_ratio/high", ((ratio > clip.high) & (advantage > 0)).sum(), count)
+            return pg.cispo(advantage, ratio, logprob, clip.high)
+        low, high = pg.clip_shares(advantage, ratio, clip.low, clip.high)
+        track("clip_ratio/low", low.sum(), count)
+        track("clip_ratio/high", high.sum(), count)
+        return pg.clipped(advantage, ratio, clip.low, clip.high, clip.dual)
 
 
 def column(batch: TreeBatch, name: str, like: Tensor) -> Tensor:

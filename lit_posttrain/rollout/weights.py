@@ -27,7 +27,7 @@ def check_transferable(spec: ModelSpec) -> None:
     """
     if spec.lora is not None and spec.lora.dora:
         raise PostTrainError(
-            "--model.policy.lora.dora: DoRA's weights are not handed to vLLM; leave dora out, or --model.engine.name hf"
+            "--model.policy.lora.dora: vLLM cannot have DoRA's weights; drop it, or take --model.rollout.engine.name hf"
         )
 
 
@@ -60,7 +60,7 @@ def _require_linear(modules: dict[str, nn.Module], transformer: Any) -> None:
         if tied or isinstance(base, nn.Embedding) or type(layer).__name__ == "ParamWrapper":
             raise PostTrainError(
                 f"--model.policy.lora.target_modules: adapters on {name} are not handed to vLLM; take layers of "
-                "attention and MLP alone, or --model.engine.name hf"
+                "attention and MLP alone, or --model.rollout.engine.name hf"
             )
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lit_posttrain.callbacks import AtomicCheckpointIO
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.methods.sft import SFT
@@ -107,7 +108,7 @@ def fit_in(tiny_model: Path) -> Fit:
         **options: Any,
     ) -> Fitted:
         torch.manual_seed(0)
-        made = module(ModelSpec(str(tiny_model)), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule=schedule)
+        made = module(ModelSpec(str(tiny_model)), Optim(lr=1e-3, weight_decay=0.01, schedule=schedule))
         recorder, log = Recorder(), RowLog()
         defaults: dict[str, Any] = {
             "accelerator": "cpu",

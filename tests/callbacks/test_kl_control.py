@@ -16,6 +16,7 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
 from lit_posttrain.callbacks import KLControl, LastCheckpoint, ReferenceSync
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.loggers import MetricsCSV
 
 
@@ -38,8 +39,7 @@ class Seen(pl.Callback):
             self.measured.setdefault(trainer.global_step, pair)
 
 
-def adam(params: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=1e-2)
+ADAM = Optim(lr=1e-2, weight_decay=0.01, schedule="constant", warmup_ratio=0.0)
 
 
 def fit(
@@ -54,7 +54,7 @@ def fit(
 ) -> tuple[Seen, pl.Trainer]:
     """Train for some optimizer steps of two micro-batches, from last.ckpt where it is there."""
     pl.seed_everything(0, verbose=False)
-    module = method(ModelSpec(str(tiny_model), lora=lora), adam, schedule="constant", warmup=0.0, reference=reference)
+    module = method(ModelSpec(str(tiny_model), lora=lora), ADAM, reference=reference)
     seen, last = Seen(), folder / "last.ckpt"
     trainer = quiet_trainer(
         *callbacks,
@@ -225,8 +225,8 @@ def test_an_adaptive_weight_follows_the_kl_of_a_phase(method: str, tiny_model: P
     def run(folder: Path, epochs: int, resume: bool = False) -> tuple[Weights, Any]:
         pl.seed_everything(0, verbose=False)
         module: Any = build(method, tiny_model)
-        module.optimizer_factory = adam
-        module.phases = replace(module.phases, mask_truncated=False)  # a response that is masked is in no KL
+        module.optim = ADAM
+        module.collector.config = replace(module.rollout, mask_truncated=False)  # a response that is masked is in no KL
         seen = Weights()
         control = KLControl(coefficient="adaptive", target=0.02, horizon=60)
         trainer = quiet_trainer(
@@ -243,7 +243,7 @@ def test_an_adaptive_weight_follows_the_kl_of_a_phase(method: str, tiny_model: P
         expected.append(weight)
     assert len(phases) == 4
     assert [w for _, w in seen.found[::4]] == pytest.approx(expected, rel=1e-5)
-    assert module.kl_coefficient != pytest.approx(0.1, rel=1e-3)
+    assert module.kl.coefficient != pytest.approx(0.1, rel=1e-3)
     run(tmp_path / "cut", 2)
     _, resumed = run(tmp_path / "cut", 4, resume=True)
     assert resumed.kl_coefficient == module.kl_coefficient

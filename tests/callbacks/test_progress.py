@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 from helpers.runs import write
 
-from lit_posttrain import GRPO, ModelSpec, Phases, PromptData, Sampling
+from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
 from lit_posttrain.callbacks import StepProgressBar
 from lit_posttrain.rewards import FunctionReward
 
@@ -24,7 +24,7 @@ def test_the_bar_says_how_far_a_rollout_is(
     monkeypatch.setattr("lit_posttrain.callbacks.progress._LOG_FILE_INTERVAL_S", 0.0)
     file = write(tmp_path / "prompts.jsonl", [{"prompt": f"count to {i}"} for i in range(4)])
     module = GRPO(
-        ModelSpec(str(tiny_model)), [FunctionReward(letters)], sampling=Sampling(6), phases=Phases(group_size=2)
+        ModelSpec(str(tiny_model)), [FunctionReward(letters)], rollout=RolloutConfig(group_size=2, max_new_tokens=6)
     )
     trainer = pl.Trainer(
         max_steps=2,

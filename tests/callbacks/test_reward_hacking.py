@@ -10,7 +10,7 @@ import pytest
 from cases import build
 from helpers.runs import quiet_trainer, write
 
-from lit_posttrain import GRPO, ModelSpec, Phases, PostTrainError, PromptData, Sampling
+from lit_posttrain import GRPO, ModelSpec, PostTrainError, PromptData, RolloutConfig
 from lit_posttrain.callbacks import RewardHackingWatch
 from lit_posttrain.callbacks.reward_hacking import phase_figures
 from lit_posttrain.rewards import FunctionReward
@@ -140,8 +140,7 @@ def test_a_run_with_a_reward_that_can_be_gamed(tiny_model: Path, tmp_path: Path)
     module = GRPO(
         ModelSpec(str(tiny_model)),
         [FunctionReward(lambda completions: [float(len(said)) for said in completions], name="long")],
-        sampling=Sampling(8),
-        phases=Phases(2),
+        rollout=RolloutConfig(group_size=2, max_new_tokens=8),
     )
     watch = RewardHackingWatch(window=2, second="long")
     trainer = quiet_trainer(watch, max_epochs=3, default_root_dir=str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lit_posttrain import DPO, KTO, SFT, ModelSpec, PostTrainError, PreferenceDa
 from lit_posttrain.callbacks import AtomicCheckpointIO, LastCheckpoint, RewardLogger
 from lit_posttrain.callbacks.reward_plot import draw
 from lit_posttrain.callbacks.reward_summary import summarise, telling_pairs
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.types import RewardedResponses
 
 
@@ -51,7 +53,7 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 def test_distributions_agree_with_the_metrics_of_every_method(method: str, tiny_model: Path, tmp_path: Path) -> None:
     data = with_validation(METHODS[method].data(tmp_path))
     trainer, module = trainer_in(tmp_path, RewardLogger()), build(method, tiny_model)
-    module.optimizer_factory, module.warmup = lambda params: torch.optim.AdamW(params, lr=1e-2), 0.0
+    module.optim = replace(module.optim, lr=1e-2, weight_decay=0.01, warmup_ratio=0.0)
     trainer.fit(module, datamodule=data)
     (row,) = rows_of(tmp_path / "run" / "rewards.jsonl")
     assert (row["step"], row["data"]) == (2, "held_out")
@@ -157,7 +159,7 @@ def test_repeated_steps_replace_their_rows_and_validate_leaves_them(tiny_model: 
     def fit(folder: Path, steps: int, resume: Path | None = None) -> pl.Trainer:
         trainer = trainer_in(folder, RewardLogger(), LastCheckpoint(2), max_steps=steps, val_check_interval=1)
         data = with_validation(comparison_files(tmp_path))
-        module = DPO(ModelSpec(str(tiny_model)), schedule="constant", warmup=0.0)
+        module = DPO(ModelSpec(str(tiny_model)), optim=Optim(schedule="constant", warmup_ratio=0.0))
         trainer.fit(module, datamodule=data, ckpt_path=resume)
         return trainer
 

@@ -26,6 +26,7 @@ from lit_posttrain.callbacks import (
     ThroughputMonitor,
     run_checkpoints,
 )
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.sft import SFT
@@ -54,7 +55,7 @@ def main(model: str, folder: Path, what: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     method = OneRankBad if what == "bad_loss" else SFT
-    module = method(ModelSpec(model), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), schedule="constant")
+    module = method(ModelSpec(model), Optim(lr=1e-3, weight_decay=0.01, schedule="constant"))
     recorder = Recorder()
     callbacks = [
         FiniteLossGuard(),

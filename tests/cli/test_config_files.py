@@ -46,7 +46,7 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
     ),
     "another trainer's": (
         changed("warmup:", "learning_rate:"),
-        "mine.yaml:6: learning_rate: no such option; did you mean --model.optimizer.init_args.lr?",
+        "mine.yaml:6: learning_rate: no such option; did you mean --model.optim.lr?",
     ),
     "beside init_args": (
         changed("  init_args:\n    policy:\n      path: x\n    warmup: 0.1", "  policy:\n    path: x"),
@@ -175,7 +175,7 @@ TYPED: dict[str, tuple[list[str], str]] = {
         ["--trainer.max_steps.x", "1"],
         "--trainer.max_steps.x: no such option; trainer.max_steps has",
     ),
-    "rate": (["--lr", "1"], "--lr: no such option; did you mean --model.optimizer.init_args.lr?"),
+    "rate": (["--lr", "1"], "--lr: no such option; did you mean --model.optim.lr?"),
     "rubbish": (["--zzzz", "1"], "--zzzz: no such option; --help lists the options"),
     "no text": (["--name", "a\udcff"], "'a\\udcff': not UTF-8 text"),
     "in JSON": (

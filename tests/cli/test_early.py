@@ -31,7 +31,7 @@ EARLY: dict[str, tuple[list[str], str]] = {
     "unknown command": (["fitt"], "did you mean fit?"),
     "unknown config": (["fit", "--config", "sftt.yaml"], "did you mean sft.yaml"),
     "no config": (["fit"], "fit needs a config"),
-    "unknown option": ([*SFT, "--model.warm_up", "1"], "did you mean --model.warmup?"),
+    "unknown option": ([*SFT, "--model.warm_up", "1"], "did you mean --model.optim.warmup_ratio?"),
     "another method's option": ([*SFT, "--model.beta", "1"], "SFT has no such option"),
     "wrong type": ([*SFT, "--trainer.max_steps", "three"], "expected a whole number, got three"),
     "YAML": (["fit", "--config", "bad.yaml"], "bad.yaml:2: a tab in the indentation"),

@@ -119,7 +119,7 @@ def test_responses_that_methods_sample_end_there_too(
         *SHORT,
     ]
     arguments += ["--wandb.mode", "disabled", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    arguments += ["--model.sampling.max_new_tokens", "4", "--data.val_fraction", "0.3"]
+    arguments += ["--model.rollout.max_new_tokens", "4", "--data.val_fraction", "0.3"]
     assert main(["fit", *arguments, *template()]) == 0
     assert seen
     assert all(ends == [PAD, END] for ends in seen)

@@ -160,7 +160,7 @@ CASES = [
     *(("data", "data module", name) for name in classes("data module") if name != "TreeData"),
     *(("model.rewards", "reward", name) for name in classes("reward")),
     *(("trainer.callbacks", "callback", name) for name in classes("callback")),
-    ("model.optimizer", "optimizer", "torch.optim.AdamW"),  # bitsandbytes has one too, where it is loaded
+    ("model.optim.optimizer", "optimizer", "torch.optim.AdamW"),  # bitsandbytes has one too, where it is loaded
 ]
 
 
@@ -238,7 +238,14 @@ def test_the_kept_tree_is_the_tree() -> None:
 
 def test_a_mapping_reaches_a_method_as_it_was_written() -> None:
     given = {"a": None, "b": "no", "c": 1e-5, "d": [None, "null", True]}
-    base = [*BASE, "--model", "GRPO", "--model.rewards+=MathAnswer", "--model.engine.options", json.dumps(given)]
-    cli: Any = PostTrainCLI(args=[*base, "--model.engine.options.e", "null"], run=False, tracking=False)
+    base = [
+        *BASE,
+        "--model",
+        "GRPO",
+        "--model.rewards+=MathAnswer",
+        "--model.rollout.engine.options",
+        json.dumps(given),
+    ]
+    cli: Any = PostTrainCLI(args=[*base, "--model.rollout.engine.options.e", "null"], run=False, tracking=False)
     assert cli.model._sampler.spec.options == {**given, "e": None}
     assert cli.option("model.init_args.engine.options") == {**given, "e": None}

@@ -43,8 +43,8 @@ def executor(completions, **_):
 """
 
 OPTIONS = """
---data.path asked.jsonl --data.val_fraction 0 --data.batch_size 2 --model.phases.group_size 2
---model.phases.minibatches 1 --model.sampling.max_new_tokens 4 --trainer.max_epochs 3
+--data.path asked.jsonl --data.val_fraction 0 --data.batch_size 2 --model.rollout.group_size 2
+--model.rollout.minibatches 1 --model.rollout.max_new_tokens 4 --trainer.max_epochs 3
 --trainer.accumulate_grad_batches 1 --trainer.accelerator cpu --trainer.precision 32-true --wandb.mode disabled
 """
 

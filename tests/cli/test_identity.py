@@ -191,7 +191,7 @@ def test_a_critic_with_adapters_keeps_its_base_too(
     Path("asked.jsonl").write_text('{"prompt": "what is 3", "answer": "3"}\n' * 8)
     options = ["--config", "demo_ppo.yaml", "--data.path", "asked.jsonl", "--model.policy.path", str(tiny_model)]
     options += ["--model.critic.start", "null", "--model.critic.model.path", str(critic), "--trainer.max_steps", "1"]
-    options += ["--model.critic.model.lora.r", "4", "--model.sampling.max_new_tokens", "4", "--name", "one"]
+    options += ["--model.critic.model.lora.r", "4", "--model.rollout.max_new_tokens", "4", "--name", "one"]
     options += ["--wandb.mode", "disabled", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     assert main(["fit", *options]) == 0
     tiny.save_model(critic, seed=4)

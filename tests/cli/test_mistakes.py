@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no such run": (["fit", "--resume", "nothere"], ["nothere", "no such run"]),
     "no config": (["fit", "--data.path", "chats.jsonl"], ["--config configs/sft.yaml"]),
     "a file without its option": (["fit", "chats.jsonl"], ["did you mean --data.path chats.jsonl?"]),
-    "a misplaced option": (["fit", *SFT_TINY, "--model.lr", "1"], ["did you mean --model.optimizer.init_args.lr?"]),
+    "a misplaced option": (["fit", *SFT_TINY, "--model.lr", "1"], ["did you mean --model.optim.lr?"]),
     "another trainer's option": (["fit", *SFT_TINY, "--num_train_epochs", "1"], ["did you mean --trainer.max_epochs?"]),
     "a misspelt column": (["fit", *SFT_TINY, "--data.columns.prompr", "x"], ["did you mean --data.columns.prompt?"]),
     "a misspelt option of adapters": (
@@ -62,20 +62,20 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["expected a whole number or null, got three"],
     ),
     "a wrong nested number": (
-        ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "high"],
-        ["--model.optimizer.init_args.lr: expected a number, got high"],
+        ["fit", *SFT_TINY, "--model.optim.lr", "high"],
+        ["--model.optim.lr: expected a number, got high"],
     ),
     "no such class": (
-        ["fit", *SFT_TINY, "--model.optimizer", "Adamm"],
-        ["--model.optimizer Adamm: there is no such optimizer; did you mean Adam?"],
+        ["fit", *SFT_TINY, "--model.optim.optimizer", "Adamm"],
+        ["--model.optim.optimizer Adamm: there is no such optimizer; did you mean Adam?"],
     ),
     "an impossible learning rate": (
-        ["fit", *SFT_TINY, "--model.optimizer.init_args.lr", "-1"],
-        ["--model.optimizer: Invalid learning rate: -1"],
+        ["fit", *SFT_TINY, "--model.optim.lr", "-1"],
+        ["--model.optim.optimizer: Invalid learning rate: -1"],
     ),
     "another spelling": (
         ["fit", *SFT_TINY, "--model.optimiser.init_args.lr", "1"],
-        ["--model.optimiser.init_args.lr: no such option; did you mean --model.optimizer.init_args.lr?"],
+        ["--model.optimiser.init_args.lr: no such option; did you mean --model.optim.lr?"],
     ),
     "no steps": (["fit", *SFT_TINY, "--data.batch_size", "0"], ["--data.batch_size is 0"]),
     "ranks with gaps": (

@@ -84,4 +84,4 @@ def test_every_config_is_read_and_opens_with_its_command(name: str, tiny_model: 
         configs = ["--config", str(REPOSITORY / "configs/sft.yaml"), *configs]
     configs += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
     cli: Any = PostTrainCLI(args=configs, run=False, tracking=False)
-    assert cli.model.spec.path == str(tiny_model)
+    assert cli.model.model_spec.path == str(tiny_model)

@@ -140,7 +140,7 @@ def test_a_used_folder_is_not_begun_in_with_the_checkpoint_of_another_run(
     """Not silently; and best.ckpt is of the run itself, however good the other one was."""
     start = ["--ckpt_path", "runs/a/last.ckpt", "--trainer.max_epochs", "2"]
     assert fit(chats, tiny_model, "--name", "a") == 0
-    assert fit(chats, tiny_model, "--name", "b", "--model.optimizer.lr", "1e-4") == 0
+    assert fit(chats, tiny_model, "--name", "b", "--model.optim.lr", "1e-4") == 0
     capsys.readouterr()
     before = {f: f.read_bytes() for f in Path("runs/b").iterdir() if f.is_file()}
     assert fit(chats, tiny_model, "--name", "b", *start) == 2
@@ -196,10 +196,10 @@ def test_a_requeued_job_goes_on_from_what_lightning_saved(
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--model.optimizer.init_args.lr", "1e-3", "with lr 2e-05 and this run has lr 0.001"),
-        ("--model.optimizer.init_args.weight_decay", "0.1", "weight_decay 0.0"),
-        ("--model.schedule", "linear", "schedule cosine"),
-        ("--model.warmup", "0.5", "warmup 0.03"),
+        ("--model.optim.lr", "1e-3", "with lr 2e-05 and this run has lr 0.001"),
+        ("--model.optim.weight_decay", "0.1", "weight_decay 0.0"),
+        ("--model.optim.schedule", "linear", "schedule cosine"),
+        ("--model.optim.warmup_ratio", "0.5", "warmup 0.03"),
     ],
 )
 def test_resuming_with_another_optimizer_is_refused(
@@ -211,12 +211,21 @@ def test_resuming_with_another_optimizer_is_refused(
     assert main([*more, option, value]) == 2
     assert said in one_line(capsys)
     assert Path("runs/one/config.yaml").read_bytes() == before
-    assert main([*more, "--model.optimizer.init_args.fused", "false"]) == 0
+    assert main([*more, "--model.optim.options", "{fused: false}"]) == 0
 
 
 def test_the_logged_learning_rate_is_the_one_of_the_step(chats: Path, tiny_model: Path) -> None:
-    options = ["--name", "one", "--data.batch_size", "4", "--model.schedule", "linear", "--model.warmup", "0"]
-    assert fit(chats, tiny_model, *options, "--model.optimizer.init_args.lr", "1.0") == 0
+    options = [
+        "--name",
+        "one",
+        "--data.batch_size",
+        "4",
+        "--model.optim.schedule",
+        "linear",
+        "--model.optim.warmup_ratio",
+        "0",
+    ]
+    assert fit(chats, tiny_model, *options, "--model.optim.lr", "1.0") == 0
     with Path("runs/one/metrics.csv").open() as stream:
         rates = [float(r["train/lr"]) for r in csv.DictReader(stream) if r["train/lr"]]
     assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])

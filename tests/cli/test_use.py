@@ -28,7 +28,7 @@ def test_preferences_from_the_command_to_the_folder(
     rows = [{"prompt": f"what is {i}", "chosen": f"it is {i}", "rejected": "no " * (1 + i % 5)} for i in range(32)]
     Path("pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     common = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
-    common += ["--data.path", "pairs.jsonl", "--model.optimizer.init_args.lr", "3e-3", "--trainer.max_epochs", "6"]
+    common += ["--data.path", "pairs.jsonl", "--model.optim.lr", "3e-3", "--trainer.max_epochs", "6"]
     assert main(["fit", "--config", config, *common, "--name", "one", "--data.val_fraction", "0.2"]) == 0
     with Path("runs/one/metrics.csv").open() as stream:
         measured = [r for r in csv.DictReader(stream) if r["val/loss"]]
@@ -119,7 +119,7 @@ def test_the_exported_folder_equals_the_trained_module(
     overlay: str, extra: list[str], tolerance: float, chats: Path, tiny_model: Path
 ) -> None:
     # a learning rate that moves the weights enough for a wrong merge to show
-    assert fit(chats, tiny_model, *extra, "--name", "one", "--model.optimizer.init_args.lr", "0.01") == 0
+    assert fit(chats, tiny_model, *extra, "--name", "one", "--model.optim.lr", "0.01") == 0
     assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 0
     trained = restore("runs/one").policy.transformer
     plain = AutoModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
@@ -176,7 +176,7 @@ def test_chat_keeps_the_conversation(
 
 def test_the_card_of_the_best_checkpoint_shows_its_own_figures(chats: Path, tiny_model: Path) -> None:
     # a learning rate that ruins the model: the first validation is the best one
-    rates = ["--model.optimizer.init_args.lr", "0.5", "--model.warmup", "0", "--model.schedule", "constant"]
+    rates = ["--model.optim.lr", "0.5", "--model.optim.warmup_ratio", "0", "--model.optim.schedule", "constant"]
     steps = ["--data.batch_size", "4", "--trainer.val_check_interval", "1"]
     assert fit(chats, tiny_model, "--name", "one", *rates, *steps) == 0
     best = torch.load("runs/one/best.ckpt", weights_only=True)

@@ -241,7 +241,7 @@ def fit(method: str, model: Path, home: Path, name: str, steps: int) -> dict[str
         default_root_dir=folder,
     )
     module = METHODS[method].build(ModelSpec(str(model)))
-    module.schedule, module.warmup = "constant", 0.0
+    module.optim = replace(module.optim, schedule="constant", warmup_ratio=0.0)
     run.fit(module, datamodule=streamed, ckpt_path=str(last) if last.exists() else None)
     assert run.global_step == steps
     return {name: weight.clone() for name, weight in module.state_dict().items()}

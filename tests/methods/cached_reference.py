@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from cases import comparison_files, feedback_files
@@ -13,19 +12,18 @@ from helpers.runs import quiet_trainer
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import DPO, KTO, ModelSpec
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.models.sharding import FSDP2Strategy
 
 
 def train(method: str, model: str, folder: Path, strategy: str, devices: int) -> None:
     """The weights after three steps of SGD, which forgives no error of the gradient."""
 
-    def sgd(params: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(params, lr=0.3)
-
+    sgd = Optim(lr=0.3, optimizer="SGD", schedule="constant", warmup_ratio=0.0)
     torch.manual_seed(0)
     kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
     spec = ModelSpec(model, dtype="float64")
-    module = kind(spec, sgd, schedule="constant", warmup=0.0, beta=0.5, reference="cached")
+    module = kind(spec, sgd, beta=0.5, reference="cached")
     trainer = quiet_trainer(
         devices=devices,
         strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,

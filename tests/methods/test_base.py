@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-import torch
 from cases import GIVEN_ROWS, METHODS, build
 from helpers.runs import quiet_trainer
 
@@ -105,8 +105,8 @@ def test_fused_optimizers_are_refused_in_16_mixed(
 ) -> None:
     monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")  # which a CPU does not have
     module = build("sft", tiny_model)
-    module.optimizer_factory = lambda params: torch.optim.AdamW(params, lr=1e-4, fused=True)
-    with pytest.raises(PostTrainError, match="fused false"):
+    module.optim = replace(module.optim, options={"fused": True})
+    with pytest.raises(PostTrainError, match="leave `fused` out"):
         trainer(tmp_path, Seen(), max_steps=1).fit(module, datamodule=Rows("sft"))
 
 

@@ -13,7 +13,7 @@ from helpers import tiny
 from helpers.runs import quiet_trainer
 from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from lit_posttrain import GRPO, LoRASpec, ModelSpec, Phases, Sampling
+from lit_posttrain import GRPO, LoRASpec, ModelSpec, RolloutConfig
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.methods.ppo import PPO, Critic
 from lit_posttrain.models.architectures import PROVEN
@@ -78,8 +78,8 @@ def test_the_option(method: str, dropout: bool, gpt2: Path) -> None:
 def test_a_critic_has_the_default_too(gpt2: Path) -> None:
     module = PPO(ModelSpec(str(gpt2)), [Repetition()], critic=Critic(model=ModelSpec(str(gpt2))))
     module.configure_model()
-    assert module.value_model is not None
-    assert not varies(module.value_model.transformer)
+    assert module.critics.models
+    assert not varies(module.critics.models["reward"].transformer)
 
 
 # what their files read a rate from: dropout layers, numbers in modules, the config at every forward; a router's noise
@@ -126,8 +126,8 @@ def test_a_policy_that_equals_its_reference_is_at_no_distance(
     trainer = quiet_trainer(max_steps=1, log_every_n_steps=1, default_root_dir=tmp_path)
     module = build(method, gpt2, lora=lora)
     if method == "grpo":  # responses that are cut off count, here they all are
-        rewards, drawn = [FunctionReward(vowels)], Sampling(max_new_tokens=8)
-        module = GRPO(module.spec, rewards, sampling=drawn, phases=Phases(group_size=3), beta=0.1)
+        rollout = RolloutConfig(group_size=3, max_new_tokens=8)
+        module = GRPO(module.model_spec, [FunctionReward(vowels)], rollout=rollout, beta=0.1)
     trainer.fit(module, datamodule=METHODS[method].data(tmp_path))
     told = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if method == "dpo":

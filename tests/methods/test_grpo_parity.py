@@ -13,7 +13,7 @@ from helpers import tiny
 from methods.test_trl_parity import causal
 from torch import Tensor
 
-from lit_posttrain import GRPO, ModelSpec, Phases, Response, Sampling, Tree
+from lit_posttrain import GRPO, ModelSpec, Response, RolloutConfig, Sampling, Tree
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
@@ -160,7 +160,7 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
         ModelSpec(str(models[1])),
         rewards=[Regex("x")],
         sampling=Sampling(max_new_tokens=LONGEST, temperature=TEMPERATURE),
-        phases=Phases(group_size=GROUP, inner_epochs=2),
+        rollout=RolloutConfig(group_size=GROUP, inner_epochs=2),
         **options,
     )
     module.configure_model()

@@ -14,6 +14,7 @@ from cases import comparisons
 from helpers.runs import quiet_trainer, write
 
 from lit_posttrain import KTO, ModelSpec, PostTrainError, PreferenceData, Response, Tree
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.store.kl_pairs import KLPairs, prompts_differ
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
@@ -56,9 +57,7 @@ class Logged(pl.Callback):
 def weights_after(model: Path, accumulate: int, **options: Any) -> tuple[dict[str, torch.Tensor], list[float]]:
     module = KTO(
         ModelSpec(str(model), dtype="float64"),
-        lambda params: torch.optim.SGD(params, lr=0.3),
-        schedule="constant",
-        warmup=0.0,
+        Optim(lr=0.3, optimizer="SGD", schedule="constant", warmup_ratio=0.0),
         beta=0.5,
     )
     logged = Logged()

@@ -22,15 +22,16 @@ from lit_posttrain import (
     SFT,
     Completion,
     ModelSpec,
-    Phases,
     PostTrainError,
     PromptData,
     Response,
+    RolloutConfig,
     Sampling,
     Tree,
     rewards,
 )
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.on_policy.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import (
@@ -58,7 +59,7 @@ def prompts(folder: Path, count: int = 12, **options: Any) -> PromptData:
 
 
 def grpo(model: Path, rewards: Any = None, **options: Any) -> GRPO:
-    chosen: dict[str, Any] = {"sampling": Sampling(max_new_tokens=8), "phases": Phases(group_size=4), **options}
+    chosen: dict[str, Any] = {"sampling": Sampling(max_new_tokens=8), "phases": RolloutConfig(group_size=4), **options}
     return GRPO(ModelSpec(str(model)), rewards or [FunctionReward(letters)], **chosen)
 
 
@@ -147,7 +148,9 @@ def test_top_up_replaces_groups_that_teach_nothing(tiny_model: Path, tmp_path: P
         return [float(len(said)) if number % 2 else 1.0 for said, number in zip(completions, numbers, strict=True)]
 
     seen = Logged()
-    module = grpo(tiny_model, [FunctionReward(sometimes)], phases=Phases(group_size=4, top_up=8))
+    module = grpo(
+        tiny_model, [FunctionReward(sometimes)], rollout=RolloutConfig(group_size=4, dynamic_sampling_retries=8)
+    )
     fit(module, prompts(tmp_path), tmp_path, seen, max_epochs=1)
     assert len(asked) > 1
     assert len(module.rollouts) == 4
@@ -163,13 +166,13 @@ def test_top_up_replaces_groups_that_teach_nothing(tiny_model: Path, tmp_path: P
         return [1.0] * len(completions)
 
     rewards = [FunctionReward(right), Shaped(letters)]
-    shaped = grpo(tiny_model, rewards, phases=Phases(group_size=4, top_up=1))
+    shaped = grpo(tiny_model, rewards, rollout=RolloutConfig(group_size=4, dynamic_sampling_retries=1))
     fit(shaped, prompts(tmp_path), tmp_path / "shaped", seen, max_epochs=1)
     assert any(one.varied for one in shaped.rollouts)
     assert not any(one.telling for one in shaped.rollouts)
     assert asked == [16, 16], "its one further attempt is made, for all of the prompts"
     never = grpo(tiny_model, [FunctionReward(lambda completions: [1.0] * len(completions))])
-    never.phases = Phases(group_size=4, top_up=2)
+    never.phases = RolloutConfig(group_size=4, dynamic_sampling_retries=2)
     trainer = fit(never, prompts(tmp_path), tmp_path / "never", max_epochs=1)
     assert trainer.global_step == 1, "a phase that teaches nothing is a step all the same"
     assert len(never.rollouts) == 4
@@ -184,9 +187,13 @@ def test_groups_without_a_lesson_change_no_gradient(tiny_model: Path, tmp_path: 
 
     found = []
     for everything in (False, True):
-        module = grpo(tiny_model, [FunctionReward(odd)], optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+        module = grpo(
+            tiny_model,
+            [FunctionReward(odd)],
+            optim=Optim(lr=0.5, optimizer="SGD", schedule="constant", warmup_ratio=0.0),
+        )
         if everything:
-            module.teaches = lambda tree: True  # type: ignore[method-assign]  # as if it were not left out
+            module.has_gradient = lambda tree: True  # type: ignore[method-assign]  # as if it were not left out
         fit(module, prompts(tmp_path, shuffle=False), tmp_path, max_epochs=1)
         found.append({name: p.detach().clone() for name, p in module.named_parameters()})
     start = grpo(tiny_model)
@@ -365,7 +372,7 @@ def test_rows_of_a_step_are_named_by_their_prompts(tiny_model: Path, tmp_path: P
 
 
 def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: Path) -> None:
-    module = grpo(tiny_model, phases=Phases(4, inner_epochs=2, mask_truncated=True), beta=0.1)
+    module = grpo(tiny_model, rollout=RolloutConfig(4, inner_epochs=2, mask_truncated=True), beta=0.1)
     module._answers = lambda prompts, n, sampling, first=0: recorded(prompts, sampling, n)  # type: ignore[method-assign]  # some end
     trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
     counted = [r for one in module.rollouts for r in one.tree.responses if r.loss_mask.any()]
@@ -512,7 +519,7 @@ def test_the_reward_model_of_a_run_is_the_same_from_any_folder(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"phases": Phases(group_size=1)}, "group_size 1: a response is compared with others"),
+        ({"phases": RolloutConfig(group_size=1)}, "group_size 1: a response is compared with others"),
         ({"sampling": Sampling(temperature=0.0)}, "take a temperature above 0"),
         ({"sampling": Sampling(top_p=0.9)}, "leave top_p and top_k out"),
         ({"beta": -1.0}, "--model.beta is -1.0"),
@@ -532,8 +539,13 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: 
 @pytest.mark.parametrize(
     ("module", "data", "trainer", "said"),
     [
-        ({"phases": Phases(4, minibatches=3)}, {}, {}, "no multiple of --model.phases.minibatches 3"),
-        ({"phases": Phases(2)}, {"batch_size": 2}, {"accumulate_grad_batches": 8}, "2 prompts x 2 responses for 8"),
+        ({"phases": RolloutConfig(4, minibatches=3)}, {}, {}, "no multiple of --model.rollout.minibatches 3"),
+        (
+            {"phases": RolloutConfig(2)},
+            {"batch_size": 2},
+            {"accumulate_grad_batches": 8},
+            "2 prompts x 2 responses for 8",
+        ),
         (
             {"sampling": Sampling(max_new_tokens=510)},
             {},
@@ -580,8 +592,8 @@ def test_prompts_and_methods_that_do_not_go_together(tiny_model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("phases.group_size", {"phases": Phases(group_size=5)}),
-        ("sampling.max_new_tokens", {"sampling": Sampling(max_new_tokens=9)}),
+        ("rollout.group_size", {"phases": RolloutConfig(group_size=5)}),
+        ("rollout.max_new_tokens", {"sampling": Sampling(max_new_tokens=9)}),
         ("clip.high", {"clip": Clip(high=0.3)}),
         ("advantage", {"advantage": "rloo"}),
         ("beta", {"beta": 0.2}),

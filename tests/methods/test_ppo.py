@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from lit_posttrain import PPO, LoRASpec, ModelSpec, Phases, PostTrainError, Response, Sampling, Tree
+from lit_posttrain import PPO, LoRASpec, ModelSpec, PostTrainError, Response, RolloutConfig, Sampling, Tree
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
@@ -41,7 +41,7 @@ def scattered(scale: float, seed: int) -> list[list[float]]:
 def ppo(model: Path, **changes: Any) -> PPO:
     options: dict[str, Any] = {
         "sampling": Sampling(max_new_tokens=8, temperature=TEMPERATURE),
-        "phases": Phases(group_size=2, inner_epochs=2),
+        "phases": RolloutConfig(group_size=2, inner_epochs=2),
         "critic": Critic(weight=VALUE_WEIGHT, clip=VALUE_CLIP, gamma=GAMMA, lam=LAM),
         "clip": Clip(CLIP, CLIP),
         "beta": BETA,

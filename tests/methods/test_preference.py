@@ -14,6 +14,7 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Tree, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
@@ -44,7 +45,7 @@ class Losses(pl.Callback):
 def run(spec: ModelSpec, folder: Path, **options: Any) -> tuple[DPO, list[float]]:
     torch.manual_seed(0)
     losses = Losses()
-    module = DPO(spec, lambda params: torch.optim.AdamW(params, lr=1e-2), warmup=0.0, **options)
+    module = DPO(spec, Optim(lr=1e-2, weight_decay=0.01, warmup_ratio=0.0), **options)
     trainer = quiet_trainer(
         losses,
         LastCheckpoint(every_n_steps=STEPS),
@@ -142,7 +143,7 @@ def test_a_soft_label_is_a_mixture_of_both_orders(tiny_model: Path) -> None:
         ({"label_smoothing": 0.6, "loss": "robust"}, "label_smoothing is 0.6"),
         ({"loss": "robust"}, "conservative and robust need it"),
         ({"label_smoothing": 0.1}, "no other loss uses it"),
-        ({"length_alpha": 2.0}, "--model.length_alpha"),
+        ({"length_alpha": 2.0}, "--model.ld_alpha"),
         ({"reference": "adapter_off"}, "there is no adapter"),
     ],
 )

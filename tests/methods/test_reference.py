@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from cases import METHODS, comparison_files, feedback_files
 from helpers import tiny
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData, Sampling
+from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData
 from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync
 from lit_posttrain.core import reference_cache as caching
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.reference import ReferencedModule
+from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.rewards import Repetition
 
 STEPS = 10
@@ -52,13 +55,12 @@ def run(
     return losses.values
 
 
-def adam(params: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=1e-2)
+ADAM = Optim(lr=1e-2, weight_decay=0.01, warmup_ratio=0.0)
 
 
 def dpo(spec: ModelSpec, **options: Any) -> DPO:
     """With a learning rate that does not depend on how many steps are planned."""
-    return DPO(spec, adam, schedule="constant", warmup=0.0, **options)
+    return DPO(spec, replace(ADAM, schedule="constant"), **options)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_the_sources_of_the_reference_agree(
     spec = ModelSpec(str(tiny_model), lora=lora)
     kind, files = {"dpo": (DPO, comparison_files), "kto": (KTO, feedback_files)}[method]
     losses = {
-        reference: run(kind(spec, adam, warmup=0.0, reference=reference), files(tmp_path), tmp_path / reference)
+        reference: run(kind(spec, ADAM, reference=reference), files(tmp_path), tmp_path / reference)
         for reference in ("adapter_off", "copy", "cached")
         if lora or reference != "adapter_off"
     }
@@ -258,7 +260,7 @@ def test_a_moved_reference_is_of_no_use_where_there_is_none(tiny_model: Path, tm
     spec = ModelSpec(str(tiny_model))
 
     def grpo(beta: float) -> GRPO:
-        return GRPO(spec, [Repetition()], sampling=Sampling(max_new_tokens=4), beta=beta, reference="copy")
+        return GRPO(spec, [Repetition()], rollout=RolloutConfig(max_new_tokens=4), beta=beta, reference="copy")
 
     trainer = quiet_trainer(ReferenceSync(1), LastCheckpoint(every_n_steps=1), max_steps=1, default_root_dir=tmp_path)
     data: Any = METHODS["grpo"].data(tmp_path)
@@ -294,6 +296,6 @@ def test_four_bits_and_adapters_learn_on_a_cpu(tiny_model: Path, tmp_path: Path)
 def test_another_methods_checkpoint_is_no_start(tiny_model: Path, tmp_path: Path) -> None:
     """Its adapters are not zero: switched off, they would leave another reference than the start of training."""
     spec = ModelSpec(str(tiny_model), lora=LoRASpec(r=4))
-    run(KTO(spec, adam), feedback_files(tmp_path), tmp_path / "run", 1)
+    run(KTO(spec, replace(ADAM, warmup_ratio=0.1)), feedback_files(tmp_path), tmp_path / "run", 1)
     with pytest.raises(PostTrainError, match="a checkpoint of KTO, and DPO cannot go on with it"):
         run(dpo(spec), comparison_files(tmp_path), tmp_path / "run", 2)

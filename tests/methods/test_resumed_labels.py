@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import GRPO, ModelSpec, Phases, PromptData, Sampling, Term, Tree, TreeBatch
+from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig, Term, Tree, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.on_policy.rollouts import Stats
 from lit_posttrain.ops.preferences import logistic
@@ -24,8 +24,8 @@ class Pairwise(GRPO):
     """Learns from the pairs of a prompt's responses, by the ranks and margins that it gives them."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        sampling, phases = Sampling(max_new_tokens=8), Phases(group_size=4, inner_epochs=2, minibatches=2)
-        super().__init__(spec, [FunctionReward(letters)], sampling=sampling, phases=phases)
+        rollout = RolloutConfig(group_size=4, max_new_tokens=8, inner_epochs=2, minibatches=2)
+        super().__init__(spec, [FunctionReward(letters)], rollout=rollout)
         self.pairs_seen: list[int] = []
 
     def attach_advantages(self, trees: Sequence[Tree]) -> Stats:

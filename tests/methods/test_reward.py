@@ -48,7 +48,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config.save_pretrained("base")
         options = ["--model.policy.path", "base", "--wandb.mode", "disabled", "--name", "rm"]
         options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-        options += ["--model.optimizer.init_args.lr", "1e-3", "--trainer.precision", "32-true"]
+        options += ["--model.optim.lr", "1e-3", "--trainer.precision", "32-true"]
         assert main(["fit", "--config", "configs/reward_kwise.yaml", *options]) == 0
         assert main(["export", "--ckpt", "runs/rm/last.ckpt", "--out", "hf"]) == 0
         rows: list[dict[str, Any]] = [{"prompt": p, "completion": c} for p, c in TEXTS]
@@ -291,7 +291,7 @@ def test_adapters_are_merged_into_the_folder(
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
     options = ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled", "--model.policy.lora.r", "4"]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--name", "rm"]
-    options += ["--model.optimizer.init_args.lr", "1e-2", "--trainer.max_steps", "3", "--trainer.precision", "32-true"]
+    options += ["--model.optim.lr", "1e-2", "--trainer.max_steps", "3", "--trainer.precision", "32-true"]
     options += ["--model.policy.quantization", quantization] if quantization else []
     assert main(["fit", "--config", "configs/reward.yaml", *options]) == 0
     assert main(["export", "--ckpt", "runs/rm/last.ckpt", "--out", "hf"]) == 0

@@ -11,8 +11,9 @@ import torch
 from cases import prompt_files, vowels
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import PPO, ModelSpec, Phases, Sampling
+from lit_posttrain import PPO, ModelSpec, RolloutConfig
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.rewards import FunctionReward
 
@@ -50,10 +51,8 @@ def fit(model: Path, folder: Path, data: Path, steps: Steps, target_kl: float | 
     module = PPO(
         ModelSpec(str(model)),
         [FunctionReward(vowels)],
-        lambda params: torch.optim.AdamW(params, lr=LR, weight_decay=0.1),
-        schedule="linear",
-        sampling=Sampling(max_new_tokens=12),
-        phases=Phases(group_size=2, inner_epochs=STEPS),
+        Optim(lr=LR, weight_decay=0.1, warmup_ratio=0.0),
+        rollout=RolloutConfig(group_size=2, inner_epochs=STEPS, max_new_tokens=12),
         critic=Critic(lr=1e-2),
         target_kl=target_kl,
     )

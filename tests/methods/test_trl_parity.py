@@ -209,7 +209,7 @@ def test_orpo_equals_trl_when_the_prompt_counts(models: tuple[Path, Path], tmp_p
     """TRL's likelihood covers prompt and response, token by token."""
     loss, model, inputs = trl_side("orpo", models, tmp_path, {"beta": 0.4})
     batch = batch_of("orpo", inputs, tmp_path, whole=True)
-    assert_same(our_side(lambda spec: ORPO(spec, odds_weight=0.4, nll_per="token"), models, batch), (loss, model))
+    assert_same(our_side(lambda spec: ORPO(spec, beta=0.4, nll_per="token"), models, batch), (loss, model))
 
 
 def test_simpo_equals_trl(models: tuple[Path, Path], tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_reward_model_with_margins_and_centring_equals_trl(
 ) -> None:
     found, model, inputs = trl_side("reward", models, tmp_path, {"center_rewards_coefficient": 0.2})
     batch = batch_of("reward", inputs, tmp_path)
-    make = lambda spec: RewardModel(spec, loss=loss, centering=0.2)  # noqa: E731  # read in one line with the above
+    make = lambda spec: RewardModel(spec, loss=loss, center_rewards_coefficient=0.2)  # noqa: E731  # read in one line with the above
     assert_same(our_side(make, models, batch), (found, model))
 
 

@@ -55,7 +55,7 @@ def test_steps_fused(mesh: DeviceMesh, name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_one_line(mesh: DeviceMesh, name: str) -> None:
-    with pytest.raises(PostTrainError, match=rf"--model.optimizer \S*{name}: cannot step on .*; take AdamW") as e:
+    with pytest.raises(PostTrainError, match=rf"--model.optim.optimizer \S*{name}: cannot step on .*; take AdamW") as e:
         check(mesh, name)
     assert "\n" not in str(e.value)
 

@@ -213,17 +213,17 @@ REWARDS: dict[str, Callable[..., Any]] = {
 def main(model: str, folder: Path, names: list[str]) -> int:
     from helpers.runs import quiet_trainer
 
-    from lit_posttrain import GRPO, ModelSpec, Phases, PromptData, Sampling
+    from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
     from lit_posttrain.callbacks import GracefulInterrupt
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.rewards import FunctionReward
 
     file = folder / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
-    phases, sampling = Phases(group_size=2), Sampling(max_new_tokens=3)
     rewards = [FunctionReward(REWARDS[name], name=name) for name in names]
     timeout = TIMEOUT_S if len(names) == 1 else 20.0  # spawned processes import torch, on busy cores
-    module = GRPO(ModelSpec(model), rewards, reward_timeout=timeout, phases=phases, sampling=sampling)
+    rollout = RolloutConfig(group_size=2, max_new_tokens=3, reward_timeout=timeout)
+    module = GRPO(ModelSpec(model), rewards, rollout=rollout)
     data = PromptData(str(file), batch_size=2, cache_dir=str(folder / "cache"), val_fraction=0.0)
     trainer = quiet_trainer(GracefulInterrupt(), max_steps=1, max_epochs=-1, default_root_dir=folder)
     try:

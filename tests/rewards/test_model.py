@@ -12,11 +12,12 @@ from helpers import tiny
 from helpers.runs import quiet_trainer
 from rewards.test_rules import batch
 
-from lit_posttrain import GRPO, ModelSpec, PromptData, Sampling
+from lit_posttrain import GRPO, ModelSpec, PromptData
 from lit_posttrain.data.modules.asked import read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.inference.score import ResponseScorer
 from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.rewards import LengthPenalty, RewardBatch, RewardModelScore, RewardSum
 
 SAID = ["a fox", "", "seven wizards brew strong potions", "no", "a lazy dog"]
@@ -93,7 +94,9 @@ def test_what_is_too_long_has_no_score(reward_model: Path) -> None:
 def test_validate_loads_it(reward_model: Path, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": asked}) + "\n" for asked in ASKED))
     data = PromptData("builtin:demo_words", val_path=str(tmp_path / "p.jsonl"), cache_dir=str(tmp_path / "cache"))
-    module = GRPO(ModelSpec(str(tiny_model)), [RewardModelScore(str(reward_model))], sampling=Sampling(4))
+    module = GRPO(
+        ModelSpec(str(tiny_model)), [RewardModelScore(str(reward_model))], rollout=RolloutConfig(max_new_tokens=4)
+    )
     (found,) = quiet_trainer(default_root_dir=str(tmp_path)).validate(module, datamodule=data, verbose=False)
     assert found["val/rewards/rewardmodelscore/failed"] == 0
     assert "val/reward" in found

@@ -120,7 +120,7 @@ def test_a_sample_depends_on_its_seed_alone() -> None:
         assert tokens(again) == tokens(whole)
     engine = HFEngine(policy, EOS)
     parts = engine.generate(PROMPTS[:1], 6, Sampling(8, seed=1))
-    parts += engine.generate(PROMPTS[1:], 6, Sampling(8, seed=1), first=1)
+    parts += engine.generate(PROMPTS[1:], 6, Sampling(8, seed=1), numbers=range(1, len(PROMPTS)))
     assert tokens(parts) == tokens(whole)
     seeds = [prompt_seed(seed, number) + k for seed in range(20) for number in range(20) for k in range(20)]
     assert len(set(seeds)) == len(seeds), "the next seed does not draw the same once more"

@@ -227,7 +227,7 @@ def test_a_config_trains_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LIT_POSTTRAIN_RUN", raising=False)
-    options = ["--trainer.max_steps", "2", "--data.batch_size", "2", "--model.sampling.max_new_tokens", "16"]
+    options = ["--trainer.max_steps", "2", "--data.batch_size", "2", "--model.rollout.max_new_tokens", "16"]
     options += ["--trainer.check_val_every_n_epoch", "2", "--wandb.mode", "disabled", "--name", "one"]
     assert main(["fit", "--config", "configs/grpo_vllm.yaml", *options]) == 0
     rows = list(DictReader(Path("runs/one/metrics.csv").read_text().splitlines()))

@@ -20,16 +20,17 @@ from lit_posttrain import (
     Completion,
     ConversationData,
     ModelSpec,
-    Phases,
     PostTrainingModule,
     PreferenceData,
     PromptData,
     Response,
     RewardModel,
+    RolloutConfig,
     Sampling,
     SimPO,
     Tree,
 )
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.rewards import FunctionReward, Repetition
 
@@ -181,11 +182,10 @@ def _on_policy(kind: type[GRPO], spec: ModelSpec) -> GRPO:
     return kind(
         spec,
         [FunctionReward(vowels), Repetition(weight=0.5)],
-        sampling=Sampling(max_new_tokens=24),
-        phases=Phases(group_size=3, inner_epochs=2, minibatches=2, mask_truncated=True),
+        rollout=RolloutConfig(group_size=3, max_new_tokens=24, inner_epochs=2, minibatches=2, mask_truncated=True),
         beta=0.1,
         entropy=0.01,
-        engine_correction="truncate",
+        importance_sampling="tis",
     )
 
 
@@ -193,8 +193,7 @@ def _ppo(spec: ModelSpec) -> PPO:
     return PPO(
         spec,
         [FunctionReward(vowels)],
-        sampling=Sampling(max_new_tokens=24),
-        phases=Phases(group_size=3, inner_epochs=2, minibatches=2),
+        rollout=RolloutConfig(group_size=3, max_new_tokens=24, inner_epochs=2, minibatches=2),
         critic=Critic(lr=1e-2, weight=0.5),
         beta=0.1,
         target_kl=0.1,
@@ -202,14 +201,16 @@ def _ppo(spec: ModelSpec) -> PPO:
 
 
 METHODS: dict[str, Case] = {
-    "sft": Case(lambda spec: SFT(spec, schedule="cosine"), conversations, conversation_files),
-    "dpo": Case(lambda spec: DPO(spec, nll=0.3, nll_per="token"), comparisons, comparison_files),
+    "sft": Case(lambda spec: SFT(spec, Optim(lr=2e-5, schedule="cosine")), conversations, conversation_files),
+    "dpo": Case(lambda spec: DPO(spec, sft_weight=0.3), comparisons, comparison_files),
     "simpo": Case(SimPO, comparisons, comparison_files),
     "orpo": Case(ORPO, comparisons, comparison_files),
     "kto": Case(KTO, feedback, feedback_files),
     "grpo": Case(lambda spec: _on_policy(GRPO, spec), list, prompt_files),
     "ppo": Case(lambda spec: _ppo(spec), list, prompt_files),
-    "reward": Case(lambda spec: RewardModel(spec, loss="all_pairs", centering=0.1), rankings, ranked_files),
+    "reward": Case(
+        lambda spec: RewardModel(spec, loss="all_pairs", center_rewards_coefficient=0.1), rankings, ranked_files
+    ),
 }
 
 GIVEN_ROWS = [method for method, case in METHODS.items() if case.trees is not list]

@@ -20,8 +20,8 @@ _CONFIGS = {
     "ppo": "ppo",
     "reward": "reward_kwise",
 }
-_SAMPLING = ["--model.sampling.max_new_tokens", "8", "--model.phases.group_size", "4"]
-_SAMPLING += ["--model.phases.minibatches", "2", "--trainer.check_val_every_n_epoch", "3"]
+_SAMPLING = ["--model.rollout.max_new_tokens", "8", "--model.rollout.group_size", "4"]
+_SAMPLING += ["--model.rollout.minibatches", "2", "--trainer.check_val_every_n_epoch", "3"]
 _SAMPLING += ["--model.rewards", "[{class_path: FunctionReward, init_args: {function: cases.vowels}}]"]
 _SAMPLING += ["--model.beta", "0.1"]
 _EXTRA = {
@@ -49,7 +49,7 @@ def fit_command(method: str, model: Path, data: Path, runs: Path, name: str, *op
     words += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_epochs", "-1"]
     words += ["--trainer.max_steps", str(STEPS), "--checkpoint_every", str(SAVED_EVERY)]
     words += ["--trainer.enable_progress_bar", "false", "--trainer.accumulate_grad_batches", "2"]
-    words += ["--model.optimizer.init_args.lr", "1e-3", "--model.optimizer.init_args.weight_decay", "0.1"]
+    words += ["--model.optim.lr", "1e-3", "--model.optim.weight_decay", "0.1"]
     return [*words, "--trainer.callbacks+=run_commands.Image", *options]
 
 

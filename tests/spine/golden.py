@@ -17,6 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a script
 
+from dataclasses import replace
+
 import lightning.pytorch as pl
 import torch
 from cases import METHODS, build
@@ -56,7 +58,7 @@ def run(method: str, model: Path, folder: Path) -> list[dict[str, str]]:
         default_root_dir=folder,
     )
     module = build(method, model)
-    module.optimizer_factory = lambda params: torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=0.0)
+    module.optim = replace(module.optim, lr=LEARNING_RATE, options={"fused": False})
     trainer.fit(module, datamodule=METHODS[method].data(data))
     with (folder / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

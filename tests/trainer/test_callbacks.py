@@ -57,7 +57,7 @@ def test_DeviceStatsMonitor(fit: Fit) -> None:
 
 def averaged(fit: Fit, name: str, *arguments: str) -> None:
     """last.ckpt has the average of the weights after every step, which is computed here from runs that stop at each."""
-    adam = ["--model.schedule", "constant", "--model.warmup", "0", "--trainer.limit_val_batches", "0"]
+    adam = ["--model.optim.schedule", "constant", "--model.optim.warmup_ratio", "0", "--trainer.limit_val_batches", "0"]
     path = []
     for steps in (1, 2, 3):
         assert fit(*adam, "--trainer.max_steps", str(steps), "--name", f"s{steps}") == 0
@@ -84,7 +84,13 @@ def test_WeightAveraging(fit: Fit) -> None:
 
 def test_an_averaged_run_resumes_exactly(fit: Fit) -> None:
     """Stopped after a step and gone on with: the same weights and the same average."""
-    ema = [*named("EMAWeightAveraging", "decay=0.5"), "--model.schedule", "constant", "--model.warmup", "0"]
+    ema = [
+        *named("EMAWeightAveraging", "decay=0.5"),
+        "--model.optim.schedule",
+        "constant",
+        "--model.optim.warmup_ratio",
+        "0",
+    ]
     assert fit(*ema, "--trainer.max_steps", "7", "--trainer.max_epochs", "2", "--name", "whole") == 0
     assert fit(*ema, "--trainer.max_steps", "3", "--trainer.max_epochs", "2", "--name", "part") == 0
     assert main(["fit", "--resume", "part", "--trainer.max_steps", "7"]) == 0

@@ -72,7 +72,7 @@ def test_directions(method: Any, metric: str, best: Literal["min", "max"] | None
 
 def test_monitor_keeps_the_best_of_a_metric_whose_highest_value_is(fit: Fit) -> None:
     """The accuracy of a tiny model that learns for some epochs goes up and down."""
-    more = ["--trainer.max_epochs", "6", "--model.optimizer.lr", "3e-3", "--model.schedule", "constant"]
+    more = ["--trainer.max_epochs", "6", "--model.optim.lr", "3e-3", "--model.optim.schedule", "constant"]
     assert fit(*more, "--monitor", "val/mean_token_accuracy") == 0
     values = [float(row["val/mean_token_accuracy"]) for row in metrics() if row["val/mean_token_accuracy"]]
     assert max(values) > min(values)

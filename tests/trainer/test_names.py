@@ -124,11 +124,18 @@ DTYPES = {"bf16-true": torch.bfloat16, "64": torch.float64, "64-true": torch.flo
 @pytest.mark.parametrize("name", [name for _, name in of(True, "precision")])
 def test_precisions(name: str, fit: Fit) -> None:
     """The weights have their type, and the first gradient is that of float32 as far as the type goes."""
-    sgd = ["--model.optimizer", "torch.optim.SGD", "--model.schedule", "constant", "--model.warmup", "0"]
-    sgd += ["--model.optimizer.init_args.fused", "false"]
+    sgd = [
+        "--model.optim.optimizer",
+        "torch.optim.SGD",
+        "--model.optim.schedule",
+        "constant",
+        "--model.optim.warmup_ratio",
+        "0",
+    ]
+    sgd += ["--model.optim.options", "{fused: false}"]
     moved = {}
     for run, precision, rate in (("start", name, "0"), ("whole", "32-true", "1"), ("r", name, "1")):
-        how = ["--trainer.precision", precision, "--model.optimizer.lr", rate, "--trainer.gradient_clip_val", "null"]
+        how = ["--trainer.precision", precision, "--model.optim.lr", rate, "--trainer.gradient_clip_val", "null"]
         assert fit(*sgd, *how, *ONE_STEP, "--name", run) == 0
         moved[run] = weights(f"runs/{run}/last.ckpt")
     assert {tensor.dtype for tensor in moved["r"].values()} == {DTYPES.get(name, torch.float32)}
@@ -139,7 +146,7 @@ def test_precisions(name: str, fit: Fit) -> None:
 
 def test_an_optimizer_that_changes_nothing_is_refused(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     """torch's fused SGD on a CPU, of weights in bfloat16; the configs ask for fused optimizers."""
-    assert fit("--model.optimizer", "torch.optim.SGD", "--trainer.precision", "bf16-true") == 2
+    assert fit("--model.optim.optimizer", "torch.optim.SGD", "--trainer.precision", "bf16-true") == 2
     assert "fused, it leaves torch.bfloat16 weights on a cpu as they are" in one_line(capsys)
 
 

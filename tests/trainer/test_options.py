@@ -128,7 +128,7 @@ def test_values_that_cannot_be(
 
 @pytest.mark.parametrize("parts", ["2", "4"])
 def test_accumulation_leaves_the_gradient(parts: str, fit: Fit) -> None:
-    sgd = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.5"]
+    sgd = ["--model.optim.optimizer", "torch.optim.SGD", "--model.optim.lr", "0.5"]
     assert fit(*sgd, "--name", "whole") == 0
     assert fit(*sgd, "--trainer.accumulate_grad_batches", parts) == 0
     whole, cut = weights("runs/whole/last.ckpt"), weights()
@@ -157,14 +157,14 @@ def test_fast_dev_run(steps: str, fit: Fit) -> None:
 @pytest.mark.parametrize("option", ["gradient_clip_val", "gradient_clip_algorithm"])
 def test_clipping(option: str, fit: Fit) -> None:
     """One step of SGD with lr 1 moves the weights by the clipped gradient."""
-    sgd = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1", "--trainer.max_steps", "1"]
-    sgd += ["--model.schedule", "constant", "--model.warmup", "0"]
+    sgd = ["--model.optim.optimizer", "torch.optim.SGD", "--model.optim.lr", "1", "--trainer.max_steps", "1"]
+    sgd += ["--model.optim.schedule", "constant", "--model.optim.warmup_ratio", "0"]
     clips = {"gradient_clip_val": ["norm"], "gradient_clip_algorithm": ["value"]}[option]
     moved = {}
     for name, extra in {"none": ["null"], "clipped": ["1e-3", "--trainer.gradient_clip_algorithm", *clips]}.items():
         assert fit(*sgd, "--name", name, "--trainer.gradient_clip_val", *extra) == 0
         moved[name] = weights(f"runs/{name}/last.ckpt")
-    assert fit(*sgd, "--model.optimizer.lr", "0", "--name", "start") == 0
+    assert fit(*sgd, "--model.optim.lr", "0", "--name", "start") == 0
     start = weights("runs/start/last.ckpt")
     free = {key: start[key] - moved["none"][key] for key in start}
     if option == "gradient_clip_val":

@@ -1,0 +1,226 @@
+"""What a method writes into a checkpoint and takes up from one.
+
+Between two optimizer steps the weights stand still while counters and the place in the data move on. A checkpoint
+always holds those of the last step's end, whenever it is written, so that a resumed run goes on exactly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from torch import Tensor
+
+from lit_posttrain.core import resume
+from lit_posttrain.core.building import dtype_of
+from lit_posttrain.core.metrics import WeightedMeans
+from lit_posttrain.core.optimisation import require_same_settings
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.identity import difference
+from lit_posttrain.models.restore import read_checkpoint
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.weights import require_state
+from lit_posttrain.runs.folder import run_identity
+from lit_posttrain.runs.run_state import RunState
+from lit_posttrain.trainer_state import attached_trainer, fitting, logs_step
+
+if TYPE_CHECKING:
+    from lit_posttrain.core.module import PostTrainingModule
+
+log = logging.getLogger(__name__)
+
+Method = TypeVar("Method", bound="PostTrainingModule")
+
+
+@dataclass
+class Progress:
+    """What moves on within an optimizer step and is saved, as it was at a moment. Fields as in `RunState`; components:
+    their snapshots."""
+
+    step: int
+    num_tokens: float
+    totals: WeightedMeans
+    router_load: Tensor | None
+    loader: dict[str, Any] | None
+    components: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: PostTrainingModule) -> Progress:
+        """That of a module now."""
+        loader: Any = module.trainer.train_dataloader
+        return cls(
+            step=module.trainer.global_step,
+            num_tokens=module.num_tokens,
+            totals=module.metrics.steps.copied(),
+            router_load=module.balance.load,
+            loader=loader.state_dict() if hasattr(loader, "state_dict") else None,
+            components={name: part.snapshot() for name, part in module.components.items()},
+        )
+
+
+class Resumption:
+    """The state of a module's run: that of its last step's end, and that of the run that it resumes."""
+
+    def __init__(self) -> None:
+        self._finished: Progress | None = None
+        self._resumed: RunState | None = None
+        self._places_loader = False  # True until the loader has been put where the checkpoint left it
+
+    # Saving
+
+    @property
+    def finished_step(self) -> int | None:
+        """The optimizer step whose end is remembered."""
+        return None if self._finished is None else self._finished.step
+
+    def finish(self, module: PostTrainingModule) -> None:
+        """Remember the end of an optimizer step."""
+        self._finished = Progress.of(module)
+
+    def state(self, module: PostTrainingModule) -> RunState:
+        """What a checkpoint that is written now holds: the last optimizer step's end. Collective."""
+        done = self._finished
+        if done is None or done.step != module.trainer.global_step:
+            done = Progress.of(module)
+            if logs_step(module.trainer):  # a callback saves before the step is logged and its sums are reset
+                done.totals = WeightedMeans()
+        parts = {name: part.state(done.components[name]) for name, part in module.components.items()}
+        return RunState(
+            method=type(module).__name__,
+            run=run_identity(module.trainer.default_root_dir),
+            head=module.head,
+            policy=asdict(module.model_spec.found_from_anywhere()),
+            dtype=dtype_of(module, module.model_spec),
+            ends=[token for token in module.tokenizer.convert_ids_to_tokens(module.eos_ids) if token],
+            tokenizer=module.tokenizer_identity,
+            frozen=module.frozen,
+            options=resume.saved_options(module.method_options),
+            optimizer=module.optimizer_settings,
+            steps_planned=module.trainer.estimated_stepping_batches,
+            num_tokens=done.num_tokens,
+            totals=done.totals.dump(),
+            router_load=done.router_load,
+            loader=done.loader,
+            parts={name: part for name, part in parts.items() if part},
+        )
+
+    # Resuming
+
+    def load(self, module: PostTrainingModule, checkpoint: Mapping[str, Any]) -> None:
+        """Check a checkpoint, and take up its state where training goes on; see `on_load_checkpoint`."""
+        saved, trainer = RunState.of(checkpoint, "--ckpt_path"), attached_trainer(module)
+        resume.require_same_adapters(saved.policy["lora"], module.model_spec.lora)
+        resume.require_same_tokens(saved, module.model_spec, module.tokenizer_identity)
+        resume.require_same_base_dtype(saved, module.model_spec, dtype_of(module, module.model_spec))
+        for name in saved.frozen.keys() & module.frozen.keys():
+            if told := difference(saved.frozen[name], module.frozen[name]):
+                raise module.changed(name, told)
+        if checkpoint.get("state_dict"):  # sharded weights are not in it
+            require_state(
+                module,
+                checkpoint["state_dict"],
+                "--ckpt_path: the checkpoint",
+                buffers=saved_buffers(module),
+                remedy="resume with the same --model.policy (path, lora, quantization) as it was trained with",
+            )
+        module.ends_resumed = saved.ends
+        if fitting(trainer):
+            self._check_goes_on(module, saved)
+            self._resumed, self._places_loader = saved, True
+            module.num_tokens, module.balance.load = saved.num_tokens, saved.router_load
+            module.metrics.steps.restore(saved.totals, first_rank=module.trainer.global_rank == 0)
+        for name, part in module.components.items():
+            if name in saved.parts:
+                part.load_state(saved.parts[name], fitting(trainer))
+
+    @staticmethod
+    def _check_goes_on(module: PostTrainingModule, saved: RunState) -> None:
+        own = type(module).__name__
+        if saved.method != own:  # nor would its adapters start at zero, as a reference wants them
+            raise PostTrainError(
+                f"--ckpt_path: a checkpoint of {saved.method}, and {own} cannot go on with it; make a model folder of "
+                "it (lit-posttrain export) and start from that with --model.policy.path"
+            )
+        resume.require_same_options(saved.options, resume.saved_options(module.method_options))
+
+    def go_on(self, module: PostTrainingModule) -> None:
+        """Refuse another optimizer than that of the run that is resumed, and put the training loader where it was."""
+        if self._resumed is None:
+            return
+        require_same_settings(self._resumed.optimizer, module.optimizer_settings)
+        if self._places_loader and self._resumed.loader is not None and module.trainer.limit_train_batches:
+            module.trainer.fit_loop.setup_data()  # else a run without a last epoch makes its loader only later
+            loader: Any = module.trainer.train_dataloader
+            loader.load_state_dict(self._resumed.loader)
+
+    def begin(self, module: PostTrainingModule) -> None:
+        """Training begins: the loader is in its place. Warns if the learning rate may jump."""
+        self._places_loader = False
+        self.finish(module)
+        trainer, optim = module.trainer, module.optim
+        steps, planned = trainer.estimated_stepping_batches, self._resumed and self._resumed.steps_planned
+        moves = optim.schedule != "constant" or optim.warmup_ratio > 0
+        # `LastCheckpoint` has it take one more where the validation of the last one is to be made up
+        ended = planned == trainer.global_step == steps - 1 == trainer.max_steps - 1
+        if planned is not None and planned != steps and moves and not ended and module.global_rank == 0:
+            told = "the run was planned for %s steps, now for %s: the learning rate follows the new plan and may jump"
+            log.warning(told, planned, steps)
+
+
+def saved_buffers(module: PostTrainingModule) -> set[str]:
+    """Names of the state dict that are a method's own buffers and extra state: they are saved with adapters too."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {name for name in module.state_dict(keep_vars=True) if name not in parameters and not _of_model(name)}
+
+
+def _of_model(name: str) -> bool:
+    return ".model." in f".{name}"  # of a `WrappedModel`
+
+
+def saved_weights(module: PostTrainingModule, state: dict[str, Any]) -> dict[str, Any]:
+    """Of a state dict what a checkpoint keeps: all of it, or with adapters what is trained and the method's buffers."""
+    if module.model_spec.lora is None:
+        return state
+    kept = {name for name, p in module.named_parameters() if p.requires_grad} | saved_buffers(module)
+    return {name: value for name, value in state.items() if name in kept}
+
+
+def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given: Mapping[str, Any]) -> Method:
+    """See `PostTrainingModule.load_from_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    saved = RunState.of(checkpoint, path)
+    if saved.method != kind.__name__:
+        raise PostTrainError(f"{path}: a checkpoint of {saved.method}, not of {kind.__name__}; load it with that class")
+    hints, options = get_type_hints(kind.__init__), _nested(saved.options)
+    known = {name: resume.constructed(hints[name], options[name]) for name in options.keys() & hints.keys()}
+    spec = resume.constructed(ModelSpec, saved.policy)
+    arguments = {"policy": spec, **known, **given}
+    lacking = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is parameter.empty and name not in arguments
+    ]
+    if lacking:
+        raise PostTrainError(
+            f"{path}: {', '.join(lacking)} cannot be saved: pass them to {kind.__name__}.load_from_checkpoint"
+        )
+    method = kind(**arguments)
+    method.configure_model()
+    method.on_load_checkpoint(checkpoint)
+    method.load_state_dict(checkpoint["state_dict"], strict=method.strict_loading)
+    return method.to(map_location) if map_location is not None else method
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted name as nested dicts."""
+    found: dict[str, Any] = {}
+    for name, value in flat.items():
+        *above, last = name.split(".")
+        inner = found
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return found

@@ -1,0 +1,149 @@
+"""A language model that a method runs and never trains: a copy of its policy, its policy without the adapters, or
+another model, such as a teacher."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_posttrain.core.building import build_model, device_type
+from lit_posttrain.core.model_module import ModelModule
+from lit_posttrain.data.store.repack import repacked
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.architectures import attention_implementation, layout_of
+from lit_posttrain.models.identity import Identity, identity_of
+from lit_posttrain.models.loading import build_policy, load_config, max_positions
+from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.tokenizers import load_tokenizer
+from lit_posttrain.ops.logprobs import TokenLogprobs
+from lit_posttrain.types import RowLayout, TreeBatch
+
+
+class FrozenModel:
+    """A frozen language model, sharded where the strategy shards, on the module's device and in its policy's type.
+
+    layout: how rows are packed for it, where its architecture is not the policy's; None where a batch serves both.
+    """
+
+    def __init__(self, module: ModelModule, model: Policy, layout: RowLayout | None = None) -> None:
+        self.module, self.layout = module, layout
+        self._model = [model.requires_grad_(False).eval()]  # in a list: no submodule, neither trained nor saved
+
+    @classmethod
+    def copy_of(cls, module: ModelModule) -> FrozenModel:
+        """A copy of the policy that has just been built. Collective."""
+        if module.device_mesh is not None:  # sharded parameters cannot be copied; built anew they are the same
+            return cls.rebuilt(module)
+        return cls(module, copy.deepcopy(module.language_model))
+
+    @classmethod
+    def rebuilt(cls, module: ModelModule) -> FrozenModel:
+        """The policy as it was before training, built anew from its spec. Collective."""
+        model = module.build_policy()
+        assert isinstance(model, Policy)
+        return cls(module, model)
+
+    @classmethod
+    def from_spec(cls, module: ModelModule, spec: ModelSpec, option: str) -> FrozenModel:
+        """Another model that reads the policy's tokens. option: the one that names the spec, for errors. Collective.
+
+        Raises:
+            PostTrainError: for another vocabulary, or fewer positions than the policy.
+        """
+        require_same_vocabulary(module, spec, option)
+        config = load_config(spec)
+        theirs, ours = max_positions(config), module.max_positions
+        if theirs is not None and (ours is None or theirs < ours):
+            raise PostTrainError(
+                f"--model.{option}.path {spec.path}: it takes {theirs} positions and the policy "
+                f"{ours or 'any number'}; pass --data.max_length {theirs}, if the policy's sequences fit"
+            )
+        device = device_type(module)
+        layout = layout_of(config, device, attention_implementation(spec.attention, config, device))
+        vocabulary = len(module.tokenizer)
+        model = build_model(module, build_policy, spec, vocabulary, dropout=False, trained=False)
+        return cls(module, model, None if layout == module.layout else layout)
+
+    @property
+    def model(self) -> Policy:
+        """The model itself."""
+        return self._model[0]
+
+    def __call__(self, batch: TreeBatch, *, temperature: float = 1.0, entropy: bool = False) -> TokenLogprobs:
+        """Log-probs of the batch's N targets, without a graph; see `Policy.forward`."""
+        if self.layout is None:
+            return self._run(batch, temperature, entropy)
+        own, order = repacked(batch, self.layout)
+        found = self._run(own, temperature, entropy)
+        of_entropy = found.entropy[order] if found.entropy is not None else None
+        return TokenLogprobs(found.logprobs[order], of_entropy)
+
+    def logprobs(self, batch: TreeBatch, temperature: float = 1.0) -> Tensor:
+        """(N,) log-probs of the batch's targets, without a graph."""
+        return self(batch, temperature=temperature).logprobs
+
+    def _run(self, batch: TreeBatch, temperature: float, entropy: bool) -> TokenLogprobs:
+        policy, model = self.module.policy, self.model.to(self.module.device)
+        assert policy is not None
+        # under bf16-true Lightning casts only what it knows of
+        if model.transformer.dtype != policy.transformer.dtype:
+            model.to(policy.transformer.dtype)
+        with torch.no_grad():
+            found: TokenLogprobs = model(batch, temperature=temperature, entropy=entropy)
+        return found
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Its parameters."""
+        return list(self.model.parameters())
+
+    def identity(self) -> Identity:
+        """What a checkpoint remembers of it. Collective."""
+        return identity_of(self.model)
+
+
+class AdapterOff(FrozenModel):
+    """The policy without its adapters; a policy without adapters as it is. It takes no memory of its own."""
+
+    def __init__(self, module: ModelModule) -> None:
+        self.module, self.layout = module, None
+
+    @property
+    def model(self) -> Policy:
+        """The policy."""
+        return self.module.language_model
+
+    def _run(self, batch: TreeBatch, temperature: float, entropy: bool) -> TokenLogprobs:
+        adapted: Any = self.model.model
+        with self.module.eval_no_grad() as policy, adapted.disable_adapter() if self._adapted else nullcontext():
+            found: TokenLogprobs = policy(batch, temperature=temperature, entropy=entropy)
+        return found
+
+    @property
+    def _adapted(self) -> bool:
+        return self.module.model_spec.lora is not None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """None of its own."""
+        return []
+
+
+def require_same_vocabulary(module: ModelModule, spec: ModelSpec, option: str) -> None:
+    """Refuse a model that would take the policy's tokens for others. It may have more, such as a reward model's padding
+    token.
+
+    Raises:
+        PostTrainError: naming the option.
+    """
+    theirs = load_tokenizer(spec).get_vocab()
+    if any(theirs.get(token) != number for token, number in module.tokenizer.get_vocab().items()):
+        raise PostTrainError(
+            f"--model.{option}.path {spec.path}: another vocabulary than the policy's, and it reads the policy's "
+            "tokens; take a model with the same tokenizer"
+        )

@@ -1,0 +1,182 @@
+"""A LightningModule with a model: what is trained, its tokenizer, how it is built, what it says and generates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lit_posttrain.core.building import build_model, device_type
+from lit_posttrain.core.generation import policy_engine
+from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.modules.base import TreeData
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.models.architectures import attention_implementation, layout_of
+from lit_posttrain.models.identity import Identity, tokenizer_identity
+from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
+from lit_posttrain.models.policy import Policy, WrappedModel
+from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
+from lit_posttrain.ops.logprobs import TokenLogprobs
+from lit_posttrain.rollout.engine import Completion, Sampling
+from lit_posttrain.rollout.hf import HFEngine
+from lit_posttrain.rollout.said import SaidBy
+from lit_posttrain.rollout.text import Prompt, PromptEncoder
+from lit_posttrain.trainer_state import attached_trainer, fitting
+from lit_posttrain.types import RowLayout, TreeBatch
+
+
+class ModelModule(pl.LightningModule):
+    """A LightningModule whose model comes from a `ModelSpec`.
+
+    head: what stands on the model, a language model's head or a score. dropout: True if the model's own dropout is on
+    by default. policy: the model, None until `configure_model`. ends_resumed: tokens that end a response for the run
+    that is resumed.
+    """
+
+    head: ClassVar[Head] = "lm"
+    dropout: ClassVar[bool] = False
+    policy: WrappedModel | None
+
+    def __init__(self, policy: ModelSpec) -> None:
+        """
+        Args:
+            policy: The model to train.
+        """
+        super().__init__()
+        self.model_spec = policy
+        self.policy = None
+        self.ends_resumed: list[str] = []
+
+    # Building ----------------------------------------------------------------------------------------------------
+
+    @property
+    def builder(self) -> Callable[..., WrappedModel]:
+        """What builds the model from a spec, see `build_policy`."""
+        return build_scorer if self.head == "score" else build_policy
+
+    def build_policy(self) -> WrappedModel:
+        """A model with the weights that the spec names, sharded where the strategy shards. Collective."""
+        return build_model(self, self.builder, self.model_spec, len(self.tokenizer), dropout=self.dropout)
+
+    # What it says and generates ------------------------------------------------------------------------------------
+
+    def token_logprobs(
+        self,
+        batch: TreeBatch,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        correct: bool = False,
+        values: bool = False,
+    ) -> TokenLogprobs:
+        """Log-probs of the batch's N targets under the policy, with a graph; see `Policy.forward`."""
+        found: TokenLogprobs = self.language_model(
+            batch, temperature=temperature, entropy=entropy, correct=correct, values=values
+        )
+        return found
+
+    @contextmanager
+    def eval_no_grad(self) -> Iterator[Policy]:
+        """The policy in eval mode under no_grad; restores train mode."""
+        policy = self.language_model
+        training = policy.training
+        policy.eval()
+        try:
+            with torch.no_grad():
+                yield policy
+        finally:
+            policy.train(training)
+
+    @property
+    def language_model(self) -> Policy:
+        """The policy, once it is built."""
+        assert isinstance(self.policy, Policy)
+        return self.policy
+
+    def over_ranks(self, sums: Tensor) -> Tensor:
+        """The sum of a tensor over all data-parallel ranks. Collective."""
+        trainer = attached_trainer(self)
+        if trainer is None:
+            return sums
+        total: Tensor = trainer.strategy.reduce(sums, reduce_op="sum")
+        return total
+
+    def engine(self, batch_size: int = 32) -> HFEngine:
+        """An engine on the policy as it is, in the Trainer's precision."""
+        if not isinstance(self.policy, Policy):
+            raise PostTrainError(f"{type(self).__name__} trains no language model that could answer; leave samples out")
+        return policy_engine(self, self.policy, self.eos_ids, batch_size)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        """n responses to each prompt (token ids) from the policy as it is. Collective."""
+        return self.engine().generate(prompts, n, sampling)
+
+    # What is known of it -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the policy."""
+        return load_tokenizer(self.model_spec)
+
+    @cached_property
+    def tokenizer_identity(self) -> Identity:
+        """What a checkpoint remembers of the tokenizer."""
+        return tokenizer_identity(self.tokenizer)
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Every id that ends a response, also those that are known from the training data."""
+        assert self.policy is not None
+        configs = self.policy.config, getattr(self.policy.transformer, "generation_config", None)
+        return eos_ids(self.tokenizer, *configs, spec=self.model_spec, learnt=self._trained_ends())
+
+    def _trained_ends(self) -> list[str]:
+        """Tokens that close the trained turns of the data, or closed those of the run that is resumed."""
+        trainer = attached_trainer(self)
+        data = getattr(trainer, "datamodule", None)
+        closed = data.audit.closing_tokens if fitting(trainer) and isinstance(data, TreeData) else []
+        return sorted({*closed, *self.ends_resumed})
+
+    @cached_property
+    def model_config(self) -> Any:
+        """The transformers config of the policy; known before the model is built."""
+        return load_config(self.model_spec, self.head)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the model takes."""
+        return max_positions(self.model_config)
+
+    @property
+    def layout(self) -> RowLayout:
+        """How trees may be packed for this model and device."""
+        device = device_type(self)
+        return layout_of(
+            self.model_config, device, attention_implementation(self.model_spec.attention, self.model_config, device)
+        )
+
+    # What callbacks ask for ----------------------------------------------------------------------------------------
+
+    def generate_text(
+        self, conversations: Sequence[Prompt], max_new_tokens: int, temperature: float, seed: int
+    ) -> list[str]:
+        """One answer to each conversation, as text: what callbacks that show samples ask for."""
+        encoder = PromptEncoder(self.tokenizer)
+        ids = [encoder.ids(conversation) for conversation in conversations]
+        drawn = self.generate(ids, Sampling(max_new_tokens, temperature, seed=seed))
+        said_by = SaidBy(self.tokenizer)
+        return [said_by(answers[0]).text for answers in drawn]
+
+    def check_prompts(self, prompts: Sequence[Asked]) -> None:
+        """Refuse prompts that `generate_text` could not answer, before training and not at the first validation.
+
+        Raises:
+            PostTrainError: naming the first one.
+        """
+        PromptEncoder(self.tokenizer).check(prompts, self.max_positions)

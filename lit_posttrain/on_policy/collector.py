@@ -1,0 +1,321 @@
+"""Collecting: prompts, answered by an engine in an environment and judged by rewards, become rollouts."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lit_posttrain.core.component import Component
+from lit_posttrain.core.model_module import ModelModule
+from lit_posttrain.data.store.store import TreeStore
+from lit_posttrain.distributed import all_gather_object, together
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.on_policy.completions import completion_rows
+from lit_posttrain.on_policy.environment import Environment, SingleTurn
+from lit_posttrain.on_policy.experience import Experience, PromptStream
+from lit_posttrain.on_policy.options import RolloutConfig
+from lit_posttrain.on_policy.rollouts import Rollout, Trajectory, cut_off, missing_scores
+from lit_posttrain.on_policy.sampler import Sampler
+from lit_posttrain.on_policy.turns import Episodes
+from lit_posttrain.rewards.base import Reward
+from lit_posttrain.rewards.total import RewardSum, refuse_failing
+from lit_posttrain.rollout.engine import Completion, Sampling, SamplingProgress
+from lit_posttrain.runs.signals import RunStopped
+from lit_posttrain.trainer_state import num_replicas, seed_of
+from lit_posttrain.types import PromptRecord, Response, Tree
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Collected:
+    """kept: the rollouts that are trained on. seen: all that were drawn for them."""
+
+    kept: list[Rollout]
+    seen: list[Rollout]
+
+
+class Collector(Component):
+    """What an on-policy method samples with: engine, environment, rewards, retries and failures.
+
+    rollouts: of the last collection, over all ranks. sampling_progress: called as tokens are drawn. awaits_rewards:
+    True while responses are sampled and rewarded. given_up: the signal that ended that.
+    """
+
+    def __init__(
+        self,
+        module: ModelModule,
+        rewards: Sequence[Reward],
+        config: RolloutConfig,
+        environment: Callable[[], Environment] = SingleTurn,
+        trains_unscored: bool = False,
+    ) -> None:
+        """trains_unscored: train on responses without a score too, as a method does that needs none."""
+        self.trains_unscored = trains_unscored
+        self.module, self.config, self.environment = module, config, environment
+        self.rewards = RewardSum(rewards, config.reward_timeout)
+        self.sampler = Sampler(module, config.engine, self._show)
+        self.rollouts: list[Rollout] = []
+        self.sampling_progress: SamplingProgress | None = None
+        self.awaits_rewards = False
+        self.given_up: int | None = None
+        self.under_way: Callable[[], Experience | None] = lambda: None  # what the loader trains on
+        self.restored: Experience | None = None  # of the run that is resumed, until the loader takes it
+        self._responses = self._scored = 0  # how many this run has sampled, and how many of them had a score
+        self._told_missing = self._told_cut_off = False
+
+    # Before training -----------------------------------------------------------------------------------------------
+
+    def prepare(self, stores: Sequence[TreeStore]) -> None:
+        """Check prompts, and load what they are answered and judged with.
+
+        Raises:
+            PostTrainError: for columns that a reward lacks, a prompt without room for a response, or an engine that is
+                not there.
+        """
+        for store in stores:
+            self._check_prompts(store)
+        self.sampler.check()
+        self.rewards.prepare(self.module.device)
+
+    def _check_prompts(self, store: TreeStore) -> None:
+        for first in np.unique(store.file_index, return_index=True)[1].tolist():  # of every file
+            self.rewards.check(list(PromptRecord.of(store[first]).columns), store.sources([first])[0])
+        longest, limit = int(store.prompt_lengths.argmax()), self.module.max_positions
+        new = self.config.max_new_tokens
+        needed = int(store.prompt_lengths[longest]) + new
+        if limit is not None and needed > limit:
+            raise PostTrainError(
+                f"{store.sources([longest])[0]}: its prompt and --model.rollout.max_new_tokens make {needed} tokens, "
+                f"and the model takes {limit}; pass --data.max_length {max(limit - new, 1)}"
+            )
+
+    def check_rows(self, stores: Sequence[TreeStore], skip: bool) -> None:
+        """Refuse rows that rewards cannot judge responses by; see `RewardSum.check_rows`."""
+        for store in stores:
+            rows = ((store.sources([i])[0], PromptRecord.of(store[i]).columns) for i in range(len(store)))
+            self.rewards.check_rows(rows, skip=skip)
+
+    # Collecting ----------------------------------------------------------------------------------------------------
+
+    def collect(self, stream: PromptStream, size: int, number: int) -> Collected:
+        """Rollouts of the next `size` prompts of a stream, alike on all ranks. number: of the rollout in the run, which
+        decides the seeds. Collective.
+
+        Raises:
+            PostTrainError: on all ranks, for a reward that fails on everything. Nothing is trained on this rollout: a
+                run that goes on from the last step samples it again.
+        """
+        kept: list[Rollout] = []
+        seen: list[Rollout] = []
+        retries = self.config.dynamic_sampling_retries
+        self.rewards.begin()
+        for attempt in range(retries + 1):
+            sampling = self.config.sampling(seed_of(number, attempt))
+            drawn = self._over_ranks(stream.store, stream.take(size - len(kept)), sampling)
+            seen += drawn
+            kept += drawn if retries == 0 else [one for one in drawn if one.has_signal]
+            if len(kept) == size:
+                break
+        refuse_failing(all_gather_object(self.rewards.tallies, self.module.trainer))
+        self._tell(seen)
+        totals = np.concatenate([one.total for one in seen])
+        self._responses, self._scored = self._responses + len(totals), self._scored + int((~np.isnan(totals)).sum())
+        # where the retries ran out, groups without a signal fill the rollout: its steps keep their size
+        flat = [one for one in seen if not one.has_signal] if retries else []
+        kept += flat[: size - len(kept)]
+        self.rest()
+        self.rollouts = kept
+        return Collected(kept, seen)
+
+    def _tell(self, seen: Sequence[Rollout]) -> None:
+        """Say once that responses have no score, or are cut off."""
+        first = self.module.global_rank == 0
+        if not self.trains_unscored and not self._told_missing and first and (told := missing_scores(seen)):
+            log.warning(told)
+        self._told_missing = True
+        if not self._told_cut_off and (told := cut_off(seen, self.config.max_new_tokens)):
+            self._told_cut_off = True
+            if first:
+                log.warning(told)
+
+    def _over_ranks(self, store: TreeStore, rows: Sequence[int], sampling: Sampling) -> list[Rollout]:
+        """Rollouts of the prompts of `rows`, in their order on all ranks, which share the work."""
+        world, rank = num_replicas(self.module.trainer)
+        first, last = (len(rows) * part // world for part in (rank, rank + 1))
+        mine = [store[row] for row in rows[first:last]]
+        found = self.answer(mine, self.config.group_size, sampling, first)
+        return [one for some in all_gather_object(found, self.module.trainer) for one in some]
+
+    def answer(self, prompts: Sequence[Tree], n: int, sampling: Sampling, first: int = 0) -> list[Rollout]:
+        """n responses to each of this rank's prompts, rewarded. first: number of the first prompt among those of all
+        ranks. Collective."""
+
+        def answered() -> list[Rollout]:
+            with self._awaiting():
+                episodes = Episodes(self.module.tokenizer, self.environment, self._any_rank)
+                opened = episodes.opened(prompts)
+                drawn = episodes.played(opened, n, sampling, self._draw, first)
+                return self._scored_rollouts(opened, drawn, sampling.temperature > 0)
+
+        return together(self.module.trainer, answered)
+
+    def _draw(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
+    ) -> list[list[Completion]]:
+        drawn = self.sampler.answers(prompts, n, sampling, numbers)
+        if len(drawn) != len(prompts) or any(len(answers) != n for answers in drawn):
+            raise PostTrainError(
+                "the rollout engine gave fewer responses than it was asked for; see its messages above"
+            )
+        if any(not answer.tokens for answers in drawn for answer in answers):
+            raise PostTrainError("the rollout engine gave a response without tokens; see its messages above")
+        return drawn
+
+    def _any_rank(self, flag: bool) -> bool:
+        return bool(self.module.trainer.strategy.reduce_boolean_decision(flag, all=False))
+
+    @contextmanager
+    def _awaiting(self) -> Iterator[None]:
+        """While responses are sampled and rewarded a signal that stops the run ends it at once."""
+        self.awaits_rewards, self.given_up = True, None
+        try:
+            yield
+        finally:
+            self.awaits_rewards = False
+        if self.given_up is not None:
+            raise RunStopped(self.given_up)
+
+    def _scored_rollouts(
+        self, prompts: Sequence[Tree], drawn: Sequence[Sequence[Trajectory]], training: bool
+    ) -> list[Rollout]:
+        flat = [(tree, one) for tree, group in zip(prompts, drawn, strict=True) for one in group]
+        if not flat:
+            return []
+        records = [PromptRecord.of(tree) for tree in prompts for _ in drawn[0]]
+        found = self.rewards(
+            self.rewards.batch(
+                records,
+                [tree.source for tree, _ in flat],
+                [one.text for _, one in flat],
+                [one for _, one in flat],
+                [one.messages for _, one in flat],
+            )
+        )
+        total, unshaped = found.total.numpy(), found.unshaped.numpy()
+        scores = {name: values.numpy() for name, values in found.scores.items()}
+        failed = {name: values.numpy() for name, values in found.failed.items()}
+        if self.environment is not SingleTurn:
+            given = np.array([math.nan if one.reward is None else one.reward for _, one in flat])
+            scores["environment"], failed["environment"] = given, np.zeros(len(given), np.bool_)
+            total, unshaped = _plus(total, given), _plus(unshaped, given)
+        masks = training and self.config.mask_truncated
+        rollouts, begin = [], 0
+        for tree, group in zip(prompts, drawn, strict=True):
+            own = slice(begin, begin + len(group))
+            rollouts.append(
+                Rollout(
+                    self._tree(tree, group, total[own].tolist(), masks),
+                    list(group),
+                    {name: values[own] for name, values in scores.items()},
+                    {name: values[own] for name, values in failed.items()},
+                    unshaped[own],
+                )
+            )
+            begin += len(group)
+        return rollouts
+
+    def _tree(self, prompt: Tree, group: Sequence[Trajectory], totals: Sequence[float], mask_truncated: bool) -> Tree:
+        """The prompt and its responses as they are trained on. What has no score, and by choice what was cut off,
+        trains nothing."""
+        responses, logprobs = [], []
+        for one, total in zip(group, totals, strict=True):
+            missing = math.isnan(total)
+            trains = (self.trains_unscored or not missing) and not (mask_truncated and one.truncated)
+            mask = one.sampled & trains
+            responses.append(Response(one.tokens, mask, {} if missing else {"reward": total}))
+            logprobs.append(one.logprobs[mask])
+        columns = {"engine": np.concatenate(logprobs)}
+        return Tree(prompt.prompt, responses, None, prompt.file, prompt.line, "", columns)
+
+    # The run -------------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """The engine is not needed for a while. Collective."""
+        together(self.module.trainer, self.sampler.rest)
+
+    def end(self) -> None:
+        """End the engine, and what rewards have left running."""
+        self.sampler.end()
+        self.rewards.processes.end_stuck()
+
+    def end_processes(self, stuck_only: bool) -> None:
+        """End what rewards have started."""
+        self.rewards.processes.end_stuck() if stuck_only else self.rewards.processes.end()
+
+    def require_scores(self) -> None:
+        """
+        Raises:
+            PostTrainError: if scores are needed, and no response of the run had one.
+        """
+        if not self.trains_unscored and self._responses and not self._scored:
+            raise PostTrainError(
+                f"none of the {self._responses:,} responses of this run has a score, so nothing was learnt: no reward "
+                "has a say on them; look whether the rows have the columns that the rewards read"
+            )
+
+    @property
+    def frozen_weights(self) -> dict[str, list[Any]]:
+        """The parameters of rewards' models."""
+        held = {reward.name: reward.weights_held for reward in self.rewards.rewards}
+        return {name: weights for name, weights in held.items() if weights}
+
+    def snapshot(self) -> Experience | None:
+        """The experience that is not used up."""
+        return self.under_way()
+
+    def state(self, snapshot: Any) -> dict[str, Any]:
+        """It as tensors."""
+        return {} if snapshot is None else snapshot.dump()
+
+    def load_state(self, state: Any, fitting: bool) -> None:
+        """Go on with the experience of the run that is resumed."""
+        self.restored = Experience.restored(state) if fitting else None
+
+    # What callbacks ask for ------------------------------------------------------------------------------------------
+
+    @property
+    def group_size(self) -> int:
+        """Responses to each prompt."""
+        return self.config.group_size
+
+    @property
+    def engine_name(self) -> str:
+        """What draws the responses."""
+        return self.config.engine.name
+
+    @property
+    def reward_names(self) -> list[str]:
+        """What gives scores."""
+        own = [reward.name for reward in self.rewards.rewards]
+        return own if self.environment is SingleTurn else [*own, "environment"]
+
+    def completions(self) -> list[dict[str, Any]]:
+        """What was sampled last, a row a response, see `ShowsCompletions`."""
+        return completion_rows(self.rollouts, self.module.tokenizer)
+
+    def _show(self, *place: int) -> None:
+        if self.sampling_progress is not None:
+            self.sampling_progress(*place)
+
+
+def _plus(totals: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Totals with what an environment gave; either may be missing."""
+    both = np.stack([totals, given])
+    return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from lit_posttrain.core.dpo import DPOLoss, dpo_term, summed_ratios
 from lit_posttrain.core.optimisation import Optim

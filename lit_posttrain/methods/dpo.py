@@ -82,7 +82,7 @@ class DPO(PreferenceModule):
         self.track_rewards(self.beta * ratio, pairs, batch.sum(logprobs))
         terms = {"preference": dpo_term(batch, ratio, pairs, self.loss, self.beta, self.label_smoothing)}
         if weight := self.rpo_alpha or self.sft_weight:
-            per: Literal[response, token] = "response" if self.rpo_alpha else "token"
+            per: Literal["response", "token"] = "response" if self.rpo_alpha else "token"
             terms["nll"] = nll_term(batch, logprobs, batch.mean(logprobs), weight, per)
         return terms
 

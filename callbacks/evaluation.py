@@ -47,7 +47,7 @@ class EvaluationReport(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, CountsEvaluatedRows):
             rows = data.evaluated_rows(stage).items()
-            lines += [f"{'data':<10} {count:,} conversations: {name}" for name, count in rows]
+            lines += [f"{'data':<10} {count:,} examples: {name}" for name, count in rows]
         print("\n".join([*lines, f"{'precision':<10} {trainer.precision}"]), flush=True)
 
     def _figures(self, trainer: Trainer) -> None:

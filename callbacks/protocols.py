@@ -250,7 +250,7 @@ class AuditedFile(Protocol):
 
     name: str
     rows: int
-    trees: int
+    examples: int
     tokens: int
     trained_tokens: int
 
@@ -261,11 +261,11 @@ class AuditedFile(Protocol):
 
 
 class MixedSource(Protocol):
-    """What an epoch shows of one source. of_trees, of_tokens: its shares of the conversations and trained tokens."""
+    """One source in an epoch. of_examples, of_tokens: its shares of the epoch's examples and trained tokens."""
 
     path: str
     shown: int
-    of_trees: float
+    of_examples: float
     of_tokens: float
 
 

@@ -170,8 +170,8 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 
 def _mix(audit: Audit) -> str:
-    parts = [f"{s.path} {s.of_trees:.1%} ({s.of_tokens:.1%} of the trained tokens)" for s in audit.mix]
-    return f"{sum(s.shown for s in audit.mix):,} conversations an epoch: " + ", ".join(parts)
+    parts = [f"{s.path} {s.of_examples:.1%} ({s.of_tokens:.1%} of the trained tokens)" for s in audit.mix]
+    return f"{sum(s.shown for s in audit.mix):,} examples an epoch: " + ", ".join(parts)
 
 
 def _steps(trainer: Trainer, epoch: str) -> str:
@@ -243,12 +243,12 @@ def _frozen(pl_module: LightningModule) -> dict[str, int]:
     return {name: parameter_bytes(weights, local=True) for name, weights in kept.items()}
 
 
-_AUDIT_COLUMNS = ("name", "rows", "dropped", "conversations", "tokens", "trained_tokens")
+_AUDIT_COLUMNS = ("name", "rows", "dropped", "examples", "tokens", "trained_tokens")
 
 
 def _audit_rows(audit: Audit) -> list[list[Any]]:
     files = [*audit.files, audit.total] if len(audit.files) > 1 else list(audit.files)
-    return [[f.name, f.rows, f.dropped_count, f.trees, f.tokens, f.trained_tokens] for f in files]
+    return [[f.name, f.rows, f.dropped_count, f.examples, f.tokens, f.trained_tokens] for f in files]
 
 
 def _count(number: int) -> str:

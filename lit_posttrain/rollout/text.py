@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_posttrain.data.audit.report import FileAudit, Tally
+from lit_posttrain.data.audit.file_audit import FileAudit, Tally
+from lit_posttrain.data.audit.warnings import changed_by_template
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.data.render.masks import TokenMask
@@ -81,7 +82,7 @@ class PromptEncoder:
             if self._template.holds_control_tokens(example):
                 audit.control.add(int(line))
             self._keys.look([example], int(line), audit)
-        return [line for audit in audits.values() for line in audit.changed_by_template()]
+        return [line for audit in audits.values() for line in changed_by_template(audit)]
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:

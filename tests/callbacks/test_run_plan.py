@@ -14,14 +14,15 @@ from torch import nn
 from lit_posttrain.callbacks import LastCheckpoint, RunPlan
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
 from lit_posttrain.callbacks.run_plan import duration
-from lit_posttrain.data.audit.report import AuditReport, FileAudit, Tally
+from lit_posttrain.data.audit.file_audit import FileAudit, Tally
+from lit_posttrain.data.audit.report import AuditReport
 
 
 class Audited(pl.LightningDataModule):
     def __init__(self, train: Any, val: Any) -> None:
         super().__init__()
         self.train, self.val = train, val
-        file = FileAudit("train.jsonl", rows=1240, trees=1200, tokens=310_552, trained_tokens=124_221)
+        file = FileAudit("train.jsonl", rows=1240, examples=1200, tokens=310_552, trained_tokens=124_221)
         file.dropped = {"empty": Tally(40, [3])}
         self.audit = AuditReport([file], file)
 

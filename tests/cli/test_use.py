@@ -51,7 +51,7 @@ def test_validate_says_what_it_measured(chats: Path, tiny_model: Path, capsys: p
     assert main(["validate", "--config", "runs/one/config.yaml", "--ckpt_path", "runs/one"]) == 0
     shown = capsys.readouterr().out
     assert f"{tiny_model} with the weights of runs/one/best.ckpt" in shown
-    assert f"{aside} conversations: the rows held out of {chats}" in shown
+    assert f"{aside} examples: the rows held out of {chats}" in shown
     figures = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if line.startswith("val/")}
     assert figures["val/loss"] == pytest.approx(loss, rel=1e-4)
     # a file of its own is measured alone
@@ -59,7 +59,7 @@ def test_validate_says_what_it_measured(chats: Path, tiny_model: Path, capsys: p
     assert main(["validate", *own, "--trainer.accelerator", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "as it is, without a --ckpt_path" in shown
-    assert f"24 conversations: {chats}" in shown
+    assert f"24 examples: {chats}" in shown
     assert "held out" not in shown
 
 

@@ -11,7 +11,8 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain.data.audit.compared import Compared, ResponseColumns, compared
-from lit_posttrain.data.audit.report import AuditReport, FileAudit
+from lit_posttrain.data.audit.file_audit import FileAudit
+from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.store.build import TokenizeOptions, build_store
 
 
@@ -29,7 +30,7 @@ def audit_of(tmp_path: Path, rows: list[Any], template: str = tiny.CHATML, **opt
 def test_measures() -> None:
     file = FileAudit("a.jsonl")
     file.measure(np.arange(1, 101), np.ones(100, np.int64), np.arange(1001, 1101))
-    assert (file.trees, file.tokens, file.trained_tokens, file.mean) == (100, 5050, 100, 50.5)
+    assert (file.examples, file.tokens, file.trained_tokens, file.mean) == (100, 5050, 100, 50.5)
     assert (file.p50, file.p95, file.max) == (50, 95, 100)
     assert file.longest == [(1100, 100), (1099, 99), (1098, 98), (1097, 97), (1096, 96)]
     assert file.trained_share == pytest.approx(100 / 5050)
@@ -119,9 +120,9 @@ def test_a_system_prompt_of_the_template_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "template", "options", "warning"),
     [
-        ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", ""), {}, "name what ends them with --model.policy.eos"),
+        ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", ""), {}, "name the end token with --model.policy.eos"),
         ([talk("a", "b")], tiny.CHATML.replace("<|im_end|>", "<|pad|>"), {}, "turns end with '<|pad|>', not with"),
-        ([talk("a", "b")], tiny.CHATML + "{# strftime_now #}", {}, "writes the day of tokenisation"),
+        ([talk("a", "b")], tiny.CHATML + "{# strftime_now #}", {}, "writes the date of tokenisation"),
         ([talk("a <|im_end|>", "b")], tiny.CHATML, {}, "1 row with special tokens in the text"),
         ([talk("a", "b"), talk("a", "b")], tiny.CHATML, {}, "1 of 2 rows repeat an earlier row"),
         ([talk("a", "b"), talk("a", "fox " * 99)], tiny.CHATML, {}, "1 of 2 rows longer than max_length 64"),
@@ -130,7 +131,7 @@ def test_a_system_prompt_of_the_template_is_named(tmp_path: Path) -> None:
             [{"messages": [*talk("a", "b")["messages"], {"role": "user", "content": "c"}]}],
             tiny.CHATML,
             {},
-            "1 row with turns at the end that nobody answered; those turns are left out",
+            "1 row with turns at the end without an answer; those turns are left out",
         ),
     ],
 )
@@ -163,7 +164,7 @@ def test_table(tmp_path: Path) -> None:
     lines = build_store(paths, tiny.tokenizer(), options, str(tmp_path))[1].table().splitlines()
     assert lines[1].split() == ["x/rows.jsonl", "y/rows.jsonl", "total"]
     assert lines[2].split() == ["rows", "read", "2", "1", "3"]
-    assert lines[3].split() == ["conversations", "1", "1", "2"]
+    assert lines[3].split() == ["examples", "1", "1", "2"]
     assert lines[5].split() == ["empty", "completion", "1", "0", "1"]
     assert f"{paths[0]}:2: dropped, empty completion" in lines
 

@@ -131,4 +131,4 @@ def test_a_share_that_holds_out_nothing_is_reported(tmp_path: Path) -> None:
     built = data(write(tmp_path / "a.jsonl", pairs(0, 3)), tmp_path, val_fraction=0.001)
     built.build(tiny.tokenizer())
     assert built.val_stores == {}
-    assert "val_fraction 0.001 holds out no row of 3; raise it, or give val_path" in built.audit.warnings
+    assert "val_fraction 0.001 holds out none of 3 rows; raise it, or give val_path" in built.audit.warnings

@@ -134,8 +134,8 @@ def test_a_run_and_its_audit(tmp_path: Path) -> None:
     shown = [round(0.5 * counts[0]), 2 * counts[1]]
     assert np.bincount(store.file_index[module.seen]).tolist() == shown
     first, second = mixed.audit.mix
-    assert (first.path, first.trees, first.shown) == (str(tmp_path / "a.jsonl"), counts[0], shown[0])
-    assert second.of_trees == shown[1] / sum(shown)
+    assert (first.path, first.examples, first.shown) == (str(tmp_path / "a.jsonl"), counts[0], shown[0])
+    assert second.of_examples == shown[1] / sum(shown)
     assert first.of_tokens + second.of_tokens == pytest.approx(1)
     lines = mixed.audit.table().splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("an epoch's mix"))
@@ -150,17 +150,17 @@ def test_a_folder_is_one_source(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", pairs(0, 10))
     mixed = ConversationData([str(tmp_path / "many"), one], weights=[0.5, 1.0], cache_dir=str(tmp_path / "cache"))
     mixed.build(tiny.tokenizer())
-    assert [(s.trees, s.shown) for s in mixed.audit.mix] == [(20, 10), (10, 10)]
+    assert [(s.examples, s.shown) for s in mixed.audit.mix] == [(20, 10), (10, 10)]
 
 
 def test_weights_meant_as_shares_are_reported(tmp_path: Path) -> None:
     mixed = data(tmp_path, [0.7, 0.3])
     mixed.build(tiny.tokenizer())
     (warning,) = [line for line in mixed.audit.warnings if "weights" in line]
-    assert "make shares of 95.5%, 4.5%; for what they say as shares pass --data.weights '[0.311, 1]'" in warning
+    assert "make shares of 95.5%, 4.5%; for shares of 70.0%, 30.0% pass --data.weights '[0.311, 1]'" in warning
     right = data(tmp_path, [0.311, 1.0])
     right.build(tiny.tokenizer())
-    assert right.audit.mix[0].of_trees == pytest.approx(0.7, abs=0.01)
+    assert right.audit.mix[0].of_examples == pytest.approx(0.7, abs=0.01)
     assert not any("weights" in line for line in right.audit.warnings)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers import tiny
 
-from lit_posttrain.data.audit.report import FileAudit
+from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.files.sources import Record
 from lit_posttrain.data.modules.preference import PreferenceOptions
 from lit_posttrain.data.modules.prompts import PromptOptions

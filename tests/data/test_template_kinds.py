@@ -342,7 +342,7 @@ def test_a_template_that_writes_the_time_is_rendered_at_one_moment(tmp_path: Pat
     store, audit = build(tmp_path, made, *({"messages": TALK} for _ in range(50)))
     assert len({store[i].prompt.tobytes() for i in range(50)}) == 1
     assert audit.dated_template[:2] == "20"
-    assert any(f"writes the day of tokenisation ({audit.dated_template})" in line for line in audit.warnings)
+    assert any(f"writes the date of tokenisation ({audit.dated_template})" in line for line in audit.warnings)
 
 
 @pytest.mark.parametrize("dated", ["default", "tool_use"])

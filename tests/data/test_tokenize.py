@@ -57,7 +57,7 @@ def test_several_files_in_order(tmp_path: Path, cache: Path, tokenizer: PreTrain
     store, audit = build_store([one, two], tokenizer, OPTIONS, str(cache))
     assert [t.source for t in iter_trees(store)] == [f"{one}:1", f"{one}:2", f"{two}:1"]
     assert [f.format for f in audit.files] == ["messages", "question/answer"]
-    assert (audit.total.rows, audit.total.trees, audit.total.tokens) == (3, 3, int(store.lengths.sum()))
+    assert (audit.total.rows, audit.total.examples, audit.total.tokens) == (3, 3, int(store.lengths.sum()))
     assert audit.total.trained_tokens == int(store.units["tokens"].sum()) == 6
     assert tokenizer.decode(tokens(store)[2]) == "<|im_start|>user\ne<|im_end|>\n<|im_start|>assistant\nf<|im_end|>"
 
@@ -91,7 +91,7 @@ def test_overlong_rows_are_dropped_and_counted(tmp_path: Path, cache: Path, toke
     assert dropped == {TOO_LONG: (1, []), PROMPT_TOO_LONG: (1, [])}
     assert audit.files[0].dropped[TOO_LONG].lines == [1]
     assert audit.files[0].dropped[PROMPT_TOO_LONG].lines == [3]
-    assert (audit.total.rows, audit.total.trees, audit.total.dropped_count) == (4, 2, 2)
+    assert (audit.total.rows, audit.total.examples, audit.total.dropped_count) == (4, 2, 2)
 
 
 def test_overlong_rows_are_cut_at_the_end(tmp_path: Path, cache: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -170,7 +170,7 @@ def test_bad_rows_are_skipped_and_counted(tmp_path: Path, cache: Path, tokenizer
     assert store.lines.tolist() == [1, 6]
     dropped = {reason: tally.lines for reason, tally in audit.files[0].dropped.items()}
     assert dropped == {"empty completion": [2], "wrong type": [3], "missing column": [4], "not Unicode": [5]}
-    assert audit.total.rows == audit.total.trees + audit.total.dropped_count == 6
+    assert audit.total.rows == audit.total.examples + audit.total.dropped_count == 6
 
 
 def test_a_token_boundary_is_a_bad_row(tmp_path: Path, cache: Path) -> None:

@@ -52,7 +52,7 @@ def score(
     check_data([data])
     # after what is refused without them: they load torch
     from lit_posttrain.cli.commands.part import Part, model_state
-    from lit_posttrain.data.audit.table import read_as
+    from lit_posttrain.data.audit.warnings import changed_by_template
     from lit_posttrain.inference.score import ResponseScorer
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
 
@@ -66,7 +66,7 @@ def score(
     scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16", columns)
     store, audit = scorer.read(data)
     for file in audit.files:
-        for line in [*read_as(file), *file.changed_by_template()]:
+        for line in [*file.read_as(), *changed_by_template(file)]:
             print(line, file=sys.stderr)
     made_by = {
         "model": model_state(model, trust_remote_code),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the report shows itself as a table
-    from lit_posttrain.data.audit.report import AuditReport, FileAudit, Share
+from lit_posttrain.data.audit.figures import AuditFigures, Share
+from lit_posttrain.data.audit.file_audit import FileAudit
+from lit_posttrain.data.audit.warnings import warnings_of
 
 _WIDTH = 100
 
 
-def table_of(report: AuditReport) -> str:
+def table_of(report: AuditFigures) -> str:
     """The audit as plain text, at most 100 columns wide unless names are longer."""
     sections = [
         _block(report, f"first {report.first_rows:,} rows of a stream" if report.first_rows else "training data")
@@ -21,16 +21,16 @@ def table_of(report: AuditReport) -> str:
     if report.mix:
         sections.append(_mix_table(report.mix))
     sections += [_block(of, f"validation: {name}") for name, of in report.validation.items()]
-    if warnings := report.warnings:
+    if warnings := warnings_of(report):
         sections.append("\n".join(["to look at", *(f"  - {line}" for line in warnings)]))
     return "\n\n".join(sections)
 
 
-def _block(report: AuditReport, title: str) -> str:
+def _block(report: AuditFigures, title: str) -> str:
     columns = report.files if len(report.files) == 1 else [*report.files, report.total]
     rows: list[tuple[str, Callable[[FileAudit], str]]] = [
         ("rows read", lambda f: f"{f.rows:,}"),
-        ("prompts" if report.compared or not report.trains else "conversations", lambda f: f"{f.trees:,}"),
+        (report.kind, lambda f: f"{f.examples:,}"),
         ("dropped", lambda f: f"{f.dropped_count:,}"),
         *((f"  {reason}", _dropped(reason)) for reason in report.total.dropped),
         *_shortened(report),
@@ -63,14 +63,14 @@ def _trained() -> list[tuple[str, Callable[[FileAudit], str]]]:
     ]
 
 
-def _shortened(report: AuditReport) -> list[tuple[str, Callable[[FileAudit], str]]]:
+def _shortened(report: AuditFigures) -> list[tuple[str, Callable[[FileAudit], str]]]:
     """Of what is compared, prompts alone may be cut, at their beginning."""
     if report.compared:
         return [("prompts cut", lambda f: f"{f.cut:,}")]
     return [("cut at the end", lambda f: f"{f.cut:,}"), ("split in pieces", lambda f: f"{f.split:,}")]
 
 
-def _footnotes(report: AuditReport) -> list[str]:
+def _footnotes(report: AuditFigures) -> list[str]:
     limits = f"max_length {report.max_length}, overlong rows: {report.overlong}"
     notes = [f"trained on: {report.train_on}; {limits}" if report.trains else f"prompts to be answered; {limits}"]
     formats = dict.fromkeys(f.format for f in report.files)
@@ -81,41 +81,21 @@ def _footnotes(report: AuditReport) -> list[str]:
     else:
         notes.append("pad = eos: no")
     if report.val_fraction:
-        what = "prompts" if report.compared or not report.trains else "conversations"
-        notes.append(f"held out for validation: {report.held_out:,} of these {what}")
+        notes.append(f"held out for validation: {report.held_out:,} {report.kind}")
     for file in report.files:
         if file.longest:
             longest = ", ".join(f"line {line} ({length:,})" for line, length in file.longest[:3])
             notes.append(f"{file.name}: longest are {longest}")
-        for line in read_as(file):
+        for line in file.read_as():
             notes += wrap(line, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return notes
 
 
-def read_as(file: FileAudit) -> list[str]:
-    """What of a file was dropped, read as something else, or not used, a line each."""
-    lines = [f"{file.where(tally)}: dropped, {reason}" for reason, tally in file.dropped.items()]
-    lines += [
-        f"{file.name}: {rows_of(tally.count)} {words} (such as line {tally.lines[0]})"
-        for words, tally in file.notes.items()
-    ]
-    return [*lines, *([unused_of(file)] if file.unread else [])]
-
-
-def unused_of(file: FileAudit) -> str:
-    """The columns and keys of a file that are not used, in one line."""
-    named = ", ".join(f"{name or '(no name)'} ({rows_of(tally.count)})" for name, tally in file.unread.items())
-    return f"{file.name}: not used: {named}"
-
-
-def rows_of(count: int) -> str:
-    """A count of rows in words."""
-    return f"{count:,} row{'' if count == 1 else 's'}"
-
-
 def _mix_table(mix: Sequence[Share]) -> str:
-    heads = ("weight", "conversations", "an epoch", "share", "of tokens")
-    rows = [(f"{s.weight:g}", f"{s.trees:,}", f"{s.shown:,}", f"{s.of_trees:.1%}", f"{s.of_tokens:.1%}") for s in mix]
+    heads = ("weight", "examples", "an epoch", "share", "of tokens")
+    rows = [
+        (f"{s.weight:g}", f"{s.examples:,}", f"{s.shown:,}", f"{s.of_examples:.1%}", f"{s.of_tokens:.1%}") for s in mix
+    ]
     names = _labels([share.path for share in mix])
     label = max(len(name) for name in ("an epoch's mix", *names)) + 2
     lines = [

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_posttrain.data.audit.report import FileAudit
-from lit_posttrain.data.audit.table import read_as
+from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.files.sources import SUFFIXES, Record, find_sources
 from lit_posttrain.data.formats.conversations import no_conversation
 from lit_posttrain.data.formats.example import Example
@@ -57,7 +56,7 @@ def read_prompts(path: str, system_prompt: str | None = None) -> list[Asked]:
     else:
         audits: dict[str, FileAudit] = {}
         found = list(_records(path, system_prompt, audits))
-        told = [line for audit in audits.values() for line in read_as(audit)]
+        told = [line for audit in audits.values() for line in audit.read_as()]
         if not found:
             raise PostTrainError(f"{path}: no prompts ({'; '.join(told)}); name another file")
         for line in told:

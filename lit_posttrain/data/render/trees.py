@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit.compared import Compared
-from lit_posttrain.data.audit.report import BY_REASON, AuditReport, FileAudit, Tally
+from lit_posttrain.data.audit.file_audit import FileAudit, Tally
+from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.sources import Record
 from lit_posttrain.data.formats.example import Example, Labelled
 from lit_posttrain.data.render.masks import TokenMask
@@ -250,7 +251,7 @@ class TreeMaker:
         for audit, reader in zip(self.audits, self._readers, strict=True):
             if reader is not None and reader.doubt:
                 raise PostTrainError(f"{audit.name}: {reader.doubt}")
-        total = _sum(self.audits)
+        total = FileAudit.total(self.audits)
         for index, audit in [*enumerate(self.audits), (-1, total)]:
             mine = columns["file_index"] == index if index >= 0 else np.ones(len(columns["lines"]), np.bool_)
             audit.measure(*(columns[name][mine] for name in ("input_tokens", "tokens", "lines")))
@@ -319,19 +320,3 @@ def _after(tree: Tree, start: int) -> Response:
     rest, response = tree.prompt[start:], tree.responses[0]
     tokens = np.concatenate([rest, response.tokens])
     return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.loss_mask]))
-
-
-def _sum(audits: Sequence[FileAudit]) -> FileAudit:
-    """All files together; places stay with their files."""
-    total = FileAudit("total")
-    for audit in audits:
-        for name in ("rows", "cut", "split", "empty_pieces", "unanswered", "rewritten"):
-            setattr(total, name, getattr(total, name) + getattr(audit, name))
-        for name in BY_REASON:
-            for reason, tally in getattr(audit, name).items():
-                getattr(total, name).setdefault(reason, Tally()).count += tally.count
-        total.generated.count += audit.generated.count
-        total.opened.count += audit.opened.count
-        total.control.count += audit.control.count
-        total.altered.count += audit.altered.count
-    return total

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_posttrain.data.audit.report import FileAudit
+from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.render.templates import ConversationTemplate, Rendered, TrainOn
 from lit_posttrain.data.rows.bad_rows import BadRow

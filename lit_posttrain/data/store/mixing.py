@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_posttrain.data.audit.report import AuditReport, Share
+from lit_posttrain.data.audit.figures import Share
+from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
 

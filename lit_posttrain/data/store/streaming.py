@@ -20,7 +20,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from lit_posttrain.data.audit.compared import compared
-from lit_posttrain.data.audit.report import AuditReport, unused
+from lit_posttrain.data.audit.file_audit import unused
+from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.sources import Record, Source
 from lit_posttrain.data.render.trees import TreeMaker
 from lit_posttrain.data.store.loader import AuxiliaryRows, StepCutter, Trees, require_same

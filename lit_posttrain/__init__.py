@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from lit_posttrain.data.modules.preference import PreferenceData
     from lit_posttrain.data.modules.prompts import PromptData
     from lit_posttrain.errors import PostTrainError
+    from lit_posttrain.methods.distillation import Distillation
     from lit_posttrain.methods.dpo import DPO
     from lit_posttrain.methods.grpo import GRPO
     from lit_posttrain.methods.kto import KTO
+    from lit_posttrain.methods.online_dpo import OnlineDPO
     from lit_posttrain.methods.orpo import ORPO
     from lit_posttrain.methods.ppo import PPO
     from lit_posttrain.methods.reward import RewardModel
@@ -33,6 +35,8 @@ _HOMES = {
     "Completion": "rollout.engine",
     "ConversationData": "data.modules.conversation",
     "DPO": "methods.dpo",
+    "Distillation": "methods.distillation",
+    "OnlineDPO": "methods.online_dpo",
     "EngineSpec": "rollout.engine",
     "GRPO": "methods.grpo",
     "KTO": "methods.kto",
@@ -65,9 +69,11 @@ __all__ = [
     "SFT",
     "Completion",
     "ConversationData",
+    "Distillation",
     "EngineSpec",
     "LoRASpec",
     "ModelSpec",
+    "OnlineDPO",
     "Optim",
     "PostTrainError",
     "PostTrainingModule",

@@ -33,9 +33,11 @@ from lit_posttrain.data.modules.conversation import ConversationData as Conversa
 from lit_posttrain.data.modules.preference import PreferenceData as PreferenceData
 from lit_posttrain.data.modules.prompts import PromptData as PromptData
 from lit_posttrain.loggers import WandbOptions
+from lit_posttrain.methods.distillation import Distillation as Distillation
 from lit_posttrain.methods.dpo import DPO as DPO
 from lit_posttrain.methods.grpo import GRPO as GRPO
 from lit_posttrain.methods.kto import KTO as KTO
+from lit_posttrain.methods.online_dpo import OnlineDPO as OnlineDPO
 from lit_posttrain.methods.orpo import ORPO as ORPO
 from lit_posttrain.methods.ppo import PPO as PPO
 from lit_posttrain.methods.reward import RewardModel as RewardModel

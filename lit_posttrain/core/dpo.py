@@ -3,6 +3,7 @@ reference: on given responses (`DPO`) or on the policy's own."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,6 +16,23 @@ from lit_posttrain.ops import preferences as losses
 from lit_posttrain.types import Pairs, TreeBatch
 
 DPOLoss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "apo_zero", "apo_down", "plackett_luce"]
+
+
+def check_dpo(loss: DPOLoss, beta: float, label_smoothing: float) -> None:
+    """Refuse options that make no loss.
+
+    Raises:
+        PostTrainError: naming the option.
+    """
+    if not 0 < beta < math.inf:
+        raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
+    if not 0 <= label_smoothing < 0.5:
+        raise PostTrainError(f"--model.label_smoothing is {label_smoothing}; it must be at least 0 and below 0.5")
+    if (loss in ("conservative", "robust")) != (label_smoothing > 0):
+        raise PostTrainError(
+            f"--model.label_smoothing {label_smoothing:g} with --model.loss {loss}: conservative and robust need "
+            "it (0.1, say), and no other loss uses it"
+        )
 
 
 def dpo_term(

@@ -4,14 +4,18 @@ another model, such as a teacher."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lit_posttrain.core.building import build_model, device_type
+from lit_posttrain.core.component import Component
 from lit_posttrain.core.model_module import ModelModule
+from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.data.store.repack import repacked
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation, layout_of
@@ -20,8 +24,11 @@ from lit_posttrain.models.loading import build_policy, load_config, max_position
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
+from lit_posttrain.ops.head import HeadInputs
 from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.types import RowLayout, TreeBatch
+
+Made = TypeVar("Made")
 
 
 class FrozenModel:
@@ -87,15 +94,33 @@ class FrozenModel:
         """(N,) log-probs of the batch's targets, without a graph."""
         return self(batch, temperature=temperature).logprobs
 
+    def with_head(self, batch: TreeBatch, use: Callable[[HeadInputs], Made]) -> Made:
+        """What `use` makes of the hidden states of the batch's N targets, without a graph, and the model's head, while
+        sharded weights are whole."""
+        own, order = (batch, None) if self.layout is None else repacked(batch, self.layout)
+
+        def with_graph(inputs: HeadInputs) -> Made:
+            with torch.enable_grad():
+                return use(inputs if order is None else replace(inputs, hidden=inputs.hidden[order]))
+
+        with torch.no_grad():
+            found: Made = self._ready()(own, use=with_graph)
+        return found
+
     def _run(self, batch: TreeBatch, temperature: float, entropy: bool) -> TokenLogprobs:
+        with torch.no_grad():
+            found: TokenLogprobs = self._ready()(batch, temperature=temperature, entropy=entropy)
+        return found
+
+    def _ready(self) -> Policy:
+        """The model on the module's device."""
         policy, model = self.module.policy, self.model.to(self.module.device)
         assert policy is not None
         # under bf16-true Lightning casts only what it knows of
-        if model.transformer.dtype != policy.transformer.dtype:
+        packed = hasattr(model.transformer, "hf_quantizer")
+        if not packed and model.transformer.dtype != policy.transformer.dtype:
             model.to(policy.transformer.dtype)
-        with torch.no_grad():
-            found: TokenLogprobs = model(batch, temperature=temperature, entropy=entropy)
-        return found
+        return model
 
     @property
     def weights(self) -> list[Tensor]:
@@ -132,6 +157,32 @@ class AdapterOff(FrozenModel):
     def weights(self) -> list[Tensor]:
         """None of its own."""
         return []
+
+
+class FrozenPart(Component):
+    """A frozen model as a method's component, such as a teacher: built with the policy, planned for in memory, and the
+    same one after a resume. option: the one that names its spec."""
+
+    def __init__(self, module: PostTrainingModule, spec: ModelSpec, option: str) -> None:
+        self.module, self.spec, self.option = module, spec, option
+        self._built: FrozenModel | None = None
+        module.add(option, self)
+
+    def configure_model(self) -> None:
+        """Build it."""
+        self._built = FrozenModel.from_spec(self.module, self.spec, self.option)
+        self.module.frozen[self.option] = self._built.identity()
+
+    @property
+    def model(self) -> FrozenModel:
+        """The model, once it is built."""
+        assert self._built is not None
+        return self._built
+
+    @property
+    def frozen_weights(self) -> dict[str, list[Tensor]]:
+        """Its parameters."""
+        return {} if self._built is None else {self.option: self._built.weights}
 
 
 def require_same_vocabulary(module: ModelModule, spec: ModelSpec, option: str) -> None:

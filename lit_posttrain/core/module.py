@@ -125,7 +125,7 @@ class PostTrainingModule(ModelModule):
         a whole optimizer step."""
         self.metrics.take_steps()
         with torch.no_grad():
-            self._tracked_terms(batch)
+            self.tracked_terms(batch)
         values = self.metrics.take_steps()
         return values | self.derived_metrics(values)
 
@@ -273,7 +273,7 @@ class PostTrainingModule(ModelModule):
             )
         if ends_step(self.trainer, batch_idx):
             self.num_tokens += batch.denominators["input_tokens"]  # before callbacks save at the step's end
-        terms = self._tracked_terms(batch)
+        terms = self.tracked_terms(batch)
         if ends_step(self.trainer, batch_idx):
             self.balance.end_step(self.over_ranks)
             self.on_step_end(batch)
@@ -284,7 +284,8 @@ class PostTrainingModule(ModelModule):
         """Called once a step, after the losses of all its micro-batches and before its last backward pass: for what a
         method sums over a step. batch: the last micro-batch. Collectives are allowed."""
 
-    def _tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
+    def tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        """The terms of the loss on a micro-batch, the router's included, tracked as loss/NAME."""
         terms = self.loss_terms(batch)
         spread = self.balance.total(self.policy) if self.balance.weight and self.policy is not None else None
         if spread is not None:
@@ -314,7 +315,7 @@ class PostTrainingModule(ModelModule):
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Add a batch to the metrics of its file. What a method returns is for callbacks."""
         self.metrics.file = dataloader_idx
-        self._tracked_terms(batch)
+        self.tracked_terms(batch)
 
     def test_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As `validation_step`."""
@@ -364,8 +365,9 @@ class PostTrainingModule(ModelModule):
                 f"--model.policy.path {self.model_spec.path}: another model than when the run began ({told}), and it "
                 "is the reference; pass the same --model.policy, bring its old files back, or start anew"
             )
+        who = "checkpoint was trained with" if name == "teacher" else "checkpoint's adapters were trained on"
         return PostTrainError(
-            f"--model.{name}: another model than the checkpoint's adapters were trained on ({told}); pass the same "
+            f"--model.{name}: another model than the {who} ({told}); pass the same "
             f"--model.{name} (path, revision, dtype, quantization), or bring its old files back"
         )
 

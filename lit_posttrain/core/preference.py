@@ -22,22 +22,9 @@ class PreferenceModule(PostTrainingModule):
     _rewards: Tensor | None = None  # of the evaluated batch, until `rewarded` takes them
 
     def track_rewards(self, rewards_M: Tensor, pairs: Pairs, logprobs_M: Tensor | None = None) -> None:
-        """Metrics of the pairs: rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies (strictly greater
-        counts, so it is 0 where all margins are), and logps/chosen and logps/rejected (nats a response)."""
+        """Metrics of the pairs, see `track_pairs`; of an evaluated batch the rewards are kept for callbacks."""
         self.keep_rewards(rewards_M)
-        rewards = rewards_M.detach()
-        chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
-        found = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-        }
-        if logprobs_M is not None:
-            logprobs = logprobs_M.detach()
-            found |= {"logps/chosen": logprobs[pairs.chosen], "logps/rejected": logprobs[pairs.rejected]}
-        for name, values in found.items():
-            self.track(name, values.sum(), float(len(chosen)))
+        track_pairs(self, rewards_M, pairs, logprobs_M)
 
     def keep_rewards(self, rewards_M: Tensor) -> None:
         """Keep the rewards of an evaluated batch for `rewarded`; while training nothing is kept."""
@@ -85,6 +72,24 @@ class PreferenceModule(PostTrainingModule):
                 "comparisons: chosen and rejected, or ranked responses; configs/kto.yaml learns from single good and "
                 "bad ones"
             )
+
+
+def track_pairs(module: PostTrainingModule, rewards_M: Tensor, pairs: Pairs, logprobs_M: Tensor | None = None) -> None:
+    """Metrics of the pairs: rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies (strictly greater
+    counts, so it is 0 where all margins are), and logps/chosen and logps/rejected (nats a response)."""
+    rewards = rewards_M.detach()
+    chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
+    found = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).float(),
+    }
+    if logprobs_M is not None:
+        logprobs = logprobs_M.detach()
+        found |= {"logps/chosen": logprobs[pairs.chosen], "logps/rejected": logprobs[pairs.rejected]}
+    for name, values in found.items():
+        module.track(name, values.sum(), float(len(chosen)))
 
 
 def nll_term(

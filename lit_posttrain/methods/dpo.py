@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from lit_posttrain.core.dpo import DPOLoss, dpo_term, summed_ratios
+from lit_posttrain.core.dpo import DPOLoss, check_dpo, dpo_term, summed_ratios
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import PreferenceModule, nll_term
 from lit_posttrain.core.reference import Reference, ReferenceKind
@@ -53,15 +53,7 @@ class DPO(PreferenceModule):
         """
         super().__init__(policy, optim)
         self.reference = Reference(self, reference)
-        if not 0 < beta < math.inf:
-            raise PostTrainError(f"--model.beta is {beta}; it must be above 0 (0.1 is usual)")
-        if not 0 <= label_smoothing < 0.5:
-            raise PostTrainError(f"--model.label_smoothing is {label_smoothing}; it must be at least 0 and below 0.5")
-        if (loss in ("conservative", "robust")) != (label_smoothing > 0):
-            raise PostTrainError(
-                f"--model.label_smoothing {label_smoothing:g} with --model.loss {loss}: conservative and robust need "
-                "it (0.1, say), and no other loss uses it"
-            )
+        check_dpo(loss, beta, label_smoothing)
         if ld_alpha is not None and (loss == "plackett_luce" or not 0 <= ld_alpha <= 1):
             raise PostTrainError("--model.ld_alpha is a weight from 0 to 1 for the losses on pairs; leave it out")
         if not (0 <= rpo_alpha < math.inf and 0 <= sft_weight < math.inf) or (rpo_alpha and sft_weight):

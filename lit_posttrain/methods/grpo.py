@@ -32,7 +32,7 @@ from lit_posttrain.core.reference import Reference, ReferenceKind
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.on_policy.critics import attach
+from lit_posttrain.on_policy.columns import attach
 from lit_posttrain.on_policy.module import OnPolicyModule
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.policy_gradient import Clip, ImportanceSampling, PolicyGradient, Surrogate
@@ -120,7 +120,7 @@ class GRPO(OnPolicyModule):
         self.beta, self.kl = beta, KLWeight(beta)
         self.add("kl", self.kl)
         self.reference = Reference(self, reference, used=beta > 0)
-        self.gradient_terms = PolicyGradient(self, self.surrogate, self.reference, self.kl)
+        self.gradient_terms = PolicyGradient(self, self.surrogate, self.kl)
 
     @property
     def wanted_columns(self) -> set[str]:
@@ -133,6 +133,7 @@ class GRPO(OnPolicyModule):
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """`advantage` of every token: its response's."""
+        self.attach_columns(rollouts)
         trees = [one.tree for one in rollouts]
         score = torch.from_numpy(np.concatenate([one.total for one in rollouts]))
         group = torch.tensor([number for number, tree in enumerate(trees) for _ in tree.responses])

@@ -21,7 +21,8 @@ from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.on_policy.critics import Critic, Critics, attach, joined
+from lit_posttrain.on_policy.columns import attach, joined
+from lit_posttrain.on_policy.critics import Critic, Critics
 from lit_posttrain.on_policy.module import OnPolicyModule
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.policy_gradient import Clip, ImportanceSampling, PolicyGradient, Surrogate
@@ -84,7 +85,7 @@ class PPO(OnPolicyModule):
         self.beta, self.kl = beta, KLWeight(beta)
         self.add("kl", self.kl)
         self.reference = Reference(self, reference, used=beta > 0)
-        self.gradient_terms = PolicyGradient(self, self.surrogate, self.reference, self.kl, kl_in == "loss")
+        self.gradient_terms = PolicyGradient(self, self.surrogate, self.kl, kl_in == "loss")
         self.stop = TargetKL(self, target_kl)
 
     @property
@@ -123,6 +124,7 @@ class PPO(OnPolicyModule):
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """`advantage` of every token, and `return/NAME` for every critic."""
+        self.attach_columns(rollouts)
         trees = [one.tree for one in rollouts]
         measured = self.gradient_terms.measured_kl(trees)
         advantages, stats = self.critics.advantages(trees, self.token_rewards(rollouts))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_posttrain.models import attention
 from lit_posttrain.models.architectures import architecture_of, attention_masks, flat_masks, plain_mask
-from lit_posttrain.ops.head import HeadTransform
+from lit_posttrain.ops.head import HeadInputs, HeadTransform
 from lit_posttrain.ops.logprobs import TokenLogprobs, token_logprobs
 from lit_posttrain.ops.routing import routed
 from lit_posttrain.types import TreeBatch
@@ -180,9 +181,11 @@ class Policy(WrappedModel):
         entropy: bool = False,
         correct: bool = False,
         values: bool = False,
-    ) -> TokenLogprobs:
-        """Log-probabilities of the batch's N targets; see ops/logprobs.py for entropy and correct. values: those of the
-        value heads too.
+        use: Callable[[HeadInputs], Any] | None = None,
+    ) -> Any:
+        """`TokenLogprobs` of the batch's N targets; see ops/logprobs.py for entropy and correct. values: those of the
+        value heads too. use: instead, what this makes of the targets' hidden states and the head, as operators of two
+        models want them: sharded weights are whole only while it runs.
 
         Raises:
             ValueError: for values of a policy without value heads, or with a head that is not proven.
@@ -190,9 +193,16 @@ class Policy(WrappedModel):
         if values and not (self.value_heads and self.fused_head):
             raise ValueError("no value head, or one beside a head of the model's own kind")
         if not self.fused_head:
-            return self._own_head(batch, temperature, entropy, correct)
+            logits = self._logits(batch)
+            return (
+                self._of_logits(logits, batch, temperature, entropy, correct)
+                if use is None
+                else use(HeadInputs(logits))
+            )
         head = self.transformer.get_output_embeddings()
         hidden = self._hidden(batch, batch.target_index)
+        if use is not None:
+            return use(HeadInputs(hidden, head.weight, head.bias, self.head_transform))
         found = token_logprobs(
             hidden,
             head.weight,
@@ -207,14 +217,18 @@ class Policy(WrappedModel):
             found.values = {name: _head_values(hidden, head) for name, head in self.value_heads.items()}
         return found
 
-    def _own_head(self, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
+    def _logits(self, batch: TreeBatch) -> Tensor:
+        """(N, V) whole logits of the targets, for a head that is not fused."""
         if self.architecture is not None:
             hidden = self._hidden(batch, batch.target_index)
-            chosen = self.head_transform(self.transformer.get_output_embeddings()(hidden))
-        else:
-            out = self.transformer(**self._inputs(batch), **self._routing_asked)
-            self._note_routing(out, batch)
-            chosen = out.logits.reshape(-1, out.logits.shape[-1])[batch.target_index]
+            return self.head_transform(self.transformer.get_output_embeddings()(hidden))
+        out = self.transformer(**self._inputs(batch), **self._routing_asked)
+        self._note_routing(out, batch)
+        found: Tensor = out.logits.reshape(-1, out.logits.shape[-1])[batch.target_index]
+        return found
+
+    @staticmethod
+    def _of_logits(chosen: Tensor, batch: TreeBatch, temperature: float, entropy: bool, correct: bool) -> TokenLogprobs:
         precise = torch.float64 if chosen.dtype == torch.float64 else torch.float32
         logps = torch.log_softmax(chosen.to(precise) / temperature, dim=-1)
         return TokenLogprobs(

@@ -1,4 +1,4 @@
-"""Numbers of every target of sampled trees that a model gives, computed once by all ranks together."""
+"""Per-token model outputs of a rollout (old and reference log-probs, values), computed once, sharded over ranks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lit_posttrain.types import Tree, TreeBatch
 
 
 class GivesColumns(Protocol):
-    """A module that knows such numbers."""
+    """A module with such outputs."""
 
     @property
     def trainer(self) -> pl.Trainer:
-        """The trainer it is attached to."""
+        """The Trainer."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class GivesColumns(Protocol):
         ...
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """Of `wanted` what it says of a batch's targets (N,), without a graph."""
+        """The requested per-token outputs, each (N,), under no_grad."""
         ...
 
 
@@ -41,7 +41,7 @@ def attach_columns(
     trees: Sequence[Tree], wanted: set[str], module: GivesColumns, cutter: StepCutter, steps: int
 ) -> None:
     """Put `wanted` into the `per_target` of the trees, alike on all ranks. The ranks share the work, each in `steps`
-    times the micro-batches of an optimizer step."""
+    times the micro-batches of an optimizer step. Collective."""
     if not wanted:
         return
     ends = np.cumsum([0, *(num_targets(tree) for tree in trees)]).tolist()
@@ -64,3 +64,15 @@ def attach_columns(
     for name, numbers in found.items():
         for tree, begin, end in zip(trees, ends, ends[1:], strict=False):
             tree.per_target[name] = numbers[begin:end].numpy()
+
+
+def joined(trees: Sequence[Tree], name: str) -> Tensor:
+    """(N,) float64, a column of all trees."""
+    return torch.from_numpy(np.concatenate([np.zeros(0), *(tree.per_target[name] for tree in trees)]))
+
+
+def attach(trees: Sequence[Tree], name: str, values_N: Tensor) -> None:
+    """Write a number for every trained token of all trees into their columns, as float32."""
+    sizes = [sum(int(np.count_nonzero(response.loss_mask)) for response in tree.responses) for tree in trees]
+    for tree, own in zip(trees, torch.split(values_N, sizes), strict=True):
+        tree.per_target[name] = own.float().numpy()

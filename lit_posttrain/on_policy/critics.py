@@ -24,6 +24,7 @@ from lit_posttrain.models.loading import build_policy, build_value_model, load_c
 from lit_posttrain.models.policy import Policy, WrappedModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.on_policy.columns import attach, joined
 from lit_posttrain.on_policy.policy_gradient import column
 from lit_posttrain.on_policy.rollouts import Stats
 from lit_posttrain.ops.advantages import gae
@@ -215,18 +216,6 @@ class Critics(Component):
             loss = value_loss(value, before, back, critic.clip).sum()
             found[f"value{_shown(name)}"] = Term(loss, "tokens", critic.weight)
         return found
-
-
-def joined(trees: Sequence[Tree], name: str) -> Tensor:
-    """(N,) float64, a column of all trees."""
-    return torch.from_numpy(np.concatenate([np.zeros(0), *(tree.per_target[name] for tree in trees)]))
-
-
-def attach(trees: Sequence[Tree], name: str, values_N: Tensor) -> None:
-    """Write a number for every trained token of all trees into their columns, as float32."""
-    sizes = [sum(int(np.count_nonzero(response.loss_mask)) for response in tree.responses) for tree in trees]
-    for tree, own in zip(trees, torch.split(values_N, sizes), strict=True):
-        tree.per_target[name] = own.float().numpy()
 
 
 def _shown(name: str) -> str:

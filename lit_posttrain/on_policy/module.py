@@ -43,10 +43,12 @@ class OnPolicyModule(PostTrainingModule):
 
     splits_groups: True if the responses to a prompt may be trained on in different micro-batches; False for a method
     that compares them in its loss. trains_unscored: True if responses without a score are trained on too.
+    trains_on_given: True if the method learns from given responses too, without sampling.
     """
 
     splits_groups: ClassVar[bool] = True
     trains_unscored: ClassVar[bool] = False
+    trains_on_given: ClassVar[bool] = False
     monitored: ClassVar[str] = "val/reward"
     better: ClassVar[Mapping[str, Direction]] = {
         "reward": "max",
@@ -90,14 +92,21 @@ class OnPolicyModule(PostTrainingModule):
     @abstractmethod
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """Write what the loss needs into the rollouts' trees: `labels` of responses, and `per_target` columns, one
-        number for every trained token. A checkpoint keeps all of it. The columns of `wanted_columns` are there already.
-        Called with the rollouts of all ranks, alike on all. Returns sums and counts of what is worth logging."""
+        number for every trained token, such as those that `attach_columns` computes; a checkpoint keeps all of it.
+        What is not to be trained on may be taken out of the list. Called with the rollouts of all ranks, alike on all.
+        Returns sums and counts of what is worth logging. Collective."""
 
     @property
     def wanted_columns(self) -> set[str]:
         """What is computed once of a rollout's trained tokens, see `columns`. Default: `old`, if the policy moves
         between sampling and the last step on its samples."""
         return {"old"} if self.rollout.steps > 1 else set()
+
+    def attach_columns(self, rollouts: Sequence[Rollout]) -> None:
+        """Compute `wanted_columns` for the rollouts' trees, ranks sharing the work. Collective."""
+        trees = [one.tree for one in rollouts]
+        # as many micro-batches as a step has, so that this takes no more memory than a step does
+        attach_columns(trees, self.wanted_columns, self, self.loader.cutter, self.rollout.minibatches)
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
         """The requested per-token outputs, each (N,), under no_grad. `old`: log-probs of the policy as it is."""
@@ -165,6 +174,8 @@ class OnPolicyModule(PostTrainingModule):
         Raises:
             PostTrainError: for what would fail later.
         """
+        if not isinstance(data, PromptData) and self.trains_on_given:
+            return
         if not isinstance(data, PromptData):
             raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")
         stores, skip = [data.train_store, *data.val_stores.values()], data.on_bad_row == "skip"
@@ -188,17 +199,14 @@ class OnPolicyModule(PostTrainingModule):
         begun = time.perf_counter()
         found = self.collector.collect(self.loader.prompts, self.loader.batch_size, number)
         sampled = time.perf_counter()
-        trees = [one.tree for one in found.kept]
-        stats = rollout_stats(found.seen, self.collector.reward_names)
-        # as many micro-batches as a step has, so that this takes no more memory than a step does
-        attach_columns(trees, self.wanted_columns, self, self.loader.cutter, self.rollout.minibatches)
-        stats |= self.prepare(found.kept)
+        stats, rollouts = rollout_stats(found.seen, self.collector.reward_names), list(found.kept)
+        stats |= self.prepare(rollouts)
         tokens = float(sum(len(one.tokens) for rollout in found.seen for one in rollout.trajectories))
         stats["rollout/tokens_per_s"] = (tokens, sampled - begun)
         stats["rollout/seconds"] = (sampled - begun, 1.0)
         stats["rollout/scoring_seconds"] = (time.perf_counter() - sampled, 1.0)
         self._unlogged = stats
-        return Experience(trees)
+        return Experience([one.tree for one in rollouts])
 
     # Lightning's hooks -----------------------------------------------------------------------------------------
 
@@ -229,14 +237,23 @@ class OnPolicyModule(PostTrainingModule):
 
     # Validation ------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Answer prompts with the most likely tokens, and track what `evaluate` measures."""
+    @property
+    def samples(self) -> bool:
+        """True if the data are prompts to answer, False for given responses."""
+        return isinstance(getattr(self.trainer, "datamodule", None), PromptData)
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Answer prompts with the most likely tokens, and track what `evaluate` measures; of given responses the
+        loss."""
+        if not self.samples:
+            return super().validation_step(batch, batch_idx, dataloader_idx)
         self.metrics.file = dataloader_idx
         store = self._evaluated()[dataloader_idx]
         prompts = [store[row] for row in batch.example_ids]
         found = self.collector.answer(prompts, 1, self.rollout.sampling(greedy=True))
         for name, (total, count) in self.evaluate(found).items():
             self.track(name, torch.tensor(total, dtype=torch.float64), count)
+        return None
 
     def evaluate(self, rollouts: list[Rollout]) -> Stats:
         """Sums and counts of a validation's metrics, of one greedy response to each of this rank's prompts. The names
@@ -252,8 +269,9 @@ class OnPolicyModule(PostTrainingModule):
 
     def on_validation_start(self) -> None:
         """Load what answers are judged with; training has it already."""
-        self.collector.prepare(self._evaluated())
-        self.collector.rewards.begin()
+        if self.samples:
+            self.collector.prepare(self._evaluated())
+            self.collector.rewards.begin()
 
     def on_validation_epoch_end(self) -> None:
         """Log; no metrics of a reward that fails on everything."""
@@ -267,7 +285,8 @@ class OnPolicyModule(PostTrainingModule):
 
     def on_validation_end(self) -> None:
         """Training may go on within a rollout."""
-        self.collector.rest()
+        if self.samples:
+            self.collector.rest()
 
     def on_test_start(self) -> None:
         """As `on_validation_start`."""

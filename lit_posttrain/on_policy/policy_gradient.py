@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
-from lit_posttrain.core.reference import Reference
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.on_policy.module import OnPolicyModule
@@ -76,10 +75,8 @@ class PolicyGradient:
     kl_in_loss: True if the KL from the reference is a term of the loss, and not taken from the reward.
     """
 
-    def __init__(
-        self, module: OnPolicyModule, surrogate: Surrogate, reference: Reference, kl: KLWeight, kl_in_loss: bool = True
-    ) -> None:
-        self.module, self.surrogate, self.reference, self.kl = module, surrogate, reference, kl
+    def __init__(self, module: OnPolicyModule, surrogate: Surrogate, kl: KLWeight, kl_in_loss: bool = True) -> None:
+        self.module, self.surrogate, self.kl = module, surrogate, kl
         self.kl_in_loss = kl_in_loss
         self._apart: list[Tensor] = []  # of the step's micro-batches: summed k1 from the reference, and responses
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +76,25 @@ class Rollout:
         """True if rewards differ within the group, shaping rewards (length, repetition) excluded: only then is there
         something to learn."""
         return _differ(self.unshaped)
+
+    def only(self, places: Sequence[int]) -> Rollout:
+        """The rollout with some of its responses, in the order given."""
+        sizes = [int(np.count_nonzero(response.loss_mask)) for response in self.tree.responses]
+        ends = np.cumsum([0, *sizes])
+        targets = np.concatenate([np.zeros(0, np.int64), *(np.arange(ends[k], ends[k + 1]) for k in places)])
+        tree = replace(
+            self.tree,
+            responses=[self.tree.responses[k] for k in places],
+            per_target={name: column[targets] for name, column in self.tree.per_target.items()},
+        )
+        chosen = list(places)
+        return Rollout(
+            tree,
+            [self.trajectories[k] for k in places],
+            {name: scores[chosen] for name, scores in self.scores.items()},
+            {name: failed[chosen] for name, failed in self.failed.items()},
+            self.unshaped[chosen],
+        )
 
 
 def _differ(scores: FloatArray) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lit_posttrain.core.generation import policy_engine
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.distributed import together
+from lit_posttrain.models.policy import Policy
 from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
 from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
 from lit_posttrain.rollout.weights import check_transferable
@@ -19,12 +21,13 @@ from lit_posttrain.types import Response, Tree
 
 
 class Sampler:
-    """Draws responses of a module's policy with the engine of a spec. show: called as the hf engine draws tokens. With
-    several processes every rank must call it alike."""
+    """Draws responses of a module's policy with the engine of a spec. With several processes every rank must call it
+    alike. show: called as the hf engine draws tokens. other: a model that draws instead, by the hf engine."""
 
     def __init__(self, module: ModelModule, spec: EngineSpec, show: Callable[..., None]) -> None:
         self.module, self.spec, self._show = module, spec, show
         self._engine: Engine | None = None
+        self.other: Policy | None = None
 
     def check(self) -> None:
         """Refuse an engine that is not there, or a policy that it cannot have.
@@ -40,6 +43,9 @@ class Sampler:
         self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
     ) -> list[list[Completion]]:
         """n responses of the policy as it is to each prompt (token ids); `numbers` as in `Engine.generate`."""
+        if self.other is not None:
+            engine = policy_engine(self.module, self.other, self.module.eos_ids, self.spec.batch_size)
+            return engine.generate(prompts, n, sampling, numbers)
         if self._engine is None:
             # fails on all ranks or on none: sharded ones compute together to hand over the weights
             self._engine = together(self.module.trainer, lambda: self._begun(sampling.max_new_tokens))

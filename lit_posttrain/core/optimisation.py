@@ -179,7 +179,9 @@ def _require_moving(optimizer: Optimizer, optim: Optim) -> None:
 def settings_of(optimizer: Optimizer, optim: Optim) -> dict[str, Any]:
     """What a resumed run must have in common with the one before: its optimizer takes these from the checkpoint,
     whatever the config says. The kernel (fused, foreach) may differ."""
-    kept = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", *_SELECTS_KERNEL)}
+    group = dict(optimizer.param_groups[0])
+    group["lr"] = group.pop("initial_lr")  # the peak: the schedule has changed `lr` already
+    kept = {k: v for k, v in group.items() if k not in ("params", *_SELECTS_KERNEL)}
     plain = {k: v for k, v in kept.items() if v is None or isinstance(v, (bool, int, float, str, tuple))}
     named = {"optimizer": type(optimizer).__name__, "schedule": optim.schedule, "warmup_ratio": optim.warmup_ratio}
     return named | plain

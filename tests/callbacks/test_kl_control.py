@@ -17,6 +17,7 @@ from helpers.runs import quiet_trainer
 from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
 from lit_posttrain.callbacks import KLControl, LastCheckpoint, ReferenceSync
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.reference import Reference
 from lit_posttrain.loggers import MetricsCSV
 
 
@@ -98,12 +99,13 @@ def test_the_figure_is_the_kl(tiny_model: Path, tmp_path: Path) -> None:
     _, trainer = fit(tmp_path / "run", tiny_model, steps=3)
     module: Any = trainer.lightning_module
     prompt = module.trainer.datamodule.example_prompts(1)[0]
-    ratios = module.sampled_log_ratios([prompt] * 2000, 1, 0)
+    ratios = module.reference.sampled_log_ratios([prompt] * 2000, 1, 0)
     assert {len(ratio) for ratio in ratios} == {1}
     with torch.no_grad():
         ids = torch.tensor([prompt])
         policy, reference = (
-            m.transformer.eval()(ids).logits[0, -1].double().log_softmax(-1) for m in (module.policy, module._frozen[0])
+            model.transformer.eval()(ids).logits[0, -1].double().log_softmax(-1)
+            for model in (module.policy, module.reference._frozen.model)
         )
     divergence = float((policy.exp() * (policy - reference)).sum())
     found = torch.cat(ratios).double()
@@ -149,7 +151,7 @@ def test_the_standard_error_is_the_one_of_a_mean(
 ) -> None:
     def drawn(values: list[float]) -> None:
         ratios = [torch.tensor([value / 2, value / 2]) for value in values]
-        monkeypatch.setattr(DPO, "sampled_log_ratios", lambda *_: ratios)
+        monkeypatch.setattr(Reference, "sampled_log_ratios", lambda *_: ratios)
         fit(tmp_path / str(len(values)), tiny_model, KLControl(every_n_steps=1, ceiling=0.1), steps=1)
 
     drawn([1.0, 2.0, 6.0])
@@ -217,7 +219,7 @@ class Weights(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if figures.get("train/kl/response") is not None:
-            self.found.append((figures["train/kl/response"], pl_module.kl_coefficient))
+            self.found.append((figures["train/kl/response"], pl_module.kl.coefficient))
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
@@ -246,7 +248,7 @@ def test_an_adaptive_weight_follows_the_kl_of_a_phase(method: str, tiny_model: P
     assert module.kl.coefficient != pytest.approx(0.1, rel=1e-3)
     run(tmp_path / "cut", 2)
     _, resumed = run(tmp_path / "cut", 4, resume=True)
-    assert resumed.kl_coefficient == module.kl_coefficient
+    assert resumed.kl.coefficient == module.kl.coefficient
 
 
 def test_a_linear_weight_ends_where_it_should(tiny_model: Path, tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_a_linear_weight_ends_where_it_should(tiny_model: Path, tmp_path: Path) 
     control = KLControl(coefficient="linear", final=0.0)
     trainer = quiet_trainer(control, max_steps=8, max_epochs=-1, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=prompt_files(tmp_path))
-    assert module.kl_coefficient == pytest.approx(0.0, abs=1e-12)
+    assert module.kl.coefficient == pytest.approx(0.0, abs=1e-12)
 
 
 def test_from_the_command_line(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from lit_posttrain.data.render.masks import TokenMask
 from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.render.used_keys import UsedKeys
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.data.rows.messages import as_messages, check_order
+from lit_posttrain.data.rows.message_checks import check_order
+from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord

@@ -17,7 +17,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import MEDIA_COLUMNS
 from lit_posttrain.data.rows.kinds import ANSWERS, CONVERSATION, PROMPT
 from lit_posttrain.data.rows.marks import ROW_MARKS
-from lit_posttrain.data.rows.messages import REASONING
+from lit_posttrain.data.rows.message_keys import REASONING
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 

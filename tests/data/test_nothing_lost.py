@@ -21,7 +21,8 @@ from lit_posttrain.data.rows import beside
 from lit_posttrain.data.rows.bad_rows import Misread
 from lit_posttrain.data.rows.kinds import ANSWERS, COMPARED, CONVERSATION, INPUT, PROMPT
 from lit_posttrain.data.rows.marks import MESSAGE_MARKS, ROW_MARKS
-from lit_posttrain.data.rows.messages import JOINED, REASONING
+from lit_posttrain.data.rows.message_keys import REASONING
+from lit_posttrain.data.rows.messages import JOINED
 from lit_posttrain.data.store.build import TokenizeOptions
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.template_variables import SWITCHES

@@ -6,7 +6,7 @@ from lit_posttrain.data.audit.figures import AuditFigures
 from lit_posttrain.data.audit.file_audit import FileAudit, rows_of
 from lit_posttrain.data.rows.beside import HISTORY, SYSTEM_COLUMNS, THOUGHT_COLUMNS, TOOL_COLUMNS, VARIABLES
 from lit_posttrain.data.rows.kinds import INPUT
-from lit_posttrain.data.rows.messages import REASONING
+from lit_posttrain.data.rows.message_keys import REASONING
 
 
 def warnings_of(audit: AuditFigures) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lit_posttrain.data.files.sources import Source
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.rows.messages import kind
+from lit_posttrain.data.rows.values import kind
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.imports import imported, raised_at
 

@@ -27,7 +27,8 @@ from lit_posttrain.data.rows.beside import (
 )
 from lit_posttrain.data.rows.kinds import KNOWN, is_label
 from lit_posttrain.data.rows.marks import ROW_MARKS
-from lit_posttrain.data.rows.messages import fault_of, is_message
+from lit_posttrain.data.rows.message_keys import is_message
+from lit_posttrain.data.rows.values import fault_of
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.template_variables import SWITCHES
 

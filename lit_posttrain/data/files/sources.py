@@ -21,7 +21,7 @@ from lit_posttrain.data.files.arrow import arrow_row, arrow_rows, parquet_rows
 from lit_posttrain.data.files.readers import csv_rows, json_rows, jsonl_rows
 from lit_posttrain.data.files.splits import split_files
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.rows.messages import kind
+from lit_posttrain.data.rows.values import kind
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.hub import missing_reason
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.rows.messages import SYSTEM, alike, same
+from lit_posttrain.data.rows.message_checks import alike, same
+from lit_posttrain.data.rows.message_keys import SYSTEM
 
 Messages = list[dict[str, Any]]
 

@@ -16,9 +16,12 @@ from lit_posttrain.data.formats.ranks import ranks_of, ranks_of_scores
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.beside import with_thoughts
 from lit_posttrain.data.rows.kinds import GOOD_WORDS
-from lit_posttrain.data.rows.messages import REASONING, SYSTEM, as_json, by_message, check_order, kind, same, says
+from lit_posttrain.data.rows.message_checks import check_order, same, says
+from lit_posttrain.data.rows.message_keys import REASONING, SYSTEM
+from lit_posttrain.data.rows.messages import by_message
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
+from lit_posttrain.data.rows.values import as_json, kind
 from lit_posttrain.data.rows.votes import Votes, whole_number
 
 # columns of scores that public sets have beside pairs

@@ -20,19 +20,12 @@ from lit_posttrain.data.formats.prompt_texts import behind_prompt, empty_prompt,
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import SYSTEM_COLUMNS, Beside, refuse_media, refuse_unwanted, with_thoughts
 from lit_posttrain.data.rows.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
-from lit_posttrain.data.rows.messages import (
-    ROLE_KEYS,
-    as_messages,
-    by_message,
-    check_order,
-    is_message,
-    kind,
-    not_text,
-    of_columns,
-    says,
-)
+from lit_posttrain.data.rows.message_checks import check_order, says
+from lit_posttrain.data.rows.message_keys import ROLE_KEYS, is_message
+from lit_posttrain.data.rows.messages import as_messages, by_message, of_columns
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import MESSAGES_AS_TEXT, conversation, from_json
+from lit_posttrain.data.rows.values import kind, not_text
 from lit_posttrain.errors import PostTrainError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from lit_posttrain.data.rows.messages import MARK, NOTES, UNUSED
+from lit_posttrain.data.rows.message_keys import MARK, NOTES, UNUSED
 from lit_posttrain.data.rows.row import Row
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from lit_posttrain.data.formats.comparison import Messages, after_prompt
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.data.rows.messages import SYSTEM, is_message, kind, not_text
+from lit_posttrain.data.rows.message_keys import SYSTEM, is_message
 from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.values import kind, not_text
 
 
 def behind_prompt(

@@ -18,7 +18,7 @@ from lit_posttrain.data.modules.streamable import StreamableData
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
 from lit_posttrain.data.render.templates import TrainOn
 from lit_posttrain.data.render.trees import Reader
-from lit_posttrain.data.rows.messages import check_order
+from lit_posttrain.data.rows.message_checks import check_order
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.votes import Winner
 from lit_posttrain.data.store.build import cache_home

@@ -26,7 +26,8 @@ from lit_posttrain.data.rows.beside import (
     refuse_unwanted,
 )
 from lit_posttrain.data.rows.kinds import CONVERSATION, INPUT, PROMPT, RIGHT, guessed
-from lit_posttrain.data.rows.messages import as_messages, check_order, says
+from lit_posttrain.data.rows.message_checks import check_order, says
+from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
 from lit_posttrain.data.store.mixing import Mix

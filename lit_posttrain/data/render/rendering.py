@@ -16,7 +16,7 @@ from typing import Any
 from lit_posttrain.data.render.clock import at_one_moment
 from lit_posttrain.data.render.written import absent
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.data.rows.messages import REASONING
+from lit_posttrain.data.rows.message_keys import REASONING
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
 from lit_posttrain.template_variables import meant, mentioned
 

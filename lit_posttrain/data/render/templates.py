@@ -23,7 +23,7 @@ from lit_posttrain.data.render.rendering import NAME_A_TEMPLATE, Conversation, R
 from lit_posttrain.data.render.thoughts import pieces
 from lit_posttrain.data.render.turn_maker import TurnMaker
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.rows.messages import SYSTEM
+from lit_posttrain.data.rows.message_keys import SYSTEM
 from lit_posttrain.errors import PostTrainError
 
 TrainOn = Literal["assistant", "last", "completion", "all", "nothing"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_posttrain.data.rows.messages import REASONING
+from lit_posttrain.data.rows.message_keys import REASONING
 
 _CLOSING = re.compile(r"</([\w:]*(?:think|thought|reason)[\w:]*)>|\[/(THINK)\]")
 _OPENING = re.compile(r"(?:<([^<>\s/|]{1,60})>|\[([A-Z_]{2,30})\])$")

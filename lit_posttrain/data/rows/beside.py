@@ -12,8 +12,12 @@ from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.marks import ROW_MARKS, is_mark, mark_of
-from lit_posttrain.data.rows.messages import SYSTEM, alike, as_json, as_messages, as_tools, is_message, kind
+from lit_posttrain.data.rows.message_checks import alike
+from lit_posttrain.data.rows.message_keys import SYSTEM, is_message
+from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.tool_schemas import as_tools
+from lit_posttrain.data.rows.values import as_json, kind
 from lit_posttrain.template_variables import RESERVED, SWITCHES, truth_of
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")

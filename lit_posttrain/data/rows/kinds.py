@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lit_posttrain.data.rows.messages import is_message
+from lit_posttrain.data.rows.message_keys import is_message
 from lit_posttrain.data.rows.votes import Winner, whole_number
 
 CONVERSATION = ("messages", "conversations", "conversation")

@@ -6,43 +6,26 @@ read here stay in a message, for the chat template.
 
 from __future__ import annotations
 
-import json
-from itertools import pairwise
 from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.marks import DETAILS, MESSAGE_MARKS, detail_of, mark_of
+from lit_posttrain.data.rows.message_checks import says
+from lit_posttrain.data.rows.message_keys import (
+    CALL_ROLES,
+    CONTENT_KEYS,
+    MARK,
+    NOTES,
+    REASONING,
+    ROLE_KEYS,
+    ROLES,
+    UNUSED,
+    key_of,
+)
+from lit_posttrain.data.rows.tool_schemas import tool_calls
+from lit_posttrain.data.rows.values import as_json, kind, not_text
 
-ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-SYSTEM = frozenset({"system", "developer"})
-ROLE_KEYS = ("role", "from")
-CONTENT_KEYS = ("content", "value", "text")
-REASONING = ("reasoning_content", "thinking", "reasoning")
-# in a message that was read: False where its turn is marked as not to be trained on, what nobody reads of it, and what
-# a person should know of how it was read
-MARK, UNUSED, NOTES = "__train__", "__unused__", "__notes__"
 JOINED = "with messages of several text parts, which are joined with nothing between them"
-_CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -64,7 +47,7 @@ def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str,
     made: list[dict[str, Any]] = []
     for index, raw in enumerate(value):
         message = _message(raw, f"{column}[{index}]", learned)
-        called = index > 0 and all(m.get(_key(m, ROLE_KEYS)) in _CALL_ROLES for m in (raw, value[index - 1]))
+        called = index > 0 and all(m.get(key_of(m, ROLE_KEYS)) in CALL_ROLES for m in (raw, value[index - 1]))
         if called and made[-1].get(MARK) == message.get(MARK):  # parallel calls, a message each
             made[-1]["tool_calls"] += message["tool_calls"]
         else:
@@ -90,21 +73,8 @@ def of_columns(value: Any) -> str:
     return 'a column of a whole table (an object with the numbers of rows as keys: write orient="records" in pandas)'
 
 
-def is_message(value: Any) -> bool:
-    """Whether something can only be a message: it has a known role, and says something or calls something."""
-    if not isinstance(value, dict):
-        return False
-    said = value.get(_key(value, ROLE_KEYS))
-    keys = (*CONTENT_KEYS, "tool_calls", "function_call")
-    return isinstance(said, str) and said.strip().lower() in ROLES and any(key in value for key in keys)
-
-
-def _key(raw: dict[str, Any], names: tuple[str, ...]) -> str:
-    return next((name for name in names if raw.get(name) is not None), names[0])
-
-
 def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
-    role_key, content_key = _key(raw, ROLE_KEYS), _key(raw, CONTENT_KEYS)
+    role_key, content_key = key_of(raw, ROLE_KEYS), key_of(raw, CONTENT_KEYS)
     said = raw.get(role_key)
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if said is None:
@@ -129,7 +99,7 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
     if not kept.get("tool_calls"):
         kept.pop("tool_calls", None)
     else:
-        kept["tool_calls"] = _tool_calls(kept["tool_calls"], where)
+        kept["tool_calls"] = tool_calls(kept["tool_calls"], where)
     optional = optional or "tool_calls" in kept
     if content_key not in raw and not optional:
         raise BadRow(
@@ -139,15 +109,15 @@ def _message(raw: dict[str, Any], where: str, learned: bool) -> dict[str, Any]:
     content = "".join(texts)
     if thoughts and not any(kept.get(key) for key in REASONING):
         kept["reasoning_content"] = thoughts
-    if said in _CALL_ROLES and "tool_calls" not in kept:
-        kept["tool_calls"], content = _tool_calls(as_json(content, where), where), ""
+    if said in CALL_ROLES and "tool_calls" not in kept:
+        kept["tool_calls"], content = tool_calls(as_json(content, where), where), ""
     made = {"role": role, "content": content, **kept}
     if learned and role == "assistant" and not says(made):
         raise BadRow("empty completion", f"{where}: the assistant's turn is empty; there is nothing to train on")
     if marked is False:
         made[MARK] = False
     elif marked and role != "assistant":
-        unused.append(f"message.{_key(raw, tuple(MESSAGE_MARKS))} of {role} turns")
+        unused.append(f"message.{key_of(raw, tuple(MESSAGE_MARKS))} of {role} turns")
     if role != "assistant":
         unused += [f"message.{key} of {role} turns" for key in DETAILS if raw.get(key)]
     if unused:
@@ -164,7 +134,7 @@ def _marked(raw: dict[str, Any], role: str, where: str) -> bool | None:
             "mark",
             f"{where}: `mask` is trained on in some tools and left out in others; rename it to `train`, true or false",
         )
-    content = raw.get(_key(raw, CONTENT_KEYS))
+    content = raw.get(key_of(raw, CONTENT_KEYS))
     detail = detail_of(raw, len(content) if isinstance(content, str) else 0, f"{where}: ", role != "assistant")
     return whole if detail is None else False
 
@@ -193,141 +163,3 @@ def _content(value: Any, where: str, optional: bool) -> tuple[list[str], str, li
         rest = (name for name in part if name not in ("type", "text", key) and part[name] is not None)
         unused += [f"message.content[].{name}" for name in rest]
     return texts, "".join(thoughts), unused
-
-
-def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """Templates write arguments with `tojson`: text that is JSON already would be quoted a second time. Nulls within
-    arguments are said by whoever called, and stay."""
-    if isinstance(value, str):
-        value = as_json(value, where)
-    calls = value if isinstance(value, list) else [value]
-    if not all(isinstance(call, dict) for call in calls):
-        raise BadRow("wrong type", f"{where}: tool_calls is not a list of objects; mend it")
-    made = []
-    for call in calls:
-        inner = call["function"] if isinstance(call.get("function"), dict) else call
-        function = {key: part for key, part in inner.items() if part is not None}
-        if not isinstance(function.get("name"), str):
-            raise BadRow("wrong type", f"{where}: a tool call has no name; mend it")
-        given = function.get("arguments")
-        if isinstance(given, str):
-            given = as_json(given, f"{where} arguments") if given.strip() else {}
-        function["arguments"] = {} if given is None else given  # no template reads a call without them
-        extra = {key: part for key, part in call.items() if part is not None} if inner is not call else {}
-        made.append({"type": "function", **extra, "function": function})
-    return made
-
-
-def says(message: dict[str, Any]) -> bool:
-    """Whether a message holds anything: words, calls or thoughts."""
-    return bool(message["content"].strip() or message.get("tool_calls") or any(message.get(k) for k in REASONING))
-
-
-def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
-    """Whether two runs of messages say the same: words up to white space around them, calls, thoughts and all else."""
-
-    def told(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        bare = [{k: v for k, v in m.items() if k not in (MARK, UNUSED, NOTES)} for m in messages]
-        return [{k: v.strip() if isinstance(v, str) else v for k, v in m.items()} for m in bare]
-
-    return told(first) == told(second)
-
-
-def alike(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
-    """Whether two runs of messages are the same turns: roles, names, words up to white space around them, thoughts, and
-    what is called with which arguments. Ids, times and other notes may differ."""
-    return list(map(_turn, first)) == list(map(_turn, second))
-
-
-def _turn(message: dict[str, Any]) -> tuple[Any, ...]:
-    calls = [
-        (call["function"].get("name"), call["function"].get("arguments")) for call in message.get("tool_calls", ())
-    ]
-    thoughts = [str(message[key]).strip() for key in REASONING if message.get(key)]
-    return message["role"], message.get("name"), message["content"].strip(), thoughts, calls
-
-
-def as_tools(value: Any, column: str) -> list[Any] | None:
-    """Tool schemas from a list or its JSON text; None where there are none. Bare functions, as OpenAI's older
-    `functions` has them, become tools."""
-    if isinstance(value, str):
-        value = as_json(value, column) if value.strip() else None
-    if value is not None and not isinstance(value, list):
-        raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of tool schemas; mend it")
-    tools = [_tool(tool, f"{column}[{i}]") for i, tool in enumerate(value or [])]
-    bare = [("name" in tool and "function" not in tool and "type" not in tool) for tool in tools]
-    made = [{"type": "function", "function": t} if alone else t for t, alone in zip(tools, bare, strict=True)]
-    return made or None
-
-
-def _tool(value: Any, where: str) -> dict[str, Any]:
-    """A tool's schema, or JSON text of one."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = as_json(value, where)
-    if not isinstance(value, dict):
-        shown = repr(value)[:40] if isinstance(value, str) else kind(value)
-        raise BadRow(
-            "wrong type",
-            f"`{where}` is {shown}, not a tool's schema; write an object with name, description and parameters",
-        )
-    return value
-
-
-def as_json(text: str, where: str) -> Any:
-    """What JSON text holds.
-
-    Raises:
-        BadRow: it is none.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        printed = text.lstrip().startswith(("[{'", "{'", "['"))
-        remedy = "it looks like a Python list that was printed: write it with json.dumps" if printed else "mend it"
-        raise BadRow("wrong type", f"{where}: not valid JSON ({fault_of(error)}); {remedy}") from error
-
-
-def fault_of(error: ValueError | RecursionError) -> str:
-    """What is wrong with JSON, by what Python's reader raised."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} column {error.colno}"
-    return "nested too deeply to read" if isinstance(error, RecursionError) else "a number of more than 4,300 digits"
-
-
-def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
-    """Raise BadRow where no conversation runs like this. Templates may be stricter, and say so themselves. answered:
-    whether the assistant must have had a turn."""
-    roles = [m["role"] for m in messages]
-    said = ", ".join(roles)
-    if answered and "assistant" not in roles:
-        raise BadRow("no assistant turn", f"no assistant turn (roles: {said}); there is nothing to train on")
-    first = next((i for i, role in enumerate(roles) if role not in SYSTEM), None)
-    if first is None:
-        raise BadRow("empty prompt", "a system prompt, and nobody asks anything; add the user's turn")
-    asked = roles.index("assistant", first) if "assistant" in roles[first:] else len(roles)
-    if asked > first and not any(map(says, messages[first:asked])):
-        raise BadRow(
-            "empty prompt", "the turns before the assistant's are empty: nothing is asked; fill or remove the row"
-        )
-    turns = roles[first:]
-    if not SYSTEM.isdisjoint(turns):
-        raise BadRow("role order", f"a system turn after the first turn (roles: {said}); move it to the top")
-    if roles[0] == "assistant":
-        raise BadRow("role order", "the conversation starts with the assistant; put the user's turn before it")
-    if "tool" in turns and any(
-        role == "tool" and before not in ("assistant", "tool") for before, role in pairwise(["", *turns])
-    ):
-        raise BadRow("role order", f"a tool turn that no assistant turn called (roles: {said}); mend it")
-
-
-def kind(value: Any) -> str:
-    """What a value is, in words for a message."""
-    names = {str: "a string", list: "a list", dict: "an object", bool: "a truth value"}
-    return "null" if value is None else names.get(type(value), f"{value!r}"[:40])
-
-
-def not_text(value: Any, where: str, wanted: str = "a string") -> BadRow:
-    """What is wrong with a value that must be text, or one of what is `wanted`."""
-    remedy = {bool: "write it in quotes", int: "write it in quotes", float: "write it in quotes"}
-    remedy |= {dict: "write it as text", type(None): "fill or remove it"}
-    return BadRow("wrong type", f"{where} is {kind(value)}, not {wanted}; {remedy.get(type(value), 'mend it')}")

@@ -13,16 +13,9 @@ import warnings
 from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.rows.messages import (
-    CONTENT_KEYS,
-    REASONING,
-    ROLE_KEYS,
-    ROLES,
-    as_messages,
-    fault_of,
-    is_message,
-    not_text,
-)
+from lit_posttrain.data.rows.message_keys import CONTENT_KEYS, REASONING, ROLE_KEYS, ROLES, is_message
+from lit_posttrain.data.rows.messages import as_messages
+from lit_posttrain.data.rows.values import fault_of, not_text
 
 _JSON = re.compile(r"\s*\[\s*\{")
 _ROLE = f"['\"](role|from)['\"]\\s*:\\s*['\"]({'|'.join(ROLES)})['\"]"

@@ -11,14 +11,15 @@ from typing import Any, Literal
 import torch
 
 from lit_posttrain.data.audit.report import AuditReport
-from lit_posttrain.data.files.sources import Record, find_sources
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import Columns, recognise
 from lit_posttrain.data.formats.example import Labelled
 from lit_posttrain.data.modules.preference import ComparisonReader
+from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
 from lit_posttrain.data.render.templates import TrainOn
-from lit_posttrain.data.render.trees import Reader
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.build import build_store
 from lit_posttrain.data.store.loader import EvalLoader

@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.audit import show
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import Columns, recognise
+from lit_posttrain.data.formats.prompts import prompt_reader
 from lit_posttrain.data.modules.preference import PreferenceData, PreferenceOptions
-from lit_posttrain.data.modules.prompts import prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import JSON_TEXT, MESSAGES_AS_TEXT, TRANSCRIPT

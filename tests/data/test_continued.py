@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import tiny
 
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.modules.preference import PreferenceOptions
 from lit_posttrain.data.modules.prompts import PromptOptions
 from lit_posttrain.data.render.trees import CONTINUED, TreeMaker

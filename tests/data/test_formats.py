@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import Columns, recognise
 from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.formats.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.modules.preference import ComparisonReader
-from lit_posttrain.data.modules.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import MEDIA_COLUMNS
 from lit_posttrain.data.rows.kinds import ANSWERS, CONVERSATION, PROMPT

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from lit_posttrain.data.files.sources import Record, read_records
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.sources import read_records
 from lit_posttrain.data.formats.comparisons import recognise_comparison
 from lit_posttrain.data.formats.conversations import recognise
-from lit_posttrain.data.modules.prompts import prompt_reader
+from lit_posttrain.data.formats.prompts import prompt_reader
 from lit_posttrain.errors import PostTrainError
 
 ASKED = [{"role": "user", "content": "Q"}]

@@ -13,7 +13,7 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain.data.audit.file_audit import FileAudit
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.modules.preference import PreferenceOptions
 from lit_posttrain.data.modules.prompts import PromptOptions
 from lit_posttrain.data.render.trees import TreeMaker

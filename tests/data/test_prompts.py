@@ -10,10 +10,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain import PostTrainError, PromptData
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import recognise
-from lit_posttrain.data.modules.prompts import PromptColumns, prompt_reader
+from lit_posttrain.data.formats.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.kinds import COMPARED, RIGHT
 from lit_posttrain.data.rows.marks import MESSAGE_MARKS, ROW_MARKS

@@ -128,7 +128,7 @@ def test_what_arrow_adds_is_no_content(tmp_path: Path, monkeypatch: pytest.Monke
         made = datasets.Dataset.from_list(rows)
         loaded = made.to_iterable_dataset() if streaming else made
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, loaded=loaded, **__: loaded)
-        monkeypatch.setattr("lit_posttrain.data.files.sources.missing_reason", lambda *_: None)
+        monkeypatch.setattr("lit_posttrain.data.files.hf_datasets.missing_reason", lambda *_: None)
         (source,) = find_sources("owner/name", streaming)
         assert [r.data for r in source.records()] == rows
     said = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"limit": None}}}]}]
@@ -234,7 +234,7 @@ def test_hub_name_goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr("lit_posttrain.data.files.sources.missing_reason", lambda *_: None)
+    monkeypatch.setattr("lit_posttrain.data.files.hf_datasets.missing_reason", lambda *_: None)
     assert [r.data for r in read_records("owner/name:train[:5]")] == ROWS
     digests = {source.digest() for source in find_sources("owner/name/main")}
     assert asked == [("owner/name", None, "train[:5]"), ("owner/name", "main", "train")]
@@ -254,7 +254,7 @@ def test_slices_of_a_split_are_different_data(
         return whole.select(cut[split])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr("lit_posttrain.data.files.sources.missing_reason", lambda *_: None)
+    monkeypatch.setattr("lit_posttrain.data.files.hf_datasets.missing_reason", lambda *_: None)
     sources = [find_sources(f"owner/name:{split}")[0] for split in cut]
     assert all(source.files == sources[0].files != () for source in sources)
     assert len({source.digest() for source in sources}) == len(cut)
@@ -364,7 +364,7 @@ def test_missing_things_come_with_suggestions(tmp_path: Path, monkeypatch: pytes
         raise ConnectionError("Couldn't reach\nthe hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    monkeypatch.setattr("lit_posttrain.data.files.sources.missing_reason", lambda *_: None)
+    monkeypatch.setattr("lit_posttrain.data.files.hf_datasets.missing_reason", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "empty").mkdir(parents=True)
     (tmp_path / "data" / "train.jsonl").write_text('{"text": "a"}\n')

@@ -329,7 +329,7 @@ def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_list(pairs(0, 6)).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr("lit_posttrain.data.files.sources.missing_reason", lambda *_: None)
+    monkeypatch.setattr("lit_posttrain.data.files.hf_datasets.missing_reason", lambda *_: None)
     (source,) = find_sources("owner/name:train", streaming=True)
     assert [record.data for record in source.records()] == pairs(0, 6)
     assert [record.line for record in source.records()] == [1, 2, 3, 4, 5, 6]
@@ -352,7 +352,7 @@ def test_a_hub_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("reset\nby peer")
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: broken())
-    monkeypatch.setattr("lit_posttrain.data.files.sources.missing_reason", lambda *_: None)
+    monkeypatch.setattr("lit_posttrain.data.files.hf_datasets.missing_reason", lambda *_: None)
     (source,) = find_sources("owner/name", streaming=True)
     with pytest.raises(PostTrainError, match=r"not readable after row 2 \(ConnectionError: reset by peer\)"):
         list(source.records())

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import recognise
+from lit_posttrain.data.formats.prompts import prompt_reader
 from lit_posttrain.data.modules.preference import PreferenceData
-from lit_posttrain.data.modules.prompts import prompt_reader
 from lit_posttrain.data.rows.bad_rows import Misread
 from lit_posttrain.data.rows.kinds import JUDGED
 from lit_posttrain.data.rows.row import Row

@@ -10,7 +10,7 @@ from helpers import tiny
 from helpers.published import published, published_tokenizer
 
 from lit_posttrain.cli.commands.answers import row_of
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparisons import recognise_comparison
 from lit_posttrain.data.modules.asked import asked
 from lit_posttrain.inference.best_of import _row

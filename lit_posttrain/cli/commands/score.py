@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from lit_posttrain.cli.commands import call
 from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.cli.parsing.early import check_data, check_model
-from lit_posttrain.data.files.sources import Record, find_sources, read_records
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.sources import find_sources, read_records
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.signals import terminable
 

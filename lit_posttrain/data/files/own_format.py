@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lit_posttrain.data.files.sources import Source
+from lit_posttrain.data.files.source import Source
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.values import kind
 from lit_posttrain.errors import PostTrainError

@@ -12,10 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.formats.columns import ColumnsBeside, check_needs, require_columns
 from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
-from lit_posttrain.data.formats.conversations import check_needs, no_conversation, recognise, require_columns
+from lit_posttrain.data.formats.conversations import recognise
+from lit_posttrain.data.formats.not_conversations import no_conversation
 from lit_posttrain.data.rows.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.rows.kinds import PROMPT, asks, guessed, is_whole, label_values, tokens
 from lit_posttrain.data.rows.row import Row
@@ -58,7 +60,7 @@ class ComparisonFormat:
 
 
 @dataclass
-class PreferenceColumns:
+class PreferenceColumns(ColumnsBeside):
     """Names of the columns to use where they are not recognised by themselves.
 
     Args:
@@ -77,8 +79,6 @@ class PreferenceColumns:
         completion: Column with a single response, or a conversation that ends with it. Needs `good`, and `prompt` where
             it is no conversation.
         good: Column that says whether the single response is good.
-        system: Column with a system prompt of the row's own. A column called `system` is found without this.
-        tools: Column with the row's tool schemas (a list, or JSON text). A column called `tools` is found without this.
     """
 
     prompt: str | None = None
@@ -93,8 +93,6 @@ class PreferenceColumns:
     labels: list[str] | None = None
     completion: str | None = None
     good: str | None = None
-    system: str | None = None
-    tools: str | None = None
 
 
 def recognise_comparison(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.formats.columns import check_needs
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, recognise_comparison
-from lit_posttrain.data.formats.conversations import Parts, check_needs, recognise
+from lit_posttrain.data.formats.conversation_readers import Parts
+from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import THOUGHT_COLUMNS
 from lit_posttrain.data.rows.kinds import compared, guessed

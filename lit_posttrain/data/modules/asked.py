@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.data.audit.file_audit import FileAudit
-from lit_posttrain.data.files.sources import SUFFIXES, Record, find_sources
-from lit_posttrain.data.formats.conversations import no_conversation
+from lit_posttrain.data.files.folders import SUFFIXES
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.example import Example
-from lit_posttrain.data.modules.prompts import PromptReader, prompt_reader
+from lit_posttrain.data.formats.not_conversations import no_conversation
+from lit_posttrain.data.formats.prompts import PromptReader, prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.names import short_names
-from lit_posttrain.data.render.trees import Options
+from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.build import build_store, held_out
 from lit_posttrain.data.store.loader import AuxiliaryRows, EvalLoader, StepLoader, Trees
 from lit_posttrain.data.store.mixing import Mix, check_weights, mix_sources

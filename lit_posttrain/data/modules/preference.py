@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparison import Candidate, Comparison
 from lit_posttrain.data.formats.comparison_readers import Annotators
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.example import Example, Labelled
 from lit_posttrain.data.modules.streamable import StreamableData
+from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
 from lit_posttrain.data.render.templates import TrainOn
-from lit_posttrain.data.render.trees import Reader
 from lit_posttrain.data.rows.message_checks import check_order
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.votes import Winner

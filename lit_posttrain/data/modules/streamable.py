@@ -12,7 +12,7 @@ from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.modules.base import TreeData, require_at_least
-from lit_posttrain.data.render.trees import Options
+from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.data.store.streaming import StreamLoader, TreeStream, refuse_with_stream, require_steps
 from lit_posttrain.distributed import together

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,63 +15,19 @@ from numpy.typing import NDArray
 from lit_posttrain.data.audit.compared import Compared
 from lit_posttrain.data.audit.file_audit import FileAudit, Tally
 from lit_posttrain.data.audit.report import AuditReport
-from lit_posttrain.data.files.sources import Record
+from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.example import Example, Labelled
+from lit_posttrain.data.render.joining import by_tree, joined
 from lit_posttrain.data.render.masks import TokenMask
-from lit_posttrain.data.render.overlong import Fitted
-from lit_posttrain.data.render.templates import ConversationTemplate, Rendered, TrainOn
+from lit_posttrain.data.render.options import Options, Reader
+from lit_posttrain.data.render.templates import ConversationTemplate, Rendered
 from lit_posttrain.data.render.used_keys import UsedKeys
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
-from lit_posttrain.types import Response, Tree
+from lit_posttrain.types import Tree
 
 MARKED = "with turns of the assistant that are marked not to be trained on"
 CONTINUED = "with a prompt that ends with the assistant's words, which the response continues"
-
-
-class Reader(Protocol):
-    """How the records of one file become examples; `name` is what the audit calls its columns."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def doubt(self) -> str:
-        """What the records read so far say against how they were read; empty for nothing."""
-        ...
-
-    def read(self, data: Mapping[str, Any]) -> Labelled:
-        """The examples of one record, all with the same prompt, and what their responses are."""
-        ...
-
-
-class Options(Protocol):
-    """What decides which trees come out of files; hashed into the cache's key."""
-
-    @property
-    def train_on(self) -> TrainOn: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def overlong(self) -> str: ...
-    @property
-    def on_bad_row(self) -> Literal["error", "skip"]: ...
-    @property
-    def whole_text(self) -> bool:
-        """Whether responses keep what the template writes behind their last trained token."""
-        ...
-
-    @property
-    def scored(self) -> bool:
-        """Whether a reward model reads the conversations, as the chat template renders them."""
-        ...
-
-    def reader(self, record: Record) -> Reader:
-        """Decide by a file's first record how it is read."""
-        ...
-
-    def fit(self, tree: Tree) -> Fitted:
-        """What to do with a tree that may be longer than `max_length`."""
-        ...
 
 
 def row_hash(data: dict[str, Any]) -> int:
@@ -143,7 +99,7 @@ class TreeMaker:
             labelled = self.look(file, record).read(record.data)
             texts = [self._render(example, record, audit) for example in labelled.examples]
             self._note(labelled, record.line, audit)
-            for rendered in _by_tree(texts):
+            for rendered in by_tree(texts):
                 marked = any(example.untrained for example in labelled.examples)
                 yield Item(file, record.line, digest, rendered, labelled.labels, labelled.record, marked)
         except BadRow as error:
@@ -195,13 +151,13 @@ class TreeMaker:
         made = [self.mask.trees(rendered, encoding, self.options.whole_text) for rendered, encoding in own]
         marked = item.marked or self.options.scored
         if len(made) == 1:
-            return [_joined([tree], item.labels, marked) for tree in made[0]]
+            return [joined([tree], item.labels, marked) for tree in made[0]]
         if any(len(trees) != 1 for trees in made):
             raise BadRow(
                 "token boundary",
                 "a response of several turns whose prompts and answers share tokens; cut the response to one turn",
             )
-        return [_joined([trees[0] for trees in made], item.labels, marked)]
+        return [joined([trees[0] for trees in made], item.labels, marked)]
 
     def _render(self, example: Example, record: Record, audit: FileAudit) -> list[Rendered]:
         template = self.template
@@ -273,50 +229,3 @@ class TreeMaker:
             ends=dict(self.mask.ends),
             compared=comparisons,
         )
-
-
-def _by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
-    """The texts of each tree: one tree of all examples, or, of a single example that is trained turn by turn, one a
-    turn."""
-    if len(texts) == 1:
-        return [[rendered] for rendered in texts[0]]
-    if any(len(rendered) != 1 for rendered in texts):
-        raise BadRow(
-            "rewritten turns",
-            "the chat template rewrites earlier turns, so that a response of several turns is no single text; cut the "
-            "response to one turn",
-        )
-    return [[rendered[0] for rendered in texts]]
-
-
-def _joined(trees: list[Tree], labels: list[dict[str, float]], marked: bool) -> Tree:
-    """Trees of one response each as one tree. marked: a response may begin with turns that are not trained on.
-
-    Raises:
-        BadRow: the tokens of their prompts differ.
-    """
-    first = trees[0]
-    if not labels:
-        return first
-    prompt = first.prompt
-    if any(not np.array_equal(tree.prompt, prompt) for tree in trees[1:]):
-        if not marked:
-            raise BadRow(
-                "token boundary", "the prompt has other tokens before one response than before another; mend it"
-            )
-        # a tree's prompt ends where training begins, which is later where a response begins with an untrained turn
-        shortest = min(len(tree.prompt) for tree in trees)
-        alike = np.all([tree.prompt[:shortest] == prompt[:shortest] for tree in trees], axis=0)
-        prompt = prompt[: shortest if alike.all() else int(np.argmin(alike))]
-    said = [_after(tree, len(prompt)) for tree in trees]
-    if any(labels) and len(said) > 1 and all(np.array_equal(r.tokens, said[0].tokens) for r in said):
-        raise NothingToLearn("equal responses", "all responses have the same tokens: no preference; remove the row")
-    responses = [Response(r.tokens, r.loss_mask, dict(known)) for r, known in zip(said, labels, strict=True)]
-    return Tree(prompt, responses, first.prompt_loss_mask)
-
-
-def _after(tree: Tree, start: int) -> Response:
-    """The response of a tree with the end of its prompt, from token `start` on, before it."""
-    rest, response = tree.prompt[start:], tree.responses[0]
-    tokens = np.concatenate([rest, response.tokens])
-    return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.loss_mask]))

@@ -25,13 +25,15 @@ from lit_posttrain.data.audit.compared import compared
 from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.own_format import in_format
-from lit_posttrain.data.files.sources import Record, Source, find_sources
+from lit_posttrain.data.files.source import Record, Source
+from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.conversations import Columns, Format, recognise
 from lit_posttrain.data.formats.example import Labelled
 from lit_posttrain.data.render.masks import plain_backend
+from lit_posttrain.data.render.options import Options, Reader
 from lit_posttrain.data.render.overlong import Fitted, fit
 from lit_posttrain.data.render.templates import TrainOn
-from lit_posttrain.data.render.trees import Item, Options, Reader, TreeMaker, row_hash
+from lit_posttrain.data.render.trees import Item, TreeMaker, row_hash
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
 from lit_posttrain.errors import PostTrainError

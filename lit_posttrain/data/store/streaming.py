@@ -22,7 +22,7 @@ from lightning.pytorch import Trainer
 from lit_posttrain.data.audit.compared import compared
 from lit_posttrain.data.audit.file_audit import unused
 from lit_posttrain.data.audit.report import AuditReport
-from lit_posttrain.data.files.sources import Record, Source
+from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.data.render.trees import TreeMaker
 from lit_posttrain.data.store.loader import AuxiliaryRows, StepCutter, Trees, require_same
 from lit_posttrain.data.store.memory import MemoryTrees

@@ -1,0 +1,57 @@
+"""What decides how records become trees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.formats.example import Labelled
+from lit_posttrain.data.render.overlong import Fitted
+from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.types import Tree
+
+
+class Reader(Protocol):
+    """How the records of one file become examples; `name` is what the audit calls its columns."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def doubt(self) -> str:
+        """What the records read so far say against how they were read; empty for nothing."""
+        ...
+
+    def read(self, data: Mapping[str, Any]) -> Labelled:
+        """The examples of one record, all with the same prompt, and what their responses are."""
+        ...
+
+
+class Options(Protocol):
+    """What decides which trees come out of files; hashed into the cache's key."""
+
+    @property
+    def train_on(self) -> TrainOn: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def overlong(self) -> str: ...
+    @property
+    def on_bad_row(self) -> Literal["error", "skip"]: ...
+    @property
+    def whole_text(self) -> bool:
+        """Whether responses keep what the template writes behind their last trained token."""
+        ...
+
+    @property
+    def scored(self) -> bool:
+        """Whether a reward model reads the conversations, as the chat template renders them."""
+        ...
+
+    def reader(self, record: Record) -> Reader:
+        """Decide by a file's first record how it is read."""
+        ...
+
+    def fit(self, tree: Tree) -> Fitted:
+        """What to do with a tree that may be longer than `max_length`."""
+        ...

@@ -15,7 +15,7 @@ from lit_posttrain.callbacks.reward_hacking import RewardHackingWatch
 from lit_posttrain.callbacks.reward_logging import RewardLogger
 from lit_posttrain.callbacks.run_plan import RunPlan
 from lit_posttrain.callbacks.samples import SampleLogger
-from lit_posttrain.callbacks.throughput import ThroughputMonitor
+from lit_posttrain.callbacks.throughput import Throughput
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -32,6 +32,6 @@ __all__ = [
     "RunPlan",
     "SampleLogger",
     "StepProgressBar",
-    "ThroughputMonitor",
+    "Throughput",
     "run_checkpoints",
 ]

@@ -18,7 +18,7 @@ from lit_posttrain.trainer_state import ends_step, logs_step
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 
 
-class ThroughputMonitor(Callback):
+class Throughput(Callback):
     """Speed, padding, memory and utilisation.
 
     Logged with the other metrics of a step, over the steps since the last log.

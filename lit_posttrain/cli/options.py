@@ -11,8 +11,11 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 
@@ -22,7 +25,7 @@ from lit_posttrain.callbacks import ReferenceSync as ReferenceSync
 from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
 from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger
-from lit_posttrain.callbacks import ThroughputMonitor
+from lit_posttrain.callbacks import Throughput
 from lit_posttrain.cli.own_classes import own_class, unfinished
 from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, keep_tree, of_library
 from lit_posttrain.cli.parsing.parser import ExactParser
@@ -46,7 +49,7 @@ from lit_posttrain.methods.simpo import SimPO as SimPO
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
 from lit_posttrain.rewards import Reward
 
-_FAMILIES: dict[str, type] = {
+_FAMILIES: dict[str, type | tuple[type, ...]] = {
     "method": PostTrainingModule,
     "data module": pl.LightningDataModule,
     "reward": Reward,
@@ -55,6 +58,7 @@ _FAMILIES: dict[str, type] = {
     "logger": Logger,
     "strategy": Strategy,
     "profiler": Profiler,
+    "plugin": (Precision, ClusterEnvironment, CheckpointIO, LayerSync),
 }
 
 
@@ -112,7 +116,7 @@ def option_tree() -> OptionTree:
     """The tree of all options, kept for later commands; classes of one's own, which they may not have, are not."""
     tree = OptionTree(families={family: {} for family in _FAMILIES})
     for family, base in _FAMILIES.items():
-        for kind in _below(base):
+        for kind in _below(base if isinstance(base, tuple) else (base,)):
             paths = tree.families[family].setdefault(kind.__name__, [])
             if import_path(kind) not in paths:
                 paths.append(import_path(kind))
@@ -126,9 +130,9 @@ def option_tree() -> OptionTree:
         "model": Option(family="method", required=True),
         "data": Option(family="data module", required=True),
         "wandb": Option(group=import_path(WandbOptions)),
-        "throughput": Option(group=import_path(ThroughputMonitor)),
+        "throughput": Option(group=import_path(Throughput)),
     }
-    for group in (pl.Trainer, WandbOptions, ThroughputMonitor):
+    for group in (pl.Trainer, WandbOptions, Throughput):
         add_kind(tree, group, _FAMILIES)
     for command, skipped in pl.cli.LightningCLI.subcommands().items():
         method = options_of(getattr(pl.Trainer, command), tree, _FAMILIES)
@@ -153,13 +157,13 @@ def load_class(tree: OptionTree, family: str, path: str) -> Kind | None:
     return own_class(tree, _FAMILIES, family, path)
 
 
-def _below(base: type) -> Iterator[type]:
-    """The classes that may be chosen where `base` is wanted."""
+def _below(bases: tuple[type, ...]) -> Iterator[type]:
+    """The classes that may be chosen where one of `bases` is wanted."""
     seen: set[type] = set()
-    waiting: list[type] = [base]
+    waiting = list(bases)
     while waiting:
         kind = waiting.pop()
         waiting += set(type.__subclasses__(kind)) - seen
         seen.add(kind)
-        if kind is not base and not unfinished(kind) and not kind.__name__.startswith("_"):
+        if kind not in bases and not unfinished(kind) and not kind.__name__.startswith("_"):
             yield kind

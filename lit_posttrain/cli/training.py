@@ -33,19 +33,18 @@ from lit_posttrain.callbacks import (
     PredictionWriter,
     RunPlan,
     StepProgressBar,
-    ThroughputMonitor,
+    Throughput,
     run_checkpoints,
 )
 from lit_posttrain.callbacks.protocols import StartsProcesses, part_of
 from lit_posttrain.cli.arguments import goes_on_again, resolve_arguments
 from lit_posttrain.cli.guards import explained_failures
 from lit_posttrain.cli.options import AuditOptions, RunOptions, RunParser, load_class, option_tree
-from lit_posttrain.cli.parsing.parser import UsageError
 from lit_posttrain.cli.parsing.reader import CommandLine
 from lit_posttrain.cli.parsing.values import plain
 from lit_posttrain.cli.run_config import SaveRunConfig
 from lit_posttrain.core.module import PostTrainingModule
-from lit_posttrain.core.trainer_checks import check_chosen, named_strategy, refusal_in
+from lit_posttrain.core.trainer_checks import check_chosen, named_strategy
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.loggers import MetricsCSV, WandbOptions, wandb_logger
 from lit_posttrain.runs.checkpoint_shards import read
@@ -145,21 +144,16 @@ class PostTrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""
-        try:
-            if isinstance(args, list):
-                command, options = (args[:1], args[1:]) if self._has_commands else ([], args)
-                line = _reader(command[0] if command else "audit")
-                self.config = plain(parser.parse_args([*command, *line.read(options)]))
-                for note in line.notes if _main_process() else ():
-                    log.warning(note)
-            elif isinstance(args, dict) and not self._has_commands:
-                self.config = plain(parser.parse_object(_reader("audit").read_options(args)))
-            else:
-                super().parse_arguments(parser, args)
-        except UsageError as problem:
-            if refusal := refusal_in(str(problem)):
-                raise PostTrainError(refusal) from problem
-            raise
+        if isinstance(args, list):
+            command, options = (args[:1], args[1:]) if self._has_commands else ([], args)
+            line = _reader(command[0] if command else "audit")
+            self.config = plain(parser.parse_args([*command, *line.read(options)]))
+            for note in line.notes if _main_process() else ():
+                log.warning(note)
+        elif isinstance(args, dict) and not self._has_commands:
+            self.config = plain(parser.parse_object(_reader("audit").read_options(args)))
+        else:
+            super().parse_arguments(parser, args)
         section = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
         _make_plain(section.trainer)
         check_chosen(section.trainer)
@@ -171,7 +165,7 @@ class PostTrainCLI(LightningCLI):
         """The options of a run beside model, data and trainer."""
         parser.add_class_arguments(RunOptions, instantiate=False)
         parser.add_class_arguments(WandbOptions, "wandb")
-        parser.add_lightning_class_args(ThroughputMonitor, "throughput")
+        parser.add_lightning_class_args(Throughput, "throughput")
         if not self._has_commands:  # then it takes what `fit` does, such as the config of a run
             parser.add_method_arguments(pl.Trainer, "fit", skip=set(self.subcommands()["fit"]))
         if not self.tracking:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import re
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,8 +40,6 @@ _LISTED: dict[str, Mapping[str, Support]] = {
     "precision": PRECISIONS,
     "accelerator": ACCELERATORS,
 }
-# how jsonargparse calls the class that a value names
-_NAMED = (r"class_path='([\w.]+)'", r"Expected a path but ([\w.]+) either", r"subclasses with name (\w+)")
 _OWNERS = ("lightning", "lit_posttrain")
 # options that Lightning takes and divides by, or takes for something else, below these
 _LEAST: dict[str, float] = {
@@ -92,18 +89,6 @@ def _check_one(option: str, chosen: Any) -> None:
             raise PostTrainError(f"--trainer.{option} {chosen}: {support.says}")
 
 
-def refusal_in(message: str) -> str | None:
-    """What to say of a class that is refused and that a parser could not read either: it is abstract, lacks its
-    package or its arguments, or has the name of another one. message: the parser's."""
-    option = re.search(r"trainer\.(\w+)", message)
-    listed = _LISTED.get(option[1], {}) if option else {}
-    for path in re.findall("|".join(_NAMED), message):
-        name = next(filter(None, path)).rpartition(".")[2]
-        if option and name in listed and not listed[name].works:
-            return f"--trainer.{option[1]} {name}: {listed[name].says}"
-    return None
-
-
 def named_strategy(name: str) -> str | None:
     """The import path of a strategy given by the name of its class, which Lightning would take for a name in its
     registry; None for those."""
@@ -123,8 +108,6 @@ def check_class(option: str, kind: type) -> None:
     for parent in kind.__mro__:
         if parent.__module__.partition(".")[0] not in _OWNERS or parent.__name__ not in listed:
             continue
-        if option == "callbacks" and parent.__name__ == "ThroughputMonitor" and _is_own(parent):
-            return  # of the same name as Lightning's
         support = listed[parent.__name__]
         base = "base class" in support.says
         if not support.works and (parent is kind or not base):
@@ -136,10 +119,6 @@ def check_class(option: str, kind: type) -> None:
 
 def _module(name: str) -> Any:
     return importlib.import_module(name)
-
-
-def _is_own(kind: type) -> bool:
-    return kind.__module__.startswith("lit_posttrain")
 
 
 def check_trainer(trainer: pl.Trainer) -> None:

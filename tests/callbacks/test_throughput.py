@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from lit_posttrain.callbacks import ThroughputMonitor
+from lit_posttrain.callbacks import Throughput
 from lit_posttrain.callbacks.flops import measured_peak, training_flops
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -72,7 +72,7 @@ def test_logs_what_was_trained(fit_in: Any, tmp_path: Path) -> None:
     perf, count = Perf(), Count()
     fit_in(
         tmp_path,
-        [ThroughputMonitor(peak_tflops=1.0), count],
+        [Throughput(peak_tflops=1.0), count],
         loggers=[perf],
         max_epochs=2,
         log_every_n_steps=2,
@@ -140,7 +140,7 @@ def test_peak_is_measured_quickly() -> None:
 
 def test_peak_must_be_positive() -> None:
     with pytest.raises(PostTrainError, match="peak_tflops is 0"):
-        ThroughputMonitor(0)
+        Throughput(0)
 
 
 def test_the_peak_is_measured_on_numbers_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from lit_posttrain.callbacks import (
     GracefulInterrupt,
     RunPlan,
     SampleLogger,
-    ThroughputMonitor,
+    Throughput,
     run_checkpoints,
 )
 from lit_posttrain.core.optimisation import Optim
@@ -61,7 +61,7 @@ def main(model: str, folder: Path, what: str) -> None:
         FiniteLossGuard(),
         GracefulInterrupt(),
         RunPlan(),
-        ThroughputMonitor(peak_tflops=1.0),
+        Throughput(peak_tflops=1.0),
         SampleLogger(["one plus two"], max_new_tokens=3),
         *([OneRankInterrupted()] if what == "interrupt" else []),
         *run_checkpoints(100),

@@ -16,7 +16,7 @@ from helpers.runs import write
 from transformers import LlamaForSequenceClassification
 
 from lit_posttrain import LoRASpec, ModelSpec
-from lit_posttrain.callbacks import FiniteLossGuard, ThroughputMonitor
+from lit_posttrain.callbacks import FiniteLossGuard, Throughput
 from lit_posttrain.inference.chat import ChatModel
 from lit_posttrain.inference.score import ResponseScorer
 from lit_posttrain.rewards import RewardModelScore
@@ -64,7 +64,7 @@ def test_training_mixes_no_devices(
             max_steps=2,
             precision=precision,
             gradient_clip_val=1.0,
-            callbacks=[FiniteLossGuard(), ThroughputMonitor(1.0), OnTheGPU()],
+            callbacks=[FiniteLossGuard(), Throughput(1.0), OnTheGPU()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

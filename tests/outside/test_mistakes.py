@@ -102,6 +102,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "a reward in a file": (["--config", "mine.yaml"], "mine.yaml:5: class_path my.parts.Lung: module `my.parts`"),
     "a callback": (["--config", "sft.yaml", "--trainer.callbacks+=my.parts.Log"], "has no `Log`; did you mean Long?"),
+    "a plugin": (
+        ["--config", "sft.yaml", "--trainer.plugins", "my.parts.Long"],
+        "is a reward; a plugin is wanted, which",
+    ),
     "a strategy": (["--config", "sft.yaml", "--trainer.strategy", "my.parts.Shard"], "has no `Shard`"),
 }
 

@@ -12,12 +12,12 @@ from typing import Any
 from lit_posttrain.cli.parsing.config_file import ConfigFile, Keys
 from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
 from lit_posttrain.cli.parsing.spelling import a, close_name, likely
-from lit_posttrain.core.supported import CALLBACKS, LOGGERS, PROFILERS, STRATEGIES
+from lit_posttrain.core.supported import CALLBACKS, LOGGERS, PLUGINS, PROFILERS, STRATEGIES
 from lit_posttrain.errors import PostTrainError
 
 _FILES = (".yaml", ".yml", ".json")  # with the class and its options: the parser reads them itself
 DEFAULT_OPTIMIZER = "torch.optim.AdamW"  # of every method
-_SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS}
+_SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS, "plugin": PLUGINS}
 Load = Callable[[str, str], Kind | None]
 OUR_CLASSES = ("method", "data module")  # every run has one of each, and its config chooses them
 
@@ -139,7 +139,7 @@ class Choices:
         path, short = self.tree.resolve(option.family, name), name.rpartition(".")[2]
         support = _SUPPORT.get(option.family, {}).get(short)
         of_lightning = name == short or (path or name).startswith("lightning.")
-        if support is not None and not support.works and of_lightning and len(self._paths(option.family, short)) < 2:
+        if support is not None and not support.works and of_lightning:
             raise PostTrainError(f"{place.said} {name}: {support.says}")
         kind = self.tree.kinds[path] if path is not None else self._own(option.family, name, place)
         if kind is not None:
@@ -273,9 +273,6 @@ class Choices:
         if owner is self.root and not before:
             return "no such option; --help lists the options"
         return f"no such option; {'.'.join(before) or owner.name} has {', '.join(sorted(here)) or 'none'}"
-
-    def _paths(self, family: str, name: str) -> list[str]:
-        return self.tree.families.get(family, {}).get(name, [])
 
     def _holders(self, family: str, name: str) -> list[str]:
         known = self.tree.families.get(family, {})

@@ -67,11 +67,12 @@ def options_of(function: Callable[..., Any], tree: OptionTree, families: Familie
 def _option(annotation: Any, tree: OptionTree, families: Families) -> Option:
     plain, group, family, many = [], "", "", False
     for part in _alternatives(annotation):
-        inner = (get_args(part) or (None,))[-1]  # of a list its items, of a factory what it makes
         origin = get_origin(part)
-        of = _family(inner if origin in (list, Iterable, Callable) else part, families)
-        if of:
-            family, many = of, many or origin in (list, Iterable)
+        holds = origin in (list, Iterable, Callable)  # of a list its items, of a factory what it makes
+        held = (get_args(part) or (None,))[-1] if holds else part
+        of = {_family(kind, families) for kind in _alternatives(held)}
+        if len(of) == 1 and "" not in of:
+            family, many = of.pop(), many or origin in (list, Iterable)
         elif is_dataclass(part) and isinstance(part, type):
             group = import_path(part)
             add_kind(tree, part, families)

@@ -132,21 +132,23 @@ class Pairs:
         return (1 - self.flip_prob) * loss(first, second) + self.flip_prob * loss(second, first)
 
 
-class PerResponse(dict[str, Tensor]):
+@dataclass
+class PerResponse:
     """(M,) float32 by name. A name that no response of the batch has reads as NaN throughout, so that every name can be
-    asked for in every batch, also in one without responses."""
+    asked for in every batch, also in one without responses. columns: the names that some have. absent: (M,) NaN.
 
-    def __init__(self, columns: Mapping[str, Tensor], absent: Tensor) -> None:
-        """absent: (M,) NaN."""
-        super().__init__(columns)
-        self.absent = absent
+    A dataclass, whose tensors Lightning converts where the model is not float32; of a dict it would make a new one.
+    """
 
-    def __missing__(self, name: str) -> Tensor:
-        return self.absent
+    columns: dict[str, Tensor]
+    absent: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.columns.get(name, self.absent)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> PerResponse:
         """A copy with `change` applied to every tensor."""
-        return PerResponse({name: change(values) for name, values in self.items()}, change(self.absent))
+        return PerResponse({name: change(values) for name, values in self.columns.items()}, change(self.absent))
 
 
 @dataclass

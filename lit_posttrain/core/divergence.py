@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from lit_posttrain.core.frozen import FrozenModel
+from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.core.terms import Term
 from lit_posttrain.ops.divergence import Divergence, divergence
 from lit_posttrain.ops.head import HeadInputs
 from lit_posttrain.types import TreeBatch
 
 
-def divergence_from(teacher: FrozenModel, batch: TreeBatch, *, beta: float, temperature: float) -> Divergence:
-    """The divergence of the teacher's module's policy from the teacher over the whole vocabulary, summed over the
-    batch's N targets, with the policy's entropy; see ops/divergence.py. Heads that are padded to different sizes are
-    compared over the tokens of the tokenizer."""
-    vocabulary = len(teacher.module.tokenizer)
+def divergence_term(
+    module: PostTrainingModule, teacher: FrozenModel, batch: TreeBatch, beta: float, temperature: float = 1.0
+) -> Term:
+    """The divergence of a module's policy from a teacher over the whole vocabulary, a mean over tokens; see
+    ops/divergence.py for beta. Heads that are padded to different sizes are compared over the tokens of the tokenizer.
+    Tracks the metric entropy (of the policy, nats a token)."""
+    vocabulary = len(module.tokenizer)
 
     def between(student: HeadInputs, other: HeadInputs) -> Divergence:
         shared = None if student.entries == other.entries else vocabulary
@@ -21,5 +25,7 @@ def divergence_from(teacher: FrozenModel, batch: TreeBatch, *, beta: float, temp
     def with_teacher(student: HeadInputs) -> Divergence:
         return teacher.with_head(batch, lambda other: between(student, other))
 
-    found: Divergence = teacher.module.language_model(batch, use=with_teacher)
-    return found
+    found: Divergence = module.language_model(batch, use=with_teacher)
+    assert found.entropy is not None
+    module.track("entropy", found.entropy.sum(), batch.local_count("tokens"))
+    return Term(found.loss, "tokens")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -29,6 +29,9 @@ from lit_posttrain.rollout.said import SaidBy
 from lit_posttrain.rollout.text import Prompt, PromptEncoder
 from lit_posttrain.trainer_state import attached_trainer, fitting
 from lit_posttrain.types import RowLayout, TreeBatch
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from transformers import PreTrainedTokenizerFast
 
 
 class ModelModule(pl.LightningModule):
@@ -120,7 +123,7 @@ class ModelModule(pl.LightningModule):
     # What is known of it -------------------------------------------------------------------------------------------
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer of the policy."""
         return load_tokenizer(self.model_spec)
 

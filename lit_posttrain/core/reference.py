@@ -111,7 +111,7 @@ class Reference(Component):
     def logprobs(self, batch: TreeBatch, temperature: float = 1.0) -> Tensor:
         """(N,) log-probs of the batch's targets under the reference, without a graph: those that the batch brings along
         (computed once for a rollout, or cached), else computed."""
-        found = batch.per_target.get("reference")
+        found = batch.per_target.get("ref_logprobs")
         if found is not None:
             return found
         if not batch.target_ids.numel():
@@ -130,8 +130,8 @@ class Reference(Component):
             raise self.module.changed("policy", told)
 
     def column(self, batch: TreeBatch, wanted: set[str], temperature: float) -> dict[str, Tensor]:
-        """`reference` (N,) for a rollout's columns, if it is wanted."""
-        return {"reference": self.compute(batch, temperature)} if "reference" in wanted else {}
+        """`ref_logprobs` (N,) for a rollout's columns, if it is wanted."""
+        return {"ref_logprobs": self.compute(batch, temperature)} if "ref_logprobs" in wanted else {}
 
     def track_distance(self, log_ratios_N: Tensor, batch: TreeBatch) -> None:
         """The metric kl/batch: the mean of k3 over the trained tokens of the batch's responses (nats a token). It is a

@@ -68,7 +68,7 @@ def _fill(
             batch = collate([whole[row] for row in mine], layout, {}, mine).to(trainer.strategy.root_device)
             with trainer.precision_plugin.forward_context():
                 found = logprobs(batch).float().cpu()
-            given = batch.per_target.get("reference")
+            given = batch.per_target.get("ref_logprobs")
             places = found.long() if given is None else given.long().cpu()
             for where, what in all_gather_object((places.numpy(), found.numpy()), trainer):
                 if np.isnan(what).any():

@@ -9,11 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
-from lit_posttrain.core.divergence import divergence_from
+from lit_posttrain.core.divergence import divergence_term
 from lit_posttrain.core.frozen import FrozenPart
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.terms import Term
-from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.columns import attach, joined
@@ -27,14 +26,10 @@ from lit_posttrain.types import TreeBatch
 
 
 class Distillation(OnPolicyModule):
-    """A student learns a teacher's next-token distributions, over the whole vocabulary or of the sampled tokens.
-
-    loss = sum over the step's trained tokens of the divergence of the student's next-token distribution from the
-    teacher's / number of trained tokens of the step; `objective sampled` is its policy gradient, with the reward
-    log pi_teacher - log pi_student of every sampled token.
-    With PromptData the student or the teacher answers; with ConversationData the given answers are learnt from.
-    Metrics: loss, entropy (nats a token), and what rewards say where there are some.
-    """
+    """A student learns a teacher's next-token distributions: the mean over the step's trained tokens of the divergence
+    of its distribution from the teacher's; or its policy gradient, with the reward log pi_teacher - log pi_student of
+    every sampled token. With PromptData the student or the teacher answers; the answers of ConversationData are given.
+    Metrics: loss, entropy (nats a token), and what rewards say where there are some."""
 
     trains_unscored: ClassVar[bool] = True
     trains_on_given: ClassVar[bool] = True
@@ -80,12 +75,12 @@ class Distillation(OnPolicyModule):
     @property
     def wanted_columns(self) -> set[str]:
         """For sampled the student's log-probs as it sampled, and the teacher's."""
-        return {"old", "teacher"} if self.objective == "sampled" else set()
+        return {"old_logprobs", "teacher_logprobs"} if self.objective == "sampled" else set()
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """`old`, and `teacher`: the teacher's log-probs."""
-        found = super().columns(batch, wanted)
-        return found | {"teacher": self.teacher.model.logprobs(batch, self.rollout.temperature)}
+        """`old_logprobs` and `teacher_logprobs`."""
+        teacher = self.teacher.model.logprobs(batch, self.rollout.temperature)
+        return super().columns(batch, wanted) | {"teacher_logprobs": teacher}
 
     def collect(self, number: int) -> Experience:
         """The experience of rollout `number`, which the student or the teacher samples."""
@@ -99,7 +94,7 @@ class Distillation(OnPolicyModule):
             return {}
         self.attach_columns(rollouts)
         trees = [one.tree for one in rollouts]
-        reward = joined(trees, "teacher") - joined(trees, "old")
+        reward = joined(trees, "teacher_logprobs") - joined(trees, "old_logprobs")
         attach(trees, "advantage", reward)
         return {"teacher_kl": (-float(reward.sum()), float(len(reward)))}
 
@@ -108,12 +103,4 @@ class Distillation(OnPolicyModule):
         temperature = self.rollout.temperature
         if self.objective == "sampled" and "advantage" in batch.per_target:
             return self.gradient_terms.terms(batch, self.token_logprobs(batch, temperature=temperature, entropy=True))
-        found = divergence_from(self.teacher.model, batch, beta=self.beta, temperature=temperature)
-        assert found.entropy is not None
-        self.track("entropy", found.entropy.sum(), batch.local_count("tokens"))
-        return {"divergence": Term(found.loss, "tokens")}
-
-    def evaluate(self, rollouts: list[Rollout]) -> Stats:
-        """The divergence on the student's own answers, and what rewards say."""
-        self.tracked_terms(collate([one.tree for one in rollouts], self.layout, {}).to(self.device))
-        return super().evaluate(rollouts)
+        return {"divergence": divergence_term(self, self.teacher.model, batch, self.beta, temperature)}

@@ -102,8 +102,7 @@ class GRPO(OnPolicyModule):
                 are adapters, else copy.
         """
         super().__init__(policy, optim, rewards, rollout)
-        if rollout.group_size < 2:
-            raise PostTrainError("--model.rollout.group_size 1: a response is compared with others; take at least 2")
+        rollout.require_groups()
         if (baseline, scale_rewards) not in _KINDS:
             raise PostTrainError("--model.baseline leave_one_out goes with --model.scale_rewards none (RLOO)")
         if not 0 <= epsilon < math.inf:
@@ -125,10 +124,10 @@ class GRPO(OnPolicyModule):
     @property
     def wanted_columns(self) -> set[str]:
         """The reference's log-probs too."""
-        return super().wanted_columns | ({"reference"} if self.kl.used else set())
+        return super().wanted_columns | ({"ref_logprobs"} if self.kl.used else set())
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """`old`, and `reference`: its log-probs."""
+        """`old_logprobs` and `ref_logprobs`."""
         return super().columns(batch, wanted) | self.reference.column(batch, wanted, self.rollout.temperature)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:

@@ -43,21 +43,20 @@ class KTO(PreferenceModule):
         self,
         policy: ModelSpec,
         optim: Optim = Optim(lr=1e-6, warmup_ratio=0.1),
+        reference: ReferenceKind = "auto",
         beta: float = 0.1,
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
-        reference: ReferenceKind = "auto",
     ) -> None:
         """
         Args:
             policy: The model to train.
             optim: The optimizer and the schedule of its learning rate.
-            beta: How closely the policy is held to the reference; larger is closer.
+            reference: Where the reference's log-probs come from, as for DPO.
+            beta: Scale of the implicit rewards; a larger one holds the policy closer to the reference.
             desirable_weight: Weight of good responses. With few of them raise it, so that weight times number is alike
                 on both sides.
             undesirable_weight: Weight of bad responses.
-            reference: Where the reference's log-probs come from: adapter_off, copy, cached (on disk, by one pass before
-                training), or auto: adapter_off where there are adapters, else copy.
         """
         super().__init__(policy, optim)
         self.reference = Reference(self, reference)

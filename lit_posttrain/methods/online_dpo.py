@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from lit_posttrain.core.dpo import DPOLoss, check_dpo, dpo_term, summed_ratios
@@ -12,10 +11,10 @@ from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import track_pairs
 from lit_posttrain.core.reference import Reference, ReferenceKind
 from lit_posttrain.core.terms import Term
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.module import OnPolicyModule
 from lit_posttrain.on_policy.options import RolloutConfig
+from lit_posttrain.on_policy.ranking import Comparison, ranked
 from lit_posttrain.on_policy.rollouts import Rollout, Stats
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.types import TreeBatch
@@ -36,9 +35,9 @@ class OnlineDPO(OnPolicyModule):
         self,
         policy: ModelSpec,
         rewards: list[Reward],
+        pairs: Comparison = "best_worst",
         optim: Optim = Optim(lr=1e-6, schedule="constant", warmup_ratio=0.0),
         rollout: RolloutConfig = RolloutConfig(group_size=4),
-        pairs: Literal["best_worst", "all"] = "best_worst",
         beta: float = 0.1,
         loss: DPOLoss = "sigmoid",
         label_smoothing: float = 0.0,
@@ -48,9 +47,9 @@ class OnlineDPO(OnPolicyModule):
         Args:
             policy: The model to train.
             rewards: What responses are ranked by: a weighted sum.
+            pairs: The best response to a prompt against the worst, or all pairs of unequal score.
             optim: The optimizer and the schedule of its learning rate.
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
-            pairs: The best response to a prompt against the worst, or all pairs of unequal score.
             beta: How closely the policy is held to the reference; larger is closer.
             loss: The function of a pair's implicit rewards, as for DPO; plackett_luce goes with all pairs.
             label_smoothing: Share of pairs taken to be ranked wrongly, for conservative and robust; below 0.5.
@@ -59,41 +58,25 @@ class OnlineDPO(OnPolicyModule):
         """
         super().__init__(policy, optim, rewards, rollout)
         check_dpo(loss, beta, label_smoothing)
-        if rollout.group_size < 2:
-            raise PostTrainError("--model.rollout.group_size 1: responses are compared; take at least 2")
-        if reference == "cached":
-            raise PostTrainError("--model.reference cached: responses are new every time; take copy or adapter_off")
+        rollout.require_groups()
         self.pairs, self.beta, self.loss, self.label_smoothing = pairs, beta, loss, label_smoothing
         self.reference = Reference(self, reference)
 
     @property
     def wanted_columns(self) -> set[str]:
         """The reference's log-probs, once for all steps of a rollout."""
-        return {"reference"}
+        return {"ref_logprobs"}
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """`reference`: its log-probs."""
+        """`ref_logprobs`."""
         return self.reference.column(batch, wanted, temperature=1.0)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """`rank` of the responses that are compared; what is not compared is taken out."""
         prompts = len(rollouts)
-        rollouts[:] = [found for one in rollouts if (found := self._ranked(one)) is not None]
+        rollouts[:] = [found for one in rollouts if (found := ranked(one, self.pairs)) is not None]
         self.attach_columns(rollouts)
         return {"compared": (float(len(rollouts)), float(prompts))}
-
-    def _ranked(self, rollout: Rollout) -> Rollout | None:
-        """The responses that are compared, with their ranks; None if they are all alike."""
-        trained = np.array([response.loss_mask.any() for response in rollout.tree.responses])
-        scores = np.where(trained, rollout.total, np.nan)
-        places = np.flatnonzero(~np.isnan(scores))
-        places = places[np.argsort(-scores[places], kind="stable")]
-        if len(places) < 2 or scores[places[0]] == scores[places[-1]]:
-            return None
-        found = rollout.only(places[[0, -1]].tolist() if self.pairs == "best_worst" else places.tolist())
-        for response, rank in zip(found.tree.responses, np.unique(-found.total, return_inverse=True)[1], strict=True):
-            response.labels["rank"] = float(rank)
-        return found
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The preference term."""

@@ -45,25 +45,25 @@ class PPO(OnPolicyModule):
         self,
         policy: ModelSpec,
         rewards: list[Reward],
+        critic: Critic = Critic(),
         optim: Optim = Optim(lr=1e-6, schedule="constant", warmup_ratio=0.0),
         rollout: RolloutConfig = RolloutConfig(group_size=1, inner_epochs=2, minibatches=2),
-        critic: Critic = Critic(),
         clip: Clip = Clip(),
         beta: float = 0.05,
         kl_in: Literal["reward", "loss"] = "reward",
         whitening: bool = True,
         entropy: float = 0.0,
         target_kl: float | None = None,
-        importance_sampling: ImportanceSampling = "none",
         reference: ReferenceKind = "auto",
+        importance_sampling: ImportanceSampling = "none",
     ) -> None:
         """
         Args:
             policy: The model to train.
             rewards: What responses are judged by: a weighted sum.
+            critic: The value model, its loss, and GAE.
             optim: The optimizer and the schedule of its learning rate.
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
-            critic: The value model, its loss, and GAE.
             clip: How far a step may follow the ratio of the policy to the one that sampled.
             beta: Weight of the KL from the reference; 0 does without a reference.
             kl_in: Take the KL from the reward of every token, or add it to the loss.
@@ -71,10 +71,10 @@ class PPO(OnPolicyModule):
             entropy: Weight of a bonus for the entropy of the policy (nats a token).
             target_kl: Skip the further steps of a rollout once the policy is so far from the one that sampled
                 (approx_kl, nats a token; 0.01 to 0.05 is usual). They count as steps. Default: never.
-            importance_sampling: Weigh tokens by pi/pi_engine of the policy that sampled: tis (truncated at 2), mask (0
-                outside 0.5 to 5), or none.
             reference: Where the reference's log-probs come from: adapter_off, copy, or auto: adapter_off where there
                 are adapters, else copy.
+            importance_sampling: Weigh tokens by pi/pi_engine of the policy that sampled: tis (truncated at 2), mask (0
+                outside 0.5 to 5), or none.
         """
         super().__init__(policy, optim, rewards, rollout)
         if target_kl is not None and not target_kl > 0:
@@ -110,16 +110,16 @@ class PPO(OnPolicyModule):
     def wanted_columns(self) -> set[str]:
         """The values too, and the log-probs that the KL in the reward is made of."""
         values = {f"value/{name}" for name in self.critics.options}
-        return super().wanted_columns | values | ({"old", "reference"} if self.kl.used else set())
+        return super().wanted_columns | values | ({"old_logprobs", "ref_logprobs"} if self.kl.used else set())
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """`value/NAME`, what the critics say; heads on the policy say it in the pass for `old`."""
+        """`value/NAME`, what the critics say; heads on the policy say it in the pass for `old_logprobs`."""
         own = self.reference.column(batch, wanted, self.rollout.temperature)
         if not self.critics.heads:
             return super().columns(batch, wanted) | own | self.critics.columns(batch, {})
         with self.eval_no_grad() as policy:
             out = policy(batch, temperature=self.rollout.temperature, values=True)
-        found = own | self.critics.columns(batch, out.values) | {"old": out.logprobs}
+        found = own | self.critics.columns(batch, out.values) | {"old_logprobs": out.logprobs}
         return {name: column for name, column in found.items() if name in wanted}
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
@@ -138,7 +138,7 @@ class PPO(OnPolicyModule):
         trees = [one.tree for one in rollouts]
         reward = at_last_token(trees, np.concatenate([one.total for one in rollouts]))
         if self.kl_in == "reward" and self.kl.used:
-            reward = -self.kl.coefficient * (joined(trees, "old") - joined(trees, "reference")) + reward
+            reward = -self.kl.coefficient * (joined(trees, "old_logprobs") - joined(trees, "ref_logprobs")) + reward
         return {"reward": reward}
 
     def combined(self, advantages: Mapping[str, Tensor]) -> Tensor:

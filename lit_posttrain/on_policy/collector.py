@@ -241,7 +241,7 @@ class Collector(Component):
             mask = one.sampled & trains
             responses.append(Response(one.tokens, mask, {} if missing else {"reward": total}))
             logprobs.append(one.logprobs[mask])
-        columns = {"engine": np.concatenate(logprobs)}
+        columns = {"rollout_logprobs": np.concatenate(logprobs)}
         return Tree(prompt.prompt, responses, None, prompt.file, prompt.line, "", columns)
 
     # The run -------------------------------------------------------------------------------------------------------

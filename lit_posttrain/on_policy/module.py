@@ -22,6 +22,7 @@ from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.modules.prompts import PromptData
 from lit_posttrain.data.store.loader import StepCutter
 from lit_posttrain.data.store.mixing import Mix
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError
@@ -98,9 +99,9 @@ class OnPolicyModule(PostTrainingModule):
 
     @property
     def wanted_columns(self) -> set[str]:
-        """What is computed once of a rollout's trained tokens, see `columns`. Default: `old`, if the policy moves
-        between sampling and the last step on its samples."""
-        return {"old"} if self.rollout.steps > 1 else set()
+        """What is computed once of a rollout's trained tokens, see `columns`. Default: `old_logprobs`, if the policy
+        moves between sampling and the last step on its samples."""
+        return {"old_logprobs"} if self.rollout.steps > 1 else set()
 
     def attach_columns(self, rollouts: Sequence[Rollout]) -> None:
         """Compute `wanted_columns` for the rollouts' trees, ranks sharing the work. Collective."""
@@ -109,11 +110,11 @@ class OnPolicyModule(PostTrainingModule):
         attach_columns(trees, self.wanted_columns, self, self.loader.cutter, self.rollout.minibatches)
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """The requested per-token outputs, each (N,), under no_grad. `old`: log-probs of the policy as it is."""
-        if "old" not in wanted:
+        """The requested per-token outputs, each (N,), under no_grad. `old_logprobs`: those of the policy as it is."""
+        if "old_logprobs" not in wanted:
             return {}
         with self.eval_no_grad() as policy:
-            return {"old": policy(batch, temperature=self.rollout.temperature).logprobs}
+            return {"old_logprobs": policy(batch, temperature=self.rollout.temperature).logprobs}
 
     def has_gradient(self, tree: Tree) -> bool:
         """True if a tree can have a gradient; what has none counts in the denominators and is not computed."""
@@ -257,7 +258,10 @@ class OnPolicyModule(PostTrainingModule):
 
     def evaluate(self, rollouts: list[Rollout]) -> Stats:
         """Sums and counts of a validation's metrics, of one greedy response to each of this rank's prompts. The names
-        must be the same on all ranks. Default: rewards and lengths."""
+        must be the same on all ranks. Default: rewards and lengths; for a method that trains on given responses the
+        loss of the answers too."""
+        if self.trains_on_given:
+            self.tracked_terms(collate([one.tree for one in rollouts], self.layout, {}).to(self.device))
         return rollout_stats(rollouts, self.collector.reward_names, grouped=False)
 
     def _evaluated(self) -> list[TreeStore]:

@@ -64,6 +64,14 @@ class RolloutConfig:
         """How the engine draws: from the policy's whole distribution, or its most likely tokens."""
         return Sampling(self.max_new_tokens, 0.0 if greedy else self.temperature, seed=self.seed + seed)
 
+    def require_groups(self) -> None:
+        """
+        Raises:
+            PostTrainError: for one response to a prompt, in a method that compares responses.
+        """
+        if self.group_size < 2:
+            raise PostTrainError("--model.rollout.group_size 1: a response is compared with others; take at least 2")
+
     def check_cut(self, prompts: int, parts: int, splits_groups: bool) -> None:
         """Check that a rollout of so many prompts gives every micro-batch, `parts` a step, something to do.
 

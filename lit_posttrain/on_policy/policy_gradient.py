@@ -85,17 +85,17 @@ class PolicyGradient:
         module, how = self.module, self.surrogate
         logprob, count = out.logprobs, float(len(batch.target_response))
         assert out.entropy is not None
-        keeps_old = "old" in module.wanted_columns
+        keeps_old = "old_logprobs" in module.wanted_columns
         # where the policy is still the one that sampled its own log-probs are the old ones
-        old = column(batch, "old", logprob) if keeps_old else logprob.detach()
-        engine = column(batch, "engine", logprob)
+        old = column(batch, "old_logprobs", logprob) if keeps_old else logprob.detach()
+        engine = column(batch, "rollout_logprobs", logprob)
         loss = self._policy_loss(logprob, old, column(batch, "advantage", logprob), batch)
         if how.importance_sampling != "none":
             loss = loss * pg.engine_weight(old, engine, how.importance_sampling)
         unit = "tokens" if how.aggregation == "token" else "responses"
         terms = {"policy": Term(self._aggregated(loss, batch), unit)}
         if self.kl_in_loss and self.kl.coefficient > 0:
-            distance = pg.kl_loss(logprob, column(batch, "reference", logprob), old)
+            distance = pg.kl_loss(logprob, column(batch, "ref_logprobs", logprob), old)
             terms["kl"] = Term(self._aggregated(distance, batch), unit, self.kl.coefficient)
         if how.entropy:
             terms["entropy"] = Term(-out.entropy.sum(), "tokens", how.entropy)
@@ -105,15 +105,17 @@ class PolicyGradient:
         module.track("rollout/engine_logp_diff", (old - engine).abs().sum(), count)
         module.track("approx_kl", k3(old - logprob.detach()).sum(), count)
         if self.kl.used and not keeps_old:  # else the rollout has measured it
-            self._track_kl(logprob.detach() - column(batch, "reference", logprob), batch)
+            self._track_kl(logprob.detach() - column(batch, "ref_logprobs", logprob), batch)
         return terms
 
     def measured_kl(self, trees: Sequence[Tree]) -> Stats:
         """How far the policy is from the reference on what it has just sampled, where both are known: kl (k3, nats a
         token) and kl/response (k1, nats a response)."""
-        if not {"old", "reference"} <= self.module.wanted_columns:
+        if not {"old_logprobs", "ref_logprobs"} <= self.module.wanted_columns:
             return {}  # a loss at the policy that sampled gives them by the way
-        apart = torch.cat([torch.from_numpy(t.per_target["old"] - t.per_target["reference"]).double() for t in trees])
+        apart = torch.cat(
+            [torch.from_numpy(t.per_target["old_logprobs"] - t.per_target["ref_logprobs"]).double() for t in trees]
+        )
         responses = float(sum(bool(response.loss_mask.any()) for tree in trees for response in tree.responses))
         total = float(k1(apart).sum())
         self.kl.measure(total, responses)

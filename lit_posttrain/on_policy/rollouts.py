@@ -50,9 +50,9 @@ class Rollout:
     """A prompt and its K sampled responses.
 
     tree: the prompt and the responses as tokens: a response's `loss_mask` marks the sampled tokens that are trained on,
-    `labels["reward"]` is its total score, absent for none, and `per_target["engine"]` are the engine's log-probs of
-    the trained tokens. trajectories: (K). scores: by reward (K,) float64 before weighting, NaN for none. failed: by
-    reward (K,) bool. unshaped: (K,) total without shaping rewards, NaN for none.
+    `labels["reward"]` is its total score, absent for none, and `per_target["rollout_logprobs"]` are the engine's
+    log-probs of the trained tokens. trajectories: (K). scores: by reward (K,) float64 before weighting, NaN for none.
+    failed: by reward (K,) bool. unshaped: (K,) total without shaping rewards, NaN for none.
     """
 
     tree: Tree

@@ -23,8 +23,8 @@ class TargetKL:
         """Take in a micro-batch."""
         if self.limit is None or self.module.evaluating:
             return
-        kept = "old" in self.module.wanted_columns
-        old = column(batch, "old", logprob_N) if kept else logprob_N
+        kept = "old_logprobs" in self.module.wanted_columns
+        old = column(batch, "old_logprobs", logprob_N) if kept else logprob_N
         self._apart.append(k3(old - logprob_N).sum())
 
     def end_step(self, batch: TreeBatch) -> None:

@@ -171,8 +171,8 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
             trees.append(Tree(np.array(prompt, np.int32), []))
         marks = np.ones(len(said), np.bool_)
         trees[-1].responses.append(Response(np.array(said, np.int32), marks, {"reward": SCORES[place]}))
-    columns = {"old": old, "reference": logprobs(models[0])}
-    columns["engine"] = columns["old"]
+    columns = {"old_logprobs": old, "ref_logprobs": logprobs(models[0])}
+    columns["rollout_logprobs"] = columns["old_logprobs"]
     for number, tree in enumerate(trees):
         own = slice(number * GROUP, (number + 1) * GROUP)
         tree.per_target = {name: torch.cat(values[own]).numpy() for name, values in columns.items()}

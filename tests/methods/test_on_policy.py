@@ -81,7 +81,10 @@ def sampled_trees() -> list[Tree]:
             labels = {"reward": 0.1 + k} | ({"rank": float(k), "cost": 1 / 3} if row else {})
             responses.append(Response(random.integers(3, 90, 4 + k).astype(np.int32), counted, labels))
         tree = Tree(random.integers(3, 90, 5).astype(np.int32), responses, file="a.jsonl", line=row)
-        tree.per_target = {"old": random.random(num_targets(tree)), "advantage": random.random(num_targets(tree))}
+        tree.per_target = {
+            "old_logprobs": random.random(num_targets(tree)),
+            "advantage": random.random(num_targets(tree)),
+        }
         trees.append(tree)
     return trees
 
@@ -110,9 +113,9 @@ def test_trees_are_split_with_their_columns() -> None:
     trees = sampled_trees()
     pieces = split_trees(trees, 5)
     assert [len(piece.responses) for piece in pieces] == [1, 1, 1, 1, 2]
-    whole = np.concatenate([tree.per_target["old"] for tree in trees])
-    assert np.array_equal(np.concatenate([piece.per_target["old"] for piece in pieces]), whole)
-    assert all(num_targets(piece) == len(piece.per_target["old"]) for piece in pieces)
+    whole = np.concatenate([tree.per_target["old_logprobs"] for tree in trees])
+    assert np.array_equal(np.concatenate([piece.per_target["old_logprobs"] for piece in pieces]), whole)
+    assert all(num_targets(piece) == len(piece.per_target["old_logprobs"]) for piece in pieces)
     assert len(split_trees(trees, 99)) == 6
     assert split_trees([], 3) == []
 

@@ -114,7 +114,7 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
         marks = np.ones(len(said), np.bool_)
         trees[-1].responses.append(Response(np.array(said, np.int32), marks, {"reward": SCORES[i]}))
     for number, tree in enumerate(trees):
-        columns = {"old": old, "engine": old, "reference": reference, "value": v_old}
+        columns = {"old_logprobs": old, "rollout_logprobs": old, "ref_logprobs": reference, "value": v_old}
         own = slice(number * 2, number * 2 + 2)
         tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
     module.attach_advantages(trees)
@@ -134,7 +134,7 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
 def test_the_kl_may_stand_in_the_loss(tiny_model: Path) -> None:
     assert ppo(tiny_model, kl_in="loss").kl_in_loss
     assert not ppo(tiny_model).kl_in_loss
-    assert "reference" not in ppo(tiny_model, beta=0.0).wanted_columns
+    assert "ref_logprobs" not in ppo(tiny_model, beta=0.0).wanted_columns
 
 
 def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path, tmp_path: Path) -> None:

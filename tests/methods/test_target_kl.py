@@ -51,7 +51,7 @@ def fit(model: Path, folder: Path, data: Path, steps: Steps, target_kl: float | 
     module = PPO(
         ModelSpec(str(model)),
         [FunctionReward(vowels)],
-        Optim(lr=LR, weight_decay=0.1, warmup_ratio=0.0),
+        optim=Optim(lr=LR, weight_decay=0.1, warmup_ratio=0.0),
         rollout=RolloutConfig(group_size=2, inner_epochs=STEPS, max_new_tokens=12),
         critic=Critic(lr=1e-2),
         target_kl=target_kl,

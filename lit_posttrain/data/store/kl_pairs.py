@@ -45,7 +45,7 @@ class KLPairs:
         room = max(self.max_length - len(said.tokens), 1)
         tree = Tree(own.prompt[-room:], [said], file=own.file, line=own.line)
         if self.reference is not None:
-            tree.per_target["reference"] = np.array(self.reference[slice(*self._ends[index : index + 2])])
+            tree.per_target["ref_logprobs"] = np.array(self.reference[slice(*self._ends[index : index + 2])])
         return tree
 
     def _pair(self, index: int) -> tuple[Tree, Response]:

@@ -26,7 +26,7 @@ _CHUNK = 1 << 20
 class TargetTrees(Protocol):
     """Trees whose targets have places in a file.
 
-    reference: what is attached to a tree as `Tree.per_target["reference"]`, one number a target; None for nothing.
+    reference: what is attached to a tree as `Tree.per_target["ref_logprobs"]`, one number a target; None for nothing.
     identity: hash of all trees of the file. num_targets: how many targets the file has.
     """
 

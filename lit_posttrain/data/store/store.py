@@ -123,7 +123,7 @@ class TreeStore:
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
             record=bytes(self._records[int(self._record_start[index]) : int(self._record_end[index])]).decode(),
-            per_target={} if self.reference is None else {"reference": self._values(index)},
+            per_target={} if self.reference is None else {"ref_logprobs": self._values(index)},
         )
 
     def _values(self, index: int) -> NDArray[Any]:

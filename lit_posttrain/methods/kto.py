@@ -74,11 +74,11 @@ class KTO(PreferenceModule):
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The term over labelled responses."""
-        others = batch.extras.get(KL_PAIRS)
-        moved = self._mean_ratio(others) if others else self._moved
-        if self.evaluating:  # perhaps in the middle of a step
-            moved = moved if others else torch.zeros_like(self._moved)
-        else:
+        if KL_PAIRS in batch.extras:
+            moved = self._mean_ratio(batch.extras[KL_PAIRS])
+        else:  # a validation may come in the middle of a step
+            moved = torch.zeros_like(self._moved) if self.evaluating else self._moved
+        if not self.evaluating:
             self._moved = moved
         reference = self.reference.logprobs(batch)
         logprobs = self.token_logprobs(batch).logprobs

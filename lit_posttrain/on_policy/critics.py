@@ -80,6 +80,11 @@ class Critics(Component):
         module.value_models = nn.ModuleDict()
         module.add("critics", self)
 
+    def add(self, name: str, critic: Critic) -> None:
+        """A further critic, in a method's constructor. Its reward of every token comes from `PPO.token_rewards`;
+        `PPO.combined` says what becomes of its advantages."""
+        self.options[name] = critic
+
     # Building --------------------------------------------------------------------------------------------------------
 
     @property

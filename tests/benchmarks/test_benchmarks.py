@@ -25,6 +25,7 @@ RUNS: dict[str, tuple[list[str], str]] = {
     ),
     "grpo.py": ([*QUICK, "--data", "{questions}", "--group", "2", "--tokens", "4", "--busy", "1"], "TRL's time over"),
     "reward.py": ([*LEARNING, "--data", "{transcripts}", "--folds", "2", "--only", "0", "--peer"], "beside TRL"),
+    "divergence.py": (["--tokens", "64", "--vocabulary", "512", "--rounds", "1"], "| reverse KL | TRL |"),
     "dpo_learning.py": ([*LEARNING, "--data", "{transcripts}", "--steps", "2"], "lit_posttrain is ahead by"),
     "grpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds above"),
     "kl_control.py": (

@@ -330,14 +330,14 @@ def _best(trainer: Trainer) -> Path:
 
 
 def _step_is_over(trainer: Trainer, before: FinishedStep | None) -> bool:
-    """Whether the optimizer has stepped, and what failed did so behind it."""
+    """True if the optimizer has stepped, and what failed did so behind it."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     stepped = before is None or trainer.global_step == before.step + 1
     return stepped and progress.processed == progress.ready > progress.completed
 
 
 def _stops(trainer: Trainer) -> bool:
-    """Whether Lightning will heed `should_stop` now."""
+    """True if Lightning will heed `should_stop` now."""
     enough = trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
     return trainer.should_stop and enough
 

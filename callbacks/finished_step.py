@@ -52,7 +52,7 @@ class FinishedStep:
 
 
 def validates_next(trainer: Trainer) -> bool:
-    """Whether the plan has a validation behind the micro-batch that has just been trained on. One that Lightning adds
+    """True if the plan has a validation behind the micro-batch that has just been trained on. One that Lightning adds
     because the run is to stop, or at a time of the clock, is not planned."""
     every, interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if interval is None or (every is not None and (trainer.current_epoch + 1) % every):

@@ -178,7 +178,7 @@ class FinishesSteps(Protocol):
 
 @runtime_checkable
 class AwaitsRewards(Protocol):
-    """A method that samples responses and has them rewarded. awaits_rewards: whether it does so now. given_up: the
+    """A method that samples responses and has them rewarded. awaits_rewards: True if it does so now. given_up: the
     signal that ended that, to be raised as `RunStopped` again where a reward has caught it."""
 
     awaits_rewards: bool

@@ -19,7 +19,7 @@ def averages(trainer: Trainer) -> list[WeightAveraging]:
 
 
 def ends_in_callbacks(trainer: Trainer) -> bool:
-    """Whether callbacks change at the end of the step at hand what a checkpoint holds, so that one of them may not have
+    """True if callbacks change at the end of the step at hand what a checkpoint holds, so that one of them may not have
     come to it: an average of the weights, the reference, the weight of the KL."""
     step = trainer.global_step
     loosely: Any = trainer

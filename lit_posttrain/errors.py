@@ -24,7 +24,7 @@ def on_all_ranks(problem: Problem) -> Problem:
 
 
 def is_on_all_ranks(problem: BaseException) -> bool:
-    """Whether all ranks raise it at the same place, as far as is known."""
+    """True if all ranks raise it at the same place, as far as is known."""
     return getattr(problem, "on_all_ranks", False)
 
 

@@ -1,4 +1,4 @@
-"""Whether a name is on the Hugging Face hub, asked once and briefly, and whether it stands for adapters.
+"""True if a name is on the Hugging Face hub, asked once and briefly, and whether it stands for adapters.
 
 The hub's own client tries every file again and again: a mistyped name without a network was answered after a minute.
 """

@@ -48,7 +48,7 @@ class PreferenceModule(PostTrainingModule):
         )
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """As the base class has it. Returns `RewardedResponses` for callbacks; Lightning's types know no dataclass."""
+        """Add a batch to the metrics of its file. Returns `RewardedResponses`, for callbacks."""
         super().validation_step(batch, batch_idx, dataloader_idx)
         return self.rewarded(batch)
 

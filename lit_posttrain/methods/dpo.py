@@ -79,7 +79,7 @@ class DPO(PreferenceModule):
         return terms
 
     def check_store(self, store: Trees) -> None:
-        """As the base class has it; a ranking is certain.
+        """Refuse rows without a comparison, and soft labels for plackett_luce, which takes rankings as certain.
 
         Raises:
             PostTrainError: for soft labels with plackett_luce.

@@ -65,7 +65,7 @@ class RewardModel(PreferenceModule):
 
     @property
     def layout(self) -> RowLayout:
-        """As the base class has it, with all tokens: the score is read at the last one."""
+        """How trees may be packed; with all tokens of a response, whose score is read at the last one."""
         return self.layout_for(super().layout)
 
     @staticmethod
@@ -101,7 +101,7 @@ class RewardModel(PreferenceModule):
         return Term(each.sum(), "pairs")
 
     def check_store(self, store: Trees) -> None:
-        """As the base class has it; a ranking is certain and has no margins.
+        """Refuse rows without a comparison, and soft labels or margins for plackett_luce, which has no use for them.
 
         Raises:
             PostTrainError: for soft labels or margins with plackett_luce.

@@ -1,4 +1,4 @@
-"""Whether a model computes with the settings that its GGUF file names: transformers takes over those that it has in a
+"""True if a model computes with the settings that its GGUF file names: transformers takes over those that it has in a
 table for the architecture, and its own defaults for the others, without a word."""
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def require_trainable(spec: ModelSpec) -> None:
 
 
 def has_score_head(spec: ModelSpec) -> bool:
-    """Whether a model is a reward model: one that was saved with a score head."""
+    """True if a model is a reward model: one that was saved with a score head."""
     return _declares_score(load_config(spec, "score"))
 
 

@@ -34,7 +34,7 @@ class DecodeOutput:
 
 
 def _packs(batch: TreeBatch) -> bool:
-    """Whether a row holds more than one sequence."""
+    """True if a row holds more than one sequence."""
     first = batch.tree_ids[:, :1]
     return bool(((batch.tree_ids != first) & (batch.tree_ids >= 0)).any() or (batch.branch_ids > 1).any())
 

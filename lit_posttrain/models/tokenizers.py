@@ -222,7 +222,7 @@ def closing_token(tokenizer: Any) -> list[int]:
 
 
 def _asks_by_itself(tokenizer: Any, rest: str, shared: str) -> bool:
-    """Whether what stands behind the last answer alone (rest, behind what stands behind every answer: shared) asks for
+    """True if what stands behind the last answer alone (rest, behind what stands behind every answer: shared) asks for
     another answer, and closes nothing: a template may write its generation prompt always."""
     if not rest or tokenizer.eos_token_id in _ids(tokenizer, rest):
         return False

@@ -1,4 +1,4 @@
-"""Whether weights fit the model that they are loaded into: one check for every way in which weights come in.
+"""True if weights fit the model that they are loaded into: one check for every way in which weights come in.
 
 Libraries load what fits, draw the rest at random and report it where nobody looks. Here a report is read, or a state
 dict compared, and what does not fit is one error that counts and names it.
@@ -195,7 +195,7 @@ def require_shapes(model: nn.Module, like: nn.Module, where: str) -> None:
 
 
 def turned(layer: nn.Module) -> bool:
-    """Whether a quantized layer stands for one that keeps its matrix the other way round, as GPT-2's do."""
+    """True if a quantized layer stands for one that keeps its matrix the other way round, as GPT-2's do."""
     return getattr(getattr(layer, "source_cls", None), "__name__", "") == "Conv1D"
 
 

@@ -41,7 +41,7 @@ def group_advantages(
 
 
 def varied_groups(score_M: Tensor, group_M: Tensor, groups: int) -> Tensor:
-    """(G,) bool: whether a group has two different scores; without, it says nothing about its responses."""
+    """(G,) bool: True if a group has two different scores; without, it says nothing about its responses."""
     score = score_M.double()
     low = score.new_full((groups,), torch.inf).scatter_reduce(0, group_M, score.nan_to_num(torch.inf), "amin")
     high = score.new_full((groups,), -torch.inf).scatter_reduce(0, group_M, score.nan_to_num(-torch.inf), "amax")

@@ -51,7 +51,7 @@ def cispo(advantage_N: Tensor, ratio_N: Tensor, logprob_N: Tensor, cap: float) -
 
 
 def clip_shares(advantage_N: Tensor, ratio_N: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """(N,), (N,) bool: whether the clip takes a token's gradient at the lower and at the upper end."""
+    """(N,), (N,) bool: True if the clip takes a token's gradient at the lower and at the upper end."""
     return (ratio_N < 1 - low) & (advantage_N < 0), (ratio_N > 1 + high) & (advantage_N > 0)
 
 

@@ -29,7 +29,7 @@ class RewardBatch:
     """M responses to judge, each with its prompt.
 
     prompts: the messages of each one's prompt. responses: texts, without the end token. columns: what stands in the
-    prompt's row, by column; None where a row lacks it. tokens: the ids of each response. truncated: whether it was cut
+    prompt's row, by column; None where a row lacks it. tokens: the ids of each response. truncated: True if it was cut
     off at its longest length. sources: `file:line` of the prompt's row. records: of each prompt, what its chat template
     got besides the messages; may be empty. messages: each response as messages: what the policy said, and where an
     environment answers it, what that said in between; `responses` then has the policy's last words.
@@ -58,7 +58,7 @@ class RewardBatch:
 class Reward(ABC):
     """Base class of rewards.
 
-    needs: columns that the data must have. shaping: whether it only shapes what others ask for: responses that differ
+    needs: columns that the data must have. shaping: True if it only shapes what others ask for: responses that differ
     in nothing else are alike to dynamic sampling. A subclass implements `score`.
     """
 

@@ -44,11 +44,11 @@ class RightAnswer(Reward):
 
     @abstractmethod
     def is_right_answer(self, right: str) -> bool:
-        """Whether a text can be compared with."""
+        """True if a text can be compared with."""
 
     @abstractmethod
     def equal(self, said: str, right: str) -> bool:
-        """Whether a response is a right answer."""
+        """True if a response is a right answer."""
 
     def _scored(self, said: str, right: Any) -> float | Exception | None:
         if right is None:

@@ -55,7 +55,7 @@ class ExactMatch(RightAnswer):
         return bool(right.strip())
 
     def equal(self, said: str, right: str) -> bool:
-        """Whether they are the same texts."""
+        """True if they are the same texts."""
         if self.pattern is not None:
             found = list(self.pattern.finditer(said))
             if not found:
@@ -202,11 +202,11 @@ class MathAnswer(RightAnswer):
     wants = f"a number or a formula that math-verify reads in {_LONGEST_S:g} s, or a list of them"
 
     def is_right_answer(self, right: str) -> bool:
-        """Whether it holds mathematics."""
+        """True if it holds mathematics."""
         return bool(_NUMBER.match(right.rsplit("####", 1)[-1]) or _parsed(right))
 
     def equal(self, said: str, right: str) -> bool:
-        """Whether they are equal as mathematics."""
+        """True if they are equal as mathematics."""
         parse, verify = _math_verify()
         gold, found = list(_parsed(right)), parse(said, parsing_timeout=None)
         # "What is 2 + 2" is no answer, though math-verify finds it equal to 4

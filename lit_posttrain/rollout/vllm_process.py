@@ -48,7 +48,7 @@ class VLLMProcess:
 
     @property
     def ended(self) -> bool:
-        """Whether it answers no more."""
+        """True if it answers no more."""
         return self._pipe is None
 
     def problem(self, told: str) -> PostTrainError:

@@ -78,7 +78,7 @@ class RunLock:
         self._handle = handle
 
     def _locked(self, handle: Any) -> bool:
-        """Whether this process has the lock now; not if the file was removed meanwhile."""
+        """True if this process has the lock now; not if the file was removed meanwhile."""
         try:
             taken, locks = False, lock(handle)
         except BlockingIOError:
@@ -150,7 +150,7 @@ def predictions_in(folder: Path) -> list[Path]:
 
 
 def measured(folder: Path) -> bool:
-    """Whether a run has trained in a folder, so that its metrics would be lost to another one."""
+    """True if a run has trained in a folder, so that its metrics would be lost to another one."""
     metrics = folder / "metrics.csv"
     return (folder / "config.yaml").exists() and metrics.exists() and metrics.stat().st_size > 0
 

@@ -58,12 +58,12 @@ def give_back(number: int, previous: Any) -> None:
 
 
 def handled_here(number: int) -> bool:
-    """Whether a handler of ours may replace what is done about a signal: `nohup` has SIGHUP ignored, and means it."""
+    """True if a handler of ours may replace what is done about a signal: `nohup` has SIGHUP ignored, and means it."""
     return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
 
 
 def alive(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """True if there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import PromptRecord, RewardedResponses, TreeBatch
 
 
@@ -98,7 +99,7 @@ class HasTokenizer(Protocol):
     """A method that knows its tokenizer, and the longest sequence that its model takes."""
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> Tokenizer: ...
     @property
     def max_positions(self) -> int | None: ...
 

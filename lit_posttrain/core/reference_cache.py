@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
-from lit_posttrain.data.store.logprob_cache import LogprobCache, Places, TargetTrees
+from lit_posttrain.data.store.logprob_cache import FilePositions, LogprobCache, TargetTrees
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError
@@ -58,7 +58,7 @@ def _fill(
     """Compute the rows from `begin` on, those of a batch spread over the ranks, and write them on every node."""
     keeper = trainer.local_rank == 0
     values = cache.writable() if keeper else None
-    whole.reference = Places()
+    whole.reference = FilePositions()
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     bar = Tqdm(total=len(whole), initial=begin, desc="reference", unit="row", disable=not shown, mininterval=1.0)
     try:

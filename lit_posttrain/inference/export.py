@@ -28,6 +28,7 @@ from lit_posttrain.models.restore import Restored, restore
 from lit_posttrain.models.spec import DType, ModelSpec
 from lit_posttrain.models.tokenizers import closing_token
 from lit_posttrain.runs.atomic import whole_folder
+from lit_posttrain.tokenizer import Tokenizer
 
 _QUICK_BYTES = 2 * 2**30  # of a base in float32 that is loaded once more for a figure
 
@@ -178,7 +179,7 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
     return size
 
 
-def end_with(model: Any, tokenizer: Any, ends: list[int]) -> None:
+def end_with(model: Any, tokenizer: Tokenizer, ends: list[int]) -> None:
     """Let a language model end its responses where those of the run ended; how it generates stays as it was."""
     from transformers import GenerationConfig
 
@@ -202,7 +203,7 @@ def _save(model: Any, folder: Path) -> None:
         generation.to_json_file(folder / GENERATION)
 
 
-def close_with(tokenizer: Any, spec: ModelSpec) -> None:
+def close_with(tokenizer: Tokenizer, spec: ModelSpec) -> None:
     """Make what closes the assistant's turns the end of sequence, for other tools know one end token; unless somebody
     has named it, or the template writes the end of sequence itself."""
     ends = closing_token(tokenizer)
@@ -210,7 +211,7 @@ def close_with(tokenizer: Any, spec: ModelSpec) -> None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
 
 
-def add_padding_token(model: Any, tokenizer: Any) -> int:
+def add_padding_token(model: Any, tokenizer: Tokenizer) -> int:
     """Give a sequence classifier a padding token that no text has, and return its id. transformers reads the score at
     the last token that is not padding: where padding is the end token, it would look past the end of every response."""
     if "<|padding|>" not in tokenizer.get_vocab():
@@ -220,4 +221,5 @@ def add_padding_token(model: Any, tokenizer: Any) -> int:
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return int(tokenizer.pad_token_id)
+    assert tokenizer.pad_token_id is not None
+    return tokenizer.pad_token_id

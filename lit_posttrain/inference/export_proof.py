@@ -13,6 +13,7 @@ from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.loading import keep_scales, quantization_config, torch_dtype
 from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.tokenizer import Tokenizer
 
 _PROBE = "The quick brown fox: 3 + 4 = 7.\n"
 
@@ -43,7 +44,7 @@ def load_adapter(folder: Path, proof: Proof, spec: ModelSpec, as_trained: bool =
     return model
 
 
-def check_tokenizer(folder: Path, tokenizer: Any, trust_remote_code: bool) -> None:
+def check_tokenizer(folder: Path, tokenizer: Tokenizer, trust_remote_code: bool) -> None:
     """The written tokenizer must read text as the trained one does.
 
     Raises:
@@ -61,7 +62,7 @@ def check_tokenizer(folder: Path, tokenizer: Any, trust_remote_code: bool) -> No
             )
 
 
-def _told(tokenizer: Any) -> dict[str, Any]:
+def _told(tokenizer: Tokenizer) -> dict[str, Any]:
     text = _PROBE + "".join(tokenizer.all_special_tokens)
     return {
         "length": len(tokenizer),

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.weights import PACKED
+from lit_posttrain.tokenizer import Tokenizer
 
 Identity = dict[str, Any]
 
@@ -82,7 +83,7 @@ def difference(saved: Identity, now: Identity) -> str:
     return "" if saved["weights"] == now["weights"] and packed_alike else "other weights"
 
 
-def tokenizer_identity(tokenizer: Any) -> Identity:
+def tokenizer_identity(tokenizer: Tokenizer) -> Identity:
     """Plain values that say what a tokenizer makes of a text, with its chat template."""
     told = [sorted(tokenizer.get_vocab().items()), tokenizer(_PROBE, add_special_tokens=False)["input_ids"]]
     digest = hashlib.blake2b(json.dumps(told).encode(), digest_size=16)

@@ -19,6 +19,7 @@ from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import load_weights
 from lit_posttrain.runs.checkpoint_shards import read_whole
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import RowLayout
 
 
@@ -28,7 +29,7 @@ class Restored:
     says of the run, and the optimizer step it was saved at."""
 
     model: WrappedModel
-    tokenizer: Any
+    tokenizer: Tokenizer
     spec: ModelSpec
     run: dict[str, Any]
     step: int = 0
@@ -133,7 +134,7 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
     return Restored(model.eval().to(device), tokenizer, spec, run, step, path, device)
 
 
-def _tokenizer(spec: ModelSpec, run: dict[str, Any], checkpoint: str) -> Any:
+def _tokenizer(spec: ModelSpec, run: dict[str, Any], checkpoint: str) -> Tokenizer:
     """The tokenizer of a checkpoint, with the chat template that was trained with: its file may be another by now."""
     if "tokenizer" not in run:
         return load_tokenizer(spec)

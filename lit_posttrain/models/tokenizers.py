@@ -17,6 +17,7 @@ from lit_posttrain.models.gguf_file import INSTEAD, read_header
 from lit_posttrain.models.paths import made_once, not_found, resolve
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.template_variables import parsed, with_variables
+from lit_posttrain.tokenizer import Tokenizer
 
 _ANSWER = "Because7of4that"  # no template writes it by itself
 _TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
@@ -36,7 +37,7 @@ _OPENED = (
 )
 
 
-def load_tokenizer(spec: ModelSpec) -> Any:
+def load_tokenizer(spec: ModelSpec) -> Tokenizer:
     """The tokenizer of a model, with the spec's chat template and added tokens.
 
     Raises:
@@ -63,7 +64,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def _set_ends(tokenizer: Any, ends: list[str]) -> None:
+def _set_ends(tokenizer: Tokenizer, ends: list[str]) -> None:
     vocabulary = tokenizer.get_vocab()
     for token in ends:
         if token not in vocabulary:
@@ -137,13 +138,14 @@ def _within_json(text: str, name: str) -> str:
     return template
 
 
-def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:
+def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             where, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
+        return tokenizer
     except Exception as problem:  # files that are damaged break a library anywhere
         if not Path(where).exists():
             raise not_found(where, first_line(problem)) from problem
@@ -152,7 +154,7 @@ def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: b
         raise PostTrainError(f"the tokenizer at {where} cannot be read: {first_line(problem)}") from problem
 
 
-def _gguf_tokenizer(where: str, gguf: str) -> Any:
+def _gguf_tokenizer(where: str, gguf: str) -> Tokenizer:
     """Converting a GGUF vocabulary takes seconds, so the result is kept in the cache."""
     from transformers import AutoTokenizer
 
@@ -162,7 +164,7 @@ def _gguf_tokenizer(where: str, gguf: str) -> Any:
     file = Path(where) / gguf
     header = read_header(file)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(made_once(file, "tokenizer", convert))
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(made_once(file, "tokenizer", convert))
     except Exception as problem:  # as above
         raise PostTrainError(
             f"the tokenizer in {file}: {first_line(problem).removesuffix('.')}; {INSTEAD}"
@@ -174,7 +176,7 @@ def _gguf_tokenizer(where: str, gguf: str) -> Any:
     return tokenizer
 
 
-def _open_texts(tokenizer: Any) -> None:
+def _open_texts(tokenizer: Tokenizer) -> None:
     """Let the tokenizer write its BOS before plain texts, as the file asks, if transformers did not see to it."""
     from tokenizers.processors import Sequence, TemplateProcessing
 
@@ -186,12 +188,14 @@ def _open_texts(tokenizer: Any) -> None:
     core.post_processor = Sequence([core.post_processor, opened]) if core.post_processor else opened
 
 
-def eos_ids(tokenizer: Any, *configs: Any, spec: ModelSpec | None = None, learnt: Iterable[str] = ()) -> list[int]:
+def eos_ids(
+    tokenizer: Tokenizer, *configs: Any, spec: ModelSpec | None = None, learnt: Iterable[str] = ()
+) -> list[int]:
     """Every id that ends a response: those of `spec.eos`, where it names any; else those of the tokenizer, the model's
     config and the generation config, of what closes the assistant's turns in the chat template, and of tokens that are
     known to close trained turns (learnt)."""
     if spec is not None and spec.eos:
-        return sorted(tokenizer.convert_tokens_to_ids(spec.ends))
+        return sorted(map(tokenizer.convert_tokens_to_ids, spec.ends))
     found: set[int] = set(template_ends(tokenizer))
     for value in (tokenizer.eos_token_id, *(getattr(c, "eos_token_id", None) for c in configs)):
         found.update(value if isinstance(value, list) else [] if value is None else [value])
@@ -199,7 +203,7 @@ def eos_ids(tokenizer: Any, *configs: Any, spec: ModelSpec | None = None, learnt
     return sorted(found | {vocabulary[token] for token in learnt if token in vocabulary})
 
 
-def template_ends(tokenizer: Any) -> list[int]:
+def template_ends(tokenizer: Tokenizer) -> list[int]:
     """The id of the special token that closes the assistant's turns in a chat template, or, where none does, of the one
     that opens the next turn behind it; nothing for a template without either."""
     asked, answered = _TALK
@@ -208,7 +212,7 @@ def template_ends(tokenizer: Any) -> list[int]:
     )
 
 
-def closing_token(tokenizer: Any) -> list[int]:
+def closing_token(tokenizer: Tokenizer) -> list[int]:
     """The id of the special token that closes the assistant's turns in a chat template, if there is one."""
     asked = _TALK[0]
     behind, followed = (_behind_answer(tokenizer, talk) for talk in (_TALK, [*_TALK, asked]))
@@ -221,7 +225,7 @@ def closing_token(tokenizer: Any) -> list[int]:
     return _stop(tokenizer, run)
 
 
-def _asks_by_itself(tokenizer: Any, rest: str, shared: str) -> bool:
+def _asks_by_itself(tokenizer: Tokenizer, rest: str, shared: str) -> bool:
     """True if what stands behind the last answer alone (rest, behind what stands behind every answer: shared) asks for
     another answer, and closes nothing: a template may write its generation prompt always."""
     if not rest or tokenizer.eos_token_id in _ids(tokenizer, rest):
@@ -232,12 +236,12 @@ def _asks_by_itself(tokenizer: Any, rest: str, shared: str) -> bool:
     return asking.rstrip().endswith(rest) and (opened or bool(_special(tokenizer, shared)))
 
 
-def _stop(tokenizer: Any, run: list[int]) -> list[int]:
+def _stop(tokenizer: Tokenizer, run: list[int]) -> list[int]:
     """Of several special tokens in a row, such as END_RESPONSE END_OF_TURN, the one that stops a model."""
     return [tokenizer.eos_token_id] if tokenizer.eos_token_id in run else run[-1:]
 
 
-def _special(tokenizer: Any, text: str) -> list[int]:
+def _special(tokenizer: Tokenizer, text: str) -> list[int]:
     """The special tokens that a text begins with, behind white space."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
@@ -245,17 +249,17 @@ def _special(tokenizer: Any, text: str) -> list[int]:
     return list(takewhile(special.__contains__, spoken))
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return found
 
 
-def _behind_answer(tokenizer: Any, talk: list[dict[str, str]]) -> str:
+def _behind_answer(tokenizer: Tokenizer, talk: list[dict[str, str]]) -> str:
     """What a chat template writes behind the answer; "" where it does not write the answer as it is."""
     return _rendered(tokenizer, talk, False, _ANSWER).rpartition(_ANSWER)[2]
 
 
-def _rendered(tokenizer: Any, talk: list[dict[str, str]], prompt: bool, words: str = "") -> str:
+def _rendered(tokenizer: Tokenizer, talk: list[dict[str, str]], prompt: bool, words: str = "") -> str:
     """What a chat template makes of a conversation; "" where it does not write these words of it."""
     if tokenizer.chat_template is None:
         return ""

@@ -15,6 +15,7 @@ from lit_posttrain.data.render.templates import special_tokens
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.engine import Completion
+from lit_posttrain.tokenizer import Tokenizer
 
 # no template writes them by itself
 _THOUGHT, _ANSWER = "Because7of4that", "Therefore3it2is"
@@ -39,7 +40,7 @@ class Said:
 class SaidBy:
     """Reads completions of one tokenizer's tokens."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         names = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
@@ -102,7 +103,7 @@ class SaidBy:
         return self._special.sub("", text)
 
 
-def _marks(tokenizer: Any) -> tuple[list[tuple[str, str]], str]:
+def _marks(tokenizer: Tokenizer) -> tuple[list[tuple[str, str]], str]:
     """What stands before and behind a thought, in the ways that are known, and before an answer without one."""
     if tokenizer.chat_template is None:
         return [], ""

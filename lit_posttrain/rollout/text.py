@@ -17,6 +17,7 @@ from lit_posttrain.data.rows.message_checks import check_order
 from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import PromptRecord
 
 Prompt = PromptRecord | Sequence[Mapping[str, Any]]
@@ -30,7 +31,7 @@ class PromptEncoder:
         PostTrainError: the tokenizer is not a fast one.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._template = ConversationTemplate(tokenizer, "nothing")
         self._mask = TokenMask(tokenizer)
         self._keys = UsedKeys(tokenizer, "nothing")
@@ -86,7 +87,7 @@ class PromptEncoder:
         return [line for audit in audits.values() for line in changed_by_template(audit)]
 
 
-def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The token ids of a single prompt; for many use one `PromptEncoder`."""
     return PromptEncoder(tokenizer).ids(prompt)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import Response, Tree
 
 OPENS, CLOSES = "[[", "]]"
@@ -13,7 +14,7 @@ _CHARACTERS = 1000  # of a run of tokens, half at its beginning and half at its 
 _TOKENS = 12
 
 
-def shown(tree: Tree, tokenizer: Any, colour: bool = False) -> str:
+def shown(tree: Tree, tokenizer: Tokenizer, colour: bool = False) -> str:
     """A tree as text: its prompt, then every response, with trained tokens between [[ and ]], in green where `colour`;
     and the first trained tokens of each response one by one."""
     prompt, loss_mask = tree.prompt.tolist(), tree.prompt_loss_mask
@@ -39,7 +40,7 @@ def _standing(tree: Tree, response: Response) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in response.labels.items())
 
 
-def _marked(ids: list[int], loss_mask: Any, tokenizer: Any, colour: bool) -> str:
+def _marked(ids: list[int], loss_mask: Any, tokenizer: Tokenizer, colour: bool) -> str:
     told = []
     for trained, run in groupby(range(len(ids)), lambda i: loss_mask is not None and bool(loss_mask[i])):
         text = _shortened(_text([ids[i] for i in run], tokenizer))
@@ -51,7 +52,7 @@ def _trained(text: str, colour: bool) -> str:
     return f"{_GREEN}{OPENS}{text}{CLOSES}{_PLAIN}" if colour else f"{OPENS}{text}{CLOSES}"
 
 
-def _text(ids: list[int], tokenizer: Any) -> str:
+def _text(ids: list[int], tokenizer: Tokenizer) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 

@@ -17,7 +17,7 @@ from lit_posttrain.errors import PostTrainError
 _BATCH_ROWS = 1024
 
 
-def parquet_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+def parquet_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
     """Rows of a Parquet file, numbered from 1."""
     import pyarrow
     import pyarrow.parquet
@@ -37,7 +37,7 @@ def parquet_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
         ) from error
 
 
-def arrow_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+def arrow_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
     """Rows of an Arrow file or stream, as `datasets` keeps them, numbered from 1."""
     import pyarrow
 
@@ -65,7 +65,7 @@ def arrow_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {column: without_nulls(value) for column, value in row.items()}
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: object) -> Any:
     """A value of an Arrow column without the nulls within its objects."""
     if isinstance(value, dict):
         return {key: without_nulls(part) for key, part in value.items() if part is not None}

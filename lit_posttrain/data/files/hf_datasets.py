@@ -34,7 +34,7 @@ def hub_source(path: str, name: str, config: str | None, split: str, streaming: 
     return Source(path, files, lambda: _dataset_rows(loaded), part=f"{split} {len(loaded)}")
 
 
-def _streamed_rows(path: str, loaded: Any) -> Iterator[tuple[int, Any]]:
+def _streamed_rows(path: str, loaded: Any) -> Iterator[tuple[int, object]]:
     rows = enumerate(loaded, 1)
     number = 0
     while True:
@@ -50,7 +50,7 @@ def _streamed_rows(path: str, loaded: Any) -> Iterator[tuple[int, Any]]:
         yield number, arrow_row(row)
 
 
-def saved_rows(path: str, place: Path) -> Iterator[tuple[int, Any]]:
+def saved_rows(path: str, place: Path) -> Iterator[tuple[int, object]]:
     import datasets
 
     try:
@@ -61,7 +61,7 @@ def saved_rows(path: str, place: Path) -> Iterator[tuple[int, Any]]:
     return _dataset_rows(loaded)
 
 
-def _dataset_rows(loaded: Any) -> Iterator[tuple[int, Any]]:
+def _dataset_rows(loaded: Any) -> Iterator[tuple[int, object]]:
     number = 0
     loaded = loaded.with_format(None)  # a set may be saved as one that shows tensors, or some of its columns
     for batch in loaded.iter(batch_size=_BATCH_ROWS):

@@ -41,8 +41,8 @@ def in_format(sources: list[Source], path: str | None) -> list[Source]:
 
 
 def _rows(
-    rows: Callable[[], Iterator[tuple[int, Any]]], function: Callable[[dict[str, Any]], Any], path: str
-) -> Iterator[tuple[int, Any]]:
+    rows: Callable[[], Iterator[tuple[int, object]]], function: Callable[[dict[str, Any]], Any], path: str
+) -> Iterator[tuple[int, object]]:
     for line, row in rows():
         yield line, _read(function, row, path) if isinstance(row, dict) else row
 

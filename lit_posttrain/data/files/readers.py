@@ -38,7 +38,7 @@ _OF_EVERY_ROW = (*SYSTEM_COLUMNS, *TOOL_COLUMNS, VARIABLES, *SWITCHES)
 _CSV_FIELD_LIMIT = 2**31 - 1
 
 
-def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
     """One JSON value a line, also gzipped; blank lines are no rows."""
     opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
     with opener(file, "rb") as stream:
@@ -96,7 +96,7 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
     return f"not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); save the file as UTF-8"
 
 
-def json_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+def json_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
     """A list of objects, a single one, an object that holds a list of them, or objects one after another (JSONL by
     another name)."""
     text = _decode(file.read_bytes(), name)
@@ -153,7 +153,7 @@ def _is_by_column(document: Mapping[str, Any]) -> bool:
     )
 
 
-def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[int, Any]]:
+def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[int, object]]:
     """Values one by one from position `at`, so that a large list never stands in memory as objects."""
     decoder, number = json.JSONDecoder(object_pairs_hook=_object), 0
     at = _after_space(text, at)
@@ -208,7 +208,7 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def csv_rows(name: str, file: Path) -> Iterator[tuple[int, Any]]:
+def csv_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
     """Rows under a header line, every cell a string, numbered by the physical line they start on."""
     delimiter = "\t" if name.lower().endswith(".tsv") else ","
     # the limit belongs to the whole process: it is lifted while a row is read, and put back

@@ -33,7 +33,7 @@ class Source:
 
     name: str
     files: tuple[Path, ...]
-    rows: Callable[[], Iterator[tuple[int, Any]]]
+    rows: Callable[[], Iterator[tuple[int, object]]]
     beside: str = ""
     part: str = ""
     by: str = ""
@@ -69,6 +69,6 @@ class Source:
         return total.hexdigest()
 
 
-def _no_object(row: Any) -> BadRow:
+def _no_object(row: object) -> BadRow:
     what = f"the row is {kind(row)}, not an object with named columns; write one JSON object per row"
     return BadRow("not an object", what)

@@ -36,7 +36,7 @@ def check_needs(needs: Sequence[str], data: Mapping[str, Any]) -> None:
             )
 
 
-def require_columns(record: Record, named: Any) -> None:
+def require_columns(record: Record, named: object) -> None:
     """Check the columns that the user named, the values of a dataclass, against a file's first record.
 
     Raises:

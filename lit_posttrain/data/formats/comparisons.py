@@ -214,7 +214,7 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
     return f"columns not recognised as preferences: {', '.join(data)}; name them with {remedy}"
 
 
-def _named(need: str, column: Any) -> str:
+def _named(need: str, column: object) -> str:
     """What is there, and under which name where that is another one."""
     shown = ", ".join(column) if isinstance(column, list) else str(column)
     return need if shown == need else f"{need} ({shown})"

@@ -99,7 +99,7 @@ def _answer_to_text(row: Row, prompt: str, answer: str, extra: tuple[str, ...]) 
     return value
 
 
-def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
+def _side(value: object, column: str, role: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return as_messages([{"role": role, "content": value}], column)
     value = [value] if isinstance(value, dict) and any(key in value for key in ROLE_KEYS) else value
@@ -108,7 +108,7 @@ def _side(value: Any, column: str, role: str) -> list[dict[str, Any]]:
     return as_messages(value, column)
 
 
-def _filled(value: Any, column: str, called: str) -> str:
+def _filled(value: object, column: str, called: str) -> str:
     """A string that must not be empty; `called` names it then."""
     if not string(value, column).strip():
         raise BadRow(f"empty {called}", f"`{column}` is empty; there is nothing to train on")

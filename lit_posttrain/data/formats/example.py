@@ -27,7 +27,7 @@ class Example:
 
     messages: list[dict[str, Any]]
     prompt_turns: int = 0
-    tools: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
     text: tuple[str, str] | None = None
     variables: dict[str, Any] = field(default_factory=dict)
     untrained: frozenset[int] = frozenset()

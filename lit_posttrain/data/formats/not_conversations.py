@@ -67,7 +67,7 @@ def imitated(data: Mapping[str, Any]) -> str:
     return f"; to imitate the better side, pass --data.columns.{side} chosen" if side else ""
 
 
-def _is_read_alike(prompt: Any, response: Any) -> bool:
+def _is_read_alike(prompt: object, response: object) -> bool:
     """Whether texts are no transcripts and no JSON, which preference data reads as messages."""
     notes: list[str] = []
     with suppress(BadRow):

@@ -32,7 +32,7 @@ def behind_prompt(
     return after_prompt(prompt, sides, column, names)
 
 
-def takes_more(prompt: Sequence[Mapping[str, Any]], value: Any) -> bool:
+def takes_more(prompt: Sequence[Mapping[str, Any]], value: object) -> bool:
     """Whether other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
     what the prompt was read from."""
     turns = [message for message in prompt if message["role"] not in SYSTEM]
@@ -50,7 +50,7 @@ def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
     return "\n\n".join([asked] * bool(asked.strip()) + [_text(row, column) for column in there])
 
 
-def _is_record(column: str, value: Any) -> bool:
+def _is_record(column: str, value: object) -> bool:
     """Whether a value is structured data rather than texts that somebody may have meant for the prompt. What an
     instruction is carried out on is never beside it."""
     if column == "input":
@@ -71,7 +71,7 @@ def _text(row: Row, column: str) -> str:
     return string(value, column)
 
 
-def string(value: Any, column: str) -> str:
+def string(value: object, column: str) -> str:
     """A value that must be a string.
 
     Raises:

@@ -15,7 +15,7 @@ _RANKS_ARE = (
 )
 
 
-def ranks_of_scores(values: Any, column: str) -> Any:
+def ranks_of_scores(values: object, column: str) -> Any:
     """Ranks from 0 on, of scores of which the highest is the best."""
     if not isinstance(values, list):
         return values
@@ -28,7 +28,7 @@ def ranks_of_scores(values: Any, column: str) -> Any:
     return [sorted(set(scores), reverse=True).index(score) for score in scores]
 
 
-def ranks_of(values: Any, count: int) -> list[float]:
+def ranks_of(values: object, count: int) -> list[float]:
     """Ranks from 0 on. Ties share a rank; the next one follows either directly or after as many places as there are
     ties.
 

@@ -4,68 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.names import short_names
+from lit_posttrain.data.modules.built import HELD_OUT, BuiltData
+from lit_posttrain.data.modules.method import AsksForRows, Rank, StepOptions, TokenizerOwner
 from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.build import build_store, held_out
 from lit_posttrain.data.store.loader import AuxiliaryRows, EvalLoader, StepLoader, Trees
 from lit_posttrain.data.store.mixing import Mix, check_weights, mix_sources
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import RowLayout, TreeBatch
+from lit_posttrain.tokenizer import Tokenizer
+from lit_posttrain.types import TreeBatch
 
 DEFAULT_MAX_LENGTH = 2048
-HELD_OUT = "held_out"
-
-
-@runtime_checkable
-class TokenizerOwner(Protocol):
-    """What a data module needs of the LightningModule it feeds.
-
-    tokenizer: a fast Hugging Face tokenizer, with or without a chat template. max_positions: the longest sequence the
-    model takes, None for no limit. layout: how trees become rows.
-    """
-
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def max_positions(self) -> int | None: ...
-    @property
-    def layout(self) -> RowLayout: ...
-
-
-@runtime_checkable
-class AsksForRows(TokenizerOwner, Protocol):
-    """A method that looks at further rows beside those that it trains on."""
-
-    def auxiliary_rows(self, store: Trees, max_length: int) -> dict[str, AuxiliaryRows]:
-        """By name, for each row of `store` a further one of at most `max_length` tokens: `TreeBatch.extras`."""
-        ...
-
-
-class Rank(TypedDict):
-    """Of how many processes (world) this is which (rank)."""
-
-    world: int
-    rank: int
-
-
-class StepOptions(Rank):
-    """What the loaders of training steps take from the trainer and the method."""
-
-    batch_size: int
-    accumulate: int
-    layout: RowLayout
-    limit: int | float
 
 
 @dataclass(eq=False, repr=False)
-class TreeData(LightningDataModule):
+class TreeData(BuiltData):
     """Base class of the data modules. A subclass says in `_options` how records become trees.
 
     Args:
@@ -119,15 +79,9 @@ class TreeData(LightningDataModule):
         if twice := next((p for p in self.paths if self.paths.count(p) > 1), None):
             raise PostTrainError(f"--data.path names {twice} twice; to show its rows twice, pass --data.weights")
         check_weights(self.weights, self.paths)
-        self._whole: TreeStore | None = None
-        self._titles: dict[str, str] = {}  # what to call each data set in messages, by its name
-        self._train: TreeStore | None = None
         self._asking: TokenizerOwner | None = None  # whose auxiliary rows these are, by the fingerprint of a store
         self._auxiliary_rows: dict[str, dict[str, AuxiliaryRows]] = {}
         self._mix: Mix | None = None
-        self._val: dict[str, TreeStore] = {}
-        self._test: dict[str, TreeStore] = {}
-        self._audit: AuditReport | None = None
         self._built_for: tuple[int, int | None, bool] | None = None
         self._scored = False
 
@@ -137,7 +91,7 @@ class TreeData(LightningDataModule):
 
     # ------------------------------------------------------------------ building
 
-    def build(self, tokenizer: Any, max_positions: int | None = None, scored: bool = False) -> None:
+    def build(self, tokenizer: Tokenizer, max_positions: int | None = None, scored: bool = False) -> None:
         """Read, tokenise (or open from the cache) and audit everything, without a trainer. scored: for a reward model,
         which reads conversations as the chat template renders them.
 
@@ -156,7 +110,7 @@ class TreeData(LightningDataModule):
         self._audit = audit
         self._built_for = (id(tokenizer), max_positions, scored)
 
-    def _build_training_data(self, tokenizer: Any, options: Options) -> AuditReport:
+    def _build_training_data(self, tokenizer: Tokenizer, options: Options) -> AuditReport:
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir, self.format)
         share = 0.0 if self.val_paths else self.val_fraction
         aside = held_out(whole, share)
@@ -173,7 +127,7 @@ class TreeData(LightningDataModule):
         return audit
 
     def _build_evaluation_set(
-        self, path: str, name: str, tokenizer: Any, options: Options, audit: AuditReport
+        self, path: str, name: str, tokenizer: Tokenizer, options: Options, audit: AuditReport
     ) -> TreeStore:
         store, report = build_store([path], tokenizer, options, self.cache_dir, self.format)
         if len(store) == 0:
@@ -215,89 +169,6 @@ class TreeData(LightningDataModule):
             raise PostTrainError(
                 f"nothing to {word} on: name a file with --data.{option}, or hold rows out: --data.val_fraction 0.05"
             )
-
-    def _owner(self) -> TokenizerOwner:
-        module = self.trainer.lightning_module if self.trainer else None
-        if not isinstance(module, TokenizerOwner):
-            raise PostTrainError(
-                f"{type(self).__name__} needs a module with `tokenizer`, `max_positions` and `layout`, and has "
-                f"{type(module).__name__}; train a lit_posttrain method, or call build(tokenizer, max_positions)"
-            )
-        return module
-
-    @property
-    def train_store(self) -> TreeStore:
-        """The training trees.
-
-        Raises:
-            PostTrainError: before `build`.
-        """
-        if self._train is None:
-            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
-        return self._train
-
-    @property
-    def val_stores(self) -> dict[str, TreeStore]:
-        """Validation sets by name: one per entry of `val_path`, or `held_out`."""
-        return self._val
-
-    @property
-    def test_stores(self) -> dict[str, TreeStore]:
-        """Test sets by name; the validation sets where no `test_path` was given."""
-        return self._test or self._val
-
-    @property
-    def predict_stores(self) -> dict[str, TreeStore]:
-        """What `predict` works on, by name: the test sets, or where no `test_path` was given all of `path`."""
-        return self._test or ({", ".join(self.paths): self._whole} if self._whole is not None else {})
-
-    @property
-    def val_names(self) -> list[str]:
-        """What the metrics of each validation set are called, in the order of `val_dataloader`."""
-        return list(self.val_stores)
-
-    @property
-    def test_names(self) -> list[str]:
-        """What the metrics of each test set are called, in the order of `test_dataloader`."""
-        return list(self.test_stores)
-
-    def row_sources(self, rows: list[int]) -> list[str]:
-        """`file:line` of training rows (`TreeBatch.example_ids`), for messages to people."""
-        return self.train_store.sources(rows)
-
-    def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
-        """`file:line` of rows of a data set, by its place in `predict_dataloader`."""
-        return list(self.predict_stores.values())[dataloader_idx].sources(rows)
-
-    def evaluated_texts(self, row: int, dataloader_idx: int) -> tuple[str, str, list[str]]:
-        """A row of a validation set, by its place in `val_dataloader`: `file:line`, its prompt and its responses as the
-        model sees them, without special tokens."""
-        tree, tokenizer = list(self.val_stores.values())[dataloader_idx][row], self._owner().tokenizer
-        sides = [tree.prompt, *(response.tokens for response in tree.responses)]
-        prompt, *responses = [tokenizer.decode(side.tolist(), skip_special_tokens=True).strip() for side in sides]
-        return tree.source, prompt, responses
-
-    def example_prompts(self, count: int) -> list[list[int]]:
-        """At most `count` prompts (token ids), spread over the first validation set, without one over the training
-        rows unless they are a stream; rows without a prompt are left out."""
-        store = next(iter(self.val_stores.values()), None) or self._train
-        if store is None:
-            return []
-        asked = np.flatnonzero(store.prompt_lengths)
-        count = min(count, len(asked))
-        return [store[int(asked[place * len(asked) // count])].prompt.tolist() for place in range(count)]
-
-    def evaluated_rows(self, stage: str) -> dict[str, int]:
-        """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
-        stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
-        return {self._titles[name]: len(store) for name, store in stores.items()}
-
-    @property
-    def audit(self) -> AuditReport:
-        """What became of every row."""
-        if self._audit is None:
-            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
-        return self._audit
 
     def train_dataloader(self) -> Iterable[TreeBatch]:
         """Micro-batches of whole optimizer steps; with `overfit_batches` the same first rows in every epoch."""

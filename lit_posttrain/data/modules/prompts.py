@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.prompts import PromptColumns, prompt_reader
@@ -11,10 +12,11 @@ from lit_posttrain.data.modules.base import TreeData
 from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted
 from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.store.loader import EvalLoader
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.types import Tree
+from lit_posttrain.types import Tree, TreeBatch
 
 TOO_LONG = "prompt longer than max_length"
 
@@ -42,12 +44,21 @@ class PromptOptions:
         return Fitted([tree]) if len(tree.prompt) <= self.max_length else Fitted(dropped=TOO_LONG)
 
 
+class SampledBatches(Protocol):
+    """Micro-batches of responses that a method has sampled."""
+
+    def __iter__(self) -> Iterator[TreeBatch]: ...
+    def step_sources(self, rows: list[int]) -> list[str]:
+        """`file:line` of the prompts of the current step, by `TreeBatch.example_ids`."""
+        ...
+
+
 @runtime_checkable
 class CollectsExperience(Protocol):
     """A method that trains on responses which it samples itself."""
 
-    def experience_loader(self, prompts: TreeStore, mix: Mix | None, data: PromptData) -> Any:
-        """What yields its micro-batches."""
+    def experience_loader(self, prompts: TreeStore, mix: Mix | None, data: PromptData) -> SampledBatches:
+        """Its micro-batches, for a run on these prompts."""
         ...
 
 
@@ -85,12 +96,12 @@ class PromptData(TreeData):
         super().__post_init__()
         if self.template is not None and "{prompt}" not in self.template:
             raise PostTrainError("--data.template has no {prompt}, where the prompt goes")
-        self._loader: Any = None
+        self._loader: SampledBatches | None = None
 
     def _options(self, max_length: int) -> PromptOptions:
         return PromptOptions(self.columns, self.system_prompt, self.template, max_length, on_bad_row=self.on_bad_row)
 
-    def predict_dataloader(self) -> Any:
+    def predict_dataloader(self) -> list[EvalLoader]:
         """There is nothing to predict.
 
         Raises:
@@ -101,9 +112,13 @@ class PromptData(TreeData):
             "generate`, or take a config with ConversationData or PreferenceData"
         )
 
-    def train_dataloader(self) -> Any:
-        """What the method makes of the prompts."""
-        owner: Any = self._owner()
+    def train_dataloader(self) -> Iterable[TreeBatch]:
+        """Micro-batches of the responses that the method samples to the prompts.
+
+        Raises:
+            PostTrainError: for a method that learns from given answers.
+        """
+        owner = self._owner()
         if not isinstance(owner, CollectsExperience):
             raise PostTrainError(
                 f"PromptData holds prompts without answers, and {type(owner).__name__} learns from answers; take "
@@ -113,5 +128,5 @@ class PromptData(TreeData):
         return self._loader
 
     def row_sources(self, rows: list[int]) -> list[str]:
-        """As the base class has it; `rows` are those of the step at hand, whose trees were sampled."""
+        """`file:line` of the prompts of the current step (`TreeBatch.example_ids`), for messages to people."""
         return super().row_sources(rows) if self._loader is None else self._loader.step_sources(rows)

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.modules.base import TreeData, require_at_least
+from lit_posttrain.data.modules.method import ChecksRows
 from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.data.store.streaming import StreamLoader, TreeStream, refuse_with_stream, require_steps
 from lit_posttrain.distributed import together
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import TreeBatch
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class StreamableData(TreeData):
         self._stream: Callable[[], TreeStream] | None = None
         self._stream_loader: StreamLoader | None = None
 
-    def _build_training_data(self, tokenizer: Any, options: Options) -> AuditReport:
+    def _build_training_data(self, tokenizer: Tokenizer, options: Options) -> AuditReport:
         if not self.streaming:
             return super()._build_training_data(tokenizer, options)
         found = [source for path in self.paths for source in find_sources(path, streaming=True)]
@@ -103,10 +104,11 @@ class StreamableData(TreeData):
         if self._overfits:
             raise PostTrainError("--trainer.overfit_batches: a stream does not begin again; leave --data.streaming out")
         assert self.trainer is not None
+        owner = self._owner()
         self._stream_loader = StreamLoader(
             self._stream(),
             steps=self.trainer.max_steps,
-            check=getattr(self._owner(), "check_store", None),
+            check=owner.check_store if isinstance(owner, ChecksRows) else None,
             auxiliary=self._asked_for,
             together=partial(together, self.trainer),
             **self._step_options(),

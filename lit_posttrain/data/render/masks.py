@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lit_posttrain.data.render.rendering import NAME_A_TEMPLATE
 from lit_posttrain.data.render.templates import Rendered, special_tokens
 from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import Response, Tree
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from tokenizers import Tokenizer as Backend
 
 _MEMO_CHARACTERS = 64
 _LOOK_BACK = 16
+
+
+class Encoded(Protocol):
+    """What is used here of an `Encoding` of tokenizers."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    def char_to_token(self, char_pos: int, /) -> int | None: ...
+    def token_to_chars(self, token_index: int, /) -> tuple[int, int] | None: ...
 
 
 class TokenMask:
@@ -23,7 +37,7 @@ class TokenMask:
     ends: how many trained turns close with which end token; "" where there is none.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.backend = plain_backend(tokenizer)
         self.ends: Counter[str] = Counter()
         self._eos: int | None = tokenizer.eos_token_id
@@ -31,11 +45,11 @@ class TokenMask:
         self._special = special_tokens(tokenizer)
         self._memo: dict[str, list[int]] = {}
 
-    def encode(self, texts: Sequence[str], plain: bool) -> list[Any]:
+    def encode(self, texts: Sequence[str], plain: bool) -> list[Encoding]:
         """Encodings of texts. `plain`: the tokenizer adds its special tokens, which a chat template writes itself."""
         return list(self.backend.encode_batch(texts, add_special_tokens=plain))
 
-    def trees(self, rendered: Rendered, encoding: Any, whole: bool = False) -> list[Tree]:
+    def trees(self, rendered: Rendered, encoding: Encoded, whole: bool = False) -> list[Tree]:
         """The trees of a text: one, or one a turn where a token holds the end of a turn's prompt and the beginning of
         its answer. What generation is given ends between them, and what it goes on with begins there.
 
@@ -56,7 +70,7 @@ class TokenMask:
         alone = Rendered(text, [(start, end)], marks, apart=True)
         return self.tree(alone, Joined(self.backend, text, start))
 
-    def tree(self, rendered: Rendered, encoding: Any, whole: bool = False) -> Tree:
+    def tree(self, rendered: Rendered, encoding: Encoded, whole: bool = False) -> Tree:
         """A prompt and one response. The prompt is all before the first trained token, the response ends with the
         last trained one: what stands behind it cannot change a likelihood. whole: keep that too, for a score is read
         at the text's last token. An unanswered prompt has no response.
@@ -90,7 +104,7 @@ class TokenMask:
         return Tree(tokens[:first], [Response(tokens[first:last], loss_mask[first:last])])
 
     def _token_spans(
-        self, rendered: Rendered, encoding: Any, ids: list[int], begin: int, until: int
+        self, rendered: Rendered, encoding: Encoded, ids: list[int], begin: int, until: int
     ) -> list[tuple[int, int]]:
         """(first, past-the-last) of the trained tokens of the turn in characters `begin` to `until`."""
         length = len(rendered.text)
@@ -115,7 +129,7 @@ class TokenMask:
             spans[-1] = last, close + 1
         return spans
 
-    def _boundary(self, rendered: Rendered, encoding: Any, ids: list[int], at: int) -> int:
+    def _boundary(self, rendered: Rendered, encoding: Encoded, ids: list[int], at: int) -> int:
         """The token at which character `at` starts, proven: the text before it has exactly the tokens before it.
 
         Added tokens split a text before anything else does, so it is enough to tokenise from the last one on, which
@@ -127,10 +141,9 @@ class TokenMask:
             return index
         recent = range(index - 1, max(index - _LOOK_BACK, -1), -1)
         known = next((i for i in recent if ids[i] in self._added), None)
-        if known is not None and not rendered.plain:
-            tail = text[encoding.token_to_chars(known)[0] : at]
-            if self._tokens(tail) == ids[known:index]:
-                return index
+        span = None if known is None else encoding.token_to_chars(known)
+        if span is not None and not rendered.plain and self._tokens(text[span[0] : at]) == ids[known:index]:
+            return index
         prefix = self.backend.encode(text[:at], add_special_tokens=rendered.plain).ids
         while rendered.plain and prefix and prefix[-1] == self._eos:
             prefix.pop()
@@ -163,7 +176,7 @@ class TokenMask:
             + NAME_A_TEMPLATE,
         )
 
-    def _closing(self, text: str, encoding: Any, ids: list[int], start: int, end: int) -> int | None:
+    def _closing(self, text: str, encoding: Encoded, ids: list[int], start: int, end: int) -> int | None:
         """The end token that closes a turn, if only white space follows it: the end-of-sequence token in a run of
         special tokens, else the last of them. A run such as END_RESPONSE END_OF_TURN must not end at its first token:
         the model would never learn the one that stops it."""
@@ -189,7 +202,7 @@ class Joined:
     """The encodings of both sides of a text, one behind the other; of an encoding's methods those that are used here.
     at: the character at which the second side begins."""
 
-    def __init__(self, backend: Any, text: str, at: int) -> None:
+    def __init__(self, backend: Backend, text: str, at: int) -> None:
         prompt = backend.encode(text[:at], add_special_tokens=False)
         ids, spans = _tokens_behind(backend, text[at:])
         self.ids: list[int] = [*prompt.ids, *ids]
@@ -207,7 +220,7 @@ class Joined:
         return self._spans[index]
 
 
-def _tokens_behind(backend: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def _tokens_behind(backend: Backend, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Tokens and spans of a text that stands behind another one. Some tokenizers write a space before the first word
     of whatever they are given: they are given a line break before it, which is taken off again."""
     if backend.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581"):
@@ -220,7 +233,7 @@ def _tokens_behind(backend: Any, text: str) -> tuple[list[int], list[tuple[int, 
     return encoding.ids, encoding.offsets
 
 
-def plain_backend(tokenizer: Any) -> Any:
+def plain_backend(tokenizer: Tokenizer) -> Backend:
     """A copy of the tokenizer's Rust half without truncation and padding, whatever it was last called with."""
     from tokenizers import Tokenizer
 
@@ -230,7 +243,7 @@ def plain_backend(tokenizer: Any) -> Any:
     return backend
 
 
-def _token_at(encoding: Any, at: int, characters: int, tokens: int) -> int:
+def _token_at(encoding: Encoded, at: int, characters: int, tokens: int) -> int:
     """Index of the first token that reaches beyond character `at`; some characters (stripped ones) have no token."""
     while at < characters:
         index = encoding.char_to_token(at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.example import Labelled
@@ -28,7 +28,9 @@ class Reader(Protocol):
 
 
 class Options(Protocol):
-    """What decides which trees come out of files; hashed into the cache's key."""
+    """A dataclass of what decides which trees come out of files; hashed into the cache's key."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def train_on(self) -> TrainOn: ...

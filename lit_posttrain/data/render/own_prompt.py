@@ -10,11 +10,12 @@ from lit_posttrain.data.render.places import common
 from lit_posttrain.data.render.rendering import Conversation, Renderer
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 
 _ASKS, _SAYS, _MORE, _SYSTEM = "A first question?", "An answer.", "Another question?", "Answer in verse."
 
 
-def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Any) -> str:
+def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Tokenizer) -> str:
     """What a template writes before the first user turn that it does not write before a later one; empty where that
     is nothing but special tokens, and where it stays beside a system prompt. control: matches those of the
     tokenizer."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from lit_posttrain.tokenizer import Tokenizer
 
 
 class PlainText:
     """What one tokenizer adds to plain text, and takes from it so that it is there once. opening: the token that it
     writes before any text, such as <s>; empty where it writes none."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         added, bare = (tokenizer("a", add_special_tokens=how)["input_ids"] for how in (True, False))
         first = added[0] if added and bare and added[0] != bare[0] else None
         self.opening = "" if first is None else str(tokenizer.convert_ids_to_tokens(first))

@@ -19,6 +19,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.message_keys import REASONING
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
 from lit_posttrain.template_variables import meant, mentioned
+from lit_posttrain.tokenizer import Tokenizer
 
 NAME_A_TEMPLATE = "name a corrected template with --model.policy.chat_template FILE"
 
@@ -72,7 +73,7 @@ class Conversation:
     the assistant that the prompt ends with, the beginning of message `begun_at`."""
 
     messages: list[dict[str, Any]]
-    tools: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     begun: str = ""
     begun_at: int = -1
@@ -91,7 +92,7 @@ class Renderer:
     """One tokenizer's chat template, at one moment: a template that writes the date or the time writes the same one
     for as long as the renderer lives."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.now = datetime.now()
         self._tokenizer = tokenizer
         self._special = dict(tokenizer.special_tokens_map)
@@ -99,27 +100,26 @@ class Renderer:
         self._strings: dict[bool, bool] = {}
         self._texts: dict[tuple[Any, ...], tuple[Conversation, str]] = {}
 
-    def template(self, tools: Any = None) -> str:
+    def template(self, with_tools: bool) -> str:
         """The template's text; some tokenizers have another one for conversations with tools.
 
         Raises:
             PostTrainError: the tokenizer has several templates, and none that is meant for this.
         """
-        key = bool(tools)
-        if key not in self._templates:
+        if with_tools not in self._templates:
             try:
-                self._templates[key] = self._tokenizer.get_chat_template(tools=tools)
+                self._templates[with_tools] = self._tokenizer.get_chat_template(tools=[] if with_tools else None)
             except ValueError as error:  # transformers' way to say so
-                names = ", ".join(sorted(self._tokenizer.chat_template))
+                names = ", ".join(sorted(self._tokenizer.chat_template or ()))
                 raise PostTrainError(
                     f"the tokenizer has chat templates named {names}, and none named default; "
                     "name one with --model.policy.chat_template FILE"
                 ) from error
-        return self._templates[key]
+        return self._templates[with_tools]
 
-    def dated(self, tools: Any = None) -> bool:
-        """Whether the template writes the day's date or the time into what it renders."""
-        return "strftime_now" in self.template(tools)
+    def dated(self, with_tools: bool) -> bool:
+        """True if the template writes the day's date or the time into what it renders."""
+        return "strftime_now" in self.template(with_tools)
 
     def text(self, talk: Conversation, prompt: bool = False) -> str:
         """What the template makes of a conversation. prompt: with what asks for the assistant's answer.
@@ -183,7 +183,7 @@ class Renderer:
             raise next((error for error in refusals if _raised(error)), refusals[0])
         return best
 
-    def _writes_text(self, tools: Any) -> bool:
+    def _writes_text(self, tools: list[dict[str, Any]] | None) -> bool:
         """Whether the template writes content that is a string: then it need not be tried with every row."""
         key = bool(tools)
         if key not in self._strings:
@@ -206,10 +206,10 @@ class Renderer:
         )
         return sum(kind != "thought" for _, kind, _ in lacks)
 
-    def _with_thought(self, message: dict[str, Any], tools: Any) -> dict[str, Any]:
+    def _with_thought(self, message: dict[str, Any], tools: list[dict[str, Any]] | None) -> dict[str, Any]:
         """A message with its thought under the key that the template reads."""
         key = next((key for key in REASONING if isinstance(message.get(key), str)), None)
-        names = mentioned(self.template(tools))
+        names = mentioned(self.template(bool(tools)))
         read = next((name for name in REASONING if name in names), None)
         if key is None or read is None or key in names:
             return message
@@ -219,7 +219,7 @@ class Renderer:
         from jinja2 import TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        template = self.template(talk.tools)
+        template = self.template(bool(talk.tools))
         try:
             texts, spans = render_jinja_template(
                 [[talk.spelling.of(message) for message in talk.messages]],

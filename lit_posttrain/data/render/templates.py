@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.render.as_generated import Turn
@@ -25,6 +25,7 @@ from lit_posttrain.data.render.turn_maker import TurnMaker
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.message_keys import SYSTEM
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 
 TrainOn = Literal["assistant", "last", "completion", "all", "nothing"]
 
@@ -69,7 +70,7 @@ class ConversationTemplate:
     """
 
     def __init__(
-        self, tokenizer: Any, train_on: TrainOn = "assistant", empty_turns: bool = False, scored: bool = False
+        self, tokenizer: Tokenizer, train_on: TrainOn = "assistant", empty_turns: bool = False, scored: bool = False
     ) -> None:
         """empty_turns: whether an assistant turn may say nothing, as a sampled response may. scored: texts are read
         by a reward model, as the template renders them, and no answer is generated from their prompts."""
@@ -259,7 +260,7 @@ class ConversationTemplate:
         return pieces(content[len(talk.begun) :] if k == talk.begun_at else content).answer
 
 
-def special_tokens(tokenizer: Any) -> dict[int, str]:
+def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     """Ids and names of all tokens that the tokenizer calls special."""
     added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,11 @@ from lit_posttrain.data.render.templates import ConversationTemplate, Rendered
 from lit_posttrain.data.render.used_keys import UsedKeys
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import Tree
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 MARKED = "with turns of the assistant that are marked not to be trained on"
 CONTINUED = "with a prompt that ends with the assistant's words, which the response continues"
@@ -61,7 +65,7 @@ class TreeMaker:
     A source's first record that is seen decides how all of it is read: `look` at it before records are shuffled.
     """
 
-    def __init__(self, names: Sequence[str], tokenizer: Any, options: Options) -> None:
+    def __init__(self, names: Sequence[str], tokenizer: Tokenizer, options: Options) -> None:
         """names: of the sources, as people know them."""
         self.options, self.tokenizer = options, tokenizer
         self.audits = [FileAudit(name) for name in names]
@@ -115,11 +119,11 @@ class TreeMaker:
         audit.note(notes, line)
         self.keys.look(labelled.examples, line, audit)
 
-    def encode(self, chunk: Sequence[Item]) -> list[Any]:
+    def encode(self, chunk: Sequence[Item]) -> list[Encoding]:
         """The encodings of the texts of items that are all plain or all not, one after another."""
         return self.mask.encode([rendered.text for item in chunk for rendered in item.rendered], chunk[0].plain)
 
-    def trees(self, chunk: Sequence[Item], encodings: Sequence[Any]) -> Iterator[tuple[Tree, int]]:
+    def trees(self, chunk: Sequence[Item], encodings: Sequence[Encoding]) -> Iterator[tuple[Tree, int]]:
         """Trees with their records' digests.
 
         Raises:
@@ -146,7 +150,7 @@ class TreeMaker:
                 for piece in fitted.trees:
                     yield piece, item.hash
 
-    def _made(self, item: Item, own: Sequence[tuple[Rendered, Any]]) -> list[Tree]:
+    def _made(self, item: Item, own: Sequence[tuple[Rendered, Encoding]]) -> list[Tree]:
         """The trees of an item's texts: one of all of them, or several of a single text."""
         made = [self.mask.trees(rendered, encoding, self.options.whole_text) for rendered, encoding in own]
         marked = item.marked or self.options.scored

@@ -11,6 +11,7 @@ from lit_posttrain.data.render.as_generated import TAG
 from lit_posttrain.data.render.places import Places, common
 from lit_posttrain.data.render.rendering import Conversation, Renderer
 from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.tokenizer import Tokenizer
 
 _NEXT = "What is next?"
 _OTHER = "\ue002"  # of the private use area: no text holds it
@@ -22,7 +23,7 @@ class TurnEnds:
     opens: matches such a token at the beginning of a text, white space aside.
     """
 
-    def __init__(self, renderer: Renderer, places: Places, control: re.Pattern[str], tokenizer: Any) -> None:
+    def __init__(self, renderer: Renderer, places: Places, control: re.Pattern[str], tokenizer: Tokenizer) -> None:
         self._closed = re.compile(f"(?:{control.pattern})\\s*$")
         added = (token.content for token in tokenizer.added_tokens_decoder.values())
         self._longest = max(map(len, (*added, *tokenizer.all_special_tokens)), default=0)

@@ -15,6 +15,7 @@ from lit_posttrain.data.render.thoughts import thought_of
 from lit_posttrain.data.render.turn_ends import TurnEnds
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.template_variables import compared_with, taken
+from lit_posttrain.tokenizer import Tokenizer
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TRIES = 3
@@ -31,7 +32,7 @@ class TurnMaker:
     """Makes turns with one template. control: matches a special token of the tokenizer. scored: see
     `ConversationTemplate`. remedy: see `fitting`."""
 
-    def __init__(self, renderer: Renderer, control: re.Pattern[str], tokenizer: Any, scored: bool) -> None:
+    def __init__(self, renderer: Renderer, control: re.Pattern[str], tokenizer: Tokenizer, scored: bool) -> None:
         self.remedy = ""
         self._scored = scored
         self._control = control
@@ -97,7 +98,7 @@ class TurnMaker:
 
     def _made(self, talk: Conversation, k: int) -> Turn:
         here, message = talk.first(k + 1), talk.messages[k]
-        marked = _marks(self._renderer.template(talk.tools))
+        marked = _marks(self._renderer.template(bool(talk.tools)))
         text, spans = self._renderer.marked(here) if marked else (self._renderer.text(here), [])
         prompt = self._renderer.before(talk, k)
         if self._scored:
@@ -178,7 +179,7 @@ class TurnMaker:
         if self._tried >= _TRIES:
             return ""
         self._tried += 1
-        template = self._renderer.template(talk.tools)
+        template = self._renderer.template(bool(talk.tools))
         names = [name for name in taken(template) if name not in talk.variables]
         for name in sorted(names, key=lambda name: "think" not in name):
             for value in (False, True, *compared_with(template, name)):
@@ -189,7 +190,7 @@ class TurnMaker:
                     return self.remedy
         return ""
 
-    def _fits(self, talk: Conversation, wanted: Sequence[int], name: str, value: Any) -> bool:
+    def _fits(self, talk: Conversation, wanted: Sequence[int], name: str, value: object) -> bool:
         tried = replace(talk, variables={name: value, **talk.variables})
         try:
             return not any(self.make(tried, k).generated for k in wanted)

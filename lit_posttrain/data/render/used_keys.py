@@ -12,6 +12,7 @@ from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.render.templates import ConversationTemplate, Rendered, TrainOn
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 
 _TRIES = 64  # a template may use a key in some turns only; one that was no use in so many rows is not used
 _CALL, _FUNCTION = "message.tool_calls[].", "message.tool_calls[].function."
@@ -24,7 +25,7 @@ class UsedKeys:
     is known.
     """
 
-    def __init__(self, tokenizer: Any, train_on: TrainOn, scored: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, train_on: TrainOn, scored: bool = False) -> None:
         # one of its own: it counts what it alters
         self._template = ConversationTemplate(tokenizer, train_on, scored=scored)
         self.used: set[str] = set()

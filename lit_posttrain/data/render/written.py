@@ -89,7 +89,7 @@ class _Marked:
             function["arguments"] = self._argument(k, i, function["arguments"])
         return {**call, "function": function}
 
-    def _argument(self, k: int, i: int, value: Any) -> Any:
+    def _argument(self, k: int, i: int, value: object) -> Any:
         if isinstance(value, str):
             return value + self._mark(k, "call", i)
         if isinstance(value, dict):

@@ -79,7 +79,7 @@ class Beside:
         """Tools and template variables, as arguments of `Example`."""
         return {"tools": self._tools(row), "variables": _variables(row)}
 
-    def _tools(self, row: Row) -> list[Any] | None:
+    def _tools(self, row: Row) -> list[dict[str, Any]] | None:
         column = row.first(self.tools)
         if column is None or (self.tools == TOOL_COLUMNS and not _may_be_tools(row.peek(column))):
             return None

@@ -175,11 +175,11 @@ def answers_itself(data: Mapping[str, Any]) -> bool:
     return False
 
 
-def _are_messages(value: Any) -> bool:
+def _are_messages(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
-def is_whole(side: Any) -> bool:
+def is_whole(side: object) -> bool:
     """Whether a side of a pair begins with a prompt of its own."""
     if isinstance(side, list) and side and isinstance(side[0], Mapping):
         return str(side[0].get("role") or side[0].get("from")).strip().lower() in _ASKING

@@ -31,7 +31,7 @@ ROW_MARKS = dict.fromkeys(_OF_ROWS, True)
 _WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
-def is_mark(value: Any) -> bool:
+def is_mark(value: object) -> bool:
     """Whether a value says yes, no, or how much; text that does not is somebody's text."""
     return isinstance(value, (bool, int, float)) or str(value).strip().lower() in _WORDS
 
@@ -69,7 +69,7 @@ def detail_of(values: Mapping[str, Any], size: int, where: str, idle: bool = Fal
     return None
 
 
-def _leave_out_all(parts: Any, size: int) -> bool:
+def _leave_out_all(parts: object, size: int) -> bool:
     """Whether parts that are not trained on cover a whole turn; their ends belong to them."""
     if not isinstance(parts, Iterable) or isinstance(parts, (str, Mapping)):
         return False
@@ -84,7 +84,7 @@ def _leave_out_all(parts: Any, size: int) -> bool:
     return bool(covered >= size)
 
 
-def _answer(value: Any, what: str) -> bool:
+def _answer(value: object, what: str) -> bool:
     answer = _WORDS.get(str(value).strip().lower())
     if answer is None:
         raise BadRow(

@@ -35,7 +35,7 @@ MARK, UNUSED, NOTES = "__train__", "__unused__", "__notes__"
 CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
 
 
-def is_message(value: Any) -> bool:
+def is_message(value: object) -> bool:
     """Whether something can only be a message: it has a known role, and says something or calls something."""
     if not isinstance(value, dict):
         return False

@@ -29,7 +29,7 @@ JOINED = "with messages of several text parts, which are joined with nothing bet
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
-def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str, Any]]:
+def as_messages(value: object, column: str, learned: bool = True) -> list[dict[str, Any]]:
     """Messages with normalised roles and string content, from role/content, from/value, or JSON text of either.
     learned: whether the assistant's turns are to be learned from, and so must say something.
 
@@ -55,7 +55,7 @@ def as_messages(value: Any, column: str, learned: bool = True) -> list[dict[str,
     return made
 
 
-def by_message(value: Any) -> Any:
+def by_message(value: object) -> Any:
     """A list of messages of an object with a list for each of their keys, as `datasets` has them; anything else as it
     is."""
     if not isinstance(value, dict) or not any(isinstance(value.get(key), list) for key in ROLE_KEYS):
@@ -66,7 +66,7 @@ def by_message(value: Any) -> Any:
     return [dict(zip(value, parts, strict=True)) for parts in zip(*lists, strict=True)]
 
 
-def of_columns(value: Any) -> str:
+def of_columns(value: object) -> str:
     """What an object is that holds a column of a table, with the remedy; empty for anything else."""
     if not isinstance(value, dict) or not value or [*value] != [str(i) for i in range(len(value))]:
         return ""
@@ -139,7 +139,7 @@ def _marked(raw: dict[str, Any], role: str, where: str) -> bool | None:
     return whole if detail is None else False
 
 
-def _content(value: Any, where: str, optional: bool) -> tuple[list[str], str, list[str]]:
+def _content(value: object, where: str, optional: bool) -> tuple[list[str], str, list[str]]:
     """The texts of a message's content, its thoughts where they are a part of it, and keys of parts that nobody reads.
     optional: whether there need be none."""
     if isinstance(value, str):

@@ -8,7 +8,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.values import as_json, kind
 
 
-def as_tools(value: Any, column: str) -> list[Any] | None:
+def as_tools(value: Any, column: str) -> list[dict[str, Any]] | None:
     """Tool schemas from a list or its JSON text; None where there are none. Bare functions, as OpenAI's older
     `functions` has them, become tools."""
     if isinstance(value, str):

@@ -26,7 +26,7 @@ TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages
 MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is read as text"
 
 
-def conversation(value: Any, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:
+def conversation(value: object, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:
     """Messages, of a list of them (also as JSON text), of a transcript, or of one string that `role` said. notes: gets
     a line where text was read as more than text.
 
@@ -58,7 +58,7 @@ def _is_transcript(text: str, role: str) -> bool:
     return opened is not None and answered
 
 
-def from_json(value: Any, column: str, notes: list[str]) -> Any:
+def from_json(value: object, column: str, notes: list[str]) -> Any:
     """Messages of JSON text, if it can be nothing else: a response may be JSON, with whatever keys. Anything else stays
     as it is.
 

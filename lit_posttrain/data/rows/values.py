@@ -29,13 +29,13 @@ def fault_of(error: ValueError | RecursionError) -> str:
     return "nested too deeply to read" if isinstance(error, RecursionError) else "a number of more than 4,300 digits"
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """What a value is, in words for a message."""
     names = {str: "a string", list: "a list", dict: "an object", bool: "a truth value"}
     return "null" if value is None else names.get(type(value), f"{value!r}"[:40])
 
 
-def not_text(value: Any, where: str, wanted: str = "a string") -> BadRow:
+def not_text(value: object, where: str, wanted: str = "a string") -> BadRow:
     """What is wrong with a value that must be text, or one of what is `wanted`."""
     remedy = {bool: "write it in quotes", int: "write it in quotes", float: "write it in quotes"}
     remedy |= {dict: "write it as text", type(None): "fill or remove it"}

@@ -56,7 +56,7 @@ class Votes:
             points.append(_SHARE[self._values[value]])
         return sum(points) / len(points)
 
-    def _refuse(self, column: str, vote: Any) -> None:
+    def _refuse(self, column: str, vote: object) -> None:
         if self._given:
             raise BadRow("label", f"`{column}` is {vote!r}, which is not in --data.label_values; add it")
         if self._published:
@@ -93,7 +93,7 @@ class Votes:
         )
 
 
-def whole_number(value: Any) -> int | None:
+def whole_number(value: object) -> int | None:
     """A whole number, also as 1.0 or as text (a CSV file has nothing else); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
@@ -104,6 +104,6 @@ def whole_number(value: Any) -> int | None:
     return int(number) if number.is_integer() else None
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     number = whole_number(value)
     return str(value).strip().lower() if number is None else str(number)

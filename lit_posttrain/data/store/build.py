@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,11 @@ from lit_posttrain.data.render.trees import Item, TreeMaker, row_hash
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import Tree
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 # raised with every change that gives other trees, units, or another audit, for the same input
 _VERSION = 28
@@ -86,7 +90,11 @@ class _Conversations:
 
 
 def build_store(
-    paths: Sequence[str], tokenizer: Any, options: Options, cache_dir: str | None = None, format: str | None = None
+    paths: Sequence[str],
+    tokenizer: Tokenizer,
+    options: Options,
+    cache_dir: str | None = None,
+    format: str | None = None,
 ) -> tuple[TreeStore, AuditReport]:
     """The trees of all rows of `paths` in order, and the audit; from the cache where it holds them.
 
@@ -115,7 +123,7 @@ def cache_home(cache_dir: str | None) -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "lit_posttrain" / "data"
 
 
-def _key(sources: Sequence[Source], tokenizer: Any, options: Any) -> str:
+def _key(sources: Sequence[Source], tokenizer: Tokenizer, options: Options) -> str:
     parts = {
         "version": _VERSION,
         "sources": [source.digest() for source in sources],
@@ -136,7 +144,7 @@ def held_out(store: TreeStore, share: float) -> NDArray[np.bool_]:
 class _Build:
     """One pass over the sources into a store."""
 
-    def __init__(self, sources: Sequence[Source], tokenizer: Any, options: Options) -> None:
+    def __init__(self, sources: Sequence[Source], tokenizer: Tokenizer, options: Options) -> None:
         self.sources = sources
         self.maker = TreeMaker([source.name for source in sources], tokenizer, options)
         self.hashes = [array("Q") for _ in sources]
@@ -146,7 +154,7 @@ class _Build:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TreeStoreWriter(folder, [source.name for source in self.sources]) as writer:
             with ThreadPoolExecutor(max_workers=1) as rust:
-                under_way: deque[tuple[list[Item], Future[list[Any]]]] = deque()
+                under_way: deque[tuple[list[Item], Future[list[Encoding]]]] = deque()
                 for chunk in self._chunks():
                     under_way.append((chunk, rust.submit(self.maker.encode, chunk)))
                     if len(under_way) > _CHUNKS_AHEAD:
@@ -185,7 +193,7 @@ class _Build:
                     self.lines[index].append(record.line)
                 yield from self.maker.items(index, record, digest)
 
-    def _write(self, writer: TreeStoreWriter, chunk: list[Item], encodings: Future[list[Any]]) -> None:
+    def _write(self, writer: TreeStoreWriter, chunk: list[Item], encodings: Future[list[Encoding]]) -> None:
         for tree, digest in self.maker.trees(chunk, encodings.result()):
             writer.append(tree, digest)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.store.loader import Trees
+from lit_posttrain.data.store.logprob_cache import TargetValues
 from lit_posttrain.types import Response, Tree
 
 _LOOK_AHEAD = 200
@@ -34,7 +34,7 @@ class KLPairs:
     def __init__(self, store: Trees, max_length: int) -> None:
         self.store, self.max_length = store, max_length
         self.identity = f"kl_pairs, rule 1, {max_length} {store.fingerprint}"
-        self.reference: Any = None
+        self.reference: TargetValues | None = None
 
     def __len__(self) -> int:
         return len(self.store)

@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.atomic import whole_folder, write_text
 from lit_posttrain.types import Tree
 
 _CHUNK = 1 << 20
+
+
+class TargetValues(Protocol):
+    """One number per target of a file, such as an array."""
+
+    def __getitem__(self, places: slice, /) -> ArrayLike: ...
 
 
 @runtime_checkable
@@ -30,7 +36,7 @@ class TargetTrees(Protocol):
     identity: hash of all trees of the file. num_targets: how many targets the file has.
     """
 
-    reference: Any
+    reference: TargetValues | None
 
     @property
     def identity(self) -> str: ...
@@ -44,8 +50,9 @@ class TargetTrees(Protocol):
     def __getitem__(self, index: int) -> Tree: ...
 
 
-class Places:
-    """Stands for an array of the numbers 0, 1, 2, ...: as `reference` it tells where the targets of a batch belong."""
+class FilePositions:
+    """A virtual arange: as `reference` while the cache is filled, it gives each batch the positions of its targets in
+    the file."""
 
     def __getitem__(self, cut: slice) -> NDArray[np.float64]:
         return np.arange(cut.start, cut.stop, dtype=np.float64)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit.compared import ResponseColumns
+from lit_posttrain.data.store.logprob_cache import TargetValues
 from lit_posttrain.data.store.units import UNITS, Longs, built_in, unit_columns
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.atomic import move_folder, new_folder
@@ -58,7 +59,7 @@ class TreeStore:
         self.files: list[str] = list(files if files is not None else about["files"])
         self.fingerprint: str = about["fingerprint"]
         self.identity = self.fingerprint
-        self.reference: Any = None
+        self.reference: TargetValues | None = None
         self._tokens = _map(self.folder / "tokens.bin", np.dtype(np.int32))
         self._loss_mask = _map(self.folder / "loss_mask.bin", np.dtype(np.bool_))
         self._records = _map(self.folder / "records.bin", np.dtype(np.uint8))
@@ -123,12 +124,12 @@ class TreeStore:
             file=self.files[int(self.file_index[index])],
             line=int(self.lines[index]),
             record=bytes(self._records[int(self._record_start[index]) : int(self._record_end[index])]).decode(),
-            per_target={} if self.reference is None else {"ref_logprobs": self._values(index)},
+            per_target={} if self.reference is None else {"ref_logprobs": self._values(self.reference, index)},
         )
 
-    def _values(self, index: int) -> NDArray[Any]:
+    def _values(self, of_targets: TargetValues, index: int) -> NDArray[Any]:
         start = int(self.first_target[index])
-        return np.array(self.reference[start : start + int(self._units["tokens"][index])])
+        return np.array(of_targets[start : start + int(self._units["tokens"][index])])
 
     def whole(self) -> TreeStore:
         """All trees of the folder."""

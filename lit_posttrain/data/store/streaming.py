@@ -23,10 +23,12 @@ from lit_posttrain.data.audit.compared import compared
 from lit_posttrain.data.audit.file_audit import unused
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.source import Record, Source
+from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.render.trees import TreeMaker
 from lit_posttrain.data.store.loader import AuxiliaryRows, StepCutter, Trees, require_same
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import RowLayout, Tree, TreeBatch
 
 log = logging.getLogger(__name__)
@@ -81,8 +83,8 @@ class TreeStream:
     def __init__(
         self,
         sources: Sequence[Source],
-        tokenizer: Any,
-        options: Any,
+        tokenizer: Tokenizer,
+        options: Options,
         *,
         shuffle: bool,
         buffer: int,
@@ -90,7 +92,7 @@ class TreeStream:
         quiet: bool = False,
     ) -> None:
         """shuffle: draw each row among the next `buffer` ones, and the order of the sources anew in every pass. quiet:
-        leave it to another process to say what is dropped. options: a dataclass that is `Options`."""
+        leave it to another process to say what is dropped."""
         self.sources, self.tokenizer, self.options = sources, tokenizer, options
         self.shuffle, self.buffer, self.seed, self.quiet = shuffle, buffer, seed, quiet
         self.maker = TreeMaker([source.name for source in sources], tokenizer, options)
@@ -243,7 +245,7 @@ class StreamLoader:
         rank: int = 0,
         layout: RowLayout | None = None,
         limit: int | float = 1.0,
-        check: Callable[[Any], None] | None = None,
+        check: Callable[[MemoryTrees], None] | None = None,
         auxiliary: Callable[[Trees], Mapping[str, AuxiliaryRows]] = lambda trees: {},
         together: Callable[[Callable[[], MemoryTrees]], MemoryTrees] = lambda read: read(),
     ) -> None:

@@ -1,0 +1,110 @@
+"""Data sets that were read: what the loaders, the audit and messages to people are made from."""
+
+from __future__ import annotations
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+
+from lit_posttrain.data.audit.report import AuditReport
+from lit_posttrain.data.modules.method import TokenizerOwner
+from lit_posttrain.data.store.store import TreeStore
+from lit_posttrain.errors import PostTrainError
+
+HELD_OUT = "held_out"
+
+
+class BuiltData(LightningDataModule):
+    """The training, validation and test sets of a data module by name, and what callbacks ask about their rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: list[str] = []
+        self._whole: TreeStore | None = None
+        self._train: TreeStore | None = None
+        self._val: dict[str, TreeStore] = {}
+        self._test: dict[str, TreeStore] = {}
+        self._titles: dict[str, str] = {}  # what to call each data set in messages, by its name
+        self._audit: AuditReport | None = None
+
+    @property
+    def train_store(self) -> TreeStore:
+        """The training trees.
+
+        Raises:
+            PostTrainError: before `build`.
+        """
+        if self._train is None:
+            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
+        return self._train
+
+    @property
+    def val_stores(self) -> dict[str, TreeStore]:
+        """Validation sets by name: one per entry of `val_path`, or `held_out`."""
+        return self._val
+
+    @property
+    def test_stores(self) -> dict[str, TreeStore]:
+        """Test sets by name; the validation sets where no `test_path` was given."""
+        return self._test or self._val
+
+    @property
+    def predict_stores(self) -> dict[str, TreeStore]:
+        """What `predict` works on, by name: the test sets, or where no `test_path` was given all of `path`."""
+        return self._test or ({", ".join(self.paths): self._whole} if self._whole is not None else {})
+
+    @property
+    def val_names(self) -> list[str]:
+        """What the metrics of each validation set are called, in the order of `val_dataloader`."""
+        return list(self.val_stores)
+
+    @property
+    def test_names(self) -> list[str]:
+        """What the metrics of each test set are called, in the order of `test_dataloader`."""
+        return list(self.test_stores)
+
+    def row_sources(self, rows: list[int]) -> list[str]:
+        """`file:line` of training rows (`TreeBatch.example_ids`), for messages to people."""
+        return self.train_store.sources(rows)
+
+    def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
+        """`file:line` of rows of a data set, by its place in `predict_dataloader`."""
+        return list(self.predict_stores.values())[dataloader_idx].sources(rows)
+
+    def evaluated_texts(self, row: int, dataloader_idx: int) -> tuple[str, str, list[str]]:
+        """A row of a validation set, by its place in `val_dataloader`: `file:line`, its prompt and its responses as the
+        model sees them, without special tokens."""
+        tree, tokenizer = list(self.val_stores.values())[dataloader_idx][row], self._owner().tokenizer
+        sides = [tree.prompt, *(response.tokens for response in tree.responses)]
+        prompt, *responses = [tokenizer.decode(side.tolist(), skip_special_tokens=True).strip() for side in sides]
+        return tree.source, prompt, responses
+
+    def example_prompts(self, count: int) -> list[list[int]]:
+        """At most `count` prompts (token ids), spread over the first validation set, without one over the training
+        rows unless they are a stream; rows without a prompt are left out."""
+        store = next(iter(self.val_stores.values()), None) or self._train
+        if store is None:
+            return []
+        asked = np.flatnonzero(store.prompt_lengths)
+        count = min(count, len(asked))
+        return [store[int(asked[place * len(asked) // count])].prompt.tolist() for place in range(count)]
+
+    def evaluated_rows(self, stage: str) -> dict[str, int]:
+        """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
+        stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
+        return {self._titles[name]: len(store) for name, store in stores.items()}
+
+    @property
+    def audit(self) -> AuditReport:
+        """What became of every row."""
+        if self._audit is None:
+            raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
+        return self._audit
+
+    def _owner(self) -> TokenizerOwner:
+        module = self.trainer.lightning_module if self.trainer else None
+        if not isinstance(module, TokenizerOwner):
+            raise PostTrainError(
+                f"{type(self).__name__} needs a module with `tokenizer`, `max_positions` and `layout`, and has "
+                f"{type(module).__name__}; train a lit_posttrain method, or call build(tokenizer, max_positions)"
+            )
+        return module

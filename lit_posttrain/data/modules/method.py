@@ -1,0 +1,59 @@
+"""What a data module needs of the method and the trainer that it feeds."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict, runtime_checkable
+
+from lit_posttrain.data.store.loader import AuxiliaryRows, Trees
+from lit_posttrain.tokenizer import Tokenizer
+from lit_posttrain.types import RowLayout
+
+
+@runtime_checkable
+class TokenizerOwner(Protocol):
+    """What a data module needs of the LightningModule it feeds.
+
+    tokenizer: a fast Hugging Face tokenizer, with or without a chat template. max_positions: the longest sequence the
+    model takes, None for no limit. layout: how trees become rows.
+    """
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def max_positions(self) -> int | None: ...
+    @property
+    def layout(self) -> RowLayout: ...
+
+
+@runtime_checkable
+class AsksForRows(TokenizerOwner, Protocol):
+    """A method that looks at further rows beside those that it trains on."""
+
+    def auxiliary_rows(self, store: Trees, max_length: int) -> dict[str, AuxiliaryRows]:
+        """By name, for each row of `store` a further one of at most `max_length` tokens: `TreeBatch.extras`."""
+        ...
+
+
+@runtime_checkable
+class ChecksRows(Protocol):
+    """A method that cannot learn from every row."""
+
+    def check_store(self, store: Trees) -> None:
+        """Raise PostTrainError naming a row that the method cannot learn from."""
+        ...
+
+
+class Rank(TypedDict):
+    """Of how many processes (world) this is which (rank)."""
+
+    world: int
+    rank: int
+
+
+class StepOptions(Rank):
+    """What the loaders of training steps take from the trainer and the method."""
+
+    batch_size: int
+    accumulate: int
+    layout: RowLayout
+    limit: int | float

@@ -17,7 +17,7 @@ from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.on_policy.completions import completion_rows
-from lit_posttrain.on_policy.environment import Environment, SingleTurn
+from lit_posttrain.on_policy.environment import SingleTurn, environment_class
 from lit_posttrain.on_policy.experience import Experience, PromptStream
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.rollouts import Rollout, Trajectory, cut_off, missing_scores
@@ -53,12 +53,12 @@ class Collector(Component):
         module: ModelModule,
         rewards: Sequence[Reward],
         config: RolloutConfig,
-        environment: Callable[[], Environment] = SingleTurn,
         trains_unscored: bool = False,
     ) -> None:
         """trains_unscored: train on responses without a score too, as a method does that needs none."""
         self.trains_unscored = trains_unscored
-        self.module, self.config, self.environment = module, config, environment
+        self.module, self.config = module, config
+        self.environment = environment_class(config.environment)
         self.rewards = RewardSum(rewards, config.reward_timeout)
         self.sampler = Sampler(module, config.engine, self._show)
         self.rollouts: list[Rollout] = []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol
 
+from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.types import PromptRecord
 
 
@@ -45,3 +47,27 @@ class SingleTurn:
     def step(self, message: dict[str, Any]) -> Step:
         """The end."""
         return Step()
+
+
+def environment_class(name: str | type[Environment] | None) -> type[Environment]:
+    """An environment by its import path, such as `my_games.Chess`; without a name, nobody answers.
+
+    Raises:
+        PostTrainError: if there is no such class, or it lacks `reset` or `step`.
+    """
+    if name is None:
+        return SingleTurn
+    found: Any = name
+    if isinstance(name, str):
+        home, _, short = name.rpartition(".")
+        try:
+            found = getattr(import_module(home), short)
+        except (ImportError, AttributeError, ValueError) as problem:
+            raise PostTrainError(
+                f"--model.rollout.environment {name}: {first_line(problem)}; give the import path of a class"
+            ) from problem
+    lacking = [part for part in ("reset", "step") if not callable(getattr(found, part, None))]
+    if not isinstance(found, type) or lacking:
+        what = f"it has no {' and no '.join(lacking)}" if isinstance(found, type) else "it is no class"
+        raise PostTrainError(f"--model.rollout.environment {name}: {what}; see on_policy/environment.py")
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +29,6 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.collector import Collector
 from lit_posttrain.on_policy.columns import attach_columns
-from lit_posttrain.on_policy.environment import Environment, SingleTurn
 from lit_posttrain.on_policy.experience import Experience, ExperienceLoader, PromptStream, num_targets
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.rollouts import Rollout, Stats, rollout_stats
@@ -65,7 +64,6 @@ class OnPolicyModule(PostTrainingModule):
         optim: Optim,
         rewards: Sequence[Reward],
         rollout: RolloutConfig,
-        environment: Callable[[], Environment] = SingleTurn,
     ) -> None:
         """
         Args:
@@ -73,18 +71,17 @@ class OnPolicyModule(PostTrainingModule):
             optim: The optimizer and the schedule of its learning rate.
             rewards: What responses are judged by: a weighted sum.
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
-            environment: What answers the policy within a response; nobody by default.
 
         Raises:
             PostTrainError: without rewards, for a method that needs a score.
         """
         super().__init__(policy, optim)
-        if not rewards and environment is SingleTurn and not self.trains_unscored:
+        if not rewards and rollout.environment is None and not self.trains_unscored:
             raise PostTrainError(
                 f"--model.rewards is empty: {type(self).__name__} learns from scores; name a reward, such as ExactMatch"
             )
         self.rollout = rollout
-        self.collector = Collector(self, rewards, rollout, environment, self.trains_unscored)
+        self.collector = Collector(self, rewards, rollout, self.trains_unscored)
         self.add("collector", self.collector)
         self._unlogged: Stats = {}
 

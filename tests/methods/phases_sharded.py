@@ -26,7 +26,7 @@ class Counts(pl.Callback):
         self.losses.append(float(outputs["loss"]))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        trees = [one.tree for one in pl_module.rollouts]
+        trees = [one.tree for one in pl_module.collector.rollouts]
         self.lengths.append([len(response.tokens) for tree in trees for response in tree.responses])
 
 
@@ -36,7 +36,8 @@ def main() -> None:
     for method in ("grpo", "ppo"):
         pl.seed_everything(0, verbose=False)
         module: Any = build(method, Path(model))
-        module.target_kl = None  # both phases as a whole
+        if method == "ppo":
+            module.stop.limit = None  # both phases as a whole
         plain = module.engine
 
         def often_ended(*options: Any, plain: Any = plain) -> Any:

@@ -26,6 +26,7 @@ from lit_posttrain import (
     SimPO,
 )
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.core.resume import saved_options
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 
@@ -113,7 +114,7 @@ def test_fused_optimizers_are_refused_in_16_mixed(
 @pytest.mark.parametrize("method", GIVEN_ROWS)
 def test_resuming_with_other_options_is_refused(method: str, tiny_model: Path, tmp_path: Path) -> None:
     trainer(tmp_path, Seen(), max_steps=1).fit(build(method, tiny_model), datamodule=Rows(method))
-    options = build(method, tiny_model).options_saved
+    options = saved_options(build(method, tiny_model).method_options)
     assert "***" not in str(options)
     common = {*inspect.signature(PostTrainingModule).parameters, "reference"}
     assert {name for name in options if "." not in name} == set(
@@ -145,14 +146,15 @@ def test_resuming_with_another_objective_is_refused(
     ("method", "option"),
     [
         (DPO, "beta"),
-        (DPO, "nll"),
+        (DPO, "rpo_alpha"),
+        (DPO, "sft_weight"),
         (KTO, "beta"),
         (KTO, "desirable_weight"),
         (KTO, "undesirable_weight"),
         (SimPO, "beta"),
         (SimPO, "gamma"),
-        (ORPO, "odds_weight"),
-        (RewardModel, "centering"),
+        (ORPO, "beta"),
+        (RewardModel, "center_rewards_coefficient"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(method: Any, option: str, value: float, tiny_model: Path) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.rollouts import scored
 from methods.test_trl_parity import causal
 from torch import Tensor
 
-from lit_posttrain import GRPO, ModelSpec, Response, RolloutConfig, Sampling, Tree
+from lit_posttrain import GRPO, ModelSpec, Response, RolloutConfig, Tree
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
@@ -39,7 +40,7 @@ class Kind:
 KINDS = {
     "grpo": Kind({"loss_type": "grpo", "beta": 0.04}, {"beta": 0.04}),
     "dr_grpo": Kind(
-        {"loss_type": "dr_grpo", "scale_rewards": "none"}, {"advantage": "centered", "aggregation": "constant"}
+        {"loss_type": "dr_grpo", "scale_rewards": "none"}, {"scale_rewards": "none", "aggregation": "constant"}
     ),
     "dapo": Kind(
         {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.1},
@@ -59,6 +60,7 @@ KINDS = {
         {"ratio": "sequence", "clip": Clip(3e-4, 4e-4)},
     ),
 }
+RLOO = {"baseline": "leave_one_out", "scale_rewards": "none", "aggregation": "constant"}
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +161,10 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
     module = GRPO(
         ModelSpec(str(models[1])),
         rewards=[Regex("x")],
-        sampling=Sampling(max_new_tokens=LONGEST, temperature=TEMPERATURE),
-        rollout=RolloutConfig(group_size=GROUP, inner_epochs=2),
+        rollout=RolloutConfig(group_size=GROUP, inner_epochs=2, max_new_tokens=LONGEST, temperature=TEMPERATURE),
         **options,
     )
     module.configure_model()
-    module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
     trees: list[Tree] = []
     for place, (prompt, said) in enumerate(sampled()):
         if place % GROUP == 0:
@@ -176,7 +176,7 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
     for number, tree in enumerate(trees):
         own = slice(number * GROUP, (number + 1) * GROUP)
         tree.per_target = {name: torch.cat(values[own]).numpy() for name, values in columns.items()}
-    module.attach_advantages(trees)
+    module.prepare([scored(tree) for tree in trees])
     batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     loss = loss_of(module.loss_terms(batch), batch.denominators)
     loss.backward()
@@ -217,5 +217,5 @@ def test_the_gradient_of_rloos_first_step_is_trls(models: tuple[Path, Path], tmp
     old = logprobs(models[1])
     trainer = trl_trainer("RLOO", models[1], tmp_path, beta=0.0)
     _, theirs = trl_side(trainer, advantage, {"old_logps": torch.stack([one.sum() for one in old])})
-    _, mine = our_side({"advantage": "rloo", "aggregation": "constant"}, models, old)
+    _, mine = our_side(RLOO, models, old)
     same_gradient(mine, theirs, factor=LONGEST)

@@ -26,12 +26,12 @@ from lit_posttrain import (
     PromptData,
     Response,
     RolloutConfig,
-    Sampling,
     Tree,
     rewards,
 )
 from lit_posttrain.callbacks import BestCheckpoint, LastCheckpoint, ReferenceSync, RewardLogger
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.resume import require_same_options, saved_options
 from lit_posttrain.on_policy.experience import Experience, PromptStream, num_targets, split_trees
 from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import (
@@ -59,8 +59,9 @@ def prompts(folder: Path, count: int = 12, **options: Any) -> PromptData:
 
 
 def grpo(model: Path, rewards: Any = None, **options: Any) -> GRPO:
-    chosen: dict[str, Any] = {"sampling": Sampling(max_new_tokens=8), "phases": RolloutConfig(group_size=4), **options}
-    return GRPO(ModelSpec(str(model)), rewards or [FunctionReward(letters)], **chosen)
+    """Eight tokens for each of four responses, where `rollout` does not say otherwise."""
+    rollout = RolloutConfig(**{"group_size": 4, "max_new_tokens": 8, **options.pop("rollout", {})})
+    return GRPO(ModelSpec(str(model)), rewards or [FunctionReward(letters)], rollout=rollout, **options)
 
 
 def fit(module: GRPO, data: Any, folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
@@ -151,13 +152,11 @@ def test_top_up_replaces_groups_that_teach_nothing(tiny_model: Path, tmp_path: P
         return [float(len(said)) if number % 2 else 1.0 for said, number in zip(completions, numbers, strict=True)]
 
     seen = Logged()
-    module = grpo(
-        tiny_model, [FunctionReward(sometimes)], rollout=RolloutConfig(group_size=4, dynamic_sampling_retries=8)
-    )
+    module = grpo(tiny_model, [FunctionReward(sometimes)], rollout={"dynamic_sampling_retries": 8})
     fit(module, prompts(tmp_path), tmp_path, seen, max_epochs=1)
     assert len(asked) > 1
-    assert len(module.rollouts) == 4
-    assert all(one.varied for one in module.rollouts)
+    assert len(module.collector.rollouts) == 4
+    assert all(one.has_reward_variance for one in module.collector.rollouts)
     assert seen.rows[0]["train/frac_reward_zero_std"] > 0, "the metric is of all that was sampled"
     asked.clear()
 
@@ -169,16 +168,19 @@ def test_top_up_replaces_groups_that_teach_nothing(tiny_model: Path, tmp_path: P
         return [1.0] * len(completions)
 
     rewards = [FunctionReward(right), Shaped(letters)]
-    shaped = grpo(tiny_model, rewards, rollout=RolloutConfig(group_size=4, dynamic_sampling_retries=1))
+    shaped = grpo(tiny_model, rewards, rollout={"dynamic_sampling_retries": 1})
     fit(shaped, prompts(tmp_path), tmp_path / "shaped", seen, max_epochs=1)
-    assert any(one.varied for one in shaped.rollouts)
-    assert not any(one.telling for one in shaped.rollouts)
+    assert any(one.has_reward_variance for one in shaped.collector.rollouts)
+    assert not any(one.has_signal for one in shaped.collector.rollouts)
     assert asked == [16, 16], "its one further attempt is made, for all of the prompts"
-    never = grpo(tiny_model, [FunctionReward(lambda completions: [1.0] * len(completions))])
-    never.phases = RolloutConfig(group_size=4, dynamic_sampling_retries=2)
+    never = grpo(
+        tiny_model,
+        [FunctionReward(lambda completions: [1.0] * len(completions))],
+        rollout={"dynamic_sampling_retries": 2},
+    )
     trainer = fit(never, prompts(tmp_path), tmp_path / "never", max_epochs=1)
     assert trainer.global_step == 1, "a phase that teaches nothing is a step all the same"
-    assert len(never.rollouts) == 4
+    assert len(never.collector.rollouts) == 4
 
 
 def test_groups_without_a_lesson_change_no_gradient(tiny_model: Path, tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_responses_without_a_score_are_told_once(
 def test_responses_that_are_mostly_cut_off_are_told_of_once(
     longest: int, told: int, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(grpo(tiny_model, sampling=Sampling(longest, seed=1)), prompts(tmp_path), tmp_path, max_steps=2)
+    fit(grpo(tiny_model, rollout={"max_new_tokens": longest, "seed": 1}), prompts(tmp_path), tmp_path, max_steps=2)
     assert sum("were cut off at 2 tokens" in r.getMessage() for r in caplog.records) == told
 
 
@@ -322,8 +324,8 @@ def test_what_has_no_score_trains_nothing(tiny_model: Path, tmp_path: Path) -> N
     module = grpo(tiny_model, [FunctionReward(broken)])
     fit(module, prompts(tmp_path), tmp_path, seen, max_epochs=1, log_every_n_steps=1)
     row = seen.rows[0]
-    assert row["train/unscored"] == row["train/rewards/broken/failed"] > 0.2
-    for one in module.rollouts:
+    assert row["train/reward/missing_ratio"] == row["train/rewards/broken/failed"] > 0.2
+    for one in module.collector.rollouts:
         for response in one.tree.responses:
             assert response.loss_mask.any() == ("reward" in response.labels)
 
@@ -332,7 +334,7 @@ def test_validation_answers_greedily_and_logs_rewards(tiny_model: Path, tmp_path
     trainer = fit(grpo(tiny_model), prompts(tmp_path, 20, val_fraction=0.3), tmp_path, max_epochs=1)
     first = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
     assert first["val/reward"] == first["val/rewards/letters/mean"]
-    assert first["val/unscored"] == 0
+    assert first["val/reward/missing_ratio"] == 0
 
 
 def test_the_reward_logger_shows_completions(
@@ -366,7 +368,7 @@ def test_rows_of_a_step_are_named_by_their_prompts(tiny_model: Path, tmp_path: P
 
     class Names(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            sources = sorted({one.tree.source for one in pl_module.rollouts if one.varied})
+            sources = sorted({one.tree.source for one in pl_module.collector.rollouts if one.has_reward_variance})
             seen.append((sorted(data.row_sources(batch.example_ids)), sources))
 
     fit(module, data, tmp_path, Names())
@@ -375,27 +377,27 @@ def test_rows_of_a_step_are_named_by_their_prompts(tiny_model: Path, tmp_path: P
 
 
 def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: Path) -> None:
-    module = grpo(tiny_model, rollout=RolloutConfig(4, inner_epochs=2, mask_truncated=True), beta=0.1)
-    module._answers = lambda prompts, n, sampling, first=0: recorded(prompts, sampling, n)  # type: ignore[method-assign]  # some end
+    module = grpo(tiny_model, rollout={"inner_epochs": 2, "mask_truncated": True}, beta=0.1)
+    module.collector.sampler.answers = lambda prompts, n, *_: recorded(prompts, n)  # type: ignore[method-assign]  # some end
     trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
-    counted = [r for one in module.rollouts for r in one.tree.responses if r.loss_mask.any()]
+    counted = [r for one in module.collector.rollouts for r in one.tree.responses if r.loss_mask.any()]
     assert 0 < len(counted) < 16, "some responses are cut off, and some are not"
-    found = module.take_phase_kl()
+    found = module.kl.take()
     assert found is not None
     assert found[1] == len(counted)
     assert trainer.global_step == 2
 
 
 def test_an_engine_that_gives_too_little_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    def fewer(prompts: Any, n: int, sampling: Any, first: int) -> Any:
+    def fewer(prompts: Any, n: int, sampling: Any, numbers: Any) -> Any:
         return [[Completion([5], [-1.0], "stop")] * (4 - number % 2) for number, _ in enumerate(prompts)]
 
-    def nothing(prompts: Any, n: int, sampling: Any, first: int) -> Any:
+    def nothing(prompts: Any, n: int, sampling: Any, numbers: Any) -> Any:
         return [[Completion([], [], "stop")] * 4 for _ in prompts]
 
     for answers, said in ((fewer, "fewer responses than it was asked for"), (nothing, "response without tokens")):
         module = grpo(tiny_model)
-        module._answers = answers  # type: ignore[method-assign]  # an engine that fails
+        module.collector.sampler.answers = answers  # type: ignore[method-assign]  # an engine that fails
         with pytest.raises(PostTrainError, match=said):
             fit(module, prompts(tmp_path), tmp_path)
 
@@ -412,7 +414,7 @@ def test_resuming_with_other_options_of_a_reward_is_refused(tiny_model: Path, tm
         ([Regex("a+", 2.0, name="x")], "--model.rewards 1 x r, 1 x e and"),
     ):
         with pytest.raises(PostTrainError, match=re.escape(said)):
-            grpo(tiny_model, other)._require_same_options(before)
+            require_same_options(before, grpo(tiny_model, other).method_options)
 
 
 def test_what_trl_passes_to_a_reward_function_is_passed_or_refused() -> None:
@@ -466,11 +468,11 @@ def test_no_object_is_saved_among_the_options_of_a_method(tiny_model: Path, tmp_
             self.given, self.kept = given, kept
 
     for given in (np.float64(0.5), Grade.A, [re.compile("a")], {"a": [np.float64(1)]}, {1: 2}, (1, 2), {"a"}):
-        assert "given" not in Own(ModelSpec(str(tiny_model)), given).options_saved
-    hidden = Own(ModelSpec(str(tiny_model)), kept={"api_key": "a-key"}).options_saved["kept"]
+        assert "given" not in saved_options(Own(ModelSpec(str(tiny_model)), given).method_options)
+    hidden = saved_options(Own(ModelSpec(str(tiny_model)), kept={"api_key": "a-key"}).method_options)["kept"]
     assert "a-key" not in str(hidden)
     kept = {"a": [1, 0.5, None, True, "x"]}
-    assert Own(ModelSpec(str(tiny_model)), kept=kept).options_saved["kept"] == kept
+    assert saved_options(Own(ModelSpec(str(tiny_model)), kept=kept).method_options)["kept"] == kept
 
 
 # arguments of rewards that change nothing of what their scores mean
@@ -496,7 +498,7 @@ def test_no_option_of_a_reward_is_hidden_from_a_resumed_run(kind: type[Reward], 
     own = [one for one in inspect.signature(kind).parameters if one not in COMPUTED]
     module = grpo(tiny_model, [reward := kind(**{one: GIVEN[one] for one in own})])
     for option, value in reward.resume_options().items():
-        assert module.options_saved[f"rewards.{reward.name}.{option}"] == value
+        assert saved_options(module.method_options)[f"rewards.{reward.name}.{option}"] == value
 
 
 def test_a_run_goes_on_with_the_same_keys_alone(tiny_model: Path, tmp_path: Path) -> None:
@@ -522,9 +524,8 @@ def test_the_reward_model_of_a_run_is_the_same_from_any_folder(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"phases": RolloutConfig(group_size=1)}, "group_size 1: a response is compared with others"),
-        ({"sampling": Sampling(temperature=0.0)}, "take a temperature above 0"),
-        ({"sampling": Sampling(top_p=0.9)}, "leave top_p and top_k out"),
+        ({"rollout": {"group_size": 1}}, "group_size 1: a response is compared with others"),
+        ({"rollout": {"temperature": 0.0}}, "--model.rollout.temperature is 0; it must be above 0"),
         ({"beta": -1.0}, "--model.beta is -1.0"),
         ({"reference": "cached"}, "--model.reference cached: responses are new every time"),
         ({"objective": "cispo", "clip": Clip(high=0.2)}, "take --model.ratio token, --model.clip.high 5"),
@@ -542,15 +543,15 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: 
 @pytest.mark.parametrize(
     ("module", "data", "trainer", "said"),
     [
-        ({"phases": RolloutConfig(4, minibatches=3)}, {}, {}, "no multiple of --model.rollout.minibatches 3"),
+        ({"rollout": {"minibatches": 3}}, {}, {}, "no multiple of --model.rollout.minibatches 3"),
         (
-            {"phases": RolloutConfig(2)},
+            {"rollout": {"group_size": 2}},
             {"batch_size": 2},
             {"accumulate_grad_batches": 8},
             "2 prompts x 2 responses for 8",
         ),
         (
-            {"sampling": Sampling(max_new_tokens=510)},
+            {"rollout": {"max_new_tokens": 510}},
             {},
             {},
             r"prompts.jsonl:\d+: .* model takes 512; pass --data.max",
@@ -571,7 +572,7 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny_model: 
             {},
             {},
             {"limit_train_batches": 0.5},
-            r"limit_train_batches \(or overfit_batches\) cuts a rollout phase short",
+            r"limit_train_batches \(or overfit_batches\) cuts a rollout short",
         ),
     ],
 )
@@ -595,10 +596,10 @@ def test_prompts_and_methods_that_do_not_go_together(tiny_model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("rollout.group_size", {"phases": RolloutConfig(group_size=5)}),
-        ("rollout.max_new_tokens", {"sampling": Sampling(max_new_tokens=9)}),
+        ("rollout.group_size", {"rollout": {"group_size": 5}}),
+        ("rollout.max_new_tokens", {"rollout": {"max_new_tokens": 9}}),
         ("clip.high", {"clip": Clip(high=0.3)}),
-        ("advantage", {"advantage": "rloo"}),
+        ("baseline", {"baseline": "leave_one_out", "scale_rewards": "none"}),
         ("beta", {"beta": 0.2}),
         ("rewards", {"rewards": [FunctionReward(letters, weight=2.0)]}),
     ],
@@ -636,9 +637,11 @@ def test_one_process_looks_at_the_rows_for_all(
     """Two could find different things, such as an answer that takes too long, and one would wait for the other."""
     module = grpo(tiny_model, [ExactMatch(), MathAnswer()])
     monkeypatch.setattr(GRPO, "global_rank", rank)
-    monkeypatch.setattr(GRPO, "_prepare", lambda self, stores: None)
+    monkeypatch.setattr(module.collector, "prepare", lambda stores: None)
     seen: list[str] = []
-    monkeypatch.setattr(module.rewards, "check_rows", lambda rows, skip: seen.extend(source for source, _ in rows))
+    monkeypatch.setattr(
+        module.collector.rewards, "check_rows", lambda rows, skip: seen.extend(source for source, _ in rows)
+    )
     data = prompts(tmp_path, 5, val_fraction=0.0)
     trainer = quiet_trainer(max_steps=1, default_root_dir=tmp_path)
     module.trainer = trainer

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.rollouts import scored
 
-from lit_posttrain import PPO, LoRASpec, ModelSpec, PostTrainError, Response, RolloutConfig, Sampling, Tree
+from lit_posttrain import PPO, LoRASpec, ModelSpec, PostTrainError, Response, RolloutConfig, Tree
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
@@ -40,8 +41,7 @@ def scattered(scale: float, seed: int) -> list[list[float]]:
 
 def ppo(model: Path, **changes: Any) -> PPO:
     options: dict[str, Any] = {
-        "sampling": Sampling(max_new_tokens=8, temperature=TEMPERATURE),
-        "phases": RolloutConfig(group_size=2, inner_epochs=2),
+        "rollout": RolloutConfig(group_size=2, inner_epochs=2, max_new_tokens=8, temperature=TEMPERATURE),
         "critic": Critic(weight=VALUE_WEIGHT, clip=VALUE_CLIP, gamma=GAMMA, lam=LAM),
         "clip": Clip(CLIP, CLIP),
         "beta": BETA,
@@ -50,7 +50,6 @@ def ppo(model: Path, **changes: Any) -> PPO:
     policy = options.pop("policy", ModelSpec(str(model), dtype="float64"))
     module = PPO(policy, [Regex("x")], **options)
     module.configure_model()
-    module.track = lambda *_: None  # type: ignore[method-assign]  # there is no trainer
     return module
 
 
@@ -89,7 +88,7 @@ def written_out(model: Any, head: Any, old: list[list[float]], reference: list[l
 def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
     module = ppo(tiny_model)
     assert module.policy is not None
-    head = module.policy.value_head
+    head = module.language_model.value_heads["reward"]
     assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
         head.weight.normal_(generator=torch.Generator().manual_seed(2)).mul_(0.3)
@@ -114,10 +113,10 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
         marks = np.ones(len(said), np.bool_)
         trees[-1].responses.append(Response(np.array(said, np.int32), marks, {"reward": SCORES[i]}))
     for number, tree in enumerate(trees):
-        columns = {"old_logprobs": old, "rollout_logprobs": old, "ref_logprobs": reference, "value": v_old}
+        columns = {"old_logprobs": old, "rollout_logprobs": old, "ref_logprobs": reference, "value/reward": v_old}
         own = slice(number * 2, number * 2 + 2)
         tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
-    module.attach_advantages(trees)
+    module.prepare([scored(tree) for tree in trees])
     batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     terms = module.loss_terms(batch)
     loss = loss_of(terms, batch.denominators)
@@ -126,24 +125,22 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
     # advantages and returns travel as float32
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     found = {name: p.grad for name, p in module.policy.named_parameters()}
-    assert "value_head.weight" in gradients
+    assert "value_heads.reward.weight" in gradients
     for name, gradient in gradients.items():
         assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7), name
 
 
 def test_the_kl_may_stand_in_the_loss(tiny_model: Path) -> None:
-    assert ppo(tiny_model, kl_in="loss").kl_in_loss
-    assert not ppo(tiny_model).kl_in_loss
+    assert ppo(tiny_model, kl_in="loss").gradient_terms.kl_in_loss
+    assert not ppo(tiny_model).gradient_terms.kl_in_loss
     assert "ref_logprobs" not in ppo(tiny_model, beta=0.0).wanted_columns
 
 
 def test_a_critic_of_its_own_needs_the_policys_vocabulary(tiny_model: Path, tmp_path: Path) -> None:
     own = ppo(tiny_model, critic=Critic(model=ModelSpec(str(tiny_model), dtype="float64")))
-    assert own.value_model is not None
-    assert own.policy is not None
-    assert own.policy.value_head is None
+    assert not own.language_model.value_heads
     parts = own.trained_parts()
-    assert {id(p) for p in parts[1]["params"]} == {id(p) for p in own.value_model.parameters()}
+    assert {id(p) for p in parts[1]["params"]} == {id(p) for p in own.critics.models["reward"].parameters()}
     ppo(tiny_model, critic=Critic(model=ModelSpec(str(tiny_model), special_tokens=["<|more|>"])))
     fewer = tiny.save_model(tmp_path / "fewer")
     text = (fewer / "tokenizer.json").read_text()
@@ -163,15 +160,11 @@ def test_the_head_may_begin_as_a_reward_models(tiny_model: Path, tmp_path: Path)
     scorer.transformer.config.pad_token_id = 0
     scorer.transformer.save_pretrained(tmp_path / "scores")
     tiny.tokenizer().save_pretrained(tmp_path / "scores")
-    begun = ppo(tiny_model, critic=Critic(start=str(tmp_path / "scores"))).policy
-    zero = ppo(tiny_model).policy
-    assert begun is not None
-    assert zero is not None
-    assert begun.value_head is not None
-    assert zero.value_head is not None
-    head = scorer.transformer.score.weight.to(begun.value_head.weight.dtype)
+    begun = ppo(tiny_model, critic=Critic(start=str(tmp_path / "scores"))).language_model.value_heads["reward"].weight
+    zero = ppo(tiny_model).language_model.value_heads["reward"].weight
+    head = scorer.transformer.score.weight.to(begun.dtype)
     assert head.abs().max() > 0
-    assert torch.equal(begun.value_head.weight, head)
-    assert not zero.value_head.weight.any()
+    assert torch.equal(begun, head)
+    assert not zero.any()
     with pytest.raises(PostTrainError, match=r"--model\.critic\.start: "):
         ppo(tiny_model, critic=Critic(start=str(tiny_model)))

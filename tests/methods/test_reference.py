@@ -18,8 +18,9 @@ from helpers.runs import quiet_trainer
 from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, PostTrainError, PreferenceData
 from lit_posttrain.callbacks import LastCheckpoint, ReferenceSync
 from lit_posttrain.core import reference_cache as caching
+from lit_posttrain.core.frozen import AdapterOff
+from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.optimisation import Optim
-from lit_posttrain.core.reference import ReferencedModule
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.rewards import Repetition
 
@@ -37,7 +38,7 @@ class Losses(pl.Callback):
 
 
 def run(
-    module: ReferencedModule, data: pl.LightningDataModule, folder: Path, steps: int = STEPS, *callbacks: pl.Callback
+    module: PostTrainingModule, data: pl.LightningDataModule, folder: Path, steps: int = STEPS, *callbacks: pl.Callback
 ) -> list[float]:
     """Train for some optimizer steps of two micro-batches, from last.ckpt where it is there."""
     pl.seed_everything(0, verbose=False)
@@ -117,10 +118,10 @@ def test_an_interrupted_pass_goes_on(
     whole = run(dpo(spec, reference="cached"), comparison_files(tmp_path), tmp_path / "whole", 2)
     (values,) = (tmp_path / "cache" / "reference").glob("*/values.f32")
     expected = np.fromfile(values, np.float32)
-    bare = DPO.base_model_logprobs
+    bare = AdapterOff.logprobs
     calls = 0
 
-    def breaks(self: DPO, batch: Any) -> Any:
+    def breaks(self: AdapterOff, batch: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
@@ -130,7 +131,7 @@ def test_an_interrupted_pass_goes_on(
     data = comparison_files(tmp_path / "b") if (tmp_path / "b").mkdir() is None else None
     assert data is not None
     with monkeypatch.context() as patch:
-        patch.setattr(DPO, "base_model_logprobs", breaks)
+        patch.setattr(AdapterOff, "logprobs", breaks)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run(dpo(spec, reference="cached"), data, tmp_path / "part", 2)
     assert "32 of 51 rows are kept: the same command goes on" in caplog.text
@@ -241,7 +242,7 @@ def test_a_synced_reference_follows_and_resumes(
     module = make()
     run(module, comparison_files(tmp_path), tmp_path / "hard", 2, ReferenceSync(2))
     assert module.policy is not None
-    for one, other in zip(module.policy.parameters(), module._frozen[0].parameters(), strict=True):
+    for one, other in zip(module.policy.parameters(), module.frozen_weights["reference"], strict=True):
         assert torch.equal(one, other)
 
 
@@ -266,7 +267,7 @@ def test_a_moved_reference_is_of_no_use_where_there_is_none(tiny_model: Path, tm
     data: Any = METHODS["grpo"].data(tmp_path)
     data.val_fraction = 0.5
     trainer.fit(grpo(0.1), datamodule=data)
-    assert "reference" in torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert "reference" in torch.load(tmp_path / "last.ckpt", weights_only=True)["lit_posttrain"]["parts"]
     quiet_trainer(default_root_dir=tmp_path).validate(
         grpo(0.0), datamodule=data, ckpt_path=tmp_path / "last.ckpt", verbose=False
     )
@@ -287,7 +288,7 @@ def test_only_a_copy_can_follow(tiny_model: Path, tmp_path: Path) -> None:
 def test_four_bits_and_adapters_learn_on_a_cpu(tiny_model: Path, tmp_path: Path) -> None:
     """The reference is the 4-bit base itself, so the first loss is log 2."""
     module = dpo(ModelSpec(str(tiny_model), lora=LoRASpec(r=4), quantization="nf4"))
-    assert module.reference == "adapter_off"
+    assert module.reference.kind == "adapter_off"
     losses = run(module, comparison_files(tmp_path), tmp_path / "run", 3)
     assert sum(losses[:2]) == pytest.approx(np.log(2), abs=1e-5)
     assert sum(losses[-2:]) < 0.99 * np.log(2)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig, Term, Tree, TreeBatch
+from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig, Term, TreeBatch
 from lit_posttrain.callbacks import LastCheckpoint
-from lit_posttrain.on_policy.rollouts import Stats
+from lit_posttrain.on_policy.rollouts import Rollout, Stats
 from lit_posttrain.ops.preferences import logistic
 from lit_posttrain.rewards import FunctionReward
 
@@ -28,13 +27,13 @@ class Pairwise(GRPO):
         super().__init__(spec, [FunctionReward(letters)], rollout=rollout)
         self.pairs_seen: list[int] = []
 
-    def attach_advantages(self, trees: Sequence[Tree]) -> Stats:
-        for tree in trees:
-            rewards = sorted({response.label("reward") for response in tree.responses}, reverse=True)
-            for response in tree.responses:
-                rank = rewards.index(response.label("reward"))
-                response.labels |= {"rank": float(rank), "margin": 0.1}
-        return super().attach_advantages(trees)
+    def prepare(self, rollouts: list[Rollout]) -> Stats:
+        for one in rollouts:
+            totals = one.total.tolist()
+            rewards = sorted(set(totals), reverse=True)
+            for response, total in zip(one.tree.responses, totals, strict=True):
+                response.labels |= {"rank": float(rewards.index(total)), "margin": 0.1}
+        return super().prepare(rollouts)
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         pairs, logprob = batch.pairs, batch.sum(self.token_logprobs(batch).logprobs)

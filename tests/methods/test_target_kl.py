@@ -91,7 +91,7 @@ def test_steps_that_are_left_out_change_nothing(tiny_model: Path, tmp_path: Path
     assert not any(plain.idle)
     assert whole.rates == plain.rates
     assert whole.validated == plain.validated == [STEPS, 2 * STEPS, 3 * STEPS]
-    assert module.trainer.callback_metrics["train/left_out"] == float(whole.idle[-1])
+    assert module.trainer.callback_metrics["train/skipped_steps"] == float(whole.idle[-1])
 
 
 @pytest.mark.parametrize("within", [1, 3])

@@ -193,7 +193,7 @@ DPO_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]},
         {"nll": 0.7, "nll_per": "token"},
     ),
-    "length-desensitised": ({"loss_type": ["sigmoid"], "ld_alpha": 0.3}, {"length_alpha": 0.3}),
+    "length-desensitised": ({"loss_type": ["sigmoid"], "ld_alpha": 0.3}, {"ld_alpha": 0.3}),
 }
 
 

@@ -22,6 +22,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards import FunctionReward, LengthPenalty, Regex, RewardSum, refuse_failing
 from lit_posttrain.rewards import time_limit as time_limit_module
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
+from lit_posttrain.rewards.total import Rewarded
 
 SAID = ["one", "two", "three"]
 
@@ -32,6 +33,11 @@ def summed(*functions: Callable[..., Any], timeout: float = 60.0, weights: tuple
         for function, weight in zip(functions, weights or (1.0,) * len(functions), strict=True)
     ]
     return RewardSum(rewards, timeout)
+
+
+def failures(found: Rewarded) -> dict[str, int]:
+    """On how many responses each reward failed."""
+    return {name: int(failed.sum()) for name, failed in found.failed.items()}
 
 
 def length(completions: list[str]) -> list[float]:
@@ -45,8 +51,8 @@ def test_a_weighted_sum_whose_parts_are_kept() -> None:
 
     found = summed(length, twice, weights=(1.0, -0.5))(batch(SAID, answer=[1, 2, 3], other=["x"] * 3))
     assert found.total.tolist() == [3.0 - 1, 3.0 - 2, 5.0 - 3]
-    assert {name: part.tolist() for name, part in found.parts.items()} == {"length": [3, 3, 5], "twice": [2, 4, 6]}
-    assert found.failed == {"length": 0, "twice": 0}
+    assert {name: part.tolist() for name, part in found.scores.items()} == {"length": [3, 3, 5], "twice": [2, 4, 6]}
+    assert failures(found) == {"length": 0, "twice": 0}
 
 
 def test_nothing_to_say_is_no_zero() -> None:
@@ -93,7 +99,7 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
         found = summed(length, picky, timeout=1.0)(batch(SAID))
     assert time.monotonic() - started < 15
     assert found.total.isnan().tolist() == [False, True, False], "what one reward fails on has no score at all"
-    assert found.failed == {"length": 0, "picky": 1}
+    assert failures(found) == {"length": 0, "picky": 1}
     assert "reward picky failed on 1 of 3 responses, which have no score: data.jsonl:2: " in caplog.text
 
 
@@ -156,7 +162,7 @@ def test_code_that_catches_everything_does_not_catch_the_time_limit(caplog: pyte
         found = summed(careless, timeout=0.3)(batch(["good", "bad", "fine"]))
     assert found.total.isnan().tolist() == [False, True, False]
     assert found.total[0] == 1.0
-    assert found.failed == {"careless": 1}
+    assert failures(found) == {"careless": 1}
     assert (
         "a batch of 3 failed (TooLong: it took longer than 0.3 s), so its responses are judged one by one"
         in caplog.text
@@ -170,7 +176,7 @@ def test_a_coroutine_that_blocks_ends() -> None:
 
     begun = time.monotonic()
     rewards = summed(blocks, timeout=0.2)
-    assert rewards(batch(["a"])).failed == {"blocks": 1}
+    assert failures(rewards(batch(["a"]))) == {"blocks": 1}
     assert time.monotonic() - begun < 2.9
 
 
@@ -181,7 +187,7 @@ def test_a_reward_of_weight_0_has_no_say() -> None:
     found = summed(scorer, length, weights=(1.0, 0.0))(batch(["a", "long"]))
     assert found.total[0] == -5.0
     assert found.total[1].isnan()
-    assert found.parts["length"].tolist() == [1.0, 4.0]
+    assert found.scores["length"].tolist() == [1.0, 4.0]
 
 
 def test_a_number_that_is_not_finite_costs_one_score_and_no_second_call(caplog: pytest.LogCaptureFixture) -> None:
@@ -197,7 +203,7 @@ def test_a_number_that_is_not_finite_costs_one_score_and_no_second_call(caplog: 
     assert calls == [3]
     assert found.total[:2].tolist() == [2.0, 0.0]
     assert found.total[2].isnan()
-    assert found.failed == {"ranked": 1}
+    assert failures(found) == {"ranked": 1}
     assert "it gave nan, which is not finite" in caplog.text
 
 
@@ -237,7 +243,7 @@ def test_an_error_in_place_of_a_number_is_of_that_response_alone(caplog: pytest.
     with caplog.at_level(logging.WARNING):
         found = summed(length, picky)(batch(SAID))
     assert found.total.isnan().tolist() == [False, True, False], "the other reward makes up for nothing"
-    assert found.failed == {"length": 0, "picky": 1}
+    assert failures(found) == {"length": 0, "picky": 1}
     assert "failed on 1 of 3 responses, which have no score: data.jsonl:2: ValueError: no such thing" in caplog.text
     assert "one by one" not in caplog.text
 
@@ -258,7 +264,7 @@ def test_a_generator_is_gone_through_once() -> None:
     found = summed(scores)(batch(SAID))
     assert found.total[0] == 1.0
     assert found.total[1:].isnan().all()
-    assert list(found.failed.values()) == [1]
+    assert list(failures(found).values()) == [1]
 
 
 def test_what_a_reward_changes_nobody_else_sees() -> None:

@@ -13,10 +13,10 @@ from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.inference.best_of import _row
 from lit_posttrain.inference.chat import Answer
-from lit_posttrain.on_policy.rollouts import judged
+from lit_posttrain.on_policy.turns import Episodes
 from lit_posttrain.rewards import FunctionReward
 from lit_posttrain.rewards.total import RewardSum
-from lit_posttrain.rollout.engine import Completion
+from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.text import PromptEncoder, prompt_ids
 from lit_posttrain.types import PromptRecord, Tree
 
@@ -121,7 +121,9 @@ def test_rewards_of_training_and_of_best_of_n_see_the_same_text() -> None:
     for one in drawn:
         one.logprobs = [0.0] * len(one.tokens)
     prompt = Tree(prompt_ids(tokenizer, [USER, BEGUN]), [], record=PromptRecord([USER, BEGUN], {}).to_json())  # type: ignore[arg-type]  # its tokens are only passed on
-    judged([prompt], [drawn], RewardSum([FunctionReward(seen)]), tokenizer, mask_truncated=False)
+    (played,) = Episodes(tokenizer).played([prompt], 2, Sampling(), lambda *_: [drawn])
+    texts, rewards = [one.text for one in played], RewardSum([FunctionReward(seen)])
+    rewards(rewards.batch([PromptRecord.of(prompt)] * 2, [prompt.source] * 2, texts, played))
     assert said == [" a fox", "\n\na dog \n"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from lit_posttrain import (
     Response,
     RewardModel,
     RolloutConfig,
-    Sampling,
     SimPO,
     Tree,
 )
@@ -162,11 +161,11 @@ def vowels(completions: list[str]) -> list[float]:
     return [sum(said.count(letter) for letter in "aeiou") - 0.1 * len(said) for said in completions]
 
 
-def recorded(prompts: list[Tree], sampling: Sampling, group: int) -> list[list[Completion]]:
-    """Responses of very unequal lengths that depend on the prompt alone."""
+def recorded(prompts: Sequence[Sequence[int]], group: int) -> list[list[Completion]]:
+    """Responses of very unequal lengths that depend on the prompt's tokens alone."""
     answers = []
-    for tree in prompts:
-        random = np.random.default_rng(tree.prompt.astype(np.int64))
+    for prompt in prompts:
+        random = np.random.default_rng(np.array(prompt, np.int64))
         said = [random.integers(3, 400, random.integers(1, 40)) for _ in range(group)]
         ends = ["stop" if random.random() < 0.7 else "length" for _ in said]
         answers.append(

@@ -93,8 +93,9 @@ class Ends(pl.Callback):
             return found
 
         os.fsync, torch.optim.AdamW.step = slow_fsync, stepping  # type: ignore[method-assign]  # for this process
-        if hasattr(module, "_answers"):
-            answers, judge = module._answers, module.rewards._asked
+        if hasattr(module, "collector"):
+            sampler, rewards = module.collector.sampler, module.collector.rewards
+            answers, judge = sampler.answers, rewards._asked
 
             def sampled(*given: Any) -> Any:
                 if trainer.training:
@@ -106,7 +107,7 @@ class Ends(pl.Callback):
                     self.at("reward", trainer)
                 return judge(*given)
 
-            module._answers, module.rewards._asked = sampled, judged
+            sampler.answers, rewards._asked = sampled, judged
 
 
 def run(method: str, model: Path, folder: Path, data: Path, how: str = "", moment: str = "") -> None:
@@ -158,7 +159,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
         "early": early.state_dict(),
         "best": best.state_dict(),
         **{f"{name}.ckpt": saved_weights(folder / f"{name}.ckpt") for name in ("best", "last")},
-        "kl_coefficient": getattr(module, "kl_coefficient", None),
+        "kl_coefficient": module.kl.coefficient if sampled else None,
     }
     torch.save(end, folder / "end.part")
     (folder / "end.part").replace(folder / "end.pt")

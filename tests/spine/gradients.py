@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ from helpers.runs import quiet_trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lit_posttrain import Completion, Sampling, Tree
+from lit_posttrain import Completion
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.models.sharding import FSDP2Strategy
@@ -68,8 +69,8 @@ class OneStep(pl.LightningDataModule):
         )
 
 
-def three_recorded(prompts: list[Tree], n: int, sampling: Sampling, first: int = 0) -> list[list[Completion]]:
-    return recorded(prompts, sampling, 3)
+def three_recorded(prompts: Sequence[Sequence[int]], *_: object) -> list[list[Completion]]:
+    return recorded(prompts, 3)
 
 
 def one_step(
@@ -80,8 +81,8 @@ def one_step(
     data: pl.LightningDataModule
     if isinstance(module, OnPolicyModule):
         # responses that were recorded, whoever asks: what is compared is how they are cut
-        module._answers = three_recorded  # type: ignore[method-assign]  # as above
-        module.phases = replace(module.phases, minibatches=1)
+        module.collector.sampler.answers = three_recorded  # type: ignore[method-assign]  # as above
+        module.rollout = module.collector.config = replace(module.rollout, minibatches=1)
         (folder.parent / "prompts").mkdir(exist_ok=True)
         data = prompt_files(folder.parent / "prompts")
         data.batch_size = 48

@@ -39,7 +39,8 @@ class Kill(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, module: Any) -> None:
-        answers, columns = module._answers, module.columns
+        sampler, columns = module.collector.sampler, module.columns
+        answers = sampler.answers
 
         def sampled(*given: Any) -> Any:
             found = answers(*given)
@@ -50,7 +51,7 @@ class Kill(pl.Callback):
             self.at("scored", module.loader.phase)
             return columns(*given)
 
-        module._answers, module.columns = sampled, scored
+        sampler.answers, module.columns = sampled, scored
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == ACCUMULATE + 1:
@@ -88,7 +89,7 @@ def run(method: str, model: Path, folder: Path, data: Path, moments: Sequence[st
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "num_tokens": module.num_tokens,
-        "kl_coefficient": module.kl_coefficient,
+        "kl_coefficient": module.kl.coefficient,
         "loader": module.loader.state_dict(),
         "random": torch.get_rng_state(),
     }

@@ -281,7 +281,7 @@ class BestCheckpoint(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or dry_run(trainer):
             return
         metrics = trainer.callback_metrics
-        if self.monitor not in metrics and float(metrics.get("val/unscored", 0.0)) == 1.0:
+        if self.monitor not in metrics and float(metrics.get("val/reward/missing_ratio", 0.0)) == 1.0:
             told = (
                 "no reward has a say on any response to the validation's prompts, so there is no val/reward: look "
                 "whether their rows have the columns that the rewards read"

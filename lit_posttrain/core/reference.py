@@ -51,15 +51,20 @@ class KeepsTargets(Protocol):
 class Reference(Component):
     """The reference of a method, as the method's attribute and component `reference`.
 
-    kind: where its log-probs come from: adapter_off, copy, or cached. used: False if the method does without.
+    kind: where its log-probs come from: adapter_off, copy, or cached. used: False if the method does without. sampled:
+    True if the method samples its responses, which no cache can know.
     """
 
-    def __init__(self, module: PostTrainingModule, kind: ReferenceKind, used: bool = True) -> None:
+    def __init__(
+        self, module: PostTrainingModule, kind: ReferenceKind, used: bool = True, sampled: bool = False
+    ) -> None:
         """
         Raises:
             PostTrainError: for a kind that the policy cannot have.
         """
         adapter = module.model_spec.lora is not None
+        if sampled and kind == "cached":
+            raise PostTrainError("--model.reference cached: responses are new every time; take copy or adapter_off")
         if module.model_spec.random_init and used:
             raise PostTrainError(
                 "--model.policy.random_init: a reference must be the same after a resume; start from a saved model"

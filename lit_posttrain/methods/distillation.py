@@ -3,7 +3,7 @@ teacher's, or on given ones."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -70,7 +70,13 @@ class Distillation(OnPolicyModule):
             raise PostTrainError(f"--model.student_share is {student_share}; {told}")
         self.objective, self.beta, self.student_share = objective, beta, student_share
         self.teacher = FrozenPart(self, teacher, "teacher")
-        self.gradient_terms = PolicyGradient(self, Surrogate(clip=clip), KLWeight(0.0))
+        self.surrogate = Surrogate(clip=clip)
+        self.gradient_terms = PolicyGradient(self, self.surrogate, KLWeight(0.0))
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Those of the base class, and of the surrogate."""
+        return super().method_options | self.surrogate.options
 
     @property
     def wanted_columns(self) -> set[str]:

@@ -20,7 +20,7 @@ reward, here it is a term of the loss for all of them.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -118,8 +118,13 @@ class GRPO(OnPolicyModule):
         )
         self.beta, self.kl = beta, KLWeight(beta)
         self.add("kl", self.kl)
-        self.reference = Reference(self, reference, used=beta > 0)
+        self.reference = Reference(self, reference, used=beta > 0, sampled=True)
         self.gradient_terms = PolicyGradient(self, self.surrogate, self.kl)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Those of the base class, and of the surrogate."""
+        return super().method_options | self.surrogate.options
 
     @property
     def wanted_columns(self) -> set[str]:

@@ -60,7 +60,7 @@ class OnlineDPO(OnPolicyModule):
         check_dpo(loss, beta, label_smoothing)
         rollout.require_groups()
         self.pairs, self.beta, self.loss, self.label_smoothing = pairs, beta, loss, label_smoothing
-        self.reference = Reference(self, reference)
+        self.reference = Reference(self, reference, sampled=True)
 
     @property
     def wanted_columns(self) -> set[str]:

@@ -84,7 +84,7 @@ class PPO(OnPolicyModule):
         self.surrogate = Surrogate(clip=clip, importance_sampling=importance_sampling, entropy=entropy)
         self.beta, self.kl = beta, KLWeight(beta)
         self.add("kl", self.kl)
-        self.reference = Reference(self, reference, used=beta > 0)
+        self.reference = Reference(self, reference, used=beta > 0, sampled=True)
         self.gradient_terms = PolicyGradient(self, self.surrogate, self.kl, kl_in == "loss")
         self.stop = TargetKL(self, target_kl)
 
@@ -95,8 +95,8 @@ class PPO(OnPolicyModule):
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """Those of the base class, and what the critics' models are trained for."""
-        return super().method_options | self.critics.objective()
+        """Those of the base class and of the surrogate, and what the critics' models are trained for."""
+        return super().method_options | self.surrogate.options | self.critics.objective()
 
     def trained_parts(self) -> list[ParameterGroup]:
         """The policy, and the critics with their own learning rates."""

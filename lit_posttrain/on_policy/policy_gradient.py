@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
+from lit_posttrain.core.resume import flat_options
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.on_policy.module import OnPolicyModule
@@ -67,6 +68,11 @@ class Surrogate:
                 "--model.objective cispo weighs tokens by a ratio of at most clip.high: take --model.ratio token, "
                 "--model.clip.high 5 and no clip.dual"
             )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All of it by dotted name, for a resume to compare."""
+        return {name: value for part in vars(self).items() for name, value in flat_options(*part).items()}
 
 
 class PolicyGradient:

@@ -129,6 +129,14 @@ def test_resuming_with_other_options_is_refused(method: str, tiny_model: Path, t
             trainer(tmp_path, Seen(), max_steps=2).fit(other, datamodule=Rows(method), ckpt_path=tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_argument_of_a_method_is_compared_by_a_resume(method: str, tiny_model: Path) -> None:
+    module = build(method, tiny_model)
+    compared = {name.partition(".")[0] for name in saved_options(module.method_options)}
+    free = {"optim", "reference"}  # the optimizer is compared by itself, and a reference's source may change
+    assert {*inspect.signature(type(module)).parameters} - free <= compared
+
+
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 @pytest.mark.parametrize(("option", "value"), [("dropout", "the other"), ("eos", ["<|im_start|>"])])
 def test_resuming_with_another_objective_is_refused(

@@ -176,6 +176,7 @@ def our_side(options: dict[str, Any], models: tuple[Path, Path], old: list[Tenso
     for number, tree in enumerate(trees):
         own = slice(number * GROUP, (number + 1) * GROUP)
         tree.per_target = {name: torch.cat(values[own]).numpy() for name, values in columns.items()}
+    module.attach_columns = lambda rollouts: None  # type: ignore[method-assign]  # they have them already
     module.prepare([scored(tree) for tree in trees])
     batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     loss = loss_of(module.loss_terms(batch), batch.denominators)

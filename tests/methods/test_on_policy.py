@@ -414,7 +414,7 @@ def test_resuming_with_other_options_of_a_reward_is_refused(tiny_model: Path, tm
         ([Regex("a+", 2.0, name="x")], "--model.rewards 1 x r, 1 x e and"),
     ):
         with pytest.raises(PostTrainError, match=re.escape(said)):
-            require_same_options(before, grpo(tiny_model, other).method_options)
+            require_same_options(saved_options(before), grpo(tiny_model, other).method_options)
 
 
 def test_what_trl_passes_to_a_reward_function_is_passed_or_refused() -> None:
@@ -519,6 +519,11 @@ def test_the_reward_model_of_a_run_is_the_same_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)
     assert RewardModelScore(tiny_model.name).resume_options() == {"path": str(tiny_model.resolve())}
+
+
+def test_a_method_that_learns_from_scores_needs_a_reward(tiny_model: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"--model\.rewards is empty: GRPO learns from scores"):
+        GRPO(ModelSpec(str(tiny_model)), [])
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
         columns = {"old_logprobs": old, "rollout_logprobs": old, "ref_logprobs": reference, "value/reward": v_old}
         own = slice(number * 2, number * 2 + 2)
         tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
+    module.attach_columns = lambda rollouts: None  # type: ignore[method-assign]  # they have them already
     module.prepare([scored(tree) for tree in trees])
     batch = collate(trees, RowLayout(), step_denominators(MemoryTrees(trees), range(len(trees))))
     terms = module.loss_terms(batch)

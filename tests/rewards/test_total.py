@@ -139,8 +139,6 @@ def test_a_hanging_coroutine_ends() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(PostTrainError, match="rewards is empty"):
-        RewardSum([])
     with pytest.raises(PostTrainError, match="two are called length"):
         summed(length, length)
     with pytest.raises(PostTrainError, match="reward_timeout is 0"):

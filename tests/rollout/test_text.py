@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import tiny
 from helpers.published import published, published_tokenizer
@@ -120,7 +121,8 @@ def test_rewards_of_training_and_of_best_of_n_see_the_same_text() -> None:
     drawn = [Completion(tokenizer(text)["input_ids"], [], "stop") for text in (" a fox<|im_end|>", "\n\na dog \n")]
     for one in drawn:
         one.logprobs = [0.0] * len(one.tokens)
-    prompt = Tree(prompt_ids(tokenizer, [USER, BEGUN]), [], record=PromptRecord([USER, BEGUN], {}).to_json())  # type: ignore[arg-type]  # its tokens are only passed on
+    ids = np.array(prompt_ids(tokenizer, [USER, BEGUN]), np.int32)
+    prompt = Tree(ids, [], record=PromptRecord([USER, BEGUN], {}).to_json())
     (played,) = Episodes(tokenizer).played([prompt], 2, Sampling(), lambda *_: [drawn])
     texts, rewards = [one.text for one in played], RewardSum([FunctionReward(seen)])
     rewards(rewards.batch([PromptRecord.of(prompt)] * 2, [prompt.source] * 2, texts, played))

@@ -29,7 +29,7 @@ class LearningClock(pl.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         names, known = {"reward": "train/reward", "kl/response": "train/kl/response"}, trainer.callback_metrics
         figures = {ours: float(known[name]) for ours, name in names.items() if name in known}
-        self._note(trainer, **figures, kl_coefficient=pl_module.kl_coefficient)
+        self._note(trainer, **figures)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._note(trainer, held_out=float(trainer.callback_metrics["val/reward"]))

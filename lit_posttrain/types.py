@@ -110,6 +110,10 @@ class RowLayout:
     flat: bool = False
     tails: bool = False
 
+    def takes(self, other: RowLayout) -> bool:
+        """True if a model that wants this layout understands rows of the other one; they may cost it more."""
+        return self.shared >= other.shared and self.packed >= other.packed and self.flat >= other.flat
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -37,6 +37,11 @@ class Component:
         """The parameters of frozen models in memory, by what they are."""
         return {}
 
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that its models take; None for any."""
+        return None
+
 
 class KLWeight(Component):
     """The weight of the KL from the reference in a loss or a reward, which `KLControl` may change as training goes on.

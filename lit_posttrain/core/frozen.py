@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -35,10 +36,13 @@ class FrozenModel:
     """A frozen language model, sharded where the strategy shards, on the module's device and in its policy's type.
 
     layout: how rows are packed for it, where its architecture is not the policy's; None where a batch serves both.
+    own_dtype: keep its type, whatever the policy's is.
     """
 
-    def __init__(self, module: ModelModule, model: Policy, layout: RowLayout | None = None) -> None:
-        self.module, self.layout = module, layout
+    def __init__(
+        self, module: ModelModule, model: Policy, layout: RowLayout | None = None, own_dtype: bool = False
+    ) -> None:
+        self.module, self.layout, self._own_dtype = module, layout, own_dtype
         self._model = [model.requires_grad_(False).eval()]  # in a list: no submodule, neither trained nor saved
 
     @classmethod
@@ -60,21 +64,16 @@ class FrozenModel:
         """Another model that reads the policy's tokens. option: the one that names the spec, for errors. Collective.
 
         Raises:
-            PostTrainError: for another vocabulary, or fewer positions than the policy.
+            PostTrainError: for another vocabulary.
         """
         require_same_vocabulary(module, spec, option)
         config = load_config(spec)
-        theirs, ours = max_positions(config), module.max_positions
-        if theirs is not None and (ours is None or theirs < ours):
-            raise PostTrainError(
-                f"--model.{option}.path {spec.path}: it takes {theirs} positions and the policy "
-                f"{ours or 'any number'}; pass --data.max_length {theirs}, if the policy's sequences fit"
-            )
         device = device_type(module)
         layout = layout_of(config, device, attention_implementation(spec.attention, config, device))
         vocabulary = len(module.tokenizer)
         model = build_model(module, build_policy, spec, vocabulary, dropout=False, trained=False)
-        return cls(module, model, None if layout == module.layout else layout)
+        rows = None if layout.takes(module.layout) else layout
+        return cls(module, model, rows, own_dtype=spec.dtype != "auto")
 
     @property
     def model(self) -> Policy:
@@ -98,27 +97,28 @@ class FrozenModel:
         """What `use` makes of the hidden states of the batch's N targets, without a graph, and the model's head, while
         sharded weights are whole."""
         own, order = (batch, None) if self.layout is None else repacked(batch, self.layout)
+        graph = torch.is_grad_enabled()
 
         def with_graph(inputs: HeadInputs) -> Made:
-            with torch.enable_grad():
+            with torch.set_grad_enabled(graph):
                 return use(inputs if order is None else replace(inputs, hidden=inputs.hidden[order]))
 
         with torch.no_grad():
-            found: Made = self._ready()(own, use=with_graph)
+            found: Made = self.ready()(own, use=with_graph)
         return found
 
     def _run(self, batch: TreeBatch, temperature: float, entropy: bool) -> TokenLogprobs:
         with torch.no_grad():
-            found: TokenLogprobs = self._ready()(batch, temperature=temperature, entropy=entropy)
+            found: TokenLogprobs = self.ready()(batch, temperature=temperature, entropy=entropy)
         return found
 
-    def _ready(self) -> Policy:
+    def ready(self) -> Policy:
         """The model on the module's device."""
         policy, model = self.module.policy, self.model.to(self.module.device)
         assert policy is not None
         # under bf16-true Lightning casts only what it knows of
-        packed = hasattr(model.transformer, "hf_quantizer")
-        if not packed and model.transformer.dtype != policy.transformer.dtype:
+        fixed = self._own_dtype or hasattr(model.transformer, "hf_quantizer")
+        if not fixed and model.transformer.dtype != policy.transformer.dtype:
             model.to(policy.transformer.dtype)
         return model
 
@@ -164,6 +164,16 @@ class FrozenPart(Component):
     same one after a resume. option: the one that names its spec."""
 
     def __init__(self, module: PostTrainingModule, spec: ModelSpec, option: str) -> None:
+        """
+        Raises:
+            PostTrainError: for a spec with new adapters or random weights.
+        """
+        if spec.lora is not None or spec.random_init:
+            what = "lora" if spec.lora is not None else "random_init"
+            raise PostTrainError(
+                f"--model.{option}.{what}: the {option} is not trained; leave it out (--model.{option}.path may be a "
+                "folder of trained adapters)"
+            )
         self.module, self.spec, self.option = module, spec, option
         self._built: FrozenModel | None = None
         module.add(option, self)
@@ -178,6 +188,11 @@ class FrozenPart(Component):
         """The model, once it is built."""
         assert self._built is not None
         return self._built
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """The longest sequence that it takes."""
+        return max_positions(load_config(self.spec))
 
     @property
     def frozen_weights(self) -> dict[str, list[Tensor]]:

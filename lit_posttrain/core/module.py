@@ -131,6 +131,12 @@ class PostTrainingModule(ModelModule):
 
     # What data modules and callbacks ask for -------------------------------------------------------------------
 
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the model and the components' models take; None for any."""
+        limits = [super().max_positions, *(part.max_positions for part in self.components.values())]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     @cached_property
     def balance(self) -> Balance:
         """The load-balancing loss of a mixture of experts."""

@@ -29,10 +29,10 @@ class Distillation(OnPolicyModule):
     """A student learns a teacher's next-token distributions: the mean over the step's trained tokens of the divergence
     of its distribution from the teacher's; or its policy gradient, with the reward log pi_teacher - log pi_student of
     every sampled token. With PromptData the student or the teacher answers; the answers of ConversationData are given.
-    Metrics: loss, entropy (nats a token), and what rewards say where there are some."""
+    Metrics: loss, entropy (nats a token), for sampled teacher_kl (mean log pi_student - log pi_teacher, nats a token),
+    and what rewards say where there are some."""
 
     trains_unscored: ClassVar[bool] = True
-    trains_on_given: ClassVar[bool] = True
     monitored: ClassVar[str] = "val/loss"
     in_bar: ClassVar[tuple[str, ...]] = ("loss",)
 
@@ -68,7 +68,8 @@ class Distillation(OnPolicyModule):
         if not 0 <= student_share <= 1 or (objective == "sampled" and student_share < 1):
             told = "it is a share, 0 to 1, and 1 with --model.objective sampled"
             raise PostTrainError(f"--model.student_share is {student_share}; {told}")
-        self.objective, self.beta, self.student_share = objective, beta, student_share
+        self.objective, self.beta, self.student_share, self.clip = objective, beta, student_share, clip
+        self.trains_on_given = objective == "full" and student_share == 1
         self.teacher = FrozenPart(self, teacher, "teacher")
         self.surrogate = Surrogate(clip=clip)
         self.gradient_terms = PolicyGradient(self, self.surrogate, KLWeight(0.0))
@@ -91,8 +92,8 @@ class Distillation(OnPolicyModule):
     def collect(self, number: int) -> Experience:
         """The experience of rollout `number`, which the student or the teacher samples."""
         drawn = np.random.default_rng((self.rollout.seed, number)).random()
-        self.collector.sampler.other = None if drawn < self.student_share else self.teacher.model.model
-        return super().collect(number)
+        with self.collector.sampler.drawing_from(None if drawn < self.student_share else self.teacher.model.ready()):
+            return super().collect(number)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """For sampled, `advantage` of every token: log pi_teacher - log pi_student."""

@@ -48,7 +48,7 @@ class OnPolicyModule(PostTrainingModule):
 
     splits_groups: ClassVar[bool] = True
     trains_unscored: ClassVar[bool] = False
-    trains_on_given: ClassVar[bool] = False
+    trains_on_given: bool = False
     monitored: ClassVar[str] = "val/reward"
     better: ClassVar[Mapping[str, Direction]] = {
         "reward": "max",
@@ -73,12 +73,17 @@ class OnPolicyModule(PostTrainingModule):
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
 
         Raises:
-            PostTrainError: without rewards, for a method that needs a score.
+            PostTrainError: without rewards, for a method that needs a score; for retries, of one that needs none.
         """
         super().__init__(policy, optim)
         if not rewards and rollout.environment is None and not self.trains_unscored:
             raise PostTrainError(
                 f"--model.rewards is empty: {type(self).__name__} learns from scores; name a reward, such as ExactMatch"
+            )
+        if rollout.dynamic_sampling_retries and self.trains_unscored:
+            raise PostTrainError(
+                f"--model.rollout.dynamic_sampling_retries {rollout.dynamic_sampling_retries}: {type(self).__name__} "
+                "learns from every response, whatever its score; leave it at 0"
             )
         self.rollout = rollout
         self.collector = Collector(self, rewards, rollout, self.trains_unscored)
@@ -255,9 +260,9 @@ class OnPolicyModule(PostTrainingModule):
 
     def evaluate(self, rollouts: list[Rollout]) -> Stats:
         """Sums and counts of a validation's metrics, of one greedy response to each of this rank's prompts. The names
-        must be the same on all ranks. Default: rewards and lengths; for a method that trains on given responses the
-        loss of the answers too."""
-        if self.trains_on_given:
+        must be the same on all ranks. Default: rewards and lengths; for a method that needs no scores the loss of
+        the answers too."""
+        if self.trains_unscored:
             self.tracked_terms(collate([one.tree for one in rollouts], self.layout, {}).to(self.device))
         return rollout_stats(rollouts, self.collector.reward_names, grouped=False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,12 @@ from lit_posttrain.types import Response, Tree
 
 class Sampler:
     """Draws responses of a module's policy with the engine of a spec. With several processes every rank must call it
-    alike. show: called as the hf engine draws tokens. other: a model that draws instead, by the hf engine."""
+    alike. show: called as the hf engine draws tokens."""
 
     def __init__(self, module: ModelModule, spec: EngineSpec, show: Callable[..., None]) -> None:
         self.module, self.spec, self._show = module, spec, show
         self._engine: Engine | None = None
-        self.other: Policy | None = None
+        self._other: Policy | None = None
 
     def check(self) -> None:
         """Refuse an engine that is not there, or a policy that it cannot have.
@@ -43,14 +44,23 @@ class Sampler:
         self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
     ) -> list[list[Completion]]:
         """n responses of the policy as it is to each prompt (token ids); `numbers` as in `Engine.generate`."""
-        if self.other is not None:
-            engine = policy_engine(self.module, self.other, self.module.eos_ids, self.spec.batch_size)
+        if self._other is not None:
+            engine = policy_engine(self.module, self._other, self.module.eos_ids, self.spec.batch_size)
             return engine.generate(prompts, n, sampling, numbers)
         if self._engine is None:
             # fails on all ranks or on none: sharded ones compute together to hand over the weights
             self._engine = together(self.module.trainer, lambda: self._begun(sampling.max_new_tokens))
         self._engine.update_weights(self.module.trainer.global_step)
         return self._engine.generate(prompts, n, sampling, numbers)
+
+    @contextmanager
+    def drawing_from(self, other: Policy | None) -> Iterator[None]:
+        """Within it another model draws, by the hf engine; None leaves it to the policy."""
+        self._other = other
+        try:
+            yield
+        finally:
+            self._other = None
 
     def rest(self) -> None:
         """It is not needed for a while."""

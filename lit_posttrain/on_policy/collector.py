@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,16 @@ from lit_posttrain.on_policy.completions import completion_rows
 from lit_posttrain.on_policy.environment import SingleTurn, environment_class
 from lit_posttrain.on_policy.experience import Experience, PromptStream
 from lit_posttrain.on_policy.options import RolloutConfig
-from lit_posttrain.on_policy.rollouts import Rollout, Trajectory, cut_off, missing_scores
+from lit_posttrain.on_policy.rollouts import Rollout, cut_off, missing_scores
 from lit_posttrain.on_policy.sampler import Sampler
+from lit_posttrain.on_policy.scoring import ENVIRONMENT, Scoring
 from lit_posttrain.on_policy.turns import Episodes
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
 from lit_posttrain.rollout.engine import Completion, Sampling, SamplingProgress
 from lit_posttrain.runs.signals import RunStopped
 from lit_posttrain.trainer_state import num_replicas, seed_of
-from lit_posttrain.types import PromptRecord, Response, Tree
+from lit_posttrain.types import PromptRecord, Tree
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,9 @@ class Collector(Component):
                 episodes = Episodes(self.module.tokenizer, self.environment, self._any_rank)
                 opened = episodes.opened(prompts)
                 drawn = episodes.played(opened, n, sampling, self._draw, first)
-                return self._scored_rollouts(opened, drawn, sampling.temperature > 0)
+                masks = self.config.mask_truncated and sampling.temperature > 0  # not in a validation
+                scoring = Scoring(self.rewards, self.environment is not SingleTurn, self.trains_unscored, masks)
+                return scoring.rollouts(opened, drawn)
 
         return together(self.module.trainer, answered)
 
@@ -191,58 +193,6 @@ class Collector(Component):
             self.awaits_rewards = False
         if self.given_up is not None:
             raise RunStopped(self.given_up)
-
-    def _scored_rollouts(
-        self, prompts: Sequence[Tree], drawn: Sequence[Sequence[Trajectory]], training: bool
-    ) -> list[Rollout]:
-        flat = [(tree, one) for tree, group in zip(prompts, drawn, strict=True) for one in group]
-        if not flat:
-            return []
-        records = [PromptRecord.of(tree) for tree in prompts for _ in drawn[0]]
-        found = self.rewards(
-            self.rewards.batch(
-                records,
-                [tree.source for tree, _ in flat],
-                [one.text for _, one in flat],
-                [one for _, one in flat],
-                [one.messages for _, one in flat],
-            )
-        )
-        total, unshaped = found.total.numpy(), found.unshaped.numpy()
-        scores = {name: values.numpy() for name, values in found.scores.items()}
-        failed = {name: values.numpy() for name, values in found.failed.items()}
-        if self.environment is not SingleTurn:
-            given = np.array([math.nan if one.reward is None else one.reward for _, one in flat])
-            scores["environment"], failed["environment"] = given, np.zeros(len(given), np.bool_)
-            total, unshaped = _plus(total, given), _plus(unshaped, given)
-        masks = training and self.config.mask_truncated
-        rollouts, begin = [], 0
-        for tree, group in zip(prompts, drawn, strict=True):
-            own = slice(begin, begin + len(group))
-            rollouts.append(
-                Rollout(
-                    self._tree(tree, group, total[own].tolist(), masks),
-                    list(group),
-                    {name: values[own] for name, values in scores.items()},
-                    {name: values[own] for name, values in failed.items()},
-                    unshaped[own],
-                )
-            )
-            begin += len(group)
-        return rollouts
-
-    def _tree(self, prompt: Tree, group: Sequence[Trajectory], totals: Sequence[float], mask_truncated: bool) -> Tree:
-        """The prompt and its responses as they are trained on. What has no score, and by choice what was cut off,
-        trains nothing."""
-        responses, logprobs = [], []
-        for one, total in zip(group, totals, strict=True):
-            missing = math.isnan(total)
-            trains = (self.trains_unscored or not missing) and not (mask_truncated and one.truncated)
-            mask = one.sampled & trains
-            responses.append(Response(one.tokens, mask, {} if missing else {"reward": total}))
-            logprobs.append(one.logprobs[mask])
-        columns = {"rollout_logprobs": np.concatenate(logprobs)}
-        return Tree(prompt.prompt, responses, None, prompt.file, prompt.line, "", columns)
 
     # The run -------------------------------------------------------------------------------------------------------
 
@@ -304,7 +254,7 @@ class Collector(Component):
     def reward_names(self) -> list[str]:
         """What gives scores."""
         own = [reward.name for reward in self.rewards.rewards]
-        return own if self.environment is SingleTurn else [*own, "environment"]
+        return own if self.environment is SingleTurn else [*own, ENVIRONMENT]
 
     def completions(self) -> list[dict[str, Any]]:
         """What was sampled last, a row a response, see `ShowsCompletions`."""
@@ -313,9 +263,3 @@ class Collector(Component):
     def _show(self, *place: int) -> None:
         if self.sampling_progress is not None:
             self.sampling_progress(*place)
-
-
-def _plus(totals: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Totals with what an environment gave; either may be missing."""
-    both = np.stack([totals, given])
-    return np.where(np.isnan(both).all(0), np.nan, np.nansum(both, 0))

@@ -39,11 +39,13 @@ _FAILURES = (Exception, SystemExit, TooLong)  # a sys.exit of generated code tha
 @dataclass
 class Rewarded:
     """total: (M,) float64, the weighted sum; NaN where no reward has a score, or one failed. unshaped: (M,) the same
-    without shaping rewards, where there are others. scores: by name (M,) float64, before weighting; NaN for none.
-    failed: by name (M,) bool, True where it raised or took too long."""
+    without shaping rewards, where there are others. broken: (M,) bool, True where a reward failed that the total needs.
+    scores: by name (M,) float64, before weighting; NaN for none. failed: by name (M,) bool, True where it raised or
+    took too long."""
 
     total: Tensor
     unshaped: Tensor
+    broken: Tensor
     scores: dict[str, Tensor]
     failed: dict[str, Tensor]
 
@@ -167,7 +169,7 @@ class RewardSum:
         """
         total, unshaped = torch.zeros(2, len(batch), dtype=torch.float64)
         said, broken = torch.zeros(2, len(batch), dtype=torch.bool)
-        found = Rewarded(total, total, {}, {})
+        found = Rewarded(total, total, broken, {}, {})
         for reward in self.rewards:
             values, failed = self._asked(reward, batch)
             found.scores[reward.name], found.failed[reward.name] = values, failed
@@ -178,6 +180,7 @@ class RewardSum:
                 total += reward.weight * values.nan_to_num(0.0)
                 unshaped += 0.0 if reward.shaping else reward.weight * values.nan_to_num(0.0)
         total[~said | broken] = unshaped[~said | broken] = math.nan
+        found.broken = broken
         if not all(reward.shaping for reward in self.rewards if reward.weight):
             found.unshaped = unshaped
         return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import jsonargparse
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,7 +17,6 @@ from lit_posttrain.cli.failures import buried
 from lit_posttrain.errors import PostTrainError, first_line
 
 _LIGHTNING = f"{Path(lightning.__file__).parent}/"
-_JSONARGPARSE = f"{Path(jsonargparse.__file__).parent}/"
 # what gloo and NCCL say of a process that is gone
 _LOST = re.compile(r"Connection (closed|reset) by peer|remote process exited")
 _LOGGERS = f"{_LIGHTNING}pytorch/loggers/"
@@ -50,6 +49,19 @@ def explained_failures() -> Iterator[None]:
         raise
 
 
+def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """An object of a class that a config names.
+
+    Raises:
+        PostTrainError: after the name of the class, what its constructor has against its arguments.
+    """
+    try:
+        return kind(*given, **named)
+    except (ValueError, TypeError, AttributeError, AssertionError, ImportError) as problem:
+        name = getattr(kind, "__name__", str(kind))
+        raise PostTrainError(f"{name}: {first_line(problem)} (--traceback shows where in the code)") from problem
+
+
 def _first_failure(problem: BaseException) -> BaseException:
     """The failure that ended a run, where a callback that is told of it, such as one that saves, fails too."""
     while problem.__context__ is not None and not problem.__suppress_context__:
@@ -60,11 +72,9 @@ def _first_failure(problem: BaseException) -> BaseException:
 
 
 def _refusal(problem: BaseException) -> str | None:
-    """What Lightning, or the constructor of a class that a config names, says against it; None for anything else."""
+    """What Lightning, or one of its loggers, says against what a config chooses; None for anything else."""
     seen: BaseException | None = problem
-    unmade = ""
     while seen is not None:
-        unmade = _unmade(seen) or unmade
         if _refused_by_lightning(seen):
             text = first_line(seen) if not isinstance(seen, KeyError) else str(seen.args[0]).split("\n")[0]
             if "backend found" in text:
@@ -73,32 +83,15 @@ def _refusal(problem: BaseException) -> str | None:
                 )
             return f"--trainer: {text}"
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    if unmade and _raised_in(problem, _JSONARGPARSE):
-        return unmade
     frames = traceback.extract_tb(problem.__traceback__)
     if any(frame.filename.startswith(_LOGGERS) for frame in frames):  # such as a service without its key
         return f"--trainer.logger: {first_line(problem)}"
     return None
 
 
-def _unmade(problem: BaseException) -> str:
-    """What a constructor says against its arguments, after the name of its class."""
-    told = re.search(r"Problem with given class_path '([\w.]+)':\s*(\S.*)", str(problem))  # where it is not chained
-    if told:
-        return f"{told[1].rpartition('.')[2]}: {told[2].strip()}"
-    frames = [frame for frame, _ in traceback.walk_tb(problem.__traceback__)]
-    made = [f.f_locals["self"] for f in frames if f.f_code.co_name == "__init__" and "self" in f.f_locals]
-    return f"{type(made[0]).__name__}: {first_line(problem)}" if made else ""
-
-
-def _raised_in(problem: BaseException, package: str) -> bool:
-    frames = traceback.extract_tb(problem.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(package)
-
-
 def _refused_by_lightning(problem: BaseException) -> bool:
-    """Whether it is a `raise` of Lightning's own, which has found something wrong, and no failure within it."""
+    """True for a `raise` of Lightning's own, which has found something wrong, and no failure within it."""
     if isinstance(problem, MisconfigurationException):
         return True
     frames = traceback.extract_tb(problem.__traceback__)
-    return _raised_in(problem, _LIGHTNING) and (frames[-1].line or "").startswith("raise ")
+    return bool(frames) and frames[-1].filename.startswith(_LIGHTNING) and (frames[-1].line or "").startswith("raise ")

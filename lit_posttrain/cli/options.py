@@ -1,6 +1,6 @@
 """The options of a run, and of everything that can be chosen for it, read from the signatures of the classes.
 
-Importing this module is what gives the project's classes and torch's optimizers their short names.
+Importing this module is what gives the project's classes their short names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
@@ -26,6 +25,7 @@ from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
 from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger
 from lit_posttrain.callbacks import Throughput
+from lit_posttrain.cli.guards import made
 from lit_posttrain.cli.own_classes import own_class, unfinished
 from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, keep_tree, of_library
 from lit_posttrain.cli.parsing.parser import ExactParser
@@ -54,7 +54,6 @@ _FAMILIES: dict[str, type | tuple[type, ...]] = {
     "data module": pl.LightningDataModule,
     "reward": Reward,
     "callback": pl.Callback,
-    "optimizer": torch.optim.Optimizer,
     "logger": Logger,
     "strategy": Strategy,
     "profiler": Profiler,
@@ -69,7 +68,7 @@ class RunParser(ExactParser, LightningArgumentParser):
         """As jsonargparse does, with the texts in mappings as they were written."""
 
         def build(kind: Any, *given: Any, **named: Any) -> Any:
-            return kind(*given, **plain(named))
+            return made(kind, *given, **plain(named))
 
         return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)
 
@@ -148,7 +147,7 @@ def option_tree() -> OptionTree:
     return tree
 
 
-def load_class(tree: OptionTree, family: str, path: str) -> Kind | None:
+def load_class(tree: OptionTree, family: str, path: str) -> Kind:
     """Put a class of one's own into the tree, by where it is imported from.
 
     Raises:

@@ -12,8 +12,8 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.imports import imported, place_of
 
 
-def own_class(tree: OptionTree, families: Families, family: str, path: str) -> Kind | None:
-    """Put a class into the tree. None for a function, which may stand for an optimizer.
+def own_class(tree: OptionTree, families: Families, family: str, path: str) -> Kind:
+    """Put a class into the tree.
 
     Raises:
         PostTrainError: for what is not there, is no class of the family, lacks a method that it must have, or has an
@@ -22,8 +22,6 @@ def own_class(tree: OptionTree, families: Families, family: str, path: str) -> K
     found = imported(path)
     base = families[family]
     if not isinstance(found, type):
-        if family == "optimizer" and callable(found):
-            return None
         kind_of = "function" if inspect.isroutine(found) else type(found).__name__
         raise PostTrainError(f"{path} is {a(kind_of)}, and {a(family)} is a class{_as_function(found, family, path)}")
     if not issubclass(found, base):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_posttrain.core.schedules import Schedule, scheduler_of
 from lit_posttrain.errors import PostTrainError, alternatives
+from lit_posttrain.imports import imported
 from lit_posttrain.models.optimizer_state import name_parameters, require_sharded_steps
 
 ParameterGroup = dict[str, Any]
@@ -98,17 +98,16 @@ def optimizer_class(name: str) -> type[Optimizer]:
     Raises:
         PostTrainError: if there is none.
     """
-    home, _, short = name.rpartition(".")
     try:
-        found = getattr(import_module(home or "torch.optim"), short, None)
-    except (ImportError, ValueError) as problem:
-        raise PostTrainError(f"--model.optim.optimizer {name}: {problem}") from problem
+        found = imported(name) if "." in name else getattr(torch.optim, name, None)
+    except PostTrainError as problem:
+        raise PostTrainError(f"--model.optim.optimizer {problem}") from problem
     if isinstance(found, type) and issubclass(found, Optimizer):
         return found
     known = [k for k, v in vars(torch.optim).items() if isinstance(v, type) and issubclass(v, Optimizer)]
     raise PostTrainError(
         f"--model.optim.optimizer {name}: there is no such optimizer; "
-        + alternatives(short, [k for k in known if k != "Optimizer"], "torch.optim has")
+        + alternatives(name.rpartition(".")[2], [k for k in known if k != "Optimizer"], "torch.optim has")
     )
 
 

@@ -67,11 +67,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no such class": (
         ["fit", *SFT_TINY, "--model.optim.optimizer", "Adamm"],
-        ["--model.optim.optimizer Adamm: there is no such optimizer; did you mean Adam?"],
+        ["--model.optim.optimizer Adamm: there is no such optimizer; did you mean Adam or RAdam?"],
     ),
     "an impossible learning rate": (
         ["fit", *SFT_TINY, "--model.optim.lr", "-1"],
-        ["--model.optim.optimizer: Invalid learning rate: -1"],
+        ["--model.optim.lr is -1.0; a learning rate must be at least 0"],
     ),
     "another spelling": (
         ["fit", *SFT_TINY, "--model.optimiser.init_args.lr", "1"],
@@ -130,7 +130,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a method in other letters": (["fit", *SFT_TINY, "--model", "dpo"], ["--model dpo", "did you mean DPO?"]),
     "no method of that name": (
         ["fit", *SFT_TINY, "--model", "IPO"],
-        ["--model IPO: there is no such method; give one of DPO, GRPO"],
+        ["--model IPO: there is no such method; give one of DPO, Distillation, GRPO"],
     ),
     "a method for data": (
         ["fit", *SFT_TINY, "--data", "DPO"],

@@ -20,10 +20,12 @@ from lit_posttrain.cli import training  # noqa: F401  # before the forks
 from lit_posttrain.cli.main import main
 
 THREADS = "threads.jsonl"
+_REWARD = ["--model.rewards", "my_reward.Words", "--data.format", "my_format.as_prompt"]
 PARTS = {
     "loss": ["simpo", "--model", "my_loss.SLiC", "--model.gap", "2.5", "--data.format", "my_format.as_pair"],
     "callback": ["sft", "--data.format", "my_format.as_conversation"],
-    "reward": ["grpo", "--model.rewards", "my_reward.Words", "--data.format", "my_format.as_prompt"],
+    "method": ["grpo", "--model", "my_method.RAFT", *_REWARD],
+    "reward": ["grpo", *_REWARD],
 }
 CALLBACK = ["--trainer.callbacks+=my_callback.TokenCount", "--trainer.callbacks.unit", "10"]
 

@@ -205,4 +205,4 @@ def test_a_constructor_that_fails_is_one_line(fit: Fit, capsys: pytest.CaptureFi
         "        raise ValueError('level must be 3')\n"
     )
     assert fit(*named("broken.Broken", "level=2")) == 2
-    assert one_line(capsys) == "error: Broken: level must be 3"
+    assert one_line(capsys) == "error: Broken: level must be 3 (--traceback shows where in the code)"

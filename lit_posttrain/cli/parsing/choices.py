@@ -16,7 +16,6 @@ from lit_posttrain.core.supported import CALLBACKS, LOGGERS, PLUGINS, PROFILERS,
 from lit_posttrain.errors import PostTrainError
 
 _FILES = (".yaml", ".yml", ".json")  # with the class and its options: the parser reads them itself
-DEFAULT_OPTIMIZER = "torch.optim.AdamW"  # of every method
 _SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS, "plugin": PLUGINS}
 Load = Callable[[str, str], Kind | None]
 OUR_CLASSES = ("method", "data module")  # every run has one of each, and its config chooses them
@@ -143,11 +142,7 @@ class Choices:
             raise PostTrainError(f"{place.said} {name}: {support.says}")
         kind = self.tree.kinds[path] if path is not None else self._own(option.family, name, place)
         if kind is not None:
-            chosen = Chosen(short, option.family, kind, place)
-            for inner, its_own in kind.options.items():
-                if its_own.family == "optimizer":  # a method has one in any case
-                    chosen.below[inner] = [self.class_of(its_own, DEFAULT_OPTIMIZER, place)]
-            return chosen
+            return Chosen(short, option.family, kind, place)
         known = self.tree.families[option.family]
         if "." in name or name in known or "str" in option.hint:
             return Chosen(name, option.family, None, place)

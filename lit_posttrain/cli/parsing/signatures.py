@@ -68,8 +68,7 @@ def _option(annotation: Any, tree: OptionTree, families: Families) -> Option:
     plain, group, family, many = [], "", "", False
     for part in _alternatives(annotation):
         origin = get_origin(part)
-        holds = origin in (list, Iterable, Callable)  # of a list its items, of a factory what it makes
-        held = (get_args(part) or (None,))[-1] if holds else part
+        held = get_args(part)[0] if origin in (list, Iterable) else part
         of = {_family(kind, families) for kind in _alternatives(held)}
         if len(of) == 1 and "" not in of:
             family, many = of.pop(), many or origin in (list, Iterable)

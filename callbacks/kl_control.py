@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_posttrain.callbacks.protocols import HasTokenizer, MeasuresKL, OffersPrompts, WeighsKL, part_of
 from lit_posttrain.callbacks.reference_sync import ReferenceSync
-from lit_posttrain.data.modules.asked import asked, read_prompts
+from lit_posttrain.data.modules.prompt_files import prompts_of
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.kl import adapted, k1, k3
 from lit_posttrain.rollout.text import prompt_ids
@@ -95,7 +95,7 @@ class KLControl(Callback):
         if horizon <= 0:
             raise PostTrainError(f"KLControl: horizon is {horizon:g}; it must be above 0, in responses")
         self.coefficient, self.target, self.horizon, self.final = coefficient, target, horizon, final
-        self.prompts = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts or []]
+        self.prompts = prompts_of(prompts or [])
         if prompts is not None and not self.prompts:
             raise PostTrainError("KLControl got no prompts; name some, or leave them out for those of the data")
         self.every_n_steps, self.samples, self.max_new_tokens = every_n_steps, samples, max_new_tokens

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import PromptRecord, RewardedResponses, TreeBatch
 
@@ -28,7 +28,7 @@ class GeneratesText(Protocol):
         """One answer to each conversation. With several processes it is called on all."""
         ...
 
-    def check_prompts(self, prompts: Sequence[Asked]) -> None:
+    def check_prompts(self, prompts: Sequence[SourcedPrompt]) -> None:
         """Refuse prompts that it could not answer.
 
         Raises:

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.protocols import GeneratesText
 from lit_posttrain.callbacks.step_rows import rewrite
-from lit_posttrain.data.modules.asked import asked, read_prompts
+from lit_posttrain.data.modules.prompt_files import prompts_of
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import dry_run
 from lit_posttrain.types import PromptRecord
@@ -40,7 +40,7 @@ class SampleLogger(Callback):
             every_n_validations: Answer after every so many validations.
             show: How many answers to print; all are written.
         """
-        self.prompts = read_prompts(prompts) if isinstance(prompts, str) else [asked(p) for p in prompts]
+        self.prompts = prompts_of(prompts)
         if not self.prompts:
             raise PostTrainError("SampleLogger got no prompts; name some, or a file of them")
         if every_n_validations < 1:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lit_posttrain.core.building import build_model, device_type
 from lit_posttrain.core.generation import policy_engine
-from lit_posttrain.data.modules.asked import Asked
 from lit_posttrain.data.modules.base import TreeData
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.identity import Identity, tokenizer_identity
@@ -176,7 +176,7 @@ class ModelModule(pl.LightningModule):
         said_by = SaidBy(self.tokenizer)
         return [said_by(answers[0]).text for answers in drawn]
 
-    def check_prompts(self, prompts: Sequence[Asked]) -> None:
+    def check_prompts(self, prompts: Sequence[SourcedPrompt]) -> None:
         """Refuse prompts that `generate_text` could not answer, before training and not at the first validation.
 
         Raises:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lit_posttrain.data.modules.asked import Asked, continued
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt, with_answer
 from lit_posttrain.inference.chat import Answer
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
 
 Keep = Literal["best", "all", "pairs"]
 Row = dict[str, Any]
-Drawn = Callable[[Sequence[Asked], int], Sequence[Sequence[Answer]]]
+Drawn = Callable[[Sequence[SourcedPrompt], int], Sequence[Sequence[Answer]]]
 _TOGETHER = 16  # prompts that are answered, and their answers judged, at once
 
 
@@ -40,7 +40,7 @@ class Chosen:
 
 
 def chosen(
-    asked: Sequence[Asked],
+    asked: Sequence[SourcedPrompt],
     answer: Drawn,
     rewards: RewardSum,
     keep: Keep,
@@ -65,7 +65,7 @@ def chosen(
 
 
 def _chosen(
-    asked: Sequence[Asked], answer: Drawn, rewards: RewardSum, keep: Keep, cut_off: bool, least: float | None
+    asked: Sequence[SourcedPrompt], answer: Drawn, rewards: RewardSum, keep: Keep, cut_off: bool, least: float | None
 ) -> Chosen:
     found = Chosen([])
     rewards.begin()
@@ -91,7 +91,7 @@ def _chosen(
     return found
 
 
-def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards: RewardSum) -> list[float]:
+def _scores(asked: Sequence[SourcedPrompt], answers: Sequence[Sequence[Answer]], rewards: RewardSum) -> list[float]:
     pairs = [(one, answer) for one, said in zip(asked, answers, strict=True) for answer in said]
     records, drawn = [one for one, _ in pairs], [answer for _, answer in pairs]
     batch = rewards.batch(records, [one.source for one in records], [answer.text for answer in drawn], drawn)
@@ -99,12 +99,12 @@ def _scores(asked: Sequence[Asked], answers: Sequence[Sequence[Answer]], rewards
     return scores
 
 
-def _row(one: Asked, ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:
+def _row(one: SourcedPrompt, ranked: list[tuple[float, Answer]], keep: Keep) -> Row | None:
     if not ranked:
         return None
     (highest, best), (lowest, worst) = ranked[0], ranked[-1]
     if keep == "best":
-        return one.row(messages=continued(one.messages, best.message), reward=highest)
+        return one.row(messages=with_answer(one.messages, best.message), reward=highest)
     if highest == lowest:
         return None  # nothing to prefer
     if keep == "pairs":

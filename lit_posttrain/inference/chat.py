@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.models.loading import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Completion, Sampling
@@ -77,7 +77,7 @@ class ChatModel:
         ends = self.restored.eos_ids
         self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
 
-    def check(self, prompts: Sequence[Asked]) -> list[str]:
+    def check(self, prompts: Sequence[SourcedPrompt]) -> list[str]:
         """What the chat template leaves out of prompts or changes in them, a line each.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.formats.example import Example, bare_text
 from lit_posttrain.data.render.masks import TokenMask
 from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.rows.bad_rows import BadRow
@@ -106,8 +106,7 @@ class RewardModelScore(Reward):
 
     def _tree(self, asked: PromptRecord, said: str) -> Tree | Exception:
         prompt, answer = asked.messages, [{"role": "assistant", "content": said}]
-        text = (str(prompt[0]["content"]), said) if len(prompt) == 1 and not asked.tools else None
-        around = {"tools": asked.tools, "variables": asked.variables}
+        text, around = bare_text(prompt, answer, asked.tools), {"tools": asked.tools, "variables": asked.variables}
         try:
             rendered = self._template.render(Example.of(prompt, answer, Row({}), text=text, **around))[-1]
             (encoding,) = self._mask.encode([rendered.text], rendered.plain)

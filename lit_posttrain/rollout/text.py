@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from lit_posttrain.data.audit.file_audit import FileAudit, Tally
+from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.audit.warnings import changed_by_template
-from lit_posttrain.data.formats.example import Example
-from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.formats.example import Example, bare_text
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt
+from lit_posttrain.data.render.counted import CountedTemplate
 from lit_posttrain.data.render.masks import TokenMask
 from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.render.used_keys import UsedKeys
@@ -33,6 +35,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._template = ConversationTemplate(tokenizer, "nothing")
+        self._counted = CountedTemplate(self._template)
         self._mask = TokenMask(tokenizer)
         self._keys = UsedKeys(tokenizer, "nothing")
 
@@ -43,15 +46,12 @@ class PromptEncoder:
             PostTrainError: for messages that are no conversation, one that the chat template refuses, and anything but
                 a user's message where there is no chat template.
         """
-        try:
+        with _named(prompt):
             (rendered,) = self._template.render(_example(prompt))
             (encoding,) = self._mask.encode([rendered.text], rendered.plain)
             return [int(token) for token in self._mask.tree(rendered, encoding).prompt]
-        except BadRow as problem:
-            where = getattr(prompt, "source", "")
-            raise PostTrainError(f"{where and where + ': '}{problem}") from problem
 
-    def check(self, prompts: Sequence[Asked], limit: int | None) -> None:
+    def check(self, prompts: Sequence[SourcedPrompt], limit: int | None) -> None:
         """Look, before the work, whether all of some prompts can be answered. limit: the most tokens a model takes.
 
         Raises:
@@ -63,7 +63,7 @@ class PromptEncoder:
                 where = f"{prompt.source}: " if prompt.source else ""
                 raise PostTrainError(f"{where}a prompt of {size} tokens, and the model takes {limit}: shorten it")
 
-    def changed(self, prompts: Sequence[Asked]) -> list[str]:
+    def changed(self, prompts: Sequence[SourcedPrompt]) -> list[str]:
         """What of prompts the chat template leaves out or changes, a line each, as the audit says it.
 
         Raises:
@@ -74,15 +74,11 @@ class PromptEncoder:
             name, _, line = prompt.source.rpartition(":")
             if not line.isdecimal():  # a prompt of no file
                 name, line = prompt.source or "prompts", str(number)
-            audit, altered = audits.setdefault(name, FileAudit(name)), self._template.altered
-            self.ids(prompt)
-            if self._template.altered > altered:
-                audit.altered.add(int(line))
-            for what in self._template.missed:
-                audit.lost.setdefault(what, Tally()).add(int(line))
-            example = _example(prompt)
-            if self._template.holds_control_tokens(example):
-                audit.control.add(int(line))
+            audit = audits.setdefault(name, FileAudit(name))
+            self._counted.next_row()
+            with _named(prompt):
+                example = _example(prompt)
+                self._counted.render(example, int(line), audit)
             self._keys.look([example], int(line), audit)
         return [line for audit in audits.values() for line in changed_by_template(audit)]
 
@@ -92,14 +88,21 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return PromptEncoder(tokenizer).ids(prompt)
 
 
+@contextmanager
+def _named(prompt: Prompt) -> Iterator[None]:
+    """Say of a prompt that cannot be asked where it stands."""
+    try:
+        yield
+    except BadRow as problem:
+        where = getattr(prompt, "source", "")
+        raise PostTrainError(f"{where and where + ': '}{problem}") from problem
+
+
 def _example(prompt: Prompt) -> Example:
-    if isinstance(prompt, PromptRecord):
-        messages, around = prompt.messages, {"tools": prompt.tools, "variables": prompt.variables}
-    else:
+    if not isinstance(prompt, PromptRecord):
         given = prompt if isinstance(prompt, str) else [dict(m) if isinstance(m, Mapping) else m for m in prompt]
-        messages, around = as_messages(given, "messages"), {}
-    bare = len(messages) == 1 and messages[0]["role"] == "user" and not around.get("tools")
-    text = (str(messages[0]["content"]), "") if bare else None
-    example = Example.of(messages, [], Row({}), text=text, **around)
+        prompt = PromptRecord(as_messages(given, "messages"), {})
+    text, around = bare_text(prompt.messages, [], prompt.tools), {"tools": prompt.tools, "variables": prompt.variables}
+    example = Example.of(prompt.messages, [], Row({}), text=text, **around)
     check_order(example.messages, answered=False)
     return example

@@ -13,7 +13,7 @@ from helpers.runs import quiet_trainer
 from rewards.test_rules import batch
 
 from lit_posttrain import GRPO, ModelSpec, PromptData
-from lit_posttrain.data.modules.asked import read_prompts
+from lit_posttrain.data.modules.prompt_files import read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.inference.score import ResponseScorer
 from lit_posttrain.models.loading import build_scorer

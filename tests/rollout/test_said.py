@@ -12,7 +12,7 @@ from helpers.published import published, published_tokenizer
 from lit_posttrain.cli.commands.answers import row_of
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparisons import recognise_comparison
-from lit_posttrain.data.modules.asked import asked
+from lit_posttrain.data.modules.prompt_files import user_prompt
 from lit_posttrain.inference.best_of import _row
 from lit_posttrain.inference.chat import Answer
 from lit_posttrain.rollout.engine import Completion
@@ -130,7 +130,7 @@ def test_thoughts_between_special_tokens_do_not_run_into_the_answer(name: str) -
 
 
 def test_thoughts_are_kept_beside_their_answers() -> None:
-    one = asked("what is it", source="x:1")
+    one = user_prompt("what is it", source="x:1")
     good, bad = Answer("a fox", "stop", 0.0, [], "the quick one"), Answer("a dog", "stop", 0.0, [])
     assert row_of(one, [good, bad])["responses"] == [
         {"text": "a fox", "reasoning_content": "the quick one", "finish_reason": "stop", "logprob": 0.0},

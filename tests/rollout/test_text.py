@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny
 from helpers.published import published, published_tokenizer
 
-from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.inference.best_of import _row
 from lit_posttrain.inference.chat import Answer
@@ -97,7 +97,7 @@ def test_without_a_template_nothing_but_a_users_text_is_asked(prompt: Any) -> No
 def test_what_a_template_leaves_out_is_told_of_prompts_of_no_file(source: str) -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}"
-    prompts = [Asked([{"role": "system", "content": "zulu"}, USER], {}, source=source)] * 2
+    prompts = [SourcedPrompt([{"role": "system", "content": "zulu"}, USER], {}, source=source)] * 2
     told, named = PromptEncoder(tokenizer).changed(prompts)
     assert f"of 2 rows ({source.removesuffix(':7') or 'prompts'}:" in told
     assert "leaves out turn 1 (system) of 2 rows" in named
@@ -131,7 +131,7 @@ def test_rewards_of_training_and_of_best_of_n_see_the_same_text() -> None:
 
 @pytest.mark.parametrize("keep", ["best", "all", "pairs"])
 def test_what_goes_on_with_the_assistants_words_stays_apart_from_them(keep: Any) -> None:
-    one = Asked([USER, BEGUN], {"prompt": [USER, BEGUN]})
+    one = SourcedPrompt([USER, BEGUN], {"prompt": [USER, BEGUN]})
     ranked = [(1.0, Answer(" a fox", "stop", 0.0, [])), (0.0, Answer(" a dog", "stop", 0.0, []))]
     row = _row(one, ranked, keep)
     assert row is not None

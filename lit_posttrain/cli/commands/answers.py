@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from lit_posttrain.cli.commands.part import Part
-from lit_posttrain.data.modules.asked import Asked
+from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.inference.chat import Answer
 
-Draw = Callable[[Sequence[Asked], int], Sequence[Sequence[Answer]]]
+Draw = Callable[[Sequence[SourcedPrompt], int], Sequence[Sequence[Answer]]]
 _LOOKED_AT = 16  # prompts after which answers that are all cut off are told of
 
 
@@ -27,7 +27,7 @@ class Answers:
         self._cut_off = self._all = 0
         self._told = False
 
-    def __call__(self, asked: Sequence[Asked], first: int) -> list[list[Answer]]:
+    def __call__(self, asked: Sequence[SourcedPrompt], first: int) -> list[list[Answer]]:
         """The answers to some prompts; first: the number of the first one. Prompts are asked in their order."""
         have = [[Answer(**one) for one in said] for said in self.part.known[first : first + len(asked)]]
         if len(have) < len(asked):
@@ -48,14 +48,16 @@ class Answers:
             self.part.say(f"all {self._all} answers so far were cut off at {longest} tokens; raise --max_new_tokens?")
 
 
-def answered(conversations: Sequence[Asked], answers: Answers, together: int) -> Iterator[tuple[Asked, list[Answer]]]:
+def answered(
+    conversations: Sequence[SourcedPrompt], answers: Answers, together: int
+) -> Iterator[tuple[SourcedPrompt, list[Answer]]]:
     """Every conversation with its answers, as they come."""
     for first in range(0, len(conversations), together):
         some = conversations[first : first + together]
         yield from zip(some, answers(some, first), strict=True)
 
 
-def row_of(one: Asked, answers: Sequence[Answer]) -> dict[str, Any]:
+def row_of(one: SourcedPrompt, answers: Sequence[Answer]) -> dict[str, Any]:
     """The line of a conversation in the output."""
     return one.row(
         prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,

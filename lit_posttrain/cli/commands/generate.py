@@ -98,16 +98,16 @@ def generate(
     # after what is refused without them: they load torch
     from lit_posttrain.cli.commands.answers import Answers, answered, row_of
     from lit_posttrain.cli.commands.part import Part, model_state
-    from lit_posttrain.data.modules.asked import asked, read_prompts, refuse_names
+    from lit_posttrain.data.modules.prompt_files import read_prompts, refuse_columns, user_prompt
     from lit_posttrain.inference.best_of import chosen
     from lit_posttrain.inference.chat import ChatModel
     from lit_posttrain.rewards.total import RewardSum
     from lit_posttrain.rollout.engine import Sampling
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
 
-    conversations = [asked(text, system, f"--prompt:{n}") for n, text in enumerate(prompt or [], 1)]
+    conversations = [user_prompt(text, system, f"--prompt:{n}") for n, text in enumerate(prompt or [], 1)]
     conversations += read_prompts(prompts, system) if prompts else []
-    refuse_names(conversations, _NAMES[keep])
+    refuse_columns(conversations, _NAMES[keep])
     if keep is not None:
         judge = RewardSum(rewards or [], 60.0 if reward_timeout is None else reward_timeout)
         judge.check(list(conversations[0].columns), conversations[0].source)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lit_posttrain.data.rows.message_keys import MARK, NOTES, UNUSED
 from lit_posttrain.data.rows.row import Row
+from lit_posttrain.types import Message
 
 
 @dataclass(slots=True)
@@ -56,6 +58,16 @@ class Example:
         untrained = frozenset(i for i, m in enumerate(messages) if m.get(MARK) is False)
         bare = [{key: value for key, value in m.items() if key not in (MARK, UNUSED, NOTES)} for m in messages]
         return cls(bare, len(prompt), untrained=untrained, continued=continued, **more)
+
+
+def bare_text(
+    prompt: Sequence[Message], response: Sequence[Message], tools: Sequence[Any] | None
+) -> tuple[str, str] | None:
+    """`Example.text` of a single question with at most one answer: what a tokenizer without a chat template can show.
+    None for anything more."""
+    if len(prompt) != 1 or prompt[0]["role"] != "user" or len(response) > 1 or tools:
+        return None
+    return str(prompt[0]["content"]), str(response[0]["content"]) if response else ""
 
 
 @dataclass(slots=True)

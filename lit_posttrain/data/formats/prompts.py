@@ -10,7 +10,7 @@ from typing import Any
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.columns import ColumnsBeside, check_needs, require_columns
 from lit_posttrain.data.formats.conversations import Columns, recognise
-from lit_posttrain.data.formats.example import Example, Labelled
+from lit_posttrain.data.formats.example import Example, Labelled, bare_text
 from lit_posttrain.data.formats.learned import Prompt, ReadPrompt, learned_prompts
 from lit_posttrain.data.formats.not_conversations import no_conversation
 from lit_posttrain.data.formats.prompt_texts import takes_more, with_added
@@ -88,8 +88,7 @@ class PromptReader:
             last = next((m for m in reversed(messages) if m["role"] == "user"), messages[-1])
             last["content"] = self.template.replace("{prompt}", last["content"])
         prompt, around = self.beside.opened(row, messages), self.beside.around(row)
-        bare = len(prompt) == 1 and prompt[0]["role"] == "user" and not around["tools"]
-        example = Example.of(prompt, [], row, text=(str(prompt[0]["content"]), "") if bare else None, **around)
+        example = Example.of(prompt, [], row, text=bare_text(prompt, [], around["tools"]), **around)
         check_order(example.messages, answered=False)
         left = [name for name in _BESIDE if row.first((name,))]
         row.notes += [f"with a column `{name}` that is no part of the prompt" for name in left]

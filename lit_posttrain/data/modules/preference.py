@@ -13,7 +13,7 @@ from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparison import Candidate, Comparison
 from lit_posttrain.data.formats.comparison_readers import Annotators
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
-from lit_posttrain.data.formats.example import Example, Labelled
+from lit_posttrain.data.formats.example import Example, Labelled, bare_text
 from lit_posttrain.data.modules.streamable import StreamableData
 from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
@@ -86,9 +86,7 @@ class ComparisonReader:
 
 def _example(comparison: Comparison, candidate: Candidate, row: Row) -> Example:
     prompt, said = comparison.prompt, candidate.messages
-    # all that a tokenizer without a chat template can show
-    bare = len(prompt) == 1 and prompt[0]["role"] == "user" and len(said) == 1 and not comparison.around.get("tools")
-    text = (str(prompt[0]["content"]), str(said[0]["content"])) if bare else None
+    text = bare_text(prompt, said, comparison.around.get("tools"))
     example = Example.of(prompt, said, row, text=text, **comparison.around)
     check_order(example.messages)
     return example

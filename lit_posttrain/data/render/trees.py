@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_posttrain.data.audit.compared import Compared
-from lit_posttrain.data.audit.file_audit import FileAudit, Tally
+from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.example import Example, Labelled
+from lit_posttrain.data.render.counted import CountedTemplate
 from lit_posttrain.data.render.joining import by_tree, joined
 from lit_posttrain.data.render.masks import TokenMask
 from lit_posttrain.data.render.options import Options, Reader
@@ -72,7 +73,7 @@ class TreeMaker:
         self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.scored)
         self.mask = TokenMask(tokenizer)
         self.keys = UsedKeys(tokenizer, options.train_on, options.scored)
-        self._told: set[str] = set()  # what was counted of the row at hand, which may have several responses
+        self._counted = CountedTemplate(self.template)
         self._readers: list[Reader | None] = [None] * len(names)
 
     @property
@@ -96,7 +97,7 @@ class TreeMaker:
         """
         audit = self.audits[file]
         audit.rows += 1
-        self._told.clear()
+        self._counted.next_row()
         try:
             if record.problem is not None:
                 raise record.problem
@@ -164,27 +165,12 @@ class TreeMaker:
         return [joined([trees[0] for trees in made], item.labels, marked)]
 
     def _render(self, example: Example, record: Record, audit: FileAudit) -> list[Rendered]:
-        template = self.template
-        before = template.rewritten, template.unanswered, template.altered, template.generated
         try:
-            texts = template.render(example)
+            texts = self._counted.render(example, record.line, audit)
         except InvalidTemplate:
             raise
         except PostTrainError as error:
             raise PostTrainError(f"{record.file}:{record.line}: {error}") from error
-        audit.rewritten += template.rewritten - before[0]
-        audit.unanswered += template.unanswered - before[1]
-        found = {
-            "altered": template.altered > before[2],
-            "generated": template.generated > before[3],
-            "opened": template.opens(example),
-            "control": template.holds_control_tokens(example),
-        }
-        for name in [name for name, is_so in found.items() if is_so and name not in self._told]:
-            getattr(audit, name).add(record.line)
-        for what in set(template.missed) - self._told:
-            audit.lost.setdefault(what, Tally()).add(record.line)
-        self._told.update(template.missed, (name for name, is_so in found.items() if is_so))
         for rendered in texts:
             try:
                 rendered.text.encode()

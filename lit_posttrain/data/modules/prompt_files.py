@@ -1,4 +1,4 @@
-"""Prompts from a file that are to be answered once, by `generate` or by a callback: read as `PromptData` reads them."""
+"""Prompts to be answered once, by `generate` or by a callback, read from files as `PromptData` reads them."""
 
 from __future__ import annotations
 
@@ -24,26 +24,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Asked(PromptRecord):
-    """A prompt and where it stands. rest: the columns of its row that are no part of the prompt, such as ids and
-    answers."""
+class SourcedPrompt(PromptRecord):
+    """A prompt with its place. source: `file:line`. rest: the columns of its row that are no part of the prompt, such
+    as ids and answers."""
 
     source: str = ""
     rest: dict[str, Any] = field(default_factory=dict)
 
     def row(self, **own: Any) -> dict[str, Any]:
-        """A row to write down, with what else stood in this one: its other columns, tools, and template variables. What
-        these columns are called is not in the row, see `refuse_names`."""
+        """A row of output: `own`, the other columns of the prompt's row, its tools and template variables. None may
+        have the name of another, see `refuse_columns`."""
         around = {"tools": self.tools, "chat_template_kwargs": self.variables}
         return {**self.rest, **{name: value for name, value in around.items() if value}, **own}
 
 
-def read_prompts(path: str, system_prompt: str | None = None) -> list[Asked]:
-    """The prompts of a data file, a folder or a data set, or of a text file (.txt) a line each. Rows without a prompt,
-    such as pairs whose sides begin differently, are left out, as in training; the log says how many.
+def prompts_of(given: str | Sequence[str]) -> list[SourcedPrompt]:
+    """User messages as prompts, or the prompts of a file, as `read_prompts` returns them."""
+    return read_prompts(given) if isinstance(given, str) else [user_prompt(text) for text in given]
+
+
+def read_prompts(path: str, system_prompt: str | None = None) -> list[SourcedPrompt]:
+    """The prompts of a data file, a folder or a data set; of a text file (.txt) one per line. Rows without a prompt,
+    such as pairs whose sides begin differently, are left out, as in training, and counted in the log.
 
     Raises:
-        PostTrainError: for what cannot be read, a row without a prompt, and no prompt at all.
+        PostTrainError: for a file that cannot be read, a row without a prompt, or no prompt at all.
     """
     place = Path(path).expanduser()
     if place.suffix.lower() == ".txt" and not place.exists():
@@ -68,8 +73,8 @@ def read_prompts(path: str, system_prompt: str | None = None) -> list[Asked]:
     return found
 
 
-def refuse_names(prompts: Sequence[Asked], names: Sequence[str]) -> None:
-    """Refuse rows with columns that rows written down have themselves, which would be overwritten.
+def refuse_columns(prompts: Sequence[SourcedPrompt], names: Sequence[str]) -> None:
+    """Refuse prompts whose rows have columns that the output has too (`names`): they would be overwritten.
 
     Raises:
         PostTrainError: naming the first one.
@@ -80,18 +85,18 @@ def refuse_names(prompts: Sequence[Asked], names: Sequence[str]) -> None:
                 raise PostTrainError(f"{one.source}: the column `{name}` is also one of the output; rename it")
 
 
-def asked(text: str, system_prompt: str | None = None, source: str = "") -> Asked:
+def user_prompt(text: str, system_prompt: str | None = None, source: str = "") -> SourcedPrompt:
     """A prompt of one user message."""
     opened = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return Asked([*opened, {"role": "user", "content": text}], {"prompt": text}, source=source)
+    return SourcedPrompt([*opened, {"role": "user", "content": text}], {"prompt": text}, source=source)
 
 
-def continued(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A conversation with the assistant's answer, which goes on where the prompt ends with words of the assistant."""
+def with_answer(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A conversation with the assistant's answer. A prompt that ends with words of the assistant is continued by it."""
     return Example.of([dict(message) for message in prompt], [dict(said)], Row({})).messages
 
 
-def _records(path: str, system_prompt: str | None, audits: dict[str, FileAudit]) -> Iterator[Asked]:
+def _records(path: str, system_prompt: str | None, audits: dict[str, FileAudit]) -> Iterator[SourcedPrompt]:
     # rows written by hand may differ in their columns: nothing is trained on, so that each is read by its own
     readers: dict[tuple[str, ...], PromptReader] = {}
     for source in find_sources(path):
@@ -109,7 +114,7 @@ def _records(path: str, system_prompt: str | None, audits: dict[str, FileAudit])
                 raise PostTrainError(f"{place}: {problem}") from problem
             audit.note(row.notes, record.line)
             audit.leave(dict.fromkeys(row.unused), record.line)
-            yield Asked(example.messages, record.data, example.tools, example.variables, place, row.rest())
+            yield SourcedPrompt(example.messages, record.data, example.tools, example.variables, place, row.rest())
 
 
 def _reader(record: Record, system_prompt: str | None) -> PromptReader:
@@ -123,11 +128,11 @@ def _reader(record: Record, system_prompt: str | None) -> PromptReader:
         raise PostTrainError(f"{record.file}:{record.line}: {said}") from problem
 
 
-def _lines(path: str, place: Path, system_prompt: str | None) -> Iterator[Asked]:
+def _lines(path: str, place: Path, system_prompt: str | None) -> Iterator[SourcedPrompt]:
     try:
         lines = place.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as problem:
         raise PostTrainError(f"{path}: prompts could not be read ({problem}); save the file as UTF-8") from problem
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield asked(line.removesuffix("\r"), system_prompt, f"{path}:{number}")
+            yield user_prompt(line.removesuffix("\r"), system_prompt, f"{path}:{number}")

@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny
 
 from lit_posttrain import PromptData
-from lit_posttrain.data.modules.asked import asked, continued, read_prompts, refuse_names
+from lit_posttrain.data.modules.prompt_files import read_prompts, refuse_columns, user_prompt, with_answer
 from lit_posttrain.data.rows.beside import SYSTEM_COLUMNS, TOOL_COLUMNS
 from lit_posttrain.data.rows.kinds import CONVERSATION, PROMPT
 from lit_posttrain.errors import PostTrainError
@@ -69,7 +69,7 @@ def test_rows_keep_what_is_no_part_of_the_prompt(tmp_path: Path) -> None:
     with pytest.raises(
         PostTrainError, match=r"rows\.jsonl:1: the column `responses` is also one of the output; rename"
     ):
-        refuse_names([one], ["prompt", "responses"])
+        refuse_columns([one], ["prompt", "responses"])
 
 
 ANSWERED = {
@@ -146,7 +146,7 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     path.write_bytes("\ufeffwhat is it\r\n\n[not json\u2028\n".encode())
     assert [one.messages[-1]["content"] for one in read_prompts(str(path))] == ["what is it", "[not json\u2028"]
     system = read_prompts(str(path), "be brief")[0].messages
-    assert system == asked("what is it", "be brief").messages == [{"role": "system", "content": "be brief"}, USER]
+    assert system == user_prompt("what is it", "be brief").messages == [{"role": "system", "content": "be brief"}, USER]
     with pytest.raises(PostTrainError, match=r"none/of/it\.txt: no such file of prompts"):
         read_prompts("none/of/it.txt")
     with pytest.raises(PostTrainError, match=r"rows\.jsonl:2: no prompt among the columns id; rename the one"):
@@ -157,8 +157,8 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
 
 def test_what_the_assistant_has_begun_is_one_turn_with_its_end() -> None:
     begun = {"role": "assistant", "content": "It is"}
-    assert continued([USER, begun], {"role": "assistant", "content": " a fox"}) == [
+    assert with_answer([USER, begun], {"role": "assistant", "content": " a fox"}) == [
         USER,
         {"role": "assistant", "content": "It is a fox"},
     ]
-    assert continued([USER], FOX) == [USER, {"role": "assistant", "content": "a fox"}]
+    assert with_answer([USER], FOX) == [USER, {"role": "assistant", "content": "a fox"}]

@@ -47,12 +47,14 @@ from lit_posttrain.methods.reward import RewardModel as RewardModel
 from lit_posttrain.methods.sft import SFT as SFT
 from lit_posttrain.methods.simpo import SimPO as SimPO
 from lit_posttrain.models.sharding import FSDP2Strategy as FSDP2Strategy
+from lit_posttrain.on_policy.environment import Environment
 from lit_posttrain.rewards import Reward
 
 _FAMILIES: dict[str, type | tuple[type, ...]] = {
     "method": PostTrainingModule,
     "data module": pl.LightningDataModule,
     "reward": Reward,
+    "environment": Environment,
     "callback": pl.Callback,
     "logger": Logger,
     "strategy": Strategy,

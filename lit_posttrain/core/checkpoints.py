@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from torch import Tensor
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from lit_posttrain.core.module import PostTrainingModule
 
 log = logging.getLogger(__name__)
+
+# compared on resume, and not enough to build them from: `policy` is saved whole, and objects are not saved
+_DESCRIBED = ("policy", "rewards", "rollout.environment")
 
 Method = TypeVar("Method", bound="PostTrainingModule")
 
@@ -190,7 +194,7 @@ def saved_weights(module: PostTrainingModule, state: dict[str, Any]) -> dict[str
 
 def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given: Mapping[str, Any]) -> Method:
     """See `PostTrainingModule.load_from_checkpoint`."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(Path(path))
     saved = RunState.of(checkpoint, path)
     if saved.method != kind.__name__:
         raise PostTrainError(f"{path}: a checkpoint of {saved.method}, not of {kind.__name__}; load it with that class")
@@ -215,9 +219,11 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by dotted name as nested dicts."""
+    """Options by dotted name as nested dicts, without those that only describe an argument."""
     found: dict[str, Any] = {}
     for name, value in flat.items():
+        if f"{name}.".startswith(tuple(f"{described}." for described in _DESCRIBED)):
+            continue
         *above, last = name.split(".")
         inner = found
         for part in above:

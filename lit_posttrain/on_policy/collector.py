@@ -16,7 +16,6 @@ from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.on_policy.completions import completion_rows
-from lit_posttrain.on_policy.environment import SingleTurn, environment_class
 from lit_posttrain.on_policy.experience import Experience, PromptStream
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.rollouts import Rollout, cut_off, missing_scores
@@ -57,8 +56,7 @@ class Collector(Component):
     ) -> None:
         """trains_unscored: train on responses without a score too, as a method does that needs none."""
         self.trains_unscored = trains_unscored
-        self.module, self.config = module, config
-        self.environment = environment_class(config.environment)
+        self.module, self.config, self.environment = module, config, config.environment
         self.rewards = RewardSum(rewards, config.reward_timeout)
         self.sampler = Sampler(module, config.engine, self._show)
         self.rollouts: list[Rollout] = []
@@ -163,7 +161,7 @@ class Collector(Component):
                 opened = episodes.opened(prompts)
                 drawn = episodes.played(opened, n, sampling, self._draw, first)
                 masks = self.config.mask_truncated and sampling.temperature > 0  # not in a validation
-                scoring = Scoring(self.rewards, self.environment is not SingleTurn, self.trains_unscored, masks)
+                scoring = Scoring(self.rewards, self.environment is not None, self.trains_unscored, masks)
                 return scoring.rollouts(opened, drawn)
 
         return together(self.module.trainer, answered)
@@ -254,7 +252,7 @@ class Collector(Component):
     def reward_names(self) -> list[str]:
         """What gives scores."""
         own = [reward.name for reward in self.rewards.rewards]
-        return own if self.environment is SingleTurn else [*own, ENVIRONMENT]
+        return own if self.environment is None else [*own, ENVIRONMENT]
 
     def completions(self) -> list[dict[str, Any]]:
         """What was sampled last, a row a response, see `ShowsCompletions`."""

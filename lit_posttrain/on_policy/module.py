@@ -124,8 +124,12 @@ class OnPolicyModule(PostTrainingModule):
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """Those of the base class, and what is rewarded, by what."""
-        found = super().method_options
+        """Those of the base class, what is rewarded by what, and the environment."""
+        found, environment = super().method_options, self.rollout.environment
+        found["rollout.environment"] = None if environment is None else type(environment).__name__
+        if environment is not None:
+            own = environment.resume_options().items()
+            found |= {f"rollout.environment.{option}": value for option, value in own}
         rewards = self.collector.rewards.rewards
         for reward in rewards:
             found |= {f"rewards.{reward.name}.{option}": value for option, value in reward.resume_options().items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.on_policy.environment import Environment, environment_class
+from lit_posttrain.on_policy.environment import Environment
 from lit_posttrain.rollout.engine import EngineSpec, Sampling
 
 
@@ -28,11 +28,12 @@ class RolloutConfig:
             of their group.
         reward_timeout: Seconds that a reward may take for the responses of a rollout.
         engine: What draws the responses: the model itself (hf) or vLLM.
-        environment: A class that answers the policy within a response, such as a user or a tool, by its import path.
-            Default: nobody does.
+        environment: What answers the policy within a response, such as a game or a tool, and may give it a reward. By
+            default nothing does: a response is one turn.
     """
 
-    free_on_resume: ClassVar[tuple[str, ...]] = ("reward_timeout", "engine")
+    # the module compares environments itself
+    free_on_resume: ClassVar[tuple[str, ...]] = ("reward_timeout", "engine", "environment")
 
     group_size: int = 8
     max_new_tokens: int = 256
@@ -44,13 +45,12 @@ class RolloutConfig:
     mask_truncated: bool = False
     reward_timeout: float = 60.0
     engine: EngineSpec = EngineSpec()
-    environment: str | type[Environment] | None = None
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
         for name in ("group_size", "inner_epochs", "minibatches", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise PostTrainError(f"--model.rollout.{name} is {getattr(self, name)}; it must be at least 1")
-        environment_class(self.environment)
         for name in ("temperature", "reward_timeout"):
             if not getattr(self, name) > 0:
                 raise PostTrainError(f"--model.rollout.{name} is {getattr(self, name):g}; it must be above 0")

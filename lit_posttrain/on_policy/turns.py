@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_posttrain.data.render.rendering import Conversation, Renderer
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.on_policy.environment import Environment, SingleTurn
+from lit_posttrain.on_policy.environment import Environment
 from lit_posttrain.on_policy.rollouts import Trajectory
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.said import SaidBy
@@ -41,7 +41,7 @@ class _Episode:
     number: int
     prompt: list[int]
     record: PromptRecord
-    environment: Environment
+    environment: Environment | None
     trajectory: Trajectory = field(default_factory=Trajectory.empty)
     done: bool = False
 
@@ -52,7 +52,7 @@ class Episodes:
     def __init__(
         self,
         tokenizer: Any,
-        environment: Callable[[], Environment] = SingleTurn,
+        environment: Environment | None = None,
         any_rank: Callable[[bool], bool] = bool,
     ) -> None:
         """any_rank: True if a flag is set on any rank; a collective."""
@@ -61,12 +61,12 @@ class Episodes:
 
     def opened(self, prompts: Sequence[Tree]) -> list[Tree]:
         """The prompts with what their environments add to them before the policy answers."""
-        if self._environment is SingleTurn:
+        if self._environment is None:
             return list(prompts)
         encoder, found = PromptEncoder(self._tokenizer), []
         for tree in prompts:
             record = PromptRecord.of(tree)
-            added = list(self._environment().reset(deepcopy(record)))
+            added = list(deepcopy(self._environment).reset(deepcopy(record)))
             if added:
                 record = replace(record, messages=[*record.messages, *added])
                 tree = replace(tree, prompt=np.array(encoder.ids(record), np.int32), record=record.to_json())
@@ -85,13 +85,13 @@ class Episodes:
             for place, (tree, answers) in enumerate(zip(prompts, drawn, strict=True))
             for k, completion in enumerate(answers)
         ]
-        if self._environment is not SingleTurn:
+        if self._environment is not None:
             self._go_on(episodes, sampling, draw)
         return [[one.trajectory for one in episodes[at : at + n]] for at in range(0, len(episodes), n)]
 
     def _begun(self, number: int, tree: Tree, completion: Completion) -> _Episode:
-        record, environment = PromptRecord.of(tree), self._environment()
-        if self._environment is not SingleTurn:
+        record, environment = PromptRecord.of(tree), deepcopy(self._environment)
+        if environment is not None:
             environment.reset(deepcopy(record))
         episode = _Episode(number, tree.prompt.tolist(), record, environment)
         self._add(episode, completion, completion.tokens)
@@ -126,8 +126,9 @@ class Episodes:
 
     def _answered(self, episode: _Episode, inserted: Inserted, longest: int) -> bool:
         """Let the environment answer; True if the policy is to go on."""
-        one = episode.trajectory
-        step = episode.environment.step(deepcopy(one.messages[-1]))
+        one, environment = episode.trajectory, episode.environment
+        assert environment is not None
+        step = environment.step(deepcopy(one.messages[-1]))
         if step.reward is not None:
             one.reward = step.reward + (one.reward or 0.0)
         episode.done = step.done or one.truncated
@@ -135,7 +136,7 @@ class Episodes:
             return False
         if not step.messages:
             raise PostTrainError(
-                f"the environment {type(episode.environment).__name__} is not done and has nothing to say; let step "
+                f"the environment {type(environment).__name__} is not done and has nothing to say; let step "
                 "return messages, or done=True"
             )
         record = replace(episode.record, messages=[*episode.record.messages, *one.messages[:-1]])

@@ -60,7 +60,7 @@ class Compared:
 
     @property
     def all_tied(self) -> bool:
-        """Whether there are pairs and nobody prefers a side of any."""
+        """True if there are pairs and nobody prefers a side of any."""
         return self.pairs > 0 and self.undecided == self.pairs
 
     def lines(self) -> list[str]:

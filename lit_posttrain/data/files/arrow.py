@@ -1,8 +1,8 @@
 """Rows of Parquet and Arrow files.
 
-Arrow gives every object of a column the keys of all others, and null where they had none: a tool's arguments, say, get
-those of all tools. Nulls within objects are therefore left out, here and of data sets from the hub. In JSON a null is
-what somebody wrote, and stays.
+Arrow gives every object of a column the keys of all others, with null where it had none: a tool's arguments, for
+example, get those of all tools. Nulls within objects are therefore removed, here and in data sets from the hub. In JSON
+a null was written on purpose, and stays.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files of a folder that are read, and what else lies in it."""
+"""The files of a folder that are read, and what else is in it."""
 
 from __future__ import annotations
 

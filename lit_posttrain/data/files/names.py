@@ -1,4 +1,4 @@
-"""Short names for data sets, by which their metrics are logged."""
+"""Short names of data sets, used in the names of their metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def short_names(paths: Sequence[str], taken: set[str]) -> dict[str, str]:
-    """Paths by a unique name each: the file's stem, with its folder or a number where that is taken."""
+    """The paths by a unique short name each: the file's stem, with its folder or a number if that is taken."""
     named: dict[str, str] = {}
     for path in paths:
         place = Path(re.sub(r"^builtin:|:[^/:]*$", "", path))

@@ -1,4 +1,4 @@
-"""Rows in a format of one's own: a function makes of each a row with columns that are known."""
+"""Rows in a format of your own: a function turns each into a row with recognised columns."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lit_posttrain.imports import imported, raised_at
 
 
 def in_format(sources: list[Source], path: str | None) -> list[Source]:
-    """The sources with every row as the function at the import path `path` returns it; as they are without one.
+    """The sources with each row passed through the function at the import path `path`; unchanged for None.
 
-    Their digest covers the source code of the function's module, so that an edit of it is noticed.
+    Their digest includes the source code of the function's module, so that an edit rebuilds the cache.
 
     Raises:
-        PostTrainError: for a path that leads to no function.
+        PostTrainError: `path` does not lead to a function.
     """
     if path is None:
         return sources
@@ -62,7 +62,8 @@ def _read(function: Callable[[dict[str, Any]], Any], row: dict[str, Any], path: 
 
 
 def _code(function: Callable[..., Any]) -> str:
-    """The source code of its module, of which it may use more; its own where it was written in a notebook."""
+    """The source code of the function's module, other parts of which it may use; its own if it was written in a
+    notebook."""
     module = inspect.getmodule(function)
     file = getattr(module, "__file__", None)
     return Path(file).read_text(encoding="utf-8") if file is not None else inspect.getsource(function)

@@ -1,7 +1,7 @@
-"""Read one local file as a stream of (line, row). A `.json` document alone has its text in memory as a whole.
+"""Read one local file as a stream of (line, row). Only a `.json` document has its whole text in memory.
 
-Every reader takes the file's name as shown to people and its path, and raises PostTrainError with `name:line` for
-what it cannot read. Of a line that is damaged alone it gives a `BadRow` instead of a row.
+Every reader takes the file's name as shown to people and its path, and raises PostTrainError with `name:line` for what
+it cannot read. A damaged line yields a `BadRow` in place of a row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CSV_FIELD_LIMIT = 2**31 - 1
 
 
 def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
-    """One JSON value a line, also gzipped; blank lines are no rows."""
+    """One JSON value per line, optionally gzipped; blank lines are skipped."""
     opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
     with opener(file, "rb") as stream:
         number = 0
@@ -54,7 +54,7 @@ def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
 
 
 def _parse(raw: bytes) -> Any:
-    """What a line holds, or what is wrong with it."""
+    """The value of a line, or what is wrong with it."""
     try:
         # without the line's end: what is missing before it would be reported as column 1 of the next line. Files that
         # were put one behind the other have a mark of their encoding in the middle
@@ -68,7 +68,7 @@ def _parse(raw: bytes) -> Any:
 
 
 class _Twice(ValueError):
-    """A key or column that stands twice: one of the two would be lost."""
+    """A key or column that occurs twice: one of the two values would be lost."""
 
     def __init__(self, names: Iterable[str]) -> None:
         listed = list(names)
@@ -84,7 +84,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _decode(raw: bytes, where: str, first: bool = True) -> str:
-    """Text of bytes. first: they are the first of a file, where a mark of the encoding may stand."""
+    """Text of bytes. first: they are the first of a file, where a byte order mark may stand."""
     try:
         return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
@@ -97,8 +97,8 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 
 def json_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
-    """A list of objects, a single one, an object that holds a list of them, or objects one after another (JSONL by
-    another name)."""
+    """Rows of a list of objects, of a single object, of an object that holds a list of them, or of objects one after
+    another (JSONL with another suffix)."""
     text = _decode(file.read_bytes(), name)
     if text.lstrip()[:1] == "[":
         yield from _json_items(name, text, text.index("[") + 1, listed=True)
@@ -111,8 +111,8 @@ def json_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
 
 
 def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
-    """The rows of a document that is one object: itself, or those of the list that it holds, each with what else is in
-    the document, such as a system prompt."""
+    """The rows of a document that is one object: itself, or the rows of the list in it, each with the document's other
+    keys, such as a system prompt."""
     if _is_by_column(document):
         raise PostTrainError(
             f"{name}: columns instead of rows ({', '.join([*document][:6])}); write a list of objects, with pandas "
@@ -137,12 +137,12 @@ def _rows_in(document: dict[str, Any], name: str) -> list[Any]:
 
 
 def _is_of_a_row(name: str) -> bool:
-    """Whether a column of this name says something of its row alone."""
+    """True if a column of this name describes its own row only."""
     return name in (*ROW_MARKS, *THOUGHT_COLUMNS, *MEDIA_COLUMNS, HISTORY) or is_label(name)
 
 
 def _is_by_column(document: Mapping[str, Any]) -> bool:
-    """Whether the values are columns: lists of single values, or objects with the numbers of rows as keys."""
+    """True if the values are columns: lists of single values, or objects with row numbers as keys."""
     values = list(document.values())
     numbered = all(isinstance(v, dict) and [*v] == [str(i) for i in range(len(v))] for v in values)
     plain = all(isinstance(v, list) and not any(isinstance(part, (list, dict)) for part in v) for v in values)
@@ -154,7 +154,7 @@ def _is_by_column(document: Mapping[str, Any]) -> bool:
 
 
 def _json_items(name: str, text: str, at: int, listed: bool) -> Iterator[tuple[int, object]]:
-    """Values one by one from position `at`, so that a large list never stands in memory as objects."""
+    """Values one by one from position `at`, so that a large list is never in memory as objects."""
     decoder, number = json.JSONDecoder(object_pairs_hook=_object), 0
     at = _after_space(text, at)
     while listed or at < len(text):
@@ -195,10 +195,10 @@ def _after_space(text: str, at: int) -> int:
 
 
 def require_names(names: list[str], name: str) -> None:
-    """Refuse a table with two columns of one name.
+    """Refuse a table with two columns of the same name.
 
     Raises:
-        PostTrainError: it has.
+        PostTrainError: it has two.
     """
     if len(set(names)) < len(names):
         raise PostTrainError(f"{name}: the column {_Twice(names)}")
@@ -209,7 +209,7 @@ def _number(count: int, what: str) -> str:
 
 
 def csv_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
-    """Rows under a header line, every cell a string, numbered by the physical line they start on."""
+    """Rows below a header line, every cell a string, numbered by the physical line on which they start."""
     delimiter = "\t" if name.lower().endswith(".tsv") else ","
     # the limit belongs to the whole process: it is lifted while a row is read, and put back
     before = csv.field_size_limit()

@@ -1,4 +1,4 @@
-"""One readable thing, a file or a data set, and the rows in it."""
+"""A source of rows: a file or a data set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lit_posttrain.errors import PostTrainError
 
 @dataclass(slots=True)
 class Record:
-    """One row. file: the source as the user named it. line: 1-based; the physical line a row starts on in JSONL and
-    CSV, the row's number elsewhere. problem: why nothing could be read here; `data` is empty then."""
+    """One row. file: the source as the user named it. line: 1-based; in JSONL and CSV the physical line on which the
+    row starts, elsewhere its number. problem: why the row could not be read; `data` is empty then."""
 
     data: dict[str, Any]
     file: str
@@ -27,9 +27,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Source:
-    """One readable thing: `name` as shown to people, the local files that hold its content, and how to read it.
-    beside: what lies in the same folder and is not read, in words. part: which rows of the files are read, where they
-    hold more. by: the function that every row comes from, by its import path, see `own_format`."""
+    """A source of rows: `name` as shown to people, the local files with its content, and a function that reads it.
+    beside: what else is in the same folder and is not read, in words. part: which rows of the files are read, if not
+    all. by: import path of the function that every row went through, see `own_format`."""
 
     name: str
     files: tuple[Path, ...]
@@ -39,10 +39,10 @@ class Source:
     by: str = ""
 
     def records(self, bad: bool = False) -> Iterator[Record]:
-        """Stream the rows. bad: give those that cannot be read too, as records with a `problem`.
+        """Stream the rows. bad: include unreadable rows, as records with a `problem`.
 
         Raises:
-            PostTrainError: a row that cannot be read, unless `bad`, a file that cannot be, or no row at all.
+            PostTrainError: an unreadable row (unless `bad`) or file, or a source without rows.
         """
         line = 0
         for line, row in self.rows():
@@ -57,7 +57,7 @@ class Source:
             raise PostTrainError(f"{self.name}: the file holds no rows; name another file or fill this one")
 
     def digest(self) -> str:
-        """Hash of the content and of the way it is read, independent of names and times."""
+        """Hash of the content and of how it is read, independent of names and times."""
         total = hashlib.blake2b(self.part.encode(), digest_size=16)
         for file in self.files:
             total.update("".join(file.suffixes[-2:]).lower().encode())

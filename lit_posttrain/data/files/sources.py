@@ -1,6 +1,6 @@
-"""Where records come from: files, folders, the data sets shipped with the package, and hub data sets.
+"""Where records come from: files, folders, the data sets shipped with the package, and data sets on the hub.
 
-Everything is read as a stream; only a `.json` document has its text in memory as a whole.
+Everything is read as a stream; only a `.json` document has its whole text in memory.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def read_records(path: str) -> Iterator[Record]:
 
 
 def find_sources(path: str, streaming: bool = False) -> list[Source]:
-    """What `path` stands for: one source, or one per file of a folder. streaming: read a hub data set over the network
-    instead of storing it first; files are read as streams in any case.
+    """The sources at `path`: one, or one per file of a folder. streaming: read a hub data set over the network instead
+    of storing it first; files are always read as streams.
 
     Raises:
         PostTrainError: nothing there, or nothing readable; the message names files with a similar name.
@@ -43,7 +43,7 @@ def find_sources(path: str, streaming: bool = False) -> list[Source]:
 
 
 def local_sources(path: str) -> list[Source] | None:
-    """As `find_sources`, without asking the hub: None for what may be the name of a data set there."""
+    """As `find_sources`, without asking the hub: None if the name may be a data set there."""
     if path.startswith("builtin:"):
         return [_builtin(path)]
     place = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Which files of a folder are read, where their names say that some are there for training and others to measure on."""
+"""Which files of a folder are read if their names tell training data from evaluation data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _SPLITS = {
 
 
 def split_of(file: Path) -> str:
-    """The split that a file's name says it belongs to; empty for none."""
+    """The split that a file's name indicates; empty for none."""
     return next((split for split, words in _SPLITS.items() if words.search(file.name)), "")
 
 
 def split_files(folder: str, files: Sequence[Path]) -> tuple[list[Path], str]:
-    """The files to read of a folder, and in words which are not: rows to measure on are never mixed into others.
+    """The files of a folder to read, and a description of the others: evaluation data is never mixed into training
+    data.
 
     Raises:
-        PostTrainError: it does not say which are meant.
+        PostTrainError: the names do not tell which files are training data.
     """
     splits = {file: split_of(file) for file in files}
     there = dict.fromkeys(splits.values())

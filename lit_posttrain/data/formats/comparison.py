@@ -76,7 +76,7 @@ def after_prompt(
 
 
 def begins_with(side: Messages, prompt: Messages) -> bool:
-    """Whether a side begins with a prompt, system turns aside."""
+    """True if a side begins with a prompt, system turns aside."""
     return _rest(_split(side)[1], _split(prompt)[1]) is not None
 
 

@@ -148,7 +148,7 @@ def recognise_comparison(
 
 
 def _votes(record: Record, found: Mapping[str, Any], named: bool, values: Mapping[str, Winner] | None) -> Votes:
-    """What the labels of judged pairs mean. named: whether the user named their columns.
+    """What the labels of judged pairs mean. named: True if the user named their columns.
 
     Raises:
         PostTrainError: several columns may be the labels, or nothing says which response a label is about.

@@ -113,7 +113,7 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
 
 
 def _is_prompt_only(data: Mapping[str, Any], found: Found, shape: str) -> bool:
-    """Whether what looks like a conversation belongs to preference data: the prompt of it, or a response that may be a
+    """True if what looks like a conversation belongs to preference data: the prompt of it, or a response that may be a
     bad one."""
     if shape == "unpaired":
         return True

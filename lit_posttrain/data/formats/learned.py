@@ -94,7 +94,7 @@ def _before_answer(parts: Parts, row: Row) -> Prompt:
 
 
 def _are_answers(data: Mapping[str, Any]) -> bool:
-    """Whether a list of texts without ranks or scores is what is right, for a reward, and no responses of models."""
+    """True if a list of texts without ranks or scores is what is right, for a reward, and no responses of models."""
     found = guessed(data)
     given = data.get(found.get("responses", ""))
     texts = isinstance(given, str) or (isinstance(given, list) and all(isinstance(part, str) for part in given))

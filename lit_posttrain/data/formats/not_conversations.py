@@ -68,7 +68,7 @@ def imitated(data: Mapping[str, Any]) -> str:
 
 
 def _is_read_alike(prompt: object, response: object) -> bool:
-    """Whether texts are no transcripts and no JSON, which preference data reads as messages."""
+    """True if texts are no transcripts and no JSON, which preference data reads as messages."""
     notes: list[str] = []
     with suppress(BadRow):
         conversation(prompt, "prompt", notes, "user")

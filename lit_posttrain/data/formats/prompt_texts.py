@@ -33,7 +33,7 @@ def behind_prompt(
 
 
 def takes_more(prompt: Sequence[Mapping[str, Any]], value: object) -> bool:
-    """Whether other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
+    """True if other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
     what the prompt was read from."""
     turns = [message for message in prompt if message["role"] not in SYSTEM]
     return prompt[-1]["role"] == "user" and (isinstance(value, str) or len(turns) == 1)
@@ -51,7 +51,7 @@ def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
 
 
 def _is_record(column: str, value: object) -> bool:
-    """Whether a value is structured data rather than texts that somebody may have meant for the prompt. What an
+    """True if a value is structured data rather than texts that somebody may have meant for the prompt. What an
     instruction is carried out on is never beside it."""
     if column == "input":
         return False

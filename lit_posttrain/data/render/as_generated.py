@@ -110,7 +110,7 @@ class Joiner:
             at = min(inside)
 
     def _end_alike(self, a: str, b: str) -> bool:
-        """Whether two texts end with the same whole tag or word, white space and marks aside."""
+        """True if two texts end with the same whole tag or word, white space and marks aside."""
         alike = common(a[::-1], b[::-1])
         ends = [text[-alike - _TAG_LENGTH :] for text in (a, b)]
         return all(any(len(end) - m.start() <= alike for m in self._whole.finditer(end)) for end in ends)

@@ -41,7 +41,7 @@ class LeftOut:
         return found
 
     def _lacks_thought(self, talk: Conversation, turn: Turn) -> bool:
-        """Whether the last turn, which is trained on, lacks its thought. Refuses it if it lacks a call."""
+        """True if the last turn, which is trained on, lacks its thought. Refuses it if it lacks a call."""
         k, message = len(talk.messages) - 1, talk.messages[-1]
         if "tool_calls" not in message and not thought_of(message):
             return False

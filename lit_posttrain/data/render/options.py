@@ -42,12 +42,12 @@ class Options(Protocol):
     def on_bad_row(self) -> Literal["error", "skip"]: ...
     @property
     def whole_text(self) -> bool:
-        """Whether responses keep what the template writes behind their last trained token."""
+        """True if responses keep what the template writes behind their last trained token."""
         ...
 
     @property
     def scored(self) -> bool:
-        """Whether a reward model reads the conversations, as the chat template renders them."""
+        """True if a reward model reads the conversations, as the chat template renders them."""
         ...
 
     def reader(self, record: Record) -> Reader:

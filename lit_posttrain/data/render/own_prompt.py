@@ -37,7 +37,7 @@ def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Tokenize
 
 
 def _always(renderer: Renderer, turns: list[dict[str, Any]], words: str) -> bool:
-    """Whether a template writes `words` also where there is a system prompt, or takes none."""
+    """True if a template writes `words` also where there is a system prompt, or takes none."""
     try:
         return words in renderer.text(renderer.spelled(Conversation([{"role": "system", "content": _SYSTEM}, *turns])))
     except BadRow:

@@ -38,7 +38,7 @@ class Places:
         return (text.find(words, before), True) if words and text.count(words, before) == 1 else None
 
     def thinks(self, talk: Conversation) -> bool:
-        """Whether the text holds the thought of the last message."""
+        """True if the text holds the thought of the last message."""
         return self._first_change(talk, len(talk.messages) - 1, [_in_the_thought])[1] is not None
 
     def end(self, talk: Conversation, prompt: bool = False) -> int | None:

@@ -184,7 +184,7 @@ class Renderer:
         return best
 
     def _writes_text(self, tools: list[dict[str, Any]] | None) -> bool:
-        """Whether the template writes content that is a string: then it need not be tried with every row."""
+        """True if the template writes content that is a string: then it need not be tried with every row."""
         key = bool(tools)
         if key not in self._strings:
             self._strings[key] = False
@@ -242,7 +242,7 @@ class Renderer:
 
 
 def _raised(error: BadRow) -> bool:
-    """Whether a template refuses a conversation in its own words, with `raise_exception`."""
+    """True if a template refuses a conversation in its own words, with `raise_exception`."""
     from jinja2 import TemplateError
 
     return type(error.__cause__) is TemplateError

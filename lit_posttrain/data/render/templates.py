@@ -72,7 +72,7 @@ class ConversationTemplate:
     def __init__(
         self, tokenizer: Tokenizer, train_on: TrainOn = "assistant", empty_turns: bool = False, scored: bool = False
     ) -> None:
-        """empty_turns: whether an assistant turn may say nothing, as a sampled response may. scored: texts are read
+        """empty_turns: True if an assistant turn may say nothing, as a sampled response may. scored: texts are read
         by a reward model, as the template renders them, and no answer is generated from their prompts."""
         if not getattr(tokenizer, "is_fast", False):
             raise PostTrainError(
@@ -147,12 +147,12 @@ class ConversationTemplate:
         return own_prompt(self._renderer, self._control, self._tokenizer) if self.has_template else ""
 
     def opens(self, example: Example) -> bool:
-        """Whether the template adds a system prompt of its own to an example."""
+        """True if the template adds a system prompt of its own to an example."""
         none = bool(example.messages) and example.messages[0]["role"] not in SYSTEM
         return none and bool(self.own_prompt)
 
     def holds_control_tokens(self, example: Example) -> bool:
-        """Whether a message contains the text of a special token, which the tokenizer reads as that token."""
+        """True if a message contains the text of a special token, which the tokenizer reads as that token."""
         return any(self._control.search(m["content"]) for m in example.messages)
 
     def _wanted(self, example: Example) -> list[int]:

@@ -62,7 +62,7 @@ def thought_of(message: Mapping[str, Any]) -> str:
 
 
 def closes_thought(tag: str) -> bool:
-    """Whether a tag is one that ends thoughts, by its name."""
+    """True if a tag is one that ends thoughts, by its name."""
     return _CLOSING.fullmatch(tag) is not None
 
 

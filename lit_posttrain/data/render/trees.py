@@ -56,7 +56,7 @@ class Item:
 
     @property
     def plain(self) -> bool:
-        """Whether the tokenizer adds its special tokens, which a chat template writes itself."""
+        """True if the tokenizer adds its special tokens, which a chat template writes itself."""
         return self.rendered[0].plain
 
 
@@ -78,7 +78,7 @@ class TreeMaker:
 
     @property
     def skips(self) -> bool:
-        """Whether bad rows are counted instead of ending the run."""
+        """True if bad rows are counted instead of ending the run."""
         return self.options.on_bad_row == "skip"
 
     def look(self, file: int, record: Record) -> Reader:

@@ -35,7 +35,7 @@ class TurnEnds:
         self._token = re.compile(f"{control.pattern}|{TAG}")
 
     def closed(self, text: str) -> bool:
-        """Whether a text ends with a special token, white space aside."""
+        """True if a text ends with a special token, white space aside."""
         end = text[max(len(text.rstrip()) - self._longest, 0) :]  # a search in all of it takes longer than rendering it
         return bool(self._closed.search(end))
 
@@ -89,7 +89,7 @@ class TurnEnds:
         return turn[:end]
 
     def _always_said(self, talk: Conversation, end: str) -> bool:
-        """Whether a conversation ends with the same words whatever is said in it: they are its end, as "### End" is,
+        """True if a conversation ends with the same words whatever is said in it: they are its end, as "### End" is,
         rather than a reminder of what somebody asked."""
         others = [{**m, "content": _OTHER * len(m["content"])} for m in talk.messages]
         try:
@@ -98,7 +98,7 @@ class TurnEnds:
             return True  # a template that takes no other words; those of other turns are still looked for
 
     def _says_more(self, talk: Conversation, turn: str, prompt: str) -> bool:
-        """Whether words may stand behind those of the last message."""
+        """True if words may stand behind those of the last message."""
         words = talk.messages[-1]["content"].strip()
         at = turn.find(words, len(prompt) if turn.startswith(prompt) else 0)
         if talk.messages[-1].get("tool_calls") or not words or at < 0:

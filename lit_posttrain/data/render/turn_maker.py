@@ -24,7 +24,7 @@ _OTHERS = 0xF0000  # the first character of a private use plane: no text holds t
 
 @lru_cache(maxsize=64)
 def _marks(template: str) -> bool:
-    """Whether a template says itself what the assistant's words are."""
+    """True if a template says itself what the assistant's words are."""
     return bool(_GENERATION.search(template))
 
 

@@ -1,5 +1,5 @@
-"""What may stand beside prompts and responses in a row of any kind, read alike by every reader: a system prompt, tools,
-earlier turns, variables of the chat template, thoughts, and marks that leave the row out."""
+"""What belongs to a row beside its prompt and responses, read alike by every reader: system prompt, tools, history,
+template variables, thoughts, and marks that exclude the row from training."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Beside:
-    """Where a row's system prompt and tools stand: the names that are found by themselves, or those that the user gave.
-    default_system: the system prompt of rows that bring none.
+    """Columns of a row's system prompt and tools: the recognised names, or those that the user gave. default_system:
+    the system prompt of rows without one.
 
-    A column that is found by itself and is plainly something else is left unread, for the audit to show: `functions`
-    may be a program, `history` a count. Anything else was meant for what its name says, and must hold it."""
+    A recognised column that plainly holds something else is left unread, for the audit to show: `functions` may be a
+    program, `history` a count. Anything else must hold what its name says.
+    """
 
     system: tuple[str, ...] = SYSTEM_COLUMNS
     tools: tuple[str, ...] = TOOL_COLUMNS
@@ -52,12 +53,12 @@ class Beside:
 
     @classmethod
     def named(cls, system: str | None = None, tools: str | None = None, default_system: str | None = None) -> Beside:
-        """With columns that the user named, where there are any."""
+        """With the columns that the user named, if any."""
         return cls((system,) if system else SYSTEM_COLUMNS, (tools,) if tools else TOOL_COLUMNS, default_system)
 
     def opened(self, row: Row, prompt: Messages, answer: Sequence[dict[str, Any]] = ()) -> Messages:
-        """A prompt behind the row's system prompt and its earlier turns. A system turn of the prompt's own stands in
-        place of the row's column, which then counts as unread. answer: what follows the prompt."""
+        """The prompt after the row's system prompt and earlier turns. A system turn within the prompt replaces the
+        row's column, which then counts as unread. answer: what follows the prompt."""
         prompt = _with_history(row, prompt, answer)
         there = [column for column in self.system if row.first((column,))]
         if prompt and prompt[0]["role"] in SYSTEM:
@@ -87,11 +88,11 @@ class Beside:
 
 
 def refuse_media(row: Row) -> None:
-    """Refuse a row with a picture, a film or a sound, which the model would have to answer without. Other text in such
-    a column is none: the name of a container.
+    """Refuse a row with an image, a video or audio, which the model would have to answer without seeing it. Other text
+    in such a column, such as the name of a container, is accepted.
 
     Raises:
-        BadRow: it has one.
+        BadRow: the row has one.
     """
     for column in MEDIA_COLUMNS:
         if row.first((column,)) and _is_media(row.peek(column)):
@@ -103,7 +104,7 @@ def refuse_media(row: Row) -> None:
 
 
 def _is_media(value: Any) -> bool:
-    """Whether something is a picture or the like, or the place of one."""
+    """True if a value is an image, video or audio, or its file name or address."""
     if isinstance(value, str):
         return _MEDIA.search(value) is not None or _DATA.fullmatch(value) is not None
     if isinstance(value, (list, tuple)):  # such as the numbers of a sound or of pixels
@@ -112,11 +113,11 @@ def _is_media(value: Any) -> bool:
 
 
 def refuse_unwanted(row: Row) -> None:
-    """Leave out a row that a mark leaves out.
+    """Exclude a row that is marked as not to be trained on.
 
     Raises:
-        NothingToLearn: it does.
-        BadRow: a mark that says neither yes nor no.
+        NothingToLearn: the row is marked so.
+        BadRow: a mark is neither true nor false.
     """
     marks = {key: row.peek(key) for key in ROW_MARKS if row.peek(key) not in (None, "") and is_mark(row.peek(key))}
     trained = mark_of(marks, ROW_MARKS, "")
@@ -127,7 +128,7 @@ def refuse_unwanted(row: Row) -> None:
 
 
 def with_thoughts(row: Row, answer: Messages) -> Messages:
-    """A single answer with the thoughts that a column has of it."""
+    """A single answer together with its thoughts from a column of the row."""
     column = row.first(THOUGHT_COLUMNS)
     if column is None or len(answer) != 1 or column in answer[0] or not isinstance(row.peek(column), str):
         return answer
@@ -135,8 +136,8 @@ def with_thoughts(row: Row, answer: Messages) -> Messages:
 
 
 def _is_structured(value: Any) -> bool:
-    """Whether something is a list or an object, or text that is one or begins like one: a Python list that was printed,
-    broken JSON. A story may begin with a bracket too."""
+    """True for a list or an object, and for text that is one in JSON or begins like one: a Python list that was
+    printed, broken JSON. Other text may begin with a bracket too."""
     if not isinstance(value, str):
         return isinstance(value, (list, tuple, dict))
     if _BRACKETED.match(value):
@@ -148,7 +149,8 @@ def _is_structured(value: Any) -> bool:
 
 
 def _may_be_tools(value: Any) -> bool:
-    """Whether something may be tool schemas: a list or an object, but no list of plain texts, as names of tools are."""
+    """True if a value may be tool schemas: a list or an object, but not a list of plain texts, which are names of
+    tools."""
     if not _is_structured(value):
         return False
     with suppress(ValueError, RecursionError):
@@ -177,8 +179,8 @@ def _variables(row: Row) -> dict[str, Any]:
 
 
 def _with_history(row: Row, prompt: Messages, answer: Sequence[dict[str, Any]]) -> Messages:
-    """Earlier turns of the row (Alpaca: pairs of question and answer; or messages) before its prompt, unless the
-    conversation begins with them."""
+    """The prompt with the row's earlier turns before it (Alpaca's pairs of question and answer, or messages), unless
+    the conversation begins with them already."""
     if row.first((HISTORY,)) is None:
         return prompt
     if isinstance(row.peek(HISTORY), (bool, int, float)):  # how many turns there were

@@ -1,5 +1,5 @@
-"""What a file's columns say that it is, and which configs take such files: for files that were given to the wrong one,
-and for those that could be taken for something else."""
+"""What kind of data set a file's columns suggest, and which configs take it: for files that were given to the wrong
+config, and for columns that are ambiguous."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ _PAIRS = "configs/dpo.yaml (also simpo, orpo, kto) and configs/reward.yaml learn
 
 
 def guessed(data: Mapping[str, Any], good: str | None = None) -> dict[str, Any]:
-    """Fields of `PreferenceColumns`, by the names that public data sets give them. extra: columns that belong to the
-    prompt. judges: all that `labels` may be, each a list of columns. good: the column that the user named so."""
+    """The columns of a record by the field of `PreferenceColumns` that they match by name. extra: columns that belong
+    to the prompt. judges: candidates for `labels`, each a list of columns. good: the column that the user named so."""
 
     def first_of(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in data), None)
@@ -109,18 +109,18 @@ def guessed(data: Mapping[str, Any], good: str | None = None) -> dict[str, Any]:
 
 
 def is_label(name: str) -> bool:
-    """Whether columns of judged pairs have this name."""
+    """True if columns of judged pairs have this name."""
     return _ANNOTATOR.match(name) is not None or any(name in columns for *columns, _ in JUDGED)
 
 
 def label_values(found: Mapping[str, Any]) -> dict[str, Winner] | None:
-    """What the labels of a published set say, by the columns that are read; None where nobody knows."""
+    """What the labels of a published data set mean, recognised by its columns; None for an unknown one."""
     read = (found["first"], found["second"], found["labels"])
     return next((values for _, *columns, label, values in JUDGED if read == (*columns, [label])), None)
 
 
 def compared(data: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What kind of preference data a record is: its shape, and in words, with the configs that take it."""
+    """The kind of preference data a record is: its shape, and a description that names the configs for it."""
     found = guessed(data)
 
     def shown(*names: str) -> str:
@@ -147,7 +147,7 @@ def compared(data: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def asks(data: Mapping[str, Any]) -> str:
-    """Likewise for prompts without answers."""
+    """As `compared`, for prompts without answers."""
     prompt = next((name for name in PROMPT if name in data), None)
     if prompt is None or any(name in data for name in ANSWERS[prompt]):
         return ""
@@ -158,13 +158,13 @@ def asks(data: Mapping[str, Any]) -> str:
 
 
 def tokens(data: Mapping[str, Any]) -> str:
-    """Likewise for what was tokenised elsewhere, which nothing takes."""
+    """As `compared`, for data that is tokenised already, which no config takes."""
     found = [name for name in _TOKENS if isinstance(data.get(name), list)]
     return f"rows that are tokens already ({', '.join(found)}); give the texts that they were made of" if found else ""
 
 
 def answers_itself(data: Mapping[str, Any]) -> bool:
-    """Whether a record has a conversation that ends with the assistant's turn: one to learn from as it stands."""
+    """True if a record has a conversation that ends with an assistant turn: one to train on as it is."""
     for column in CONVERSATION:
         turns = data.get(column)
         if isinstance(turns, str):
@@ -180,14 +180,14 @@ def _are_messages(value: object) -> bool:
 
 
 def is_whole(side: object) -> bool:
-    """Whether a side of a pair begins with a prompt of its own."""
+    """True if a side of a pair begins with its own prompt."""
     if isinstance(side, list) and side and isinstance(side[0], Mapping):
         return str(side[0].get("role") or side[0].get("from")).strip().lower() in _ASKING
     return isinstance(side, str) and side.startswith("\n\nHuman:")
 
 
 def _is_verdict(data: Mapping[str, Any], name: str) -> bool:
-    """Whether a column says good or bad; numbers of a `label` may be any class."""
+    """True if a column says good or bad; a number in `label` may be any class."""
     value = data.get(name)
     if name != "label" and whole_number(value) in (0, 1):
         return True

@@ -1,6 +1,6 @@
-"""Marks that say whether a turn, or a whole row, is trained on: every spelling that other tools use, in one table.
+"""Marks that say if a turn or a whole row is trained on: every spelling that other tools use, in one table.
 
-A mark says yes or no. A weight between them would need a weighted loss, and is refused instead of rounded.
+A mark is true or false. A weight in between would need a weighted loss, and is refused instead of rounded.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _WORDS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "tru
 
 
 def is_mark(value: object) -> bool:
-    """Whether a value says yes, no, or how much; text that does not is somebody's text."""
+    """True if a value is a mark: true, false or a number. Any other text is content."""
     return isinstance(value, (bool, int, float)) or str(value).strip().lower() in _WORDS
 
 
 def mark_of(values: Mapping[str, Any], marks: Mapping[str, bool], where: str) -> bool | None:
-    """Whether what `values` belong to is to be trained on; None where no mark says so.
+    """True if the owner of `values` is to be trained on, False if not, None without a mark.
 
     Raises:
-        BadRow: a mark that is neither yes nor no, or two that differ.
+        BadRow: a mark is neither true nor false, or two marks differ.
     """
     said = {key: _answer(values[key], f"{where}`{key}`") == marks[key] for key in marks if values.get(key) is not None}
     if len(set(said.values())) > 1:
@@ -49,11 +49,11 @@ def mark_of(values: Mapping[str, Any], marks: Mapping[str, bool], where: str) ->
 
 
 def detail_of(values: Mapping[str, Any], size: int, where: str, idle: bool = False) -> bool | None:
-    """Likewise for marks on parts of a turn: False where they leave out all of it, None where there are none. size: of
-    the turn, in characters. idle: a turn that is not trained on anyway.
+    """False if marks on parts of a turn exclude all of it; None without such marks. size: characters of the turn. idle:
+    the turn is not trained on anyway.
 
     Raises:
-        BadRow: they leave out some of it.
+        BadRow: they exclude only a part of it.
     """
     for key in DETAILS:
         parts = values.get(key)
@@ -70,7 +70,7 @@ def detail_of(values: Mapping[str, Any], size: int, where: str, idle: bool = Fal
 
 
 def _leave_out_all(parts: object, size: int) -> bool:
-    """Whether parts that are not trained on cover a whole turn; their ends belong to them."""
+    """True if the excluded parts cover a whole turn; their end offsets are inclusive."""
     if not isinstance(parts, Iterable) or isinstance(parts, (str, Mapping)):
         return False
     covered = 0

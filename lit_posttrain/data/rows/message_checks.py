@@ -1,4 +1,4 @@
-"""Conversations compared, and checked for an order that can be."""
+"""Compare messages, and check the order of their roles."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lit_posttrain.data.rows.message_keys import MARK, NOTES, REASONING, SYSTEM,
 
 
 def says(message: dict[str, Any]) -> bool:
-    """Whether a message holds anything: words, calls or thoughts."""
+    """True if a message has content: text, tool calls or thoughts."""
     return bool(message["content"].strip() or message.get("tool_calls") or any(message.get(k) for k in REASONING))
 
 
 def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
-    """Whether two runs of messages say the same: words up to white space around them, calls, thoughts and all else."""
+    """True if two lists of messages are equal in everything but white space around text."""
 
     def told(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         bare = [{k: v for k, v in m.items() if k not in (MARK, UNUSED, NOTES)} for m in messages]
@@ -25,8 +25,8 @@ def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
 
 
 def alike(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
-    """Whether two runs of messages are the same turns: roles, names, words up to white space around them, thoughts, and
-    what is called with which arguments. Ids, times and other notes may differ."""
+    """True if two lists of messages are the same turns: roles, names, text up to white space around it, thoughts, and
+    the names and arguments of tool calls. Ids, times and other keys may differ."""
     return list(map(_turn, first)) == list(map(_turn, second))
 
 
@@ -39,8 +39,8 @@ def _turn(message: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
-    """Raise BadRow where no conversation runs like this. Templates may be stricter, and say so themselves. answered:
-    whether the assistant must have had a turn."""
+    """Raise BadRow for an order of roles that no conversation has. Chat templates may be stricter, with errors of their
+    own. answered: require an assistant turn."""
     roles = [m["role"] for m in messages]
     said = ", ".join(roles)
     if answered and "assistant" not in roles:

@@ -36,7 +36,7 @@ CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
 
 
 def is_message(value: object) -> bool:
-    """Whether something can only be a message: it has a known role, and says something or calls something."""
+    """True if a value can only be a message: it has a known role, and content or a tool call."""
     if not isinstance(value, dict):
         return False
     said = value.get(key_of(value, ROLE_KEYS))

@@ -1,7 +1,7 @@
-"""What a conversation is: messages with known roles and string content, in an order that can be.
+"""Normalise messages: known roles and string content.
 
-Everything that data sets write differently is made alike here, or refused with `BadRow`. Keys beyond those that are
-read here stay in a message, for the chat template.
+What data sets write differently becomes alike here, or is refused with `BadRow`. Keys that are not read here stay in
+the message, for the chat template.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 def as_messages(value: object, column: str, learned: bool = True) -> list[dict[str, Any]]:
     """Messages with normalised roles and string content, from role/content, from/value, or JSON text of either.
-    learned: whether the assistant's turns are to be learned from, and so must say something.
+    learned: the assistant's turns are trained on, so they must have content.
 
     Raises:
-        BadRow: anything that is not a conversation; `column` names it in the message.
+        BadRow: for anything that is not a conversation; `column` names it in the message.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = as_json(value, column)
@@ -56,8 +56,8 @@ def as_messages(value: object, column: str, learned: bool = True) -> list[dict[s
 
 
 def by_message(value: object) -> Any:
-    """A list of messages of an object with a list for each of their keys, as `datasets` has them; anything else as it
-    is."""
+    """A list of messages made from an object with a list per key, as `datasets` stores them; any other value
+    unchanged."""
     if not isinstance(value, dict) or not any(isinstance(value.get(key), list) for key in ROLE_KEYS):
         return value
     lists = list(value.values())
@@ -67,7 +67,7 @@ def by_message(value: object) -> Any:
 
 
 def of_columns(value: object) -> str:
-    """What an object is that holds a column of a table, with the remedy; empty for anything else."""
+    """A description, with the remedy, of an object that holds a column of a table; empty for any other value."""
     if not isinstance(value, dict) or not value or [*value] != [str(i) for i in range(len(value))]:
         return ""
     return 'a column of a whole table (an object with the numbers of rows as keys: write orient="records" in pandas)'
@@ -140,8 +140,8 @@ def _marked(raw: dict[str, Any], role: str, where: str) -> bool | None:
 
 
 def _content(value: object, where: str, optional: bool) -> tuple[list[str], str, list[str]]:
-    """The texts of a message's content, its thoughts where they are a part of it, and keys of parts that nobody reads.
-    optional: whether there need be none."""
+    """The texts of a message's content, the thoughts in it, and unused keys of its parts. optional: content may be
+    missing."""
     if isinstance(value, str):
         return [value], "", []
     if value is None and optional:

@@ -1,4 +1,4 @@
-"""A record's columns, and which of them were read: whatever was not stands in the audit."""
+"""A record's columns, with a record of which ones were read: the audit lists the rest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Row(Mapping[str, Any]):
-    """The columns of a record. Looking a column up counts as reading it; `peek` and `in` do not. Messages that stand by
-    key are given as a list of them.
+    """The columns of a record. Looking up a column counts as reading it; `peek` and `in` do not. Messages that are
+    stored per key are returned as a list of messages.
 
-    notes: what was found out about the record that a person should know, in words. unused: keys within columns that
-    nobody reads, such as `responses[].model`.
+    notes: how the record was read, for the audit, in words. unused: keys within columns that are not used, such as
+    `responses[].model`.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -44,33 +44,33 @@ class Row(Mapping[str, Any]):
         return len(self._data)
 
     def peek(self, column: str) -> Any:
-        """A value without reading it; None where there is no such column."""
+        """A value, without counting it as read; None if there is no such column."""
         return by_message(self._data.get(column))
 
     def first(self, columns: Iterable[str]) -> str | None:
-        """The first of some columns in which there is something that nobody has read as something else."""
+        """The first of some columns that is not empty and has not been read as something else."""
         left = (column for column in columns if column not in self._read)
         return next((column for column in left if self.peek(column) not in _NOTHING), None)
 
     def aside(self) -> Row:
-        """The same columns, of which none has been read."""
+        """The same columns, all unread."""
         return Row(self._data)
 
     @property
     def read(self) -> frozenset[str]:
-        """Columns that were looked up."""
+        """The columns that were looked up."""
         return frozenset(self._read)
 
     def rest(self) -> dict[str, Any]:
-        """The columns that were not read, whatever is in them."""
+        """The columns that were not read, empty ones included."""
         return {name: value for name, value in self._data.items() if name not in self._read}
 
     def read_all(self) -> None:
-        """All columns are used, by rewards for example."""
+        """Count all columns as read: rewards may use any."""
         self._read.update(self._data)
 
     @property
     def unread(self) -> list[str]:
-        """Columns with something in them that nobody has read, and unused keys within those that were."""
+        """Unread columns that are not empty, and unused keys within those that were read."""
         left = [name for name, value in self._data.items() if name not in self._read and value not in _NOTHING]
         return [*left, *dict.fromkeys(self.unused)]

@@ -9,8 +9,8 @@ from lit_posttrain.data.rows.values import as_json, kind
 
 
 def as_tools(value: Any, column: str) -> list[dict[str, Any]] | None:
-    """Tool schemas from a list or its JSON text; None where there are none. Bare functions, as OpenAI's older
-    `functions` has them, become tools."""
+    """Tool schemas from a list or its JSON text; None for an empty one. Bare functions, as in OpenAI's older
+    `functions`, become tools."""
     if isinstance(value, str):
         value = as_json(value, column) if value.strip() else None
     if value is not None and not isinstance(value, list):
@@ -22,7 +22,7 @@ def as_tools(value: Any, column: str) -> list[dict[str, Any]] | None:
 
 
 def _tool(value: Any, where: str) -> dict[str, Any]:
-    """A tool's schema, or JSON text of one."""
+    """A tool's schema, from an object or its JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = as_json(value, where)
     if not isinstance(value, dict):
@@ -35,8 +35,8 @@ def _tool(value: Any, where: str) -> dict[str, Any]:
 
 
 def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """Templates write arguments with `tojson`: text that is JSON already would be quoted a second time. Nulls within
-    arguments are said by whoever called, and stay."""
+    """Tool calls with arguments as objects: templates write them with `tojson`, which would quote JSON text a second
+    time. Nulls within arguments are part of the call, and stay."""
     if isinstance(value, str):
         value = as_json(value, where)
     calls = value if isinstance(value, list) else [value]

@@ -1,7 +1,7 @@
-"""The messages that a cell of a preference set or of a set of prompts holds: a list of them, JSON text, a transcript,
-or one string.
+"""Messages from a column of a preference or prompt data set: a list of messages, JSON text, a transcript, or one
+string.
 
-Text is read as more than text only where nothing else can be meant, and the audit says of how many rows it was.
+Text is read as anything else only if nothing else can be meant, and the audit counts the rows in which it was.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is
 
 
 def conversation(value: object, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:
-    """Messages, of a list of them (also as JSON text), of a transcript, or of one string that `role` said. notes: gets
-    a line where text was read as more than text.
+    """Messages from a list of them (or its JSON text), from a transcript, or from one string said by `role`. notes:
+    receives a line if text was read as anything else.
 
     Raises:
-        BadRow: what can be no conversation, or text that can only be messages and is no JSON.
+        BadRow: the value cannot be a conversation, or is text that can only be messages and is not valid JSON.
         NothingToLearn: an empty response, or an empty turn within a transcript.
     """
     value = from_json(value, column, notes)
@@ -49,8 +49,8 @@ def conversation(value: object, column: str, notes: list[str], role: str = "assi
 
 
 def _is_transcript(text: str, role: str) -> bool:
-    """Whether text is a dialogue: it opens with an empty line and a speaker, and the assistant speaks in it. A prompt
-    may lack either, but not both; a prompt that only begins with the word is what somebody asked."""
+    """True if text is a dialogue: it opens with an empty line and a speaker, and the assistant speaks in it. A prompt
+    may lack one of the two; a prompt that merely begins with the word is plain text."""
     answered = "Assistant" in _TURN.findall(text)
     opened = _TURN.match(text)
     if role == "user":
@@ -59,11 +59,11 @@ def _is_transcript(text: str, role: str) -> bool:
 
 
 def from_json(value: object, column: str, notes: list[str]) -> Any:
-    """Messages of JSON text, if it can be nothing else: a response may be JSON, with whatever keys. Anything else stays
-    as it is.
+    """Messages from JSON text that can be nothing else: a response may itself be JSON, with any keys. Any other value
+    is returned unchanged.
 
     Raises:
-        BadRow: text that can only be messages and is no JSON, such as a Python list that was printed.
+        BadRow: text that can only be messages and is not valid JSON, such as a Python list that was printed.
     """
     if not isinstance(value, str) or not _JSON.match(value):
         return value
@@ -84,8 +84,8 @@ def from_json(value: object, column: str, notes: list[str]) -> Any:
 
 
 def _is_meant_as_messages(text: str, error: ValueError | RecursionError) -> bool:
-    """Whether text that is no JSON is a list of messages from its beginning to its end: one that Python printed, or one
-    that is broken or cut off. Messages that other text follows are what somebody said. error: of the JSON."""
+    """True if text that is not valid JSON is a list of messages from beginning to end: printed by Python, broken or cut
+    off. Messages followed by other text are content. error: the error of the JSON parser."""
     if not _MESSAGE.match(text):
         return False
     if isinstance(error, json.JSONDecodeError):
@@ -102,7 +102,7 @@ def _is_meant_as_messages(text: str, error: ValueError | RecursionError) -> bool
 
 
 def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:
-    r"""`\n\nHuman: ... \n\nAssistant: ...` as messages. A prompt may end with the name of who is to answer."""
+    r"""`\n\nHuman: ... \n\nAssistant: ...` as messages. A prompt may end with the name of the next speaker."""
     parts = _TURN.split(text)[1:]
     turns = [(ROLES[speaker.lower()], said.strip()) for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
     if prompt and turns[-1] == ("assistant", ""):
@@ -113,8 +113,8 @@ def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:
 
 
 def _said(messages: list[Any], column: str, prompt: bool) -> list[dict[str, Any]]:
-    """Messages whose last one may turn out to be empty: a response that nobody can prefer for what it says, or, of a
-    prompt, one that is still to come."""
+    """Messages whose last one may be empty: an empty response has no preference; in a prompt an empty last turn is the
+    answer to come, and is dropped."""
     last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
     text = next((last[key] for key in CONTENT_KEYS if last.get(key) is not None), None)
     speaker = ROLES.get(str(next((last[key] for key in ROLE_KEYS if last.get(key)), "")).strip().lower())

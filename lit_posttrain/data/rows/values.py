@@ -1,4 +1,4 @@
-"""What a value of a row is, in words, and JSON text read as what it holds."""
+"""Describe the values of a row in words, and parse JSON text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 
 
 def as_json(text: str, where: str) -> Any:
-    """What JSON text holds.
+    """The value of JSON text.
 
     Raises:
-        BadRow: it is none.
+        BadRow: the text is not valid JSON.
     """
     try:
         return json.loads(text)
@@ -23,20 +23,20 @@ def as_json(text: str, where: str) -> Any:
 
 
 def fault_of(error: ValueError | RecursionError) -> str:
-    """What is wrong with JSON, by what Python's reader raised."""
+    """What is wrong with JSON text, from the error of Python's parser."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} column {error.colno}"
     return "nested too deeply to read" if isinstance(error, RecursionError) else "a number of more than 4,300 digits"
 
 
 def kind(value: object) -> str:
-    """What a value is, in words for a message."""
+    """The kind of a value, in words for a message."""
     names = {str: "a string", list: "a list", dict: "an object", bool: "a truth value"}
     return "null" if value is None else names.get(type(value), f"{value!r}"[:40])
 
 
 def not_text(value: object, where: str, wanted: str = "a string") -> BadRow:
-    """What is wrong with a value that must be text, or one of what is `wanted`."""
+    """The error for a value that must be text, or `wanted`."""
     remedy = {bool: "write it in quotes", int: "write it in quotes", float: "write it in quotes"}
     remedy |= {dict: "write it as text", type(None): "fill or remove it"}
     return BadRow("wrong type", f"{where} is {kind(value)}, not {wanted}; {remedy.get(type(value), 'mend it')}")

@@ -21,9 +21,9 @@ _REMEDY = "--data.label_values says what they mean, such as '{1: first, 0: secon
 
 
 class Votes:
-    """The labels of one file. columns: their names. values: which response each value prefers, as the user says.
-    published: likewise, as it is known of the data set that the file seems to be. Without either 1 is the first
-    response, 2 the second and 0 a tie."""
+    """The labels of one file. columns: their names. values: which response each value prefers, given by the user.
+    published: the same, known for the data set that the file seems to be. Without either, 1 is the first response, 2
+    the second and 0 a tie."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class Votes:
         self._seen: set[str] = set()
 
     def share_for_first(self, votes: Sequence[Any]) -> float:
-        """The share of a row's votes that prefer the first response, where a tie is half a vote.
+        """The share of a row's votes for the first response; a tie is half a vote.
 
         Raises:
-            BadRow: a vote is missing, or none of the values that the user gave.
-            Misread: it is none of the usual values, or of those of the data set that the file seems to be.
+            BadRow: a vote is missing, or not among the values that the user gave.
+            Misread: a vote is not among the usual values, or those of the data set that the file seems to be.
         """
         points = []
         for column, vote in zip(self.columns, votes, strict=True):
@@ -70,7 +70,7 @@ class Votes:
 
     @property
     def doubt(self) -> str:
-        """What speaks against the usual meaning when all rows were read; empty for nothing."""
+        """Evidence against the usual meaning after all rows were read; empty for none."""
         names = ", ".join(f"`{column}`" for column in self.columns)
         if self._published:
             return self._unsigned(names)
@@ -82,7 +82,8 @@ class Votes:
         )
 
     def _unsigned(self, names: str) -> str:
-        """What speaks against labels that are below 0 for the first response and above it for the second."""
+        """Evidence against labels that are below 0 for the first response and above it for the second; empty for
+        none."""
         if "-1" not in self._values or self._seen <= {"0"} or any(value.startswith("-") for value in self._seen):
             return ""
         known = ", ".join(f"{value}: {winner}" for value, winner in self._values.items())
@@ -94,7 +95,7 @@ class Votes:
 
 
 def whole_number(value: object) -> int | None:
-    """A whole number, also as 1.0 or as text (a CSV file has nothing else); None for anything else."""
+    """A whole number, also written as 1.0 or as text (a CSV file has nothing else); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

@@ -97,7 +97,7 @@ class StepLoader:
 
     The order is a function of (seed, epoch) alone. `state_dict` says how many micro-batches have been handed out, so
     a run resumes in the middle of an epoch. A last, smaller step is kept. limit: `Trainer.limit_train_batches`, which
-    says where Lightning leaves an epoch. repeat: whether every epoch has the order of the first. mix: how often an
+    says where Lightning leaves an epoch. repeat: True if every epoch has the order of the first. mix: how often an
     epoch shows the rows of each source; by default every row once. auxiliary: by name rows
     beside those of the store; the first micro-batch of a step has those of the whole step as its extras.
 

@@ -35,6 +35,7 @@ from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.data.modules.conversation import ConversationData as ConversationData
 from lit_posttrain.data.modules.preference import PreferenceData as PreferenceData
 from lit_posttrain.data.modules.prompts import PromptData as PromptData
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.loggers import WandbOptions
 from lit_posttrain.methods.distillation import Distillation as Distillation
 from lit_posttrain.methods.dpo import DPO as DPO
@@ -67,12 +68,27 @@ class RunParser(ExactParser, LightningArgumentParser):
     """Lightning's parser, with one-line mistakes."""
 
     def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
-        """As jsonargparse does, with the texts in mappings as they were written."""
+        """As jsonargparse does, with the texts in mappings as they were written.
+
+        Raises:
+            PostTrainError: as `made`. jsonargparse goes on to the other alternatives of a union, and says at the end
+                that none of them fits.
+        """
+        refused: list[PostTrainError] = []
 
         def build(kind: Any, *given: Any, **named: Any) -> Any:
-            return made(kind, *given, **plain(named))
+            try:
+                return made(kind, *given, **plain(named))
+            except PostTrainError as problem:
+                refused.append(problem)
+                raise
 
-        return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)
+        try:
+            return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)
+        except Exception:
+            if refused:
+                raise refused[0]  # noqa: B904  # it has its own cause
+            raise
 
 
 @dataclass

@@ -15,6 +15,9 @@ def seconds() -> float:
     return time.time() - psutil.Process().create_time()
 
 
+NOTED = ("reward", "kl/response", "kl_coefficient")  # metrics of a step
+
+
 class LearningClock(pl.Callback):
     """Writes a line of figures for every step, and for every validation."""
 
@@ -27,8 +30,8 @@ class LearningClock(pl.Callback):
             out.write(json.dumps(row) + "\n")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        names, known = {"reward": "train/reward", "kl/response": "train/kl/response"}, trainer.callback_metrics
-        figures = {ours: float(known[name]) for ours, name in names.items() if name in known}
+        known = trainer.callback_metrics
+        figures = {name: float(known[f"train/{name}"]) for name in NOTED if f"train/{name}" in known}
         self._note(trainer, **figures)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

@@ -27,7 +27,9 @@ RUNS: dict[str, tuple[list[str], str]] = {
     "reward.py": ([*LEARNING, "--data", "{transcripts}", "--folds", "2", "--only", "0", "--peer"], "beside TRL"),
     "divergence.py": (["--tokens", "64", "--vocabulary", "512", "--rounds", "1"], "| reverse KL | TRL |"),
     "dpo_learning.py": ([*LEARNING, "--data", "{transcripts}", "--steps", "2"], "lit_posttrain is ahead by"),
-    "grpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds above"),
+    "grpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds reach"),
+    "online_dpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds reach"),
+    "distillation_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "share of the teacher's reward"),
     "kl_control.py": (
         [*LEARNING, "--task", "letters", "--steps", "20", "--batch", "2", "--tokens", "2", "--runs", "adaptive"],
         "KL (means of 10 phases)",
@@ -37,8 +39,10 @@ RUNS: dict[str, tuple[list[str], str]] = {
     "vocabulary.py": ([], "transformers"),
 }
 SLOW = {
+    "distillation_learning.py",
     "dpo_learning.py",
     "grpo_learning.py",
+    "online_dpo_learning.py",
     "kl_control.py",
     "reward.py",
     "scale.py",
@@ -49,6 +53,7 @@ SLOW = {
 PARTS = {
     "demo_words.py",
     "experiment.py",
+    "learning.py",
     "generation_transformers.py",
     "learning_clock.py",
     "live_bytes.py",

@@ -123,6 +123,7 @@ LOGGERS = {
     "LitLogger": refused("it uploads to lightning.ai; use --wandb.mode online, or TensorBoardLogger"),
     "Logger": _BASE,
     "MLFlowLogger": works("needs the package mlflow"),
+    "NeptuneLogger": refused("Lightning has given it up; use --wandb.mode online, or MLFlowLogger"),
     "TensorBoardLogger": works("needs the package tensorboard"),
     "WandbLogger": refused("every run logs to Weights & Biases already; its options are --wandb.project, --wandb.mode"),
 }

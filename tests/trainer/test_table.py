@@ -73,10 +73,14 @@ SHIPPED: dict[str, tuple[Mapping[str, Support], set[str]]] = {
 }
 
 
+OF_SOME_VERSIONS = {"LitLogger", "NeptuneLogger"}  # of Lightning 2.6
+
+
 @pytest.mark.parametrize("kind", SHIPPED)
 def test_everything_that_lightning_ships_is_decided(kind: str) -> None:
     table, shipped = SHIPPED[kind]
-    assert set(table) == shipped
+    assert set(table) - OF_SOME_VERSIONS == shipped - OF_SOME_VERSIONS
+    assert shipped <= set(table)
 
 
 def test_the_page_is_the_table() -> None:

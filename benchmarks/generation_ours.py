@@ -8,11 +8,11 @@ import tempfile
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from generation import Prompts, figures, options_of_a_side, questions
 from sides import now
 
 from lit_posttrain import SFT, ConversationData, LoRASpec, ModelSpec, Sampling
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.runtime import quiet_libraries
 
 
@@ -45,7 +45,8 @@ def sample(prompts: Prompts, options: argparse.Namespace) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as cache:
         data = ConversationData("builtin:demo_sft", val_fraction=0, batch_size=1, cache_dir=cache)
-        trainer.fit(SFT(ModelSpec(options.model, lora=lora), torch.optim.AdamW, "constant", 0.0), datamodule=data)
+        optim = Optim(lr=1e-3, weight_decay=0.01, schedule="constant", warmup_ratio=0.0)
+        trainer.fit(SFT(ModelSpec(options.model, lora=lora), optim), datamodule=data)
     return samples.found
 
 

@@ -145,8 +145,9 @@ def test_precisions(name: str, fit: Fit) -> None:
 
 
 def test_an_optimizer_that_changes_nothing_is_refused(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    """torch's fused SGD on a CPU, of weights in bfloat16; the configs ask for fused optimizers."""
-    assert fit("--model.optim.optimizer", "torch.optim.SGD", "--trainer.precision", "bf16-true") == 2
+    """torch's fused SGD on a CPU, of weights in bfloat16."""
+    fused = ["--model.optim.optimizer", "torch.optim.SGD", "--model.optim.options", "{fused: true}"]
+    assert fit(*fused, "--trainer.precision", "bf16-true") == 2
     assert "fused, it leaves torch.bfloat16 weights on a cpu as they are" in one_line(capsys)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from lit_posttrain.cli.arguments import goes_on_again, resolve_arguments
-from lit_posttrain.errors import PostTrainError, buried, likely
+from lit_posttrain.cli.failures import buried
+from lit_posttrain.cli.parsing.spelling import likely
+from lit_posttrain.errors import PostTrainError
 
 
 @pytest.fixture

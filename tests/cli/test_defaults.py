@@ -15,10 +15,11 @@ from lightning.pytorch import LightningDataModule
 from lit_posttrain import callbacks, rewards
 from lit_posttrain.cli import options
 from lit_posttrain.core.module import PostTrainingModule
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.loggers import MetricsCSV, WandbOptions
-from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.models.sharding import FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
+from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch
@@ -27,6 +28,7 @@ from lit_posttrain.rollout.engine import EngineSpec, Sampling
 # what has no default, as Python and as text; for all classes alike
 GIVEN: dict[str, tuple[Any, Any]] = {
     "policy": (ModelSpec("somewhere"), {"path": "somewhere"}),
+    "teacher": (ModelSpec("somewhere"), {"path": "somewhere"}),
     "rewards": ([ExactMatch()], [{"class_path": "lit_posttrain.rewards.ExactMatch"}]),
     "path": ("somewhere", "somewhere"),
     "function": (len, "builtins.len"),
@@ -54,6 +56,7 @@ CLASSES = sorted(
         *(
             ModelSpec,
             LoRASpec,
+            Optim,
             Sampling,
             RolloutConfig,
             EngineSpec,

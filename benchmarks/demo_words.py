@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 TRAINED = [
@@ -78,7 +79,7 @@ HELD_OUT = [
 SHOWN = ["lamp", "chair", "horse", "cheese", "zebra", "yacht", "xylophone", "umbrella"]
 
 
-SUMS = (
+SUMS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
     ("{a} birds sit on a roof and {b} more come. How many birds sit there now?", lambda a, b: a + b),
     ("A baker makes {a} trays of {b} rolls. How many rolls are there?", lambda a, b: a * b),
     ("Of {c} tickets {a} are sold. How many are left?", lambda a, b: b),

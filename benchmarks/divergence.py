@@ -32,9 +32,15 @@ def ours(student: HeadInputs, teacher: HeadInputs, beta: float) -> Tensor:
     return divergence(student, teacher, beta=beta).loss
 
 
+def whole(side: HeadInputs) -> Tensor:
+    """The matrix of a head."""
+    assert side.weight is not None
+    return side.weight
+
+
 def whole_logits(student: HeadInputs, teacher: HeadInputs, beta: float) -> Tensor:
     """The definition, on matrices of logits."""
-    p, q = (log_softmax(linear(side.hidden, side.weight).float(), -1) for side in (student, teacher))
+    p, q = (log_softmax(linear(side.hidden, whole(side)).float(), -1) for side in (student, teacher))
     if beta in (0.0, 1.0):
         return kl_div(*((p, q) if beta == 0 else (q, p)), reduction="sum", log_target=True)
     m = torch.lerp(p.exp(), q.exp(), beta).log()
@@ -44,7 +50,7 @@ def whole_logits(student: HeadInputs, teacher: HeadInputs, beta: float) -> Tenso
 
 def trl(student: HeadInputs, teacher: HeadInputs, beta: float) -> Tensor:
     """The operator of TRL's DistillationTrainer."""
-    found = ChunkedDivergenceFunction.apply(
+    found: tuple[Tensor, ...] = ChunkedDivergenceFunction.apply(
         student.hidden, student.weight, None, teacher.hidden, teacher.weight, None, beta
     )
     return found[0].sum()

@@ -127,7 +127,7 @@ def gain(runs: list[dict[str, Any]], words: int, responses: int) -> float:
         statistics.median(r["median_step_s"] for r in here if r["side"] == side)
         for side in ("lit_posttrain, unshared", "lit_posttrain")
     )
-    return apart / shared
+    return float(apart / shared)
 
 
 def plot(runs: list[dict[str, Any]], file: str) -> None:

@@ -23,7 +23,7 @@ def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     return [float(said[0]["content"].strip() == right) for said, right in zip(completions, answer, strict=True)]
 
 
-class HeldOut(TrainerCallback):
+class HeldOut(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Writes the reward of every step, and every few of them that of greedy answers to held-out prompts."""
 
     def __init__(self, rows: list[dict[str, Any]], tokenizer: Any, every: int, budget: float, file: str) -> None:

@@ -53,7 +53,8 @@ class Clock(pl.Callback):
         return wrapped
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        hf.HFEngine.generate = self.generating(hf.HFEngine.generate)
+        engine: Any = hf.HFEngine
+        engine.generate = self.generating(engine.generate)
         if self.profile:
             policy: Any = pl_module.policy
             policy.decode = self.timed(policy.decode, lambda ids, *_: "prefill" if ids.shape[1] > 1 else "decoding")

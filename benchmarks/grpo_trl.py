@@ -22,7 +22,7 @@ rollouts: list[float] = []
 tokens: list[int] = []
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         times.append(now())
 

@@ -12,7 +12,7 @@ import psutil
 
 def seconds() -> float:
     """Since this process began: loading the model counts."""
-    return time.time() - psutil.Process().create_time()
+    return time.time() - float(psutil.Process().create_time())
 
 
 NOTED = ("reward", "kl/response", "kl_coefficient")  # metrics of a step

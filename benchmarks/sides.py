@@ -17,14 +17,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_posttrain.runtime import OPENMP_WAITING, SHORT_SPINS
+
+if TYPE_CHECKING:
+    from lit_posttrain.models.spec import DType
 
 HERE = Path(__file__).parent
 # freed memory stays in the process, on both sides (see lit_posttrain.runtime.tune_allocator)
 ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
-WEIGHTS = {"bf16-mixed": "bfloat16", "32-true": "float32"}
+WEIGHTS: dict[str, DType] = {"bf16-mixed": "bfloat16", "32-true": "float32"}
 _CPU_SECONDS = "LIT_POSTTRAIN_BENCHMARK_CPU_SECONDS"
 
 

@@ -58,7 +58,7 @@ def measure(home: str, model: str) -> None:
         def score(tokens: Any) -> torch.Tensor:
             ids = torch.tensor([tokens])
             with torch.no_grad():
-                logps = policy.transformer(ids).logits.log_softmax(-1)
+                logps: torch.Tensor = policy.transformer(ids).logits.log_softmax(-1)
             return logps[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
 
         engine = VLLMEngine(

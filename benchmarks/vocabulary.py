@@ -22,6 +22,7 @@ from lit_posttrain.models.architectures import attention_implementation, layout_
 from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.types import Response, Tree, TreeBatch
 
 VOCABULARIES = (49_152, 200_000)
@@ -52,7 +53,8 @@ def model_and_batch(vocabulary: int, tokens: int, hidden: int, layers: int) -> t
 
 def tiled_loss(policy: Policy, batch: TreeBatch) -> torch.Tensor:
     """This project's loss, with the metrics of SFT."""
-    return policy(batch, entropy=True, correct=True).logprobs.mean().neg()
+    found: TokenLogprobs = policy(batch, entropy=True, correct=True)
+    return found.logprobs.mean().neg()
 
 
 def plain_loss(policy: Policy, batch: TreeBatch) -> torch.Tensor:

@@ -219,14 +219,15 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by dotted name as nested dicts, without those that only describe an argument."""
+    """Options by dotted name as nested dicts; not those that only describe an argument, or stand under None."""
     found: dict[str, Any] = {}
     for name, value in flat.items():
         if f"{name}.".startswith(tuple(f"{described}." for described in _DESCRIBED)):
             continue
         *above, last = name.split(".")
-        inner = found
+        inner: dict[str, Any] | None = found
         for part in above:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
+            inner = None if inner is None else inner.setdefault(part, {})
+        if inner is not None:
+            inner[last] = value
     return found

@@ -122,11 +122,14 @@ class PostTrainingModule(ModelModule):
 
     def metrics_of(self, batch: TreeBatch) -> dict[str, float]:
         """The loss and the metrics of one batch, which needs no Trainer: for notebooks and tests. The batch is taken as
-        a whole optimizer step."""
-        self.metrics.take_steps()
-        with torch.no_grad():
-            self.tracked_terms(batch)
-        values = self.metrics.take_steps()
+        a whole optimizer step; what a Trainer is about to log stays as it is."""
+        kept, self.metrics = self.metrics, MetricLog().to(self.device)
+        try:
+            with torch.no_grad():
+                self.tracked_terms(batch)
+            values = self.metrics.take_evaluation()[1] if self.evaluating else self.metrics.take_steps()
+        finally:
+            self.metrics = kept
         return values | self.derived_metrics(values)
 
     # What data modules and callbacks ask for -------------------------------------------------------------------

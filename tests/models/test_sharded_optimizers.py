@@ -62,5 +62,5 @@ def test_one_line(mesh: DeviceMesh, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "Adagrad"])
 def test_fused_is_named(mesh: DeviceMesh, name: str) -> None:
-    with pytest.raises(PostTrainError, match=r"fused false, or take torch\.optim\.AdamW"):
+    with pytest.raises(PostTrainError, match=r"leave `fused` out of --model\.optim\.options, or take AdamW"):
         check(mesh, name, fused=True)

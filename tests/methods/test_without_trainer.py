@@ -1,0 +1,116 @@
+"""Methods outside of a Trainer, as in a notebook: loaded from a checkpoint alone, and the metrics of a batch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from cases import GIVEN_ROWS, METHODS, build, comparisons, conversations, vowels
+from helpers.runs import quiet_trainer
+
+from lit_posttrain import DPO, GRPO, PPO, SFT, LoRASpec, ModelSpec, PostTrainError, PostTrainingModule, loss_of
+from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.data.store.loader import step_denominators
+from lit_posttrain.data.store.memory import MemoryTrees
+from lit_posttrain.data.store.packing import collate
+from lit_posttrain.on_policy.critics import Critic
+from lit_posttrain.on_policy.options import RolloutConfig
+from lit_posttrain.on_policy.policy_gradient import Clip
+from lit_posttrain.rewards import FunctionReward
+
+FAST = Optim(lr=1e-2, schedule="constant", warmup_ratio=0.0)
+
+
+def trained(module: PostTrainingModule, method: str, folder: Path) -> Path:
+    """Two steps of a method; its checkpoint."""
+    trainer = quiet_trainer(LastCheckpoint(every_n_steps=1), max_steps=2, default_root_dir=folder)
+    trainer.fit(module, datamodule=METHODS[method].data(folder))
+    return folder / "last.ckpt"
+
+
+def logprobs(module: PostTrainingModule) -> torch.Tensor:
+    batch = collate(conversations(5), module.layout, {})
+    with module.eval_no_grad() as policy:
+        found: torch.Tensor = policy(batch).logprobs
+    return found
+
+
+@pytest.mark.parametrize("lora", [None, LoRASpec(r=4)])
+def test_a_checkpoint_is_enough(lora: LoRASpec | None, tiny_model: Path, tmp_path: Path) -> None:
+    module = SFT(ModelSpec(str(tiny_model), lora=lora), FAST)
+    path = trained(module, "sft", tmp_path)
+    loaded = SFT.load_from_checkpoint(path)
+    assert loaded.model_spec.lora == lora
+    assert torch.equal(logprobs(loaded), logprobs(module))
+    fresh = SFT(ModelSpec(str(tiny_model), lora=lora))
+    fresh.configure_model()
+    assert not torch.allclose(logprobs(loaded), logprobs(fresh), atol=1e-3), "what was trained is the point"
+    assert SFT.load_from_checkpoint(str(path), map_location="meta").device.type == "meta"
+
+
+def test_options_come_from_the_checkpoint_and_from_arguments(tiny_model: Path, tmp_path: Path) -> None:
+    module = DPO(ModelSpec(str(tiny_model)), FAST, beta=0.3, loss="robust", label_smoothing=0.2, ld_alpha=0.5)
+    path = trained(module, "dpo", tmp_path)
+    loaded = DPO.load_from_checkpoint(path)
+    assert (loaded.beta, loaded.loss, loaded.label_smoothing, loaded.ld_alpha) == (0.3, "robust", 0.2, 0.5)
+    batch = collate(comparisons(6), loaded.layout, {})
+    assert loaded.metrics_of(batch) == pytest.approx(module.metrics_of(batch), rel=1e-5)
+    assert DPO.load_from_checkpoint(path, beta=0.7).beta == 0.7
+
+
+def test_rewards_have_to_be_passed_and_nested_options_come_back(tiny_model: Path, tmp_path: Path) -> None:
+    module = PPO(
+        ModelSpec(str(tiny_model)),
+        [FunctionReward(vowels)],
+        optim=FAST,
+        rollout=RolloutConfig(group_size=2, max_new_tokens=6, minibatches=2),
+        critic=Critic(lr=1e-2, clip=None),
+        clip=Clip(0.1, 0.3),
+        entropy=0.01,
+    )
+    path = trained(module, "ppo", tmp_path)
+    with pytest.raises(PostTrainError, match=r"last\.ckpt: rewards cannot be saved: pass them to PPO\.load_from"):
+        PPO.load_from_checkpoint(path)
+    loaded = PPO.load_from_checkpoint(path, rewards=[FunctionReward(vowels)])
+    assert loaded.critic == module.critic
+    assert loaded.surrogate == module.surrogate
+    assert (loaded.rollout.group_size, loaded.rollout.max_new_tokens, loaded.rollout.minibatches) == (2, 6, 2)
+    head = loaded.language_model.value_heads["reward"].weight
+    assert isinstance(head, torch.Tensor)
+    assert head.any()
+    assert torch.equal(head, module.language_model.value_heads["reward"].weight)  # type: ignore[arg-type]  # a Linear's
+    assert torch.equal(logprobs(loaded), logprobs(module))
+
+
+def test_a_critic_of_its_own_comes_back(tiny_model: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_model))
+    module = PPO(
+        spec, [FunctionReward(vowels)], optim=FAST, rollout=RolloutConfig(max_new_tokens=6), critic=Critic(model=spec)
+    )
+    loaded = PPO.load_from_checkpoint(trained(module, "ppo", tmp_path), rewards=[FunctionReward(vowels)])
+    mine, theirs = (one.critics.models["reward"].state_dict() for one in (loaded, module))
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def test_another_methods_checkpoint_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    path = trained(SFT(ModelSpec(str(tiny_model))), "sft", tmp_path)
+    for kind in (DPO, GRPO):
+        with pytest.raises(PostTrainError, match=rf"last\.ckpt: a checkpoint of SFT, not of {kind.__name__}; load it"):
+            kind.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("method", GIVEN_ROWS)
+def test_metrics_of_a_batch(method: str, tiny_model: Path) -> None:
+    module = build(method, tiny_model, dropout=False)
+    module.configure_model()
+    trees = METHODS[method].trees()[:12]
+    batch = collate(trees, module.layout, step_denominators(MemoryTrees(trees), range(len(trees))))
+    found = module.metrics_of(batch)
+    assert found == module.metrics_of(batch), "nothing is left of the call before"
+    assert all(math.isfinite(value) for name, value in found.items())
+    with torch.no_grad():
+        expected = float(loss_of(module.loss_terms(batch), batch.denominators))
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)

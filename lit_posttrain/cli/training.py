@@ -56,6 +56,14 @@ from lit_posttrain.runtime import fast_bfloat16_cpu, quiet_libraries, tune_alloc
 
 log = logging.getLogger(__name__)
 
+TRAINER_DEFAULTS = {
+    "precision": None,
+    "max_epochs": 1,
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 1.0,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+}
 _PROCESSES_PER_CORE = 4
 
 
@@ -82,14 +90,7 @@ class PostTrainCLI(LightningCLI):
                     subclass_mode_model=True,
                     subclass_mode_data=True,
                     seed_everything_default=0,
-                    trainer_defaults={
-                        "precision": None,
-                        "max_epochs": 1,
-                        "log_every_n_steps": 1,
-                        "gradient_clip_val": 1.0,
-                        "num_sanity_val_steps": 0,
-                        "enable_model_summary": False,
-                    },
+                    trainer_defaults=TRAINER_DEFAULTS,
                     parser_class=RunParser,
                     parser_kwargs={"description": "Post-training of language models."} if not run else None,
                     args=args,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -39,13 +40,57 @@ def test_help_explains_columns_and_adapters(asked: str, capsys: pytest.CaptureFi
     assert main(["fit", "--config", "dpo.yaml", "--model", "lit_posttrain.DPO", asked]) == 0
     shown = capsys.readouterr().out
     for option in (
-        "--data.columns.second SECOND",
+        "--data.columns.second TEXT",
         "--data.columns.ranks",
         "--model.policy.lora.rslora",
         "--model.beta",
     ):
         assert f"  {option}" in shown
     assert ".columns.help" not in shown
+
+
+LOSS = """
+from lit_posttrain.core.preference import PreferenceModule
+
+class Margin(PreferenceModule):
+    '''A hinge on a pair.'''
+
+    def __init__(self, gap: float = 1.5, **options):
+        '''
+        Args:
+            gap: How far apart the two are to be,
+                in nats.
+        '''
+        super().__init__(**options)
+
+    def loss_terms(self, batch):
+        return {}
+"""
+
+
+def test_help_explains_a_class_of_ones_own(chats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my_hinge.py").write_text(LOSS)
+    assert main(["fit", "--model", "my_hinge.Margin", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--model Margin: A hinge on a pair:" in shown
+    assert "  --model.gap NUMBER    How far apart the two are to be, in nats. (default: 1.5)\n" in shown
+    assert "  --model.policy.path PATH" in shown  # which it hands on
+    assert "  --model.optim.lr NUMBER" in shown
+    assert main(["fit", "--model", "my_hinge.Margn", "--help"]) == 2
+    assert "--model my_hinge.Margn: module `my_hinge` (my_hinge.py) has no `Margn`; did you mean" in one_line(capsys)
+    assert main(["fit", "--model", "DPPO", "--help"]) == 2
+    assert "--model DPPO: there is no such method; did you mean" in one_line(capsys)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "audit"])
+def test_every_option_of_a_command_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a docstring an option has a name and no help."""
+    assert main([command, "--config", "grpo_gsm8k.yaml", "--help"]) == 0
+    entries = re.split(r"\n  --", capsys.readouterr().out)[1:]
+    words = [re.sub(r"\(default: .*?\)", "", entry, flags=re.DOTALL).split() for entry in entries]
+    unexplained = [name for name, *text in words if len(text) < 4]
+    assert len(entries) > 100
+    assert unexplained == []
 
 
 def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:

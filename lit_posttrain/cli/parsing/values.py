@@ -136,14 +136,14 @@ def mismatch(value: Any, option: Option, in_file: bool) -> str | None:
     if "list[" in option.hint and isinstance(value, (str, int, float)):
         written = f"[{value}]" if in_file else f"'[{value}]'"
         return f"{told}; a list is written {written}"
-    meant = close_name(str(value), _choices(option))
+    meant = close_name(str(value), choices_of(option))
     return f"{told}; did you mean {meant}?" if meant else told
 
 
 def expected(option: Option) -> str:
     """What an option takes, as people would say it."""
     words = [] if not option.group else ["options, each a name and a value"]
-    if choices := _choices(option):
+    if choices := choices_of(option):
         words.append("one of " + ", ".join(choices))
     for part in option.hint.split(" | ") if option.hint else ():
         if part.startswith("Literal["):
@@ -157,7 +157,7 @@ def expected(option: Option) -> str:
     return " or ".join(dict.fromkeys(words))
 
 
-def _choices(option: Option) -> list[str]:
+def choices_of(option: Option) -> list[str]:
     """What an option takes that takes some values alone, as they are written, each once."""
     parts = [part for part in option.hint.split(" | ") if part.startswith("Literal[")]
     return list(dict.fromkeys(str(choice) for part in parts for choice in get_args(type_of(part))))

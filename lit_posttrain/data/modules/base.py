@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -85,9 +86,9 @@ class TreeData(BuiltData):
         self._built_for: tuple[int, int | None, bool] | None = None
         self._scored = False
 
+    @abstractmethod
     def _options(self, max_length: int) -> Options:
         """How records become trees of at most `max_length` tokens."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ building
 

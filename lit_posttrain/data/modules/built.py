@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any
+
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
@@ -25,6 +28,10 @@ class BuiltData(LightningDataModule):
         self._test: dict[str, TreeStore] = {}
         self._titles: dict[str, str] = {}  # what to call each data set in messages, by its name
         self._audit: AuditReport | None = None
+
+    @abstractmethod
+    def build(self, tokenizer: Any, max_positions: int | None = None, scored: bool = False) -> None:
+        """Read everything, see `TreeData.build`."""
 
     @property
     def train_store(self) -> TreeStore:

@@ -74,7 +74,7 @@ def test_tied_weights_go_into_one_file(tmp_path: Path) -> None:
 
 
 def test_dora_is_refused() -> None:
-    with pytest.raises(PostTrainError, match="DoRA's weights are not handed to vLLM"):
+    with pytest.raises(PostTrainError, match="vLLM cannot have DoRA's weights"):
         check_transferable(ModelSpec("any", lora=LoRASpec(dora=True)))
     check_transferable(ModelSpec("any", lora=LoRASpec()))
 

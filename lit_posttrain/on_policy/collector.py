@@ -162,7 +162,7 @@ class Collector(Component):
                 drawn = episodes.played(opened, n, sampling, self._draw, first)
                 masks = self.config.mask_truncated and sampling.temperature > 0  # not in a validation
                 scoring = Scoring(self.rewards, self.environment is not None, self.trains_unscored, masks)
-                return scoring.rollouts(opened, drawn)
+                return scoring.rollouts([one.tree for one in opened], drawn)
 
         return together(self.module.trainer, answered)
 

@@ -24,12 +24,13 @@ class Step:
 
 
 class Environment(ABC):
-    """Base class of environments. Every response is an episode with a deep copy of the environment, so that what an
-    episode remembers is its own. A subclass implements `step`; arguments of its constructor are its options."""
+    """Base class of environments. A deep copy is reset for every prompt, and every response is an episode with a deep
+    copy of that, so that what an episode remembers is its own. A subclass implements `step`; arguments of its
+    constructor are its options."""
 
     def reset(self, record: PromptRecord) -> Sequence[dict[str, Any]]:
         """Begin with a prompt. Returns messages to add to it, which the policy reads before it answers; by default
-        none. They must be the same for all responses to a prompt."""
+        none. Called once for all responses to a prompt."""
         return ()
 
     @abstractmethod

@@ -35,6 +35,15 @@ class Draw(Protocol):
 
 
 @dataclass
+class Opened:
+    """A prompt with what its environment added to it, and the environment as it is before the policy answers; None for
+    one turn."""
+
+    tree: Tree
+    environment: Environment | None
+
+
+@dataclass
 class _Episode:
     """One response as it grows. number: of it among those of all ranks."""
 
@@ -59,41 +68,40 @@ class Episodes:
         self._tokenizer, self._environment, self._any_rank = tokenizer, environment, any_rank
         self._said_by = SaidBy(tokenizer)
 
-    def opened(self, prompts: Sequence[Tree]) -> list[Tree]:
-        """The prompts with what their environments add to them before the policy answers."""
+    def opened(self, prompts: Sequence[Tree]) -> list[Opened]:
+        """The prompts with what their environments add to them before the policy answers. Every prompt has an
+        environment of its own, reset once; its responses begin with copies of it."""
         if self._environment is None:
-            return list(prompts)
+            return [Opened(tree, None) for tree in prompts]
         encoder, found = PromptEncoder(self._tokenizer), []
         for tree in prompts:
-            record = PromptRecord.of(tree)
-            added = list(deepcopy(self._environment).reset(deepcopy(record)))
+            record, environment = PromptRecord.of(tree), deepcopy(self._environment)
+            added = list(environment.reset(deepcopy(record)))
             if added:
                 record = replace(record, messages=[*record.messages, *added])
                 tree = replace(tree, prompt=np.array(encoder.ids(record), np.int32), record=record.to_json())
-            found.append(tree)
+            found.append(Opened(tree, environment))
         return found
 
     def played(
-        self, prompts: Sequence[Tree], n: int, sampling: Sampling, draw: Draw, first: int = 0
+        self, prompts: Sequence[Opened], n: int, sampling: Sampling, draw: Draw, first: int = 0
     ) -> list[list[Trajectory]]:
         """n responses to each prompt. first: number of the first prompt among those of all ranks. With several
         processes every rank plays the same number of turns; those that have nothing left draw nothing. Collective."""
-        tokens = [tree.prompt.tolist() for tree in prompts]
+        tokens = [one.tree.prompt.tolist() for one in prompts]
         drawn = draw(tokens, n, sampling, range(first, first + len(prompts)))
         episodes = [
-            self._begun((first + place) * n + k, tree, completion)
-            for place, (tree, answers) in enumerate(zip(prompts, drawn, strict=True))
+            self._begun((first + place) * n + k, one, completion)
+            for place, (one, answers) in enumerate(zip(prompts, drawn, strict=True))
             for k, completion in enumerate(answers)
         ]
         if self._environment is not None:
             self._go_on(episodes, sampling, draw)
         return [[one.trajectory for one in episodes[at : at + n]] for at in range(0, len(episodes), n)]
 
-    def _begun(self, number: int, tree: Tree, completion: Completion) -> _Episode:
-        record, environment = PromptRecord.of(tree), deepcopy(self._environment)
-        if environment is not None:
-            environment.reset(deepcopy(record))
-        episode = _Episode(number, tree.prompt.tolist(), record, environment)
+    def _begun(self, number: int, one: Opened, completion: Completion) -> _Episode:
+        prompt, record = one.tree.prompt.tolist(), PromptRecord.of(one.tree)
+        episode = _Episode(number, prompt, record, deepcopy(one.environment))
         self._add(episode, completion, completion.tokens)
         return episode
 

@@ -71,7 +71,8 @@ class Scripted:
 def played(environment: Environment, *turns: str, n: int = 1, room: int = 200) -> tuple[list[Trajectory], Scripted]:
     spoken = tiny.tokenizer()
     draw, tree = Scripted(spoken, *turns), prompt(spoken)
-    return Episodes(spoken, environment).played([tree], n, Sampling(room), draw)[0], draw
+    episodes = Episodes(spoken, environment)
+    return episodes.played(episodes.opened([tree]), n, Sampling(room), draw)[0], draw
 
 
 def test_a_response_is_what_the_chat_template_writes_of_the_conversation() -> None:
@@ -105,7 +106,8 @@ def test_rewards_of_all_steps_are_summed_and_episodes_share_nothing() -> None:
 
 def test_what_reset_returns_stands_in_the_prompt() -> None:
     spoken = tiny.tokenizer()
-    (tree,) = Episodes(spoken, Counting(opening="of the sky")).opened([prompt(spoken)])
+    (opened,) = Episodes(spoken, Counting(opening="of the sky")).opened([prompt(spoken)])
+    tree = opened.tree
     talk = [*ASKED, {"role": "user", "content": "of the sky"}]
     assert tree.prompt.tolist() == spoken.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
     assert PromptRecord.of(tree).messages == talk
@@ -131,10 +133,11 @@ def test_an_environment_that_is_not_done_must_say_something() -> None:
 
 def test_turns_need_a_chat_template() -> None:
     spoken = tiny.tokenizer()
-    episodes, tree = Episodes(spoken, Counting()), prompt(spoken)
+    episodes = Episodes(spoken, Counting())
+    opened = episodes.opened([prompt(spoken)])
     spoken.chat_template = None
     with pytest.raises(PostTrainError, match="an environment with turns needs a chat template"):
-        episodes.played([tree], 1, Sampling(100), Scripted(spoken, "red"))
+        episodes.played(opened, 1, Sampling(100), Scripted(spoken, "red"))
 
 
 def length(completions: list[str]) -> list[float]:

@@ -123,7 +123,8 @@ def test_rewards_of_training_and_of_best_of_n_see_the_same_text() -> None:
         one.logprobs = [0.0] * len(one.tokens)
     ids = np.array(prompt_ids(tokenizer, [USER, BEGUN]), np.int32)
     prompt = Tree(ids, [], record=PromptRecord([USER, BEGUN], {}).to_json())
-    (played,) = Episodes(tokenizer).played([prompt], 2, Sampling(), lambda *_: [drawn])
+    episodes = Episodes(tokenizer)
+    (played,) = episodes.played(episodes.opened([prompt]), 2, Sampling(), lambda *_: [drawn])
     texts, rewards = [one.text for one in played], RewardSum([FunctionReward(seen)])
     rewards(rewards.batch([PromptRecord.of(prompt)] * 2, [prompt.source] * 2, texts, played))
     assert said == [" a fox", "\n\na dog \n"]

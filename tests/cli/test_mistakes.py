@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.cli import fit, one_line
+from helpers.pages import ROOT
 
 from lit_posttrain.cli.main import main
+from lit_posttrain.cli.options import option_tree
+from lit_posttrain.cli.parsing.reader import CommandLine
+from lit_posttrain.errors import PostTrainError
 
 
 @pytest.mark.parametrize(("command", "option"), [("validate", "val"), ("test", "test")])
@@ -24,6 +28,38 @@ def test_nothing_to_evaluate_is_an_error(
 
 
 SFT_TINY = ["--config", "sft.yaml", "--model.policy.path", "TINY", "--data.batch_size", "4"]
+
+
+@pytest.mark.parametrize("config", ["sft.yaml", "demo_grpo.yaml", "ppo.yaml"])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--lr", "--model.optim.lr"),
+        ("--model.lr", "--model.optim.lr"),
+        ("--learning_rate", "--model.optim.lr"),
+        ("--model.optimizer.lr", "--model.optim.lr"),
+        ("--model.optim.init_args.lr", "--model.optim.lr"),
+        ("--model.optim.learning_rate", "--model.optim.lr"),
+        ("--model.optimizer", "--model.optim.optimizer"),
+        ("--model.optim.betas", "--model.optim.options"),
+        ("--weight_decay", "--model.optim.weight_decay"),
+        ("--warmup_ratio", "--model.optim.warmup_ratio"),
+        ("--model.warmup", "--model.optim.warmup_ratio"),
+        ("--model.schedule", "--model.optim.schedule"),
+        ("--lr_scheduler_type", "--model.optim.schedule"),
+        ("--max_new_tokens", "--model.rollout.max_new_tokens"),
+        ("--model.sampling.max_new_tokens", "--model.rollout.max_new_tokens"),
+        ("--num_generations", "--model.rollout.group_size"),
+        ("--model.phases.group_size", "--model.rollout.group_size"),
+        ("--model.kl_coefficient", "--model.beta"),
+    ],
+)
+def test_short_and_foreign_names_lead_to_the_option(typed: str, meant: str, config: str) -> None:
+    if config == "sft.yaml" and meant.split(".")[1] != "optim":
+        pytest.skip("SFT has no such option")
+    with pytest.raises(PostTrainError) as found:
+        CommandLine(option_tree(), "fit").read(["--config", str(ROOT / "configs" / config), typed, "1"])
+    assert str(found.value) == f"{typed}: no such option; did you mean {meant}?"
 
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {

@@ -129,7 +129,7 @@ def test_values_of_a_class_of_ones_own(
     ("model", "said"),
     [
         ({"class_path": "SFT", "init_args": {"warm_up": 1}}, "args (model.init_args.warm_up): no such option; did you"),
-        ({"class_path": "SFT", "init_args": {"warmup": "much"}}, "expected a number, got much"),
+        ({"class_path": "SFT", "init_args": {"optim": {"warmup_ratio": "much"}}}, "expected a number, got much"),
         ({"class_path": "SFTT"}, "args (model.class_path) SFTT: there is no such method; did you mean SFT?"),
     ],
 )

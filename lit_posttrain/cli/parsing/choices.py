@@ -300,7 +300,8 @@ class Choices:
                 if chosen.kind is not None:
                     step = "" if option.many or option.family in OUR_CLASSES else "init_args."
                     inner = chosen.kind.options
-                    yield from self._names_below(chosen, list(inner), inner, f"{here}.{step}", "")
+                    usual = sorted(inner, key=lambda name: name != "optim")  # --model.lr is not a critic's
+                    yield from self._names_below(chosen, usual, inner, f"{here}.{step}", "")
 
 
 def _listed(names: Sequence[str]) -> str:

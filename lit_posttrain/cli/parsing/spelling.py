@@ -23,12 +23,13 @@ def close_name(name: str, names: Sequence[str]) -> str | None:
 def likely(name: str, known: Sequence[str]) -> str | None:
     """The known dotted name that a mistyped or misplaced one stands for: the same last part, else a close spelling."""
     known = [k for k in known if k != name]
-    last = _ELSEWHERE.get(name.rpartition(".")[2], name.rpartition(".")[2])
+    way, dot, last = name.rpartition(".")
+    last = _ELSEWHERE.get(last, last)
     same = [k for k in known if k.rpartition(".")[2] == last]
-    if same and all(k.startswith(name.rpartition(".")[0] + ".") for k in same):
+    if same and all(k.startswith(f"{way}.") for k in same):
         return same[0]  # levels were left out: the most usual option is known first
     if same:
-        return difflib.get_close_matches(name, same, n=1, cutoff=0.0)[0]
+        return difflib.get_close_matches(f"{way}{dot}{last}", same, n=1, cutoff=0.0)[0]
     whole = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     lasts = {k.rpartition(".")[2]: k for k in known}
     part = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
@@ -38,6 +39,16 @@ def likely(name: str, known: Sequence[str]) -> str | None:
 # what other trainers and libraries call the same thing
 _ELSEWHERE = {
     "learning_rate": "lr",
+    "warmup": "warmup_ratio",
+    "warm_up": "warmup_ratio",
+    "warmup_steps": "warmup_ratio",
+    "lr_scheduler": "schedule",
+    "lr_scheduler_type": "schedule",
+    **dict.fromkeys(("betas", "momentum", "nesterov", "amsgrad", "fused"), "options"),
+    "num_generations": "group_size",
+    "max_completion_length": "max_new_tokens",
+    "kl_coef": "beta",
+    "kl_coefficient": "beta",
     "epochs": "max_epochs",
     "num_train_epochs": "max_epochs",
     "gradient_accumulation_steps": "accumulate_grad_batches",

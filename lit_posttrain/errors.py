@@ -40,7 +40,7 @@ def first_line(problem: BaseException) -> str:
 
 
 class InvalidTemplate(PostTrainError):
-    """A chat template that is no valid Jinja, whatever it is given."""
+    """A chat template that is not valid Jinja, whatever it is given."""
 
 
 def alternatives(name: str, known: Sequence[str], many: str) -> str:

@@ -95,7 +95,7 @@ def parsed(template: str) -> Any:
     """The syntax tree of a template, with the extensions that transformers knows.
 
     Raises:
-        jinja2.TemplateError: it is no valid Jinja.
+        jinja2.TemplateError: it is not valid Jinja.
     """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 

@@ -190,9 +190,7 @@ def test_rows_to_measure_on_are_not_mixed_into_a_folders_others(
 def test_a_folder_that_does_not_say_what_is_meant_is_refused(tmp_path: Path, files: str) -> None:
     for name in files.split():
         (tmp_path / name).write_text('{"text": "a"}')
-    with pytest.raises(
-        PostTrainError, match=r"holds files to measure on \(.*test.jsonl.*name the files to read, such as"
-    ):
+    with pytest.raises(PostTrainError, match=r"holds evaluation files \(.*test.jsonl.*name the files to read, such as"):
         find_sources(str(tmp_path))
 
 
@@ -305,7 +303,7 @@ def test_a_saved_set_is_read_whole_whatever_it_shows(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r":3: 3 cells under 2 columns \(a, b\); mend the row"),
         ("a.csv", b'a,b\n"1,2\n', r":2: not valid CSV"),
         ("a.csv", b"text,label,text\n1,2,3\n", r":1: the column `text` stands twice; rename or remove one"),
-        ("a.csv", b"a,b\n1,2\na,b\n3,4\n", r":3: the header stands here once more; remove the line"),
+        ("a.csv", b"a,b\n1,2\na,b\n3,4\n", r":3: the header line is repeated here; remove the line"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b", "text": "c"}\n', r":2: `text` stands twice; rename or remove"),
         ("a.json", b'[{"text": "b", "text": "c"}]', r":1: `text` stands twice; rename or remove one"),
         ("a.json", b'{"prompt": ["a", "b"], "completion": ["c", "d"]}', r": columns instead of rows \(prompt, com"),

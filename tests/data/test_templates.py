@@ -282,7 +282,7 @@ def test_slow_tokenizers_are_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(PostTrainError, match=r"Slow is no fast tokenizer"):
+    with pytest.raises(PostTrainError, match=r"Slow is not a fast tokenizer"):
         ConversationTemplate(Slow())
 
 

@@ -120,7 +120,7 @@ def test_a_row_that_it_cannot_read_is_named(data: Any, folder: Path, tokenizer: 
             r"rows.jsonl:1: my_rows.read returned a list; it must return a row, a dict",
         ),
         ("def reed(row): ...\n", r"--data.format my_rows.read: module `my_rows` \(my_rows.py\) has no `read`; did you"),
-        ("read = 3\n", "--data.format my_rows.read is no function; name one that takes a row"),
+        ("read = 3\n", "--data.format my_rows.read is not a function; name one that takes a row"),
         ("read = lambda row: {'x': 1}", "rows.jsonl:1: columns not recognised: x"),
         ("read = lambda row: None", r"rows.jsonl: no usable row; of 4 rows: 4 left out by my_rows.read"),
     ],

@@ -63,7 +63,7 @@ def test_messages_as_people_write_them_are_read_as_those_of_a_file(spelling: str
     [
         ([], "`messages` is an empty list"),
         ([{"role": "wizard", "content": "a"}], r"messages\[0\]: role 'wizard'"),
-        ([{"role": "system", "content": "be brief"}], "nobody asks anything"),
+        ([{"role": "system", "content": "be brief"}], "a system prompt without a user turn"),
         ([USER, {"role": "system", "content": "be brief"}], "a system turn after the first turn"),
         ([{"role": "user", "content": 7}], r"messages\[0\]: content is 7"),
         (["what is it"], "not a list of messages"),

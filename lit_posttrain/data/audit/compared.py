@@ -1,4 +1,4 @@
-"""What a set of comparisons says: how many responses, pairs and ties, how sure, and how much length explains."""
+"""Figures of preference data: how many responses, pairs and ties, how certain, and how much length explains."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ResponseColumns:
 
 @dataclass
 class Compared:
-    """Counts of a data set.
+    """Figures of a data set.
 
-    responses: of all prompts. fewest, most: responses a prompt. pairs: of unequal rank. tied: pairs of equal
-    rank. unsure: pairs whose annotators disagree, undecided: those with as many votes for either, ties among them; both
-    are pairs. good, bad: responses that methods on single ones (KTO) take for good
-    and for bad; of a ranking the best and the worst, of a tie none. unequal: pairs whose responses differ in their
-    tokens' number. longer: of how many of them the longer response is the preferred one, by the share of the votes.
+    responses: of all prompts. fewest, most: responses per prompt. pairs: of unequal rank. tied: pairs of equal rank.
+    unsure: pairs whose annotators disagree; undecided: pairs with as many votes for either, ties among them; both count
+    as pairs. good, bad: responses that methods on single responses (KTO) take as good and as bad: of a ranking the best
+    and the worst, of a tie none. unequal: pairs whose responses differ in their number of tokens. longer: in how many
+    of these the longer response is preferred, by share of votes.
     """
 
     responses: int
@@ -50,7 +50,7 @@ class Compared:
 
     @property
     def one_sided(self) -> str:
-        """A warning where single responses are all good or all bad, or all pairs are ties; else empty."""
+        """A warning if all single responses are good or all are bad, or if all pairs are ties; otherwise empty."""
         if self.all_tied:
             return f"all {self.pairs:,} pairs are ties: nobody prefers a response, and nothing can be learned from them"
         if self.pairs or (self.good and self.bad):
@@ -60,7 +60,7 @@ class Compared:
 
     @property
     def all_tied(self) -> bool:
-        """True if there are pairs and nobody prefers a side of any."""
+        """True if there are pairs and all of them are ties."""
         return self.pairs > 0 and self.undecided == self.pairs
 
     def lines(self) -> list[str]:
@@ -79,7 +79,7 @@ class Compared:
 
 
 def compared(columns: ResponseColumns) -> Compared | None:
-    """Count; None for data that compares nothing."""
+    """Compute the figures; None for data without comparisons."""
     rank, good = columns.label("rank"), columns.label("good")
     if np.isnan(rank).all() and np.isnan(good).all():
         return None

@@ -1,4 +1,4 @@
-"""Rows as the trainer gets them: the text of their tokens, with what is trained on marked."""
+"""Rows as the trainer gets them: the text of their tokens, with the trained tokens marked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TOKENS = 12
 
 
 def shown(tree: Tree, tokenizer: Tokenizer, colour: bool = False) -> str:
-    """A tree as text: its prompt, then every response, with trained tokens between [[ and ]], in green where `colour`;
-    and the first trained tokens of each response one by one."""
+    """A tree as text: its prompt, then every response, with trained tokens between [[ and ]], in green if `colour`; and
+    the first trained tokens of each response one by one."""
     prompt, loss_mask = tree.prompt.tolist(), tree.prompt_loss_mask
     parts = [f"{tree.source}: prompt, {len(prompt)} tokens", _marked(prompt, loss_mask, tokenizer, colour)]
     for number, response in enumerate(tree.responses, 1):

@@ -64,7 +64,7 @@ def _trained() -> list[tuple[str, Callable[[FileAudit], str]]]:
 
 
 def _shortened(report: AuditFigures) -> list[tuple[str, Callable[[FileAudit], str]]]:
-    """Of what is compared, prompts alone may be cut, at their beginning."""
+    """In comparisons only prompts are cut, at their beginning."""
     if report.compared:
         return [("prompts cut", lambda f: f"{f.cut:,}")]
     return [("cut at the end", lambda f: f"{f.cut:,}"), ("split in pieces", lambda f: f"{f.split:,}")]
@@ -110,7 +110,7 @@ def _dropped(reason: str) -> Callable[[FileAudit], str]:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Short names for column heads: the last part of each path, with its folder where that is not enough."""
+    """Short names for column heads: the last part of each path, with its folder if that is ambiguous."""
     parts = [name.rstrip("/").split("/") for name in names]
     last = [p[-1] for p in parts]
     labels = [p[-1] if last.count(p[-1]) == 1 else "/".join(p[-2:]) for p in parts]

@@ -32,7 +32,9 @@ def in_format(sources: list[Source], path: str | None) -> list[Source]:
     except PostTrainError as problem:
         raise PostTrainError(f"--data.format {problem}") from problem
     if not callable(function) or isinstance(function, type):
-        raise PostTrainError(f"--data.format {path} is no function; name one that takes a row, a dict, and returns one")
+        raise PostTrainError(
+            f"--data.format {path} is not a function; name one that takes a row, a dict, and returns one"
+        )
     code = f"{path} {hashlib.blake2b(_code(function).encode(), digest_size=16).hexdigest()}"
     return [
         replace(source, rows=partial(_rows, source.rows, function, path), part=f"{source.part} {code}", by=path)

@@ -232,7 +232,7 @@ def csv_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
                 header = cells
                 require_names(header, f"{name}:{line}")
             elif cells == header:
-                raise PostTrainError(f"{name}:{line}: the header stands here once more; remove the line")
+                raise PostTrainError(f"{name}:{line}: the header line is repeated here; remove the line")
             elif len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:

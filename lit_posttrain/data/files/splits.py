@@ -40,8 +40,8 @@ def split_files(folder: str, files: Sequence[Path]) -> tuple[list[Path], str]:
     listed = ", ".join(file.name for file in measured[:6]) + (", ..." if len(measured) > 6 else "")
     if "train" not in there:
         raise PostTrainError(
-            f"{folder}: holds files to measure on ({listed}), and none whose name has `train` in it; name the files "
+            f"{folder}: holds evaluation files ({listed}), and none whose name has `train` in it; name the files "
             f"to read, such as {Path(folder) / files[0].name}"
         )
     kept = [file for file in files if file not in measured]
-    return kept, f"{folder}: not read, for their names say that they are to measure on: {listed}"
+    return kept, f"{folder}: not read, evaluation files by their names: {listed}"

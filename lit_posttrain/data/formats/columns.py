@@ -1,4 +1,4 @@
-"""Columns that the user named, and those that every row of a file needs."""
+"""Columns that the user named, and columns that every row of a file must have."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def check_needs(needs: Sequence[str], data: Mapping[str, Any]) -> None:
 
 
 def require_columns(record: Record, named: object) -> None:
-    """Check the columns that the user named, the values of a dataclass, against a file's first record.
+    """Check that the columns named by the user, the values of a dataclass, exist in a file's first record.
 
     Raises:
-        PostTrainError: for one that does not exist.
+        PostTrainError: one does not exist.
     """
     for option, value in vars(named).items():
         for column in value if isinstance(value, list) else [value] if value is not None else []:

@@ -1,4 +1,4 @@
-"""A prompt and the responses that somebody compared, and what of two conversations is their common prompt."""
+"""A prompt and its compared responses, and the common prompt of two conversations."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class Comparison:
-    """A prompt and the responses that somebody compared. around: tools and template variables, as arguments of
-    `Example`."""
+    """A prompt and its compared responses. around: tools and template variables, as arguments of `Example`."""
 
     prompt: Messages
     candidates: list[Candidate] = field(default_factory=list)
@@ -32,16 +31,16 @@ class Comparison:
 
 
 def equal_responses() -> NothingToLearn:
-    """Why a pair of the same words says nothing."""
+    """The reason why a pair of equal responses is dropped."""
     return NothingToLearn("equal responses", "both responses are the same: no preference; remove the row")
 
 
 def after_prompt(
     prompt: Messages, sides: Sequence[Messages], column: str, names: Sequence[str]
 ) -> tuple[Messages, list[Messages]]:
-    """The prompt, and what of each side follows it. A side may be a response alone, or a conversation that begins with
-    the prompt; a system turn of the sides belongs to the prompt. A prompt of one turn may be one of several that all
-    sides begin with: those are then the prompt.
+    """The prompt, and the part of each side that follows it. A side is a response alone, or a conversation that begins
+    with the prompt; a system turn of the sides belongs to the prompt. If all sides begin with several turns that end
+    with a prompt of one turn, those turns are the prompt.
 
     Raises:
         BadRow: a side begins with another prompt, or another system prompt.
@@ -81,10 +80,11 @@ def begins_with(side: Messages, prompt: Messages) -> bool:
 
 
 def shared_prompt(first: Messages, second: Messages, only_last: bool = False) -> Messages:
-    """What both sides begin with, up to the turn in which they part. only_last: that must be the last one.
+    """The turns that both sides begin with, up to the one in which they differ. only_last: that must be the last
+    one.
 
     Raises:
-        NothingToLearn: they are equal, or begin with nothing in common.
+        NothingToLearn: the sides are equal, or begin with nothing in common.
     """
     if same(first, second):
         raise equal_responses()
@@ -99,7 +99,7 @@ def shared_prompt(first: Messages, second: Messages, only_last: bool = False) ->
 
 
 def _parted(first: Messages, second: Messages) -> int:
-    """Number of turns that both begin with."""
+    """The number of turns that both begin with."""
     parted = 0
     while parted < min(len(first), len(second)) and alike(first[parted : parted + 1], second[parted : parted + 1]):
         parted += 1
@@ -107,8 +107,8 @@ def _parted(first: Messages, second: Messages) -> int:
 
 
 def _rest(side: Messages, asked: Messages) -> Messages | None:
-    """What of a side follows a prompt, whose last turn of the assistant it may go on with; None where it begins
-    otherwise."""
+    """The part of a side that follows a prompt, whose last assistant turn it may continue; None if it begins
+    differently."""
     count = len(asked)
     if alike(side[:count], asked):
         return side[count:]

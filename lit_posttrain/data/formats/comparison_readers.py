@@ -1,7 +1,7 @@
-"""Readers of the usual shapes of preference data: pairs, rankings, judged pairs, single labelled responses.
+"""Readers of the usual kinds of preference data: pairs, rankings, judged pairs, single labelled responses.
 
-Each function takes the names of its columns and gives a reader of rows. A row that cannot be used raises `BadRow`, one
-that prefers nothing `NothingToLearn`.
+Each function takes the names of its columns and returns a reader of rows. A row that cannot be used raises `BadRow`,
+one without a preference `NothingToLearn`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output", "ans
 
 def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
     """A reader of rows with a chosen and a rejected response: transcripts, strings or messages, with the prompt in a
-    column of its own or as what both sides begin with.
+    column of its own or at the beginning of both sides.
 
     columns: names of `chosen` and `rejected`, of `prompt` and `margin` or None, and the list of `extra`.
     """
@@ -56,7 +56,7 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
 
 
 def _compare_scores(row: Row) -> None:
-    """Note where the scores of a pair, which are not read, say that the rejected side is the better one."""
+    """Note it if the scores of a pair, which are not used, rate the rejected side higher."""
     for chosen, rejected in _SCORES:
         scores = row.peek(chosen), row.peek(rejected)
         if all(isinstance(score, (int, float)) for score in scores) and scores[0] < scores[1]:
@@ -64,7 +64,7 @@ def _compare_scores(row: Row) -> None:
 
 
 def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[Messages, list[Messages]]:
-    """The prompt of a row, and what of its two sides follows it."""
+    """The prompt of a row, and the parts of its two sides that follow it."""
     values = [row[name] for name in names]
     sides = [conversation(value, name, row.notes) for value, name in zip(values, names, strict=True)]
     if columns["prompt"]:
@@ -81,7 +81,7 @@ def _margin(value: Any, column: str) -> dict[str, float]:
     except (TypeError, ValueError, OverflowError):
         margin = math.nan
     if not math.isfinite(margin):
-        raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null where nobody gave one")
+        raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null for none")
     if margin < 0:
         raise BadRow("margin", f"`{column}` is {value!r}: below 0 the rejected side is the better one; mend the row")
     return {"margin": margin}
@@ -90,7 +90,7 @@ def _margin(value: Any, column: str) -> dict[str, float]:
 def _asked(
     row: Row, columns: Mapping[str, Any], sides: Sequence[Messages], names: Sequence[str]
 ) -> tuple[Messages, list[Messages]]:
-    """The prompt of a row, and of each of its responses what follows the prompt; see `behind_prompt`."""
+    """The prompt of a row, and the part of each response that follows it; see `behind_prompt`."""
     name = str(columns["prompt"])
     if row[name] is None:
         raise BadRow("empty prompt", f"`{name}` is null; fill or remove the row")
@@ -155,12 +155,12 @@ def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
 
 
 def _listed(value: Any, column: str) -> Any:
-    """A list, also where a CSV file has it as JSON text."""
+    """A list, or the JSON text of one, as in a CSV file."""
     return as_json(value, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
 
 
 def _response(response: str | dict[str, Any], where: str, column: str, row: Row) -> Messages:
-    """A response of a list: a string, or an object with its text, or its messages, under one of several names."""
+    """A response of a list: a string, or an object with its text or messages, under one of several names."""
     if isinstance(response, str):
         return conversation(response, where, row.notes)
     found = next((name for name in _TEXT_OF_RESPONSE if response.get(name) is not None), None)
@@ -177,11 +177,11 @@ def _response(response: str | dict[str, Any], where: str, column: str, row: Row)
 
 
 def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
-    """A reader of rows with two responses and who preferred which, of one judge or several.
+    """A reader of rows with two responses and the votes of one or several judges.
 
     columns: names of `prompt`, `first` and `second`; the list of `extra` (added to the prompt), and the `votes`.
-    annotators: `soft` keeps the share of votes as a probability (a tie is half a vote for either), `majority` takes the
-        more frequent vote as certain.
+    annotators: `soft` keeps the share of votes as a probability (a tie is half a vote for each), `majority` takes the
+    more frequent vote as certain.
     """
 
     votes: Votes = columns["votes"]
@@ -204,7 +204,8 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
 
 
 def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
-    """A reader of rows with one response and whether it is good. columns: names of `prompt`, `completion`, `good`."""
+    """A reader of rows with one response and a mark for good or bad. columns: names of `prompt`, `completion`,
+    `good`."""
 
     def read(row: Row) -> Comparison:
         good = _verdict(row, columns["good"])

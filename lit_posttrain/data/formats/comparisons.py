@@ -1,6 +1,6 @@
-"""Recognise the shape of a file of preference data: which of the readers turns its records into comparisons.
+"""Recognise the columns of preference data, and choose the reader that turns its records into comparisons.
 
-As in formats.py, the columns of a file's first record decide, and later records are checked against that.
+The columns of a file's first record decide, as for conversations; later records are checked against them.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class ComparisonFormat:
     votes: Votes | None = None
 
     def read(self, data: Mapping[str, Any], system_prompt: str | None = None) -> Comparison:
-        """The comparison in a record, with what stands beside it; `system_prompt` is put before a prompt that has none.
+        """The comparison in a record, with tools and variables; `system_prompt` is put before a prompt without one.
 
         Raises:
-            BadRow: a column is missing or mis-typed.
-            NothingToLearn: the record prefers nothing, or is marked as not to be trained on.
+            BadRow: a column is missing or has the wrong type.
+            NothingToLearn: the record has no preference, or is marked as not to be trained on.
         """
         row = Row.of(data)
         check_needs(self.needs, row)
@@ -78,7 +78,7 @@ class PreferenceColumns(ColumnsBeside):
             `--data.label_values` says.
         completion: Column with a single response, or a conversation that ends with it. Needs `good`, and `prompt` where
             it is no conversation.
-        good: Column that says whether the single response is good.
+        good: Column that marks the single response as good (true) or bad (false).
     """
 
     prompt: str | None = None
@@ -103,11 +103,11 @@ def recognise_comparison(
     values: Mapping[str, Winner] | None = None,
 ) -> ComparisonFormat:
     """Decide by the columns of a file's first record, or by the columns that the user named. labelled: False for
-    responses that are yet to be compared: they stay in the record's order, whatever its labels and ranks. values: what
-    the labels of judged pairs say, where it is not 1, 2 and 0 for a tie.
+    responses that are still to be compared: they keep the record's order, whatever its labels and ranks. values: what
+    the labels of judged pairs mean, if not 1, 2 and 0 for a tie.
 
     Raises:
-        PostTrainError: a named column does not exist, or no known set of columns does.
+        PostTrainError: a named column does not exist, or the columns are not recognised.
     """
     data, named = Row(record.data), columns or PreferenceColumns()
     require_columns(record, named)
@@ -151,7 +151,7 @@ def _votes(record: Record, found: Mapping[str, Any], named: bool, values: Mappin
     """What the labels of judged pairs mean. named: True if the user named their columns.
 
     Raises:
-        PostTrainError: several columns may be the labels, or nothing says which response a label is about.
+        PostTrainError: several columns may be the labels, or nothing says which response a label prefers.
     """
     where, judges = f"{record.file}:{record.line}", found.get("judges", [])
     if not named and len(judges) > 1:
@@ -171,7 +171,7 @@ def _votes(record: Record, found: Mapping[str, Any], named: bool, values: Mappin
 
 
 def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> str:
-    """What is wrong with the columns, and the remedy: the nearest shape that lacks something, or a file for SFT."""
+    """The error for unknown columns, with the remedy: what the nearest kind lacks, or the config for SFT."""
     data = record.data
     for shape, needs, _ in _SHAPES:
         if any(sign in found for sign in _SIGNS.get(shape, ())):
@@ -215,7 +215,7 @@ def _unrecognised(record: Record, found: Mapping[str, Any], labelled: bool) -> s
 
 
 def _named(need: str, column: object) -> str:
-    """What is there, and under which name where that is another one."""
+    """A column, and its usual name if that is another one."""
     shown = ", ".join(column) if isinstance(column, list) else str(column)
     return need if shown == need else f"{need} ({shown})"
 

@@ -22,7 +22,7 @@ from lit_posttrain.data.rows.values import not_text
 
 @dataclass
 class Parts:
-    """What the columns of a shape hold. text: as `Example` has it."""
+    """The contents of a row's columns. text: as in `Example`."""
 
     prompt: list[dict[str, Any]] = field(default_factory=list)
     response: list[dict[str, Any]] = field(default_factory=list)
@@ -51,7 +51,7 @@ def whole(column: str) -> Found:
 
 
 def pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), separator: str = "") -> Found:
-    """`extra`: columns that are added to a row's prompt where the row has them."""
+    """A prompt and its answer. extra: columns that are added to the prompt of rows that have them."""
 
     def read(row: Row) -> Parts:
         asked = from_json(row[prompt], prompt, row.notes)
@@ -81,8 +81,8 @@ def pair(name: str, prompt: str, answer: str, extra: tuple[str, ...] = (), separ
 
 
 def _answer_to_text(row: Row, prompt: str, answer: str, extra: tuple[str, ...]) -> Any:
-    """The answer to a prompt that is text. Messages in JSON text are read as such where they can follow the prompt;
-    else they stay text, as somebody may have asked for a dialogue in JSON. The audit says of how many rows either."""
+    """The answer to a prompt that is text. Messages in JSON text are read as messages if they can follow the prompt;
+    otherwise they stay text: somebody may have asked for a dialogue in JSON. The audit counts both."""
     value, notes = row[answer], list[str]()
     if not isinstance(value, str):
         return value
@@ -109,7 +109,7 @@ def _side(value: object, column: str, role: str) -> list[dict[str, Any]]:
 
 
 def _filled(value: object, column: str, called: str) -> str:
-    """A string that must not be empty; `called` names it then."""
+    """A string that must not be empty; `called` names it in the error."""
     if not string(value, column).strip():
         raise BadRow(f"empty {called}", f"`{column}` is empty; there is nothing to train on")
     return str(value)

@@ -1,8 +1,7 @@
-"""Turn a record of any usual shape into an `Example`: a conversation, or plain text.
+"""Turn a record with any of the usual columns into an `Example`: a conversation, or plain text.
 
-Which columns a file has is decided once, from its first record (`recognise`); every later record is checked against
-that decision. A record that cannot be used raises `BadRow`, and the caller decides whether that ends the run or is
-counted.
+The columns of a file are recognised once, from its first record (`recognise`); later records are checked against them.
+A record that cannot be used raises `BadRow`, and the caller decides if that ends the run or is counted.
 """
 
 from __future__ import annotations
@@ -53,11 +52,11 @@ class Format:
     tools: str | None = None
 
     def example(self, data: Mapping[str, Any], system_prompt: str | None = None, marks: bool = True) -> Example:
-        """The example in a record; `system_prompt` is put before a conversation that has no system turn. marks: whether
-        a mark may leave the record out.
+        """The example in a record; `system_prompt` is put before a conversation without a system turn. marks: a mark
+        may exclude the record.
 
         Raises:
-            BadRow: a column is missing or mis-typed, or the conversation cannot be one.
+            BadRow: a column is missing or has the wrong type, or the messages are not a conversation.
             NothingToLearn: the record is marked as not to be trained on.
         """
         row = Row.of(data)
@@ -81,7 +80,7 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
     """Decide by the columns of a file's first record, or by the columns that the user named.
 
     Raises:
-        PostTrainError: a named column does not exist, or the file is something else than conversations.
+        PostTrainError: a named column does not exist, or the file does not hold conversations.
     """
     data, named = Row(record.data), columns or Columns()
     require_columns(record, named)
@@ -113,8 +112,7 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
 
 
 def _is_prompt_only(data: Mapping[str, Any], found: Found, shape: str) -> bool:
-    """True if what looks like a conversation belongs to preference data: the prompt of it, or a response that may be a
-    bad one."""
+    """True if what looks like a conversation belongs to preference data: its prompt, or a response that may be bad."""
     if shape == "unpaired":
         return True
     if found[1][0] in CONVERSATION:
@@ -146,7 +144,7 @@ def _named(record: Record, named: Columns) -> Found | None:
 
 
 def _asked_and_answered(data: Mapping[str, Any], prompt: str, answer: str) -> Found:
-    """A prompt that was recognised, with its input, and its answer."""
+    """A recognised prompt with its input, and its answer."""
     name = "/".join((prompt, *(column for column in INPUT if column in data and column != answer), answer))
     extra = tuple(column for column in INPUT if column != answer)
     # a bare question needs something between itself and its answer where no chat template provides it

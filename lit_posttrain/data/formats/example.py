@@ -1,4 +1,4 @@
-"""What a record holds, whichever reader read it."""
+"""What a record holds, in one form for all readers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lit_posttrain.types import Message
 
 @dataclass(slots=True)
 class Example:
-    """What a record holds, as either a conversation, plain text, or both.
+    """The content of a record: a conversation, plain text, or both.
 
     messages: the conversation, roles normalised; empty for plain text.
-    prompt_turns: how many leading messages are the prompt. The record says so where it has a prompt of its own;
-        in a whole conversation they are the turns before the first assistant turn.
+    prompt_turns: how many leading messages are the prompt: the record's own prompt, or in a whole conversation the
+        turns before the first assistant turn.
     tools: tool schemas for the chat template.
     text: (prompt, completion) as plain strings, for tokenizers without a chat template; ("", text) for plain text;
-        None where only a chat template can say what the conversation looks like.
-    variables: what the record hands to the chat template besides, such as {"enable_thinking": False}.
-    untrained: places of messages that the record marks as not to be trained on.
+        None if only a chat template can render the conversation.
+    variables: template variables of the record, such as {"enable_thinking": False}.
+    untrained: indices of messages that the record marks as not to be trained on.
     continued: words of the assistant that belong to the prompt: `messages[prompt_turns]` begins with them, and only
-        what follows is the response. A prompt alone, which is to be continued, ends with that message.
+        the rest is the response. A prompt alone that is to be continued ends with that message.
     """
 
     messages: list[dict[str, Any]]
@@ -37,8 +37,8 @@ class Example:
 
     @classmethod
     def of(cls, prompt: list[dict[str, Any]], response: list[dict[str, Any]], row: Row, **more: Any) -> Self:
-        """A prompt and what follows it. A prompt that ends with the assistant's words is continued by the response.
-        What nobody reads of the messages is noted in the row."""
+        """A prompt and the messages after it. A prompt that ends with the assistant's words is continued by the
+        response. Unused keys of the messages are added to the row's."""
         continued = ""
         last = prompt[-1] if prompt else {}
         if last.get("role") == "assistant" and "tool_calls" not in last:
@@ -63,8 +63,8 @@ class Example:
 def bare_text(
     prompt: Sequence[Message], response: Sequence[Message], tools: Sequence[Any] | None
 ) -> tuple[str, str] | None:
-    """`Example.text` of a single question with at most one answer: what a tokenizer without a chat template can show.
-    None for anything more."""
+    """`Example.text` of a single question with at most one answer, which a tokenizer without a chat template can
+    render; None for anything else."""
     if len(prompt) != 1 or prompt[0]["role"] != "user" or len(response) > 1 or tools:
         return None
     return str(prompt[0]["content"]), str(response[0]["content"]) if response else ""
@@ -72,8 +72,8 @@ def bare_text(
 
 @dataclass(slots=True)
 class Labelled:
-    """Examples that share a prompt and become one tree. labels: `Response.labels` of each; empty for a lone prompt, of
-    which no response is known. record: see `Tree.record`. unread, notes: what the audit counts, see `Row`."""
+    """Examples that share a prompt and become one tree. labels: `Response.labels` of each; empty for a lone prompt,
+    whose responses are unknown. record: see `Tree.record`. unread, notes: counted in the audit, see `Row`."""
 
     examples: list[Example]
     labels: list[dict[str, float]]

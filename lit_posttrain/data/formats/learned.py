@@ -1,4 +1,5 @@
-"""The prompts of files whose responses some method learns from: on-policy methods and `generate` ask what it asks."""
+"""Prompts of files with responses: on-policy methods and `generate` ask the same prompts that SFT and preference
+methods train on."""
 
 from __future__ import annotations
 
@@ -25,17 +26,17 @@ ReadPrompt = Callable[[Row], Prompt]
 
 @dataclass(frozen=True)
 class Learned:
-    """A file with responses that a method learns from: name and columns as that method has them, and the prompt that it
-    reads."""
+    """A file with responses, as the method reads it that trains on them: its name, its columns, and a reader of its
+    prompts."""
 
     name: str
     needs: tuple[str, ...]
     read: ReadPrompt
 
     def prompt(self, column: str | None, alone: ReadPrompt | None = None) -> ReadPrompt:
-        """The prompt as that method takes it: responses may begin with more turns than the prompt's own column has.
-        They count as not read: they are no part of it. column: the prompt's own, if there is one; alone: its reader,
-        for rows whose responses cannot be used."""
+        """The prompt as that method reads it: responses may begin with more turns than the prompt's column has. The
+        responses themselves count as unread: they are not part of the prompt. column: the prompt's, if there is one.
+        alone: its reader, for rows with unusable responses."""
         answers = {*self.needs, *THOUGHT_COLUMNS} - {column}
 
         def read(row: Row) -> Prompt:
@@ -57,8 +58,7 @@ class Learned:
 
 
 def learned_prompts(record: Record, column: str | None) -> Learned | None:
-    """How preference methods or SFT read a file, by its first record; None where there is nothing to learn. column: the
-    prompt's."""
+    """How preference methods or SFT read a file, by its first record; None if neither does. column: the prompt's."""
     with suppress(PostTrainError):
         if column is None or not _are_answers(record.data):
             return _of_preferences(recognise_comparison(record, labelled=False))
@@ -81,10 +81,10 @@ def _of_preferences(known: ComparisonFormat) -> Learned:
 
 
 def _before_answer(parts: Parts, row: Row) -> Prompt:
-    """The turns up to the first one that is learned.
+    """The turns before the first one that is trained on.
 
     Raises:
-        BadRow: prompt and answer are two texts: then the prompt may be a transcript, which SFT does not take apart.
+        BadRow: prompt and answer are plain texts: the prompt may be a transcript, which SFT does not take apart.
     """
     asked = [*parts.prompt, *takewhile(lambda message: message["role"] != "assistant", parts.response)]
     texts = [row.peek(column) for column in row.read]
@@ -94,7 +94,8 @@ def _before_answer(parts: Parts, row: Row) -> Prompt:
 
 
 def _are_answers(data: Mapping[str, Any]) -> bool:
-    """True if a list of texts without ranks or scores is what is right, for a reward, and no responses of models."""
+    """True if a list of texts without ranks or scores holds right answers, for a reward, rather than responses of
+    models."""
     found = guessed(data)
     given = data.get(found.get("responses", ""))
     texts = isinstance(given, str) or (isinstance(given, list) and all(isinstance(part, str) for part in given))

@@ -1,4 +1,4 @@
-"""What to do about a file whose columns are not those of conversations, in words."""
+"""Errors for files whose columns are not those of conversations: what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lit_posttrain.data.rows.values import kind
 
 
 def texts_beside(data: Mapping[str, Any]) -> list[str]:
-    """Columns of text that may be answers: not those that are known to be something else."""
+    """Columns of text that may be answers: all but those with another known meaning."""
     known = {*PROMPT, *INPUT, *SYSTEM_COLUMNS, "id", "uuid"}
     return [name for name, value in data.items() if name not in known and isinstance(value, str) and value.strip()]
 
 
 def remedy(data: Mapping[str, Any]) -> str:
-    """What to do with columns that are not recognised."""
+    """What to do about unrecognised columns."""
     (only, *others) = data or [""]
     if not others and (mark := next((mark for mark in (";", "\t", "|") if mark in only), None)):
         return f"the header is one column: its separator may be {mark!r}; write commas, or tabs in a .tsv file"
@@ -31,7 +31,7 @@ def remedy(data: Mapping[str, Any]) -> str:
 
 
 def _spelled_otherwise(data: Mapping[str, Any]) -> str:
-    """The options that name columns which are known but for capital letters; empty where there are none."""
+    """The options for columns that are known except for capital letters; empty if there are none."""
     known = {name.lower(): name for name in data}
     for prompt, answers in ANSWERS.items():
         answer = next((column for column in answers if column in known), None)
@@ -42,7 +42,7 @@ def _spelled_otherwise(data: Mapping[str, Any]) -> str:
 
 
 def no_conversation(data: Mapping[str, Any]) -> str:
-    """What a column of conversations is that holds none, with the remedy; empty where there is no such column."""
+    """What a column with the name of conversations holds instead, with the remedy; empty if there is no such column."""
     column = next((name for name in CONVERSATION if isinstance(data.get(name), dict) or [*data] == [name]), None)
     if column is None or isinstance(by_message(data[column]), (list, str)):
         return ""
@@ -51,7 +51,7 @@ def no_conversation(data: Mapping[str, Any]) -> str:
 
 
 def imitated(data: Mapping[str, Any]) -> str:
-    """How to train on the better side alone, where that is one option."""
+    """How to train on the better side alone, if a single option does it."""
     if "chosen" not in data:
         column = next((name for name in CONVERSATION if name in data), None)
         return (
@@ -68,7 +68,7 @@ def imitated(data: Mapping[str, Any]) -> str:
 
 
 def _is_read_alike(prompt: object, response: object) -> bool:
-    """True if texts are no transcripts and no JSON, which preference data reads as messages."""
+    """True if the texts are neither transcripts nor JSON, which preference data reads as messages."""
     notes: list[str] = []
     with suppress(BadRow):
         conversation(prompt, "prompt", notes, "user")

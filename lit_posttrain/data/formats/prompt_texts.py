@@ -1,4 +1,5 @@
-"""The prompt of a row with the columns that belong to it, and what of its responses follows: alike for every method."""
+"""A row's prompt with the columns that belong to it, and the part of its responses that follows: the same for all
+methods."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from lit_posttrain.data.rows.values import kind, not_text
 def behind_prompt(
     row: Row, prompt: Messages, extra: Sequence[str], sides: Sequence[Messages], column: str, names: Sequence[str]
 ) -> tuple[Messages, list[Messages]]:
-    """The prompt, and what of each response follows it: the prompt's column with the texts of the `extra` columns below
-    it, unless the responses themselves begin with it and have none of those. column: the prompt's; names: of the
+    """The prompt, and the part of each response that follows it. The texts of the `extra` columns are added to the
+    prompt, unless the responses themselves begin with the prompt and lack them. column: the prompt's; names: of the
     responses.
 
     Raises:
@@ -33,15 +34,15 @@ def behind_prompt(
 
 
 def takes_more(prompt: Sequence[Mapping[str, Any]], value: object) -> bool:
-    """True if other columns are added to a prompt: to a single turn of the user, and to text that ends with one. value:
-    what the prompt was read from."""
+    """True if other columns are added to a prompt: to a single user turn, and to text that ends with one. value: from
+    which the prompt was read."""
     turns = [message for message in prompt if message["role"] not in SYSTEM]
     return prompt[-1]["role"] == "user" and (isinstance(value, str) or len(turns) == 1)
 
 
 def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
-    """A prompt with the texts of columns that belong to it, a paragraph each. A `context` that is an object, or a list
-    of other things than texts and messages, is a record of its own, as HotpotQA has it, and stays unread.
+    """A prompt with the texts of the columns that belong to it, one paragraph each. A `context` that is an object, or a
+    list of anything but texts and messages, is structured data, as in HotpotQA, and stays unread.
 
     Raises:
         BadRow: a column holds something else than text.
@@ -51,8 +52,7 @@ def with_added(asked: str, row: Row, columns: Sequence[str]) -> str:
 
 
 def _is_record(column: str, value: object) -> bool:
-    """True if a value is structured data rather than texts that somebody may have meant for the prompt. What an
-    instruction is carried out on is never beside it."""
+    """True if a value is structured data rather than texts for the prompt. An instruction's `input` never is."""
     if column == "input":
         return False
     if isinstance(value, list):
@@ -75,7 +75,7 @@ def string(value: object, column: str) -> str:
     """A value that must be a string.
 
     Raises:
-        BadRow: it is none.
+        BadRow: it is not.
     """
     if not isinstance(value, str):
         raise not_text(value, f"`{column}`")
@@ -83,9 +83,9 @@ def string(value: object, column: str) -> str:
 
 
 def empty_prompt(column: str) -> BadRow:
-    """What is wrong with a row whose prompt is blank."""
+    """The error for a row with a blank prompt."""
     return BadRow(
         "empty prompt",
-        f"`{column}` is empty: nothing is asked; fill or remove the row (texts that answer nothing go to "
+        f"`{column}` is empty: nothing is asked; fill or remove the row (for plain text use "
         "configs/sft.yaml with --data.columns.text)",
     )

@@ -74,10 +74,10 @@ class PromptReader:
         return Labelled([example], [], record.to_json(), row.unread, row.notes)
 
     def example(self, row: Row) -> Example:
-        """The prompt of a row, of which the columns that are part of it are read.
+        """The prompt of a row; the columns that are part of it count as read.
 
         Raises:
-            BadRow: the row has no prompt, or none that could be one.
+            BadRow: the row has no prompt, or something else in its place.
         """
         check_needs(self.needs, row)
         messages = [dict(message) for message in self.prompt(row)]
@@ -101,10 +101,10 @@ def prompt_reader(
     system_prompt: str | None = None,
     template: str | None = None,
 ) -> PromptReader:
-    """How the prompts of a file are read, by its first record.
+    """A reader of a file's prompts, by its first record.
 
     Raises:
-        PostTrainError: a named column does not exist, or nothing looks like a prompt.
+        PostTrainError: a named column does not exist, or no column looks like a prompt.
     """
     named = columns or PromptColumns()
     require_columns(record, named)
@@ -147,8 +147,8 @@ def _recognised(record: Record, named: PromptColumns) -> tuple[str, tuple[str, .
 
 
 def _asked(column: str, extra: tuple[str, ...], task: bool = False) -> ReadPrompt:
-    """extra: columns that are added to the prompt. task: of rows for a reward, in which an `input` or `context` of
-    another type is the reward's."""
+    """extra: columns that are added to the prompt. task: the rows are tasks for a reward, to which an `input` or
+    `context` of another type belongs."""
 
     def read(row: Row) -> Prompt:
         messages = conversation(row[column], column, row.notes, "user")

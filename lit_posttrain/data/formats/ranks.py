@@ -1,4 +1,4 @@
-"""Ranks of the responses to a prompt, as people or reward models give them: checked, and counted from 0."""
+"""Ranks of the responses to a prompt, from people or reward models: checked, and counted from 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANKS_ARE = (
 
 
 def ranks_of_scores(values: object, column: str) -> Any:
-    """Ranks from 0 on, of scores of which the highest is the best."""
+    """Ranks from 0 for scores, of which the highest is the best."""
     if not isinstance(values, list):
         return values
     try:
@@ -29,12 +29,11 @@ def ranks_of_scores(values: object, column: str) -> Any:
 
 
 def ranks_of(values: object, count: int) -> list[float]:
-    """Ranks from 0 on. Ties share a rank; the next one follows either directly or after as many places as there are
-    ties.
+    """Ranks from 0. Ties share a rank; the next rank follows directly, or after as many places as there are ties.
 
     Raises:
-        BadRow: not one whole number a response, all equal, or gaps that no counting of ties explains.
-        Misread: a number that no rank can be, such as a score.
+        BadRow: not one whole number per response, all equal, or gaps that no counting of ties explains.
+        Misread: a number that cannot be a rank, such as a score.
     """
     if not isinstance(values, list) or len(values) != count:
         raise BadRow(

@@ -97,7 +97,7 @@ class TreeData(BuiltData):
         which reads conversations as the chat template renders them.
 
         Raises:
-            PostTrainError: data that cannot be read or trained on, no usable row, or a `max_length` beyond
+            PostTrainError: the data cannot be read or trained on, no row is usable, or `max_length` exceeds
                 `max_positions`.
         """
         self._scored = scored
@@ -144,8 +144,8 @@ class TreeData(BuiltData):
             raise PostTrainError(f"--data.max_length is {self.max_length}; it must be at least 2")
         if self.max_length is not None and max_positions is not None and self.max_length > max_positions:
             raise PostTrainError(
-                f"--data.max_length is {self.max_length} and the model takes {max_positions} positions: a sequence "
-                f"longer than the model; pass at most {max_positions}"
+                f"--data.max_length is {self.max_length} and the model takes {max_positions} positions; "
+                f"pass at most {max_positions}"
             )
         return self.max_length or min(max_positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
 
@@ -160,7 +160,7 @@ class TreeData(BuiltData):
         """Open the stores, unless `prepare_data` of this process has just done so.
 
         Raises:
-            PostTrainError: for a stage that has nothing to work on.
+            PostTrainError: the stage has no data.
         """
         owner = self._owner()
         if self._built_for != (id(owner.tokenizer), owner.max_positions, owner.layout.tails):
@@ -230,7 +230,8 @@ class TreeData(BuiltData):
         return owner.auxiliary_rows(store, self._limit(owner.max_positions))
 
     def _auxiliary(self, store: TreeStore) -> dict[str, AuxiliaryRows]:
-        """What the method asks for beside the rows of a store. Made once: log-probs of a reference are attached."""
+        """The auxiliary rows that the method asks for, made once per store: log-probs of a reference are attached to
+        them."""
         if self._asking is not self._owner():
             self._asking, self._auxiliary_rows = self._owner(), {}
         if store.fingerprint not in self._auxiliary_rows:

@@ -1,4 +1,4 @@
-"""Data sets that were read: what the loaders, the audit and messages to people are made from."""
+"""The data sets of a data module once they are read, and what callbacks and messages need to know of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BuiltData(LightningDataModule):
 
     @property
     def train_store(self) -> TreeStore:
-        """The training trees.
+        """The training examples.
 
         Raises:
             PostTrainError: before `build`.
@@ -51,22 +51,22 @@ class BuiltData(LightningDataModule):
 
     @property
     def test_stores(self) -> dict[str, TreeStore]:
-        """Test sets by name; the validation sets where no `test_path` was given."""
+        """Test sets by name; without `test_path` the validation sets."""
         return self._test or self._val
 
     @property
     def predict_stores(self) -> dict[str, TreeStore]:
-        """What `predict` works on, by name: the test sets, or where no `test_path` was given all of `path`."""
+        """Data sets of `predict` by name: the test sets, or without `test_path` all of `path`."""
         return self._test or ({", ".join(self.paths): self._whole} if self._whole is not None else {})
 
     @property
     def val_names(self) -> list[str]:
-        """What the metrics of each validation set are called, in the order of `val_dataloader`."""
+        """Names of the validation sets in metrics, in the order of `val_dataloader`."""
         return list(self.val_stores)
 
     @property
     def test_names(self) -> list[str]:
-        """What the metrics of each test set are called, in the order of `test_dataloader`."""
+        """Names of the test sets in metrics, in the order of `test_dataloader`."""
         return list(self.test_stores)
 
     def row_sources(self, rows: list[int]) -> list[str]:
@@ -74,11 +74,11 @@ class BuiltData(LightningDataModule):
         return self.train_store.sources(rows)
 
     def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
-        """`file:line` of rows of a data set, by its place in `predict_dataloader`."""
+        """`file:line` of rows of the data set with this index in `predict_dataloader`."""
         return list(self.predict_stores.values())[dataloader_idx].sources(rows)
 
     def evaluated_texts(self, row: int, dataloader_idx: int) -> tuple[str, str, list[str]]:
-        """A row of a validation set, by its place in `val_dataloader`: `file:line`, its prompt and its responses as the
+        """A row of the validation set with this index in `val_dataloader`: its `file:line`, prompt and responses as the
         model sees them, without special tokens."""
         tree, tokenizer = list(self.val_stores.values())[dataloader_idx][row], self._owner().tokenizer
         sides = [tree.prompt, *(response.tokens for response in tree.responses)]
@@ -86,8 +86,8 @@ class BuiltData(LightningDataModule):
         return tree.source, prompt, responses
 
     def example_prompts(self, count: int) -> list[list[int]]:
-        """At most `count` prompts (token ids), spread over the first validation set, without one over the training
-        rows unless they are a stream; rows without a prompt are left out."""
+        """At most `count` prompts (token ids), spread evenly over the first validation set, or without one over the
+        training rows unless they are a stream; rows without a prompt are left out."""
         store = next(iter(self.val_stores.values()), None) or self._train
         if store is None:
             return []
@@ -96,7 +96,7 @@ class BuiltData(LightningDataModule):
         return [store[int(asked[place * len(asked) // count])].prompt.tolist() for place in range(count)]
 
     def evaluated_rows(self, stage: str) -> dict[str, int]:
-        """Number of conversations of each data set that `validate`, `test` or `predict` works on, by its name."""
+        """Number of examples of each data set that `validate`, `test` or `predict` uses, by its name."""
         stores = {"validate": self.val_stores, "test": self.test_stores, "predict": self.predict_stores}[stage]
         return {self._titles[name]: len(store) for name, store in stores.items()}
 

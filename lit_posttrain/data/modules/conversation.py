@@ -1,4 +1,4 @@
-"""The data module of supervised fine-tuning: files of conversations in, packed token trees out."""
+"""The data module of supervised fine-tuning: conversations, prompts with completions, plain text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class ConversationData(StreamableData):
 
     Columns are recognised by their names: `messages` (role/content or from/value), prompt/completion (or response),
     instruction/input/output, instruction/context/response, question/answer, query/response, problem/solution, text;
-    beside them `system`, `tools`, `history`, `chat_template_kwargs`, and marks such as `weight` 0 on what is not to be
-    trained on. Anything else is named with `--data.columns`. What was read, dropped, trained on and not used is in the
-    audit.
+    in addition `system`, `tools`, `history`, `chat_template_kwargs`, and marks such as `weight` 0 on what is not to
+    be trained on. Others are named with `--data.columns`. The audit lists what was read, dropped, trained on and
+    not used.
 
     Args:
         columns: Names of the columns, where they are not recognised.

@@ -11,10 +11,10 @@ from lit_posttrain.types import RowLayout
 
 @runtime_checkable
 class TokenizerOwner(Protocol):
-    """What a data module needs of the LightningModule it feeds.
+    """What a data module needs of its LightningModule.
 
-    tokenizer: a fast Hugging Face tokenizer, with or without a chat template. max_positions: the longest sequence the
-    model takes, None for no limit. layout: how trees become rows.
+    tokenizer: a fast Hugging Face tokenizer, with or without a chat template. max_positions: the longest sequence that
+    the model accepts, None for no limit. layout: how trees become rows.
     """
 
     @property
@@ -27,10 +27,10 @@ class TokenizerOwner(Protocol):
 
 @runtime_checkable
 class AsksForRows(TokenizerOwner, Protocol):
-    """A method that looks at further rows beside those that it trains on."""
+    """A method that looks at rows beside those that it trains on."""
 
     def auxiliary_rows(self, store: Trees, max_length: int) -> dict[str, AuxiliaryRows]:
-        """By name, for each row of `store` a further one of at most `max_length` tokens: `TreeBatch.extras`."""
+        """By name one auxiliary row of at most `max_length` tokens for each row of `store`: `TreeBatch.extras`."""
         ...
 
 
@@ -44,7 +44,7 @@ class ChecksRows(Protocol):
 
 
 class Rank(TypedDict):
-    """Of how many processes (world) this is which (rank)."""
+    """The number of processes (world), and the index of this one (rank)."""
 
     world: int
     rank: int

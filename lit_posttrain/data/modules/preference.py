@@ -1,4 +1,4 @@
-"""The data module of reward models and of preference optimisation: a prompt and its compared responses is a tree."""
+"""The data module of reward models and preference optimisation: a prompt and its compared responses are one tree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lit_posttrain.types import Tree
 
 @dataclass(frozen=True)
 class PreferenceOptions:
-    """What decides which trees come out, see `PreferenceData`."""
+    """The options of `PreferenceData` that decide which trees are made."""
 
     columns: PreferenceColumns | None = None
     annotators: Annotators = "soft"
@@ -49,7 +49,7 @@ class PreferenceOptions:
         return ComparisonReader(shape, self.system_prompt)
 
     def fit(self, tree: Tree) -> Fitted:
-        """Drop, or cut the prompt; count its tokens where they are trained on."""
+        """Drop the tree, or cut its prompt; train on the prompt's tokens if that is asked for."""
         if self.train_on_prompt:
             tree.prompt_loss_mask = np.ones(len(tree.prompt), np.bool_)
         return fit_comparison(tree, self.max_length, self.overlong)
@@ -69,7 +69,7 @@ class ComparisonReader:
 
     @property
     def doubt(self) -> str:
-        """As `Votes` has it."""
+        """As `Votes.doubt`."""
         return self.shape.votes.doubt if self.shape.votes else ""
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
@@ -99,9 +99,9 @@ class PreferenceData(StreamableData):
     Columns are recognised by their names: chosen/rejected (strings, messages, or `Human:`/`Assistant:` transcripts,
     with or without a prompt of their own), a prompt with a list of ranked `responses`, two judged responses
     (response1/response2 with annotator1.., output_1/output_2 with label), and prompt/completion/label for single good
-    and bad ones; beside them `system`, `tools`, `history` and `chat_template_kwargs`. Anything else is named with
-    `--data.columns`. Rows without a preference (equal sides, no common
-    prompt, only ties) are dropped, counted and listed in the audit.
+    and bad ones; in addition `system`, `tools`, `history` and `chat_template_kwargs`. Others are named with
+    `--data.columns`. Rows without a preference (equal sides, no common prompt, only ties) are dropped, counted and
+    listed in the audit.
 
     Args:
         columns: Names of the columns, where they are not recognised.
@@ -125,7 +125,7 @@ class PreferenceData(StreamableData):
 
     @property
     def target_trees(self) -> list[TargetTrees]:
-        """All that a run computes log-probs of: the rows to train and to validate on, and what stands beside them."""
+        """All trees of which a run computes log-probs: training and validation rows, and their auxiliary rows."""
         if self.streaming:
             raise PostTrainError(
                 "--model.reference cached is computed before training, when a stream has not been read; take "
@@ -137,7 +137,7 @@ class PreferenceData(StreamableData):
 
     @property
     def reference_folder(self) -> Path:
-        """Where log-probs of a reference are kept."""
+        """The folder of cached reference log-probs."""
         return cache_home(self.cache_dir) / "reference"
 
     def _options(self, max_length: int) -> PreferenceOptions:

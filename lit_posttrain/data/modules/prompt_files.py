@@ -57,7 +57,7 @@ def read_prompts(path: str, system_prompt: str | None = None) -> list[SourcedPro
         if place.suffix.lower() not in ("", ".txt"):
             raise PostTrainError(
                 f"{path}: {place.suffix} files are not read; rows are in {', '.join(SUFFIXES)} files, and a .txt file "
-                "has a prompt a line"
+                "has one prompt per line"
             )
         found = list(_lines(path, place, system_prompt))
     else:

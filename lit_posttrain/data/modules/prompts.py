@@ -1,4 +1,4 @@
-"""The data module of on-policy methods: prompts that the policy answers itself, with what rewards need to judge it."""
+"""The data module of on-policy methods: prompts that the policy answers, with the columns that rewards need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOO_LONG = "prompt longer than max_length"
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What decides which prompts come out, see `PromptData`."""
+    """The options of `PromptData` that decide which prompts are made."""
 
     columns: PromptColumns | None = None
     system_prompt: str | None = None
@@ -40,7 +40,7 @@ class PromptOptions:
         return prompt_reader(record, self.columns, self.system_prompt, self.template)
 
     def fit(self, tree: Tree) -> Fitted:
-        """Drop a prompt that is too long: cut, it would ask something else."""
+        """Drop a prompt that is too long: a cut one would ask something else."""
         return Fitted([tree]) if len(tree.prompt) <= self.max_length else Fitted(dropped=TOO_LONG)
 
 
@@ -64,13 +64,13 @@ class CollectsExperience(Protocol):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PromptData(TreeData):
-    """Prompts for methods whose policy answers them itself, from files, folders or the hub.
+    """Prompts for methods whose policy answers them, from files, folders or the hub.
 
     Columns are recognised by their names: `prompt` (a string, a transcript or messages), `instruction`, `question`,
     `query` or `problem` (with `input` or `context`), `messages` without their last answer, and the prompts of
-    preference data; beside them `system`, `tools`, `history` and `chat_template_kwargs`. All columns of a row are
-    handed to the rewards, such as the `answer` that is right. An `input` beside `prompt` and what is right (`answer`,
-    `tests`, `ground_truth`, ...) is for them alone: a program's, which would give the test away.
+    preference data; in addition `system`, `tools`, `history` and `chat_template_kwargs`. Rewards get all columns of a
+    row, such as the right `answer`. An `input` next to `prompt` and a right answer (`answer`, `tests`, `ground_truth`,
+    ...) is passed to rewards alone: it is the input of a program, and would give the test away.
 
     Args:
         weights: For each entry of `path` how many times an epoch over the prompts shows its rows. Default: all once.
@@ -102,7 +102,7 @@ class PromptData(TreeData):
         return PromptOptions(self.columns, self.system_prompt, self.template, max_length, on_bad_row=self.on_bad_row)
 
     def predict_dataloader(self) -> list[EvalLoader]:
-        """There is nothing to predict.
+        """Not available: prompts have no responses.
 
         Raises:
             PostTrainError: always.

@@ -1,11 +1,11 @@
-"""One assistant turn as the model would produce it: behind exactly the prompt that generation gives it.
+"""One assistant turn as the model would generate it: after exactly the prompt that generation uses.
 
-Most templates write a turn as its prompt followed by the answer. Some do not: the prompt opens a block of reasoning
-that a turn without reasoning lacks (`<think>`), or closes an empty one (`</think>`, Gemma's empty channel), or the
-turns before are written otherwise once an answer follows. Trained as rendered, the model would learn to answer a
-prompt that it never meets. What is trained instead is the prompt of generation, then what the rendered turn has behind
-its own prompt, and the turn's thought where the prompt opens one and the template drops it. A turn in which that cannot
-be told apart for certain is refused.
+Most templates render a turn as its generation prompt followed by the answer. Some do not: the generation prompt opens a
+block of reasoning that a turn without reasoning lacks (`<think>`), or closes an empty one (`</think>`, Gemma's empty
+channel), or earlier turns are rendered differently once an answer follows. Trained as rendered, the model would learn
+to answer a prompt that it never sees. What is trained instead is the generation prompt, then what the rendered turn has
+after its own prompt, and the turn's thought if the generation prompt opens one and the template drops it. A turn for
+which this cannot be decided for certain is refused.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TAG = r"<[^<>\s]{1,60}>|\[[A-Z_/]{2,30}\]"
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant turn with everything before it. The answer is `text[start:end]`; what stands behind it closes
-    nothing and is not trained on.
+    """An assistant turn with everything before it. The answer is `text[start:end]`; what follows it is not trained
+    on.
 
-    generated: the prompt of generation stands in the place of what the template renders there. cut: character
-    `start + i` of the text is character `cut + i` of the rendered turn; None where the answer is not a piece of it.
-    thought_added: the template leaves the turn's thought out, and it was put in. marks: spans of the text that a
-    template with `{% generation %}` marks in the answer; None for other templates.
+    generated: the generation prompt replaces what the template renders there. cut: character `start + i` of the text is
+    character `cut + i` of the rendered turn; None if the answer is not a piece of it. thought_added: the template
+    leaves out the turn's thought, and it was added. marks: spans within the answer that a template marks with `{%
+    generation %}`; None for other templates.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Turn:
 
 
 class Joiner:
-    """Puts prompts and rendered turns together. control: matches a special token of the tokenizer."""
+    """Joins generation prompts and rendered turns. control: matches a special token of the tokenizer."""
 
     def __init__(self, places: Places, control: re.Pattern[str]) -> None:
         self._places = places
@@ -52,10 +52,10 @@ class Joiner:
         self._tag = re.compile(f"{control.pattern}|{TAG}")
 
     def join(self, prompt: str, turn: str, talk: Conversation) -> Turn:
-        """The turn behind its prompt. talk: ends with the turn.
+        """The turn after its generation prompt. talk: ends with the turn.
 
         Raises:
-            BadRow: the prompt is not what the rendered turn goes on from, and no other joint is the only one.
+            BadRow: the rendered turn does not continue the generation prompt, and no single way to join them exists.
         """
         alike = turn.startswith(prompt)
         cut = len(prompt) if alike else self._cut(prompt, turn, talk)
@@ -65,7 +65,7 @@ class Joiner:
         return Turn(prompt + turn[cut:], len(prompt), len(prompt) + len(turn) - cut, generated=not alike, cut=cut)
 
     def _cut(self, prompt: str, turn: str, talk: Conversation) -> int:
-        """Where in the rendered turn the answer begins."""
+        """Where the answer begins in the rendered turn."""
         at, found = self.parting(prompt, turn), self._places.start(talk)
         if found is None:
             raise BadRow(
@@ -95,7 +95,7 @@ class Joiner:
         return start if words_first and (not gap.strip() or gap[0].isalnum()) else min(at + shift, start)
 
     def parting(self, prompt: str, turn: str) -> int:
-        """The character at which two texts part: the beginning of a tag or a word rather than one within it."""
+        """The character at which two texts begin to differ, moved back to the beginning of a tag or word."""
         at = common(prompt, turn)
         while True:
             low = max(at - _TAG_LENGTH, 0)
@@ -116,8 +116,8 @@ class Joiner:
         return all(any(len(end) - m.start() <= alike for m in self._whole.finditer(end)) for end in ends)
 
     def _with_thought(self, prompt: str, before: str, said: str, talk: Conversation) -> str | None:
-        """The answer with its thought, be it an empty one, where the prompt opens one (`<think>`) and the template
-        leaves the message's out. before, said: the rendered turn up to the answer, and from there on."""
+        """The answer with its thought, which may be empty, if the generation prompt opens one (`<think>`) and the
+        template leaves the message's out. before, said: the rendered turn before the answer, and from there on."""
         tags = opened_thought(prompt)
         if tags is None:
             return None
@@ -146,7 +146,7 @@ class Joiner:
         return thought + joint + said.lstrip()
 
     def _tags_of_thought(self, turn: str, at: int, start: int, message: dict[str, Any]) -> set[str]:
-        """The tags before a turn's words, and the one that closes its thought, if they begin with it."""
+        """The tags before a turn's words, and the one that closes its thought, if the turn begins with a thought."""
         tags, thought = set(self._tag.findall(turn[at:start])), thought_of(message)
         thinks = thought and turn.startswith(thought, start)
         closing = self._tag.match(turn[start + len(thought) :].lstrip()) if thinks else None
@@ -158,5 +158,5 @@ class Joiner:
         return BadRow(
             "prompt differs",
             f"the chat template renders the prompt as ...{prompt[here]!r} and the conversation with the answer as "
-            f"...{turn[there]!r}: training would show the model another prompt than use does",
+            f"...{turn[there]!r}: training would show the model another prompt than inference does",
         )

@@ -1,5 +1,5 @@
-"""One moment for all that a chat template renders: texts of a conversation are compared, and a template may write the
-time to the second."""
+"""One moment for everything that a chat template renders: renderings are compared, and a template may write the time to
+the second."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _STOPPED = "strftime_at_one_moment"
 
 @lru_cache(maxsize=16)
 def at_one_moment(template: str, now: datetime) -> str:
-    """A template whose `strftime_now` writes the time of `now`; in formats that are not known before rendering, the
-    time as it is.
+    """A template whose `strftime_now` writes the time of `now`; a format that is only known during rendering writes the
+    current time.
 
-    Written into the template, since transformers (5.24) takes no function for a variable.
+    The time is written into the template, since transformers (5.24) takes no function as a variable.
 
     Raises:
-        jinja2.TemplateError: it is no valid Jinja.
+        jinja2.TemplateError: the template is not valid Jinja.
     """
     from jinja2 import nodes
 

@@ -8,14 +8,14 @@ from lit_posttrain.data.render.templates import ConversationTemplate, Rendered
 
 
 class CountedTemplate:
-    """Renders rows. What it counts, it counts once per row, which may have several responses: see `next_row`."""
+    """Renders rows, and counts each finding once per row: a row may have several responses, see `next_row`."""
 
     def __init__(self, template: ConversationTemplate) -> None:
         self.template = template
         self._told: set[str] = set()
 
     def next_row(self) -> None:
-        """The examples that follow belong to another row."""
+        """Start another row."""
         self._told.clear()
 
     def render(self, example: Example, line: int, audit: FileAudit) -> list[Rendered]:

@@ -10,21 +10,21 @@ from lit_posttrain.types import Response, Tree
 
 
 def by_tree(texts: list[list[Rendered]]) -> list[list[Rendered]]:
-    """The texts of each tree: one tree of all examples, or, of a single example that is trained turn by turn, one a
+    """The texts of each tree: one tree of all examples, or one per turn of a single example that is trained turn by
     turn."""
     if len(texts) == 1:
         return [[rendered] for rendered in texts[0]]
     if any(len(rendered) != 1 for rendered in texts):
         raise BadRow(
             "rewritten turns",
-            "the chat template rewrites earlier turns, so that a response of several turns is no single text; cut the "
+            "the chat template rewrites earlier turns, so that a response of several turns is not one text; cut the "
             "response to one turn",
         )
     return [[rendered[0] for rendered in texts]]
 
 
 def joined(trees: list[Tree], labels: list[dict[str, float]], marked: bool) -> Tree:
-    """Trees of one response each as one tree. marked: a response may begin with turns that are not trained on.
+    """One tree from trees with one response each. marked: a response may begin with turns that are not trained on.
 
     Raises:
         BadRow: the tokens of their prompts differ.
@@ -35,9 +35,7 @@ def joined(trees: list[Tree], labels: list[dict[str, float]], marked: bool) -> T
     prompt = first.prompt
     if any(not np.array_equal(tree.prompt, prompt) for tree in trees[1:]):
         if not marked:
-            raise BadRow(
-                "token boundary", "the prompt has other tokens before one response than before another; mend it"
-            )
+            raise BadRow("token boundary", "the prompt has different tokens before different responses; mend it")
         # a tree's prompt ends where training begins, which is later where a response begins with an untrained turn
         shortest = min(len(tree.prompt) for tree in trees)
         alike = np.all([tree.prompt[:shortest] == prompt[:shortest] for tree in trees], axis=0)
@@ -50,7 +48,7 @@ def joined(trees: list[Tree], labels: list[dict[str, float]], marked: bool) -> T
 
 
 def _after(tree: Tree, start: int) -> Response:
-    """The response of a tree with the end of its prompt, from token `start` on, before it."""
+    """The response of a tree, preceded by the end of its prompt from token `start` on."""
     rest, response = tree.prompt[start:], tree.responses[0]
     tokens = np.concatenate([rest, response.tokens])
     return Response(tokens, np.concatenate([np.zeros(len(rest), np.bool_), response.loss_mask]))

@@ -1,4 +1,4 @@
-"""What a chat template leaves out of a conversation without a word."""
+"""What a chat template silently leaves out of a conversation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lit_posttrain.errors import PostTrainError
 
 
 class LeftOut:
-    """Compares conversations with what one template makes of them."""
+    """Compares conversations with what one template renders."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
     def of(self, talk: Conversation, turns: Mapping[int, Turn], prompt: bool = False) -> list[str]:
-        """What is left out, in words for the audit; nothing for most conversations.
+        """What is left out, in words for the audit; empty for most conversations.
 
-        turns: those that are trained on, by their place. prompt: the conversation is one that is to be answered.
+        turns: the trained turns, by index. prompt: the conversation is a prompt that is to be answered.
 
         Raises:
-            BadRow: a turn that is trained on calls tools, and the template does not write all of its calls.
+            BadRow: a trained turn calls tools, and the template does not write all of its calls.
         """
         found = self._of_earlier_turns(talk, turns, prompt)
         thoughtless = [k for k, turn in turns.items() if self._lacks_thought(talk.first(k + 1), turn)]
@@ -41,7 +41,11 @@ class LeftOut:
         return found
 
     def _lacks_thought(self, talk: Conversation, turn: Turn) -> bool:
-        """True if the last turn, which is trained on, lacks its thought. Refuses it if it lacks a call."""
+        """True if the last turn, which is trained on, lacks its thought.
+
+        Raises:
+            BadRow: it lacks a call.
+        """
         k, message = len(talk.messages) - 1, talk.messages[-1]
         if "tool_calls" not in message and not thought_of(message):
             return False
@@ -53,7 +57,8 @@ class LeftOut:
         return any(kind == "thought" for _, kind, _ in absent) and not turn.thought_added
 
     def _of_earlier_turns(self, talk: Conversation, turns: Mapping[int, Turn], prompt: bool) -> list[str]:
-        """What is left out of tool results and of answers that are not trained on. That of their thoughts is usual."""
+        """What is left out of tool results and of answers that are not trained on. Missing thoughts of these are
+        usual."""
         roles = {k: m["role"] for k, m in enumerate(talk.messages) if m["role"] in ("tool", "assistant")}
         shown = [k for k in roles if k not in turns]
         if turns and turns[max(turns)].generated:  # the turn is trained behind the prompt, which may show more
@@ -67,7 +72,7 @@ class LeftOut:
         return [what for what, which in told.items() if which in absent]
 
     def _others_turns(self, talk: Conversation, end: int, prompt: bool) -> list[str]:
-        """The turns before turn `end` of others than the assistant of which nothing is written."""
+        """The turns before turn `end`, except the assistant's, of which nothing is written."""
         text = self._renderer.text(talk, prompt)
         shown = [
             k

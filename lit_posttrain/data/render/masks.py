@@ -1,4 +1,4 @@
-"""From a rendered text's tokens to a tree: where the prompt ends, and which tokens are trained on."""
+"""From the tokens of a rendered text to a tree: where the prompt ends, and which tokens are trained on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOOK_BACK = 16
 
 
 class Encoded(Protocol):
-    """What is used here of an `Encoding` of tokenizers."""
+    """The part of tokenizers' `Encoding` that is used here."""
 
     @property
     def ids(self) -> list[int]: ...
@@ -32,9 +32,9 @@ class Encoded(Protocol):
 
 
 class TokenMask:
-    """Makes trees of encodings of one tokenizer.
+    """Makes trees from the encodings of one tokenizer.
 
-    ends: how many trained turns close with which end token; "" where there is none.
+    ends: how many trained turns close with each end token; "" for none.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -50,8 +50,8 @@ class TokenMask:
         return list(self.backend.encode_batch(texts, add_special_tokens=plain))
 
     def trees(self, rendered: Rendered, encoding: Encoded, whole: bool = False) -> list[Tree]:
-        """The trees of a text: one, or one a turn where a token holds the end of a turn's prompt and the beginning of
-        its answer. What generation is given ends between them, and what it goes on with begins there.
+        """The trees of a text: one, or one per turn if a token spans the end of a turn's prompt and the beginning of
+        its answer. In generation the prompt ends there, and the model continues with a new token.
 
         whole: as in `tree`.
 
@@ -64,16 +64,16 @@ class TokenMask:
             return [self._apart(rendered, start, end) for start, end in rendered.turns if end > start]
 
     def _apart(self, rendered: Rendered, start: int, end: int) -> Tree:
-        """The tree of one turn, whose prompt and answer are tokenised each by itself."""
+        """The tree of one turn whose prompt and answer are tokenised separately."""
         text = rendered.text[:end]
         marks = rendered.marks and [(max(a, start), min(b, end)) for a, b in rendered.marks if b > start and a < end]
         alone = Rendered(text, [(start, end)], marks, apart=True)
         return self.tree(alone, Joined(self.backend, text, start))
 
     def tree(self, rendered: Rendered, encoding: Encoded, whole: bool = False) -> Tree:
-        """A prompt and one response. The prompt is all before the first trained token, the response ends with the
-        last trained one: what stands behind it cannot change a likelihood. whole: keep that too, for a score is read
-        at the text's last token. An unanswered prompt has no response.
+        """A prompt and one response. The prompt ends before the first trained token, the response with the last trained
+        one: what follows cannot change a likelihood. whole: keep it too, since a score is read at the text's last
+        token. An unanswered prompt has no response.
 
         Raises:
             BadRow: nothing to train on, or a prompt whose tokens are not the first tokens of the conversation.
@@ -84,7 +84,7 @@ class TokenMask:
         if rendered.unanswered:
             end = len(ids) - (rendered.plain and ids[-1:] == [self._eos])  # some tokenizers write one behind any text
             if end == 0:
-                raise BadRow("empty prompt", "no token to go on from; fill or remove the row")
+                raise BadRow("empty prompt", "no token to continue from; fill or remove the row")
             return Tree(np.array(ids[:end], dtype=np.int32), [])
         if rendered.plain and self._eos is not None and ids[-1:] != [self._eos]:
             ids = [*ids, self._eos]
@@ -132,8 +132,8 @@ class TokenMask:
     def _boundary(self, rendered: Rendered, encoding: Encoded, ids: list[int], at: int) -> int:
         """The token at which character `at` starts, proven: the text before it has exactly the tokens before it.
 
-        Added tokens split a text before anything else does, so it is enough to tokenise from the last one on, which
-        is nearly always the same few characters.
+        Added tokens split a text before anything else does, so it is enough to tokenise from the last one on, which is
+        nearly always the same few characters.
         """
         text = rendered.text
         index = _token_at(encoding, at, len(text), len(ids))
@@ -172,7 +172,7 @@ class TokenMask:
         return BadRow(
             "token boundary",
             f"the prompt alone ends in the tokens {alone} and the conversation has {within} there: training would show "
-            "the model another prompt than use does; remove the white space between prompt and answer, or "
+            "the model another prompt than inference does; remove the white space between prompt and answer, or "
             + NAME_A_TEMPLATE,
         )
 
@@ -192,15 +192,15 @@ class TokenMask:
 
 
 class _Seam(BadRow):
-    """White space around the end of a prompt is one token with what is on its other side."""
+    """White space at the end of a prompt forms one token with what follows it."""
 
     def __init__(self) -> None:
         super().__init__("token boundary", "white space is one token across the end of a prompt; train turn by turn")
 
 
 class Joined:
-    """The encodings of both sides of a text, one behind the other; of an encoding's methods those that are used here.
-    at: the character at which the second side begins."""
+    """The encodings of both parts of a text, one after the other, with the methods of an encoding that are used here.
+    at: the character at which the second part begins."""
 
     def __init__(self, backend: Backend, text: str, at: int) -> None:
         prompt = backend.encode(text[:at], add_special_tokens=False)
@@ -221,8 +221,8 @@ class Joined:
 
 
 def _tokens_behind(backend: Backend, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokens and spans of a text that stands behind another one. Some tokenizers write a space before the first word
-    of whatever they are given: they are given a line break before it, which is taken off again."""
+    """Tokens and spans of a text that follows another one. Some tokenizers write a space before the first word of any
+    input: they get a line break before it, which is removed again."""
     if backend.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581"):
         before = backend.encode("\n", add_special_tokens=False).ids
         longer = backend.encode("\n" + text, add_special_tokens=False)
@@ -234,7 +234,7 @@ def _tokens_behind(backend: Backend, text: str) -> tuple[list[int], list[tuple[i
 
 
 def plain_backend(tokenizer: Tokenizer) -> Backend:
-    """A copy of the tokenizer's Rust half without truncation and padding, whatever it was last called with."""
+    """A copy of the tokenizer's Rust half without truncation and padding, whatever was set by its last call."""
     from tokenizers import Tokenizer
 
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

@@ -1,4 +1,4 @@
-"""What decides how records become trees."""
+"""The options that decide how records become trees."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lit_posttrain.types import Tree
 
 
 class Reader(Protocol):
-    """How the records of one file become examples; `name` is what the audit calls its columns."""
+    """Turns the records of one file into examples; `name` is what the audit calls its columns."""
 
     @property
     def name(self) -> str: ...
     @property
     def doubt(self) -> str:
-        """What the records read so far say against how they were read; empty for nothing."""
+        """Evidence in the records read so far against how they were read; empty for none."""
         ...
 
     def read(self, data: Mapping[str, Any]) -> Labelled:
-        """The examples of one record, all with the same prompt, and what their responses are."""
+        """The examples of one record, all with the same prompt, and the labels of their responses."""
         ...
 
 
 class Options(Protocol):
-    """A dataclass of what decides which trees come out of files; hashed into the cache's key."""
+    """A dataclass of everything that decides which trees are made of files; hashed into the cache's key."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -42,7 +42,7 @@ class Options(Protocol):
     def on_bad_row(self) -> Literal["error", "skip"]: ...
     @property
     def whole_text(self) -> bool:
-        """True if responses keep what the template writes behind their last trained token."""
+        """True if responses keep what the template writes after their last trained token."""
         ...
 
     @property
@@ -51,9 +51,9 @@ class Options(Protocol):
         ...
 
     def reader(self, record: Record) -> Reader:
-        """Decide by a file's first record how it is read."""
+        """Choose the reader of a file by its first record."""
         ...
 
     def fit(self, tree: Tree) -> Fitted:
-        """What to do with a tree that may be longer than `max_length`."""
+        """Drop, cut or split a tree that is longer than `max_length`."""
         ...

@@ -1,4 +1,4 @@
-"""What happens to a conversation that is longer than a sequence may be: drop it, cut it at the end, or split it."""
+"""Conversations that are longer than `max_length`: drop them, cut them at the end, or split them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NOTHING_LEFT = "max_length cuts every trained token"
 
 @dataclass(slots=True)
 class Fitted:
-    """trees: what is left of one. dropped: the reason why nothing is. cut, split: 1 where that was done.
-    empty_pieces: pieces without a trained token, left out."""
+    """trees: what is left of a tree. dropped: the reason if nothing is. cut, split: 1 if that was done. empty_pieces:
+    pieces without a trained token, left out."""
 
     trees: list[Tree] = field(default_factory=list)
     dropped: str = ""
@@ -59,8 +59,8 @@ def fit_comparison(tree: Tree, max_length: int, overlong: Literal["drop", "cut_p
 
 
 def _split(tree: Tree, max_length: int, only_first: bool = False) -> Fitted:
-    """Consecutive pieces of `max_length` tokens. A piece's first token has no state that predicts it, so that one
-    token per later piece is context where it was a target."""
+    """Consecutive pieces of `max_length` tokens. No state predicts a piece's first token, so that each later piece has
+    one target less."""
     response = tree.responses[0]
     trunk = np.zeros(len(tree.prompt), np.bool_) if tree.prompt_loss_mask is None else tree.prompt_loss_mask
     tokens, loss_mask = np.concatenate([tree.prompt, response.tokens]), np.concatenate([trunk, response.loss_mask])

@@ -1,4 +1,4 @@
-"""The system prompt that a chat template adds by itself to conversations that bring none."""
+"""The system prompt that a chat template adds to conversations without one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ _ASKS, _SAYS, _MORE, _SYSTEM = "A first question?", "An answer.", "Another quest
 
 
 def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Tokenizer) -> str:
-    """What a template writes before the first user turn that it does not write before a later one; empty where that
-    is nothing but special tokens, and where it stays beside a system prompt. control: matches those of the
-    tokenizer."""
+    """What a template writes before the first user turn but not before a later one; empty if that is only special
+    tokens, or if it remains next to a system prompt. control: matches special tokens of the tokenizer."""
     turns = [{"role": "user", "content": _ASKS}, {"role": "assistant", "content": _SAYS}]
     try:
         talk = renderer.spelled(Conversation(turns))
@@ -37,7 +36,7 @@ def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Tokenize
 
 
 def _always(renderer: Renderer, turns: list[dict[str, Any]], words: str) -> bool:
-    """True if a template writes `words` also where there is a system prompt, or takes none."""
+    """True if a template writes `words` next to a system prompt too, or refuses system prompts."""
     try:
         return words in renderer.text(renderer.spelled(Conversation([{"role": "system", "content": _SYSTEM}, *turns])))
     except BadRow:

@@ -1,5 +1,5 @@
-"""Where a template writes a message: found by rendering the conversation once more with a mark in the message, not by
-searching for its words, which may stand anywhere (`hi` in `<think>`, `end` in `<|im_end|>`)."""
+"""Where a template writes a message: found by rendering the conversation again with a mark in the message, not by
+searching for its words, which may occur anywhere (`hi` in `<think>`, `end` in `<|im_end|>`)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _WORD, _CALL = "\ue000", "\ue001"  # of the private use area: no text holds them
 
 
 class Places:
-    """Finds the places of messages in what one renderer makes of a conversation."""
+    """Finds messages in what one renderer makes of a conversation."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
     def start(self, talk: Conversation) -> tuple[int, bool] | None:
-        """The character at which the text begins to say the last message, and whether words stand there rather than
-        the name of a tool; None where it says none of it."""
+        """The character at which the last message begins in the text, and True if it begins with its words rather than
+        the name of a tool; None if none of it is written."""
         at, behind = self._first_change(talk, len(talk.messages) - 1, _STARTS)
         return self._only_words(talk) if behind is None else (at, not behind.startswith(_CALL))
 
     def _only_words(self, talk: Conversation) -> tuple[int, bool] | None:
-        """Where the words of the last message stand, if that is once behind the message before it: for templates that
-        take no other words."""
+        """Where the words of the last message are, if they occur once after the message before it: for templates that
+        accept no other words."""
         text, words = self._renderer.text(talk), talk.messages[-1]["content"].strip()
         before = self.end_of(talk, len(talk.messages) - 2) or 0
         return (text.find(words, before), True) if words and text.count(words, before) == 1 else None
@@ -42,13 +42,13 @@ class Places:
         return self._first_change(talk, len(talk.messages) - 1, [_in_the_thought])[1] is not None
 
     def end(self, talk: Conversation, prompt: bool = False) -> int | None:
-        """The character behind the words of the last message, or behind the name of the last tool that it calls (or
-        behind its last argument, where the template takes no other name); None where none is written. prompt: in the
-        text that asks for an answer."""
+        """The character after the words of the last message, or after the name of the last tool that it calls (or its
+        last argument, if the template accepts no other name); None if none is written. prompt: in the generation
+        prompt."""
         return self.end_of(talk, len(talk.messages) - 1, prompt)
 
     def end_of(self, talk: Conversation, k: int, prompt: bool = False) -> int | None:
-        """Likewise of message k."""
+        """As `end`, of message k."""
         if k < 0:
             return None
         at, behind = self._first_change(talk, k, _ENDS, prompt)
@@ -57,8 +57,8 @@ class Places:
     def _first_change(
         self, talk: Conversation, k: int, marks: Sequence[Mark], prompt: bool = False
     ) -> tuple[int, str | None]:
-        """The first character that a mark in message k changes, and what the other text has from there on. marks: the
-        first that the template does not refuse."""
+        """The first character that a mark in message k changes, and the other text from there on. marks: tried in
+        order, until the template refuses none."""
         text = self._renderer.text(talk, prompt)
         for mark in marks:
             messages = [*talk.messages[:k], mark(talk.messages[k]), *talk.messages[k + 1 :]]

@@ -1,8 +1,8 @@
-"""Conversations as text, by a tokenizer's chat template: the one way for training, rollouts and generation alike.
+"""Conversations as text, by a tokenizer's chat template: the only way for training, rollouts and generation alike.
 
-Templates want the same conversation in different spellings: content as a string or as a list of parts, the arguments
-of tool calls as objects or as JSON text, thoughts under one key or another. `Renderer.spelled` finds the spelling that
-a template writes in full.
+Templates expect the same conversation in different forms: content as a string or as a list of parts, arguments of tool
+calls as objects or as JSON text, thoughts under one key or another. `Renderer.spelled` finds the form that a template
+writes in full.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Spelling:
 
 
 class _Part(dict[str, str]):
-    """A part of content. A template that writes it as Python does takes no parts, and is refused."""
+    """A part of content. A template that writes it as Python prints it does not support parts, and is refused."""
 
     def __repr__(self) -> str:
         raise TypeError("it writes the parts of content as Python objects")
@@ -69,8 +69,8 @@ _TALK = [
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is rendered: messages with string content, tool schemas, and template variables of its own. begun: words of
-    the assistant that the prompt ends with, the beginning of message `begun_at`."""
+    """The input of a template: messages with string content, tool schemas, and template variables. begun: words of the
+    assistant at the end of the prompt, the beginning of message `begun_at`."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
@@ -80,17 +80,17 @@ class Conversation:
     spelling: Spelling = _AS_IT_IS
 
     def first(self, count: int) -> Conversation:
-        """The first `count` messages of it."""
+        """The first `count` messages."""
         return self if count == len(self.messages) else replace(self, messages=self.messages[:count])
 
     def then(self, *messages: dict[str, Any]) -> Conversation:
-        """With more messages behind it."""
+        """With more messages at the end."""
         return replace(self, messages=[*self.messages, *messages])
 
 
 class Renderer:
-    """One tokenizer's chat template, at one moment: a template that writes the date or the time writes the same one
-    for as long as the renderer lives."""
+    """One tokenizer's chat template at one moment: a template that writes the date or the time writes the same one for
+    the lifetime of the renderer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.now = datetime.now()
@@ -104,7 +104,7 @@ class Renderer:
         """The template's text; some tokenizers have another one for conversations with tools.
 
         Raises:
-            PostTrainError: the tokenizer has several templates, and none that is meant for this.
+            PostTrainError: the tokenizer has several templates, and none for this case.
         """
         if with_tools not in self._templates:
             try:
@@ -122,11 +122,11 @@ class Renderer:
         return "strftime_now" in self.template(with_tools)
 
     def text(self, talk: Conversation, prompt: bool = False) -> str:
-        """What the template makes of a conversation. prompt: with what asks for the assistant's answer.
+        """The rendered conversation. prompt: with the generation prompt at its end.
 
         Raises:
-            BadRow: the template refuses it.
-            PostTrainError: the template is no valid Jinja.
+            BadRow: the template refuses the conversation.
+            PostTrainError: the template is not valid Jinja.
         """
         # the messages themselves: conversations of one row are made again and again of the same ones
         key = prompt, talk.spelling, id(talk.tools), id(talk.variables), *map(id, talk.messages)
@@ -142,7 +142,7 @@ class Renderer:
         return self._render(talk, return_assistant_tokens_mask=True)
 
     def before(self, talk: Conversation, k: int) -> str:
-        """What the model is shown before it says message k, or what remains to be said of it.
+        """What the model sees before it generates message k, or the rest of it.
 
         Raises:
             BadRow: as `text`.
@@ -153,12 +153,12 @@ class Renderer:
         return self.text(talk.first(k), prompt=True)
 
     def spelled(self, talk: Conversation, prompt: bool = False) -> Conversation:
-        """The conversation as the template wants it: as it is, unless the template then refuses it or writes nothing of
-        a message's words or not all of a call, and writes more of them in another spelling. A template that cuts words
-        short takes the spelling.
+        """The conversation in the form that the template supports: unchanged, unless the template refuses it, drops a
+        message's words or a part of a call, and writes more of them in another form. A template that truncates words
+        supports the form.
 
         Raises:
-            BadRow: the template refuses all spellings.
+            BadRow: the template refuses all forms.
         """
         self._texts.clear()
         talk = replace(talk, messages=[self._with_thought(m, talk.tools) for m in talk.messages])
@@ -184,7 +184,7 @@ class Renderer:
         return best
 
     def _writes_text(self, tools: list[dict[str, Any]] | None) -> bool:
-        """True if the template writes content that is a string: then it need not be tried with every row."""
+        """True if the template writes content that is a string, so that it need not be tried again for every row."""
         key = bool(tools)
         if key not in self._strings:
             self._strings[key] = False
@@ -199,7 +199,7 @@ class Renderer:
         return self._strings[key]
 
     def _missing(self, talk: Conversation, prompt: bool) -> int:
-        """How many messages and how much of the calls of a conversation the template leaves out."""
+        """How many messages, and parts of calls, of a conversation the template leaves out."""
         places = [k for k, m in enumerate(talk.messages) if m["role"] != "tool"]
         lacks = absent(
             talk.messages, places, lambda messages: self.text(replace(talk, messages=messages), prompt), False
@@ -230,7 +230,7 @@ class Renderer:
             )
         except TemplateSyntaxError as error:
             raise InvalidTemplate(
-                f"the chat template is no valid Jinja (line {error.lineno}: {error.message}); {NAME_A_TEMPLATE}"
+                f"the chat template is not valid Jinja (line {error.lineno}: {error.message}); {NAME_A_TEMPLATE}"
             ) from error
         except Exception as error:  # a template can raise anything, such as RecursionError
             reason = " ".join(str(error).split())[:200]

@@ -1,9 +1,9 @@
 """From an example to text: the chat template, and which characters of a conversation are trained on.
 
-Turn k of a conversation is what the template adds to the prompt that generation would be given for it,
-`messages[:k]` with the generation prompt, when it renders `messages[:k+1]`. This is checked for every turn, here in
-characters and in masks.py in tokens: a prompt that looks otherwise in training than in use trains the wrong thing.
-`{% generation %}` in a template narrows that down to what it marks.
+Turn k of a conversation is what the template adds to its generation prompt, `messages[:k]` with
+`add_generation_prompt`, when it renders `messages[:k+1]`. This is checked for every turn, here in characters and in
+masks.py in tokens: with a prompt that differs between training and inference, the wrong thing is trained. `{%
+generation %}` in a template narrows the turn down to what it marks.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ TrainOn = Literal["assistant", "last", "completion", "all", "nothing"]
 class Rendered:
     """Text to be tokenised. turns: (start, end) in characters of every trained turn, in order.
 
-    marks: spans of the template's own within the turns, all that is trained on; None where the turns are.
-    plain: no chat template was used; special tokens are added by the tokenizer and an end-of-sequence token follows.
-    apart: what stands before the turn, the only one, is tokenised by itself, as generation does.
-    scored: read by a reward model, for which a token across prompt and answer stays one.
-    everything: every token is trained on; `turns` then only says where the prompt ends.
-    unanswered: a prompt alone, which the model is to answer.
+    marks: spans within the turns that the template marks, the only ones trained on; None: the whole turns are.
+    plain: no chat template was used; the tokenizer adds special tokens and an end-of-sequence token.
+    apart: what precedes the only turn is tokenised separately, as in generation.
+    scored: read by a reward model, for which a token across prompt and answer stays one token.
+    everything: every token is trained on; `turns` only says where the prompt ends.
+    unanswered: a prompt alone, to be answered.
     """
 
     text: str
@@ -53,17 +53,17 @@ class Rendered:
 
 
 class ConversationTemplate:
-    """Renders examples for one tokenizer and says which characters are trained on.
+    """Renders examples for one tokenizer and tells which characters are trained on.
 
     train_on: "assistant", every assistant turn; "last", the last one; "completion", the assistant turns after the
-        record's own prompt (the same as "assistant" for a whole conversation, which has no prompt of its own);
-        "all", every token; "nothing", for prompts that are to be answered. Plain text is trained on as a whole, a
-        plain completion after its prompt.
+    record's own prompt (the same as "assistant" for a whole conversation, which has no prompt of its own); "all", every
+    token; "nothing", for prompts to be answered. Plain text is trained on as a whole, a plain completion after its
+    prompt.
 
-    rewritten, unanswered, altered: how many conversations were trained turn by turn, ended in turns that nobody
-    answered, which are left out, or had words that the template did not write. generated: how many turns were trained
-    behind a generation prompt that the template does not render in their place. missed: what it left out of the last
-    conversation.
+    rewritten, unanswered, altered: how many conversations were trained turn by turn, ended with turns without an answer
+    (which are left out), or had words that the template changed or dropped. generated: how many turns were trained
+    after a generation prompt that the template does not render in their place. missed: what the template left out of
+    the last conversation.
 
     Raises:
         PostTrainError: the tokenizer is not a fast one.
@@ -72,11 +72,11 @@ class ConversationTemplate:
     def __init__(
         self, tokenizer: Tokenizer, train_on: TrainOn = "assistant", empty_turns: bool = False, scored: bool = False
     ) -> None:
-        """empty_turns: True if an assistant turn may say nothing, as a sampled response may. scored: texts are read
-        by a reward model, as the template renders them, and no answer is generated from their prompts."""
+        """empty_turns: assistant turns may be empty, as sampled responses may. scored: texts are read by a reward
+        model, as the template renders them, and no answer is generated from their prompts."""
         if not getattr(tokenizer, "is_fast", False):
             raise PostTrainError(
-                f"{type(tokenizer).__name__} is no fast tokenizer, and only those map characters to tokens; "
+                f"{type(tokenizer).__name__} is not a fast tokenizer, and only fast ones map characters to tokens; "
                 "save the model with a tokenizer.json"
             )
         self.train_on, self.empty_turns, self.scored = train_on, empty_turns, scored
@@ -95,20 +95,20 @@ class ConversationTemplate:
 
     @property
     def dated(self) -> str:
-        """The day that the template wrote into what was rendered; empty where it wrote none."""
+        """The date that the template wrote into what was rendered; empty if it wrote none."""
         return self._renderer.now.date().isoformat() if any(map(self._renderer.dated, self._used)) else ""
 
     @property
     def remedy(self) -> str:
-        """Template variables with which generation prompts and rendered turns would agree, where they do not."""
+        """Template variables with which generation prompts and rendered turns would agree, if they do not."""
         return self._turns.remedy
 
     def render(self, example: Example) -> list[Rendered]:
-        """The texts of one example: one, or one per trained turn where the turns cannot be trained in one text.
+        """The texts of one example: one, or one per trained turn if the turns cannot be trained in one text.
 
         Raises:
             BadRow: the template refuses the conversation, or no turn of it can be trained on.
-            PostTrainError: turns cannot be told apart in what the template renders.
+            PostTrainError: turns cannot be told apart in the rendered text.
         """
         self.missed = []
         if not example.messages or not self.has_template:
@@ -143,7 +143,7 @@ class ConversationTemplate:
 
     @cached_property
     def own_prompt(self) -> str:
-        """The system prompt that the template adds to a conversation that has none; empty where it adds none."""
+        """The system prompt that the template adds to conversations without one; empty if it adds none."""
         return own_prompt(self._renderer, self._control, self._tokenizer) if self.has_template else ""
 
     def opens(self, example: Example) -> bool:
@@ -206,7 +206,8 @@ class ConversationTemplate:
         return Rendered(text, [(start, len(text))], everything=True)
 
     def _texts(self, turns: Sequence[Turn]) -> list[Rendered]:
-        """One text of all turns, if each is a beginning of the last and what generation would go on; else several."""
+        """One text of all turns, if each is a prefix of the last and continues its generation prompt; otherwise
+        several."""
         whole = turns[-1]
         shared = [self._turns.within(turn, whole.text) for turn in turns]
         together = [turn for turn in shared if turn is not None]
@@ -226,7 +227,7 @@ class ConversationTemplate:
         ]
 
     def _check_roles(self, talk: Conversation, k: int) -> None:
-        """Once per run: a user's turn with the same words must not look like the assistant's."""
+        """Once per run: a user turn and an assistant turn with the same words must be rendered differently."""
         self._roles_checked = True
         before, said = talk.first(k), talk.messages[k]
         try:
@@ -240,7 +241,7 @@ class ConversationTemplate:
             )
 
     def _check_words(self, talk: Conversation, turns: dict[int, Turn]) -> None:
-        """Templates leave things out without a word: tool calls that they do not know, content they do not expect."""
+        """Templates drop silently what they do not support: unknown tool calls, unexpected content."""
         answers = {k: turn.text[turn.start : turn.end] for k, turn in turns.items()}
         if not self._control.sub("", "".join(answers.values())).strip() and not self.empty_turns:
             raise BadRow("not rendered", "the chat template writes none of the assistant's words; " + NAME_A_TEMPLATE)
@@ -255,12 +256,12 @@ class ConversationTemplate:
 
     @staticmethod
     def _answer(talk: Conversation, k: int) -> str:
-        """What turn k says, without a thought, and without words of it that the prompt ends with."""
+        """The text of turn k, without its thought, and without words that the prompt ends with."""
         content: str = talk.messages[k]["content"]
         return pieces(content[len(talk.begun) :] if k == talk.begun_at else content).answer
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
-    """Ids and names of all tokens that the tokenizer calls special."""
+    """Ids and names of all special tokens of the tokenizer."""
     added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))

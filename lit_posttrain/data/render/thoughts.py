@@ -1,4 +1,4 @@
-"""What an assistant's message thinks and what it says: thoughts stand under a key of their own, or at the beginning of
+"""The thought and the answer in an assistant's message: thoughts stand under a key of their own, or at the beginning of
 the content, closed by a tag such as `</think>`."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _LONGEST = 62  # characters of such a tag
 
 @dataclass(frozen=True)
 class Content:
-    """Content in pieces, of which the first three are empty where it has no thought. lead: what stands before the
-    thought. closing: the tag that ends it, with the white space around. thought and answer have none around them.
-    thought_at: where in the content the thought begins; rest_at: where all begins that is not thought."""
+    """Content in pieces, of which the first three are empty without a thought. lead: what precedes the thought.
+    closing: the tag that ends it, with the white space around. thought and answer have none around them. thought_at:
+    where in the content the thought begins; rest_at: where everything after it begins."""
 
     lead: str
     thought: str
@@ -30,8 +30,8 @@ class Content:
 
 
 def pieces(content: str) -> Content:
-    """The pieces of content. The last closing tag ends the thought, as in most templates; the opening one may be
-    missing, where the prompt has it."""
+    """The pieces of content. The last closing tag ends the thought, as in most templates; the opening tag may be
+    missing, if the prompt has it."""
     found = list(_CLOSING.finditer(content))
     if not found:
         return Content("", "", "", content.strip(), 0, 0)
@@ -51,23 +51,23 @@ def pieces(content: str) -> Content:
 
 
 def thought_key(message: Mapping[str, Any]) -> str | None:
-    """The key under which a message has a thought; None where it has none of its own."""
+    """The key under which a message has a thought; None without such a key."""
     return next((key for key in REASONING if isinstance(message.get(key), str) and message[key].strip()), None)
 
 
 def thought_of(message: Mapping[str, Any]) -> str:
-    """A message's thought, wherever it stands; empty where it has none."""
+    """A message's thought, in either place; empty without one."""
     key = thought_key(message)
     return str(message[key]).strip() if key else pieces(message["content"]).thought
 
 
 def closes_thought(tag: str) -> bool:
-    """True if a tag is one that ends thoughts, by its name."""
+    """True if a tag ends thoughts, by its name."""
     return _CLOSING.fullmatch(tag) is not None
 
 
 def opened_thought(prompt: str) -> tuple[str, str] | None:
-    """The tag that a prompt ends with, white space aside, if it could open a thought, and the one that closes it."""
+    """The tag that a prompt ends with (white space aside) if it can open a thought, and the one that closes it."""
     found = _OPENING.search(prompt.rstrip()[-_LONGEST:])
     if not found:
         return None

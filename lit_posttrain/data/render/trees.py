@@ -36,15 +36,15 @@ CONTINUED = "with a prompt that ends with the assistant's words, which the respo
 
 
 def row_hash(data: dict[str, Any]) -> int:
-    """A 64-bit hash of a record's content, whatever the order of its columns and wherever it stands."""
+    """A 64-bit hash of a record's content, independent of the order of its columns and of its place."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(slots=True)
 class Item:
-    """The texts of one tree, and where its record stands: file is the place of its source. record: `Tree.record`.
-    marked: turns of it are marked not to be trained on."""
+    """The texts of one tree, and the place of its record. file: the source's index. record: `Tree.record`. marked: some
+    of its turns are marked as not to be trained on."""
 
     file: int
     line: int
@@ -63,11 +63,11 @@ class Item:
 class TreeMaker:
     """Makes trees of records and keeps an audit per source.
 
-    A source's first record that is seen decides how all of it is read: `look` at it before records are shuffled.
+    The first record of a source decides how all of it is read: call `look` with it before records are shuffled.
     """
 
     def __init__(self, names: Sequence[str], tokenizer: Tokenizer, options: Options) -> None:
-        """names: of the sources, as people know them."""
+        """names: of the sources, for messages."""
         self.options, self.tokenizer = options, tokenizer
         self.audits = [FileAudit(name) for name in names]
         self.template = ConversationTemplate(tokenizer, options.train_on, scored=options.scored)
@@ -82,7 +82,7 @@ class TreeMaker:
         return self.options.on_bad_row == "skip"
 
     def look(self, file: int, record: Record) -> Reader:
-        """How the records of a source are read."""
+        """The reader of a source's records."""
         reader = self._readers[file]
         if reader is None:
             reader = self._readers[file] = self.options.reader(record)
@@ -90,7 +90,7 @@ class TreeMaker:
         return reader
 
     def items(self, file: int, record: Record, digest: int = 0) -> Iterator[Item]:
-        """The texts of a record's trees; none for a row that is dropped. digest: of the record's content.
+        """The texts of a record's trees; none for a row that is dropped. digest: hash of the record's content.
 
         Raises:
             PostTrainError: for a bad row, unless such rows are skipped.
@@ -111,7 +111,7 @@ class TreeMaker:
             self._bad(file, record.line, error)
 
     def _note(self, labelled: Labelled, line: int, audit: FileAudit) -> None:
-        """Count what of a record was not used, and how it was read."""
+        """Count unused columns of a record, and how it was read."""
         notes = list(labelled.notes)
         for example in labelled.examples:
             marked = any(example.messages[turn]["role"] == "assistant" for turn in example.untrained)
@@ -121,7 +121,7 @@ class TreeMaker:
         self.keys.look(labelled.examples, line, audit)
 
     def encode(self, chunk: Sequence[Item]) -> list[Encoding]:
-        """The encodings of the texts of items that are all plain or all not, one after another."""
+        """The encodings of all texts of the items, in order. The items must be all plain or all not."""
         return self.mask.encode([rendered.text for item in chunk for rendered in item.rendered], chunk[0].plain)
 
     def trees(self, chunk: Sequence[Item], encodings: Sequence[Encoding]) -> Iterator[tuple[Tree, int]]:
@@ -189,10 +189,10 @@ class TreeMaker:
         audit.drop(error.reason, line)
 
     def report(self, columns: Mapping[str, NDArray[Any]], comparisons: Compared | None) -> AuditReport:
-        """The audit of what was made. columns: (n,) each of its trees: file_index, input_tokens, tokens, lines.
+        """The audit of the trees. columns: (n,) each: file_index, input_tokens, tokens, lines.
 
         Raises:
-            PostTrainError: a file as a whole says that it was read the wrong way.
+            PostTrainError: the records of a file show that it was read the wrong way.
         """
         for audit, reader in zip(self.audits, self._readers, strict=True):
             if reader is not None and reader.doubt:

@@ -1,5 +1,5 @@
-"""Where an assistant turn ends: behind the token that generation must emit to stop, and before all that the template
-writes for the next turn."""
+"""Where an assistant turn ends: after the token that generation must emit to stop, and before everything that the
+template writes for the next turn."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ _OTHER = "\ue002"  # of the private use area: no text holds it
 
 
 class TurnEnds:
-    """Finds the ends of the turns of one template. control: matches a special token of the tokenizer.
-
-    opens: matches such a token at the beginning of a text, white space aside.
-    """
+    """Finds the ends of turns of one template. control: matches a special token of the tokenizer. opens: matches one at
+    the beginning of a text, white space aside."""
 
     def __init__(self, renderer: Renderer, places: Places, control: re.Pattern[str], tokenizer: Tokenizer) -> None:
         self._closed = re.compile(f"(?:{control.pattern})\\s*$")
@@ -40,9 +38,9 @@ class TurnEnds:
         return bool(self._closed.search(end))
 
     def own(self, talk: Conversation, turn: str, prompt: str, asked_next: str = "") -> str:
-        """A rendered turn, the last one of `talk`, without what the template writes behind it only because nothing
-        follows: what asks for another answer, or words of the template's own. prompt: what asks for this one.
-        asked_next: what asks for the next one, behind a message of somebody else."""
+        """A rendered turn, the last one of `talk`, without what the template appends only because nothing follows: the
+        next generation prompt, or words of the template's own. prompt: the turn's generation prompt. asked_next: the
+        generation prompt after another speaker's message."""
         if self._eos and turn.rstrip().endswith(self._eos) and not self._says_more(talk, turn, prompt):
             return turn  # nothing asks with the end of a sequence
         if asked_next.startswith(turn):
@@ -89,8 +87,8 @@ class TurnEnds:
         return turn[:end]
 
     def _always_said(self, talk: Conversation, end: str) -> bool:
-        """True if a conversation ends with the same words whatever is said in it: they are its end, as "### End" is,
-        rather than a reminder of what somebody asked."""
+        """True if a conversation ends with the same words whatever it says: they are its end, as "### End" is, rather
+        than a reminder of the question."""
         others = [{**m, "content": _OTHER * len(m["content"])} for m in talk.messages]
         try:
             return self._renderer.text(replace(talk, messages=others)).endswith(end)
@@ -98,7 +96,7 @@ class TurnEnds:
             return True  # a template that takes no other words; those of other turns are still looked for
 
     def _says_more(self, talk: Conversation, turn: str, prompt: str) -> bool:
-        """True if words may stand behind those of the last message."""
+        """True if words may follow those of the last message."""
         words = talk.messages[-1]["content"].strip()
         at = turn.find(words, len(prompt) if turn.startswith(prompt) else 0)
         if talk.messages[-1].get("tool_calls") or not words or at < 0:
@@ -106,11 +104,11 @@ class TurnEnds:
         return bool(self._token.sub("", turn[at + len(words) :]).strip())
 
     def behind(self, talk: Conversation, turn: str, prompt: str, following: dict[str, Any] | None) -> str:
-        """What the template writes behind a turn before it goes on, if that is a special token and the turn itself
-        ends without one: the token that generation stops at, such as GLM's <|user|>; else nothing. A token that stands
-        before answers too cannot say that one is over.
+        """What the template writes after a turn before it continues, if that is a special token and the turn itself
+        ends without one: the token that stops generation, such as GLM's <|user|>; otherwise nothing. A token that also
+        precedes answers cannot mark the end of one.
 
-        talk: ends with the turn. prompt: what asks for it. following: the message behind it, where there is one.
+        talk: ends with the turn. prompt: its generation prompt. following: the message after it, if any.
         """
         if self.closed(turn):
             return ""
@@ -129,13 +127,13 @@ class TurnEnds:
         return found[0]
 
     def _asking(self, talk: Conversation, prompt: str) -> str:
-        """What stands in a prompt behind all that was said before the last message."""
+        """The part of a generation prompt after everything that was said before the last message."""
         before = talk.first(len(talk.messages) - 1)
         return prompt[(self._places.end(before, prompt=True) if before.messages else None) or 0 :]
 
     def _following(self, talk: Conversation, message: dict[str, Any]) -> str | None:
-        """What a conversation looks like with one more message; None where the template refuses it. `own` and `behind`
-        mostly ask for the same."""
+        """The rendered conversation with one more message; None if the template refuses it. Cached: `own` and `behind`
+        mostly need the same one."""
         known, what, text = self._known
         if known is talk and what == message:
             return text
@@ -148,7 +146,7 @@ class TurnEnds:
 
 
 def _next(talk: Conversation, following: dict[str, Any] | None) -> dict[str, Any]:
-    """A message that could follow the last one, by the role of the one that does. following: that one, if any."""
+    """A message that could follow the last one, in the role of the one that does. following: that message, if any."""
     calls = talk.messages[-1].get("tool_calls")
     if not calls or (following is not None and following["role"] != "tool"):
         return {"role": "user", "content": _NEXT}

@@ -1,4 +1,4 @@
-"""One assistant turn of a conversation: its text, and what of it is trained on."""
+"""One assistant turn of a conversation: its text, and the part of it that is trained on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHERS = 0xF0000  # the first character of a private use plane: no text holds t
 
 @lru_cache(maxsize=64)
 def _marks(template: str) -> bool:
-    """True if a template says itself what the assistant's words are."""
+    """True if a template marks the assistant's words itself, with `{% generation %}`."""
     return bool(_GENERATION.search(template))
 
 
@@ -45,17 +45,17 @@ class TurnMaker:
         self._found: tuple[str, Any] | None = None
 
     def whole(self, talk: Conversation) -> str:
-        """The text of a conversation, without what would ask for another answer to it."""
+        """The text of a conversation, without the generation prompt of another answer."""
         text = self._renderer.text(talk)
         if talk.messages[-1]["role"] != "assistant":
             return text
         return self._ends.own(talk, text, self._renderer.text(talk.first(len(talk.messages) - 1), prompt=True))
 
     def make(self, talk: Conversation, k: int) -> Turn:
-        """Turn k behind the prompt that generation is given for it.
+        """Turn k after its generation prompt.
 
         Raises:
-            BadRow: the template refuses the turn, leaves it out, renders it behind another prompt, or writes words of
+            BadRow: the template refuses the turn, leaves it out, renders it after another prompt, or writes words of
                 other turns into it.
         """
         turn = self._made(talk, k)
@@ -68,8 +68,8 @@ class TurnMaker:
         return turn
 
     def _other_in(self, turn: Turn, talk: Conversation) -> int | None:
-        """The place of a message whose words are trained on with the last one's; None where there is none. Looked for
-        with other characters in its place, which show where they come out."""
+        """The index of a message whose words are trained on together with the last one's; None if there is none. Found
+        by replacing its characters, and looking for the replacements in the turn."""
         *before, message = talk.messages
         rest = turn.text[turn.start : turn.end]
         for words in (message["content"].strip(), thought_of(message)):
@@ -118,8 +118,8 @@ class TurnMaker:
         return self._narrowed(turn, spans) if marked else turn
 
     def _asked_next(self, talk: Conversation, k: int) -> str:
-        """What asks for the turn after turn k, which mostly needs it too, where a single message stands between them;
-        else, or where the template refuses it, nothing."""
+        """The generation prompt of the turn after turn k, which mostly needs it too, if a single message stands between
+        them; otherwise, or if the template refuses it, empty."""
         roles = [message["role"] for message in talk.messages[k + 1 : k + 3]]
         if len(roles) < 2 or roles[0] == "assistant" or roles[1] != "assistant":
             return ""
@@ -129,23 +129,24 @@ class TurnMaker:
             return ""
 
     def _as_rendered(self, text: str, prompt: str, talk: Conversation, k: int) -> Turn:
-        """The turn in the text that a reward model reads. Where the prompt is none of it, it is what was said before.
+        """The turn in the text that a reward model reads. If the generation prompt is not a part of it, the prompt is
+        everything that was said before.
 
         Raises:
-            BadRow: the template renders that otherwise in front of an answer.
+            BadRow: the template renders that differently before an answer.
         """
         if not text.startswith(prompt):
             prompt = self._renderer.text(talk.first(k))
         if not text.startswith(prompt):
             raise BadRow(
                 "prompt differs",
-                f"the chat template renders the turns before turn {k + 1} otherwise than in front of an answer",
+                f"the chat template renders the turns before turn {k + 1} differently than before an answer",
             )
         return Turn(text, len(prompt), len(text), cut=len(prompt))
 
     def _narrowed(self, turn: Turn, spans: Sequence[tuple[int, int]]) -> Turn:
-        """The turn with what `{% generation %}` marks of it. What generation has to write before that to get there is
-        trained too, and so is an end token just behind it, without which the model would never stop."""
+        """The turn, narrowed to what `{% generation %}` marks. What generation has to write first to get there is
+        trained on too, and so is an end token right after it, without which the model would never stop."""
         if turn.cut is None:
             return turn
         moved = [(start - turn.cut + turn.start, end - turn.cut + turn.start) for start, end in spans]
@@ -160,8 +161,8 @@ class TurnMaker:
         return replace(turn, marks=tuple(inside))
 
     def within(self, turn: Turn, text: str) -> Turn | None:
-        """The turn in the text of a longer conversation, if it is the beginning of it; behind its own end, a last turn
-        may have an end of the whole text (Phi-3)."""
+        """The turn in the text of a longer conversation, if it is a prefix of it; after its own end, a last turn may
+        have an end of the whole text (Phi-3)."""
         if text.startswith(turn.text[: turn.end]):
             return turn
         at = self._joiner.parting(text, turn.text)
@@ -172,8 +173,8 @@ class TurnMaker:
         return replace(turn, end=at, marks=marks)
 
     def fitting(self, talk: Conversation, wanted: Sequence[int]) -> str:
-        """Template variables with which the prompts and the rendered turns of a conversation agree, as a remedy; empty
-        where none is known."""
+        """Template variables with which the generation prompts and the rendered turns of a conversation agree, as a
+        remedy; empty if none is known."""
         if self._found and self._fits(talk, wanted, *self._found):
             return self.remedy
         if self._tried >= _TRIES:

@@ -1,5 +1,5 @@
 """Which keys of messages, tools and template variables a chat template uses: those whose removal changes what it
-renders. A key that it never uses would otherwise be lost without a word."""
+renders. A key that it never uses would otherwise be lost silently."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CALL, _FUNCTION = "message.tool_calls[].", "message.tool_calls[].function."
 class UsedKeys:
     """Counts, for one tokenizer, the rows with keys that its chat template does not use.
 
-    A key counts as unused until some row shows otherwise; it then leaves the audits again. used: the keys of which that
-    is known.
+    A key counts as unused until some row proves otherwise; it is then removed from the audits. used: keys that are
+    known to be used.
     """
 
     def __init__(self, tokenizer: Tokenizer, train_on: TrainOn, scored: bool = False) -> None:
@@ -56,8 +56,8 @@ class UsedKeys:
             yield path
 
     def _texts(self, example: Example) -> list[Rendered]:
-        """What is rendered, and where it is trained on: a key may move words from the answer to its prompt. Nothing
-        where the template needs what is missing."""
+        """The rendered texts with their trained spans: a key may move words from the answer to its prompt. Empty if the
+        template needs the missing key."""
         try:
             return self._template.render(example)
         except (BadRow, PostTrainError):
@@ -65,7 +65,7 @@ class UsedKeys:
 
 
 def _paths(example: Example) -> Iterator[str]:
-    """Everything that an example holds beside roles, words, and the names and arguments of calls."""
+    """All keys of an example besides roles, content, and the names and arguments of calls."""
     if example.tools:
         yield "tools"
     for name in example.variables:

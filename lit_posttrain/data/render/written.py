@@ -1,5 +1,5 @@
-"""What of a conversation a template writes: every piece gets a mark, and the text shows which marks came through. The
-words themselves prove nothing, for they may stand in the text for another reason."""
+"""The parts of a conversation that a template writes: every part gets a mark, and the text shows which marks came
+through. The words themselves prove nothing: they may be in the text for another reason."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ _REPLACED = 0xF0000  # the first character of a private use plane: no text holds
 def absent(
     messages: list[Message], places: Container[int], render: Callable[[list[Message]], str], whole: bool = True
 ) -> set[Piece]:
-    """The pieces of the messages of `places` that a template does not write: message, kind, and which of its calls.
+    """The parts of the messages at `places` that a template does not write: message, kind, and which of its calls.
 
-    whole: words that are cut short count as absent; otherwise only those of which no character is written.
-
-    render: renders messages; raises BadRow where the template refuses them. It may refuse a mark, as one that compares
-    the names of calls with those of the tools does. Then nothing is known of what it stands in, and the other marks
-    are tried without it.
+    whole: truncated words count as absent; otherwise only those of which no character is written. render: renders
+    messages; raises BadRow if the template refuses them. It may refuse a mark, for example if it compares the names of
+    calls with those of the tools. Then nothing is known about that part, and the other marks are tried without it.
     """
 
     def of(marks: Sequence[int] | None) -> set[Piece]:
@@ -40,10 +38,10 @@ def absent(
 
 
 class _Marked:
-    """Messages with a mark in all that those of `places` say. marks: the numbers of those marks that are set; all
-    where it is None. whole: words have a mark at their end; otherwise it stands in the place of every character.
+    """Messages with a mark in everything that those at `places` say. marks: the numbers of the marks that are set; all
+    for None. whole: words have a mark at their end; otherwise it replaces every character.
 
-    messages: with their marks. count: how many there could be.
+    messages: with their marks. count: the number of possible marks.
     """
 
     def __init__(

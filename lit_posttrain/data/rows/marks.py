@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow
 
-# key of a message -> whether a true value means "train on this turn"
+# key of a message -> True if a true value means "train on this turn"
 MESSAGE_MARKS = {
     "weight": True,  # OpenAI, Together AI, mistral-finetune, ShareGPT sets such as SlimOrca: 0 or 1
     "train": True,  # axolotl, tinker

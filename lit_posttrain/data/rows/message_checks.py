@@ -47,7 +47,7 @@ def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
         raise BadRow("no assistant turn", f"no assistant turn (roles: {said}); there is nothing to train on")
     first = next((i for i, role in enumerate(roles) if role not in SYSTEM), None)
     if first is None:
-        raise BadRow("empty prompt", "a system prompt, and nobody asks anything; add the user's turn")
+        raise BadRow("empty prompt", "a system prompt without a user turn; add one")
     asked = roles.index("assistant", first) if "assistant" in roles[first:] else len(roles)
     if asked > first and not any(map(says, messages[first:asked])):
         raise BadRow(

@@ -29,8 +29,7 @@ SYSTEM = frozenset({"system", "developer"})
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
 REASONING = ("reasoning_content", "thinking", "reasoning")
-# in a message that was read: False where its turn is marked as not to be trained on, what nobody reads of it, and what
-# a person should know of how it was read
+# keys of a normalised message: False if it is marked as not to be trained on, its unused keys, and notes for the audit
 MARK, UNUSED, NOTES = "__train__", "__unused__", "__notes__"
 CALL_ROLES = ("function_call", "tool_call")  # roles whose content is a call
 

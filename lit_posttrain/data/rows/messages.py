@@ -43,7 +43,7 @@ def as_messages(value: object, column: str, learned: bool = True) -> list[dict[s
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of messages; mend it")
     if not value:
-        raise BadRow("no turns", f"`{column}` is an empty list: nobody says anything; fill or remove the row")
+        raise BadRow("no turns", f"`{column}` is an empty list, not a conversation; fill or remove the row")
     made: list[dict[str, Any]] = []
     for index, raw in enumerate(value):
         message = _message(raw, f"{column}[{index}]", learned)

@@ -53,7 +53,7 @@ _CHUNKS_AHEAD = 2
 
 @dataclass(frozen=True)
 class TokenizeOptions:
-    """What decides which trees come out, see `ConversationData`. max_length: tokens of prompt and response."""
+    """The options of `ConversationData` that decide which trees are made. max_length: tokens of prompt and response."""
 
     columns: Columns | None = None
     train_on: TrainOn = "assistant"
@@ -118,7 +118,7 @@ def build_store(
 
 
 def cache_home(cache_dir: str | None) -> Path:
-    """Where tokenised data is kept."""
+    """The folder of tokenised data."""
     named = cache_dir or os.environ.get("LIT_POSTTRAIN_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "lit_posttrain" / "data"
 
@@ -136,8 +136,8 @@ def _key(sources: Sequence[Source], tokenizer: Tokenizer, options: Options) -> s
 
 
 def held_out(store: TreeStore, share: float) -> NDArray[np.bool_]:
-    """(n,) which trees are set aside for validation: decided by the record's content alone, so that a record and its
-    duplicates are always on the same side, whatever the files, their order and their number."""
+    """(n,) True for trees set aside for validation: decided by the hash of the record's content alone, so that a record
+    and its duplicates are always on the same side, whatever the files, their order and their number."""
     return store.row_hash < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
 
 

@@ -20,7 +20,7 @@ from lit_posttrain.types import RowLayout, Tree, TreeBatch
 
 
 class Trees(Protocol):
-    """A data set, as loaders and methods need it: a `TreeStore`, or a step of a stream."""
+    """A data set as loaders and methods need it: a `TreeStore`, or one step of a stream."""
 
     @property
     def lengths(self) -> NDArray[np.int64]: ...
@@ -42,12 +42,12 @@ class Trees(Protocol):
 
 
 def step_denominators(store: Trees, members: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
-    """The denominators of a step made of these trees, over all micro-batches and ranks."""
+    """The denominators of a step of these trees, over all micro-batches and ranks."""
     return {name: float(column[members].sum()) for name, column in store.units.items()}
 
 
 class AuxiliaryRows(Protocol):
-    """For every row of a data set a further one, which a method looks at and does not train on."""
+    """Per-row auxiliary trees that are not trained on, such as KTO's pairs for the KL term."""
 
     def __getitem__(self, index: int) -> Tree: ...
 
@@ -171,7 +171,7 @@ class StepLoader:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, micro-batches handed out in it, and what the data was."""
+        """The epoch, the number of micro-batches handed out in it, and what identifies the data."""
         epoch, yielded = self._epoch, self._yielded
         if yielded >= self._end:
             epoch, yielded = epoch + 1, 0
@@ -184,7 +184,7 @@ class StepLoader:
 
 
 def require_same(state: Mapping[str, Any], identity: Mapping[str, Any], files: Sequence[str]) -> None:
-    """Refuse a loader's state that belongs to other data or settings. files: what this run takes.
+    """Refuse a loader's state that belongs to other data or settings. files: of this run.
 
     Raises:
         PostTrainError: naming the difference.

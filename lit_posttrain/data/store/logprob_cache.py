@@ -30,9 +30,9 @@ class TargetValues(Protocol):
 
 @runtime_checkable
 class TargetTrees(Protocol):
-    """Trees whose targets have places in a file.
+    """Trees whose targets have positions in a file.
 
-    reference: what is attached to a tree as `Tree.per_target["ref_logprobs"]`, one number a target; None for nothing.
+    reference: the values attached to trees as `Tree.per_target["ref_logprobs"]`, one number per target; None for none.
     identity: hash of all trees of the file. num_targets: how many targets the file has.
     """
 
@@ -43,7 +43,7 @@ class TargetTrees(Protocol):
     @property
     def num_targets(self) -> int: ...
     def whole(self) -> TargetTrees:
-        """The trees of the whole file, in its order; these here may be some of them."""
+        """The trees of the whole file, in its order; these may be a part of them."""
         ...
 
     def __len__(self) -> int: ...
@@ -91,12 +91,12 @@ class LogprobCache:
 
     @property
     def done(self) -> int:
-        """How many rows, from the first on, are finished."""
+        """The number of finished rows, counted from the first."""
         file = self.folder / "done"
         return int(file.read_text()) if file.is_file() else 0
 
     def mark(self, rows: int) -> None:
-        """Say that the first `rows` rows are finished (and flushed)."""
+        """Record that the first `rows` rows are finished (and flushed)."""
         write_text(self.folder / "done", str(rows))
 
     def checked(self) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 
 def check_weights(weights: Sequence[float] | None, paths: Sequence[str]) -> None:
-    """One weight for each path, none below zero.
+    """Require one weight per path, none below zero.
 
     Raises:
         PostTrainError: for anything else.
@@ -31,7 +31,7 @@ def check_weights(weights: Sequence[float] | None, paths: Sequence[str]) -> None
         return
     if len(weights) != len(paths):
         raise PostTrainError(
-            f"--data.weights has {len(weights)} numbers and --data.path {len(paths)} entries; give one weight an entry"
+            f"--data.weights has {len(weights)} numbers and --data.path {len(paths)} entries; give one weight per entry"
         )
     if any(weight < 0 or not math.isfinite(weight) for weight in weights):
         raise PostTrainError(
@@ -100,7 +100,7 @@ class Mix:
 def mix_sources(
     train: TreeStore, audit: AuditReport, paths: Sequence[str], weights: Sequence[float], batch_size: int
 ) -> Mix:
-    """The mix of the training rows by the entry of `paths` that each was found under; its shares go into the audit.
+    """The mix of the training rows by the entry of `paths` under which each was found; its shares go into the audit.
 
     Raises:
         PostTrainError: if a file is found twice, or no row is left.

@@ -38,10 +38,10 @@ _PREVIEW_ROWS = 256
 
 
 def refuse_with_stream(weights: Sequence[float] | None, val_fraction: float) -> None:
-    """Refuse what needs to know all rows.
+    """Refuse options that need all rows to be known.
 
     Raises:
-        PostTrainError: naming it.
+        PostTrainError: naming the option.
     """
     if weights is not None:
         raise PostTrainError(
@@ -64,7 +64,7 @@ def require_steps(trainer: Trainer) -> None:
     """
     if trainer.max_steps < 1:
         raise PostTrainError(
-            "--data.streaming: nobody knows how many rows a stream has; say how long to train, such as "
+            "--data.streaming: the number of rows of a stream is unknown; say how long to train, such as "
             "--trainer.max_steps 1000"
         )
     if trainer.max_epochs != -1:
@@ -153,7 +153,7 @@ class TreeStream:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the rows and their order, as far as it is known without reading them all."""
+        """What decides the rows and their order, as far as it is known without reading all of them."""
         # of files their sizes, so that they may be moved; what has no files is known by its name alone
         kinds = [
             [[file.stat().st_size for file in source.files] or source.name, source.part] for source in self.sources
@@ -227,11 +227,12 @@ def _made(maker: TreeMaker, chunk: Sequence[tuple[int, Record]]) -> list[Tree]:
 
 
 class StreamLoader:
-    """Training micro-batches of a stream, as `StepLoader` gives them of a store; every rank reads the whole stream and
-    takes its part of each step.
+    """Training micro-batches of a stream, as `StepLoader` yields them from a store; every rank reads the whole stream
+    and takes its part of each step.
 
-    Its length is that of the run, one epoch of Lightning's: an unsized loader would be asked for a batch ahead, and
-    what is saved would be a place too far. All steps are whole: a pass that ends within one is followed by the next.
+    Its length is that of the run, a single epoch for Lightning: Lightning would prefetch a batch from an unsized
+    loader, and the saved place would be one too far. All steps are whole: a pass that ends within a step is followed by
+    the next one.
     """
 
     def __init__(

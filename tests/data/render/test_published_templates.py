@@ -18,7 +18,7 @@ from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.types import Tree
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 PLAIN = [
     {"role": "user", "content": "hi"},

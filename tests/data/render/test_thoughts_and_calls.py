@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.test_template_kinds import ASK, HEAD, LAST, MORE, OPENS, SAY, build, given, tokenizer, trained
 from helpers import tiny
+from helpers.templates import ASK, HEAD, LAST, MORE, OPENS, SAY, build, given, tokenizer, trained
 
 from lit_posttrain.data.modules.preference import PreferenceOptions
 from lit_posttrain.data.modules.prompts import PromptOptions

@@ -52,7 +52,7 @@ def generate(
         model: What answers: a hub name, a model folder, a .gguf file, a run's folder or a .ckpt file.
         prompt: A prompt, as plain text. May be given several times.
         prompts: Prompts as `fit` takes them for GRPO and PPO: a file, folder or data set with prompt, question,
-            instruction, messages, ...; or a .txt file with one prompt a line. Other columns are kept in the output.
+            instruction, messages, ...; or a .txt file with one prompt per line. Other columns are kept in the output.
         out: File for the answers. Default: the console. Until all are there they are kept in OUT.part, and the same
             command goes on from it.
         n: Answers per prompt.

@@ -77,7 +77,7 @@ class Joiner:
             return start  # right before the words stands what the prompt ends with
         k, shift = len(talk.messages) - 1, 0
         here = self._places.end(talk.first(k), prompt=True) if k else None
-        if here is not None and here > at:  # what was said before is rendered otherwise in front of an answer
+        if here is not None and here > at:  # what was said before is rendered differently before an answer
             there = self._places.end_of(talk, k - 1)
             if there is None or there > start:
                 raise self._refusal(prompt, turn, at)

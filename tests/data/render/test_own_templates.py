@@ -188,5 +188,5 @@ def test_a_template_file_that_is_no_jinja_is_named(tmp_path: Path) -> None:
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     file = tmp_path / "mine.jinja"
     file.write_text("{% for m in messages %}\n{{ m.content }")
-    with pytest.raises(PostTrainError, match=r"chat_template \S+mine\.jinja: no valid Jinja \(line 2: .*\); mend the"):
+    with pytest.raises(PostTrainError, match=r"chat_template \S+mine\.jinja: not valid Jinja \(line 2: .*\); mend the"):
         load_tokenizer(ModelSpec("none", tokenizer=str(tmp_path / "model"), chat_template=str(file)))

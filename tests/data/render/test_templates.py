@@ -141,7 +141,7 @@ def test_a_generation_prompt_that_is_not_in_the_conversation_is_trained_behind()
     ("template", "message"),
     [
         ("{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}", "turns cannot be told apart"),
-        ("{% for m in messages %}{{ m['content'] }", "no valid Jinja"),
+        ("{% for m in messages %}{{ m['content'] }", "not valid Jinja"),
     ],
 )
 def test_templates_that_cannot_be_trained_on(template: str, message: str) -> None:

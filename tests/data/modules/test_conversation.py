@@ -113,7 +113,7 @@ def test_errors(train: str, tmp_path: Path) -> None:
         ConversationData(["a.jsonl", "b.jsonl", "a.jsonl"])
     with pytest.raises(PostTrainError, match=r"--data\.seed is -1; it must be at least 0"):
         data(train, tmp_path, seed=-1)
-    with pytest.raises(PostTrainError, match=r"max_length is 300 and the model takes 128 positions: a sequence longer"):
+    with pytest.raises(PostTrainError, match=r"max_length is 300 and the model takes 128 positions; pass at most 128"):
         data(train, tmp_path, max_length=300).build(tiny.tokenizer(), 128)
     with pytest.raises(PostTrainError, match="max_length is 1; it must be at least 2"):
         data(train, tmp_path, max_length=1).build(tiny.tokenizer())

@@ -120,7 +120,8 @@ def _check(template: str, name: str) -> None:
         parsed(template)
     except TemplateSyntaxError as error:
         raise PostTrainError(
-            f"--model.policy.chat_template {name}: not valid Jinja (line {error.lineno}: {error.message}); mend the file"
+            f"--model.policy.chat_template {name}: not valid Jinja (line {error.lineno}: {error.message}); mend the "
+            "file"
         ) from error
 
 

@@ -57,12 +57,12 @@ class Optim:
             raise PostTrainError(
                 f"--model.optim.warmup_ratio is {self.warmup_ratio}; it is a share of all steps, 0 to 1 (0.03 is usual)"
             )
-        known = inspect.signature(self.kind).parameters
+        known = {k: p for k, p in inspect.signature(self.kind).parameters.items() if k != "params"}
         for name in self.options:
             if name in _FROM_ABOVE:
                 raise PostTrainError(f"--model.optim.options has {name}: give it as --model.optim.{name}")
             if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-                others = [k for k in known if k not in ("params", *_FROM_ABOVE)]
+                others = [k for k in known if k not in _FROM_ABOVE]
                 raise PostTrainError(
                     f"--model.optim.options: {self.kind.__name__} has no argument {name}; "
                     + alternatives(name, others, "its arguments")

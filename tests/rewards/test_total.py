@@ -188,6 +188,19 @@ def test_a_reward_of_weight_0_has_no_say() -> None:
     assert found.scores["length"].tolist() == [1.0, 4.0]
 
 
+def test_a_reward_of_weight_0_that_is_needed_masks_what_it_fails_on() -> None:
+    def cost(completions: list[str]) -> list[float | Exception | None]:
+        return [1.0, None, ValueError("no judge")]
+
+    rewards = summed(length, cost, weights=(1.0, 0.0))
+    assert rewards(batch(SAID)).total.tolist() == [3.0, 3.0, 5.0], "without need it has no say"
+    rewards.needed = frozenset({"cost"})
+    found = rewards(batch(SAID))
+    assert found.total.isnan().tolist() == found.unshaped.isnan().tolist() == [False, True, True]
+    assert found.total[0] == 3.0, "nor has it a part in the sum"
+    assert failures(found) == {"length": 0, "cost": 1}
+
+
 def test_a_number_that_is_not_finite_costs_one_score_and_no_second_call(caplog: pytest.LogCaptureFixture) -> None:
     """Also of a reward that compares the responses of a batch, which would say something else of each alone."""
     calls: list[int] = []

@@ -1,0 +1,70 @@
+"""A frozen model beside the policy: its log-probs are those of plain transformers, in whatever rows it reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import build, comparisons
+from helpers import tiny
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from lit_posttrain import ModelSpec, PostTrainingModule
+from lit_posttrain.core.frozen import FrozenModel, FrozenPart
+from lit_posttrain.data.store.packing import collate
+
+# one that reads the policy's rows, and one that reads one sequence a row
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]]},
+}
+
+
+def other(kind: str, folder: Path) -> Path:
+    torch.manual_seed(7)
+    config = CONFIG_MAPPING[kind](vocab_size=512, max_position_embeddings=512, pad_token_id=0, **KINDS[kind])
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def expected(folder: Path, module: PostTrainingModule) -> torch.Tensor:
+    """Of the trained tokens of every response, one sequence at a time."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder).eval(), []
+    for tree in comparisons(6):
+        for response in tree.responses:
+            said = torch.from_numpy(response.tokens).long()
+            ids = torch.cat([torch.from_numpy(tree.prompt).long(), said])
+            with torch.no_grad():
+                logits = model(ids[None]).logits[0, len(tree.prompt) - 1 : -1]
+            found.append(logits.log_softmax(-1).gather(1, said[:, None])[:, 0])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_log_probs_are_those_of_transformers(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    module = build("sft", tiny_model)
+    part = FrozenPart(module, ModelSpec(str(other(kind, tmp_path / kind))), "teacher")
+    module.configure_model()
+    assert (part.model.layout is None) is (kind == "llama")
+    batch = collate(comparisons(6), module.layout, {})
+    found = part.model(batch, entropy=True)
+    torch.testing.assert_close(found.logprobs, expected(tmp_path / kind, module), atol=1e-5, rtol=1e-5)
+    assert found.entropy is not None
+    assert found.entropy.shape == found.logprobs.shape
+    assert not found.logprobs.requires_grad
+    held = module.frozen_weights["teacher"]
+    assert sum(weight.numel() for weight in held) == sum(p.numel() for p in part.model.model.parameters()) > 0
+    assert not any(weight.requires_grad for weight in held)
+    assert not any("teacher" in name for name in module.state_dict()), "it is neither trained nor saved"
+
+
+def test_a_copy_of_the_policy_says_what_the_policy_says(tiny_model: Path) -> None:
+    module = build("dpo", tiny_model)
+    module.configure_model()
+    batch = collate(comparisons(6), module.layout, {})
+    with module.eval_no_grad() as policy:
+        own = policy(batch).logprobs
+    assert torch.equal(FrozenModel.copy_of(module).logprobs(batch), own)

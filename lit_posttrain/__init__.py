@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_posttrain.core.module import PostTrainingModule
     from lit_posttrain.core.optimisation import Optim
+    from lit_posttrain.core.preference import PreferenceModule
     from lit_posttrain.core.terms import Term, loss_of
     from lit_posttrain.data.modules.conversation import ConversationData
     from lit_posttrain.data.modules.preference import PreferenceData
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lit_posttrain.methods.sft import SFT
     from lit_posttrain.methods.simpo import SimPO
     from lit_posttrain.models.spec import LoRASpec, ModelSpec
+    from lit_posttrain.on_policy.module import OnPolicyModule
     from lit_posttrain.on_policy.options import RolloutConfig
     from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling
     from lit_posttrain.types import Response, Tree, TreeBatch
@@ -43,12 +45,14 @@ _HOMES = {
     "LoRASpec": "models.spec",
     "ModelSpec": "models.spec",
     "ORPO": "methods.orpo",
+    "OnPolicyModule": "on_policy.module",
     "Optim": "core.optimisation",
     "PPO": "methods.ppo",
     "PostTrainError": "errors",
     "PostTrainingModule": "core.module",
     "RolloutConfig": "on_policy.options",
     "PreferenceData": "data.modules.preference",
+    "PreferenceModule": "core.preference",
     "PromptData": "data.modules.prompts",
     "Response": "types",
     "RewardModel": "methods.reward",
@@ -73,11 +77,13 @@ __all__ = [
     "EngineSpec",
     "LoRASpec",
     "ModelSpec",
+    "OnPolicyModule",
     "OnlineDPO",
     "Optim",
     "PostTrainError",
     "PostTrainingModule",
     "PreferenceData",
+    "PreferenceModule",
     "PromptData",
     "Response",
     "RewardModel",

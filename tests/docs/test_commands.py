@@ -1,4 +1,5 @@
-"""Every command of README.md and docs/ runs as it stands, one test each, with a tiny model in place of the real one."""
+"""Every command of README.md, CONTRIBUTING.md and docs/ runs as it stands, one test each, with a tiny model in place of
+the real one."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import json
@@ -9,12 +10,24 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
-from helpers.pages import CONFIGS, PAGES, ROOT, Command, commands, config_commands, inline_code, inline_commands, place
+from helpers.pages import (
+    CONFIGS,
+    PAGES,
+    ROOT,
+    Command,
+    blocks,
+    commands,
+    config_commands,
+    inline_code,
+    inline_commands,
+    place,
+)
 from helpers.processes import environment
 from PIL import Image
 
@@ -24,7 +37,7 @@ from lit_posttrain.models.architectures import PROVEN
 
 README = PAGES[0]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TEXTS = [*PAGES, ROOT / "CHANGELOG.md", *(f for f in [ROOT / "CONTRIBUTING.md"] if f.exists())]
+TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
 LOGS = [ROOT / "docs" / name for name in ("benchmarks.md", "decisions.md", "proofs.md")]  # of other commits too
 EARLY = ("fit", "validate", "test", "predict", "audit")
 OTHER = ("chat", "configs", "export", "generate", "score")
@@ -136,12 +149,23 @@ def options() -> Iterator[tuple[str, str]]:
 def known(tree: OptionTree, option: str) -> bool:
     """True if a command, or any class that can be chosen, has this option."""
     name = option.removeprefix("--")
+    if name.rpartition(".")[2] in own_arguments():
+        return True
     for command in OTHER:
         function = getattr(import_module(f"lit_posttrain.cli.commands.{command}"), command)
         if name in inspect.signature(function).parameters:
             return True
     always = ("help", "resume", "traceback", "show", "out", "version", "ckpt_path")
     return name in always or any(_below(tree, listed, name) for listed in tree.commands.values())
+
+
+@cache
+def own_arguments() -> set[str]:
+    """Arguments of the classes that the pages define."""
+    code = [block.text for page in PAGES for block in blocks(page) if block.file.endswith(".py")]
+    functions = [node for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    made = [function.args for function in functions if function.name == "__init__"]
+    return {argument.arg for args in made for argument in (*args.args, *args.kwonlyargs)} - {"self"}
 
 
 def _below(tree: OptionTree, listed: Mapping[str, Option], name: str) -> bool:
@@ -201,6 +225,14 @@ def test_files_that_are_named_are_there() -> None:
             if file not in LOGS and not (ROOT / name).exists():
                 missing.append(f"{file.relative_to(ROOT)}: {name}")
     assert missing == []
+
+
+def test_the_examples_for_contributors_are_those_that_are_tested() -> None:
+    """tests/outside/ trains, kills, resumes and exports each of them."""
+    shown = {block.file: block.text for block in blocks(ROOT / "CONTRIBUTING.md") if block.language == "python"}
+    tested = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "tests/outside/mine").glob("my_*.py")}
+    tested.pop("my_stop.py")  # how the test kills a run
+    assert shown == tested
 
 
 def test_the_readme_is_skimmed_in_a_minute() -> None:

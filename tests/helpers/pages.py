@@ -1,4 +1,4 @@
-"""What stands in README.md and docs/: commands, code, files and links."""
+"""What stands in README.md, CONTRIBUTING.md and docs/: commands, code, files and links."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 _FENCE = re.compile(r"^```(\w*) *([\w./-]*)$")
 

@@ -14,18 +14,28 @@ import sys
 from pathlib import Path
 
 from command_lines import SAVED_EVERY, fit_command
+from helpers import tiny
 from helpers.processes import forked
 
 from lit_posttrain.cli import training  # noqa: F401  # before the forks
 from lit_posttrain.cli.main import main
 
 THREADS = "threads.jsonl"
-_REWARD = ["--model.rewards", "my_reward.Words", "--data.format", "my_format.as_prompt"]
+_PROMPT, _PAIR = ["--data.format", "my_format.as_prompt"], ["--data.format", "my_format.as_pair"]
+_CONVERSATION = ["--data.format", "my_format.as_conversation"]
+_REWARD = ["--model.rewards", "my_reward.Words", *_PROMPT]
+_COST = "{class_path: Repetition, init_args: {name: cost, weight: 0}}"
+# the tiny model says its own end token too seldom for a second turn
+_TURNS = ["--model.policy.eos", json.dumps(list("bdfhjlnprtvxz")), "--model.rollout.max_new_tokens", "48"]
 PARTS = {
-    "loss": ["simpo", "--model", "my_loss.SLiC", "--model.gap", "2.5", "--data.format", "my_format.as_pair"],
-    "callback": ["sft", "--data.format", "my_format.as_conversation"],
+    "loss": ["simpo", "--model", "my_loss.SLiC", "--model.gap", "2.5", *_PAIR],
+    "unit": ["simpo", "--model", "my_unit.BestOnly", *_PAIR],
+    "teacher": ["sft", "--model", "my_teacher.Selective", "--model.teacher.path", "teacher", *_CONVERSATION],
+    "callback": ["sft", *_CONVERSATION],
     "method": ["grpo", "--model", "my_method.RAFT", *_REWARD],
     "reward": ["grpo", *_REWARD],
+    "environment": ["grpo", "--model.rollout.environment", "my_environment.Shorten", *_TURNS, *_REWARD],
+    "critic": ["ppo", "--model", "my_critic.SafePPO", *_PROMPT, "--model.rewards", f"[my_reward.Words, {_COST}]"],
 }
 CALLBACK = ["--trainer.callbacks+=my_callback.TokenCount", "--trainer.callbacks.unit", "10"]
 
@@ -60,6 +70,7 @@ if __name__ == "__main__":
         shutil.copy(module, folder)
     os.chdir(folder)
     write_threads()
+    tiny.save_model(Path("teacher"), seed=1)
     (folder / "data").mkdir()
     results = {}
     for part, (method, *options) in PARTS.items():

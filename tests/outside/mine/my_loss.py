@@ -1,24 +1,19 @@
-"""Sequence-likelihood calibration (Zhao et al. 2023): a hinge on the mean log-probabilities of a pair."""
+"""Sequence-likelihood calibration (Zhao et al. 2023)."""
 
 import torch
 
-from lit_posttrain import Term, TreeBatch
-from lit_posttrain.core.preference import PreferenceModule
+from lit_posttrain import PreferenceModule, Term, TreeBatch
 
 
 class SLiC(PreferenceModule):
     """The mean over pairs of relu(gap - (avg_chosen - avg_rejected)), avg the mean log-prob per token."""
 
     def __init__(self, gap: float = 1.0, **options) -> None:
-        """
-        Args:
-            gap: By how much the chosen response is to be the more likely one.
-        """
         super().__init__(**options)
         self.gap = gap
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
-        mean = batch.mean(self.token_logprobs(batch).logprobs)
+        mean = batch.mean(self.token_logprobs(batch).logprobs)  # one number for every response
         self.track_rewards(mean, batch.pairs)
-        loss = batch.pairs.expected_loss(lambda chosen, rejected: torch.relu(self.gap - (chosen - rejected)), mean)
+        loss = batch.pairs.expected_loss(lambda chosen, other: torch.relu(self.gap - (chosen - other)), mean)
         return {"hinge": Term(loss.sum(), "pairs")}

@@ -1,9 +1,8 @@
-"""Reward-ranked fine-tuning (RAFT, Dong et al. 2023): imitate the best of the policy's own responses."""
+"""Reward-ranked fine-tuning (RAFT, Dong et al. 2023)."""
 
 import numpy as np
 
-from lit_posttrain import ModelSpec, Optim, RolloutConfig, Term, TreeBatch
-from lit_posttrain.on_policy.module import OnPolicyModule
+from lit_posttrain import ModelSpec, OnPolicyModule, Optim, RolloutConfig, Term, TreeBatch
 from lit_posttrain.on_policy.rollouts import Rollout, Stats
 from lit_posttrain.rewards import Reward
 

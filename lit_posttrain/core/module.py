@@ -9,7 +9,7 @@ import inspect
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
@@ -28,12 +28,14 @@ from lit_posttrain.core.optimisation import Gradient, Optim
 from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.terms import Term, loss_of
 from lit_posttrain.core.trainer_checks import check_trainer
-from lit_posttrain.data.store.loader import AuxiliaryRows, Trees
+from lit_posttrain.data.store.loader import AuxiliaryRows, Trees, step_denominators
+from lit_posttrain.data.store.memory import MemoryTrees
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import Identity, identity_of
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.trainer_state import dry_run, ends_step, evaluating, logs_step, num_replicas, seed_of
-from lit_posttrain.types import TreeBatch
+from lit_posttrain.types import Tree, TreeBatch
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +121,12 @@ class PostTrainingModule(ModelModule):
         """Add to a metric: it is logged as sum(total) / sum(count) over all micro-batches and ranks since the last
         log, reduced once."""
         self.metrics.add(name, total, count, self.evaluating)
+
+    def batch_of(self, trees: Sequence[Tree]) -> TreeBatch:
+        """Trees, such as those of a data module's `train_store`, as one batch on the model's device, which is taken as
+        a whole optimizer step. It needs no Trainer: for notebooks and tests."""
+        denominators = step_denominators(MemoryTrees(trees), range(len(trees)))
+        return collate(trees, self.layout, denominators, range(len(trees))).to(self.device)
 
     def metrics_of(self, batch: TreeBatch) -> dict[str, float]:
         """The loss and the metrics of one batch, which needs no Trainer: for notebooks and tests. The batch is taken as

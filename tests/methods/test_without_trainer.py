@@ -107,7 +107,9 @@ def test_metrics_of_a_batch(method: str, tiny_model: Path) -> None:
     module = build(method, tiny_model, dropout=False)
     module.configure_model()
     trees = METHODS[method].trees()[:12]
-    batch = collate(trees, module.layout, step_denominators(MemoryTrees(trees), range(len(trees))))
+    batch = module.batch_of(trees)
+    assert batch.denominators == step_denominators(MemoryTrees(trees), range(len(trees)))
+    assert (batch.num_trees, batch.num_responses) == (12, sum(len(tree.responses) for tree in trees))
     found = module.metrics_of(batch)
     assert found == module.metrics_of(batch), "nothing is left of the call before"
     assert all(math.isfinite(value) for name, value in found.items())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import build, comparisons
 from helpers import tiny
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from lit_posttrain import ModelSpec, PostTrainingModule
+from lit_posttrain import ModelSpec, Tree
 from lit_posttrain.core.frozen import FrozenModel, FrozenPart
 from lit_posttrain.data.store.packing import collate
 
@@ -30,17 +31,20 @@ def other(kind: str, folder: Path) -> Path:
     return folder
 
 
-def expected(folder: Path, module: PostTrainingModule) -> torch.Tensor:
-    """Of the trained tokens of every response, one sequence at a time."""
-    model, found = AutoModelForCausalLM.from_pretrained(folder).eval(), []
-    for tree in comparisons(6):
-        for response in tree.responses:
-            said = torch.from_numpy(response.tokens).long()
-            ids = torch.cat([torch.from_numpy(tree.prompt).long(), said])
+def trees(folder: Path) -> list[Tree]:
+    """Pairs, some with a prompt that is trained on too, and `expected`: the log-probs of all trained tokens, one
+    sequence at a time."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder).eval(), comparisons(6)
+    for row, tree in enumerate(found):
+        tree.prompt_loss_mask = np.ones(len(tree.prompt), np.bool_) if row % 2 else None
+        values: list[torch.Tensor] = []
+        for k, response in enumerate(tree.responses):
+            ids = torch.from_numpy(np.concatenate([tree.prompt, response.tokens])).long()
             with torch.no_grad():
-                logits = model(ids[None]).logits[0, len(tree.prompt) - 1 : -1]
-            found.append(logits.log_softmax(-1).gather(1, said[:, None])[:, 0])
-    return torch.cat(found)
+                logprobs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+            values.append(logprobs[0 if row % 2 and k == 0 else len(tree.prompt) - 1 :])
+        tree.per_target = {"expected": torch.cat(values).numpy()}
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,9 +53,9 @@ def test_its_log_probs_are_those_of_transformers(kind: str, tiny_model: Path, tm
     part = FrozenPart(module, ModelSpec(str(other(kind, tmp_path / kind))), "teacher")
     module.configure_model()
     assert (part.model.layout is None) is (kind == "llama")
-    batch = collate(comparisons(6), module.layout, {})
+    batch = collate(trees(tmp_path / kind), module.layout, {})
     found = part.model(batch, entropy=True)
-    torch.testing.assert_close(found.logprobs, expected(tmp_path / kind, module), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.logprobs, batch.per_target["expected"], atol=1e-5, rtol=1e-5)
     assert found.entropy is not None
     assert found.entropy.shape == found.logprobs.shape
     assert not found.logprobs.requires_grad

@@ -19,7 +19,7 @@ from lit_posttrain.data.formats.example import Labelled
 from lit_posttrain.data.modules.preference import ComparisonReader
 from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
-from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.render.rendered import TrainOn
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.build import build_store
 from lit_posttrain.data.store.loader import EvalLoader

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from lit_posttrain.data.render.rendered import special_tokens
 from lit_posttrain.data.render.rendering import Conversation, Renderer
-from lit_posttrain.data.render.templates import special_tokens
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.engine import Completion

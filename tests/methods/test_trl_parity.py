@@ -26,7 +26,7 @@ from lit_posttrain import (
 from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.packing import collate
-from lit_posttrain.data.store.store import TreeStoreWriter
+from lit_posttrain.data.store.writer import TreeStoreWriter
 from lit_posttrain.types import RowLayout
 
 RELATIVE = 1e-4

@@ -17,7 +17,7 @@ from lit_posttrain.data.formats.example import Example, Labelled, bare_text
 from lit_posttrain.data.modules.streamable import StreamableData
 from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
-from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.render.rendered import TrainOn
 from lit_posttrain.data.rows.message_checks import check_order
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.votes import Winner

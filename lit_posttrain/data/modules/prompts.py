@@ -11,7 +11,7 @@ from lit_posttrain.data.formats.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.modules.base import TreeData
 from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted
-from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.render.rendered import TrainOn
 from lit_posttrain.data.store.loader import EvalLoader
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.store import TreeStore

@@ -14,7 +14,8 @@ from lit_posttrain.data.modules.base import TreeData, require_at_least
 from lit_posttrain.data.modules.method import ChecksRows
 from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.store import TreeStore
-from lit_posttrain.data.store.streaming import StreamLoader, TreeStream, refuse_with_stream, require_steps
+from lit_posttrain.data.store.stream_loader import StreamLoader, refuse_with_stream, require_steps
+from lit_posttrain.data.store.streaming import TreeStream
 from lit_posttrain.distributed import together
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.tokenizer import Tokenizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lit_posttrain.data.audit.file_audit import FileAudit, Tally
 from lit_posttrain.data.formats.example import Example
-from lit_posttrain.data.render.templates import ConversationTemplate, Rendered
+from lit_posttrain.data.render.rendered import Rendered
+from lit_posttrain.data.render.templates import ConversationTemplate
 
 
 class CountedTemplate:

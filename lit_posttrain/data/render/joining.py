@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lit_posttrain.data.render.templates import Rendered
+from lit_posttrain.data.render.rendered import Rendered
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.types import Response, Tree
 

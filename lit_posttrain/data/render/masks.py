@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from lit_posttrain.data.render.rendered import Rendered, special_tokens
 from lit_posttrain.data.render.rendering import NAME_A_TEMPLATE
-from lit_posttrain.data.render.templates import Rendered, special_tokens
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import Response, Tree

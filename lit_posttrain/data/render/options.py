@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.example import Labelled
 from lit_posttrain.data.render.overlong import Fitted
-from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.render.rendered import TrainOn
 from lit_posttrain.types import Tree
 
 

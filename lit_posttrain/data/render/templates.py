@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.render.as_generated import Turn
 from lit_posttrain.data.render.left_out import LeftOut
 from lit_posttrain.data.render.own_prompt import own_prompt
 from lit_posttrain.data.render.plain_text import PlainText
+from lit_posttrain.data.render.rendered import Rendered, TrainOn, special_tokens
 from lit_posttrain.data.render.rendering import NAME_A_TEMPLATE, Conversation, Renderer
 from lit_posttrain.data.render.thoughts import pieces
 from lit_posttrain.data.render.turn_maker import TurnMaker
@@ -26,30 +25,6 @@ from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.message_keys import SYSTEM
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.tokenizer import Tokenizer
-
-TrainOn = Literal["assistant", "last", "completion", "all", "nothing"]
-
-
-@dataclass(slots=True)
-class Rendered:
-    """Text to be tokenised. turns: (start, end) in characters of every trained turn, in order.
-
-    marks: spans within the turns that the template marks, the only ones trained on; None: the whole turns are.
-    plain: no chat template was used; the tokenizer adds special tokens and an end-of-sequence token.
-    apart: what precedes the only turn is tokenised separately, as in generation.
-    scored: read by a reward model, for which a token across prompt and answer stays one token.
-    everything: every token is trained on; `turns` only says where the prompt ends.
-    unanswered: a prompt alone, to be answered.
-    """
-
-    text: str
-    turns: list[tuple[int, int]]
-    marks: list[tuple[int, int]] | None = None
-    plain: bool = False
-    apart: bool = False
-    scored: bool = False
-    everything: bool = False
-    unanswered: bool = False
 
 
 class ConversationTemplate:
@@ -259,9 +234,3 @@ class ConversationTemplate:
         """The text of turn k, without its thought, and without words that the prompt ends with."""
         content: str = talk.messages[k]["content"]
         return pieces(content[len(talk.begun) :] if k == talk.begun_at else content).answer
-
-
-def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
-    """Ids and names of all special tokens of the tokenizer."""
-    added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))

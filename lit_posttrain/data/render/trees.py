@@ -21,7 +21,8 @@ from lit_posttrain.data.render.counted import CountedTemplate
 from lit_posttrain.data.render.joining import by_tree, joined
 from lit_posttrain.data.render.masks import TokenMask
 from lit_posttrain.data.render.options import Options, Reader
-from lit_posttrain.data.render.templates import ConversationTemplate, Rendered
+from lit_posttrain.data.render.rendered import Rendered
+from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.render.used_keys import UsedKeys
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.errors import InvalidTemplate, PostTrainError

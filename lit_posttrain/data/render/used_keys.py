@@ -9,7 +9,8 @@ from typing import Any
 
 from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.formats.example import Example
-from lit_posttrain.data.render.templates import ConversationTemplate, Rendered, TrainOn
+from lit_posttrain.data.render.rendered import Rendered, TrainOn
+from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.tokenizer import Tokenizer

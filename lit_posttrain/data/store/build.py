@@ -32,10 +32,11 @@ from lit_posttrain.data.formats.example import Labelled
 from lit_posttrain.data.render.masks import plain_backend
 from lit_posttrain.data.render.options import Options, Reader
 from lit_posttrain.data.render.overlong import Fitted, fit
-from lit_posttrain.data.render.templates import TrainOn
+from lit_posttrain.data.render.rendered import TrainOn
 from lit_posttrain.data.render.trees import Item, TreeMaker, row_hash
 from lit_posttrain.data.rows.row import Row
-from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
+from lit_posttrain.data.store.store import TreeStore
+from lit_posttrain.data.store.writer import TreeStoreWriter
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import Tree

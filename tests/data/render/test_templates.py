@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.render.masks import TokenMask
-from lit_posttrain.data.render.templates import ConversationTemplate, TrainOn
+from lit_posttrain.data.render.rendered import TrainOn
+from lit_posttrain.data.render.templates import ConversationTemplate
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rollout.text import prompt_ids

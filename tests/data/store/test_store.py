@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_posttrain.data.store.store import TreeStore, TreeStoreWriter
+from lit_posttrain.data.store.store import TreeStore
+from lit_posttrain.data.store.writer import TreeStoreWriter
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Tree
 

@@ -22,7 +22,8 @@ from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.modules.conversation import ConversationData
 from lit_posttrain.data.store.build import TokenizeOptions, build_store
 from lit_posttrain.data.store.loader import StepLoader
-from lit_posttrain.data.store.streaming import StreamLoader, TreeStream
+from lit_posttrain.data.store.stream_loader import StreamLoader
+from lit_posttrain.data.store.streaming import TreeStream
 from lit_posttrain.types import Tree, TreeBatch
 
 ROWS = 150

@@ -18,7 +18,8 @@ from lit_posttrain.data.store.build import build_store
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.store import TreeStore
-from lit_posttrain.data.store.streaming import StreamLoader, TreeStream
+from lit_posttrain.data.store.stream_loader import StreamLoader
+from lit_posttrain.data.store.streaming import TreeStream
 from lit_posttrain.data.store.units import UNITS
 from lit_posttrain.types import Tree
 

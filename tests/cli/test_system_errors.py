@@ -14,7 +14,8 @@ import pytest
 from helpers.cli import one_line
 from helpers.processes import environment
 
-from lit_posttrain.cli.main import _of_system, main
+from lit_posttrain.cli.failures import of_system
+from lit_posttrain.cli.main import main
 
 LONG = "long" * 100
 SFT = ["--config", "sft.yaml", "--data.path", "chats.jsonl", "--model.policy.path", "TINY"]
@@ -81,7 +82,7 @@ CONNECTIONS = "ECONNREFUSED ECONNRESET ECONNABORTED EPIPE ETIMEDOUT EADDRINUSE E
     "failure", [FILE, SLOW_FILE, *(OSError(getattr(errno, name), name) for name in REFUSALS.split())], ids=repr
 )
 def test_what_the_system_refuses_is_one_line(failure: OSError) -> None:
-    told = _of_system(failure)
+    told = of_system(failure)
     assert told is not None
     assert str(failure.strerror) in str(told)
     if failure.errno in (errno.EMFILE, errno.EAGAIN):
@@ -101,4 +102,4 @@ def test_what_the_system_refuses_is_one_line(failure: OSError) -> None:
     ids=repr,
 )
 def test_an_error_of_code_of_ones_own_keeps_its_traceback(failure: OSError) -> None:
-    assert _of_system(failure) is None
+    assert of_system(failure) is None

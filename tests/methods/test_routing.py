@@ -11,7 +11,7 @@ from cases import METHODS, build, conversations
 from helpers import tiny
 from helpers.processes import run_script
 from helpers.runs import quiet_trainer
-from routed_steps import two_steps
+from routed_steps import SGD, two_steps
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
@@ -170,8 +170,7 @@ def test_every_method_has_the_term(method: str, experts: Path, tmp_path: Path) -
 
 
 def sft(folder: Path, weight: float) -> SFT:
-    spec = ModelSpec(str(folder), router_aux_loss=weight)
-    return SFT(spec, lambda parameters: torch.optim.SGD(parameters, lr=0.5), "constant", 0.0)
+    return SFT(ModelSpec(str(folder), router_aux_loss=weight), SGD)
 
 
 def run(folder: Path, experts: Path, steps: int) -> PostTrainingModule:

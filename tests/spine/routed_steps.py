@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.distributed.tensor import DTensor
 
 from lit_posttrain import SFT, ModelSpec
+from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.models.sharding import FSDP2Strategy
@@ -36,10 +37,13 @@ class Steps(LightningDataModule):
         )
 
 
+SGD = Optim(lr=0.5, optimizer="SGD", schedule="constant", warmup_ratio=0.0)
+
+
 def two_steps(folder: str, weight: float, **options: Any) -> dict[str, torch.Tensor]:
     """Weights after two steps, and as `load` the shares of the experts in the second."""
     spec = ModelSpec(folder, router_aux_loss=weight)
-    module = SFT(spec, lambda parameters: torch.optim.SGD(parameters, lr=0.5), "constant", 0.0)
+    module = SFT(spec, SGD)
     quiet_trainer(max_steps=2, **options).fit(module, datamodule=Steps())
     found = {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach()

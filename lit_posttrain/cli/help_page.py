@@ -17,9 +17,10 @@ import docstring_parser
 import lightning.pytorch as pl
 
 from lit_posttrain.cli.options import AuditOptions, RunOptions, load_class, option_tree
-from lit_posttrain.cli.parsing.choices import Choices, Place
+from lit_posttrain.cli.parsing.chosen_classes import ChosenClasses
 from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
 from lit_posttrain.cli.parsing.paths import takes_paths
+from lit_posttrain.cli.parsing.place import Place
 from lit_posttrain.cli.parsing.signatures import import_path, options_of
 from lit_posttrain.cli.parsing.values import choices_of, describe
 from lit_posttrain.cli.training import TRAINER_DEFAULTS
@@ -57,9 +58,11 @@ def made(command: str, classes: dict[str, str]) -> str:
     if command == "audit":
         page.group(tree, "The audit", AuditOptions, "")
     families = {"model": "method", "data": "data module"}
-    choices = Choices(tree, command, partial(load_class, tree))
+    chosen_classes = ChosenClasses(tree, command, partial(load_class, tree))
     for name, chosen in classes.items():
-        choices.class_of(tree.commands[command][name], chosen, Place(f"--{name}"))  # or it says what is wrong with it
+        chosen_classes.class_of(
+            tree.commands[command][name], chosen, Place(f"--{name}")
+        )  # or it says what is wrong with it
         kind = imported(tree.resolve(families[name], chosen) or chosen)
         page.group(tree, f"--{name} {kind.__name__}: {_Docs(kind).about}", kind, f"{name}.")
     for name, family in families.items():

@@ -32,12 +32,12 @@ def check_run(args: Sequence[str]) -> None:
     line.read(given)
     if any(word.startswith("--print_config") or ".help" in word for word in given):
         return
-    for data in line.choices.root.below.get("data", []):
+    for data in line.chosen.root.below.get("data", []):
         for name in ("path", "val_path", "test_path"):
             _, paths = data.given.get(name, (None, None))
             paths = plain(paths)
             check_data([paths] if isinstance(paths, str) else paths or [])
-    for method in line.choices.root.below.get("model", []):
+    for method in line.chosen.root.below.get("model", []):
         _, path = method.given.get("policy.path", (None, None))
         _, trusted = method.given.get("policy.trust_remote_code", (None, False))
         if isinstance(path, str):

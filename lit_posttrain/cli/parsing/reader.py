@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lit_posttrain.cli.parsing.choices import Choices, Chosen, Found, Load, Place, unknown
+from lit_posttrain.cli.parsing.chosen import Chosen
+from lit_posttrain.cli.parsing.chosen_classes import ChosenClasses, Found, Load, unknown
 from lit_posttrain.cli.parsing.config_file import read_config
 from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
 from lit_posttrain.cli.parsing.paths import at_home, each_takes_paths, takes_paths
+from lit_posttrain.cli.parsing.place import Place
 from lit_posttrain.cli.parsing.spelling import a
 from lit_posttrain.cli.parsing.values import accepts, as_json, as_typed, describe, mismatch, protected
 from lit_posttrain.errors import PostTrainError
@@ -28,7 +30,7 @@ class CommandLine:
             command: Which of them stand first.
             load: Imports a class of one's own and gives its options; by default they are not known.
         """
-        self.choices = Choices(tree, command, load)
+        self.chosen = ChosenClasses(tree, command, load)
         self._lists: dict[str, str] = {}  # what was given for options that take a list
         self.notes: list[str] = []  # what people should be told though it is no mistake
         self._passed: list[str] = []
@@ -65,12 +67,12 @@ class CommandLine:
             self._option("--config" if name == "-c" else name, following)
         self._hand_over()
         if not any(word in _WITHOUT_VALUE or ".help" in word for word in self._passed):
-            self.choices.refuse_missing()
+            self.chosen.refuse_missing()
         return self._passed
 
     def _option(self, name: str, text: str) -> None:
-        assert self.choices.root.kind is not None
-        if name == "--config" and "config" in self.choices.root.kind.options:
+        assert self.chosen.root.kind is not None
+        if name == "--config" and "config" in self.chosen.root.kind.options:
             self._hand_over("--config", as_json(self._config(text)))
             return
         if name.endswith(".help"):
@@ -78,7 +80,7 @@ class CommandLine:
             return
         append, typed = name.endswith("+"), name.removesuffix("+")
         place = Place(typed)
-        found = self.choices.find(self.choices.root, typed.removeprefix("--").split("."), place)
+        found = self.chosen.find(self.chosen.root, typed.removeprefix("--").split("."), place)
         option = found.option
         found.owner.given[found.dotted] = (place, text)
         if option is None or not (option.hint or option.group or option.family):
@@ -89,8 +91,8 @@ class CommandLine:
             return
         value = as_typed(text, option)
         if option.family and isinstance(value, str):
-            chosen = self.choices.class_of(option, value, place)
-            self.choices.choose(found.owner, found.dotted, chosen, option.many and append)
+            chosen = self.chosen.class_of(option, value, place)
+            self.chosen.choose(found.owner, found.dotted, chosen, option.many and append)
             if "str" in option.hint and chosen.kind is not None:  # else the parser takes the name for a text
                 self._pass(found, {"class_path": value}, append)
             elif option.many and not append:
@@ -139,13 +141,13 @@ class CommandLine:
         Raises:
             PostTrainError: as `read`.
         """
-        checked = self._mapping(self.choices.root, options, Place("args"))
-        self.choices.refuse_missing()
+        checked = self._mapping(self.chosen.root, options, Place("args"))
+        self.chosen.refuse_missing()
         return checked
 
     def _config(self, text: str) -> dict[str, Any]:
         file = read_config(text)
-        return self._mapping(self.choices.root, file.options, Place("", file))
+        return self._mapping(self.chosen.root, file.options, Place("", file))
 
     def _mapping(self, owner: Chosen, options: Any, place: Place, prefix: str = "") -> dict[str, Any]:
         """Options of `owner`, to which `prefix` leads from it."""
@@ -154,7 +156,7 @@ class CommandLine:
         checked = {}
         for key, value in options.items():
             name, here = str(key), place.at(key)
-            found = self.choices.find(owner, [*prefix.split("."), *name.removesuffix("+").split(".")], here)
+            found = self.chosen.find(owner, [*prefix.split("."), *name.removesuffix("+").split(".")], here)
             checked[key] = value
             if found.option is not None and not found.rest:
                 checked[key] = self._value(found.owner, found.dotted, found.option, value, here, name.endswith("+"))
@@ -169,7 +171,7 @@ class CommandLine:
         if "str" in option.hint and not accepts(value, option):
             value = place.texts(value)
         if problem := mismatch(value, option, place.file is not None):
-            names = self.choices.tree.kinds[option.group].options if option.group else ()
+            names = self.chosen.tree.kinds[option.group].options if option.group else ()
             below = f"; it has options of its own, such as --{place.dotted}.{next(iter(names))}" if names else ""
             raise PostTrainError(f"{place.said}: {problem}{below}")
         name = dotted.rpartition(".")[2]
@@ -186,8 +188,8 @@ class CommandLine:
 
     def _class(self, owner: Chosen, dotted: str, option: Option, item: Any, place: Place) -> Any:
         if isinstance(item, str):
-            chosen = self.choices.class_of(option, item, place)
-            self.choices.choose(owner, dotted, chosen, option.many)
+            chosen = self.chosen.class_of(option, item, place)
+            self.chosen.choose(owner, dotted, chosen, option.many)
             return {"class_path": item} if "str" in option.hint and chosen.kind is not None else item
         if isinstance(item, dict):
             return self._spec(owner, dotted, option, item, place)
@@ -203,8 +205,8 @@ class CommandLine:
             here = place.at("class_path")
             if not isinstance(spec["class_path"], str):
                 raise PostTrainError(f"{here.said}: expected the name of {a(option.family)}")
-            chosen = self.choices.class_of(option, spec["class_path"], here)
-            self.choices.choose(owner, dotted, chosen, option.many)
+            chosen = self.chosen.class_of(option, spec["class_path"], here)
+            self.chosen.choose(owner, dotted, chosen, option.many)
         elif known and not option.many:
             chosen = known[-1]
         else:

@@ -11,6 +11,11 @@ def a(noun: str) -> str:
     return f"a{'n' if noun[0].lower() in 'aeiou' else ''} {noun}"
 
 
+def in_words(names: Sequence[str]) -> str:
+    """Names as in a sentence: a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def close_name(name: str, names: Sequence[str]) -> str | None:
     """The one of the names that a mistyped one stands for: what other trainers call it, or a close spelling."""
     known = _ELSEWHERE.get(name, name)

@@ -6,85 +6,24 @@ Only those are looked for and suggested: `--model.beta` means nothing to SFT.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from lit_posttrain.cli.parsing.config_file import ConfigFile, Keys
+from lit_posttrain.cli.parsing.chosen import Chosen
 from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
-from lit_posttrain.cli.parsing.spelling import a, close_name, likely
+from lit_posttrain.cli.parsing.place import Place
+from lit_posttrain.cli.parsing.spelling import a, close_name, in_words
+from lit_posttrain.cli.parsing.suggestions import Suggestions
 from lit_posttrain.core.supported import CALLBACKS, LOGGERS, PLUGINS, PROFILERS, STRATEGIES
 from lit_posttrain.errors import PostTrainError
 
 _FILES = (".yaml", ".yml", ".json")  # with the class and its options: the parser reads them itself
 _SUPPORT = {"callback": CALLBACKS, "logger": LOGGERS, "strategy": STRATEGIES, "profiler": PROFILERS, "plugin": PLUGINS}
 Load = Callable[[str, str], Kind | None]
-OUR_CLASSES = ("method", "data module")  # every run has one of each, and its config chooses them
 
 
 def unknown(family: str, path: str) -> Kind | None:
     """Loads no class of one's own: none of their options is known."""
     return None
-
-
-@dataclass
-class Chosen:
-    """A class that was chosen for an option, or the whole run.
-
-    name: as people call it. family: what kind of class it is. kind: its options; None for a class of one's own, whose
-    options nobody knows yet. place: where it was chosen. given: by the dotted name of an option, where it was given and
-    its value. below: likewise the classes that were chosen for it; of a list all of them.
-    """
-
-    name: str
-    family: str
-    kind: Kind | None
-    place: Place
-    given: dict[str, tuple[Place, Any]] = field(default_factory=dict)
-    below: dict[str, list[Chosen]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value was written: as an option (`typed`), or in a file."""
-
-    typed: str
-    file: ConfigFile | None = None
-    keys: Keys = ()
-
-    def at(self, key: str | int) -> Place:
-        """The place of a member."""
-        return Place(self.typed, self.file, (*self.keys, key))
-
-    @property
-    def said(self) -> str:
-        """As an error begins: `--model.beta`, or `mine.yaml:12: beta`."""
-        names = [str(key) for key in self.keys if isinstance(key, str)]
-        if self.file is None:
-            return f"{self.typed} ({'.'.join(names)})" if names else self.typed
-        keys = self.keys
-        while keys not in self.file.lines:
-            keys = keys[:-1]
-        return f"{self.file.path}:{self.file.lines[keys]}{f': {names[-1]}' if names else ''}"
-
-    def texts(self, value: Any) -> Any:
-        """A value with what was written for it where YAML makes truth or a number of that: `no`, `1e3`, `0123`."""
-        if isinstance(value, list):
-            return [self.at(number).texts(item) for number, item in enumerate(value)]
-        if self.file is not None and isinstance(value, (bool, int, float)):
-            return self.file.texts.get(self.keys, value)
-        return value
-
-    @property
-    def dotted(self) -> str:
-        """The name of the option, as the command line has it."""
-        inside = [key for key in self.keys if isinstance(key, str)]
-        return ".".join(word for word in [self.typed.removeprefix("--"), *inside] if word not in ("", "init_args"))
-
-    def with_name(self, wrong: str, right: str) -> str:
-        """The same with another name, as people would write it here."""
-        if self.file is not None or self.keys:
-            return right
-        return "--" + ".".join(right if word == wrong else word for word in self.typed.removeprefix("--").split("."))
 
 
 @dataclass
@@ -104,7 +43,7 @@ class Found:
     last: int | None = None
 
 
-class Choices:
+class ChosenClasses:
     """What was chosen until now, for a command."""
 
     def __init__(self, tree: OptionTree, command: str, load: Load = unknown) -> None:
@@ -117,6 +56,7 @@ class Choices:
         """
         self.tree, self._load = tree, load
         self.root = Chosen(command, "", Kind(tree.commands[command]), Place(command))
+        self._suggest = Suggestions(tree, self.root)
 
     def choose(self, owner: Chosen, dotted: str, chosen: Chosen, append: bool) -> None:
         """Put a class in the place of the one that was chosen for an option before, or behind the others of a list."""
@@ -179,10 +119,10 @@ class Choices:
         for chosen in self._all_chosen(self.root):
             missing = self._missing(chosen, chosen.kind.options, "") if chosen.kind is not None else []
             if missing and chosen is self.root:
-                named = _listed([f"--{name}" for name in missing])
+                named = in_words([f"--{name}" for name in missing])
                 raise PostTrainError(f"{chosen.name} needs {named}; --help says what it means")
             if missing:
-                raise PostTrainError(f"{chosen.place.said}: {chosen.name} needs {_listed(missing)}; see --help")
+                raise PostTrainError(f"{chosen.place.said}: {chosen.name} needs {in_words(missing)}; see --help")
 
     def _all_chosen(self, owner: Chosen) -> Iterator[Chosen]:
         yield owner
@@ -210,7 +150,9 @@ class Choices:
         for number, name in enumerate(names):
             option, dotted, rest = options.get(name), ".".join(names[: number + 1]), names[number + 1 :]
             if option is None:
-                raise PostTrainError(f"{place.said}: {self._unknown(owner, names[:number], name, place)}")
+                raise PostTrainError(
+                    f"{place.said}: {self._suggest.unknown_option(owner, names[:number], name, place)}"
+                )
             keys = [*keys, name]
             if rest and option.family:
                 return self._below(owner, dotted, option, rest, place, keys)
@@ -232,80 +174,16 @@ class Choices:
             return Found([*keys, *names], None, owner)
         names = names[1:] if names[0] == "init_args" else names
         if not known:
-            raise PostTrainError(f"{place.said}: {self._nothing_chosen(option, dotted, names[0], place)}")
+            raise PostTrainError(f"{place.said}: {self._suggest.nothing_chosen(option, dotted, names[0], place)}")
         target = known[-1]
         holders = [one.name for one in known if one.kind is not None and names[0] in one.kind.options]
         if target.kind is not None and holders and target.name not in holders:
             raise PostTrainError(
-                f"{place.said}: an option of {_listed(holders)}, and would go to {target.name}, the last "
+                f"{place.said}: an option of {in_words(holders)}, and would go to {target.name}, the last "
                 f"{option.family}; give it right after {holders[-1]}"
             )
         last = len(keys) if option.many else None
         return self._find(target, names, place, keys if option.many else [*keys, "init_args"], last)
-
-    # What to say -----------------------------------------------------------------------------------------------
-
-    def _nothing_chosen(self, option: Option, dotted: str, name: str, place: Place) -> str:
-        typed = place.dotted.rpartition(f".{name}")[0] or dotted
-        if option.family in OUR_CLASSES:
-            return f"of which {option.family}? Give it after the --config, or --{typed} NAME, that chooses one"
-        holders = self._holders(option.family, name)
-        what = f"an option of {_listed(holders)}, which is" if holders else f"no {option.family} is"
-        chosen = f"--{typed}{'+' if option.many else ''}={holders[0] if holders else 'NAME'}"
-        return f"{what}{' not' if holders else ''} chosen; put {chosen} before it"
-
-    def _unknown(self, owner: Chosen, before: Sequence[str], name: str, place: Place) -> str:
-        here = self._names(owner, before)
-        near = close_name(name, here)
-        holders = [holder for holder in self._holders(owner.family, name) if holder != owner.name] if not before else []
-        if holders:
-            return f"{owner.name} has no such option; {_listed(holders)} {'has' if len(holders) == 1 else 'have'} it"
-        if near is not None:
-            return f"no such option; did you mean {place.with_name(name, near)}?"
-        far = likely(place.dotted, list(self._all_names()))
-        if far is not None:
-            return f"no such option; did you mean --{far}?"
-        if owner is self.root and not before:
-            return "no such option; --help lists the options"
-        return f"no such option; {'.'.join(before) or owner.name} has {', '.join(sorted(here)) or 'none'}"
-
-    def _holders(self, family: str, name: str) -> list[str]:
-        known = self.tree.families.get(family, {})
-        return sorted(n for n, paths in known.items() if any(name in self.tree.kinds[p].options for p in paths))
-
-    def _names(self, owner: Chosen, before: Sequence[str]) -> list[str]:
-        assert owner.kind is not None
-        options = owner.kind.options
-        for name in before:
-            options = self.tree.kinds[options[name].group].options
-        return list(options)
-
-    def _all_names(self) -> Iterator[str]:
-        """All options of the command with what is chosen; the names that people mean most often come first."""
-        assert self.root.kind is not None
-        options = self.root.kind.options
-        large = [name for name in ("model", "trainer", "data", "wandb", "throughput") if name in options]
-        yield from self._names_below(self.root, [*(n for n in options if n not in large), *large], options, "", "")
-
-    def _names_below(
-        self, owner: Chosen, names: Sequence[str], options: dict[str, Option], way: str, dotted: str
-    ) -> Iterator[str]:
-        for name in names:
-            option, here, own = options[name], f"{way}{name}", f"{dotted}{name}"
-            yield here
-            if option.group:
-                inner = self.tree.kinds[option.group].options
-                yield from self._names_below(owner, list(inner), inner, f"{here}.", f"{own}.")
-            for chosen in owner.below.get(own, []):
-                if chosen.kind is not None:
-                    step = "" if option.many or option.family in OUR_CLASSES else "init_args."
-                    inner = chosen.kind.options
-                    usual = sorted(inner, key=lambda name: name != "optim")  # --model.lr is not a critic's
-                    yield from self._names_below(chosen, usual, inner, f"{here}.{step}", "")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _ours(known: dict[str, list[str]]) -> str:

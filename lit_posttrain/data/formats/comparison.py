@@ -8,9 +8,7 @@ from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.message_checks import alike, same
-from lit_posttrain.data.rows.message_keys import SYSTEM
-
-Messages = list[dict[str, Any]]
+from lit_posttrain.data.rows.message_keys import SYSTEM, Messages
 
 
 @dataclass(slots=True)

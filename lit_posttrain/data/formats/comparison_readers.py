@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from lit_posttrain.data.formats.comparison import Candidate, Comparison, Messages, equal_responses, shared_prompt
+from lit_posttrain.data.formats.comparison import Candidate, Comparison, equal_responses, shared_prompt
 from lit_posttrain.data.formats.prompt_texts import behind_prompt, empty_prompt
 from lit_posttrain.data.formats.ranks import ranks_of, ranks_of_scores
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.beside import with_thoughts
 from lit_posttrain.data.rows.kinds import GOOD_WORDS
 from lit_posttrain.data.rows.message_checks import check_order, same, says
-from lit_posttrain.data.rows.message_keys import REASONING, SYSTEM
+from lit_posttrain.data.rows.message_keys import REASONING, SYSTEM, Messages
 from lit_posttrain.data.rows.messages import by_message
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation

@@ -13,7 +13,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import with_thoughts
 from lit_posttrain.data.rows.kinds import CONVERSATION
 from lit_posttrain.data.rows.message_checks import check_order, says
-from lit_posttrain.data.rows.message_keys import ROLE_KEYS, is_message
+from lit_posttrain.data.rows.message_keys import ROLE_KEYS, Messages, is_message
 from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import MESSAGES_AS_TEXT, from_json
@@ -24,8 +24,8 @@ from lit_posttrain.data.rows.values import not_text
 class Parts:
     """The contents of a row's columns. text: as in `Example`."""
 
-    prompt: list[dict[str, Any]] = field(default_factory=list)
-    response: list[dict[str, Any]] = field(default_factory=list)
+    prompt: Messages = field(default_factory=list)
+    response: Messages = field(default_factory=list)
     text: tuple[str, str] | None = None
 
 
@@ -99,7 +99,7 @@ def _answer_to_text(row: Row, prompt: str, answer: str, extra: tuple[str, ...]) 
     return value
 
 
-def _side(value: object, column: str, role: str) -> list[dict[str, Any]]:
+def _side(value: object, column: str, role: str) -> Messages:
     if isinstance(value, str):
         return as_messages([{"role": role, "content": value}], column)
     value = [value] if isinstance(value, dict) and any(key in value for key in ROLE_KEYS) else value

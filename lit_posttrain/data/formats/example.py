@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from lit_posttrain.data.rows.message_keys import MARK, NOTES, UNUSED
+from lit_posttrain.data.rows.message_keys import MARK, NOTES, UNUSED, Messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.types import Message
 
@@ -27,7 +27,7 @@ class Example:
         the rest is the response. A prompt alone that is to be continued ends with that message.
     """
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     prompt_turns: int = 0
     tools: list[dict[str, Any]] | None = None
     text: tuple[str, str] | None = None
@@ -36,7 +36,7 @@ class Example:
     continued: str = ""
 
     @classmethod
-    def of(cls, prompt: list[dict[str, Any]], response: list[dict[str, Any]], row: Row, **more: Any) -> Self:
+    def of(cls, prompt: Messages, response: Messages, row: Row, **more: Any) -> Self:
         """A prompt and the messages after it. A prompt that ends with the assistant's words is continued by the
         response. Unused keys of the messages are added to the row's."""
         continued = ""

@@ -17,10 +17,11 @@ from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import THOUGHT_COLUMNS
 from lit_posttrain.data.rows.kinds import compared, guessed
+from lit_posttrain.data.rows.message_keys import Messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 
-Prompt = list[dict[str, Any]]
+Prompt = Messages
 ReadPrompt = Callable[[Row], Prompt]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lit_posttrain.data.formats.comparison import Messages, after_prompt
+from lit_posttrain.data.formats.comparison import after_prompt
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.data.rows.message_keys import SYSTEM, is_message
+from lit_posttrain.data.rows.message_keys import SYSTEM, Messages, is_message
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.values import kind, not_text
 

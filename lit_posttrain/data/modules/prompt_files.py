@@ -16,6 +16,7 @@ from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.formats.not_conversations import no_conversation
 from lit_posttrain.data.formats.prompts import PromptReader, prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.data.rows.message_keys import Messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PromptRecord
@@ -91,7 +92,7 @@ def user_prompt(text: str, system_prompt: str | None = None, source: str = "") -
     return SourcedPrompt([*opened, {"role": "user", "content": text}], {"prompt": text}, source=source)
 
 
-def with_answer(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
+def with_answer(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> Messages:
     """A conversation with the assistant's answer. A prompt that ends with words of the assistant is continued by it."""
     return Example.of([dict(message) for message in prompt], [dict(said)], Row({})).messages
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from lit_posttrain.data.render.as_generated import TAG
 from lit_posttrain.data.render.places import common
 from lit_posttrain.data.render.rendering import Conversation, Renderer
 from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.message_keys import Messages
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ def own_prompt(renderer: Renderer, control: re.Pattern[str], tokenizer: Tokenize
     return found if re.search(r"\w", words) and not _always(renderer, turns, words) else ""
 
 
-def _always(renderer: Renderer, turns: list[dict[str, Any]], words: str) -> bool:
+def _always(renderer: Renderer, turns: Messages, words: str) -> bool:
     """True if a template writes `words` next to a system prompt too, or refuses system prompts."""
     try:
         return words in renderer.text(renderer.spelled(Conversation([{"role": "system", "content": _SYSTEM}, *turns])))

@@ -16,7 +16,7 @@ from typing import Any
 from lit_posttrain.data.render.clock import at_one_moment
 from lit_posttrain.data.render.written import absent
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.data.rows.message_keys import REASONING
+from lit_posttrain.data.rows.message_keys import REASONING, Messages
 from lit_posttrain.errors import InvalidTemplate, PostTrainError
 from lit_posttrain.template_variables import meant, mentioned
 from lit_posttrain.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ class Conversation:
     """The input of a template: messages with string content, tool schemas, and template variables. begun: words of the
     assistant at the end of the prompt, the beginning of message `begun_at`."""
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     tools: list[dict[str, Any]] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     begun: str = ""

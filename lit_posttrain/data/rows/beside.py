@@ -13,7 +13,7 @@ from typing import Any
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.marks import ROW_MARKS, is_mark, mark_of
 from lit_posttrain.data.rows.message_checks import alike
-from lit_posttrain.data.rows.message_keys import SYSTEM, is_message
+from lit_posttrain.data.rows.message_keys import SYSTEM, Messages, is_message
 from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.tool_schemas import as_tools
@@ -35,7 +35,6 @@ _MEDIA = re.compile(
 )
 _DATA = re.compile(r"[A-Za-z0-9+/=\r\n]{200,}")
 _BRACKETED = re.compile(r"""\s*(\[\s*[\[{"']|\{\s*["'])""")
-Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

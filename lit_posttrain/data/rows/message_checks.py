@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.data.rows.message_keys import MARK, NOTES, REASONING, SYSTEM, UNUSED
+from lit_posttrain.data.rows.message_keys import MARK, NOTES, REASONING, SYSTEM, UNUSED, Messages
 
 
 def says(message: dict[str, Any]) -> bool:
@@ -14,17 +14,17 @@ def says(message: dict[str, Any]) -> bool:
     return bool(message["content"].strip() or message.get("tool_calls") or any(message.get(k) for k in REASONING))
 
 
-def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+def same(first: Messages, second: Messages) -> bool:
     """True if two lists of messages are equal in everything but white space around text."""
 
-    def told(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def told(messages: Messages) -> Messages:
         bare = [{k: v for k, v in m.items() if k not in (MARK, UNUSED, NOTES)} for m in messages]
         return [{k: v.strip() if isinstance(v, str) else v for k, v in m.items()} for m in bare]
 
     return told(first) == told(second)
 
 
-def alike(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+def alike(first: Messages, second: Messages) -> bool:
     """True if two lists of messages are the same turns: roles, names, text up to white space around it, thoughts, and
     the names and arguments of tool calls. Ids, times and other keys may differ."""
     return list(map(_turn, first)) == list(map(_turn, second))
@@ -38,7 +38,7 @@ def _turn(message: dict[str, Any]) -> tuple[Any, ...]:
     return message["role"], message.get("name"), message["content"].strip(), thoughts, calls
 
 
-def check_order(messages: list[dict[str, Any]], answered: bool = True) -> None:
+def check_order(messages: Messages, answered: bool = True) -> None:
     """Raise BadRow for an order of roles that no conversation has. Chat templates may be stricter, with errors of their
     own. answered: require an assistant turn."""
     roles = [m["role"] for m in messages]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+Messages = list[dict[str, Any]]  # normalised: roles as below, string content
+
 ROLES = {
     "system": "system",
     "developer": "developer",

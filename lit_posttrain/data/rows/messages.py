@@ -20,6 +20,7 @@ from lit_posttrain.data.rows.message_keys import (
     ROLE_KEYS,
     ROLES,
     UNUSED,
+    Messages,
     key_of,
 )
 from lit_posttrain.data.rows.tool_schemas import tool_calls
@@ -29,7 +30,7 @@ JOINED = "with messages of several text parts, which are joined with nothing bet
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
-def as_messages(value: object, column: str, learned: bool = True) -> list[dict[str, Any]]:
+def as_messages(value: object, column: str, learned: bool = True) -> Messages:
     """Messages with normalised roles and string content, from role/content, from/value, or JSON text of either.
     learned: the assistant's turns are trained on, so they must have content.
 
@@ -44,7 +45,7 @@ def as_messages(value: object, column: str, learned: bool = True) -> list[dict[s
         raise BadRow("wrong type", f"`{column}` is {kind(value)}, not a list of messages; mend it")
     if not value:
         raise BadRow("no turns", f"`{column}` is an empty list, not a conversation; fill or remove the row")
-    made: list[dict[str, Any]] = []
+    made: Messages = []
     for index, raw in enumerate(value):
         message = _message(raw, f"{column}[{index}]", learned)
         called = index > 0 and all(m.get(key_of(m, ROLE_KEYS)) in CALL_ROLES for m in (raw, value[index - 1]))

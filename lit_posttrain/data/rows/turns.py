@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
-from lit_posttrain.data.rows.message_keys import CONTENT_KEYS, REASONING, ROLE_KEYS, ROLES, is_message
+from lit_posttrain.data.rows.message_keys import CONTENT_KEYS, REASONING, ROLE_KEYS, ROLES, Messages, is_message
 from lit_posttrain.data.rows.messages import as_messages
 from lit_posttrain.data.rows.values import fault_of, not_text
 
@@ -26,7 +26,7 @@ TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages
 MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is read as text"
 
 
-def conversation(value: object, column: str, notes: list[str], role: str = "assistant") -> list[dict[str, Any]]:
+def conversation(value: object, column: str, notes: list[str], role: str = "assistant") -> Messages:
     """Messages from a list of them (or its JSON text), from a transcript, or from one string said by `role`. notes:
     receives a line if text was read as anything else.
 
@@ -101,7 +101,7 @@ def _is_meant_as_messages(text: str, error: ValueError | RecursionError) -> bool
     return isinstance(found, list) and all(map(is_message, found))
 
 
-def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:
+def _transcript(text: str, column: str, prompt: bool) -> Messages:
     r"""`\n\nHuman: ... \n\nAssistant: ...` as messages. A prompt may end with the name of the next speaker."""
     parts = _TURN.split(text)[1:]
     turns = [(ROLES[speaker.lower()], said.strip()) for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
@@ -112,7 +112,7 @@ def _transcript(text: str, column: str, prompt: bool) -> list[dict[str, Any]]:
     return _said([{"role": role, "content": said} for role, said in turns], column, prompt)
 
 
-def _said(messages: list[Any], column: str, prompt: bool) -> list[dict[str, Any]]:
+def _said(messages: list[Any], column: str, prompt: bool) -> Messages:
     """Messages whose last one may be empty: an empty response has no preference; in a prompt an empty last turn is the
     answer to come, and is dropped."""
     last = messages[-1] if messages and isinstance(messages[-1], dict) else {}

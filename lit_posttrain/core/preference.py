@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lit_posttrain.core.module import Direction, PostTrainingModule
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.modules.built import BuiltData
 from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Pairs, RewardedResponses, TreeBatch
@@ -52,11 +54,10 @@ class PreferenceModule(PostTrainingModule):
         super().validation_step(batch, batch_idx, dataloader_idx)
         return self.rewarded(batch)
 
-    def check_data(self, data: Any) -> None:
-        """Look at all that is known before the first step: rows to train and to validate on."""
-        known = None if getattr(data, "streaming", False) else getattr(data, "train_store", None)
-        for store in [known, *getattr(data, "val_stores", {}).values()]:
-            if store is not None:
+    def check_data(self, data: LightningDataModule | None) -> None:
+        """Check the training and validation rows that are known before the first step."""
+        if isinstance(data, BuiltData):
+            for store in data.known_stores:
                 self.check_store(store)
 
     def check_store(self, store: Trees) -> None:

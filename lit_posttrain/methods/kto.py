@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.reference import Reference, ReferenceKind
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.modules.built import BuiltData
+from lit_posttrain.data.modules.streamable import StreamableData
 from lit_posttrain.data.store.kl_pairs import KLPairs, prompts_differ
 from lit_posttrain.data.store.loader import AuxiliaryRows, Trees
 from lit_posttrain.errors import PostTrainError
@@ -103,23 +105,23 @@ class KTO(PreferenceModule):
         """Every prompt with a response to another one: what z_0 is measured on."""
         return {KL_PAIRS: KLPairs(store, max_length)}
 
-    def check_data(self, data: Any) -> None:
-        """Look at the rows to train and to validate on.
+    def check_data(self, data: LightningDataModule | None) -> None:
+        """Check the training and validation rows.
 
         Raises:
-            PostTrainError: also where no row has another prompt beside it.
+            PostTrainError: also if all rows have the same prompt.
         """
         super().check_data(data)
-        if getattr(data, "streaming", False):
+        if isinstance(data, StreamableData) and data.streaming:
             if data.batch_size < 2:
                 raise PostTrainError(
                     "--data.batch_size 1 with --data.streaming: KTO compares the rows of a step with each other; take "
                     "2 or more"
                 )
-        elif (store := getattr(data, "train_store", None)) is not None and not prompts_differ(store):
+        elif isinstance(data, BuiltData) and not prompts_differ(data.train_store):
             raise PostTrainError(
-                f"{store.files[0]}: all rows have the same prompt, and KTO compares with responses to others; mix some "
-                "in"
+                f"{data.train_store.files[0]}: all rows have the same prompt, and KTO compares with responses to "
+                "others; mix some in"
             )
 
     def check_store(self, store: Trees) -> None:

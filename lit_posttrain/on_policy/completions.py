@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from lit_posttrain.on_policy.rollouts import Rollout
+from lit_posttrain.tokenizer import Tokenizer
 
 
-def completion_rows(rollouts: Sequence[Rollout], tokenizer: Any) -> list[dict[str, Any]]:
+def completion_rows(rollouts: Sequence[Rollout], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """A row a response: source, prompt, response, tokens, truncated, reward and rewards/NAME (None for no score), and
     where the method has one the mean advantage of its trained tokens."""
     rows = []
@@ -21,7 +22,7 @@ def completion_rows(rollouts: Sequence[Rollout], tokenizer: Any) -> list[dict[st
         found = one.tree.per_target.get("advantage")
         advantages = None if found is None else np.split(found, np.cumsum(sizes)[:-1])
         for place, trajectory in enumerate(one.trajectories):
-            row = {"source": one.tree.source, "prompt": prompt, "response": trajectory.text}
+            row: dict[str, Any] = {"source": one.tree.source, "prompt": prompt, "response": trajectory.text}
             row |= {"tokens": len(trajectory.tokens), "truncated": trajectory.truncated}
             row["reward"] = _or_none(float(one.total[place]))
             row |= {f"rewards/{name}": _or_none(float(values[place])) for name, values in one.scores.items()}

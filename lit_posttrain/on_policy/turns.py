@@ -20,6 +20,7 @@ from lit_posttrain.on_policy.rollouts import Trajectory
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.said import SaidBy
 from lit_posttrain.rollout.text import PromptEncoder
+from lit_posttrain.tokenizer import Tokenizer
 from lit_posttrain.types import PromptRecord, Tree
 
 _WORDS = "Said7here8alone"  # no template writes them by itself
@@ -60,7 +61,7 @@ class Episodes:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         environment: Environment | None = None,
         any_rank: Callable[[bool], bool] = bool,
     ) -> None:
@@ -162,7 +163,7 @@ class Episodes:
 class Inserted:
     """Token ids of what an environment says, from the end of the policy's turn to where it is to answer."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._renderer = tokenizer, Renderer(tokenizer)
 
     def ids(self, record: PromptRecord, messages: Sequence[dict[str, Any]], last: int) -> list[int]:

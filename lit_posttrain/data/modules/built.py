@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -12,6 +11,7 @@ from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.modules.method import TokenizerOwner
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.tokenizer import Tokenizer
 
 HELD_OUT = "held_out"
 
@@ -30,7 +30,7 @@ class BuiltData(LightningDataModule):
         self._audit: AuditReport | None = None
 
     @abstractmethod
-    def build(self, tokenizer: Any, max_positions: int | None = None, scored: bool = False) -> None:
+    def build(self, tokenizer: Tokenizer, max_positions: int | None = None, scored: bool = False) -> None:
         """Read everything, see `TreeData.build`."""
 
     @property
@@ -43,6 +43,11 @@ class BuiltData(LightningDataModule):
         if self._train is None:
             raise PostTrainError("the data has not been read yet; call build(tokenizer, max_positions) first")
         return self._train
+
+    @property
+    def known_stores(self) -> list[TreeStore]:
+        """The training and validation sets whose rows are known before training."""
+        return [self.train_store, *self.val_stores.values()]
 
     @property
     def val_stores(self) -> dict[str, TreeStore]:

@@ -88,6 +88,11 @@ class StreamableData(TreeData):
             raise PostTrainError("--data.streaming: the rows are not known beforehand; leave it out")
         return super().train_store
 
+    @property
+    def known_stores(self) -> list[TreeStore]:
+        """The training and validation sets whose rows are known before training: not those of a stream."""
+        return list(self.val_stores.values()) if self.streaming else super().known_stores
+
     def row_sources(self, rows: list[int]) -> list[str]:
         """`file:line` of training rows (`TreeBatch.example_ids`), of a stream those of the current step."""
         if self._stream_loader is not None:

@@ -14,11 +14,12 @@ import torch
 from cases import build, comparison_files, feedback_files, prompt_files
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import DPO, KTO, LoRASpec, ModelSpec, PostTrainError, SimPO
+from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, OnlineDPO, PostTrainError, SimPO
 from lit_posttrain.callbacks import KLControl, LastCheckpoint, ReferenceSync
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.reference import Reference
 from lit_posttrain.loggers import MetricsCSV
+from lit_posttrain.rewards import Repetition
 
 
 class Seen(pl.Callback):
@@ -173,6 +174,23 @@ def test_figures_stand_in_the_row_of_their_step(tiny_model: Path, tmp_path: Path
     assert rows["1"]["train/loss"] == ""
     assert float(rows["3"]["train/loss"]) > 0
     assert float(rows["3"]["train/kl/batch"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "told"),
+    [
+        (OnlineDPO, {}, "adaptive drives the weight of the KL in methods that have one .*OnlineDPO has none: drop it"),
+        (GRPO, {"beta": 0.0}, "--model.beta is 0, so there is no KL"),
+    ],
+)
+def test_a_weight_that_is_not_there_is_not_driven(
+    build: Any, options: dict[str, Any], told: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A method that samples its own responses need not have one."""
+    module = build(ModelSpec(str(tiny_model)), [Repetition()], **options)
+    control = KLControl(coefficient="adaptive", target=0.1)
+    with pytest.raises(PostTrainError, match=f"^KLControl: {told}"):
+        quiet_trainer(control, max_steps=1, default_root_dir=tmp_path).fit(module, datamodule=prompt_files(tmp_path))
 
 
 def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> None:

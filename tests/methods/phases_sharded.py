@@ -1,4 +1,4 @@
-"""Two rollout phases of GRPO and PPO in two processes; a Trainer starts it once per process (MODEL FOLDER STRATEGY)."""
+"""Two phases of every on-policy method in two processes; a Trainer starts it once per process (MODEL FOLDER STRATEGY)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from cases import build, prompt_files
+from cases import SAMPLING, build, prompt_files
 from helpers.runs import quiet_trainer
 
 from lit_posttrain.models.sharding import FSDP2Strategy
@@ -33,7 +33,7 @@ class Counts(pl.Callback):
 def main() -> None:
     torch.set_num_threads(1)
     model, folder, strategy = sys.argv[1:]
-    for method in ("grpo", "ppo"):
+    for method in SAMPLING:
         pl.seed_everything(0, verbose=False)
         module: Any = build(method, Path(model))
         if method == "ppo":
@@ -63,7 +63,7 @@ def main() -> None:
             Path(folder, f"{method}-{trainer.global_rank}.txt").write_text(traceback.format_exc())
             raise
         found = {"lengths": seen.lengths, "losses": seen.losses, "step": trainer.global_step}
-        found["val"] = float(trainer.callback_metrics["val/reward"])
+        found["val"] = float(trainer.callback_metrics[module.monitored])
         torch.save(found, Path(folder, f"{method}-{trainer.global_rank}.pt"))
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import SAMPLING
 from helpers.processes import run_script
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_phases_in_two_processes(strategy: str, tiny_model: Path, tmp_path: Path) -> None:
     done = run_script(Path(__file__).parent / "phases_sharded.py", tiny_model, tmp_path, strategy)
-    for method in ("grpo", "ppo"):
+    for method in SAMPLING:
         for rank in range(2):
             problem = tmp_path / f"{method}-{rank}.txt"
             assert not problem.exists(), problem.read_text()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
+from helpers import tiny
 
 from lit_posttrain import (
     DPO,
@@ -19,7 +23,9 @@ from lit_posttrain import (
     SFT,
     Completion,
     ConversationData,
+    Distillation,
     ModelSpec,
+    OnlineDPO,
     PostTrainingModule,
     PreferenceData,
     PromptData,
@@ -29,6 +35,8 @@ from lit_posttrain import (
     SimPO,
     Tree,
 )
+from lit_posttrain.callbacks import KLControl
+from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.rewards import FunctionReward, Repetition
@@ -199,6 +207,38 @@ def _ppo(spec: ModelSpec) -> PPO:
     )
 
 
+def _online_dpo(spec: ModelSpec) -> OnlineDPO:
+    return OnlineDPO(
+        spec,
+        [FunctionReward(vowels), Repetition(weight=0.5)],
+        rollout=RolloutConfig(group_size=3, max_new_tokens=24, inner_epochs=2, minibatches=2),
+        pairs="all",
+    )
+
+
+def teacher_of(model: Path) -> Path:
+    """A smaller model beside the tiny one of a run, made once; several processes may ask at the same time."""
+    folder = model.with_name(f"{model.name}-teacher")
+    if not folder.exists():
+        made = Path(tempfile.mkdtemp(dir=model.parent))
+        with torch.random.fork_rng():
+            tiny.save_model(made, seed=7, hidden_size=32, initializer_range=0.3)  # sure of itself
+        with contextlib.suppress(OSError):  # another process was faster
+            made.rename(folder)
+    return folder
+
+
+def _distillation(spec: ModelSpec) -> Distillation:
+    return Distillation(
+        spec,
+        ModelSpec(str(teacher_of(Path(spec.path))), dtype=spec.dtype),
+        [FunctionReward(vowels)],
+        rollout=RolloutConfig(group_size=3, max_new_tokens=24, inner_epochs=2, minibatches=2, seed=2),
+        beta=0.5,
+        student_share=0.5,  # with this seed the student, the teacher, the teacher, the student
+    )
+
+
 METHODS: dict[str, Case] = {
     "sft": Case(lambda spec: SFT(spec, Optim(lr=2e-5, schedule="cosine")), conversations, conversation_files),
     "dpo": Case(lambda spec: DPO(spec, sft_weight=0.3), comparisons, comparison_files),
@@ -207,14 +247,28 @@ METHODS: dict[str, Case] = {
     "kto": Case(KTO, feedback, feedback_files),
     "grpo": Case(lambda spec: _on_policy(GRPO, spec), list, prompt_files),
     "ppo": Case(lambda spec: _ppo(spec), list, prompt_files),
+    "online_dpo": Case(_online_dpo, list, prompt_files),
+    "distillation": Case(_distillation, list, prompt_files),
     "reward": Case(
         lambda spec: RewardModel(spec, loss="all_pairs", center_rewards_coefficient=0.1), rankings, ranked_files
     ),
 }
 
 GIVEN_ROWS = [method for method, case in METHODS.items() if case.trees is not list]
+SAMPLING = [method for method in METHODS if method not in GIVEN_ROWS]
 
 
 def build(method: str, folder: Path, **changes: object) -> PostTrainingModule:
     """A method on a model folder."""
     return METHODS[method].build(replace(ModelSpec(str(folder)), **changes))  # type: ignore[arg-type]  # test options
+
+
+def kl_coefficient(module: PostTrainingModule) -> float | None:
+    """The weight of its KL from the reference; None for a method without one."""
+    part = module.components.get("kl")
+    return part.coefficient if isinstance(part, KLWeight) else None
+
+
+def kl_control(module: PostTrainingModule) -> list[pl.Callback]:
+    """What moves it, where there is something to move."""
+    return [] if kl_coefficient(module) is None else [KLControl(coefficient="adaptive", target=0.05, horizon=20.0)]

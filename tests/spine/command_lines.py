@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cases import METHODS
+from cases import METHODS, teacher_of
 
 STEPS, SAVED_EVERY = 8, 3  # the phases of on-policy methods are of two steps: step 3 is within one, step 6 ends one
 
@@ -18,6 +18,8 @@ _CONFIGS = {
     "kto": "kto",
     "grpo": "grpo_gsm8k",
     "ppo": "ppo",
+    "online_dpo": "online_dpo",
+    "distillation": "distillation",
     "reward": "reward_kwise",
 }
 _SAMPLING = ["--model.rollout.max_new_tokens", "8", "--model.rollout.group_size", "4"]
@@ -28,6 +30,8 @@ _EXTRA = {
     "dpo": ["--model.reference", "copy"],
     "grpo": _SAMPLING,
     "ppo": [*_SAMPLING, "--model.critic.lr", "1e-2"],
+    "online_dpo": _SAMPLING,
+    "distillation": [*_SAMPLING, "--model.student_share", "0.5", "--model.teacher.dtype", "float64"],
 }
 
 
@@ -46,6 +50,7 @@ def fit_command(method: str, model: Path, data: Path, runs: Path, name: str, *op
         "disabled",
         *_EXTRA.get(method, []),
     ]
+    words += ["--model.teacher.path", str(teacher_of(model))] if method == "distillation" else []
     words += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_epochs", "-1"]
     words += ["--trainer.max_steps", str(STEPS), "--checkpoint_every", str(SAVED_EVERY)]
     words += ["--trainer.enable_progress_bar", "false", "--trainer.accumulate_grad_batches", "2"]

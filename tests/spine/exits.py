@@ -13,12 +13,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from cases import GIVEN_ROWS, METHODS, build
+from cases import GIVEN_ROWS, METHODS, build, kl_coefficient, kl_control
 from helpers.processes import forked
 from helpers.runs import quiet_trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
-from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, KLControl, LastCheckpoint, run_checkpoints
+from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
 from lit_posttrain.loggers import MetricsCSV
 
 ACCUMULATE = 2
@@ -120,10 +120,10 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
     source: Any = METHODS[method].data(data)
     source.val_fraction, source.eval_batch_size = 0.3, 3
     ends, last = Ends(how, moment), folder / "last.ckpt"
-    sampled = method not in GIVEN_ROWS
-    monitor = "val/reward" if sampled else "val/loss"
-    early = EarlyStopping(monitor, patience=5, mode="max" if sampled else "min")
-    more: list[pl.Callback] = [KLControl(coefficient="adaptive", target=0.05, horizon=20.0)] if sampled else []
+    monitor = module.monitored
+    mode = module.direction_of(monitor)
+    early = EarlyStopping(monitor, patience=5, mode=mode)
+    more = kl_control(module)
     more += [EMAWeightAveraging(decay=0.5)] if averaged else []
     trainer = quiet_trainer(
         ends,
@@ -131,7 +131,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
         *more,
         FiniteLossGuard(),
         GracefulInterrupt(),
-        *run_checkpoints(3, monitor, "max" if sampled else "min"),
+        *run_checkpoints(3, monitor, mode),
         logger=MetricsCSV(folder),
         log_every_n_steps=1,
         max_epochs=3,
@@ -159,7 +159,7 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
         "early": early.state_dict(),
         "best": best.state_dict(),
         **{f"{name}.ckpt": saved_weights(folder / f"{name}.ckpt") for name in ("best", "last")},
-        "kl_coefficient": module.kl.coefficient if sampled else None,
+        "kl_coefficient": kl_coefficient(module),
     }
     torch.save(end, folder / "end.part")
     (folder / "end.part").replace(folder / "end.pt")

@@ -13,10 +13,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from cases import METHODS, build
+from cases import METHODS, build, kl_coefficient, kl_control
 from helpers.runs import quiet_trainer
 
-from lit_posttrain.callbacks import KLControl, LastCheckpoint
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.loggers import MetricsCSV
 
 PHASES, ACCUMULATE = 4, 2
@@ -39,7 +39,7 @@ class Kill(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, module: Any) -> None:
-        sampler, columns = module.collector.sampler, module.columns
+        sampler, prepare = module.collector.sampler, module.prepare
         answers = sampler.answers
 
         def sampled(*given: Any) -> Any:
@@ -49,9 +49,9 @@ class Kill(pl.Callback):
 
         def scored(*given: Any) -> Any:
             self.at("scored", module.loader.phase)
-            return columns(*given)
+            return prepare(*given)
 
-        sampler.answers, module.columns = sampled, scored
+        sampler.answers, module.prepare = sampled, scored
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == ACCUMULATE + 1:
@@ -73,7 +73,7 @@ def run(method: str, model: Path, folder: Path, data: Path, moments: Sequence[st
     kill.watch(module)
     trainer = quiet_trainer(
         kill,
-        KLControl(coefficient="adaptive", target=0.05, horizon=20.0),
+        *kl_control(module),
         LastCheckpoint(every_n_steps=1),
         logger=MetricsCSV(folder),
         log_every_n_steps=1,
@@ -89,7 +89,7 @@ def run(method: str, model: Path, folder: Path, data: Path, moments: Sequence[st
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "num_tokens": module.num_tokens,
-        "kl_coefficient": module.kl.coefficient,
+        "kl_coefficient": kl_coefficient(module),
         "loader": module.loader.state_dict(),
         "random": torch.get_rng_state(),
     }

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import GIVEN_ROWS, METHODS
+from cases import SAMPLING
 from helpers.processes import run_script
 from killed_phases import MOMENTS, run
 
 TIMES = ("perf/", "seconds", "tokens_per_s")  # parts of the names of what depends on the clock
-SAMPLING = [method for method in METHODS if method not in GIVEN_ROWS]
 
 
 @pytest.mark.parametrize("method", SAMPLING)

@@ -3,7 +3,7 @@ teacher's, or on given ones."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -26,11 +26,12 @@ from lit_posttrain.types import TreeBatch
 
 
 class Distillation(OnPolicyModule):
-    """A student learns a teacher's next-token distributions: the mean over the step's trained tokens of the divergence
-    of its distribution from the teacher's; or its policy gradient, with the reward log pi_teacher - log pi_student of
-    every sampled token. With PromptData the student or the teacher answers; the answers of ConversationData are given.
-    Metrics: loss, entropy (nats a token), for sampled teacher_kl (mean log pi_student - log pi_teacher, nats a token),
-    and what rewards say where there are some."""
+    """A student learns a teacher's next-token distributions.
+
+    The loss is the mean over the step's trained tokens of the divergence of its distribution from the teacher's, or
+    its policy gradient with the reward log pi_teacher - log pi_student of every sampled token. With PromptData the
+    student or the teacher answers; the answers of ConversationData are given. Metrics: loss, entropy (nats a token),
+    for sampled teacher_kl (log pi_student - log pi_teacher, nats a token), and what rewards say where there are any."""
 
     trains_unscored: ClassVar[bool] = True
     monitored: ClassVar[str] = "val/loss"
@@ -71,13 +72,7 @@ class Distillation(OnPolicyModule):
         self.objective, self.beta, self.student_share, self.clip = objective, beta, student_share, clip
         self.trains_on_given = objective == "full" and student_share == 1
         self.teacher = FrozenPart(self, teacher, "teacher")
-        self.surrogate = Surrogate(clip=clip)
-        self.gradient_terms = PolicyGradient(self, self.surrogate, KLWeight(0.0))
-
-    @property
-    def method_options(self) -> dict[str, Any]:
-        """Those of the base class, and of the surrogate."""
-        return super().method_options | self.surrogate.options
+        self.gradient_terms = PolicyGradient(self, Surrogate(clip=clip), KLWeight(0.0))
 
     @property
     def wanted_columns(self) -> set[str]:

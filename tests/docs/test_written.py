@@ -123,7 +123,10 @@ def test_a_script_has_the_options_that_it_is_called_with(command: Command) -> No
     assert file.is_file()
     if file.parent.name != "benchmarks":
         return
-    texts = [f.read_text() for f in (file, ROOT / "benchmarks/experiment.py", ROOT / "benchmarks/sides.py")]
+    texts = [
+        f.read_text()
+        for f in (file, *(ROOT / "benchmarks" / f"{name}.py" for name in ("experiment", "learning", "sides")))
+    ]
     for option in (word for word in words if word.startswith("--")):
         assert any(f'"{option}"' in text for text in texts), option
 

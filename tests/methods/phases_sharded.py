@@ -1,4 +1,4 @@
-"""Two phases of every on-policy method in two processes; a Trainer starts it once per process (MODEL FOLDER STRATEGY)."""
+"""Two rollouts of every on-policy method in two processes; a Trainer starts it once per process (MODEL FOLDER HOW)."""
 
 from __future__ import annotations
 
@@ -38,14 +38,8 @@ def main() -> None:
         module: Any = build(method, Path(model))
         if method == "ppo":
             module.stop.limit = None  # both phases as a whole
-        plain = module.engine
-
-        def often_ended(*options: Any, plain: Any = plain) -> Any:
-            engine = plain(*options)
-            engine.eos_ids = torch.arange(0, 512, 12)  # or a tiny model goes on to the end
-            return engine
-
-        module.engine = often_ended
+        # or a tiny model goes on to the end
+        type(module).eos_ids = property(lambda _: list(range(0, 512, 12)))
         seen = Counts()
         trainer = quiet_trainer(
             seen,
@@ -56,7 +50,7 @@ def main() -> None:
             default_root_dir=folder,
         )
         data = prompt_files(Path(folder))
-        data.val_fraction = 0.1
+        data.val_fraction, data.batch_size = 0.1, 8
         try:
             trainer.fit(module, datamodule=data)
         except Exception:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -217,14 +215,11 @@ def _online_dpo(spec: ModelSpec) -> OnlineDPO:
 
 
 def teacher_of(model: Path) -> Path:
-    """A smaller model beside the tiny one of a run, made once; several processes may ask at the same time."""
+    """A smaller model beside the tiny one of a run, made once: before a run begins that has several processes."""
     folder = model.with_name(f"{model.name}-teacher")
     if not folder.exists():
-        made = Path(tempfile.mkdtemp(dir=model.parent))
         with torch.random.fork_rng():
-            tiny.save_model(made, seed=7, hidden_size=32, initializer_range=0.3)  # sure of itself
-        with contextlib.suppress(OSError):  # another process was faster
-            made.rename(folder)
+            tiny.save_model(folder, seed=7, hidden_size=32, initializer_range=0.3)  # sure of itself
     return folder
 
 

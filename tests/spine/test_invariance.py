@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import METHODS
+from cases import METHODS, teacher_of
 from gradients import CLIP, DTYPES, one_step
 from helpers.processes import run_script
 
@@ -35,6 +35,7 @@ def test_accumulation_does_not_change_the_gradient(method: str, dtype: str, tiny
 def two_processes(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the gradients of every method, METHOD-DTYPE.pt: starting processes takes longer than a step."""
     folder = tmp_path_factory.mktemp(request.param)
+    teacher_of(tiny_model)
     done = run_script(HERE / "gradients.py", tiny_model, 4, request.param, 2, folder)
     (folder / "said.txt").write_text(done.stdout[-3000:] + done.stderr[-3000:])
     return folder

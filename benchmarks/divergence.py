@@ -4,7 +4,8 @@ sides, one thread.
     python benchmarks/divergence.py
 
 Beside it the same on whole logits by autograd, and TRL's own operator. Memory is what lives at a time beyond the inputs
-and their gradients, counted exactly (live_bytes.py); seconds are medians of rounds in which the sides take turns.
+and their gradients, counted exactly (live_bytes.py). Seconds are the processor's, which other jobs change little:
+medians of rounds in which the sides take turns.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def measure(side: Side, beta: float, mixed: bool, tokens: int, vocabulary: int, 
         tensor.requires_grad_(False)
     live = LiveBytes([*hidden, *heads])
     live.backward = True  # gradients are made in the forward too
-    start = time.perf_counter()
+    start = time.process_time()
     with live:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             loss = side(HeadInputs(hidden[0], heads[0]), HeadInputs(hidden[1], heads[1]), beta)
         loss.backward()
-    return time.perf_counter() - start, live.peak / 1e6
+    return time.process_time() - start, live.peak / 1e6
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_posttrain.data.render.rendering import Conversation, Renderer
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.on_policy.environment import Environment
+from lit_posttrain.on_policy.environment import Environment, answer, reset
 from lit_posttrain.on_policy.rollouts import Trajectory
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.said import SaidBy
@@ -77,7 +77,7 @@ class Episodes:
         encoder, found = PromptEncoder(self._tokenizer), []
         for tree in prompts:
             record, environment = PromptRecord.of(tree), deepcopy(self._environment)
-            added = list(environment.reset(deepcopy(record)))
+            added = reset(environment, record)
             if added:
                 record = replace(record, messages=[*record.messages, *added])
                 tree = replace(tree, prompt=np.array(encoder.ids(record), np.int32), record=record.to_json())
@@ -137,17 +137,12 @@ class Episodes:
         """Let the environment answer; True if the policy is to go on."""
         one, environment = episode.trajectory, episode.environment
         assert environment is not None
-        step = environment.step(deepcopy(one.messages[-1]))
+        step = answer(environment, one.messages[-1])
         if step.reward is not None:
             one.reward = step.reward + (one.reward or 0.0)
         episode.done = step.done or one.truncated
         if episode.done:
             return False
-        if not step.messages:
-            raise PostTrainError(
-                f"the environment {type(environment).__name__} is not done and has nothing to say; let step "
-                "return messages, or done=True"
-            )
         record = replace(episode.record, messages=[*episode.record.messages, *one.messages[:-1]])
         added = inserted.ids(record, step.messages, int(one.tokens[-1]))
         if len(one.tokens) + len(added) >= longest:  # no room is left to answer in

@@ -80,6 +80,9 @@ class RewardSum:
         Raises:
             PostTrainError: for two of the same name.
         """
+        unmade = next((type(reward).__name__ for reward in rewards if not hasattr(reward, "name")), None)
+        if unmade is not None:
+            raise PostTrainError(f"rewards: the constructor of {unmade} must call super().__init__(weight, name)")
         names = [reward.name for reward in rewards]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

@@ -25,8 +25,9 @@ _PROMPT, _PAIR = ["--data.format", "my_format.as_prompt"], ["--data.format", "my
 _CONVERSATION = ["--data.format", "my_format.as_conversation"]
 _REWARD = ["--model.rewards", "my_reward.Words", *_PROMPT]
 _COST = "{class_path: Repetition, init_args: {name: cost, weight: 0}}"
-# the tiny model says its own end token too seldom for a second turn
-_TURNS = ["--model.policy.eos", json.dumps(list("bdfhjlnprtvxz")), "--model.rollout.max_new_tokens", "48"]
+# the tiny model says its own end token too seldom for a second turn; these are bytes that texts seldom have
+_ENDS = json.dumps([chr(letter) for letter in range(0x122, 0x142)])
+_TURNS = ["--model.policy.eos", _ENDS, "--model.rollout.max_new_tokens", "48"]
 PARTS = {
     "loss": ["simpo", "--model", "my_loss.SLiC", "--model.gap", "2.5", *_PAIR],
     "unit": ["simpo", "--model", "my_unit.BestOnly", *_PAIR],

@@ -19,7 +19,7 @@ import torch
 from rewards.test_rules import batch
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.rewards import FunctionReward, LengthPenalty, Regex, RewardSum, refuse_failing
+from lit_posttrain.rewards import FunctionReward, LengthPenalty, Regex, Reward, RewardBatch, RewardSum, refuse_failing
 from lit_posttrain.rewards import time_limit as time_limit_module
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
 from lit_posttrain.rewards.total import Rewarded
@@ -143,6 +143,16 @@ def test_mistakes() -> None:
         summed(length, length)
     with pytest.raises(PostTrainError, match="reward_timeout is 0"):
         summed(length, timeout=0)
+
+    class Unmade(Reward):
+        def __init__(self) -> None:
+            pass
+
+        def score(self, batch: RewardBatch) -> list[float]:
+            return [0.0] * len(batch)
+
+    with pytest.raises(PostTrainError, match=r"the constructor of Unmade must call super\(\).__init__\(weight, name\)"):
+        RewardSum([Unmade()])
 
 
 def test_code_that_catches_everything_does_not_catch_the_time_limit(caplog: pytest.LogCaptureFixture) -> None:

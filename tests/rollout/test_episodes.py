@@ -37,11 +37,15 @@ class Counting(Environment):
         return Step([{"role": "user", "content": f"turn {self.heard}?"}], 0.5, done=self.heard >= self.turns)
 
 
-class Silent(Environment):
-    """Neither ends nor answers."""
+class Wrong(Environment):
+    """Answers with anything."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
 
     def step(self, message: dict[str, Any]) -> Step:
-        return Step(done=False)
+        found: Step = self.answer(message)
+        return found
 
 
 def prompt(tokenizer: Any) -> Tree:
@@ -126,9 +130,22 @@ def test_a_response_is_at_most_as_long_as_it_may_be_with_all_its_turns() -> None
     assert alone.truncated
 
 
-def test_an_environment_that_is_not_done_must_say_something() -> None:
-    with pytest.raises(PostTrainError, match=r"^the environment Silent is not done and has nothing to say; let step"):
-        played(Silent(), "red")
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            lambda message: Step(done=False),
+            r"Wrong is not done and has nothing to say; let step return messages, or done",
+        ),
+        (lambda message: ("no", 1.0), r"Wrong: step returned tuple; let it return Step\(messages, reward, done\)"),
+        (lambda message: Step({"role": "user"}), r"Wrong returned {'role': 'user'} as messages; they are a list, such"),
+        (lambda message: Step(reward=float("nan")), r"Wrong: step gave the reward nan; give None for no reward"),
+        (lambda message: message["text"], r"Wrong fails at .*test_episodes.py:\d+: KeyError: 'text'"),
+    ],
+)
+def test_a_mistake_of_an_environment_is_told_in_a_line(answer: Any, told: str) -> None:
+    with pytest.raises(PostTrainError, match=f"^the environment {told}"):
+        played(Wrong(answer), "red")
 
 
 def test_turns_need_a_chat_template() -> None:

@@ -52,7 +52,7 @@ class Compared:
     def one_sided(self) -> str:
         """A warning if all single responses are good or all are bad, or if all pairs are ties; otherwise empty."""
         if self.all_tied:
-            return f"all {self.pairs:,} pairs are ties: nobody prefers a response, and nothing can be learned from them"
+            return f"all {self.pairs:,} pairs are ties: no response is preferred, and nothing can be learned from them"
         if self.pairs or (self.good and self.bad):
             return ""
         kind, other = ("good", "bad") if self.good else ("bad", "good")
@@ -71,10 +71,10 @@ class Compared:
         aside = [(self.tied, "tied"), (self.unsure, "with annotators who disagree")]
         aside.append((self.undecided, "with as many votes for either"))
         noted = "".join(f", {count:,} {what}" for count, what in aside if count)
-        found = [f"responses a prompt: {each}; pairs: {self.pairs:,}{noted}; {self.good:,} good, {self.bad:,} bad"]
+        found = [f"responses per prompt: {each}; pairs: {self.pairs:,}{noted}; {self.good:,} good, {self.bad:,} bad"]
         if self.unequal:
             share = self.longer / self.unequal
-            found.append(f"the longer response is the preferred one in {share:.1%} of {self.unequal:,} unequal pairs")
+            found.append(f"the longer response is preferred in {share:.1%} of {self.unequal:,} pairs of unequal length")
         return found
 
 

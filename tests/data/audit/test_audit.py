@@ -64,8 +64,8 @@ def test_comparisons_are_counted() -> None:
     # of the ranking five pairs are unequal: the best one (2) beats 9, 1 and 7, those of rank 1 (9 and 1) beat 7
     assert found == Compared(8, 2, 4, pairs=7, tied=1, unsure=1, undecided=0, good=3, bad=3, unequal=6, longer=2.75)
     assert found.lines() == [
-        "responses a prompt: 2 to 4; pairs: 7, 1 tied, 1 with annotators who disagree; 3 good, 3 bad",
-        "the longer response is the preferred one in 45.8% of 6 unequal pairs",
+        "responses per prompt: 2 to 4; pairs: 7, 1 tied, 1 with annotators who disagree; 3 good, 3 bad",
+        "the longer response is preferred in 45.8% of 6 pairs of unequal length",
     ]
     assert found.one_sided == ""
 

@@ -126,6 +126,19 @@ def test_a_resumed_run_goes_on_with_the_same_samplers(tiny_model: Path, teacher:
     assert same(weights(resumed), weights(module))
 
 
+@pytest.mark.parametrize("student", [{}, {"lora": LoRASpec(r=4)}])
+def test_the_sampled_objective_goes_on_within_a_rollout(
+    student: dict[str, Any], tiny_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    rollout = {"inner_epochs": 2, "minibatches": 2}
+    options: dict[str, Any] = {"objective": "sampled", "optim": CONSTANT, "rollout": rollout, "student": student}
+    whole, begun, resumed = (distillation(tiny_model, teacher, **options) for _ in range(3))
+    fit(whole, prompts(tmp_path), tmp_path, max_steps=8, max_epochs=-1)
+    fit(begun, prompts(tmp_path), tmp_path, LastCheckpoint(1), max_steps=5, max_epochs=-1)
+    fit(resumed, prompts(tmp_path), tmp_path, max_steps=8, max_epochs=-1, ckpt_path=tmp_path / "last.ckpt")
+    assert same(weights(resumed), weights(whole))
+
+
 # What it learns ------------------------------------------------------------------------------------------------------
 
 

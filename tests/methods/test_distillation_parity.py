@@ -190,6 +190,8 @@ def test_whole_logits_in_double_precision(
 
 def test_without_a_graph_there_is_no_gradient(student: Path, teachers: dict[str, Path]) -> None:
     module = built(student, teachers["alike"], "float32")
+    with torch.no_grad():
+        assert not module.loss_terms(batch_of(module))["divergence"].total.requires_grad
     values = module.metrics_of(batch_of(module))
     assert values["loss"] == pytest.approx(our_side(module), rel=1e-6)
     assert values["entropy"] > 1

@@ -20,8 +20,9 @@ def test_the_overlay_keeps_the_optimizer_of_the_config(config: str, overlay: str
     plain: Any = PostTrainCLI(args=args, run=False, tracking=False)
     overlaid = [*args, "--config", str(CONFIGS / f"with/{overlay}.yaml")]
     adapted: Any = PostTrainCLI(args=overlaid, run=False, tracking=False)
-    assert adapted.config.model.init_args.optimizer == plain.config.model.init_args.optimizer
-    assert (plain.model.lr_factor, adapted.model.lr_factor) == (1.0, 10.0)
+    assert adapted.config.model.init_args.optim == plain.config.model.init_args.optim
+    assert plain.model.model_spec.lora is None
+    assert adapted.model.model_spec.lora.lr_factor == 10.0
 
 
 def test_the_plan_says_the_rate_of_the_adapters(

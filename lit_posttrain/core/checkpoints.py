@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -198,7 +198,7 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
     saved = RunState.of(checkpoint, path)
     if saved.method != kind.__name__:
         raise PostTrainError(f"{path}: a checkpoint of {saved.method}, not of {kind.__name__}; load it with that class")
-    hints, options = get_type_hints(kind.__init__), _nested(saved.options)
+    hints, options = resume.arguments_of(kind), _nested(saved.options)
     known = {name: resume.constructed(hints[name], options[name]) for name in options.keys() & hints.keys()}
     spec = resume.constructed(ModelSpec, saved.policy)
     arguments = {"policy": spec, **known, **given}

@@ -5,7 +5,6 @@ A method implements `loss_terms`. Global loss normalisation, metrics, exact resu
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from abc import abstractmethod
@@ -98,9 +97,9 @@ class PostTrainingModule(ModelModule):
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """Hyperparameters that a resume checks: constructor arguments of this class, stored under their names, and what
-        the policy is trained for. Dataclasses are compared option by option."""
-        own = [name for name in inspect.signature(type(self)).parameters if name not in ("policy", "optim")]
+        """Hyperparameters that a resume checks: constructor arguments of this class and of those that it inherits from,
+        stored under their names, and what the policy is trained for. Dataclasses are compared option by option."""
+        own = [name for name in resume.arguments_of(type(self)) if name not in ("policy", "optim")]
         kept = [resume.flat_options(name, getattr(self, name)) for name in own if hasattr(self, name)]
         found = {option: value for part in kept for option, value in part.items()}
         found |= resume.model_objective("policy", self.model_spec, self.dropout)

@@ -3,6 +3,7 @@ another model, another objective or other data."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -12,6 +13,24 @@ from lit_posttrain.models.identity import Identity, tokenizer_difference
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.runs.redaction import comparable
 from lit_posttrain.runs.run_state import RunState
+
+
+def arguments_of(kind: type) -> dict[str, Any]:
+    """The types of the arguments of a constructor, by name, and of those of its parents that it passes on by
+    `**options`."""
+    found: dict[str, Any] = {}
+    for one in kind.__mro__:
+        if "__init__" not in vars(one) or one.__module__.partition(".")[0] in ("torch", "lightning", "builtins"):
+            continue
+        function = vars(one)["__init__"]
+        hints, parameters = get_type_hints(function), list(inspect.signature(function).parameters.values())[1:]
+        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        for parameter in parameters:
+            if parameter.kind not in variable:
+                found.setdefault(parameter.name, hints.get(parameter.name, Any))
+        if not any(parameter.kind in variable for parameter in parameters):
+            break
+    return found
 
 
 def flat_options(name: str, value: Any) -> dict[str, Any]:

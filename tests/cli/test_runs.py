@@ -199,7 +199,7 @@ def test_a_requeued_job_goes_on_from_what_lightning_saved(
         ("--model.optim.lr", "1e-3", "with lr 2e-05 and this run has lr 0.001"),
         ("--model.optim.weight_decay", "0.1", "weight_decay 0.0"),
         ("--model.optim.schedule", "linear", "schedule cosine"),
-        ("--model.optim.warmup_ratio", "0.5", "warmup 0.03"),
+        ("--model.optim.warmup_ratio", "0.5", "warmup_ratio 0.03"),
     ],
 )
 def test_resuming_with_another_optimizer_is_refused(

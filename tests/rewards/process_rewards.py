@@ -232,7 +232,7 @@ def main(model: str, folder: Path, names: list[str]) -> int:
         print("error:", problem)
         return 2
     module.end_processes(stuck_only=False)
-    for row in module.completions():
+    for row in module.collector.completions():
         print({name.removeprefix("rewards/"): value for name, value in row.items() if name.startswith("rewards/")})
     return 0
 

@@ -38,6 +38,9 @@ PARTS = {
     "environment": ["grpo", "--model.rollout.environment", "my_environment.Shorten", *_TURNS, *_REWARD],
     "critic": ["ppo", "--model", "my_critic.SafePPO", *_PROMPT, "--model.rewards", f"[my_reward.Words, {_COST}]"],
 }
+# the end tokens of the environment's run are ordinary ones, and such a tokenizer is refused by export
+EXPORTED = [part for part in PARTS if part != "environment"]
+AUDITED = ["loss", "callback", "reward"]  # one for each function of my_format
 CALLBACK = ["--trainer.callbacks+=my_callback.TokenCount", "--trainer.callbacks.unit", "10"]
 
 
@@ -80,12 +83,14 @@ if __name__ == "__main__":
         whole = fit_command(method, model, folder / "data", Path("runs"), part, *options)
         killed = fit_command(method, model, folder / "data", Path("runs"), f"{part}-killed", *options, *stop)
         commands = {
-            "audit": ["audit", *whole[1:], "--show", "1"],
+            **({"audit": ["audit", *whole[1:], "--show", "1"]} if part in AUDITED else {}),
             "fit": whole,
             "killed": killed,
             "resumed": ["fit", "--resume", f"{part}-killed"],
             "export": ["export", "--ckpt", f"runs/{part}-killed", "--out", f"{part}-hf"],
             "generate": ["generate", "--model", f"runs/{part}", "--prompt", "which", "--max_new_tokens", "4"],
         }
+        if part not in EXPORTED:
+            del commands["export"], commands["generate"]
         results[part] = {name: run(f"{part} {name}", words) for name, words in commands.items()}
     Path("results.json").write_text(json.dumps(results))

@@ -1,5 +1,5 @@
-"""A loss, an on-policy method, a reward, a callback and data formats that are modules in the current folder, as anyone
-may write them: trained, killed and resumed bitwise, exported, asked."""
+"""Methods, a reward, an environment, a callback and data formats that are modules in the current folder, as anyone may
+write them: trained, killed and resumed bitwise, exported, asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.processes import run_script
-from outside_runs import PARTS
+from outside_runs import AUDITED, EXPORTED, PARTS
 
 MINE = Path(__file__).with_name("mine")
 CLOCKED = ("perf/", "seconds", "tokens_per_s")
@@ -22,7 +22,7 @@ CLOCKED = ("perf/", "seconds", "tokens_per_s")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("outside")
-    done = run_script(Path(__file__).with_name("outside_runs.py"), tiny_model, folder)
+    done = run_script(Path(__file__).with_name("outside_runs.py"), tiny_model, folder, limit_s=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(part: str
     assert metrics(runs[1]) == metrics(runs[0])
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", EXPORTED)
 def test_its_checkpoint_is_exported_and_answers(part: str, home: Path) -> None:
     done = results(home, part)
     assert done["export"]["status"] == done["generate"]["status"] == 0, done
@@ -70,7 +70,7 @@ def test_its_checkpoint_is_exported_and_answers(part: str, home: Path) -> None:
 
 
 def test_the_audit_names_the_function_that_reads_the_rows(home: Path) -> None:
-    told = {part: results(home, part)["audit"]["said"] for part in PARTS}
+    told = {part: results(home, part)["audit"]["said"] for part in AUDITED}
     assert "columns: chosen/rejected/prompt, of what my_format.as_pair returns" in told["loss"]
     assert re.search(r"left out by my_format.as_pair +12\n", told["loss"])
     assert "columns: prompt/completion, of what my_format.as_conversation returns" in told["callback"]

@@ -231,7 +231,7 @@ def main(model: str, folder: Path, names: list[str]) -> int:
     except PostTrainError as problem:
         print("error:", problem)
         return 2
-    module.end_processes(stuck_only=False)
+    module.collector.end_processes(stuck_only=False)
     for row in module.collector.completions():
         print({name.removeprefix("rewards/"): value for name, value in row.items() if name.startswith("rewards/")})
     return 0

@@ -21,6 +21,7 @@ from lit_posttrain.core.metrics import WeightedMeans
 from lit_posttrain.core.optimisation import require_same_settings
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import difference
+from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.restore import read_checkpoint
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.weights import require_state
@@ -177,11 +178,9 @@ class Resumption:
 def saved_buffers(module: PostTrainingModule) -> set[str]:
     """Names of the state dict that are a method's own buffers and extra state: they are saved with adapters too."""
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    return {name for name in module.state_dict(keep_vars=True) if name not in parameters and not _of_model(name)}
-
-
-def _of_model(name: str) -> bool:
-    return ".model." in f".{name}"  # of a `WrappedModel`
+    models = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, WrappedModel))
+    names = module.state_dict(keep_vars=True)
+    return {name for name in names if name not in parameters and not name.startswith(models)}
 
 
 def saved_weights(module: PostTrainingModule, state: dict[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def test_resuming_with_other_options_is_refused(method: str, tiny_model: Path, t
 def test_every_argument_of_a_method_is_compared_by_a_resume(method: str, tiny_model: Path) -> None:
     module = build(method, tiny_model)
     compared = {name.partition(".")[0] for name in saved_options(module.method_options)}
-    free = {"optim", "reference"}  # the optimizer is compared by itself, and a reference's source may change
+    # the optimizer is compared by itself, a teacher by its weights; and a reference's source may change
+    free = {"optim", "reference", "teacher"}
     assert {*inspect.signature(type(module)).parameters} - free <= compared
 
 

@@ -119,9 +119,16 @@ class Reference(Component):
         found = batch.per_target.get("ref_logprobs")
         if found is not None:
             return found
-        if not batch.target_ids.numel():
+        # a batch without trees brings nothing along; where models are sharded it must run them if the others do
+        if not batch.target_ids.numel() and self._brought_along:
             return torch.zeros(0, device=batch.target_ids.device)
         return self.compute(batch, temperature)
+
+    @property
+    def _brought_along(self) -> bool:
+        """True if batches with trees bring the log-probs along."""
+        cached = self.kind == "cached" and self._frozen is None
+        return cached or "ref_logprobs" in getattr(self.module, "wanted_columns", ())
 
     def compute(self, batch: TreeBatch, temperature: float = 1.0) -> Tensor:
         """(N,) log-probs of the batch's targets under the reference, whatever the batch brings along."""

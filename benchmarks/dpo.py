@@ -2,6 +2,7 @@
 
     python benchmarks/dpo.py --data hh_harmless.jsonl          # pairs with prompts over 500 characters
     python benchmarks/dpo.py --data hh_harmless.jsonl --memory --dtype float32   # full, LoRA, 4 bits
+    python benchmarks/dpo.py --data hh_harmless.jsonl --side lit_posttrain --side TRL --other ../before
     python benchmarks/dpo.py --sweep --plot docs/dpo_sweep.png # how the gain of sharing prompts grows
 
 Prints a Markdown table of medians with the range of the runs; `--out FILE` appends every run as a JSON line and goes on
@@ -22,7 +23,7 @@ from typing import Any
 
 from experiment import refuse_other, settings
 from reward import read
-from sides import WEIGHTS, add_arithmetic, model_folder, run
+from sides import WEIGHTS, add_arithmetic, model_folder, run, with_other
 
 SIDES = {
     "lit_posttrain": ["dpo_ours.py"],
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--dtype", choices=list(WEIGHTS.values()), help="of the weights; by default the precision's")
     add_arithmetic(parser)
+    parser.add_argument("--other", metavar="CHECKOUT", help="another checkout of this project, measured in turn too")
     parser.add_argument("--at-least", type=int, default=500, help="characters of a prompt")
     parser.add_argument("--side", action="append", choices=list(SIDES), help="only this one; can be repeated")
     parser.add_argument("--sweep", action="store_true")
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     options = parser.parse_args()
     options.dtype = options.dtype or WEIGHTS[options.precision]
-    sides = MEMORY if options.memory else {side: SIDES[side] for side in options.side or SIDES}
+    sides = with_other(MEMORY if options.memory else {side: SIDES[side] for side in options.side or SIDES}, options)
     kept = Path(options.out) if options.out else None
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-_NO_DIFFERENCE = ("out", "only", "peer", "plot", "runs", "work", "profile")
+_NO_DIFFERENCE = ("other", "out", "only", "peer", "plot", "runs", "work", "profile")
 
 
 def content(file: str) -> str:

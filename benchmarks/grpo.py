@@ -2,6 +2,7 @@
 
     python benchmarks/grpo.py --data gsm8k.jsonl                                       # 2 prompts x 8 completions
     python benchmarks/grpo.py --data gsm8k.jsonl --prompts 4 --group 16 --accumulate 4
+    python benchmarks/grpo.py --data gsm8k.jsonl --other ../before                     # beside another checkout
     python benchmarks/grpo.py --data gsm8k.jsonl --profile                             # where our time goes
 
 A step is a rollout (96 new tokens a completion; TRL's is plain `model.generate`) and an update: log-probs of the
@@ -16,30 +17,31 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiment import refuse_other, settings
-from sides import add_arithmetic, model_folder, run
+from sides import add_arithmetic, model_folder, run, with_other
 
-SIDES = {"lit_posttrain": "grpo_ours.py", "TRL": "grpo_trl.py"}
+SIDES = {"lit_posttrain": ["grpo_ours.py"], "TRL": ["grpo_trl.py"]}
 FIGURES = {"step_s": "step, s", "rollout_s": "rollout, s", "update_s": "update, s", "peak_mb": "peak memory, GB"}
 
 
-def measure(script: str, model: str, cache: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(command: list[str], model: str, cache: str, options: argparse.Namespace) -> dict[str, Any]:
     """One run in a fresh process."""
-    line = [script, "--model", model, "--data", options.data, "--cache", cache]
+    line = [*command, "--model", model, "--data", options.data, "--cache", cache]
     for name in ("steps", "prompts", "group", "accumulate", "tokens", "precision"):
         line += [f"--{name}", str(getattr(options, name))]
-    line += ["--profile"] if options.profile and script == SIDES["lit_posttrain"] else []
+    line += ["--profile"] if options.profile and command == SIDES["lit_posttrain"] else []
     return run(line, options)
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def table(runs: list[dict[str, Any]], sides: Iterable[str]) -> str:
     """Medians per side, with the lowest and highest run, and how they compare."""
     lines = [f"| side | {' | '.join(FIGURES.values())} | tokens | runs |", "|---" * (len(FIGURES) + 3) + "|"]
     middle: dict[str, dict[str, float]] = {}
-    for side in SIDES:
+    for side in sides:
         mine = [run for run in runs if run["side"] == side]
         middle[side] = {name: statistics.median(run[name] for run in mine) for name in (*FIGURES, "tokens")}
         cells = []
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=96)
     add_arithmetic(parser)
+    parser.add_argument("--other", metavar="CHECKOUT", help="another checkout of this project, measured in turn too")
     parser.add_argument("--out", help="file of JSON lines to append to and to go on from")
     parser.add_argument("--profile", action="store_true", help="one run of ours, and where its time goes")
     options = parser.parse_args()
@@ -93,16 +96,16 @@ def main() -> None:
             print(parts(measure(SIDES["lit_posttrain"], model, cache, options)))
             return
         for number in range(options.runs):
-            for side, script in SIDES.items():
+            for side, command in with_other(SIDES, options).items():
                 if sum(run["side"] == side for run in runs) > number:
                     continue
-                one = {"side": side, **measure(script, model, cache, options), "options": settings(options)}
+                one = {"side": side, **measure(command, model, cache, options), "options": settings(options)}
                 runs.append(one)
                 print(json.dumps({k: v for k, v in one.items() if k != "options"}), file=sys.stderr, flush=True)
                 if out:
                     with out.open("a") as file:
                         file.write(json.dumps(one) + "\n")
-    print(table(runs))
+    print(table(runs, with_other(SIDES, options)))
 
 
 if __name__ == "__main__":

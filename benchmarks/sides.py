@@ -48,17 +48,28 @@ def add_arithmetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="set for both sides")
 
 
-def run(script: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """The figures that a script prints as its last line."""
+def with_other(sides: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[str]]:
+    """The sides and, after ours, that of the checkout named by `--other`."""
+    if not options.other:
+        return sides
+    script, *extra = sides["lit_posttrain"]
+    other = [str(Path(options.other).resolve() / HERE.name / script), *extra]
+    return {"lit_posttrain": sides["lit_posttrain"], "other checkout": other, **sides}
+
+
+def run(command: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """The figures that a script prints as its last line; the package is that of the script's own checkout."""
+    script = HERE / command[0]
     environment = {**os.environ, "GLIBC_TUNABLES": ALLOCATOR, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if script[0].endswith("_ours.py") and not OPENMP_WAITING & environment.keys():
+    environment["PYTHONPATH"] = str(script.parent.parent)
+    if script.name.endswith("_ours.py") and not OPENMP_WAITING & environment.keys():
         environment |= SHORT_SPINS  # which `lit-posttrain` sets before it imports torch
     environment |= dict(pair.split("=", 1) for pair in options.env)
     if options.cpu_seconds:
         environment |= {_CPU_SECONDS: "1", "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, str(HERE / script[0]), *script[1:]]
+    line = [sys.executable, str(script), *command[1:]]
     with busy(options.busy):
-        done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=HERE)
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=script.parent)
     if done.returncode:
         raise SystemExit(f"{' '.join(line)} failed:\n{done.stderr[-3000:]}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from helpers import tiny
 from helpers.runs import quiet_trainer
-from lit_posttrain import PromptData
+from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
+from lit_posttrain.rewards import FunctionReward, Reward
 
 
 def prompts(folder: Path, count: int = 12, **options: Any) -> PromptData:
@@ -26,6 +28,13 @@ def prompts(folder: Path, count: int = 12, **options: Any) -> PromptData:
 def letters(completions: list[str]) -> list[float]:
     """A reward that is seldom the same twice."""
     return [float(len(said)) for said in completions]
+
+
+def grpo(model: Path, rewards: Sequence[Reward] = (), **options: Any) -> GRPO:
+    """Eight tokens for each of four responses, rewarded for their letters where no reward is given; rollout: further
+    options of it."""
+    rollout = RolloutConfig(**{"group_size": 4, "max_new_tokens": 8, **options.pop("rollout", {})})
+    return GRPO(ModelSpec(str(model)), list(rewards) or [FunctionReward(letters)], rollout=rollout, **options)
 
 
 def fit(module: pl.LightningModule, data: Any, folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's library is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -14,6 +15,8 @@ import pytest
 import torch
 from helpers import tiny
 from transformers import PreTrainedTokenizerFast
+
+from lit_posttrain.data.store.units import UNITS
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +52,25 @@ def _same_environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_torch_state() -> Iterator[None]:
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     yield
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # by --trainer.deterministic
+        torch.use_deterministic_algorithms(deterministic)
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _same_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands import modules of the folder that they run in, which may add a unit: a later test may have others of the
+    same name."""
+    before, path, units = set(sys.modules), list(sys.path), dict(UNITS)
+    yield
+    sys.path[:] = path
+    folder = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        about = vars(sys.modules[name])
+        if any(place.startswith(folder) for place in (about.get("__file__") or "", *about.get("__path__", ()))):
+            del sys.modules[name]
+    UNITS.clear()
+    UNITS.update(units)

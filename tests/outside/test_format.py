@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ ROWS = [{"q": f"what is {n}", "a": f"it is {n}"} for n in range(4)]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a file and a module that reads its rows."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
@@ -27,8 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # within a second an edit would go unnoticed
     write(ROWS)
     Path("my_rows.py").write_text(READ)
-    yield tmp_path
-    sys.modules.pop("my_rows", None)
+    return tmp_path
 
 
 def write(rows: list[dict[str, Any]]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -111,8 +109,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with modules of one's own that are forgotten afterwards."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with modules of one's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -120,11 +118,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "1+1", "chosen": "2", "rejected": "3"}) + "\n")
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("my", "lacking", "unclosed", "failing", "script"):
-            del sys.modules[name]
+    return tmp_path
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from conftest import Recorder, random_trees
+from helpers.recorded import Recorder, random_trees
 from helpers.rewards import look_at_rewards
 from helpers.runs import quiet_trainer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,9 @@ class TreeStore:
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
+
+    def __iter__(self) -> Iterator[Tree]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Tree:
         if not -len(self) <= index < len(self):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ CLOCKED = ("perf/", "seconds", "tokens_per_s")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("outside")
     done = run_script(Path(__file__).with_name("outside_runs.py"), tiny_model, folder, limit_s=900)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,5 +1,7 @@
 """A callback of one's own, with a state that is saved: how many tokens were trained on."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 
@@ -13,12 +15,14 @@ class TokenCount(pl.Callback):
         """
         self.unit, self.seen = unit, 0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.seen += batch.target_ids.numel()
         pl_module.log("tokens/seen", self.seen / self.unit)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, int]:
         return {"seen": self.seen}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.seen = state["seen"]

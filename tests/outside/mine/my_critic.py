@@ -1,6 +1,7 @@
 """Constrained PPO (Dai et al. 2024): a critic of the reward, and one of a cost."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from lit_posttrain.on_policy.rollouts import Rollout
 class SafePPO(PPO):
     """PPO whose policy follows (A_reward - m A_cost) / (1 + m); `cost` is a reward of weight 0 with that name."""
 
-    def __init__(self, *args, multiplier: float = 1.0, cost: Critic = Critic(), **options) -> None:
+    def __init__(self, *args: Any, multiplier: float = 1.0, cost: Critic = Critic(), **options: Any) -> None:
         super().__init__(*args, **options)
         self.critics.add("cost", cost)
         self.collector.rewards.needed = frozenset({"cost"})  # no score without it

@@ -15,10 +15,11 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPI
 
 from lit_posttrain import GRPO, LoRASpec, ModelSpec, RolloutConfig
 from lit_posttrain.callbacks import LastCheckpoint
-from lit_posttrain.methods.ppo import PPO, Critic
+from lit_posttrain.methods.ppo import PPO
 from lit_posttrain.models.architectures import PROVEN
 from lit_posttrain.models.loading import build_policy, build_scorer
 from lit_posttrain.models.restore import restore
+from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.rewards import FunctionReward, Repetition
 
 SMALL: dict[str, Any] = {

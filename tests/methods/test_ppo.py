@@ -17,8 +17,8 @@ from lit_posttrain.core.terms import loss_of
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
-from lit_posttrain.methods.ppo import Critic
 from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import Regex
 from lit_posttrain.types import RowLayout

@@ -15,11 +15,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from lit_posttrain import ModelSpec, PostTrainError, PreferenceData, Response, RewardModel, Tree
 from lit_posttrain.cli.main import main
-from lit_posttrain.core.preference import Pairs
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.ops.calibration import reliability_sums
-from lit_posttrain.types import RowLayout
+from lit_posttrain.types import Pairs, RowLayout
 
 TEXTS = [
     ("what is 3 plus 3", "it is 6"),

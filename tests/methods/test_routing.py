@@ -19,9 +19,10 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from lit_posttrain import SFT, LoRASpec, ModelSpec, PostTrainError, PostTrainingModule
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.data.store.packing import collate
-from lit_posttrain.methods.ppo import PPO, Critic
+from lit_posttrain.methods.ppo import PPO
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.loading import build_policy
+from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.ops.routing import load_balancing, routed
 from lit_posttrain.rewards import Repetition
 from lit_posttrain.rollout.engine import Sampling

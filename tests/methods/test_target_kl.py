@@ -14,7 +14,7 @@ from helpers.runs import quiet_trainer
 from lit_posttrain import PPO, ModelSpec, RolloutConfig
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.optimisation import Optim
-from lit_posttrain.methods.ppo import Critic
+from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.rewards import FunctionReward
 
 PHASES, STEPS, ACCUMULATE, LR = 3, 4, 2, 2e-3

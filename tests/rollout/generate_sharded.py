@@ -33,7 +33,7 @@ class Probe(SFT):
         rank = self.trainer.global_rank
         answers = self.engine(batch_size=2).generate(PROMPTS[rank], 1, Sampling(LIMITS[rank], temperature=0.0))
         self.drawn = [a[0].tokens for a in answers]
-        self.whole = dict(dense_weights(self.policy))
+        self.whole = dict(dense_weights(self.language_model))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         pass

@@ -36,7 +36,7 @@ from lit_posttrain import (
 from lit_posttrain.callbacks import KLControl
 from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.optimisation import Optim
-from lit_posttrain.methods.ppo import Critic
+from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.rewards import FunctionReward, Repetition
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from helpers.processes import environment
 
-from lit_posttrain import loggers as tracking
-from lit_posttrain.loggers import MetricsCSV, WandbOptions, forget_run, git_commit, keep_run_id, wandb_logger
+from lit_posttrain.loggers import MetricsCSV, WandbOptions, keep_run_id, metrics_csv, wandb_logger, weights_and_biases
+from lit_posttrain.runs.commit import git_commit
+from lit_posttrain.runs.forget import forget_run
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -67,7 +68,7 @@ def test_resumed_run_takes_later_rows_away(tmp_path: Path) -> None:
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(metrics_csv.rank_zero_only, "rank", 1)
     MetricsCSV(tmp_path).log_metrics({"loss": 1.0}, 0)
     assert not list(tmp_path.iterdir())
 
@@ -204,7 +205,7 @@ def test_unreachable_server_means_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(tracking, "_INIT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(weights_and_biases, "_INIT_TIMEOUT_S", 2.0)
     with caplog.at_level(logging.WARNING, "lit_posttrain"):
         logger = wandb_logger(tmp_path, WandbOptions(), "x", {})
     assert logger is not None

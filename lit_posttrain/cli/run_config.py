@@ -11,10 +11,11 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.cli.parsing.paths import each_takes_paths, takes_paths
-from lit_posttrain.loggers import MetricsCSV, forget_run, keep_run_id
+from lit_posttrain.loggers import MetricsCSV, keep_run_id
 from lit_posttrain.models.paths import found_from_anywhere
 from lit_posttrain.runs.atomic import whole_file, write_text
 from lit_posttrain.runs.folder import goes_on, keep_identity
+from lit_posttrain.runs.forget import forget_run
 
 _WRITTEN = ("dirpath", "save_dir")  # folders of ModelCheckpoint and loggers, which need not exist yet
 

@@ -27,7 +27,7 @@ def whole_file(place: Path, durable: bool = False) -> Iterator[Path]:
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(place)
-    part = part_of(place)
+    part = scratch_file(place)
     try:
         yield part
         if durable:
@@ -76,7 +76,7 @@ def move_folder(part: Path, place: Path, first_wins: bool) -> None:
             raise
 
 
-def part_of(place: Path) -> Path:
+def scratch_file(place: Path) -> Path:
     """Where `whole_file` writes what is to be at `place`."""
     return place.with_name(f".{place.name}.{socket.gethostname()}-{os.getpid()}.part")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_posttrain.runs.atomic import part_of, whole_file, whole_folder, write_text
+from lit_posttrain.runs.atomic import scratch_file, whole_file, whole_folder, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -34,7 +34,7 @@ def test_what_killed_processes_left_is_cleared(tmp_path: Path) -> None:
     place = tmp_path / "note [1].txt"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    mine = part_of(place).name
+    mine = scratch_file(place).name
     begin = mine.removesuffix(f"{os.getpid()}.part")
     assert begin == f".{place.name}.{socket.gethostname()}-"
     for name in (f"{begin}{ended.pid}.part", f"{begin}{os.getppid()}.part", f".other.txt.{begin}{ended.pid}.part"):

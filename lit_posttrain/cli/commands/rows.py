@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.runs.atomic import part_of, whole_file
+from lit_posttrain.runs.atomic import scratch_file, whole_file
 
 
 def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
@@ -24,8 +24,8 @@ def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
         return
     with _named(out):
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        part_of(Path(out)).touch()
-        part_of(Path(out)).unlink()
+        scratch_file(Path(out)).touch()
+        scratch_file(Path(out)).unlink()
 
 
 def refuse_existing(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:

@@ -20,10 +20,10 @@ _ABANDONED_S = 3600.0
 
 @contextmanager
 def whole_file(place: Path, durable: bool = False) -> Iterator[Path]:
-    """A path beside `place` to write a file at. The file replaces the one at `place` at the end of the block, or is
-    removed if the block raises. What killed processes left of it is cleared, and missing folders are made.
+    """A path beside `place` to write a file at. At the end of the block the file replaces the one at `place`; if the
+    block raises it is removed. Missing folders are made, and scratch files of killed processes are removed.
 
-    durable: wait until the disk has the file, so that it outlives a power cut.
+    durable: wait until the file is on the disk, so that it survives a power cut.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(place)
@@ -49,8 +49,8 @@ def write_text(place: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(place: Path, first_wins: bool = False) -> Iterator[Path]:
-    """A new folder beside `place` to fill. It is moved to `place` at the end of the block, or removed if the block
-    raises. first_wins: as in `move_folder`."""
+    """A new folder beside `place` to fill. At the end of the block it is moved to `place`; if the block raises it is
+    removed. first_wins: as in `move_folder`."""
     part = new_folder(place)
     try:
         yield part
@@ -60,15 +60,15 @@ def whole_folder(place: Path, first_wins: bool = False) -> Iterator[Path]:
 
 
 def new_folder(place: Path) -> Path:
-    """A new folder beside `place`, for those who cannot fill it in one block."""
+    """A new folder beside `place`, for callers that cannot fill it in one block."""
     part = place.with_name(f".{place.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     part.mkdir(parents=True)
     return part
 
 
 def move_folder(part: Path, place: Path, first_wins: bool) -> None:
-    """Put a folder at `place`, where nothing or an empty folder may stand. first_wins: keep the folder that another
-    process was quicker to put there; its content is the same."""
+    """Move a folder to `place`, where there may be nothing or an empty folder. first_wins: if another process has put
+    its folder there first, keep that one; its content is the same."""
     try:
         os.replace(part, place)
     except OSError as error:
@@ -77,12 +77,12 @@ def move_folder(part: Path, place: Path, first_wins: bool) -> None:
 
 
 def scratch_file(place: Path) -> Path:
-    """Where `whole_file` writes what is to be at `place`."""
+    """Where `whole_file` writes before it replaces the file at `place`."""
     return place.with_name(f".{place.name}.{socket.gethostname()}-{os.getpid()}.part")
 
 
 def _clear_abandoned(place: Path) -> None:
-    """Remove what dead processes left of `place`: on this machine by process id, elsewhere by age."""
+    """Remove scratch files of dead processes for `place`: of this machine by process id, of others by age."""
     host, prefix = socket.gethostname(), f".{place.name}."
     for part in place.parent.glob(f"{escape(prefix)}*.part"):
         owner, _, number = part.name.removeprefix(prefix).removesuffix(".part").rpartition("-")

@@ -21,7 +21,7 @@ _GB = 1e9
 
 
 def load_file(path: Path, mmap: bool) -> Any:
-    """What a file holds. mmap: leave its tensors on disk until they are used.
+    """The content of a file. mmap: leave its tensors on disk until they are used.
 
     Raises:
         PostTrainError: if there is no such file, or it is damaged, or holds anything but tensors and plain values.
@@ -35,7 +35,7 @@ def load_file(path: Path, mmap: bool) -> Any:
 
 @contextlib.contextmanager
 def explained_reading(path: Path | str) -> Iterator[None]:
-    """Make one-line errors of what may be wrong with a checkpoint at `path`."""
+    """Turn the exceptions of reading a checkpoint at `path` into one-line errors."""
     try:
         yield
     except FileNotFoundError as problem:
@@ -52,10 +52,10 @@ def explained_reading(path: Path | str) -> Iterator[None]:
 
 
 def write_file(content: Any, path: Path) -> None:
-    """Put a file in the place of the one at `path`, in one step.
+    """Replace the file at `path` in one step.
 
     Raises:
-        PostTrainError: when the disk refuses the file; what was at `path` before is still there.
+        PostTrainError: if the disk refuses the file; the file that was at `path` is untouched.
     """
     try:
         with whole_file(path, durable=True) as part:
@@ -68,7 +68,7 @@ def write_file(content: Any, path: Path) -> None:
 
 
 def require_space(folder: Path, tensors: float, what: str) -> None:
-    """Check that `folder` has room for so many bytes of tensors.
+    """Check that `folder` has room for `tensors` bytes.
 
     Raises:
         PostTrainError: if it has not.

@@ -24,8 +24,8 @@ from torch import Tensor
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.checkpoint_files import load_file, write_file
 
-_FOLDER = "lit_posttrain_shards"  # key of what a checkpoint says of its folder of shards
-_NUMBER = "lit_posttrain_shard"  # only key of what stands for a tensor in it: the tensor's place among the shards
+_FOLDER = "lit_posttrain_shards"  # key in a checkpoint: folder, number of ranks, and the save they belong to
+_NUMBER = "lit_posttrain_shard"  # only key of a placeholder for a tensor: its index among the shards
 
 
 class Shards:
@@ -50,8 +50,8 @@ class Shards:
 
 
 def mapped(content: Any, change: Callable[[Any], Any]) -> Any:
-    """Nested dicts, lists and tuples with `change` applied to everything in them, once an object: a tensor that stands
-    in several places stays one."""
+    """Nested dicts, lists and tuples with `change` applied to every leaf, once per object: a tensor that occurs several
+    times stays one."""
     changed: dict[int, Any] = {}
 
     def walk(value: Any) -> Any:
@@ -116,10 +116,10 @@ def write_whole(content: Mapping[str, Any], path: Path) -> None:
 
 
 def new_folder(path: Path) -> str:
-    """The name of an empty folder for the next shards of the checkpoint at `path`, beside the one that it uses now.
+    """The name of an empty folder for the next shards of the checkpoint at `path`, not the folder that it uses now.
 
     Raises:
-        PostTrainError: when the disk refuses it.
+        PostTrainError: if the disk refuses it.
     """
     try:
         used = load_file(path, mmap=True)[_FOLDER]["folder"]
@@ -131,7 +131,7 @@ def new_folder(path: Path) -> str:
 
 
 def write_shards(shards: Sequence[Tensor], path: Path, folder: str, rank: int, save: str) -> None:
-    """Write the shards of one process into a `new_folder`. save: a word that no other save has, alike on all ranks.
+    """Write the shards of one process into a `new_folder`. save: a unique word for this save, the same on all ranks.
 
     Raises:
         PostTrainError: as `write_file`.
@@ -140,7 +140,7 @@ def write_shards(shards: Sequence[Tensor], path: Path, folder: str, rank: int, s
 
 
 def write_index(content: Mapping[str, Any], path: Path, folder: str, ranks: int, save: str) -> None:
-    """Put the checkpoint whose shards all ranks have written in the place of the one at `path`.
+    """Replace the checkpoint at `path` by one whose shards all ranks have written.
 
     Raises:
         PostTrainError: as `write_file`.
@@ -150,7 +150,7 @@ def write_index(content: Mapping[str, Any], path: Path, folder: str, ranks: int,
 
 
 def place_of(number: int) -> dict[str, int]:
-    """What stands in a checkpoint for the tensor with this number among the shards."""
+    """The placeholder for the tensor with this index among the shards."""
     return {_NUMBER: number}
 
 
@@ -161,7 +161,7 @@ def remove(path: Path) -> None:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """What the checkpoint at `path` takes with its shards; 0 for none."""
+    """Bytes of the checkpoint at `path` with its shards; 0 if there is none."""
     files = [path, *(file for name in _folder_names(path) for file in path.with_name(name).glob("*"))]
     return sum(file.stat().st_size for file in files if file.is_file())
 

@@ -1,4 +1,4 @@
-"""Which state of the code a run was made with."""
+"""The git commit that a run was started from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures that stand for a run, read from its metrics.csv."""
+"""The final figures of a run, read from its metrics.csv."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHARE, _LEAST = 10, 10
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric's value, and over how many logged steps it is a mean; 1 for a validation's."""
+    """A metric's value. steps: number of logged steps that it is the mean of; 1 for a validation's."""
 
     value: float
     steps: int
@@ -22,16 +22,16 @@ class Figure:
         return format(self, ".4g")
 
     def __format__(self, spec: str) -> str:
-        """The value by a format of numbers, and what it is a mean of."""
+        """The value in a number's format, and the number of steps if it is a mean."""
         return format(self.value, spec) + (f" (mean of {self.steps} steps)" if self.steps > 1 else "")
 
 
 def run_figures(file: Path, before: int | None = None) -> dict[str, Figure]:
-    """By metric its figure at the end of a run.
+    """The figure of every metric at the end of a run; empty if there is no file.
 
-    Of a training metric the mean over the last tenth of its logged steps, but ten at least: a single step's value is
-    that of a few rows. Of a validation metric the last value. before: only rows of steps below it. Empty where there is
-    no such file. What is no number is left out: a run that was killed leaves a row that is cut short.
+    A training metric's is the mean over the last tenth of its logged steps, at least ten: a single step is a few rows.
+    A validation metric's is its last value. before: use rows of earlier steps only. Values that are no numbers are left
+    out: a killed run may leave an incomplete row.
     """
     if not file.is_file():
         return {}
@@ -51,7 +51,7 @@ def run_figures(file: Path, before: int | None = None) -> dict[str, Figure]:
 
 
 def _number(text: object) -> float:
-    """NaN for what is none."""
+    """The number that a text stands for; NaN if it is none."""
     try:
         return float(str(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, and the lock by which two processes never train in the same one."""
+"""The folder of a run: its name, its identity, and a lock so that two processes never train in the same folder."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that 
 
 
 def lock(handle: IO[Any]) -> bool:
-    """Lock an open file until it is closed or this process ends; false, with a warning, where the file system has no
-    locks.
+    """Lock an open file until it is closed or this process ends. Returns False, with a warning, if the file system has
+    no locks.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -47,18 +47,18 @@ def lock(handle: IO[Any]) -> bool:
 
 
 class RunLock:
-    """Held by the main process of a run while it trains. The system lets go of it when the process ends, however it
-    does; children that are forked do not hold it."""
+    """Held by the main process of a run while it trains. The system releases it when the process ends, however it ends;
+    forked children do not hold it."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / ".lock"
         self._handle: Any = None
 
     def take(self) -> None:
-        """Make the folder if need be, and lock it.
+        """Make the folder if there is none, and lock it.
 
         Raises:
-            PostTrainError: if another process trains there, or no folder can be made.
+            PostTrainError: if another process trains there, or the folder cannot be made.
         """
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class RunLock:
         self._handle = handle
 
     def _locked(self, handle: Any) -> bool:
-        """True if this process has the lock now; not if the file was removed meanwhile."""
+        """True if this process has the lock now, False if the file was removed meanwhile."""
         try:
             taken, locks = False, lock(handle)
         except BlockingIOError:
@@ -99,7 +99,7 @@ class RunLock:
         return False
 
     def release(self) -> None:
-        """Let go of it, and leave no file behind."""
+        """Release the lock and remove its file."""
         if self._handle is not None:
             self.file.unlink(missing_ok=True)
             self._handle.close()
@@ -111,11 +111,11 @@ def _is_another(process: int) -> bool:
 
 
 def goes_on(folder: Path, checkpoint: Path | str | None) -> bool:
-    """Whether what begins with a checkpoint goes on with the run of a folder: it lies there, or where a link there or a
-    link to there leads, or was saved by that run elsewhere.
+    """True if a run that starts from a checkpoint continues the run of a folder: the checkpoint is in the folder, also
+    by a link from or to it, or was saved by that run elsewhere.
 
     Raises:
-        PostTrainError: if the checkpoint is none, or damaged.
+        PostTrainError: if the file is no checkpoint, or damaged.
     """
     if checkpoint is None:
         return False
@@ -132,7 +132,7 @@ def goes_on(folder: Path, checkpoint: Path | str | None) -> bool:
 
 
 def run_identity(folder: Path | str) -> str | None:
-    """What tells a run from all others, wherever its folder is moved; None where none has begun."""
+    """The identity of the run in a folder, which stays when the folder is moved; None if no run has begun there."""
     file = Path(folder) / RUN_ID
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
@@ -144,20 +144,20 @@ def keep_identity(folder: Path) -> None:
 
 
 def predictions_in(folder: Path) -> list[Path]:
-    """The files of `predict`, one for each of its processes, whole or not."""
+    """The files of `predict`, one per process, finished or not."""
     named = re.compile(r"predictions(-\d+)?\.(jsonl|part)")
     return sorted(file for file in folder.glob("predictions*") if named.fullmatch(file.name) and file.is_file())
 
 
 def measured(folder: Path) -> bool:
-    """True if a run has trained in a folder, so that its metrics would be lost to another one."""
+    """True if a run has trained in a folder, so that a new one would overwrite its metrics."""
     metrics = folder / "metrics.csv"
     return (folder / "config.yaml").exists() and metrics.exists() and metrics.stat().st_size > 0
 
 
 def fresh_name(method: str, runs: Path, claim: bool) -> str:
-    """A name that no run has: METHOD-DATE-TIME, or of several processes that a launcher started METHOD-JOB, the same on
-    all of them. Children inherit it through the environment.
+    """A name that no run has: METHOD-DATE-TIME, or METHOD-JOB if a launcher started several processes: all of them get
+    the same. Children inherit it through the environment.
 
     claim: make the folder, so that no other run takes the name.
     """
@@ -175,8 +175,8 @@ def fresh_name(method: str, runs: Path, claim: bool) -> str:
 
 
 def _job() -> str | None:
-    """What all processes of this run, and none of another, have in common; None where there is only this process, or
-    it starts the others."""
+    """A word that all processes of this run share and no other run has; None if this is the only process, or it starts
+    the others."""
     launched = os.environ.get("TORCHELASTIC_RUN_ID")
     if launched not in (None, "none"):
         return launched
@@ -191,7 +191,7 @@ def _job() -> str | None:
 
 
 def slurm_name() -> str | None:
-    """A name for `--resume auto` that a requeued job has again: of the job, and its place in an array."""
+    """A run's name for `--resume auto` that is the same when the job is requeued: the job's id, and its array index."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"slurm-{os.environ['SLURM_ARRAY_JOB_ID']}-{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
     return f"slurm-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else None

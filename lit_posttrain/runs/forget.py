@@ -1,4 +1,4 @@
-"""What an earlier run left in a folder in which a new one starts."""
+"""Removes the files of an earlier run from a folder in which a new one starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lit_posttrain.runs.requeued import ASIDE
 
 
 def forget_run(folder: Path | str) -> None:
-    """Remove what an earlier run left in a folder in which a new one starts, so that it is not taken for its own.
-    metrics.csv is the logger's own matter: the new run may have begun one."""
+    """Remove the files of an earlier run, so that they are not taken for those of the new one. metrics.csv stays: the
+    logger of the new run may have begun one already."""
     place = Path(folder)
     written = ("rewards.jsonl", "reward_examples.jsonl", "rewards.png")
     names = [*written, *(f"validate_{name}" for name in written)]
@@ -21,7 +21,7 @@ def forget_run(folder: Path | str) -> None:
         if file.is_file() or file.is_symlink():
             file.unlink()
     shutil.rmtree(place / ASIDE, ignore_errors=True)
-    # last of all: what else cannot be removed leaves a run that can go on
+    # last: if another file cannot be removed, the earlier run can still be resumed
     requeued = [file for file in place.glob("hpc_ckpt_*.ckpt") if file.is_file() or file.is_symlink()]
     for checkpoint in [place / "best.ckpt", *requeued, place / "last.ckpt"]:
         remove(checkpoint)

@@ -1,4 +1,4 @@
-"""Configs without the secrets in them, for what is saved, sent or printed."""
+"""Copies of configs without secrets, to be logged or saved."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _DIGITS = 4  # hexadecimal: enough to tell two values apart, and too few to find
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """A copy of a config without secrets: values of names that look like one (`hf_token`), credentials in URLs, and
-    the values of such variables of the environment wherever they stand."""
+    """A copy of a config without secrets: without the values of options that are named like one (`hf_token`), the
+    credentials in URLs, and, anywhere, the values of environment variables that are named like one."""
     return _without(value, name, lambda hidden: _HIDDEN)
 
 
 def comparable(value: Any, name: str = "") -> Any:
-    """As `redacted`, for values that are compared later. What may be a secret, or an option like others (`key`), is
-    told apart by a few digits of its hash. What by its name is surely one (`api_key`) is the same whatever it is:
-    secrets are replaced now and then, and decide nothing."""
+    """As `redacted`, for values that are compared later. A value that may be a secret or an ordinary option (`key`)
+    keeps a few digits of its hash, so that two can be told apart. Values that are certainly secrets (`api_key`) all
+    become the same: a secret may be replaced between two parts of a run, and decides nothing."""
     return _without(value, name, lambda hidden: f"{_HIDDEN} ({_digest(hidden)})")
 
 
 def _without(value: Any, name: str, perhaps: Callable[[Any], str]) -> Any:
-    """`perhaps`: what stands in place of a value that may be a secret."""
+    """perhaps: the replacement for a value that may be a secret."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     if value is None or isinstance(value, bool):
         return value

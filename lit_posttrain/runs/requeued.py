@@ -1,5 +1,5 @@
-"""What Lightning saves when SLURM requeues a job: hpc_ckpt_N.ckpt in the Trainer's folder. In a job of SLURM
-`trainer.fit` without a ckpt_path takes the last of them, however old it is and whatever is saved beside it."""
+"""Lightning's checkpoints of requeued SLURM jobs: hpc_ckpt_N.ckpt in the Trainer's folder. In a SLURM job `trainer.fit`
+without a ckpt_path resumes from the last of them, even if a newer checkpoint is beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REQUEUED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
 
 
 def requeued(folder: Path) -> Path | None:
-    """The last checkpoint that Lightning saved in a run's folder when its job was requeued."""
+    """The last of them in a run's folder; None if there is none."""
     return max(_requeued(folder), default=(0, None))[1]
 
 
@@ -21,8 +21,8 @@ def _requeued(folder: Path) -> list[tuple[int, Path]]:
 
 
 def offer_to_lightning(folder: Path) -> None:
-    """Have `trainer.fit` without a ckpt_path go on from a folder's last.ckpt, whatever is saved there from now on, by a
-    link of the name that Lightning looks for."""
+    """Make `trainer.fit` without a ckpt_path resume from a folder's last.ckpt, also as it is replaced later, by a link
+    with the name that Lightning looks for."""
     last = folder / "last.ckpt"
     number, known = max(_requeued(folder), default=(0, None))
     if last.exists() and not (known is not None and known.exists() and known.samefile(last)):
@@ -30,7 +30,7 @@ def offer_to_lightning(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Put those checkpoints out of Lightning's sight, which would go on from them though the run is to begin anew."""
+    """Move them to a subfolder, so that Lightning does not resume from them a run that is to begin anew."""
     for file in folder.glob("hpc_ckpt_*"):
         if _REQUEUED.fullmatch(file.name.partition(".shards-")[0]):
             (folder / ASIDE).mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def set_aside(folder: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
-    """Undo that: the run could not begin."""
+    """Move them back: the run could not begin."""
     for file in folder.glob(f"{ASIDE}/*"):
         with suppress(FileNotFoundError):
             file.replace(folder / file.name)
@@ -48,11 +48,11 @@ def put_back(folder: Path) -> None:
 
 
 def last_state(folder: Path) -> Path | None:
-    """The state of a run after the most optimizer steps: last.ckpt, or what Lightning saved when its job was requeued;
-    best.ckpt where the run was killed before it saved those.
+    """The checkpoint of a run with the most optimizer steps: last.ckpt, or Lightning's of a requeued job; best.ckpt if
+    there is neither; None if there is none at all.
 
     Raises:
-        PostTrainError: if there are both and one of them is damaged.
+        PostTrainError: if one of the first two is damaged where there are both.
     """
     last, best, other = folder / "last.ckpt", folder / "best.ckpt", requeued(folder)
     if other is not None and other.exists() and last.exists() and not other.samefile(last):

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of ours, beside weights, optimizer state and Lightning's loops."""
+"""This project's part of a checkpoint, beside weights, optimizer state and Lightning's loops."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ KEY = "lit_posttrain"
 
 @dataclass
 class RunState:
-    """The state of a run at an optimizer step's end. All values are plain or tensors, so that a checkpoint is read
+    """The state of a run at the end of an optimizer step. All values are plain or tensors, so that a checkpoint is read
     without unpickling code.
 
-    method: name of the class. run: identity of the run's folder. head: what stands on the model, `lm` or `score`.
-    policy: the `ModelSpec` as a dict. dtype: type of the weights in memory. ends: tokens that end a response.
-    tokenizer, frozen: identities of the tokenizer and of the models that were not trained (models/identity.py).
-    options: constructor arguments that decide the objective, by dotted name. optimizer: settings that a resumed run
-    must share. steps_planned: optimizer steps of the whole run. num_tokens: tokens seen. totals: metrics since the
-    last log. router_load: shares of the experts in the last step. loader: place in the training data. parts: states of
-    the method's components, by name.
+    method: name of the class. run: identity of the run's folder. head: the model's head, `lm` or `score`. policy: the
+    `ModelSpec` as a dict. dtype: type of the weights in memory. ends: tokens that end a response. tokenizer, frozen:
+    identities of the tokenizer and of the frozen models (models/identity.py). options: constructor arguments that
+    decide the objective, by dotted name. optimizer: settings that a resumed run must share. steps_planned: optimizer
+    steps of the whole run. num_tokens: tokens seen. totals: sums and counts of the metrics since the last log.
+    router_load: shares of the experts in the last step. loader: place in the training data. parts: states of the
+    method's components, by name.
     """
 
     method: str
@@ -49,7 +49,7 @@ class RunState:
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any], where: Path | str) -> RunState:
-        """That of a checkpoint. where: the checkpoint's name, for the error.
+        """Read it from a checkpoint. where: the checkpoint's name, for the error.
 
         Raises:
             PostTrainError: if this project did not write the checkpoint, or another version of it did.

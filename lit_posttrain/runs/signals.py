@@ -1,7 +1,7 @@
-"""Signals that this process handles in a way of its own, and that its children must not inherit.
+"""Signal handlers of this process that forked children must not inherit.
 
 A forked child has its parent's handlers: one that only notes "stop after this step" makes a worker of a pool immune to
-`terminate()`, and whoever waits for it waits forever. What replaces a handler here is undone in every forked child.
+`terminate()`, and who waits for the worker waits forever. So handlers that are set here are undone in forked children.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 Handler = Callable[[int, FrameType | None], Any]
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_TAKEN: defaultdict[int, list[Handler]] = defaultdict(list)  # handlers of ours that each signal has, the last on top
+_TAKEN: defaultdict[int, list[Handler]] = defaultdict(list)  # by signal, the handlers set here, the active one last
 _hooked = False
 _EXIT = 128  # a shell reports 128 + the number of the signal that ended a process
 
 
 class RunStopped(BaseException):
-    """A signal, `number`, asked a run to stop, and what it was doing is not worth finishing. No Exception: rewards
-    catch those."""
+    """A signal, `number`, asked a run to stop in the middle of work that is discarded. It is no Exception, because
+    rewards catch those."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -34,15 +34,15 @@ class RunStopped(BaseException):
 
 
 class Terminated(SystemExit):
-    """A signal ended the process before there was anything to save. `code` is its exit status."""
+    """A signal ended the process before there was anything to save. code: the exit status."""
 
     def __init__(self, number: int) -> None:
         super().__init__(_EXIT + number)
 
 
 def take_over(number: int, handler: Handler) -> Any:
-    """As `signal.signal`, without effect on children that are forked from now on, until `give_back`. In the main thread
-    only."""
+    """As `signal.signal`, but children that are forked before `give_back` do not inherit the handler. In the main
+    thread only. Returns the previous handler."""
     global _hooked
     if not _hooked:
         os.register_at_fork(after_in_child=_be_an_ordinary_process)
@@ -52,18 +52,18 @@ def take_over(number: int, handler: Handler) -> Any:
 
 
 def give_back(number: int, previous: Any) -> None:
-    """Put back what `take_over` gave."""
+    """Restore the handler that `take_over` returned."""
     signal.signal(number, previous)
     del _TAKEN[number][-1:]  # a copy that was forked in between has none
 
 
 def handled_here(number: int) -> bool:
-    """True if a handler of ours may replace what is done about a signal: `nohup` has SIGHUP ignored, and means it."""
+    """True if a signal may be handled here: not SIGHUP if it is ignored, as under `nohup`."""
     return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
 
 
 def alive(process: int) -> bool:
-    """True if there is a process of this number on this machine."""
+    """True if a process with this id exists on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -74,7 +74,7 @@ def alive(process: int) -> bool:
 
 
 def leave_closed_terminal() -> None:
-    """Have what is printed from now on go nowhere, if the terminal that it went to is closed: printing to it fails."""
+    """Discard further output if its terminal is closed, because printing to it would fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.write("\n")
@@ -84,8 +84,8 @@ def leave_closed_terminal() -> None:
 
 
 def _be_an_ordinary_process() -> None:
-    """In a forked child: what the interpreter does by itself. Lightning's handlers of the signals that stop a run go as
-    well; of others only ours: who sets a handler for an alarm and forks means it for the child too."""
+    """Restore the interpreter's handlers in a forked child: for the signals that stop a run whatever their handlers
+    are, Lightning's included, for others only handlers set here. A handler that somebody set for an alarm stays."""
     if not any(_TAKEN.values()):
         return
     for number in {*STOPS, *_TAKEN}:
@@ -97,8 +97,8 @@ def _be_an_ordinary_process() -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the process, so that what a run has begun before its first step is cleared away;
-    while it trains, `GracefulInterrupt` saves instead."""
+    """Raise `Terminated` on SIGTERM and SIGHUP, so that what a run has begun before its first step is removed. While it
+    trains, `GracefulInterrupt` saves instead."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise Terminated(number)

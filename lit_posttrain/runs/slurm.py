@@ -1,6 +1,6 @@
-"""The signal by which SLURM says that a job's time is nearly over (`sbatch --signal=SIGUSR1@90`), and requeueing it.
+"""The signal by which SLURM announces the end of a job's time (`sbatch --signal=SIGUSR1@90`), and requeueing the job.
 
-Lightning's own handler saves wherever the run happens to be, in the middle of an optimizer step too.
+Lightning's own handler saves at once, also in the middle of an optimizer step.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import subprocess
 
 
 def requeue_signals() -> list[int]:
-    """The signals at which Lightning requeues a job, once it handles signals: none outside of SLURM, or where its
-    SLURMEnvironment was told not to."""
+    """The signals at which Lightning requeues a job, once it has set its handlers; none outside of SLURM, or if its
+    SLURMEnvironment does not requeue."""
     ends = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in sorted(signal.valid_signals()) if number not in ends}
     return [n for n, handler in handlers.items() if type(handler).__module__.startswith("lightning.pytorch.trainer")]
 
 
 def requeue_job() -> str:
-    """Have SLURM begin this job anew; what became of that, in words."""
+    """Ask SLURM to requeue this job. Returns a sentence on the outcome."""
     job = os.environ.get("SLURM_JOB_ID", "")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

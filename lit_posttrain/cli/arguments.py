@@ -1,5 +1,5 @@
-"""What is done to the arguments of a trainer command before LightningCLI sees them: `--resume`, bundled configs,
-checkpoints named by their run, and the mistakes that a parser would explain badly."""
+"""Rewrites the arguments of a trainer command before LightningCLI parses them: `--resume`, ready-made configs, and
+checkpoints named by their run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from lit_posttrain.runs.requeued import last_state
 
 
 def resolve_arguments(args: list[str]) -> list[str]:
-    """Rewrite `--resume NAME` into the run's config and checkpoint, and find bundled configs and checkpoints by name.
+    """Replace `--resume NAME` by the run's config and checkpoint, and names of ready-made configs and of checkpoints by
+    their paths.
 
     args: the command and its options.
 
     Raises:
         PostTrainError: if the run has nothing to resume from, a config or a checkpoint does not exist, or neither a
-            config nor what stands in for it is given.
+            config nor both --model and --data are given.
     """
     command, *rest = args
     if rest and not rest[0].startswith("-"):
@@ -45,8 +46,8 @@ def resolve_arguments(args: list[str]) -> list[str]:
 
 
 def goes_on_again(args: list[str]) -> bool:
-    """Whether the same command, started again, goes on with its run: by `--resume`, if not from a checkpoint that is
-    always the same. args: as typed.
+    """True if the same command, started again, resumes its run: with `--resume`, unless from a fixed checkpoint. args:
+    as typed.
 
     Raises:
         PostTrainError: as `take_option`.
@@ -57,7 +58,7 @@ def goes_on_again(args: list[str]) -> bool:
 
 
 def bundled_configs(args: list[str]) -> list[str]:
-    """The arguments with the ready-made configs' names replaced by their files.
+    """The arguments with names of ready-made configs replaced by their files.
 
     Raises:
         PostTrainError: for a config that does not exist.
@@ -97,7 +98,7 @@ def take_options(args: list[str], option: str) -> tuple[list[str], list[str]]:
 
 
 def chosen(args: list[str], name: str) -> str | None:
-    """The value of an option of the run that holds: of those that are typed and those in the configs the last one.
+    """The value of an option of the run: the last one, among those that are typed and those in the configs.
 
     Raises:
         PostTrainError: for a config that cannot be read.
@@ -114,17 +115,16 @@ def chosen(args: list[str], name: str) -> str | None:
 
 
 def _is_configured(rest: list[str]) -> bool:
-    """Whether the arguments say what to train, or ask something that needs no such thing."""
+    """True if the arguments choose a method and data, or ask something that needs neither."""
     given = {word.split("=")[0] for word in rest}
     asks = any(word.endswith(".help") or word == "--print_config" for word in given)
     return "--config" in given or {"--model", "--data"} <= given or asks
 
 
 def _begun(rest: list[str], configured: bool) -> tuple[str | None, list[str]]:
-    """The run that a command goes on with by the config that the run has saved (None if by its own one), and the
-    arguments. With a config it begins the run or goes on with it as it began, by the same options: behind the saved
-    config, those that append to a list would do so again.
-    """
+    """(name of the run to resume by its saved config, or None; arguments) of `--resume auto`. A command with a config
+    of its own begins the run or resumes it by that: after the saved config, options that append to a list would append
+    again."""
     name = chosen(rest, "name") or slurm_name()
     if name is None:
         raise PostTrainError("--resume auto: pass --name NAME too, so that the run is found again")
@@ -196,7 +196,7 @@ def _checkpoint(command: str, value: str, args: list[str]) -> Path | str:
 
 
 def _in_run(command: str, folder: Path) -> Path | None:
-    """What to train on from is the last state; what to measure is the best one."""
+    """`fit` resumes from the last state; other commands measure the best one."""
     if command == "fit":
         return last_state(folder)
     return next((file for file in (folder / "best.ckpt", folder / "last.ckpt") if file.exists()), None)

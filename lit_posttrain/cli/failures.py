@@ -1,4 +1,4 @@
-"""Which failures are mistakes in the input or the setup, to be told in one line; all others keep their traceback."""
+"""Failures that are mistakes in the input or the setup, shown in one line; all others keep their traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 from lit_posttrain.errors import PostTrainError
 
-# what the system says of connections and of what a program does wrong, in whatever class a library puts it
+# errors of connections and programming mistakes, whatever exception class a library raises for them
 _OF_ONES_OWN_CODE = frozenset(
     {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.EPIPE}
     | {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
@@ -20,7 +20,7 @@ _REMEDIES = {
 
 
 def buried(problem: BaseException) -> PostTrainError | None:
-    """The PostTrainError that a library wrapped in `problem`, as jsonargparse does with those of constructors."""
+    """The PostTrainError that a library has wrapped in `problem`, as jsonargparse wraps errors of constructors."""
     seen: BaseException | None = problem
     while seen is not None and not isinstance(seen, PostTrainError):
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
@@ -28,8 +28,8 @@ def buried(problem: BaseException) -> PostTrainError | None:
 
 
 def of_system(failure: Exception) -> PostTrainError | None:
-    """What the system refused, such as a file that cannot be read, a full disk, or one more process; None for other
-    errors, such as of a connection that code of one's own makes, or of a file that it has closed."""
+    """A one-line error for what the system refuses, such as an unreadable file, a full disk, or one more process; None
+    for other errors, such as those of connections, or of files that were closed."""
     if not isinstance(failure, OSError) or failure.strerror is None:
         return None
     if failure.filename is None and (failure.errno in _OF_ONES_OWN_CODE or _of_a_connection(failure)):
@@ -41,7 +41,7 @@ def of_system(failure: Exception) -> PostTrainError | None:
 
 
 def _of_a_connection(failure: OSError) -> bool:
-    """By its class: these have error numbers of their own."""
+    """True for the classes of connection errors, which have error numbers of their own."""
     import socket
     import ssl
 

@@ -1,4 +1,4 @@
-"""What a process does about failures before its trainer takes care of them."""
+"""One-line errors for failures that are mistakes in a config or limits of the machine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lit_posttrain.cli.failures import buried
 from lit_posttrain.errors import PostTrainError, first_line
 
 _LIGHTNING = f"{Path(lightning.__file__).parent}/"
-# what gloo and NCCL say of a process that is gone
+# messages of gloo and NCCL when another process has ended
 _LOST = re.compile(r"Connection (closed|reset) by peer|remote process exited")
 _LOGGERS = f"{_LIGHTNING}pytorch/loggers/"
 
 
 @contextmanager
 def explained_failures() -> Iterator[None]:
-    """Make one-line errors of what Lightning refuses, of classes that cannot be made from their options, and of a GPU
-    that is too small. What breaks inside Lightning, or in code of one's own, stays a traceback."""
+    """Turn into one-line errors what Lightning refuses, a GPU out of memory, and the end of another process. Failures
+    within Lightning, or in code of one's own, keep their traceback."""
     try:
         yield
     except torch.OutOfMemoryError as problem:
@@ -53,7 +53,7 @@ def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """An object of a class that a config names.
 
     Raises:
-        PostTrainError: after the name of the class, what its constructor has against its arguments.
+        PostTrainError: if the constructor refuses its arguments: the name of the class and the message.
     """
     try:
         return kind(*given, **named)
@@ -63,7 +63,7 @@ def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
 
 
 def _first_failure(problem: BaseException) -> BaseException:
-    """The failure that ended a run, where a callback that is told of it, such as one that saves, fails too."""
+    """The failure that ended a run, without those of callbacks whose `on_exception` failed afterwards."""
     while problem.__context__ is not None and not problem.__suppress_context__:
         if all(frame.name != "on_exception" for frame in traceback.extract_tb(problem.__traceback__)):
             break
@@ -72,7 +72,7 @@ def _first_failure(problem: BaseException) -> BaseException:
 
 
 def _refusal(problem: BaseException) -> str | None:
-    """What Lightning, or one of its loggers, says against what a config chooses; None for anything else."""
+    """The message with which Lightning or one of its loggers refuses a choice of the config; None for anything else."""
     seen: BaseException | None = problem
     while seen is not None:
         if _refused_by_lightning(seen):
@@ -90,7 +90,7 @@ def _refusal(problem: BaseException) -> str | None:
 
 
 def _refused_by_lightning(problem: BaseException) -> bool:
-    """True for a `raise` of Lightning's own, which has found something wrong, and no failure within it."""
+    """True for an exception that Lightning raises on purpose; False for a failure within it."""
     if isinstance(problem, MisconfigurationException):
         return True
     frames = traceback.extract_tb(problem.__traceback__)

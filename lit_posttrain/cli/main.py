@@ -57,7 +57,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit status: 0 done, 2 a mistake in input or setup, 130 interrupted."""
+    """Run a command. Returns its exit status: 0 done, 2 a mistake in input or setup, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in args or os.environ.get("LIT_POSTTRAIN_TRACEBACK") == "1"
     args = [_at_home(word) for word in args if word != "--traceback"]
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lit-posttrain {__version__}")
         return 0
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # for rewards and callbacks of one's own; behind all else, and shadowing nothing
+        sys.path.append(os.getcwd())  # for classes of one's own; at the end, so that it shadows nothing
     share_cores()
     try:
         asks_help = bool(set(HELP) & set(args))
@@ -102,7 +102,7 @@ def _at_home(word: str) -> str:
 
 
 def _give_up_a_full_output() -> None:
-    """Let nothing wait for a standard output that cannot be written, such as a file on a full disk."""
+    """Discard further output if standard output cannot be written, such as a file on a full disk."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -110,7 +110,7 @@ def _give_up_a_full_output() -> None:
 
 
 def _output_is_closed() -> bool:
-    """Whether the reader of our output, such as `head`, has had enough; if so, what is left goes nowhere."""
+    """True if the reader of our output, such as `head`, has closed it; further output is then discarded."""
     asked = select.poll()
     asked.register(sys.stdout.fileno(), select.POLLOUT)
     closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))

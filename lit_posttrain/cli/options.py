@@ -65,14 +65,14 @@ _FAMILIES: dict[str, type | tuple[type, ...]] = {
 
 
 class RunParser(ExactParser, LightningArgumentParser):
-    """Lightning's parser, with one-line mistakes."""
+    """Lightning's parser, with errors in one line."""
 
     def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
-        """As jsonargparse does, with the texts in mappings as they were written.
+        """As jsonargparse does, but texts in mappings stay as they were written.
 
         Raises:
-            PostTrainError: as `made`. jsonargparse goes on to the other alternatives of a union, and says at the end
-                that none of them fits.
+            PostTrainError: as `made`. jsonargparse would try the other alternatives of a union, and say at the end that
+                none of them fits.
         """
         refused: list[PostTrainError] = []
 
@@ -100,11 +100,11 @@ class RunOptions:
         runs: Folder in which runs keep their folders.
         overwrite: Start anew in a run's folder that exists already.
         tune_allocator: On Linux CPUs keep freed memory in the process: up to half of a step's time.
-        checkpoint_every: Save last.ckpt every so many optimizer steps.
-        monitor: Metric of the validation that makes best.ckpt. Default: the lowest val/loss, or of methods that sample
-            their responses the highest val/reward.
-        monitor_mode: Whether the lowest (min) or the highest (max) value of --monitor is the best. Needed only for
-            metrics of which the method does not say it.
+        checkpoint_every: Optimizer steps from one last.ckpt to the next.
+        monitor: Metric of the validation that selects best.ckpt. Default: the lowest val/loss, or the highest
+            val/reward for methods that sample their responses.
+        monitor_mode: min if the lowest value of --monitor is the best, max if the highest is. Needed only for metrics
+            whose direction the method does not know.
     """
 
     name: str | None = None
@@ -122,7 +122,7 @@ class AuditOptions:
 
     Args:
         out: File for the report as JSON.
-        show: How many rows to print, with their trained tokens between brackets.
+        show: Number of rows to print, with their trained tokens between brackets.
     """
 
     out: str | None = None
@@ -130,7 +130,7 @@ class AuditOptions:
 
 
 def option_tree() -> OptionTree:
-    """The tree of all options, kept for later commands; classes of one's own, which they may not have, are not."""
+    """The tree of all options. It is saved for later commands, without classes from outside the libraries."""
     tree = OptionTree(families={family: {} for family in _FAMILIES})
     for family, base in _FAMILIES.items():
         for kind in _below(base if isinstance(base, tuple) else (base,)):
@@ -166,7 +166,7 @@ def option_tree() -> OptionTree:
 
 
 def load_class(tree: OptionTree, family: str, path: str) -> Kind:
-    """Put a class of one's own into the tree, by where it is imported from.
+    """Add a class from outside the package to the tree, by its import path.
 
     Raises:
         PostTrainError: as `own_class`.
@@ -175,7 +175,7 @@ def load_class(tree: OptionTree, family: str, path: str) -> Kind:
 
 
 def _below(bases: tuple[type, ...]) -> Iterator[type]:
-    """The classes that may be chosen where one of `bases` is wanted."""
+    """The subclasses of `bases` that can be chosen: not abstract, not private."""
     seen: set[type] = set()
     waiting = list(bases)
     while waiting:

@@ -1,4 +1,4 @@
-"""What a run writes down of itself."""
+"""Saves the config, the audit and the ids of a run in its folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WRITTEN = ("dirpath", "save_dir")  # folders of ModelCheckpoint and loggers, wh
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Write the resolved config, the audit, and the run's ids into the run's folder, once the run is under way: what
-    is refused until then, such as a resume on other data, leaves those of the earlier run as they were."""
+    """Writes the resolved config, the audit and the run's ids at the first batch: a run that is refused before, such as
+    a resume on other data, leaves those of the earlier run as they were."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lightning would save here, before the checkpoint is read."""
+        """Do nothing: Lightning would save here, before the checkpoint is read."""
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -36,7 +36,7 @@ class SaveRunConfig(SaveConfigCallback):
         self.already_saved = True
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Overwrite the files atomically: a resumed run may have changed them."""
+        """Replace the files, each in one step: a resumed run may have other options."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if not goes_on(folder, trainer.ckpt_path):
@@ -60,8 +60,8 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 def with_absolute_paths(value: Any, name: str = "") -> Any:
-    """A part of a config that can be used from any folder: relative paths that lead somewhere from here made absolute,
-    in options that take one. name: of the option whose value it is."""
+    """A section of a config that can be used from any folder: relative paths to files that exist become absolute, in
+    options that take paths. name: the option that `value` belongs to."""
     if isinstance(value, str):
         if name in _WRITTEN and value and "://" not in value:
             return str(Path(value).absolute())

@@ -1,4 +1,4 @@
-"""The folder of a run on the command line: its name, its lock, and what stays there of a run that fails early."""
+"""The folder of a run on the command line: its name, its lock, and the removal of runs that fail early."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ from lit_posttrain.runs.requeued import last_state, put_back, requeued, set_asid
 
 
 def is_main_process() -> bool:
-    """True in the process that sees to the run's folder."""
+    """True in the process that manages the run's folder: rank 0."""
     known: Any = rank_zero_only  # Lightning sets the attribute from the launcher's environment, unseen by type checkers
     return bool(known.rank == 0)
 
 
 class RunPlace:
-    """The folder that a command runs in.
-
-    name: of the run. folder: where it keeps its files.
-    """
+    """The folder that a command runs in. name: of the run. folder: its path."""
 
     def __init__(self, command: str | None, options: Any, tracking: bool) -> None:
-        """Decide on the name, and write it into the options.
+        """Choose the name, and write it into the options.
 
         Args:
             command: fit, validate, ...; None for a run in a notebook, and for `audit`.
@@ -39,12 +36,12 @@ class RunPlace:
             tracking: True for a run that keeps a folder.
 
         Raises:
-            PostTrainError: for a name or a folder that is none.
+            PostTrainError: for an empty name or folder, and a name that leads out of --runs.
         """
         _refuse_no_folder(options)
         self._command, self._options, self._tracking = command, options, tracking
         self._dry = bool(options.trainer.fast_dev_run)
-        self._fresh = self._made_parent = False  # whether this process begins the folder, and the one around it
+        self._fresh = self._made_parent = False  # True if this process makes the folder, and the one around it
         self._lock: RunLock | None = None
         runs = Path(options["runs"])
         if options.get("name") is None:
@@ -57,10 +54,10 @@ class RunPlace:
             self._fresh, self._made_parent = True, not self.folder.parent.exists()
 
     def take(self) -> None:
-        """Take the folder for this command, with the checkpoint that it goes on from.
+        """Lock the folder for this command, and choose the checkpoint that it resumes from.
 
         Raises:
-            PostTrainError: where another run has left its files, or is running.
+            PostTrainError: if another run has left its files there, or is running.
         """
         self._name_requeued()
         if not is_main_process():
@@ -72,8 +69,8 @@ class RunPlace:
             self._lock = lock
 
     def _name_requeued(self) -> None:
-        """Name what Lightning saved when SLURM requeued a job of this run, if the run goes on from it. Without a
-        --ckpt_path Lightning would take it by itself, however old it is."""
+        """Pass Lightning's checkpoint of a requeued SLURM job as --ckpt_path, if the run resumes from it. Without a
+        --ckpt_path Lightning would take it by itself, even if a newer one is beside it."""
         state, given = requeued(self.folder), self._options.get("ckpt_path")
         if self._command is None or state is None or self._dry:
             return
@@ -108,13 +105,13 @@ class RunPlace:
             raise PostTrainError(f"{written} exists already; choose another --name, or pass --overwrite true")
 
     def begin(self) -> None:
-        """Let a run that is to begin anew do so: Lightning would go on from what it saved when a job was requeued."""
+        """Keep Lightning from resuming from its checkpoint of a requeued job, where the run is to begin anew."""
         if self._tracking and self._options.get("ckpt_path") is None and not self._dry:
             set_aside(self.folder)
 
     def forget_unborn(self, trainer: Any) -> None:
-        """Leave nothing of a run that failed before its first step but what it did not write itself. trainer: None
-        where it failed before there was one."""
+        """Remove what a run has written that failed before its first step. trainer: None if it failed before there was
+        one."""
         if trainer is not None:
             put_back(self.folder)
         self.release()
@@ -131,7 +128,7 @@ class RunPlace:
                 self.folder.parent.rmdir()
 
     def release(self) -> None:
-        """Let other commands have the folder."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.release()
 
@@ -141,7 +138,7 @@ def _method(options: Any) -> str:
 
 
 def _refuse_no_folder(options: Any) -> None:
-    """An empty name, such as of a shell variable that is not set, would make the folder of all runs that of one."""
+    """An empty name, such as of a shell variable that is not set, would take the folder of all runs for one run's."""
     for option in ("name", "runs"):
         if options.get(option) is not None and not options[option].strip():
             raise PostTrainError(f"--{option} is empty; give one, or leave it out")

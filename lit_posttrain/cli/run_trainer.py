@@ -1,4 +1,4 @@
-"""What a run's Trainer is given beside what its config says, and what is refused or put right of that."""
+"""The callbacks that every run's Trainer gets beside those of its config, and checks of the Trainer's options."""
 
 from __future__ import annotations
 
@@ -33,11 +33,8 @@ Ask = Callable[[str], Any]
 def training_callbacks(
     model: PostTrainingModule, place: RunPlace, option: Ask, requeue: bool, checkpoints: bool
 ) -> list[pl.Callback]:
-    """Those of every run that trains.
-
-    option: a parsed option by its dotted name. requeue: as in `PostTrainCLI`. checkpoints: False
-    for a run that keeps none.
-    """
+    """Those of every run that trains. option: returns a parsed option by its dotted name. requeue: as in
+    `PostTrainCLI`. checkpoints: False for a run that keeps none."""
     resume = f"lit-posttrain fit --resume {shlex.quote(place.name)}"
     if option("runs") != "runs":
         resume += f" --runs {shlex.quote(option('runs'))}"
@@ -58,7 +55,7 @@ def evaluating_callbacks(command: str, option: Ask) -> list[pl.Callback]:
 
 
 def _mode_of(model: PostTrainingModule, monitor: str, given: Literal["min", "max"] | None) -> Literal["min", "max"]:
-    """Whether the lowest or the highest value of a metric makes best.ckpt."""
+    """min if the lowest value of a metric is the best, max if the highest is."""
     declared = model.direction_of(monitor)
     mode = given or declared
     if mode is None:
@@ -75,15 +72,16 @@ def _mode_of(model: PostTrainingModule, monitor: str, given: Literal["min", "max
 
 
 def _next_commands(run: Path, model: PostTrainingModule) -> list[str]:
-    """What people do after training."""
+    """Commands for the use of the trained model."""
     out = shlex.quote(f"{run.name}-hf")
     use = f"score --model {out} --data FILE" if model.head == "score" else f"generate --model {out} --prompt TEXT"
     return [f"lit-posttrain export --ckpt {shlex.quote(str(run))} --out {out}", f"lit-posttrain {use}"]
 
 
 def make_plain(options: Any) -> None:
-    """Options of the Trainer as they can be read and saved: a strategy that is named by its class, which Lightning
-    would look up among its own names, and Lightning's enums, which are texts that YAML cannot write."""
+    """Replace values of the Trainer's options that cannot be read or saved: the name of a strategy's class, which
+    Lightning would look up among its own names, by a class_path; and Lightning's text enums, which YAML cannot write,
+    by plain texts."""
     chosen = options.get("strategy")
     path = named_strategy(chosen) if isinstance(chosen, str) else None
     if path is not None:
@@ -96,12 +94,12 @@ def make_plain(options: Any) -> None:
 
 
 def listed(value: Any) -> list[Any]:
-    """What an option of the Trainer that takes one or several was given."""
+    """The values of an option that takes one or several, as a list."""
     return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 def refuse_too_many_processes(trainer: Any) -> None:
-    """A slip in --trainer.devices would start thousands of processes on a CPU."""
+    """Refuse a --trainer.devices that would start thousands of processes on a CPU."""
     devices, cores = str(trainer.devices), os.cpu_count() or 1
     on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
     if on_cpu and devices.isdigit() and int(devices) > _PROCESSES_PER_CORE * cores:

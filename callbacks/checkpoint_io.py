@@ -1,4 +1,4 @@
-"""The Trainer's side of checkpoint files: room on the disk first, then whole files or none."""
+"""The Trainer's plugin for checkpoint files: checks the disk, then writes whole files or none."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lit_posttrain.runs.checkpoint_shards import read_whole, remove, write_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a file beside the checkpoint and then puts it in its place, so that a crash leaves the old one.
+    """Writes beside the checkpoint and then replaces it in one step, so that a crash leaves the old one.
 
-    Checks for disk space first; files that killed runs left behind are cleared. Paths with a scheme (s3://...) are
-    left to Lightning.
+    Checks for disk space first; scratch files of killed runs are removed. Paths with a scheme (s3://...) are left to
+    Lightning.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
-            PostTrainError: when the disk is too full, or refuses the file; what was at `path` before is still there.
+            PostTrainError: if the disk is too full or refuses the file; the file that was at `path` is untouched.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -39,10 +39,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read tensors and plain values from `path`; `weights_only` is on, whatever is asked.
+        """Read tensors and plain values from `path`; `weights_only` is always on.
 
         Raises:
-            PostTrainError: if there is no such file, or it is damaged, or holds anything else.
+            PostTrainError: if there is no such file, it is damaged, or it holds anything else.
         """
         if "://" in str(path):
             with explained_reading(path):

@@ -1,4 +1,4 @@
-"""How long training takes, validation left out: a stopwatch that callbacks run along."""
+"""A stopwatch for the time that training takes without validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class TrainingClock:
-    """Seconds since `restart`, without the pauses between `pause` and `go_on`."""
+    """Seconds since `restart`, without the time between `pause` and `go_on`."""
 
     def __init__(self) -> None:
         self.restart()
@@ -28,6 +28,6 @@ class TrainingClock:
 
     @property
     def seconds(self) -> float:
-        """Counted so far."""
+        """Seconds counted so far."""
         now = time.perf_counter() if self._pause is None else self._pause
         return now - self._start - self._left_out

@@ -1,4 +1,4 @@
-"""What a policy has answered in a phase and what each reward said of it, as a table."""
+"""Sampled responses of a rollout with the score of each reward, as a table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _CELL = 500  # of a text in a table
 
 
 def show_completions(trainer: Trainer, method: ShowsCompletions, count: int) -> None:
-    """Write some responses of the phase at hand into completions.jsonl and a Weights & Biases table, and print the best
-    and the worst. To be called on the first process, at the end of a step."""
+    """Write `count` responses of the current phase into completions.jsonl and a Weights & Biases table, and print the
+    best and the worst. Call it on the first process, at the end of a step."""
     rows = [{"step": trainer.global_step, **row} for row in _spread(method.completions(), count)]
     if not rows:
         return
@@ -39,7 +39,7 @@ def show_completions(trainer: Trainer, method: ShowsCompletions, count: int) -> 
 
 
 def _spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """At most `count` of them, from all over the phase."""
+    """At most `count` rows, evenly spread over the phase."""
     count = min(count, len(rows))
     return [rows[place * len(rows) // count] for place in range(count)]
 

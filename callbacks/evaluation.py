@@ -1,4 +1,4 @@
-"""What `validate`, `test` and `predict` work on, said before, and the figures they found, after."""
+"""Prints what `validate`, `test` and `predict` measure before they start, and the metrics at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EvaluationReport(Callback):
     def __init__(self, model: str) -> None:
         """
         Args:
-            model: What is measured, in words: the model and the checkpoint.
+            model: The model and the checkpoint that are measured, in words.
         """
         self.model = model
 

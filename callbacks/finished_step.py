@@ -1,8 +1,8 @@
-"""What a checkpoint says beside weights and optimizer, as it was when the last optimizer step ended.
+"""What a checkpoint holds beside weights and optimizer state, remembered at the end of every optimizer step.
 
 Between two optimizer steps the weights stand still while everything else moves on: counters, the place in the data, the
-state of callbacks. A checkpoint that is written there, by an error, a signal or a callback of Lightning's, would not be
-one that a run resumes from exactly. So all that is small is remembered at the end of every step.
+state of callbacks. No run could resume exactly from a checkpoint written there, by an error, a signal or a callback of
+Lightning's. So every checkpoint gets what was remembered at the end of its step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SMALL = 1 << 20  # bytes; a callback that keeps a copy of the weights speaks fo
 
 @dataclass
 class FinishedStep:
-    """step: `Trainer.global_step`. loops, callbacks: their states, by the keys that checkpoints have. validation_due:
-    whether the step is to be validated, and has not been."""
+    """step: `Trainer.global_step`. loops, callbacks: their states, under the keys of a checkpoint. validation_due: True
+    if a validation follows the step and has not been done."""
 
     step: int
     loops: dict[str, Any]
@@ -38,7 +38,7 @@ class FinishedStep:
         states = {}
         loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
         for callback in loosely.callbacks:
-            if isinstance(callback, Checkpoint):  # which change only as they save
+            if isinstance(callback, Checkpoint):  # their state changes only when they save
                 continue
             state = callback.state_dict()
             if state and tensor_bytes(state) <= _SMALL:
@@ -46,14 +46,14 @@ class FinishedStep:
         return cls(trainer.global_step, trainer.fit_loop.state_dict(), states, validation_due)
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:
-        """Let a checkpoint be one of this step's end. What the method has to say of it, it says itself."""
+        """Make a checkpoint one of this step's end, but for the method's part, which the method writes itself."""
         checkpoint["loops"]["fit_loop"] = self.loops
         checkpoint["callbacks"] |= self.callbacks
 
 
 def validates_next(trainer: Trainer) -> bool:
-    """True if the plan has a validation behind the micro-batch that has just been trained on. One that Lightning adds
-    because the run is to stop, or at a time of the clock, is not planned."""
+    """True if a validation is planned after the micro-batch that has just been trained on. One that Lightning adds
+    because the run stops, or after a period of time, is not planned."""
     every, interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if interval is None or (every is not None and (trainer.current_epoch + 1) % every):
         return False
@@ -67,8 +67,8 @@ def validates_next(trainer: Trainer) -> bool:
 
 
 def begin_with_validation(checkpoint: dict[str, Any]) -> None:
-    """Put the loops of a checkpoint, of a step's end, into the validation behind it, before its first batch: Lightning
-    goes on with an interrupted validation, and so makes up all of it."""
+    """Set the loops of a checkpoint, saved at a step's end, to the start of the validation after it: Lightning resumes
+    an interrupted validation, here from its first batch."""
     loops = checkpoint["loops"]["fit_loop"]
     for counts in (loops["epoch_loop.batch_progress"][scope] for scope in ("total", "current")):
         counts["completed"] = counts["processed"]

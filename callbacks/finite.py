@@ -27,7 +27,7 @@ class FiniteLossGuard(Callback):
         self._finite: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget a run that broke off; refuse a module that does not measure its gradient."""
+        """Forget an interrupted run; refuse a module that does not measure its gradient."""
         if not isinstance(pl_module, MeasuresGradient):
             raise PostTrainError(
                 f"FiniteLossGuard needs `gradient_norm()`, which {type(pl_module).__name__} does not have: drop it"
@@ -39,11 +39,11 @@ class FiniteLossGuard(Callback):
         self._rows.append(list(batch.example_ids))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss, on its device."""
+        """Note on the loss's device whether it is finite."""
         self._finite.append(torch.isfinite(loss.detach()).all())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Judge all micro-batches of the step at once.
+        """Check the losses and the gradient of the step, with one synchronisation.
 
         Raises:
             PostTrainError: if a loss or the gradient is not finite, on all processes.

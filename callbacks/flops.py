@@ -1,10 +1,10 @@
-"""How much arithmetic a model's training needs per token, and how much a device can do per second.
+"""Floating-point operations that training a model takes per token, and how many a device can do per second.
 
-Counted are the multiplications that training needs, two operations each, and nothing else: no recomputation, no
-reference or sampling passes, no masked-out attention. A weight takes part in three products per token (forward,
-gradient of its input, gradient of itself), so 6 operations per element, 4 where it is frozen. The embedding is a
-look-up. The LM head meets trained tokens only. Attention multiplies a query with every position it sees, twice
-(scores and values), forward once and backward twice: 12 * layers * heads * head size per pair.
+Only the multiply-adds that training needs are counted, two operations each: no recomputation, no reference or sampling
+passes, no masked-out attention. A weight takes part in three products per token (forward, gradient of its input,
+gradient of itself), so 6 operations per element, 4 where it is frozen. The embedding is a look-up. The LM head is
+applied to trained tokens only. Attention multiplies a query with every position it sees, twice (scores and values),
+forward once and backward twice: 12 * layers * heads * head size per pair.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class TrainingFlops:
     per_pair: float
 
     def of(self, tokens: float, targets: float, pairs: float) -> float:
-        """Operations that training on so much takes."""
+        """Operations that training on so many tokens, trained tokens and pairs of positions takes."""
         return self.per_token * tokens + self.per_target * targets + self.per_pair * pairs
 
 
 def training_flops(module: nn.Module, config: Any = None) -> TrainingFlops:
-    """What a language model's training takes. `config`: its transformers config; without one attention counts as 0."""
+    """The operations of a language model. config: its transformers config; without one attention counts as 0."""
     embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
     tables = {id(m.weight) for m in embeddings}
     largest = max(embeddings, key=lambda m: m.num_embeddings, default=None)
@@ -68,7 +68,7 @@ def _value(config: Any, name: str) -> float:
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of square matrix products on a device, in about 0.3 s: what it really reaches, data sheet aside.
+    """FLOP/s of square matrix products on a device, measured in about 0.3 s.
 
     The numbers are random: a GPU clocks higher on constant ones (13 % were seen on an H200) than training lets it.
     """

@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM or SIGHUP ends a run at the end of an optimizer step, saved, so that it can go on later as if nothing
-had happened."""
+"""Ctrl-C, SIGTERM or SIGHUP ends a run at the end of an optimizer step and saves it, so that it resumes exactly."""
 
 from __future__ import annotations
 
@@ -26,24 +25,24 @@ from lit_posttrain.trainer_state import dry_run, ends_step
 
 class GracefulInterrupt(Callback):
     """On the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) finishes the optimizer step, saves last.ckpt and ends
-    the run; a further Ctrl-C stops at once. It does the same on the signal at which Lightning would requeue a job of
-    SLURM, and requeues it then; `trainer.fit` without a ckpt_path goes on in the requeued job, as with Lightning alone.
-    Processes that a run starts are not concerned: a signal ends them as usual.
+    the run; a further Ctrl-C stops at once. It does the same on the signal at which Lightning would requeue a SLURM
+    job, and then requeues the job; there `trainer.fit` without a ckpt_path resumes the run, as with Lightning alone.
+    Child processes of the run do not inherit this: a signal ends them as usual.
 
-    So responses that are being sampled and rewarded are given up: a signal reaches the processes of rewards too, and
-    what they say then is not to be trained on. The run that goes on samples them again. (Not with several processes.)
+    Responses that are being sampled and rewarded are discarded: the signal reaches the processes of rewards too, and
+    their scores cannot be trusted. The resumed run samples them again. (Not with several processes.)
 
-    A validation is given up too, by `RunStopped`: a scheduler gives seconds between its signal and SIGKILL. The run
-    that goes on begins with it. The one that would follow the step is left out, except after the last step, which ends
-    the run by itself. `interrupted` says afterwards whether it came to that, `signal` which one it was.
+    A running validation is stopped too, by `RunStopped`: a scheduler gives seconds between its signal and SIGKILL. The
+    resumed run begins with it. A validation that would follow the step is left out, except after the last step, which
+    ends the run by itself. interrupted: True if a signal stopped the run. signal: which one.
     """
 
     def __init__(self, resume_command: str = "", requeue: bool = True) -> None:
         """
         Args:
-            resume_command: What to tell people to go on with, such as `lit-posttrain fit --resume NAME`. Default: a
-                script goes on by `trainer.fit`.
-            requeue: Whether to requeue a job of SLURM; false where its command would begin another run.
+            resume_command: The command to print for a resume, such as `lit-posttrain fit --resume NAME`. Default: the
+                call of `trainer.fit` for a script.
+            requeue: Requeue a SLURM job. False if the job's command would begin another run.
         """
         self.resume_command, self.requeue = resume_command, requeue
         self.interrupted = False
@@ -53,19 +52,18 @@ class GracefulInterrupt(Callback):
         self._validation_batches: int | float | None = None
         self._between_steps = True
         self._stopping = False
-        self._validates = False  # whether it is at work on the rows of a validation
+        self._validates = False  # True while rows of a validation are evaluated
         self._alone = True
         self._rewarded: AwaitsRewards | None = None
         self._callbacks: list[Callback] = []  # of the trainer, while some of them are set aside
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning handles the signal that requeues a job from here on, and would save what is no step yet."""
+        """Take over the signal that requeues a job: Lightning handles it from here on, and would save before a step."""
         self.interrupted, self._requeues = False, requeue_signals()
         self._listen(self._requeues)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals. Before training there is nothing to save, and in other threads Python does not let
-        us.
+        """Take over the signals, in the main thread only. Before training there is nothing to save.
 
         Raises:
             SIGTERMException: if SIGTERM came since Lightning took it over; it would end the run after a batch, unsaved.
@@ -103,7 +101,7 @@ class GracefulInterrupt(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At the end of a step stop, if any process was asked to; `LastCheckpoint` comes after this and saves."""
+        """Stop at the end of a step if any process got a signal; `LastCheckpoint` runs after this and saves."""
         self._between_steps = ends_step(trainer, batch_idx)
         if self._between_steps and self._asked(trainer):
             self._stop(trainer)
@@ -111,7 +109,7 @@ class GracefulInterrupt(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Give the validation up where a signal came before it; with several processes, where any of them got one.
+        """Stop the validation if any process got a signal.
 
         Raises:
             RunStopped: on all processes at once.
@@ -121,11 +119,11 @@ class GracefulInterrupt(Callback):
             raise on_all_ranks(RunStopped(self.signal))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let what it found be saved."""
+        """From here on the validation's results are saved."""
         self._validates = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A signal came after the last row: there is no step to wait for."""
+        """Stop if a signal came after the last row: there is no step to wait for."""
         if trainer.state.fn == TrainerFn.FITTING and self._between_steps and self._asked(trainer):
             self._stop(trainer)
 
@@ -151,15 +149,14 @@ class GracefulInterrupt(Callback):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning now asks those callbacks that look at a metric when an epoch ends. For them it has not ended: it
-        does in the run that goes on."""
+        """Set aside the callbacks that look at a metric when an epoch ends: the epoch ends in the resumed run."""
         if self._stopping:
             loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
             self._callbacks = list(loosely.callbacks)
             loosely.callbacks = [c for c in self._callbacks if not isinstance(c, (EarlyStopping, ModelCheckpoint))]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how to go on."""
+        """Print how to resume."""
         if self.interrupted and trainer.is_global_zero:
             print(f"{self._name}: stopped at step {trainer.global_step}; {self._how(trainer, 'go on')}", flush=True)
             self._requeue(trainer)
@@ -193,11 +190,11 @@ class GracefulInterrupt(Callback):
         return f"{what} with: {self.resume_command or f'trainer.fit(..., ckpt_path={str(path)!r})'}"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals and validation back, before Lightning gives back those that it took over."""
+        """Restore the signal handlers and the validation, before Lightning restores the handlers that it replaced."""
         self._restore(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As `on_train_end`, which does not come then. Say what can be gone on from."""
+        """As `on_train_end`, which is not called then. Print what the run resumes from."""
         self._validates = False
         stops = isinstance(exception, (KeyboardInterrupt, RunStopped))
         if stops and self._previous_handlers:

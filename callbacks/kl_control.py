@@ -1,4 +1,4 @@
-"""How far the policy has moved from its reference, measured on what it says itself, and what is done about it."""
+"""The KL of the policy from its reference on fresh responses: measured, limited, and its weight adapted."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ log = logging.getLogger(__name__)
 
 
 class KLControl(Callback):
-    """Watches the KL of the policy from its reference on fresh responses, every few optimizer steps; of a method that
-    samples its own (PPO, GRPO) on those, every phase, and drives the weight that the method gives to the KL.
+    """Measures the KL of the policy from its reference. A method that samples its own responses with a KL in its loss
+    or reward (PPO, GRPO) measures it itself, every phase, and this changes its weight. For other methods with a
+    reference (DPO, KTO, OnlineDPO) it draws fresh responses every few optimizer steps.
 
     The weight begins at --model.beta. `adaptive` (Ziegler et al. 2019) raises it while the KL of a phase, kl/response,
     is above `target` and lowers it while it is below: b (1 + clip(KL/target - 1, -0.2, 0.2) n/horizon) after n
     responses. `linear` takes it to `final` over the run. It is logged as kl_coefficient; a resumed run goes on with it.
 
-    Let the weight begin near its end. The best policy at weight b is the reference tilted by exp(reward/b): about
-    s^2/(2 b^2) nats away where a prompt's rewards spread by s and evenly; so b is about s/sqrt(2 target), with s 1 for
-    advantages that are divided by it (grpo). From far off the policy is past its target before the weight has come, and
-    returns slowly. Some targets cannot be reached: answers that are right or wrong, a share p of them right, take a
-    policy log(1/p) nats away at most, and the weight falls on.
+    Start near the weight's final value. The best policy at weight b is the reference tilted by exp(reward/b): about
+    s^2/(2 b^2) nats away if the rewards of a prompt are spread evenly with deviation s; so b is about
+    s/sqrt(2 target), with s = 1 for advantages that are divided by it (grpo). From a weight that is far too small the
+    policy overshoots its target before the weight has grown, and returns slowly. Some targets cannot be reached: where
+    answers are right or wrong and a share p is right, a policy moves log(1/p) nats at most, and the weight keeps
+    falling.
 
-    Of other methods fresh responses are drawn.
-    Logged: kl/sampled, the mean over responses of the sum over their tokens of d = log pi - log pi_ref, drawn at
-    temperature 1: the k1 estimator, unbiased for responses of up to `max_new_tokens`, in nats a response.
-    kl/sampled_per_token, the mean over all tokens of k3 = exp(-d) - 1 + d, in nats a token: steadier, never negative.
-    Few samples make a coarse figure: their standard error is printed with a ceiling that is crossed.
+    For fresh responses it logs kl/sampled, the mean over responses of the sum over their tokens of
+    d = log pi - log pi_ref at temperature 1: the k1 estimator, unbiased for responses of up to `max_new_tokens`, in
+    nats per response; and kl/sampled_per_token, the mean over all tokens of k3 = exp(-d) - 1 + d, in nats per token:
+    less noisy and never negative. The standard error is printed when the ceiling is crossed.
 
-    Responses are drawn alike on all processes, by a seed of the run's and the step's, from generators of their own:
-    nothing about training changes, and a resumed run draws the same. The time counts as training in perf/tokens_per_s.
-    The method logs kl/batch besides, k3 on the responses of the data: a distance, no KL.
+    All processes draw the same responses, seeded by run and step, from generators of their own: training does not
+    change, and a resumed run draws the same. The time counts as training in perf/tokens_per_s. kl/batch, which the
+    method logs, is k3 on the responses of the data: a distance, not a KL.
     """
 
     def __init__(
@@ -60,20 +61,19 @@ class KLControl(Callback):
     ) -> None:
         """
         Args:
-            prompts: User messages; or a file of prompts, as `lit-posttrain generate --prompts` takes it. Default: those
-                of the first validation set, without one of the training rows.
-            every_n_steps: Optimizer steps between two measurements.
-            samples: Responses drawn each time, in turn to the prompts; every prompt that is named here gets one at
-                least.
-            max_new_tokens: Longest response, in tokens.
-            ceiling: What kl/sampled should stay below, in nats a response.
+            prompts: User messages to draw fresh responses to; or a file of prompts, as `lit-posttrain generate
+                --prompts` takes it. Default: prompts of the first validation set, or without one of the training rows.
+            every_n_steps: Optimizer steps between two measurements on fresh responses.
+            samples: Fresh responses of a measurement, spread over the prompts; each of `prompts` gets at least one.
+            max_new_tokens: Longest fresh response, in tokens.
+            ceiling: Highest kl/response or kl/sampled, in nats per response.
             on_ceiling: Above the ceiling `warn`, or `stop` the run at the end of the step (the command line saves it).
-            coefficient: What becomes of the weight of the KL: it stays (fixed), follows the KL (adaptive), or goes to
-                `final` (linear). For methods that sample their own responses.
-            target: What adaptive holds kl/response at, in nats a response.
-            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer follow faster. Take ten
-                phases' or more: the policy follows a weight within several, and a faster one swings around its target.
-                More than it in a phase count as so many.
+            coefficient: The weight of the KL in PPO and GRPO stays (fixed), follows the KL (adaptive), or goes to
+                `final` (linear).
+            target: The kl/response that adaptive aims at, in nats per response.
+            horizon: Responses over which adaptive changes the weight by 20 % at most; fewer adapt faster. Take ten
+                phases or more: the policy needs several to follow a weight, and a faster one oscillates. A phase with
+                more responses counts as this many.
             final: The weight at the end of the run, for linear.
         """
         for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):
@@ -104,7 +104,7 @@ class KLControl(Callback):
         self._begun: float | None = None  # the weight at the run's first step
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be measured, and tokenise the prompts."""
+        """Refuse a method whose KL cannot be measured or weighted, and tokenise the prompts."""
         if (weight := part_of(pl_module, WeighsKL)) is not None:
             if not weight.used:
                 raise PostTrainError(
@@ -146,7 +146,7 @@ class KLControl(Callback):
         self._asked = [prompts[i % len(prompts)] for i in range(max(self.samples, len(self.prompts)))]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the run ends before the next measurement; refuse a way to an end that is not planned."""
+        """Warn if the run ends before the next measurement; refuse linear for a run without a planned end."""
         if self.final is not None and trainer.estimated_stepping_batches == math.inf:
             raise PostTrainError(
                 "KLControl: linear leads to the run's end, which is not planned; set --trainer.max_steps"
@@ -161,7 +161,7 @@ class KLControl(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure at the end of every n-th optimizer step, or look at what a phase has measured."""
+        """Measure at the end of every n-th optimizer step, or take what the method has measured in a phase."""
         step = trainer.global_step
         if not ends_step(trainer, batch_idx):
             return

@@ -28,19 +28,19 @@ _STATES: dict[str, tuple[int, float | None]] = {
 
 
 def size_of(parameter: Tensor) -> int:
-    """Elements of a parameter; those of the weight it stands for where it is packed in 4 bits."""
+    """Elements of a parameter; of a weight that is packed in 4 bits those of the unpacked one."""
     state = getattr(parameter, "quant_state", None)
     return math.prod(state.shape) if state is not None else parameter.numel()
 
 
 def parameter_bytes(parameters: Iterable[Tensor], local: bool = False) -> int:
-    """Bytes of parameters; with `local` those of this process's shards."""
+    """Bytes of parameters. local: count this process's shards only."""
     tensors = [p.to_local() if local and isinstance(p, DTensor) else p for p in parameters]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def optimizer_state_bytes(optimizer: Optimizer, local: bool = False) -> int | None:
-    """Bytes that an optimizer will keep; None for a class that is not known here."""
+    """Bytes of the state that an optimizer will keep; None for a class that is not known here."""
     name = type(optimizer).__name__
     if name == "SGD":
         copies, width = int(any(group["momentum"] for group in optimizer.param_groups)), None

@@ -1,5 +1,5 @@
-"""Names of metrics that callbacks monitor: a misspelt one is told as soon as the metrics of a step are known, since it
-would otherwise show at the end of an epoch."""
+"""Names of metrics that callbacks monitor: a misspelt one is refused after the first logged step, where it would
+otherwise show at the end of an epoch only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lit_posttrain.errors import PostTrainError
 
 
 def refuse_misspelt(trainer: Trainer, pl_module: LightningModule, best: str) -> bool:
-    """Compare what is monitored with the metrics of the last logged step, which a validation has too. What others than
-    this package and Lightning log is not known before, nor what callbacks log later, such as kl/sampled. best: what
-    --monitor names.
+    """Compare the monitored names with the metrics of the last logged step, which a validation logs too. Not where
+    classes from outside the package and Lightning log metrics, and not for metrics that callbacks log later, such as
+    kl/sampled. best: the value of --monitor.
 
     Returns:
-        whether there was a step to compare with.
+        True if there was a step to compare with.
 
     Raises:
-        PostTrainError: for a name that is close to one of those, or not of a validation.
+        PostTrainError: for a name that is close to a known one, or that no validation logs.
     """
     trained = {*trainer.callback_metrics, "step", "epoch"}
     if not any(name.startswith("train/") for name in trained):
@@ -38,7 +38,7 @@ def refuse_misspelt(trainer: Trainer, pl_module: LightningModule, best: str) -> 
 
 
 def monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
-    """The option that makes a callback of Lightning's monitor a metric, and the metric."""
+    """(option, metric) of every callback of Lightning's that monitors one."""
     loosely: Any = trainer
     for callback in loosely.callbacks:
         if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor is not None:

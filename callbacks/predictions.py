@@ -1,4 +1,4 @@
-"""`lit-posttrain predict` writes what the method predicts, a JSON object a line."""
+"""Writes the predictions of `lit-posttrain predict` as JSON lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PredictionWriter(BasePredictionWriter):
         self._rows = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty file, beside the place of the finished one."""
+        """Begin with an empty file beside where the finished one will be."""
         self._rows = 0
         self._part(trainer).parent.mkdir(parents=True, exist_ok=True)
         self._part(trainer).write_text("", encoding="utf-8")
@@ -51,8 +51,8 @@ class PredictionWriter(BasePredictionWriter):
         self._rows += len(prediction)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the file in its place and say where that is. Those of an earlier prediction go: it may have had more
-        processes."""
+        """Move the file to its place and print where that is. Files of an earlier prediction are removed: it may have
+        had more processes."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             for old in predictions_in(Path(trainer.default_root_dir)):
@@ -63,7 +63,7 @@ class PredictionWriter(BasePredictionWriter):
         print(f"wrote {self._rows:,} rows to {self._file(trainer)}", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what is kept; a file that is not whole never stands where whole ones do."""
+        """Print where the rows so far are kept; an unfinished file never takes the name of a finished one."""
         if self._rows:
             kept = f"{self._rows:,} rows are kept in {self._part(trainer)}"
             print(f"stopped: {kept}; the next predict begins anew", file=sys.stderr, flush=True)

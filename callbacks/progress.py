@@ -18,8 +18,8 @@ _LOG_FILE_INTERVAL_S, _LOG_FILE_BATCHES = 10.0, 100
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Counts optimizer steps of all the run, where Lightning's counts micro-batches of an epoch, from zero. In a file
-    that the console goes to it is redrawn every ten seconds, and validations draw none."""
+    """Counts the optimizer steps of the whole run, where Lightning's bar counts the micro-batches of an epoch. If the
+    output goes to a file it is redrawn every ten seconds, and validations have no bar."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -29,11 +29,11 @@ class StepProgressBar(TQDMProgressBar):
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
     def init_validation_tqdm(self) -> Tqdm:
-        """Seen while it runs, and nowhere else."""
+        """A bar on terminals only."""
         return super().init_validation_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
 
     def init_train_tqdm(self) -> Tqdm:
-        """A bar of steps that begins where the run is resumed."""
+        """A bar of optimizer steps that begins at the step of the resume."""
         steps = self.trainer.estimated_stepping_batches
         return Tqdm(
             initial=self.trainer.global_step,
@@ -50,19 +50,19 @@ class StepProgressBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Without the loggers' version numbers, and the training loss called a loss."""
+        """Without the loggers' version numbers, and without the prefix `train/`."""
         shown = super().get_metrics(trainer, pl_module)
         return {name.removeprefix("train/"): value for name, value in shown.items() if name != "v_num"}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing yet: what is resumed may still be refused."""
+        """Draw nothing yet: the resumed run may still be refused."""
         self._begun = False
         sampler = part_of(pl_module, TellsOfSampling)
         if sampler is not None and not self.is_disabled:
             sampler.sampling_progress = self._sampling
 
     def _sampling(self, batch: int, batches: int, token: int, longest: int) -> None:
-        """Say how far a rollout is, before the steps that are taken with it."""
+        """Show how far a rollout is, before its optimizer steps."""
         self._begin()
         of = f"batch {batch} of {batches}, " if batches > 1 else ""
         self.train_progress_bar.set_postfix_str(f"sampling: {of}token {token} of {longest}", refresh=False)
@@ -75,10 +75,10 @@ class StepProgressBar(TQDMProgressBar):
             self.train_progress_bar, self._begun = self.init_train_tqdm(), True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: the bar goes on through the epochs."""
+        """Do nothing: one bar serves all epochs."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin at the first batch; say which epoch it is, from one."""
+        """Draw the bar at the first batch; show the epoch, counted from one."""
         self._begin()
         of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}{of}", refresh=False)
@@ -98,11 +98,11 @@ class StepProgressBar(TQDMProgressBar):
             self.train_progress_bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """What is said of it belongs on a line of its own."""
+        """Close the bar, so that the error is printed on a line of its own."""
         if self._begun:
             self.train_progress_bar.close()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last step's figures; a run that is resumed at an epoch's end has taken none yet."""
+        """Show the last step's metrics, unless the run was resumed at the epoch's end and has taken no step."""
         if self._begun:
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))

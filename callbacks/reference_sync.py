@@ -27,7 +27,7 @@ class ReferenceSync(Callback):
         self.every_n_steps, self.mix = every_n_steps, mix
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a method without a reference that can move that way."""
+        """Refuse a method whose reference cannot be updated so."""
         reference = part_of(pl_module, SyncsReference)
         if reference is None:
             raise PostTrainError(f"ReferenceSync needs a method with a reference, not {type(pl_module).__name__}")
@@ -36,7 +36,7 @@ class ReferenceSync(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sync at the end of every n-th optimizer step."""
+        """Update the reference at the end of every n-th optimizer step."""
         reference = part_of(pl_module, SyncsReference)
         if reference is not None and ends_step(trainer, batch_idx) and trainer.global_step % self.every_n_steps == 0:
             reference.sync(self.mix)

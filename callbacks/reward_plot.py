@@ -1,4 +1,4 @@
-"""rewards.png: how rewards are distributed, and how far predicted preferences are those that people have."""
+"""rewards.png: histograms of rewards and margins, and a reliability diagram of predicted preferences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _COLOURS = {"chosen": "#1b7f5c", "rejected": "#c1442e", "margin": "#33415c"}
 
 
 def draw(summaries: Sequence[RewardSummary], title: str, file: Path) -> None:
-    """Per data set histograms at the left, rewards above margins, and the reliability at the right; the file changes as
-    a whole.
+    """Draw histograms per data set (left: rewards above margins) and the reliability (right); the file is replaced in
+    one step.
 
     Raises:
         ImportError: without matplotlib.

@@ -1,4 +1,4 @@
-"""What `RewardLogger` says of the rewards of a data set: distributions, reliability, and which pairs to look at."""
+"""Statistics of the rewards of a data set for `RewardLogger`: distributions, reliability, and pairs worth reading."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MOST_BINS = 60
 
 @dataclass(frozen=True)
 class Distribution:
-    """Finite values with a histogram. values (n,), counts (bins,), edges (bins + 1,); not_finite: how many were left
-    out."""
+    """Finite values with a histogram. values (n,), counts (bins,), edges (bins + 1,). not_finite: number of values that
+    were left out."""
 
     values: np.ndarray[Any, Any]
     counts: np.ndarray[Any, Any]
@@ -28,7 +28,7 @@ class Distribution:
     not_finite: int
 
     def as_row(self) -> dict[str, Any] | None:
-        """Count, mean, quantiles by probability, and the histogram's range and counts; None where there is nothing."""
+        """Count, mean, quantiles by probability, and the histogram's range and counts; None without values."""
         left_out = {"not_finite": self.not_finite} if self.not_finite else {}
         if not len(self.values):
             return {"count": 0, **left_out} if left_out else None
@@ -48,10 +48,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Reliability:
-    """By bins of the confidence s(|h|), as `calibration.reliability_sums` has them; only those that hold a pair.
+    """Per bin of the confidence s(|h|), see `calibration.reliability_sums`; bins without a pair are left out.
 
-    pairs, confidence, agreement (b,): how many pairs, their mean s(|h|), and the share of people who agree. ece: the
-    mean distance of the two, weighted by pairs.
+    pairs, confidence, agreement (b,): number of pairs, their mean s(|h|), and the share of annotators who agree. ece:
+    the mean distance of confidence and agreement, weighted by pairs.
     """
 
     pairs: list[int]
@@ -62,7 +62,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RewardSummary:
-    """The rewards of one data set. responses: how many; reliability: None without pairs."""
+    """The rewards of one data set. responses: their number. reliability: None without pairs."""
 
     name: str
     responses: int
@@ -88,9 +88,9 @@ class RewardSummary:
 
 
 def summarise(found: RewardedResponses, name: str) -> RewardSummary:
-    """Of pairs both sides, as the metrics rewards/chosen and rewards/rejected have them but for KTO, which takes each
-    response once, by how good it is; of responses to prompts without a pair the good and the bad ones. Chosen and
-    rejected share their histogram's edges."""
+    """The summary of a data set. chosen and rejected are the two sides of all pairs, as in the metrics rewards/chosen
+    and rewards/rejected (but not KTO's, which count each response once, by its label), and the good and the bad
+    responses to prompts without a pair. Both histograms have the same edges."""
     margin = margins(found)
     paired = torch.isin(found.rows, found.rows[found.first])
     chosen = torch.cat([found.rewards[found.first], found.rewards[~paired & (found.desirable > 0.5)]])
@@ -107,7 +107,7 @@ def summarise(found: RewardedResponses, name: str) -> RewardSummary:
 
 
 def margins(found: RewardedResponses) -> Tensor:
-    """(P,) by how much the preferred response of a pair has more reward."""
+    """(P,) reward of the preferred response minus that of the other."""
     return found.rewards[found.first] - found.rewards[found.second]
 
 
@@ -128,12 +128,12 @@ def telling_pairs(margin_P: Tensor, show: int) -> list[tuple[str, int]]:
 
 
 def short(value: float) -> float:
-    """Seven digits: a float32 has no more."""
+    """Rounded to seven digits, all that a float32 has."""
     return float(f"{value:.7g}")
 
 
 def _edges(values: Tensor) -> np.ndarray[Any, Any]:
-    """Of equal bins over the whole range, 2 n^(1/3) of them (Rice's rule)."""
+    """Edges of 2 n^(1/3) equal bins over the whole range (Rice's rule)."""
     finite = values[values.isfinite()].numpy().astype(np.float64)
     return np.histogram_bin_edges(finite, min(math.ceil(2 * max(len(finite), 1) ** (1 / 3)), MOST_BINS))
 

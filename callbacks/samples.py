@@ -1,4 +1,4 @@
-"""Answers to fixed prompts after every validation: how a model changes, for people to read."""
+"""Answers to fixed prompts after validations, for people to read how a model changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDTH = 100
 
 
 class SampleLogger(Callback):
-    """Answers the same prompts after validations; into samples.jsonl, the console and a Weights & Biases table."""
+    """Answers the same prompts after validations, in samples.jsonl, the console and a Weights & Biases table."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class SampleLogger(Callback):
             pl_module.check_prompts(self.prompts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Forget an earlier run."""
         self._begun = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Now that the run is under way, drop the rows of steps that it takes again."""
+        """At the first batch drop the rows of steps that a resumed run repeats."""
         if not self._begun and trainer.is_global_zero and not dry_run(trainer):
             rewrite(_file(trainer), trainer.global_step + 1, [])
         self._begun = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Answer, on all processes; the first one writes."""
+        """Answer the prompts, on all processes; the first one writes."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self._validations += 1

@@ -1,4 +1,4 @@
-"""What other callbacks do at the end of an optimizer step, and of an epoch, to what a checkpoint holds."""
+"""Callbacks that change what a checkpoint holds at the end of an optimizer step or of an epoch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def averages(trainer: Trainer) -> list[WeightAveraging]:
 
 
 def ends_in_callbacks(trainer: Trainer) -> bool:
-    """True if callbacks change at the end of the step at hand what a checkpoint holds, so that one of them may not have
-    come to it: an average of the weights, the reference, the weight of the KL."""
+    """True if a callback changes what a checkpoint holds at the end of the current step (an average of the weights, the
+    reference, the weight of the KL), and so may not have run when the step is interrupted."""
     step = trainer.global_step
     loosely: Any = trainer
     return any(
@@ -32,8 +32,8 @@ def ends_in_callbacks(trainer: Trainer) -> bool:
 
 
 def require_averages_of_steps(trainer: Trainer) -> None:
-    """Refuse an average that takes the weights in at the end of the epoch at hand: last.ckpt is saved before, and a run
-    that goes on from it does not come to that again.
+    """Refuse an average that is updated at the end of the current epoch: last.ckpt is saved before that, and a run that
+    resumes from it would miss the update.
 
     Raises:
         PostTrainError: naming the callback, on all processes at once.

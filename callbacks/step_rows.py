@@ -1,4 +1,4 @@
-"""Files of JSON lines that carry their step: what is measured again after a resume replaces what was there."""
+"""Files of JSON lines with a step: after a resume, rows of repeated steps are replaced."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lit_posttrain.runs.atomic import write_text
 
 
 def rewrite(file: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Drop the rows of `step` and later and add new ones; the file changes as a whole. A row without a step is dropped
-    by the next call."""
+    """Replace the rows of `step` and later by new ones; the file is replaced in one step. A row without a step is
+    dropped by the next call."""
     old = file.read_text(encoding="utf-8").rstrip("\n").split("\n") if file.exists() else []
     kept = [line for line in old if _step_of(line) < step]
     added = [json.dumps(row, ensure_ascii=False) for row in rows]

@@ -42,7 +42,7 @@ class Throughput(Callback):
         self._clock = TrainingClock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learn what the model costs and what the device can do."""
+        """Count the operations of the model and measure the device's peak."""
         self._flops = training_flops(pl_module, getattr(pl_module, "model_config", None))
         device = trainer.strategy.root_device
         dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
@@ -61,13 +61,13 @@ class Throughput(Callback):
         self._clock.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on."""
+        """Start the clock again."""
         self._clock.go_on()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count on the device; reduce and log at the end of a step that is logged."""
+        """Count tokens on the device; reduce and log at the end of a logged step."""
         real = batch.tree_ids >= 0
         seen = ((batch.position_ids + 1) * real).sum()  # a token attends to its branch and trunk up to itself
         self._sums += torch.stack([real.sum(), seen])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lit_posttrain.callbacks.checkpoint import BestCheckpoint, LastCheckpoint, run_checkpoints
+from lit_posttrain.callbacks.best_checkpoint import BestCheckpoint
+from lit_posttrain.callbacks.checkpoint import LastCheckpoint, run_checkpoints
 from lit_posttrain.callbacks.checkpoint_io import AtomicCheckpointIO
 from lit_posttrain.callbacks.evaluation import EvaluationReport
 from lit_posttrain.callbacks.finite import FiniteLossGuard

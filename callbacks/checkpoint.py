@@ -10,7 +10,6 @@ to it that a file that is written at another moment holds the state of the last 
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +19,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
+from lit_posttrain.callbacks.best_checkpoint import BestCheckpoint
+from lit_posttrain.callbacks.disk_space import require_space_for_checkpoints
 from lit_posttrain.callbacks.finished_step import FinishedStep, begin_with_validation, validates_next
-from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes
-from lit_posttrain.callbacks.monitors import refuse_misspelt
-from lit_posttrain.callbacks.protocols import GoesOn, TrainsInPhases, part_of
+from lit_posttrain.callbacks.protocols import GoesOn, sampler_of
 from lit_posttrain.callbacks.step_ends import averages, ends_in_callbacks, require_averages_of_steps
-from lit_posttrain.errors import PostTrainError, is_on_all_ranks, on_all_ranks
-from lit_posttrain.runs.checkpoint_files import require_space
-from lit_posttrain.runs.checkpoint_shards import bytes_on_disk
+from lit_posttrain.errors import PostTrainError, is_on_all_ranks
 from lit_posttrain.runs.signals import RunStopped
 from lit_posttrain.trainer_state import dry_run, ends_step
 
@@ -39,8 +36,8 @@ class LastCheckpoint(Checkpoint):
     rollout phase) and of training, and when an error ends it.
 
     A request to stop in the middle of an accumulation (a time limit, say) waits for the end of the optimizer step. All
-    checkpoints of the run, whoever writes them and when, hold the end of the last optimizer step; a validation that was
-    due then and did not end is made up by the run that goes on from them.
+    checkpoints of the run, whoever writes them and when, hold the end of the last optimizer step. If the validation of
+    that step was due and did not finish, the resumed run begins with it.
     """
 
     def __init__(self, every_n_steps: int = 200, resume_command: str = "") -> None:
@@ -52,24 +49,24 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps < 1:
             raise PostTrainError(f"--checkpoint_every is {every_n_steps}; it must be at least 1")
         self.every_n_steps, self.resume_command = every_n_steps, resume_command
-        self._saved: tuple[int, bool] = (0, False)  # the step, and whether its validation was still due
-        self._kept = False  # whether last.ckpt is this run's, and not an earlier one's
-        self._begun = False  # whether this run has come to its training
+        self._saved: tuple[int, bool] = (0, False)  # the step, and True if its validation was still due
+        self._kept = False  # True if last.ckpt is this run's, and not an earlier one's
+        self._begun = False  # True once training has started
         self._validates = False
         self._between_steps = True
         self._stop_later = False
         self._finished: FinishedStep | None = None
-        self._weights_move = False  # between the gradient of a step and its end
-        self._validated = False  # whether the metrics of the validation at hand are known
+        self._weights_move = False  # True between the gradient of a step and its end
+        self._validated = False  # True once the metrics of the running validation are known
         self._resumed: dict[str, Any] = {}
-        self._one_more = False  # whether the Trainer was told of a further step, so that it begins at all
+        self._one_more = False  # True while max_steps is one higher, so that the Trainer starts at all
 
     @property
     def state_key(self) -> str:
         return "LastCheckpoint"  # of subclasses too, and whatever it is told
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """No step of this run has ended yet."""
+        """Forget an earlier run of this object."""
         self._finished, self._weights_move, self._kept, self._begun = None, False, False, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,10 +87,10 @@ class LastCheckpoint(Checkpoint):
             if isinstance(logger, GoesOn):
                 logger.goes_on_from(trainer.global_step)
         if not dry_run(trainer) and trainer.is_global_zero:
-            _require_space_for_run(trainer, pl_module)
+            require_space_for_checkpoints(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """From here to the end of the step the weights are of no step."""
+        """From here to the end of the step the weights belong to no finished step."""
         self._weights_move = True
 
     def on_train_batch_end(
@@ -110,16 +107,14 @@ class LastCheckpoint(Checkpoint):
             trainer.should_stop, self._stop_later = True, False
         due = trainer.global_step % self.every_n_steps == 0
         ends_epoch = batch_idx + 1 == trainer.num_training_batches
-        if (
-            part_of(pl_module, TrainsInPhases) is not None
-        ):  # whose epochs are a few steps long: the last one alone counts
+        if sampler_of(pl_module) is not None:  # its epochs are a few steps long: only the last one counts
             ends_epoch = ends_epoch and trainer.current_epoch + 1 == trainer.max_epochs
         if due or ends_epoch or trainer.global_step == trainer.max_steps or _stops(trainer):
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What has been validated before is no more. Where an average of the weights is validated, it takes their
-        place meanwhile: the step is saved before that, and nothing is saved while it lasts."""
+        """Forget the last validation. While an average of the weights is validated it stands in their place, so the
+        step is saved first, and nothing is saved until the validation is over."""
         self._validated = False
         if self._one_more:
             trainer.fit_loop.epoch_loop.max_steps, self._one_more = trainer.max_steps - 1, False
@@ -127,12 +122,12 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on callbacks may save the step with what its validation has found. One that Lightning adds because
-        the run is to stop is none that the run that goes on would skip."""
+        """From here on checkpoints include the validation's results. A validation that Lightning adds because the run
+        stops is not planned: the resumed run must not skip its own for it."""
         self._validated = validates_next(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save again what was saved just before validation, now with its results: a resumed run skips to after it."""
+        """Save again what was saved just before the validation, now with its results: a resumed run skips it."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._between_steps:
             if self._validated:
                 self._finished = FinishedStep.of(trainer, pl_module, validation_due=False)
@@ -141,15 +136,15 @@ class LastCheckpoint(Checkpoint):
                 self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save steps that no other moment saved, those of an epoch that was cut short. (Not as late as at the end of
-        training, when an average of the weights has replaced them.)
+        """Save what is unsaved of an epoch that was cut short. (The end of training would be too late: by then an
+        average may have replaced the weights.)
 
         Raises:
             PostTrainError: as `on_train_start`, where that shows now.
         """
         require_averages_of_steps(trainer)
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if self._saved[0] != trainer.global_step and (last or part_of(pl_module, TrainsInPhases) is None):
+        if self._saved[0] != trainer.global_step and (last or sampler_of(pl_module) is None):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -160,8 +155,8 @@ class LastCheckpoint(Checkpoint):
             print(f"\n{told}" + (f"; go on with: {how}" if self._kept else ""), flush=True)
 
     def save_finished_step(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> str:
-        """Save what is not saved yet as something ends the run; what to say of it, or nothing where there was no step.
-        On one of several processes this cannot be done alone: it takes all of them."""
+        """Save the last finished step when something ends the run. Returns what to print about it, "" if no step was
+        taken. Saving is collective: where only some of several processes fail, nothing is saved."""
         self._validated = False
         if trainer.world_size == 1 or is_on_all_ranks(exception):
             try:
@@ -182,7 +177,7 @@ class LastCheckpoint(Checkpoint):
         return f"the last {'step is' if lost == 1 else f'{lost} steps are'} lost" if lost else ""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint be one of a step's end."""
+        """Make the checkpoint one of the last step's end."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         done = self._finished
@@ -200,7 +195,7 @@ class LastCheckpoint(Checkpoint):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Begin with the validation that is due. Where all steps are taken Lightning would not begin at all."""
+        """Begin with the validation that is due. If all steps are taken, Lightning starts only for one more."""
         self._resumed = checkpoint["callbacks"].get(self.state_key, {})
         if trainer.state.fn == TrainerFn.FITTING and self._resumed.get("validation_due"):
             begin_with_validation(checkpoint)
@@ -222,95 +217,6 @@ class LastCheckpoint(Checkpoint):
             self._saved = (trainer.global_step, self._finished is not None and self._finished.validation_due)
 
 
-class BestCheckpoint(Checkpoint):
-    """Keeps `best.ckpt` in the run's folder: the state with the best value of a metric of the validation."""
-
-    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
-        """
-        Args:
-            monitor: Name of a metric of the validation.
-            mode: Whether the lowest (min) or the highest (max) value is the best.
-        """
-        self.monitor, self.mode = monitor, mode
-        self.best_score: float | None = None
-        self.best_model_path = ""  # what Trainer.test(ckpt_path="best") reads
-        self._looked = False
-
-    @property
-    def state_key(self) -> str:
-        return f"{type(self).__qualname__}[{self.monitor},{self.mode}]"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to validate within an optimizer step: a run could not be resumed exactly from such a checkpoint.
-
-        Raises:
-            PostTrainError: if the interval of the validation is not a multiple of the accumulation.
-        """
-        interval, accumulate = trainer.val_check_batch, trainer.accumulate_grad_batches
-        if not trainer.enable_validation or accumulate == 1 or interval == trainer.num_training_batches:
-            return
-        if interval is None or (isinstance(interval, int) and interval % accumulate):
-            what = "a time" if interval is None else f"{interval} micro-batches"
-            raise PostTrainError(
-                f"--trainer.val_check_interval is {what}, which is not a multiple of "
-                f"--trainer.accumulate_grad_batches {accumulate}: best.ckpt would hold half an optimizer step"
-            )
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """After the first step that is logged, refuse a misspelt metric, of any callback that monitors one.
-
-        Raises:
-            PostTrainError: see `refuse_misspelt`.
-        """
-        if self._looked or not trainer.enable_validation:
-            return
-        self._looked = refuse_misspelt(trainer, pl_module, self.monitor)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if the metric is better than ever.
-
-        Raises:
-            PostTrainError: if the validation has no such metric.
-        """
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or dry_run(trainer):
-            return
-        metrics = trainer.callback_metrics
-        if self.monitor not in metrics and float(metrics.get("val/reward/missing_ratio", 0.0)) == 1.0:
-            told = (
-                "no reward has a say on any response to the validation's prompts, so there is no val/reward: look "
-                "whether their rows have the columns that the rewards read"
-            )
-            raise on_all_ranks(PostTrainError(told))
-        if self.monitor not in metrics:
-            known = ", ".join(sorted(name for name in metrics if name.startswith("val/"))) or "none"
-            told = f"--monitor {self.monitor}: not a metric of the validation; choose one of: {known}"
-            raise on_all_ranks(PostTrainError(told))
-        score = float(metrics[self.monitor])
-        if not trainer.strategy.broadcast(_best(trainer).exists()):  # a run that began with another one's checkpoint
-            self.best_score = None
-        if not trainer.strategy.reduce_boolean_decision(self._better(score)):
-            return
-        path = _best(trainer)
-        before, self.best_score = self.best_score, score
-        try:
-            trainer.save_checkpoint(path)
-        except BaseException:
-            self.best_score = before  # what is saved now must not know of a best.ckpt that there is not
-            raise
-        self.best_model_path = str(path)
-
-    def _better(self, score: float) -> bool:
-        if math.isnan(score) or self.best_score is None:
-            return not math.isnan(score)
-        return score < self.best_score if self.mode == "min" else score > self.best_score
-
-
 def run_checkpoints(
     every_n_steps: int = 200,
     monitor: str = "val/loss",
@@ -325,10 +231,6 @@ def _last(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "last.ckpt"
 
 
-def _best(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "best.ckpt"
-
-
 def _step_is_over(trainer: Trainer, before: FinishedStep | None) -> bool:
     """True if the optimizer has stepped, and what failed did so behind it."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -340,16 +242,3 @@ def _stops(trainer: Trainer) -> bool:
     """True if Lightning will heed `should_stop` now."""
     enough = trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
     return trainer.should_stop and enough
-
-
-def _require_space_for_run(trainer: Trainer, pl_module: LightningModule) -> None:
-    folder = Path(trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    parameters = [p for p in pl_module.parameters() if p.requires_grad or pl_module.strict_loading]
-    one = parameter_bytes(parameters)
-    for optimizer in trainer.optimizers:
-        one += optimizer_state_bytes(optimizer) or 0
-    names = ["last.ckpt", "best.ckpt"] if trainer.enable_validation else ["last.ckpt"]
-    held = sum(bytes_on_disk(folder / name) for name in names)
-    # every file, and the copy that exists while one of them is replaced
-    require_space(folder, one * (len(names) + 1) - held, f"the run's checkpoints ({', '.join(names)})")

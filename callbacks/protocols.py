@@ -1,12 +1,11 @@
-"""What callbacks ask of a method, its components, a batch and a data module. They know these protocols, never the
-classes behind."""
+"""The protocols by which callbacks use methods, their components and data modules: never by class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lit_posttrain.data.modules.prompt_files import SourcedPrompt
@@ -16,7 +15,7 @@ from lit_posttrain.types import PromptRecord, RewardedResponses, TreeBatch
 
 @runtime_checkable
 class GeneratesText(Protocol):
-    """A method whose policy can answer."""
+    """A method whose policy generates text."""
 
     def generate_text(
         self,
@@ -25,7 +24,7 @@ class GeneratesText(Protocol):
         temperature: float,
         seed: int,
     ) -> list[str]:
-        """One answer to each conversation. With several processes it is called on all."""
+        """One answer per conversation. Collective."""
         ...
 
     def check_prompts(self, prompts: Sequence[SourcedPrompt]) -> None:
@@ -39,7 +38,7 @@ class GeneratesText(Protocol):
 
 @runtime_checkable
 class NamesRows(Protocol):
-    """A data module that knows where a row of the training data came from."""
+    """A data module that knows the source of its training rows."""
 
     def row_sources(self, rows: list[int]) -> list[str]:
         """`file:line` of each row; `rows` are `TreeBatch.example_ids`."""
@@ -48,16 +47,16 @@ class NamesRows(Protocol):
 
 @runtime_checkable
 class NamesPredictedRows(Protocol):
-    """The same for the data sets that are predicted on."""
+    """A data module that knows the source of the rows of `predict`."""
 
     def predicted_row_sources(self, rows: list[int], dataloader_idx: int) -> list[str]:
-        """`file:line` of each row; dataloader_idx: which data set they are of."""
+        """`file:line` of each row; dataloader_idx: index of their data set."""
         ...
 
 
 @runtime_checkable
 class CountsEvaluatedRows(Protocol):
-    """A data module that says what a stage works on."""
+    """A data module that counts the rows of a stage."""
 
     def evaluated_rows(self, stage: str) -> dict[str, int]:
         """Rows of each data set, by its name; stage: validate, test or predict."""
@@ -75,7 +74,7 @@ class RewardsResponses(Protocol):
 
 @runtime_checkable
 class ShowsEvaluatedRows(Protocol):
-    """A data module that knows what its validation sets are called, and what stands in them."""
+    """A data module with named validation sets and the texts of their rows."""
 
     @property
     def val_names(self) -> list[str]: ...
@@ -87,16 +86,17 @@ class ShowsEvaluatedRows(Protocol):
 
 @runtime_checkable
 class MeasuresGradient(Protocol):
-    """A method that knows the norm of the gradient which the next optimizer step will take."""
+    """A method that computes the gradient's norm."""
 
     def gradient_norm(self) -> Tensor:
-        """Scalar, on the device, over all shards; before clipping. Computed once a step, however often it is asked."""
+        """Scalar on the device: the norm over all shards before clipping, for the next optimizer step. Computed once
+        per step, however often it is called."""
         ...
 
 
 @runtime_checkable
 class HasTokenizer(Protocol):
-    """A method that knows its tokenizer, and the longest sequence that its model takes."""
+    """A method with a tokenizer. max_positions: the longest sequence that its model takes; None for any."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -106,14 +106,14 @@ class HasTokenizer(Protocol):
 
 @runtime_checkable
 class MeasuresKL(Protocol):
-    """A reference that knows how far the policy is from it. scores_fresh_text: True if it can score what is not in the
-    data."""
+    """A reference that measures the KL of the policy from it. scores_fresh_text: True if it can score text that is not
+    in the data."""
 
     @property
     def scores_fresh_text(self) -> bool: ...
 
     def sampled_log_ratios(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int) -> list[Tensor]:
-        """(tokens,) log pi - log pi_ref (nats) of one fresh response of the policy to each prompt (token ids)."""
+        """Per prompt (token ids): (tokens,) log pi - log pi_ref (nats) of one fresh response of the policy."""
         ...
 
 
@@ -126,15 +126,14 @@ class WeighsKL(Protocol):
     used: bool
 
     def take(self) -> tuple[float, float] | None:
-        """Once a rollout, as soon as it is known: the mean KL of its responses (k1, nats a response) and their number,
-        over all ranks; else None."""
+        """The mean KL of a rollout's responses (k1, nats per response) and their number, over all ranks: once per
+        rollout, as soon as it is measured; else None."""
         ...
 
 
 @runtime_checkable
 class KeepsFrozenModels(Protocol):
-    """A method with models beside the one that is trained. frozen_weights: by what they are, the parameters that are
-    held in memory."""
+    """A method with frozen models. frozen_weights: their parameters in memory, by the model's part (`reference`)."""
 
     @property
     def frozen_weights(self) -> Mapping[str, Sequence[Tensor]]: ...
@@ -142,8 +141,8 @@ class KeepsFrozenModels(Protocol):
 
 @runtime_checkable
 class TrainsInPhases(Protocol):
-    """A method that samples what it trains on: an epoch of the Trainer is a rollout phase. group_size: responses to
-    each prompt. engine_name: what draws them, hf where it is the method's own model."""
+    """A method that samples its own responses: an epoch of the Trainer is then a rollout phase. group_size: responses
+    per prompt. engine_name: what draws them, `hf` for the method's own model."""
 
     @property
     def group_size(self) -> int: ...
@@ -153,7 +152,7 @@ class TrainsInPhases(Protocol):
 
 @runtime_checkable
 class TellsOfSampling(Protocol):
-    """A method that says how far it is while it samples. sampling_progress: what it calls then, see
+    """A method that reports its progress while it samples. sampling_progress: what it calls, see
     `rollout.engine.SamplingProgress`."""
 
     sampling_progress: Callable[[int, int, int, int], None] | None
@@ -164,23 +163,23 @@ class GoesOn(Protocol):
     """A logger that a resumed run continues."""
 
     def goes_on_from(self, step: int) -> None:
-        """The run is resumed after so many optimizer steps."""
+        """Called when the run is resumed after `step` optimizer steps."""
         ...
 
 
 @runtime_checkable
 class FinishesSteps(Protocol):
-    """A method that logs an optimizer step before it is saved, and remembers what a checkpoint says of it."""
+    """A method that logs an optimizer step before it is saved, and remembers its state for checkpoints."""
 
     def finish_step(self) -> None:
-        """Called when an optimizer step has ended, as often as one likes."""
+        """Called when an optimizer step has ended, once or more."""
         ...
 
 
 @runtime_checkable
 class AwaitsRewards(Protocol):
-    """A method that samples responses and has them rewarded. awaits_rewards: True if it does so now. given_up: the
-    signal that ended that, to be raised as `RunStopped` again where a reward has caught it."""
+    """A method that samples responses and has them rewarded. awaits_rewards: True while it does. given_up: the signal
+    that ended it; it is raised as `RunStopped` again if a reward has caught that."""
 
     awaits_rewards: bool
     given_up: int | None
@@ -191,26 +190,26 @@ class StartsProcesses(Protocol):
     """A method whose rewards may start processes."""
 
     def end_processes(self, stuck_only: bool) -> None:
-        """End those that still run; stuck_only: what a call has used that was cut short."""
+        """End those that still run. stuck_only: only those of a call that was cut short."""
         ...
 
 
 @runtime_checkable
 class ShowsCompletions(TrainsInPhases, Protocol):
-    """Such a method, with what it has sampled in the phase at hand. reward_names: of what is rewarded."""
+    """Such a method, with the responses of the current phase. reward_names: names of its rewards."""
 
     @property
     def reward_names(self) -> list[str]: ...
 
     def completions(self) -> list[dict[str, Any]]:
-        """A row a response: source, prompt, response, tokens, truncated, reward and rewards/NAME (None for no score),
-        and the mean advantage of its tokens."""
+        """One row per response: source, prompt, response, tokens, truncated, reward and rewards/NAME (None for no
+        score), and the mean advantage of its tokens."""
         ...
 
 
 @runtime_checkable
 class OffersPrompts(Protocol):
-    """A data module with prompts to ask."""
+    """A data module with prompts."""
 
     def example_prompts(self, count: int) -> list[list[int]]:
         """At most `count` prompts (token ids), the same every time."""
@@ -219,10 +218,10 @@ class OffersPrompts(Protocol):
 
 @runtime_checkable
 class SyncsReference(Protocol):
-    """A reference that may follow the policy."""
+    """A reference that can be moved towards the policy."""
 
     def check_sync(self, mix: float) -> None:
-        """Raise PostTrainError where it may not."""
+        """Raise PostTrainError if it cannot."""
         ...
 
     def sync(self, mix: float) -> None:
@@ -232,7 +231,7 @@ class SyncsReference(Protocol):
 
 @runtime_checkable
 class HasComponents(Protocol):
-    """A method with parts of its own, such as a reference, by name."""
+    """A method with components, such as a reference, by name."""
 
     components: dict[str, Any]
 
@@ -241,57 +240,11 @@ Part = TypeVar("Part")
 
 
 def part_of(pl_module: LightningModule, protocol: type[Part]) -> Part | None:
-    """The method, or the first of its components, that a protocol describes; None if there is none."""
+    """The method itself or its first component that implements a protocol; None if there is none."""
     parts = pl_module.components.values() if isinstance(pl_module, HasComponents) else ()
     return next((part for part in (pl_module, *parts) if isinstance(part, protocol)), None)
 
 
-class AuditedFile(Protocol):
-    """What became of one file, or of all of them together."""
-
-    name: str
-    rows: int
-    examples: int
-    tokens: int
-    trained_tokens: int
-
-    @property
-    def dropped_count(self) -> int: ...
-    @property
-    def trained_share(self) -> float: ...
-
-
-class MixedSource(Protocol):
-    """One source in an epoch. of_examples, of_tokens: its shares of the epoch's examples and trained tokens."""
-
-    path: str
-    shown: int
-    of_examples: float
-    of_tokens: float
-
-
-class Audit(Protocol):
-    """The report on a data set. warnings: what a person should look at. mix: where sources are weighted, what each
-    gives to an epoch. first_rows: of a stream, how many rows were looked at; 0 where all were. unused: columns that are
-    not used, in words."""
-
-    @property
-    def files(self) -> Sequence[AuditedFile]: ...
-    @property
-    def total(self) -> AuditedFile: ...
-    @property
-    def held_out(self) -> int: ...
-    @property
-    def first_rows(self) -> int: ...
-    @property
-    def mix(self) -> Sequence[MixedSource]: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-    @property
-    def unused(self) -> Sequence[str]: ...
-
-
-def audit_of(trainer: Trainer) -> Audit | None:
-    """The audit of the training data, where the data module has one."""
-    audit: Audit | None = getattr(getattr(trainer, "datamodule", None), "audit", None)
-    return audit
+def sampler_of(pl_module: LightningModule) -> TrainsInPhases | None:
+    """The part of a method that samples its responses; None if the method trains on given ones."""
+    return part_of(pl_module, TrainsInPhases)

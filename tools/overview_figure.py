@@ -89,8 +89,8 @@ def draw() -> None:
     memory.legend(frameon=False, loc="upper left", fontsize=8)
     for name, runs in curves().items():
         for number, points in enumerate(runs):
-            label = name if number == 0 else None
-            learning.plot(*zip(*points, strict=True), color=LEARNERS[name][1], marker="o", markersize=3, label=label)
+            once = name if number == 0 else None
+            learning.plot(*zip(*points, strict=True), color=LEARNERS[name][1], marker="o", markersize=3, label=once)
     learning.set(title="Learning: held-out reward", ylim=(0, 1.02), xlabel="minutes on two CPU cores, three seeds")
     learning.legend(frameon=False, loc="lower right", fontsize=8)
     figure.savefig(FIGURE, dpi=110, metadata={"Description": content()})

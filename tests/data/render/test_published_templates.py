@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.types import Tree
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "tools"))
 PLAIN = [
     {"role": "user", "content": "hi"},
     {"role": "assistant", "content": "hello"},
@@ -54,7 +52,8 @@ def test_no_row_chooses_the_text_of_another(path: Path) -> None:
     mask = TokenMask(tokenizer)
 
     def texts(talks: list[Talk]) -> dict[str, list[tuple[str, str]] | str]:
-        template, made = ConversationTemplate(tokenizer), {}
+        template = ConversationTemplate(tokenizer)
+        made: dict[str, list[tuple[str, str]] | str] = {}
         for talk in talks:
             try:
                 made[talk.name] = [seen(tree) for tree in made_of(template, mask, talk)]

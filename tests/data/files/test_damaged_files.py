@@ -132,8 +132,8 @@ def test_a_broken_line_is_a_bad_row(name: str, first: bool, tmp_path: Path) -> N
     assert (len(store), audit.total.rows, audit.total.dropped_count) == (2, 4, 2)
     assert [tally.lines for tally in audit.files[0].dropped.values()] == [[where, where + 1]]
     assert store.lines.tolist() == [3 if first else 1, 4]
-    made = {"shuffle": False, "buffer": 1, "seed": 0}
-    stream = TreeStream(find_sources(str(path)), tiny.tokenizer(), TokenizeOptions(on_bad_row="skip"), **made)
+    skip = TokenizeOptions(on_bad_row="skip")
+    stream = TreeStream(find_sources(str(path)), tiny.tokenizer(), skip, shuffle=False, buffer=1, seed=0)
     assert stream.preview().total.dropped_count == 2
     assert [tree.line for tree in islice(stream, 2)] == store.lines.tolist()
 

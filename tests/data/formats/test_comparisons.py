@@ -52,7 +52,7 @@ from lit_posttrain.errors import PostTrainError
         ({"prompt": "Q", "completion": "A", "label": "bad"}, [("A", {"good": 0.0})]),
     ],
 )
-def test_recognised_by_columns(row: dict[str, Any], expected: list[tuple[str, str, float]]) -> None:
+def test_recognised_by_columns(row: dict[str, Any], expected: list[tuple[str, dict[str, float]]]) -> None:
     made = comparison(row)
     assert made.prompt == [USER]
     assert shown(made) == expected

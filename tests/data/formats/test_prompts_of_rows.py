@@ -198,11 +198,12 @@ def test_a_context_is_added_however_the_prompt_is_written(name: str, context: An
 def test_sides_that_cannot_be_used_leave_the_prompt() -> None:
     first = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
     reader = prompt_reader(Record(first, "rows.jsonl", 1))
-    for later in (
+    unusable: list[dict[str, object]] = [
         {"prompt": "Hi"},
         {"prompt": "Hi", "chosen": "", "rejected": 3},
         {"prompt": "Hi", "chosen": None, "rejected": []},
-    ):
+    ]
+    for later in unusable:
         assert reader.example(Row(later)).messages == [HI]
     other = {"prompt": "Hi", "chosen": [MORE, HELLO], "rejected": [MORE, HELLO]}
     with pytest.raises(BadRow, match="`chosen` begins with 'what is it' where `prompt` is 'Hi'"):

@@ -72,7 +72,7 @@ def test_rows_keep_what_is_no_part_of_the_prompt(tmp_path: Path) -> None:
         refuse_columns([one], ["prompt", "responses"])
 
 
-ANSWERED = {
+ANSWERED: dict[str, dict[str, Any]] = {
     "pair": {
         "chosen": [USER, {"role": "assistant", "content": "a fox"}],
         "rejected": [USER, {"role": "assistant", "content": "a dog"}],

@@ -213,13 +213,15 @@ def test_text_parts_that_are_joined_are_counted(road: str, spell: Any, parts: li
 
 USER, ANSWER = talk()
 CALLS: list[Any] = [[], [{}], "x", [3], [{"function": {}}], [{"function": {"name": 1}}], {"name": "zulu"}]
+PARTS: list[Any] = [[None], [{}], [{"type": "image"}], None, 3]
+WEIGHTS: list[Any] = [0.5, "x", []]
 BAD: list[Any] = [
     *(None, "", [], {}, 0, 1.5, True, "x", "[", "[{", "[1]", "{}", [1], [None], ["a"], [["a", None]], [{}], 10**400),
     *([{"role": "user"}], [USER], [ANSWER], [ANSWER, ANSWER], [{"role": "narrator", "content": "a"}], {"role": "user"}),
     *([{"role": "system", "content": "s"}], [{"role": "tool", "content": "t"}], "\n\nHuman: \n\nAssistant: x"),
-    *([{"role": "assistant", "content": parts}] for parts in ([None], [{}], [{"type": "image"}], None, 3)),
+    *([{"role": "assistant", "content": parts}] for parts in PARTS),
     *([USER, {"role": "assistant", "content": "", "tool_calls": calls}] for calls in CALLS),
-    *([USER, {**ANSWER, "weight": weight}] for weight in (0.5, "x", [])),
+    *([USER, {**ANSWER, "weight": weight}] for weight in WEIGHTS),
     *([USER, {"from": "function_call", "value": value}] for value in ("no JSON", "[1]", 3)),
     *([{"text": None, "rank": 0}, {"text": "b", "rank": 1}], [{"text": "a", "rank": "x"}, {"text": "b"}]),
 ]

@@ -33,8 +33,8 @@ def test_reward_models_read_what_is_rendered(tmp_path: Path, prompt: str, turn: 
 def test_what_reward_models_read_counts_as_used(tmp_path: Path) -> None:
     made = tokenizer("{% if tools %}{{ tools | tojson }}{% endif %}" + SWITCH, "<|x|>")
     thinks = {**SAY, "reasoning_content": "hm"}
-    row = {"prompt": [ASK], "tools": [ZULU], "chosen": [{**thinks, "note": 1}], "rejected": [{**LAST, **thinks}]}
-    row["rejected"][0]["content"] = "no <|x|>"
+    sides = {"chosen": [{**thinks, "note": 1}], "rejected": [{**LAST, **thinks, "content": "no <|x|>"}]}
+    row = {"prompt": [ASK], "tools": [ZULU], **sides}
     store, audit = build(tmp_path, made, row, options=PreferenceOptions(scored=True))
     assert "zulu" in made.decode(store[0].prompt)
     assert list(audit.files[0].unread) == ["message.note"]

@@ -180,7 +180,7 @@ MOVES = (
 
 def test_what_stands_elsewhere_once_an_answer_follows(tmp_path: Path) -> None:
     made = tokenizer(MOVES)
-    row = {"messages": [*TALK, ASK, {"role": "assistant", "content": "the end"}], "tools": [ZULU]}
+    row: dict[str, Any] = {"messages": [*TALK, ASK, {"role": "assistant", "content": "the end"}], "tools": [ZULU]}
     store, _ = build(tmp_path, made, row, options=TokenizeOptions(train_on="last"))
     text = made.apply_chat_template(row["messages"][:-1], tools=[ZULU], tokenize=False, add_generation_prompt=True)
     assert "[TOOLS]zulu[INST] the colour [/INST]" in text

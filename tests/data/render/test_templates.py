@@ -280,11 +280,9 @@ def test_a_template_that_refuses_says_so() -> None:
 
 
 def test_slow_tokenizers_are_refused() -> None:
-    class Slow:
-        is_fast = False
-
+    slow = type("Slow", (PreTrainedTokenizerFast,), {"is_fast": False})
     with pytest.raises(PostTrainError, match=r"Slow is not a fast tokenizer"):
-        ConversationTemplate(Slow())
+        ConversationTemplate(slow(tokenizer_object=tiny.tokenizer().backend_tokenizer))
 
 
 def test_tools_reach_the_template() -> None:
@@ -299,7 +297,10 @@ def test_tools_reach_the_template() -> None:
 
 def test_a_template_that_leaves_out_tool_calls_is_not_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:
     call = {"type": "function", "function": {"name": "fox_finder", "arguments": {"x": 1}}}
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [call]}]
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "tool_calls": [call]},
+    ]
     with pytest.raises(BadRow, match="the chat template leaves out the tool calls") as error:
         ConversationTemplate(tokenizer).render(Example(turns, 1))
     assert error.value.reason == "not rendered"

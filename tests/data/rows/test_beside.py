@@ -203,7 +203,8 @@ def test_rows_with_more_than_text_are_refused_by_every_reader(column: str) -> No
         other = MEDIA_COLUMNS[MEDIA_COLUMNS[0] == column]
         with pytest.raises(BadRow, match=f"`{column}` holds"):
             example({"messages": ASKED, other: "ubuntu:20.04", column: value})
-    for nothing in (None, "", [], False, [None], [{}]):
+    empty: list[object] = [None, "", [], False, [None], [{}]]
+    for nothing in empty:
         assert example({"messages": ASKED, column: nothing}).messages == ASKED
     for container in ("ubuntu:20.04", "swebench/sweb.eval.x86_64.django-1:latest", ["python:3.12"], "a cat", 3):
         row = Row({"messages": ASKED, column: container})

@@ -40,7 +40,7 @@ def test_tools_and_tool_calls() -> None:
 
 def test_calls_in_openais_older_format() -> None:
     call = {"name": "f", "arguments": '{"x": 1}'}
-    older = [
+    older: list[dict[str, Any]] = [
         {"role": "user", "content": "Q"},
         {"role": "assistant", "content": None, "function_call": call},
         {"role": "function", "name": "f", "content": "1"},
@@ -112,11 +112,12 @@ def test_a_list_of_marks_is_none_of_the_row(mark: str) -> None:
 
 def test_a_turn_of_which_every_part_is_marked_is_not_trained_on() -> None:
     detail = [{"begin_offset": 0, "end_offset": 0, "train": False}]
-    rows = [ASKED[0], {**ASKED[1], "train_detail": detail}, ASKED[0], ASKED[1]]
+    rows: list[dict[str, Any]] = [ASKED[0], {**ASKED[1], "train_detail": detail}, ASKED[0], ASKED[1]]
     assert example({"messages": rows}).untrained == frozenset({1})
     rows[1]["train"] = True  # as axolotl has it, the parts say more than the turn
     assert example({"messages": rows}).untrained == frozenset({1})
-    for nothing in ([], None):
+    empty: list[list[object] | None] = [[], None]
+    for nothing in empty:
         rows[1] = {**ASKED[1], "train_detail": nothing, "training_detail": nothing}
         assert example({"messages": rows}).untrained == frozenset()
     row = Row(
@@ -172,7 +173,7 @@ def test_messages_by_key_are_read_as_a_list_of_them(row: dict[str, Any]) -> None
     assert other != row
     told = 0
     for read in (sft, pair, lambda seen: prompt_reader(Record({**seen.aside()}, "f", 1)).example(seen).messages):
-        found = []
+        found: list[tuple[object, list[str]]] = []
         for data in (row, other):
             try:
                 seen = Row(data)

@@ -120,7 +120,8 @@ def test_judged_conversations_have_their_prompt_in_common(tmp_path: Path, tokeni
         return [{"role": role, "content": part} for role, part in zip(("user", "assistant"), parts, strict=True)]
 
     winners = ["model_a", "model_b", "tie", "both_bad", "tie (bothbad)"]
-    rows = [{"winner": w, "conversation_a": side("A"), "conversation_b": side("B"), "language": "en"} for w in winners]
+    talks = {"conversation_a": side("A"), "conversation_b": side("B")}
+    rows: list[dict[str, Any]] = [{"winner": w, **talks, "language": "en"} for w in winners]
     data = build(tmp_path, tokenizer, rows)  # LMArena
     assert preferred(data, tokenizer) == ["A", "B", "=", "=", "="]
     record = Record(rows[0], "judged.jsonl", 1)

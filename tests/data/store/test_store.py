@@ -61,7 +61,7 @@ def _same(a: Tree, b: Tree) -> None:
         np.testing.assert_array_equal(x.tokens, y.tokens)
         np.testing.assert_array_equal(x.loss_mask, y.loss_mask)
         assert x.labels == y.labels
-        assert (x.tokens.dtype, x.loss_mask.dtype) == (np.int32, np.bool_)
+        assert (x.tokens.dtype, x.loss_mask.dtype) == (np.dtype(np.int32), np.dtype(np.bool_))
 
 
 def test_round_trip(store: TreeStore) -> None:

@@ -60,8 +60,9 @@ def test_one_entry_is_a_denominator_of_stores_streams_and_memory(
     stream = TreeStream(
         find_sources(file, streaming=True), tiny.tokenizer(), PreferenceOptions(), shuffle=False, buffer=1, seed=0
     )
-    loaders = [StepLoader(trees, batch_size=ROWS, accumulate=3) for trees in (store, reopened, memory)]
-    loaders += [StreamLoader(stream, batch_size=ROWS, steps=1, accumulate=3)]
+    stores = (store, reopened, memory)
+    loaders: list[StepLoader | StreamLoader] = [StepLoader(trees, batch_size=ROWS, accumulate=3) for trees in stores]
+    loaders.append(StreamLoader(stream, batch_size=ROWS, steps=1, accumulate=3))
     for loader in loaders:
         step = list(islice(loader, 3))
         assert [batch.denominators["long_responses"] for batch in step] == [count] * 3

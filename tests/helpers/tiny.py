@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def save_gguf(
     rope_scaling: str | None = None,
     add_bos: bool | None = None,
     splitter: str | None = None,
-    **settings: float,
+    settings: Mapping[str, float] | None = None,
 ) -> Path:
     """Write a tiny Llama's folder as a GGUF file in float32; change: edits the tensors, by their GGUF names;
     rope_scaling, add_bos, splitter (tokenizer.ggml.pre): what the header says of it; settings: more of the header's
@@ -126,8 +126,7 @@ def save_gguf(
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    settings = {"rope.freq_base": 10000.0, **settings}
-    for name, number in settings.items():
+    for name, number in {"rope.freq_base": 10000.0, **(settings or {})}.items():
         writer.add_float32(f"llama.{name}", number)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     if rope_scaling is not None:

@@ -27,6 +27,7 @@ from lit_posttrain.models.loading import build_policy, compute_in_float32, keep_
 from lit_posttrain.models.restore import restore
 
 IDS = torch.arange(3, 40)[None]
+TIED = ("model.embed_tokens", "lm_head")
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +213,6 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         "the adapter cannot be read: .*NEWEST",
     ),
 }
-TIED = ("model.embed_tokens", "lm_head")
 
 
 @pytest.mark.parametrize("case", SPOILT)

@@ -46,9 +46,9 @@ def dense(batch: TreeBatch, window: int | None, q: Tensor, k: Tensor, v: Tensor)
     return F.scaled_dot_product_attention(q, k, v, mask, scale=0.4, enable_gqa=True).transpose(1, 2)
 
 
-def by_blocks(batch: TreeBatch, window: int | None, *qkv: Tensor, dropout: float = 0.0) -> Tensor:
+def by_blocks(batch: TreeBatch, window: int | None, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
     options: dict[str, Any] = {"tree_plan": attention.plan_of(batch), "sliding_window": window, "dropout": dropout}
-    return attention.tree_attention(None, *qkv, None, scaling=0.4, **options)[0]
+    return attention.tree_attention(None, q, k, v, None, scaling=0.4, **options)[0]
 
 
 @pytest.mark.parametrize("block", [3, 256])

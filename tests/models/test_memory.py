@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import vocabulary
 from live_bytes import LiveBytes
 from torch import Tensor
-from vocabulary import peak_beyond, plain_loss
 
-from lit_posttrain.ops import logprobs
+from lit_posttrain.ops import head, logprobs
 
-SIZES = {"tokens": 256, "hidden": 64, "layers": 2}
+peak_beyond = partial(vocabulary.peak_beyond, tokens=256, hidden=64, layers=2)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_the_vocabulary_costs_no_memory(mixed: bool) -> None:
-    small, large = (peak_beyond(vocabulary, mixed=mixed, **SIZES) for vocabulary in (8_192, 32_768))
+    small, large = (peak_beyond(size, mixed=mixed) for size in (8_192, 32_768))
     assert large < 1.05 * small
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("when", ["forward", "backward"])
 def test_the_measure_sees_a_copy_of_the_head(when: str, mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiles = logprobs.head_parts
+    tiles = head.head_parts
 
     def whole_head_first(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, entries: int) -> Iterator[Any]:
         copied = sys._getframe(1).f_code.co_name == when
         yield from tiles(weight.to(dtype, copy=True) if copied else weight, bias, dtype, entries)
 
     monkeypatch.setattr(logprobs, "head_parts", whole_head_first)
-    small, large = (peak_beyond(vocabulary, mixed=mixed, **SIZES) for vocabulary in (8_192, 32_768))
+    small, large = (peak_beyond(size, mixed=mixed) for size in (8_192, 32_768))
     assert large > 1.05 * small
 
 
 def test_the_measure_sees_a_matrix_of_logits() -> None:
-    small, large = (peak_beyond(vocabulary, plain_loss, **SIZES) for vocabulary in (8_192, 32_768))
+    small, large = (peak_beyond(size, vocabulary.plain_loss) for size in (8_192, 32_768))
     logits = 256 * (32_768 - 8_192) * 4 / 1e6
     assert large - small > logits
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_a_folder_without_a_tokenizer_says_how_to_name_one(missing: str, tiny_mo
         load_tokenizer(ModelSpec(str(tmp_path / "model")))
 
 
-GGUF_FILES = {
+GGUF_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "an architecture that transformers lacks": (lambda raw: raw.replace(b"llama", b"lloma"), "lloma is not supported"),
     "cut in its header": (lambda raw: raw[:3000], "not downloaded to its end"),
     "cut in its tensors": (lambda raw: raw[:-2000], "not downloaded to its end"),
@@ -196,7 +197,7 @@ def test_a_gguf_file_that_scales_its_positions(
 def test_settings_of_a_gguf_file_are_those_of_the_model(
     settings: dict[str, float], refused: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    file = tiny.save_gguf(tiny_model, tmp_path / "model.gguf", **settings)
+    file = tiny.save_gguf(tiny_model, tmp_path / "model.gguf", settings=settings)
     if not refused:
         config = build_policy(ModelSpec(str(file)), 400).config
         assert config.rope_parameters["rope_theta"] == settings.get("rope.freq_base", 10000.0)

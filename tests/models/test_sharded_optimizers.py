@@ -22,10 +22,11 @@ OTHERS = ["LBFGS", "SparseAdam", "Optimizer"]  # want a closure, sparse gradient
 
 
 @pytest.fixture(scope="module")
-def mesh() -> Iterator[DeviceMesh]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceMesh]:
     if distributed.is_initialized():  # Lightning leaves that of a test before to the end of the process
         distributed.destroy_process_group()
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    meeting = tmp_path_factory.mktemp("mesh") / "meeting"
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
 

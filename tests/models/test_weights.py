@@ -183,15 +183,16 @@ def test_a_vision_tower_is_left_out_of_language_model_and_scorer(tmp_path: Path)
 
 
 def test_loading_a_state_dict_copies_nothing_that_does_not_fit() -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    first, last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    module = torch.nn.Sequential(first, last)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = {name: torch.zeros_like(value) for name, value in before.items()}
     with pytest.raises(PostTrainError, match=r"x: .*1 tensor of 4 missing \(1.weight\)"):
         load_weights(module, {n: v for n, v in state.items() if n != "1.weight"}, "x")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    module[0].requires_grad_(False)
+    first.requires_grad_(False)
     load_weights(module, {n: v for n, v in state.items() if n.startswith("1.")}, "x")
-    assert torch.equal(module[1].weight, state["1.weight"])
+    assert torch.equal(last.weight, state["1.weight"])
     with pytest.raises(PostTrainError, match=r"2 tensors of 4 missing \(0.bias, 0.weight\)"):
         load_weights(module, {n: v for n, v in state.items() if n.startswith("1.")}, "x", frozen_too=True)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 TIMEOUT_S = 1.5
 
@@ -25,7 +25,7 @@ def size(said: str) -> float:
     return float(len(said))
 
 
-def burn(*_: Any) -> None:
+def burn(*_: Any) -> NoReturn:
     while True:
         pass
 
@@ -216,11 +216,11 @@ def main(model: str, folder: Path, names: list[str]) -> int:
     from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
     from lit_posttrain.callbacks import GracefulInterrupt
     from lit_posttrain.errors import PostTrainError
-    from lit_posttrain.rewards import FunctionReward
+    from lit_posttrain.rewards import FunctionReward, Reward
 
     file = folder / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
-    rewards = [FunctionReward(REWARDS[name], name=name) for name in names]
+    rewards: list[Reward] = [FunctionReward(REWARDS[name], name=name) for name in names]
     timeout = TIMEOUT_S if len(names) == 1 else 20.0  # spawned processes import torch, on busy cores
     rollout = RolloutConfig(group_size=2, max_new_tokens=3, reward_timeout=timeout)
     module = GRPO(ModelSpec(model), rewards, rollout=rollout)

@@ -129,8 +129,8 @@ def test_right_answers_of_mathematics_are_looked_at_before_training() -> None:
     judge = RewardSum([MathAnswer()])
     for value in ("six", ["4", "four"], True):
         assert "not a number or a formula" in MathAnswer().unusable({"answer": value})
-    for value in (6, "6", "-1,234.5", "so #### 6", "1/2", r"\frac{1}{2}", None):
-        assert MathAnswer().unusable({"answer": value}) == ""
+    for right in (6, "6", "-1,234.5", "so #### 6", "1/2", r"\frac{1}{2}", None):
+        assert MathAnswer().unusable({"answer": right}) == ""
     rows: list[tuple[str, dict[str, Any]]] = [("a:1", {"answer": 1}), ("a:2", {"answer": "six"}), ("a:3", {})]
     with pytest.raises(PostTrainError, match=r"^a:2: MathAnswer: `answer` is 'six', .* \(1 of 3 rows\); mend .*skip$"):
         judge.check_rows(rows)

@@ -183,7 +183,7 @@ def test_a_prompt_that_is_always_written_closes_nothing(ask: str, base: Path) ->
     )
     for name, text in {"HEAD": ask.split("assistant")[0], "CLOSE": ask.partition("assistant")[2], "ASK": ask}.items():
         tokenizer.chat_template = tokenizer.chat_template.replace(name, repr(text))
-    assert tokenizer.convert_ids_to_tokens(template_ends(tokenizer)) == ["<|eot|>"]
+    assert [tokenizer.convert_ids_to_tokens(i) for i in template_ends(tokenizer)] == ["<|eot|>"]
 
 
 # templates that write BOS, the user's turn, the answer's header, the answer, its end where it is the last, its end
@@ -208,7 +208,7 @@ def test_what_closes_the_last_answer_may_stand_elsewhere_too(
     for tokenizer.bos_token in ("<|im_start|>", "</s>"):
         for head in ("Assistant: ", "<|head|>assistant\n", "<|head|>"):
             tokenizer.chat_template = text.replace("HEAD", head).replace("END", end)
-            found = tokenizer.convert_ids_to_tokens(closing_token(tokenizer))
+            found = [tokenizer.convert_ids_to_tokens(i) for i in closing_token(tokenizer)]
             assert found == ["</s>" if "</s>" in end else "<|eot|>"], tokenizer.chat_template
 
 

@@ -183,7 +183,8 @@ def test_what_is_made_absolute_is_what_the_option_takes(
     expected = str(tmp_path / value) if leads else value
     assert with_absolute_paths({"policy": {option: value}}) == {"policy": {option: expected}}
     if option != "template":
-        spec = ModelSpec(**{"path": "org/model", option: value}).found_from_anywhere()
+        options: dict[str, Any] = {"path": "org/model", option: value}
+        spec = ModelSpec(**options).found_from_anywhere()
         assert getattr(spec, option) == expected
 
 

@@ -78,7 +78,7 @@ def test_predict_covers_every_row(
     text = fourth.tokenizer.apply_chat_template(
         [{"role": "user", "content": "what is 3 plus 3"}], tokenize=False, add_generation_prompt=True
     )
-    before, whole = (fourth.tokenizer(t, return_tensors="pt")["input_ids"] for t in (text, f"{text}{answer}<|im_end|>"))
+    before, whole = (torch.tensor([fourth.tokenizer(t)["input_ids"]]) for t in (text, f"{text}{answer}<|im_end|>"))
     with torch.no_grad():
         logps = fourth.policy.transformer(whole).logits.log_softmax(-1)[0, before.shape[1] - 1 : -1]
     expected = float(logps.gather(1, whole[0, before.shape[1] :, None]).sum())
@@ -89,7 +89,7 @@ def test_predict_covers_every_row(
     assert main([*common, "--data.test_path", "two.jsonl", "--overwrite", "true"]) == 0
     rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
     assert [r["source"] for r in rows] == ["two.jsonl:1", "two.jsonl:2"]
-    before, write = Path("runs/one/predictions.jsonl").read_bytes(), PredictionWriter.write_on_batch_end
+    earlier, write = Path("runs/one/predictions.jsonl").read_bytes(), PredictionWriter.write_on_batch_end
 
     def stopped(writer: PredictionWriter, *given: Any) -> None:
         if Path("runs/one/predictions.part").read_bytes():
@@ -101,7 +101,7 @@ def test_predict_covers_every_row(
     assert main([*common, "--data.eval_batch_size", "5", "--overwrite", "true"]) != 0
     assert "5 rows are kept in runs/one/predictions.part" in capsys.readouterr().err
     assert len(Path("runs/one/predictions.part").read_text().splitlines()) == 5
-    assert Path("runs/one/predictions.jsonl").read_bytes() == before, "the earlier one is not lost"
+    assert Path("runs/one/predictions.jsonl").read_bytes() == earlier, "the earlier one is not lost"
 
 
 @pytest.mark.parametrize(

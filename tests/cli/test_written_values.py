@@ -15,7 +15,7 @@ from lit_posttrain.cli.parsing.values import as_yaml
 from lit_posttrain.cli.training import PostTrainCLI
 from lit_posttrain.errors import PostTrainError
 
-ONE = {
+ONE: dict[str, tuple[str, dict[str, Any], str]] = {
     "callbacks": ("SampleLogger", {"prompts": ["hi"], "max_new_tokens": 2}, "samples.jsonl"),
     "logger": ("CSVLogger", {"save_dir": "runs/one/own"}, "own/lightning_logs/version_0/metrics.csv"),
 }

@@ -120,6 +120,7 @@ class Workplace:
     def _run(self, command: Command) -> None:
         program, *words = command.words
         assert program == "lit-posttrain", f"{command.place}: {program} is no program that this test knows"
+        status: str | int | None
         try:
             status = main(tiny(words, self.model, RUN.index(command)))
         except SystemExit as end:  # how the parser ends after a page of help

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import environment
+from lightning.pytorch.utilities import rank_zero_only
 
-from lit_posttrain.loggers import MetricsCSV, WandbOptions, keep_run_id, metrics_csv, wandb_logger, weights_and_biases
+from lit_posttrain.loggers import MetricsCSV, WandbOptions, keep_run_id, wandb_logger, weights_and_biases
 from lit_posttrain.runs.commit import git_commit
 from lit_posttrain.runs.forget import forget_run
 
@@ -68,15 +69,15 @@ def test_resumed_run_takes_later_rows_away(tmp_path: Path) -> None:
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_csv.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
     MetricsCSV(tmp_path).log_metrics({"loss": 1.0}, 0)
     assert not list(tmp_path.iterdir())
 
 
 def test_forget_run(tmp_path: Path) -> None:
     """What a run and `predict` have written goes, by its exact name; notes and folders of people stay."""
-    left = ("samples.jsonl", "completions.jsonl", "rewards.jsonl", "validate_rewards.png", "hpc_ckpt_1.ckpt")
-    left += ("predictions.jsonl", "predictions-0.jsonl", "predictions-12.part")
+    left = ["samples.jsonl", "completions.jsonl", "rewards.jsonl", "validate_rewards.png", "hpc_ckpt_1.ckpt"]
+    left += ["predictions.jsonl", "predictions-0.jsonl", "predictions-12.part"]
     for name in ("last.ckpt", "best.ckpt", "wandb_id.txt", "run_id.txt", "audit.json", *left):
         (tmp_path / name).touch()
     kept = ["config.yaml", "hpc_ckpt_notes.md", "predictions-notes.md", "predictions-mine.jsonl", "rewards.py"]

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, run_checkpoints
 from lit_posttrain.runs.signals import RunStopped

@@ -147,7 +147,12 @@ def test_the_peak_is_measured_on_numbers_that_differ(monkeypatch: pytest.MonkeyP
     """A GPU clocks higher on constant ones than training lets it."""
     seen: list[torch.Tensor] = []
     product = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda left, right: seen.extend([left, right]) or product(left, right))
+
+    def recorded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        seen.extend([left, right])
+        return product(left, right)
+
+    monkeypatch.setattr(torch, "mm", recorded)
     measured_peak(torch.device("cpu"), torch.float32)
     assert all(0.9 < float(matrix.std()) < 1.1 for matrix in seen[:2])
     assert not torch.equal(seen[0], seen[1])

@@ -77,9 +77,9 @@ def main(model: str, folder: Path, what: str) -> None:
         log_every_n_steps=1,
         num_sanity_val_steps=0,
     )
-    place = {"world": 2, "rank": int(os.environ["RANK"])}
-    train = StepLoader(random_trees(20), batch_size=8, accumulate=2, **place)
-    val = EvalLoader(random_trees(5, seed=1), batch_size=4, **place)
+    rank = int(os.environ["RANK"])
+    train = StepLoader(random_trees(20), batch_size=8, accumulate=2, rank=rank, world=2)
+    val = EvalLoader(random_trees(5, seed=1), batch_size=4, rank=rank, world=2)
     error = None
     try:
         trainer.fit(module, train, val, ckpt_path=folder / "last.ckpt" if what == "resume" else None)
@@ -96,7 +96,7 @@ def main(model: str, folder: Path, what: str) -> None:
         "metrics": metrics,
         "batches": recorder.batches,
     }
-    torch.save({**found, "weights": weights}, folder / f"{what}-{place['rank']}.pt")
+    torch.save({**found, "weights": weights}, folder / f"{what}-{rank}.pt")
     trainer.strategy.barrier()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pytest
@@ -55,7 +55,7 @@ class OnTheGPU(pl.Callback):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("lora", "precision"), [(None, "bf16-mixed"), (LoRASpec(r=2), "32-true")])
 def test_training_mixes_no_devices(
-    method: str, lora: LoRASpec | None, precision: str, tiny_model: Path, tmp_path: Path
+    method: str, lora: LoRASpec | None, precision: Literal["bf16-mixed", "32-true"], tiny_model: Path, tmp_path: Path
 ) -> None:
     case = METHODS[method]
     with PretendGPU() as gpu:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from lit_posttrain.core.metrics import WeightedMeans
 from lit_posttrain.core.optimisation import require_same_settings
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import difference
+from lit_posttrain.models.loading import compute_in_float32
 from lit_posttrain.models.policy import WrappedModel
 from lit_posttrain.models.restore import read_checkpoint
 from lit_posttrain.models.spec import ModelSpec
@@ -199,7 +200,10 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
         raise PostTrainError(f"{path}: a checkpoint of {saved.method}, not of {kind.__name__}; load it with that class")
     hints, options = resume.arguments_of(kind), _nested(saved.options)
     known = {name: resume.constructed(hints[name], options[name]) for name in options.keys() & hints.keys()}
-    spec = resume.constructed(ModelSpec, saved.policy)
+    spec: ModelSpec = resume.constructed(ModelSpec, saved.policy)
+    rounded = spec.lora is not None and spec.dtype == "auto"  # by the run: the base of adapters is what it was there
+    as_trained: dict[str, Any] = {"dtype": saved.dtype} if rounded else {}
+    spec = replace(spec, trust_remote_code=False, **as_trained)
     arguments = {"policy": spec, **known, **given}
     lacking = [
         name
@@ -212,6 +216,8 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
         )
     method = kind(**arguments)
     method.configure_model()
+    if rounded and "policy" not in given and method.policy is not None:
+        compute_in_float32(method.policy)
     method.on_load_checkpoint(checkpoint)
     method.load_state_dict(checkpoint["state_dict"], strict=method.strict_loading)
     return method.to(map_location) if map_location is not None else method

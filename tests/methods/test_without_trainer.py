@@ -16,6 +16,7 @@ from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.store.loader import step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
+from lit_posttrain.models.restore import restore
 from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.policy_gradient import Clip
@@ -49,6 +50,23 @@ def test_a_checkpoint_is_enough(lora: LoRASpec | None, tiny_model: Path, tmp_pat
     fresh.configure_model()
     assert not torch.allclose(logprobs(loaded), logprobs(fresh), atol=1e-3), "what was trained is the point"
     assert SFT.load_from_checkpoint(str(path), map_location="meta").device.type == "meta"
+
+
+def test_adapters_on_a_rounded_base_come_back_on_one(tiny_model: Path, tmp_path: Path) -> None:
+    """With bf16-mixed the base of adapters is kept in bfloat16, which nobody asked for by name."""
+    module = SFT(ModelSpec(str(tiny_model), lora=LoRASpec(r=4)), FAST)
+    trainer = quiet_trainer(
+        LastCheckpoint(every_n_steps=1), max_steps=2, default_root_dir=tmp_path, precision="bf16-mixed"
+    )
+    trainer.fit(module, datamodule=METHODS["sft"].data(tmp_path))
+    loaded = SFT.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert loaded.frozen == module.frozen
+    expected = logprobs(module)
+    torch.testing.assert_close(logprobs(loaded), expected, atol=0.05, rtol=0.05)
+    restored = restore(str(tmp_path / "last.ckpt")).policy
+    batch = collate(conversations(5), loaded.layout, {})
+    with torch.no_grad():
+        assert torch.equal(logprobs(loaded), restored(batch).logprobs), "as every other command reads it"
 
 
 def test_options_come_from_the_checkpoint_and_from_arguments(tiny_model: Path, tmp_path: Path) -> None:
@@ -116,3 +134,11 @@ def test_metrics_of_a_batch(method: str, tiny_model: Path) -> None:
     with torch.no_grad():
         expected = float(loss_of(module.loss_terms(batch), batch.denominators))
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_checkpoint_does_not_switch_on_code(tiny_model: Path, tmp_path: Path) -> None:
+    """Only the caller does, by a policy of its own."""
+    spec = ModelSpec(str(tiny_model), trust_remote_code=True)
+    path = trained(SFT(spec), "sft", tmp_path)
+    assert not SFT.load_from_checkpoint(path).model_spec.trust_remote_code
+    assert SFT.load_from_checkpoint(path, policy=spec).model_spec.trust_remote_code

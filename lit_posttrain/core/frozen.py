@@ -4,8 +4,8 @@ another model, such as a teacher."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,18 +13,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lit_posttrain.core.building import build_model, device_type
+from lit_posttrain.core.beside import as_read, own_layout, require_same_vocabulary
+from lit_posttrain.core.building import build_model
 from lit_posttrain.core.component import Component
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.module import PostTrainingModule
-from lit_posttrain.data.store.repack import repacked
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.identity import Identity, identity_of
 from lit_posttrain.models.loading import build_policy, load_config, max_positions
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.models.tokenizers import load_tokenizer
 from lit_posttrain.ops.head import HeadInputs
 from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.types import RowLayout, TreeBatch
@@ -67,13 +65,8 @@ class FrozenModel:
             PostTrainError: for another vocabulary.
         """
         require_same_vocabulary(module, spec, option)
-        config = load_config(spec)
-        device = device_type(module)
-        layout = layout_of(config, device, attention_implementation(spec.attention, config, device))
-        vocabulary = len(module.tokenizer)
-        model = build_model(module, build_policy, spec, vocabulary, dropout=False, trained=False)
-        rows = None if layout.takes(module.layout) else layout
-        return cls(module, model, rows, own_dtype=spec.dtype != "auto")
+        model = build_model(module, build_policy, spec, len(module.tokenizer), dropout=False, trained=False)
+        return cls(module, model, own_layout(module, spec), own_dtype=spec.dtype != "auto")
 
     @property
     def model(self) -> Policy:
@@ -82,10 +75,9 @@ class FrozenModel:
 
     def __call__(self, batch: TreeBatch, *, temperature: float = 1.0, entropy: bool = False) -> TokenLogprobs:
         """Log-probs of the batch's N targets, without a graph; see `Policy.forward`."""
-        if self.layout is None:
-            return self._run(batch, temperature, entropy)
-        own, order = repacked(batch, self.layout)
-        found = self._run(own, temperature, entropy)
+        own, order = as_read(batch, self.layout)
+        with self.running() as model:
+            found: TokenLogprobs = model(own, temperature=temperature, entropy=entropy)
         of_entropy = found.entropy[order] if found.entropy is not None else None
         return TokenLogprobs(found.logprobs[order], of_entropy)
 
@@ -94,23 +86,24 @@ class FrozenModel:
         return self(batch, temperature=temperature).logprobs
 
     def with_head(self, batch: TreeBatch, use: Callable[[HeadInputs], Made]) -> Made:
-        """What `use` makes of the hidden states of the batch's N targets, without a graph, and the model's head, while
-        sharded weights are whole."""
-        own, order = (batch, None) if self.layout is None else repacked(batch, self.layout)
+        """The result of `use`, which is called with the hidden states of the batch's N targets, without a graph, and
+        the model's head, while sharded weights are whole."""
+        own, order = as_read(batch, self.layout)
         graph = torch.is_grad_enabled()
 
         def with_graph(inputs: HeadInputs) -> Made:
             with torch.set_grad_enabled(graph):
-                return use(inputs if order is None else replace(inputs, hidden=inputs.hidden[order]))
+                return use(replace(inputs, hidden=inputs.hidden[order]))
 
-        with torch.no_grad():
-            found: Made = self.ready()(own, use=with_graph)
+        with self.running() as model:
+            found: Made = model(own, use=with_graph)
         return found
 
-    def _run(self, batch: TreeBatch, temperature: float, entropy: bool) -> TokenLogprobs:
+    @contextmanager
+    def running(self) -> Iterator[Policy]:
+        """The model on the module's device, under no_grad."""
         with torch.no_grad():
-            found: TokenLogprobs = self.ready()(batch, temperature=temperature, entropy=entropy)
-        return found
+            yield self.ready()
 
     def ready(self) -> Policy:
         """The model on the module's device."""
@@ -143,15 +136,13 @@ class AdapterOff(FrozenModel):
         """The policy."""
         return self.module.language_model
 
-    def _run(self, batch: TreeBatch, temperature: float, entropy: bool) -> TokenLogprobs:
+    @contextmanager
+    def running(self) -> Iterator[Policy]:
+        """The policy in eval mode with its adapters off, under no_grad."""
         adapted: Any = self.model.model
-        with self.module.eval_no_grad() as policy, adapted.disable_adapter() if self._adapted else nullcontext():
-            found: TokenLogprobs = policy(batch, temperature=temperature, entropy=entropy)
-        return found
-
-    @property
-    def _adapted(self) -> bool:
-        return self.module.model_spec.lora is not None
+        off = adapted.disable_adapter() if self.module.model_spec.lora is not None else nullcontext()
+        with self.module.eval_no_grad() as policy, off:
+            yield policy
 
     @property
     def weights(self) -> list[Tensor]:
@@ -198,18 +189,3 @@ class FrozenPart(Component):
     def frozen_weights(self) -> dict[str, list[Tensor]]:
         """Its parameters."""
         return {} if self._built is None else {self.option: self._built.weights}
-
-
-def require_same_vocabulary(module: ModelModule, spec: ModelSpec, option: str) -> None:
-    """Refuse a model that would take the policy's tokens for others. It may have more, such as a reward model's padding
-    token.
-
-    Raises:
-        PostTrainError: naming the option.
-    """
-    theirs = load_tokenizer(spec).get_vocab()
-    if any(theirs.get(token) != number for token, number in module.tokenizer.get_vocab().items()):
-        raise PostTrainError(
-            f"--model.{option}.path {spec.path}: another vocabulary than the policy's, and it reads the policy's "
-            "tokens; take a model with the same tokenizer"
-        )

@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lit_posttrain.core.beside import as_read, own_layout, require_same_vocabulary
 from lit_posttrain.core.building import build_model
 from lit_posttrain.core.component import Component
-from lit_posttrain.core.frozen import require_same_vocabulary
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.resume import model_objective
 from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import identity_of
-from lit_posttrain.models.loading import build_policy, build_value_model, load_config
+from lit_posttrain.models.loading import build_policy, build_value_model, load_config, max_positions
 from lit_posttrain.models.policy import Policy, WrappedModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.spec import ModelSpec
@@ -29,7 +30,7 @@ from lit_posttrain.on_policy.policy_gradient import column
 from lit_posttrain.on_policy.rollouts import Stats
 from lit_posttrain.ops.advantages import gae
 from lit_posttrain.ops.policy_gradient import value_loss
-from lit_posttrain.types import Tree, TreeBatch
+from lit_posttrain.types import RowLayout, Tree, TreeBatch
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Critics(Component):
 
     def __init__(self, module: PostTrainingModule, **critics: Critic) -> None:
         self.module, self.options = module, dict(critics)
+        self._layouts: dict[str, RowLayout | None] = {}  # of models of their own: how they read batches
         module.value_models = nn.ModuleDict()
         module.add("critics", self)
 
@@ -129,12 +131,20 @@ class Critics(Component):
             spec = critic.model
             if spec is None or name in models:
                 continue
-            require_same_vocabulary(module, spec, "critic.model")
+            require_same_vocabulary(module, spec, _option(name))
             self._tell_of_routers(spec)
+            self._layouts[name] = own_layout(module, spec, "score")
             vocabulary = len(module.tokenizer)
             models[name] = build_model(module, build_value_model, spec, vocabulary, dropout=module.dropout)
             if spec.lora is not None:
                 module.frozen[_option(name)] = identity_of(models[name])  # type: ignore[arg-type]  # a ValueModel
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """The longest sequence that all models of their own take."""
+        specs = [critic.model for critic in self.options.values() if critic.model is not None]
+        limits = [max_positions(load_config(spec, "score")) for spec in specs]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _tell_of_routers(self, spec: ModelSpec) -> None:
         if spec.router_aux_loss:
@@ -180,15 +190,22 @@ class Critics(Component):
         found = {f"value/{name}": values for name, values in of_heads.items()}
         for name, model in self.models.items():
             training = model.training
+            model.eval()
             with torch.no_grad():
-                found[f"value/{name}"] = model.eval()(batch)
+                found[f"value/{name}"] = self._read(name, batch)
             model.train(training)
         return found
 
     def values(self, batch: TreeBatch, of_heads: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """(N,) values of every critic, with a graph."""
-        own = {name: model(batch) for name, model in self.models.items()}
-        return {name: own[name] if name in own else (of_heads or {})[name] for name in self.options}
+        heads = of_heads or {}
+        return {name: self._read(name, batch) if name in self.models else heads[name] for name in self.options}
+
+    def _read(self, name: str, batch: TreeBatch) -> Tensor:
+        """(N,) values of a critic with a model of its own, which may pack rows in another way than the policy."""
+        own, order = as_read(batch, self._layouts[name])
+        values: Tensor = self.models[name](own)
+        return values[order]
 
     def advantages(self, trees: Sequence[Tree], rewards: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Stats]:
         """(N,) float64 advantages of all trained tokens, by critic; the returns are written into the trees. rewards:

@@ -12,8 +12,9 @@ from cases import build, comparisons
 from helpers import tiny
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from lit_posttrain import ModelSpec, Tree
-from lit_posttrain.core.frozen import FrozenModel, FrozenPart
+from lit_posttrain import LoRASpec, ModelSpec, Tree
+from lit_posttrain.core.divergence import divergence_term
+from lit_posttrain.core.frozen import AdapterOff, FrozenModel, FrozenPart
 from lit_posttrain.data.store.packing import collate
 
 # one that reads the policy's rows, and one that reads one sequence a row
@@ -72,3 +73,23 @@ def test_a_copy_of_the_policy_says_what_the_policy_says(tiny_model: Path) -> Non
     with module.eval_no_grad() as policy:
         own = policy(batch).logprobs
     assert torch.equal(FrozenModel.copy_of(module).logprobs(batch), own)
+
+
+def test_a_policy_without_its_adapters_is_what_they_stand_on(tiny_model: Path) -> None:
+    """Its log-probs, and its divergence from the policy, within whose own pass it is run."""
+    module, bare = build("sft", tiny_model, lora=LoRASpec(r=4)), build("sft", tiny_model)
+    module.configure_model()
+    bare.configure_model()
+    for name, parameter in module.language_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    batch = collate(comparisons(6), module.layout, {})
+    off, base = AdapterOff(module), FrozenModel(module, bare.language_model)
+    torch.testing.assert_close(off.logprobs(batch), base.logprobs(batch))
+    found, expected = (divergence_term(module, teacher, batch, beta=1.0).total for teacher in (off, base))
+    assert expected > 1
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    gradients = [p.grad for p in module.language_model.parameters() if p.requires_grad]
+    assert any(g is not None and g.any() for g in gradients)
+    assert module.language_model.training

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.rollouts import scored
+from transformers import AutoModelForSequenceClassification, GPTNeoConfig
 
 from lit_posttrain import PPO, LoRASpec, ModelSpec, PostTrainError, Response, RolloutConfig, Tree
 from lit_posttrain.core.terms import loss_of
@@ -169,3 +170,48 @@ def test_the_head_may_begin_as_a_reward_models(tiny_model: Path, tmp_path: Path)
     assert not zero.any()
     with pytest.raises(PostTrainError, match=r"--model\.critic\.start: "):
         ppo(tiny_model, critic=Critic(start=str(tiny_model)))
+
+
+def values_of(folder: Path, trees: list[Tree]) -> torch.Tensor:
+    """What a reward model's head says before every trained token, one sequence at a time."""
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
+    found = []
+    for tree in trees:
+        for response in tree.responses:
+            ids = torch.from_numpy(np.concatenate([tree.prompt, response.tokens])).long()[None]
+            with torch.no_grad():
+                states = model.base_model(ids).last_hidden_state[0, len(tree.prompt) - 1 : -1]
+                found.append(model.score(states)[:, 0])
+    return torch.cat(found)
+
+
+def test_a_critic_that_reads_one_sequence_a_row(tiny_model: Path, tmp_path: Path) -> None:
+    """Beside a policy whose rows hold several."""
+    torch.manual_seed(3)
+    config = GPTNeoConfig(
+        vocab_size=512,
+        max_position_embeddings=64,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global"], 2]],
+        pad_token_id=0,
+        num_labels=1,
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    module = ppo(tiny_model, critic=Critic(model=ModelSpec(str(tmp_path), dtype="float64")))
+    trees: list[Tree] = []
+    for i, (prompt, said) in enumerate(responses()):
+        if i % 2 == 0:
+            trees.append(Tree(np.array(prompt, np.int32), []))
+        trees[-1].responses.append(Response(np.array(said, np.int32), np.ones(len(said), np.bool_)))
+    batch = module.batch_of(trees)
+    expected = values_of(tmp_path, trees)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(module.critics.columns(batch, {})["value/reward"], expected)
+    found = module.critics.values(batch, None)["reward"]
+    torch.testing.assert_close(found.detach(), expected)
+    found.sum().backward()
+    assert all(p.grad is not None for p in module.critics.models["reward"].transformer.score.parameters())
+    assert module.max_positions == 64, "its positions are fewer than the policy's"

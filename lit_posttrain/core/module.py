@@ -108,7 +108,13 @@ class PostTrainingModule(ModelModule):
     # What a method uses ----------------------------------------------------------------------------------------
 
     def add(self, name: str, component: Component) -> None:
-        """Give the method a component, whose state is saved under this name."""
+        """Give the method a component, whose state is saved under this name.
+
+        Raises:
+            PostTrainError: for a name that another one has.
+        """
+        if name in self.components:
+            raise PostTrainError(f"{type(self).__name__}: two components are called {name}; give one another name")
         self.components[name] = component
 
     @property

@@ -147,6 +147,20 @@ class PPO(OnPolicyModule):
 
     # Training --------------------------------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        """
+        Raises:
+            PostTrainError: for a further critic of which the class does not say what it is paid, or what its advantages
+                are for.
+        """
+        for name in ("token_rewards", "combined"):
+            if len(self.critics.options) > 1 and getattr(type(self), name) is getattr(PPO, name):
+                raise PostTrainError(
+                    f"{type(self).__name__} has the critics {', '.join(self.critics.options)}, and `{name}` is that of "
+                    "PPO, which knows one: define it"
+                )
+        super().on_fit_start()
+
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The terms of the policy gradient, and the critics'."""
         heads = bool(self.critics.heads)

@@ -61,7 +61,7 @@ class Critic:
     def __post_init__(self) -> None:
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
             raise PostTrainError("--model.critic.gamma and --model.critic.lam are shares, 0 to 1")
-        if self.weight < 0 or (self.clip is not None and self.clip <= 0) or (self.lr is not None and self.lr <= 0):
+        if not (self.weight >= 0 and (self.clip is None or self.clip > 0) and (self.lr is None or self.lr > 0)):
             raise PostTrainError("--model.critic: weight must be at least 0, clip and lr above 0")
         if self.model is not None and self.start is not None:
             raise PostTrainError(
@@ -209,7 +209,17 @@ class Critics(Component):
 
     def advantages(self, trees: Sequence[Tree], rewards: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Stats]:
         """(N,) float64 advantages of all trained tokens, by critic; the returns are written into the trees. rewards:
-        (N,) float64, by critic, of every trained token."""
+        (N,) float64, by critic, of every trained token.
+
+        Raises:
+            PostTrainError: for a critic without rewards.
+        """
+        lacking = [name for name in self.options if name not in rewards]
+        if lacking:
+            raise PostTrainError(
+                f"token_rewards of {type(self.module).__name__} has nothing for the critic {lacking[0]}: let it return "
+                "a reward of every trained token by that name"
+            )
         sizes = [int(np.count_nonzero(r.loss_mask)) for tree in trees for r in tree.responses]
         owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         found: dict[str, Tensor] = {}

@@ -54,10 +54,18 @@ class RolloutConfig:
         for name in ("temperature", "reward_timeout"):
             if not getattr(self, name) > 0:
                 raise PostTrainError(f"--model.rollout.{name} is {getattr(self, name):g}; it must be above 0")
+        if self.seed < 0:
+            raise PostTrainError(f"--model.rollout.seed is {self.seed}; it must be at least 0")
         if self.dynamic_sampling_retries < 0:
             raise PostTrainError(
                 f"--model.rollout.dynamic_sampling_retries is {self.dynamic_sampling_retries}; it must be 0 (off) or "
                 "more"
+            )
+        if self.dynamic_sampling_retries and self.group_size < 2:
+            raise PostTrainError(
+                f"--model.rollout.dynamic_sampling_retries {self.dynamic_sampling_retries} with "
+                "--model.rollout.group_size 1: a response that is alone differs from none, so every prompt would be "
+                "answered again; leave it at 0"
             )
 
     @property

@@ -40,9 +40,9 @@ class Clip:
     dual: float | None = None
 
     def __post_init__(self) -> None:
-        if self.low < 0 or self.high <= 0:
+        if not (self.low >= 0 and self.high > 0):
             raise PostTrainError("--model.clip.low must be at least 0 and --model.clip.high above 0 (0.2 is usual)")
-        if self.dual is not None and self.dual <= 1:
+        if self.dual is not None and not self.dual > 1:
             raise PostTrainError(f"--model.clip.dual is {self.dual}; it must be above 1 (3 is usual)")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.on_policy import fit, prompts
 from helpers.rollouts import scored
 from transformers import AutoModelForSequenceClassification, GPTNeoConfig
 
@@ -25,6 +26,7 @@ from lit_posttrain.rewards import Regex
 from lit_posttrain.types import RowLayout
 
 SIZES, SCORES = [4, 7, 1, 3], [1.0, -0.5, 0.25, 2.0]
+NAN = math.nan
 GAMMA, LAM, BETA, VALUE_WEIGHT, VALUE_CLIP, CLIP, TEMPERATURE = 0.97, 0.9, 0.2, 0.3, 0.15, 0.1, 0.8
 
 
@@ -215,3 +217,56 @@ def test_a_critic_that_reads_one_sequence_a_row(tiny_model: Path, tmp_path: Path
     found.sum().backward()
     assert all(p.grad is not None for p in module.critics.models["reward"].transformer.score.parameters())
     assert module.max_positions == 64, "its positions are fewer than the policy's"
+
+
+class Costly(PPO):
+    """Forgets what its critic of a cost is paid."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.critics.add("cost", Critic())
+
+    def combined(self, advantages: Any) -> torch.Tensor:
+        found: torch.Tensor = advantages["reward"] - advantages["cost"]
+        return found
+
+
+class Unheard(Costly):
+    """Pays it, and does not say what its advantages are for."""
+
+    combined = PPO.combined
+
+    def token_rewards(self, rollouts: Any) -> dict[str, torch.Tensor]:
+        rewards = super().token_rewards(rollouts)
+        return rewards | {"cost": rewards["reward"]}
+
+
+class Misnamed(Costly):
+    """Pays it under another name."""
+
+    def token_rewards(self, rollouts: Any) -> dict[str, torch.Tensor]:
+        rewards = super().token_rewards(rollouts)
+        return rewards | {"costs": rewards["reward"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Costly, "Costly has the critics reward, cost, and `token_rewards` is that of PPO, which knows one: define it"),
+        (Unheard, "Unheard has the critics reward, cost, and `combined` is that of PPO"),
+        (Misnamed, "token_rewards of Misnamed has nothing for the critic cost: let it return a reward of every"),
+    ],
+)
+def test_a_further_critic_must_be_paid_and_heard(kind: type[PPO], told: str, tiny_model: Path, tmp_path: Path) -> None:
+    module = kind(ModelSpec(str(tiny_model)), [Regex("x")], rollout=RolloutConfig(group_size=2, max_new_tokens=4))
+    with pytest.raises(PostTrainError, match=told):
+        fit(module, prompts(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weight": NAN}, {"clip": 0.0}, {"clip": NAN}, {"lr": NAN}, {"gamma": NAN}, {"lam": 1.1}],
+)
+def test_options_of_a_critic_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(PostTrainError, match=r"--model\.critic"):
+        Critic(**options)  # type: ignore[arg-type]  # all of them numbers

@@ -141,9 +141,12 @@ class KeepsFrozenModels(Protocol):
 
 @runtime_checkable
 class TrainsInPhases(Protocol):
-    """A method that samples its own responses: an epoch of the Trainer is then a rollout phase. group_size: responses
-    per prompt. engine_name: what draws them, `hf` for the method's own model."""
+    """A method that can sample its own responses. samples: True if it does so in this run: an epoch of the Trainer is
+    then a rollout phase. group_size: responses per prompt. engine_name: what draws them, `hf` for the method's own
+    model."""
 
+    @property
+    def samples(self) -> bool: ...
     @property
     def group_size(self) -> int: ...
     @property
@@ -245,6 +248,15 @@ def part_of(pl_module: LightningModule, protocol: type[Part]) -> Part | None:
     return next((part for part in (pl_module, *parts) if isinstance(part, protocol)), None)
 
 
+Sampling = TypeVar("Sampling", bound=TrainsInPhases)
+
+
+def sampling_part(pl_module: LightningModule, protocol: type[Sampling]) -> Sampling | None:
+    """As `part_of`; None also where the method trains on given responses in this run."""
+    found = part_of(pl_module, protocol)
+    return found if found is not None and found.samples else None
+
+
 def sampler_of(pl_module: LightningModule) -> TrainsInPhases | None:
     """The part of a method that samples its responses; None if the method trains on given ones."""
-    return part_of(pl_module, TrainsInPhases)
+    return sampling_part(pl_module, TrainsInPhases)

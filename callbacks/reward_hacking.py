@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_posttrain.callbacks.protocols import ShowsCompletions, part_of
+from lit_posttrain.callbacks.protocols import ShowsCompletions, sampling_part
 from lit_posttrain.errors import PostTrainError
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class RewardHackingWatch(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a method without sampled responses, and a second measure that is not there."""
-        shown = part_of(pl_module, ShowsCompletions)
+        shown = sampling_part(pl_module, ShowsCompletions)
         if shown is None:
             raise PostTrainError(
                 f"RewardHackingWatch looks at responses that a method samples (PPO, GRPO); {type(pl_module).__name__} "
@@ -77,7 +77,7 @@ class RewardHackingWatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at a phase's responses, at the end of its first step."""
-        shown = part_of(pl_module, ShowsCompletions)
+        shown = sampling_part(pl_module, ShowsCompletions)
         if batch_idx + 1 != trainer.accumulate_grad_batches or shown is None:
             return
         rows = shown.completions()

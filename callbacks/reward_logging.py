@@ -14,7 +14,13 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_posttrain.callbacks.completions import show_completions
-from lit_posttrain.callbacks.protocols import RewardsResponses, ShowsCompletions, ShowsEvaluatedRows, part_of
+from lit_posttrain.callbacks.protocols import (
+    RewardsResponses,
+    ShowsCompletions,
+    ShowsEvaluatedRows,
+    part_of,
+    sampling_part,
+)
 from lit_posttrain.callbacks.reward_plot import draw
 from lit_posttrain.callbacks.reward_summary import Distribution, RewardSummary, margins, short, summarise, telling_pairs
 from lit_posttrain.callbacks.step_rows import rewrite
@@ -63,7 +69,7 @@ class RewardLogger(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a method without rewards."""
-        if part_of(pl_module, RewardsResponses) is None and part_of(pl_module, ShowsCompletions) is None:
+        if part_of(pl_module, RewardsResponses) is None and sampling_part(pl_module, ShowsCompletions) is None:
             raise PostTrainError(
                 f"RewardLogger needs a method that learns from preferences or rewards, and {type(pl_module).__name__} "
                 "does not: drop it"
@@ -91,7 +97,7 @@ class RewardLogger(Callback):
     ) -> None:
         """Show what was sampled, at the end of a phase's first step."""
         first = batch_idx + 1 == trainer.accumulate_grad_batches and trainer.current_epoch % self.every_n_phases == 0
-        shown = part_of(pl_module, ShowsCompletions)
+        shown = sampling_part(pl_module, ShowsCompletions)
         if first and trainer.is_global_zero and self.show and shown is not None:
             show_completions(trainer, shown, self.show)
 

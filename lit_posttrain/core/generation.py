@@ -13,8 +13,11 @@ from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.trainer_state import attached_trainer
 
 
-def policy_engine(module: pl.LightningModule, policy: Policy, eos_ids: Sequence[int], batch_size: int) -> HFEngine:
-    """An engine on a module's policy. With sharded weights every rank must call it alike."""
+def policy_engine(
+    module: pl.LightningModule, policy: Policy, eos_ids: Sequence[int], batch_size: int, entries: int | None = None
+) -> HFEngine:
+    """An engine on a module's policy, or on another model of it; `entries` as `HFEngine` takes it. With sharded weights
+    every rank must call it alike."""
     trainer = attached_trainer(module)
     sharded = trainer is not None and module.device_mesh is not None
 
@@ -35,5 +38,10 @@ def policy_engine(module: pl.LightningModule, policy: Policy, eos_ids: Sequence[
         return bool(trainer.strategy.reduce_boolean_decision(flag, all=False))
 
     return HFEngine(
-        policy, list(eos_ids), batch_size=batch_size, context=context, any_rank=any_rank if sharded else None
+        policy,
+        list(eos_ids),
+        batch_size=batch_size,
+        context=context,
+        any_rank=any_rank if sharded else None,
+        entries=entries,
     )

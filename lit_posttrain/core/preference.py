@@ -1,4 +1,4 @@
-"""What the methods on comparisons share: metrics of rewards, and a likelihood term."""
+"""What the methods on comparisons share: metrics of rewards, and a likelihood term; and their refusal by the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_posttrain.core.module import Direction, PostTrainingModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.modules.built import BuiltData
+from lit_posttrain.data.modules.preference import PreferenceData
 from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Pairs, RewardedResponses, TreeBatch
@@ -111,3 +112,16 @@ def nll_term(
     flips, ties = zeros.index_add(0, tree, flip_prob), zeros.index_add(0, tree, best.to(zeros.dtype))
     share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flip_prob)
     return Term(-(share * means_M).sum(), "trees", weight)
+
+
+def refuse_comparisons(module: PostTrainingModule, data: LightningDataModule | None) -> None:
+    """For a method that learns from every answer of its data.
+
+    Raises:
+        PostTrainError: for data with answers that were rejected.
+    """
+    if isinstance(data, PreferenceData):
+        raise PostTrainError(
+            f"--data PreferenceData: {type(module).__name__} learns from every answer, and this data has rejected "
+            "ones; learn from the others alone: --data ConversationData --data.columns.completion chosen"
+        )

@@ -6,13 +6,16 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.divergence import divergence_term
 from lit_posttrain.core.frozen import FrozenPart
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.preference import refuse_comparisons
 from lit_posttrain.core.terms import Term
+from lit_posttrain.data.modules.prompts import PromptData
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.columns import attach, joined
@@ -58,8 +61,8 @@ class Distillation(OnPolicyModule):
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
             objective: full compares whole distributions; sampled takes the log-probs of the sampled tokens alone, as a
                 policy gradient of the reverse KL.
-            beta: For full: 0 is the forward KL, 1 the reverse KL, between them the generalised Jensen-Shannon
-                divergence (TRL's convention).
+            beta: 0 is the forward KL, 1 the reverse KL, between them the generalised Jensen-Shannon divergence (TRL's
+                convention). With sampled, which learns by the reverse KL, of the validation alone.
             student_share: Share of the rollouts that the student samples, 0 to 1; the others the teacher does.
             clip: For sampled: how far a step may follow the ratio of the student to the one that sampled.
         """
@@ -69,6 +72,13 @@ class Distillation(OnPolicyModule):
         if not 0 <= student_share <= 1 or (objective == "sampled" and student_share < 1):
             told = "it is a share, 0 to 1, and 1 with --model.objective sampled"
             raise PostTrainError(f"--model.student_share is {student_share}; {told}")
+        if objective == "full" and clip != Clip():
+            raise PostTrainError("--model.clip is for --model.objective sampled, and full clips nothing; leave it out")
+        if _same_model(policy, teacher):
+            raise PostTrainError(
+                f"--model.teacher.path {teacher.path}: the teacher is the model that is trained, which can learn "
+                "nothing from itself; name another one"
+            )
         self.objective, self.beta, self.student_share, self.clip = objective, beta, student_share, clip
         self.trains_on_given = objective == "full" and student_share == 1
         self.teacher = FrozenPart(self, teacher, "teacher")
@@ -83,6 +93,21 @@ class Distillation(OnPolicyModule):
         """`old_logprobs` and `teacher_logprobs`."""
         teacher = self.teacher.model.logprobs(batch, self.rollout.temperature)
         return super().columns(batch, wanted) | {"teacher_logprobs": teacher}
+
+    def check_data(self, data: LightningDataModule | None) -> None:
+        """Check prompts as other methods do.
+
+        Raises:
+            PostTrainError: also for given answers of which some are rejected, and for what would measure sampled ones.
+        """
+        super().check_data(data)
+        refuse_comparisons(self, data)
+        names = self.collector.reward_names
+        if names and not isinstance(data, PromptData):
+            raise PostTrainError(
+                f"--model.rewards ({', '.join(names)}) look at sampled answers, and those of this data are given: "
+                "leave them out, or answer its prompts with --data PromptData"
+            )
 
     def collect(self, number: int) -> Experience:
         """The experience of rollout `number`, which the student or the teacher samples."""
@@ -101,8 +126,15 @@ class Distillation(OnPolicyModule):
         return {"teacher_kl": (-float(reward.sum()), float(len(reward)))}
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
-        """The divergence, or its policy gradient."""
+        """The divergence, or its policy gradient; in a validation the divergence."""
         temperature = self.rollout.temperature
-        if self.objective == "sampled" and "advantage" in batch.per_target:
+        if self.objective == "sampled" and not self.evaluating:
             return self.gradient_terms.terms(batch, self.token_logprobs(batch, temperature=temperature, entropy=True))
         return {"divergence": divergence_term(self, self.teacher.model, batch, self.beta, temperature)}
+
+
+def _same_model(policy: ModelSpec, teacher: ModelSpec) -> bool:
+    """True if both begin with the same weights."""
+    pair = [spec.found_from_anywhere() for spec in (policy, teacher)]
+    mine, theirs = [(spec.path, spec.revision, spec.quantization, spec.dtype) for spec in pair]
+    return mine == theirs and not policy.random_init

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+from lightning.pytorch import LightningDataModule
+
 from lit_posttrain.core.module import Direction, PostTrainingModule
+from lit_posttrain.core.preference import refuse_comparisons
 from lit_posttrain.core.terms import Term
 from lit_posttrain.ops.losses import negative_log_likelihood
 from lit_posttrain.types import TreeBatch
@@ -31,6 +34,14 @@ class SFT(PostTrainingModule):
         self.track("entropy", out.entropy.sum(), count)
         self.track("mean_token_accuracy", out.correct.sum(), count)
         return {"nll": Term(negative_log_likelihood(out.logprobs), "tokens")}
+
+    def check_data(self, data: LightningDataModule | None) -> None:
+        """Refuse comparisons.
+
+        Raises:
+            PostTrainError: saying how to learn from their chosen answers.
+        """
+        refuse_comparisons(self, data)
 
     def derived_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
         """Perplexity is a function of the reduced loss, not a mean of perplexities."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from lit_posttrain.core.component import Component
 from lit_posttrain.core.model_module import ModelModule
+from lit_posttrain.data.modules.prompts import PromptData
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.distributed import all_gather_object, together
 from lit_posttrain.errors import PostTrainError
@@ -26,7 +27,7 @@ from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.total import RewardSum, refuse_failing
 from lit_posttrain.rollout.engine import Completion, Sampling, SamplingProgress
 from lit_posttrain.runs.signals import RunStopped
-from lit_posttrain.trainer_state import num_replicas, seed_of
+from lit_posttrain.trainer_state import attached_trainer, num_replicas, seed_of
 from lit_posttrain.types import PromptRecord, Tree
 
 log = logging.getLogger(__name__)
@@ -237,6 +238,11 @@ class Collector(Component):
         self.restored = Experience.restored(state) if fitting else None
 
     # What callbacks ask for ------------------------------------------------------------------------------------------
+
+    @property
+    def samples(self) -> bool:
+        """True if the data of this run are prompts to answer, False for given responses."""
+        return isinstance(getattr(attached_trainer(self.module), "datamodule", None), PromptData)
 
     @property
     def group_size(self) -> int:

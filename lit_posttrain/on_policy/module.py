@@ -244,15 +244,10 @@ class OnPolicyModule(PostTrainingModule):
 
     # Validation ------------------------------------------------------------------------------------------------
 
-    @property
-    def samples(self) -> bool:
-        """True if the data are prompts to answer, False for given responses."""
-        return isinstance(getattr(self.trainer, "datamodule", None), PromptData)
-
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer prompts with the most likely tokens, and track what `evaluate` measures; of given responses the
         loss."""
-        if not self.samples:
+        if not self.collector.samples:
             return super().validation_step(batch, batch_idx, dataloader_idx)
         self.metrics.file = dataloader_idx
         store = self._evaluated()[dataloader_idx]
@@ -279,7 +274,7 @@ class OnPolicyModule(PostTrainingModule):
 
     def on_validation_start(self) -> None:
         """Load what answers are judged with; training has it already."""
-        if self.samples:
+        if self.collector.samples:
             self.collector.prepare(self._evaluated())
             self.collector.rewards.begin()
 
@@ -295,7 +290,7 @@ class OnPolicyModule(PostTrainingModule):
 
     def on_validation_end(self) -> None:
         """Training may go on within a rollout."""
-        if self.samples:
+        if self.collector.samples:
             self.collector.rest()
 
     def on_test_start(self) -> None:

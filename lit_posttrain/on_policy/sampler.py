@@ -45,7 +45,11 @@ class Sampler:
     ) -> list[list[Completion]]:
         """n responses of the policy as it is to each prompt (token ids); `numbers` as in `Engine.generate`."""
         if self._other is not None:
-            engine = policy_engine(self.module, self._other, self.module.eos_ids, self.spec.batch_size)
+            module = self.module
+            # it may have more tokens, or a head that is padded to more, of which the policy has no embeddings
+            known = len(module.language_model.transformer.get_input_embeddings().weight)
+            engine = policy_engine(module, self._other, module.eos_ids, self.spec.batch_size, entries=known)
+            engine.progress = self._show
             return engine.generate(prompts, n, sampling, numbers)
         if self._engine is None:
             # fails on all ranks or on none: sharded ones compute together to hand over the weights

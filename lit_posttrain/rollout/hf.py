@@ -38,6 +38,7 @@ class HFEngine:
         context: Opened once around a whole call: autocast keeps its casts of the weights for that long.
         any_rank: True if its argument is True on any rank. Sharded policies need every rank in every forward, so
             ranks that have finished keep taking part until none has work left.
+        entries: How many entries of the vocabulary may be drawn, the first ones; all of them by default.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class HFEngine:
         batch_size: int = 32,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         any_rank: Callable[[bool], bool] | None = None,
+        entries: int | None = None,
     ) -> None:
         self.policy, self.batch_size, self.context = policy, batch_size, context
         self.eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long)
-        self.any_rank = any_rank
+        self.any_rank, self.entries = any_rank, entries
         # The caches of other models may hold recurrent states, which transformers neither copies nor selects, and which
         # padding may enter.
         self._shares = policy.architecture is not None
@@ -162,7 +164,7 @@ class HFEngine:
         step = 0
         while True:
             if len(alive):
-                drawn, logps = sample(logits, sampling, chances[alive, step])
+                drawn, logps = sample(logits[:, : self.entries], sampling, chances[alive, step])
                 fresh = ~ended[alive]
                 now = alive[fresh]
                 tokens[now, step], logprobs[now, step] = drawn[fresh], logps[fresh]

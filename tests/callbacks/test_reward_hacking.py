@@ -47,6 +47,7 @@ class Method:
     reward_names = ("taste",)
     group_size = 2
     engine_name = "hf"
+    samples = True
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []

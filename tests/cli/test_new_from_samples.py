@@ -66,7 +66,11 @@ def test_distillation_from_its_config_to_an_exported_folder(
         (["--model.objective", "sampled", "--data", "ConversationData"], "needs prompts: --data PromptData"),
         (["--model.teacher.lora.r", "4"], "--model.teacher.lora: the teacher is not trained; leave it out"),
         (["--model.teacher.path", "nowhere"], "nowhere"),
-        (["--model.rollout.dynamic_sampling_retries", "2"], "Distillation learns from every response"),
+        (
+            ["--model.rollout.group_size", "2", "--model.rollout.dynamic_sampling_retries", "2"],
+            "Distillation learns from every response",
+        ),
+        (["--model.rollout.dynamic_sampling_retries", "2"], "--model.rollout.group_size 1: a response that is alone"),
     ],
 )
 def test_mistakes_with_a_teacher_are_one_line(

@@ -11,15 +11,18 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from cases import comparison_files
 from helpers import tiny
 from helpers.on_policy import fit, letters, prompts, save_recurrent
 from helpers.runs import quiet_trainer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lit_posttrain import ConversationData, Distillation, LoRASpec, ModelSpec, PostTrainError, RolloutConfig
-from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain import SFT, ConversationData, Distillation, LoRASpec, ModelSpec, PostTrainError, RolloutConfig
+from lit_posttrain.callbacks import LastCheckpoint, RewardHackingWatch
+from lit_posttrain.callbacks.plan_lines import plan
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import FunctionReward
 
 TEMPERATURE = 0.7
@@ -201,6 +204,35 @@ def test_cut_off_responses_can_be_left_out(tiny_model: Path, teacher: Path, tmp_
     assert all(torch.equal(p, before[name]) for name, p in distillation_weights(module))
 
 
+class Measured(pl.Callback):
+    """Names of what every micro-batch has measured."""
+
+    def __init__(self) -> None:
+        self.names: list[set[str]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.metrics.steps.reset()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.names.append(set(pl_module.metrics.steps.names))
+        self.last = batch.num_trees
+
+
+def test_a_micro_batch_without_rows_measures_what_the_others_do(
+    tiny_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """Or the sums of the ranks would not stand in the same order, and sharded ones would wait for each other."""
+    seen, empty = Measured(), Measured()
+    options: dict[str, Any] = {"log_every_n_steps": 1000, "max_epochs": 1, "accumulate_grad_batches": 2}
+    fit(distillation(tiny_model, teacher, objective="sampled"), prompts(tmp_path), tmp_path, seen, **options)
+    rollout = {"max_new_tokens": 1, "mask_truncated": True}
+    module = distillation(tiny_model, teacher, objective="sampled", rollout=rollout)
+    fit(module, prompts(tmp_path), tmp_path, empty, **options)
+    assert (seen.last > 0, empty.last) == (True, 0)
+    assert seen.names[1] == empty.names[1]
+    assert "loss/policy" in seen.names[1]
+
+
 def distillation_weights(module: Distillation) -> Sequence[tuple[str, Tensor]]:
     module.configure_model()
     return list(module.language_model.named_parameters())
@@ -234,6 +266,46 @@ def test_options_of_sampling_refuse_given_responses(
         fit(distillation(tiny_model, teacher, **options), chats(tmp_path), tmp_path)
 
 
+def test_rejected_answers_are_refused(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    told = "--data PreferenceData: Distillation learns from every answer, and this data has rejected ones; learn from"
+    with pytest.raises(PostTrainError, match=told):
+        fit(distillation(tiny_model, teacher), comparison_files(tmp_path), tmp_path)
+    with pytest.raises(PostTrainError, match="--data PreferenceData: SFT learns from every answer"):
+        fit(SFT(ModelSpec(str(tiny_model))), comparison_files(tmp_path), tmp_path)
+
+
+def test_rewards_of_given_responses_are_refused(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"--model.rewards \(letters\) look at sampled answers, and those of this"):
+        fit(distillation(tiny_model, teacher, rewards=[FunctionReward(letters)]), chats(tmp_path), tmp_path)
+
+
+class Saved(pl.Callback):
+    """At the beginning of every epoch the step of the checkpoint; and what the plan says of a batch."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.batch = ""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        file = Path(trainer.default_root_dir, "last.ckpt")
+        self.steps.append(torch.load(file, weights_only=True)["global_step"] if file.exists() else 0)
+        self.batch = dict(plan(trainer, pl_module))["batch"]
+
+
+def test_epochs_over_given_responses_are_no_phases(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    seen = Saved()
+    data = chats(tmp_path)
+    fit(distillation(tiny_model, teacher), data, tmp_path, seen, LastCheckpoint(1000), max_epochs=3)
+    assert seen.steps == [0, 3, 6]
+    assert seen.batch.startswith("4 rows a step")
+    sampled = Saved()
+    fit(distillation(tiny_model, teacher), prompts(tmp_path), tmp_path / "sampled", sampled, LastCheckpoint(1000))
+    assert sampled.steps == [0, 0]
+    assert sampled.batch.startswith("4 prompts x 1 responses a phase")
+    with pytest.raises(PostTrainError, match="Distillation samples none: drop it"):
+        fit(distillation(tiny_model, teacher), data, tmp_path, RewardHackingWatch())
+
+
 # Teachers ------------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +334,15 @@ def test_a_teacher_that_reads_one_sequence_a_row(objective: Any, tiny_model: Pat
     other = save_recurrent(tmp_path / "mamba")
     module = distillation(tiny_model, other, objective=objective, rollout={"group_size": 3})
     trainer = fit(module, prompts(tmp_path), tmp_path)
+    assert math.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_a_teacher_with_more_tokens_says_none_that_the_student_lacks(tiny_model: Path, tmp_path: Path) -> None:
+    wide = tiny.save_model(tmp_path / "wide", seed=7, hidden_size=32, vocab_size=1024)
+    module = distillation(tiny_model, wide, student_share=0.0)
+    trainer = fit(module, prompts(tmp_path), tmp_path)
+    drawn = [response.tokens.max() for one in module.collector.rollouts for response in one.tree.responses]
+    assert max(drawn) < 512
     assert math.isfinite(trainer.callback_metrics["train/loss"])
 
 
@@ -307,7 +388,11 @@ def test_a_teacher_of_fewer_positions_limits_the_data(tiny_model: Path, tmp_path
         ({"student_share": 0.5, "objective": "sampled"}, "and 1 with --model.objective sampled"),
         ({"spec": {"lora": LoRASpec(r=4)}}, "--model.teacher.lora: the teacher is not trained"),
         ({"spec": {"random_init": True}}, "--model.teacher.random_init: the teacher is not trained"),
-        ({"rollout": {"dynamic_sampling_retries": 2}}, "dynamic_sampling_retries 2: Distillation learns from every"),
+        ({"rollout": {"dynamic_sampling_retries": 2, "group_size": 2}}, "retries 2: Distillation learns from every"),
+        ({"rollout": {"dynamic_sampling_retries": 2}}, "retries 2 with --model.rollout.group_size 1: a response that"),
+        ({"rollout": {"seed": -1}}, "--model.rollout.seed is -1; it must be at least 0"),
+        ({"clip": Clip(high=0.3)}, "--model.clip is for --model.objective sampled, and full clips nothing"),
+        ({"clip": Clip(high=0.3), "objective": "sampled", "beta": 2}, "--model.beta is 2; it must be between 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -315,6 +400,15 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(PostTrainError, match=told):
         distillation(tiny_model, teacher, **options)
+
+
+def test_the_model_itself_is_no_teacher(tiny_model: Path, teacher: Path) -> None:
+    with pytest.raises(PostTrainError, match="the teacher is the model that is trained, which can learn nothing from"):
+        distillation(tiny_model, tiny_model)
+    with pytest.raises(PostTrainError, match="the teacher is the model that is trained"):
+        distillation(tiny_model, tiny_model, student={"lora": LoRASpec(r=4)})
+    distillation(tiny_model, tiny_model, student={"lora": LoRASpec(r=4), "quantization": "nf4"})  # learns what it lost
+    distillation(tiny_model, tiny_model, student={"random_init": True})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from typing import Any
 
 from lit_posttrain.errors import PostTrainError, alternatives
 
+_NOT_OWN = (f"{Path(__file__).parent}/", f"{Path(importlib.__file__).parent.parent}/")  # this package, Python itself
+
 
 def imported(path: str) -> Any:
     """The object that `path` (module.name) stands for.
@@ -51,18 +53,29 @@ def _module(name: str, path: str) -> ModuleType | None:
     except (Exception, SystemExit) as problem:  # whatever its code does
         if isinstance(problem, ModuleNotFoundError) and problem.name == name:
             return None
-        said = f"{type(problem).__name__}: {' '.join(str(problem).split())}".removesuffix(": ")
-        raise PostTrainError(f"{path}: importing {name} fails at {raised_at(problem)}: {said}") from problem
+        raise PostTrainError(f"{path}: importing {name} fails at {raised_at(problem)}: {said_by(problem)}") from problem
+
+
+def said_by(problem: BaseException) -> str:
+    """An exception in a line: its class, and its message where it has one."""
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())}".removesuffix(": ")
 
 
 def raised_at(problem: BaseException) -> str:
     """`file:line` of the code that failed: where there is any, outside of installed packages."""
-    if isinstance(problem, SyntaxError):
+    if place := own_place(problem):
+        return place
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{_short(last.filename)}:{last.lineno}"
+
+
+def own_place(problem: BaseException) -> str:
+    """`file:line` of the last code that is in no installed package, this one included; empty where there is none."""
+    if isinstance(problem, SyntaxError) and os.path.isfile(problem.filename or ""):  # not of text that the code read
         return f"{_short(problem.filename or '?')}:{problem.lineno}"
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if not f.filename.startswith("<frozen")]
-    own = [f for f in frames[1:] if "site-packages" not in f.filename and f.filename != importlib.__file__]
-    last = (own or frames)[-1]
-    return f"{_short(last.filename)}:{last.lineno}"
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_NOT_OWN)]
+    return f"{_short(own[-1].filename)}:{own[-1].lineno}" if own else ""
 
 
 def _called(found: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.imports import raised_at
+from lit_posttrain.imports import raised_at, said_by
 from lit_posttrain.types import PromptRecord
 
 
@@ -92,9 +92,8 @@ def _named(environment: Environment) -> Iterator[None]:
     except PostTrainError:
         raise
     except Exception as problem:
-        said = f"{type(problem).__name__}: {' '.join(str(problem).split())}".removesuffix(": ")
         name = type(environment).__name__
-        raise PostTrainError(f"the environment {name} fails at {raised_at(problem)}: {said}") from problem
+        raise PostTrainError(f"the environment {name} fails at {raised_at(problem)}: {said_by(problem)}") from problem
 
 
 def _messages(environment: Environment, found: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_posttrain.data.store.units import UNITS
+from lit_posttrain.data.store.units import UNITS, count
 from lit_posttrain.types import PerResponse, Response, RowLayout, Tree, TreeBatch
 
 # Candidate row lengths are the longest group times these: more than one group a row pays where lengths are ragged.
@@ -169,7 +169,7 @@ def collate(
         response_tree=_concatenate([np.full(len(t.responses), i, np.int64) for i, t in enumerate(trees)]),
         response_last=torch.from_numpy(last),
         per_response=_labels(responses),
-        local_counts={name: float(sum(count(tree) for tree in whole)) for name, count in UNITS.items()},
+        local_counts={name: float(sum(count(name, tree) for tree in whole)) for name in UNITS},
         denominators=dict(denominators),
         example_ids=list(example_ids) if example_ids else list(range(len(trees))),
         per_target={

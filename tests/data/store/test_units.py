@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from lit_posttrain.data.modules.preference import PreferenceOptions
 from lit_posttrain.data.store.build import build_store
 from lit_posttrain.data.store.loader import EvalLoader, StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
+from lit_posttrain.data.store.packing import collate
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.data.store.stream_loader import StreamLoader
 from lit_posttrain.data.store.streaming import TreeStream
 from lit_posttrain.data.store.units import UNITS
-from lit_posttrain.types import Tree
+from lit_posttrain.types import Response, RowLayout, Tree
 
 ROWS = 12
 
@@ -86,3 +88,53 @@ def test_a_unit_that_nobody_counts_is_an_error() -> None:
     message = r"divided by `words`, which is none of tokens, input_tokens, .*: add a function .* UNITS of lit_posttrain"
     with pytest.raises(PostTrainError, match=message):
         Term(torch.ones(()), "words")
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda tree: 0.5, r"pairs.jsonl:1: the unit `own` counts 0\.5; let UNITS\['own'\] return a whole number"),
+        (lambda tree: -1, "the unit `own` counts -1"),
+        (lambda tree: float("nan"), "the unit `own` counts nan"),
+        (lambda tree: None, "the unit `own` counts None"),
+        (
+            lambda tree: tree.nothing,
+            r"the unit `own` fails at .*test_units.py:\d+: AttributeError: 'Tree' object has no",
+        ),
+    ],
+)
+def test_a_unit_that_is_no_count_is_named(
+    function: Any, told: str, store: TreeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(UNITS, "own", function)
+    with pytest.raises(PostTrainError, match=told):
+        _ = store.units
+    with pytest.raises(PostTrainError, match=told):
+        collate([store[0]], RowLayout(), {})
+
+
+def test_a_whole_number_of_any_type_is_a_count(store: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (2.0, np.int64(2), np.float32(2)):
+        monkeypatch.setitem(UNITS, f"own {type(number).__name__}", lambda tree, number=number: number)
+    monkeypatch.setitem(UNITS, "first", lambda tree: tree.line == 1)
+    units = store.units
+    assert [units[name].tolist() for name in units if name.startswith("own")] == [[2] * ROWS] * 3
+    assert units["first"].tolist() == [1] + [0] * (ROWS - 1)
+
+
+def test_a_unit_of_the_package_cannot_be_replaced(store: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(UNITS, "tokens", long_responses)
+    with pytest.raises(PostTrainError, match="a unit of the package and has been replaced or removed"):
+        TreeStore(store.folder)
+
+
+def test_a_label_that_is_no_number_is_absent() -> None:
+    """From a method that writes NaN for none: the batch has no pair there, nor has the denominator."""
+    responses = [
+        Response(np.array([1], np.int32), np.ones(1, np.bool_), {"rank": rank, "good": good})
+        for rank, good in ((0.0, np.nan), (np.nan, np.nan), (1.0, np.nan), (np.nan, 1.0))
+    ]
+    tree = Tree(np.array([5], np.int32), responses)
+    batch = collate([tree], RowLayout(), {})
+    assert UNITS["pairs"](tree) == len(batch.pairs.chosen) == 1
+    assert UNITS["labelled"](tree) == int((~batch.desirable.isnan()).sum()) == 3

@@ -18,15 +18,23 @@ from numpy.typing import NDArray
 from lit_posttrain.data.store.loader import StepCutter, require_same, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mixing import Mix
+from lit_posttrain.data.store.packing import common_columns
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.types import Response, Tree, TreeBatch
 
 
 @dataclass
 class Experience:
-    """The trees of a phase, alike on all ranks, with all that its losses need in `Tree.per_target`."""
+    """The trees of a phase, alike on all ranks, with all that its losses need in `Tree.per_target`.
+
+    Raises:
+        PostTrainError: as `common_columns`.
+    """
 
     trees: list[Tree]
+
+    def __post_init__(self) -> None:
+        common_columns(self.trees)
 
     def dump(self) -> dict[str, Any]:
         """As plain tensors, for a checkpoint."""

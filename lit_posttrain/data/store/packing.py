@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_posttrain.data.store.units import UNITS, count
+from lit_posttrain.data.store.units import UNITS, count, tokens
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import PerResponse, Response, RowLayout, Tree, TreeBatch
 
 # Candidate row lengths are the longest group times these: more than one group a row pays where lengths are ragged.
@@ -113,7 +114,11 @@ def collate(
     trees: Sequence[Tree], layout: RowLayout, denominators: Mapping[str, float], example_ids: Sequence[int] = ()
 ) -> TreeBatch:
     """Pack trees into a TreeBatch. No trees give a batch of one padding token and no targets: a rank that has run
-    out of data still takes part in every collective."""
+    out of data still takes part in every collective.
+
+    Raises:
+        PostTrainError: for columns of `per_target` that are not those of all trees, or not one number per target.
+    """
     whole = trees
     trees = trees if layout.tails else [_without_tails(tree) for tree in trees]
     groups = make_groups(trees, layout)
@@ -123,7 +128,7 @@ def collate(
     tree_ids, branch_ids = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
     first_response = np.cumsum([0, *(len(t.responses) for t in trees)])
     spans: list[Span] = []
-    attached = list(trees[0].per_target) if trees else []
+    attached = common_columns(trees)
     begins = _target_starts(trees) if attached else {}
     last = np.zeros(int(first_response[-1]), np.int64)
     for row, members in enumerate(rows):
@@ -183,6 +188,25 @@ def _labels(responses: Sequence[Response]) -> PerResponse:
     names = dict.fromkeys(name for response in responses for name in response.labels)
     columns = {name: torch.tensor([r.label(name) for r in responses], dtype=torch.float32) for name in names}
     return PerResponse(columns, torch.full((len(responses),), math.nan))
+
+
+def common_columns(trees: Sequence[Tree]) -> list[str]:
+    """The names of `per_target`, which all trees must have in common, with one number for each of their targets: others
+    would be trained on in the wrong places."""
+    names = list(trees[0].per_target) if trees else []
+    for tree in trees:
+        if other := tree.per_target.keys() ^ set(names):
+            raise PostTrainError(
+                f"{tree.source}: `per_target` of some rows has {min(other)}, and of others it has not; write it for all"
+            )
+        size = tokens(tree) if names else 0
+        wrong = next((name for name in names if len(tree.per_target[name]) != size), None)
+        if wrong is not None:
+            raise PostTrainError(
+                f"{tree.source}: per_target[{wrong!r}] has {len(tree.per_target[wrong])} numbers for {size} trained "
+                "tokens; write one for each of these"
+            )
+    return names
 
 
 def _target_starts(trees: Sequence[Tree]) -> dict[int, int]:

@@ -115,8 +115,9 @@ def prompt_means(losses_P: Tensor, tree_P: Tensor, trees: int) -> Tensor:
 def plackett_luce(reward_M: Tensor, rank_M: Tensor, tree_M: Tensor, trees: int) -> Tensor:
     """(G,) sum_k [logsumexp(S of ranks k and worse) - S_k] (Plackett 1975), the mean over the orders of tied responses.
 
-    A prompt whose responses are all tied is no preference and gives 0. Of r tied responses still to be placed every
-    subset of that size is equally likely, so that 2^ties sums stand for all the orders.
+    A prompt whose responses are all tied is no preference and gives 0. Responses without a rank (NaN) are left out. Of
+    r tied responses still to be placed every subset of that size is equally likely, so that 2^ties sums stand for all
+    the orders.
     """
     losses = [
         _plackett_luce(reward_M[mine], rank_M[mine])
@@ -127,9 +128,10 @@ def plackett_luce(reward_M: Tensor, rank_M: Tensor, tree_M: Tensor, trees: int) 
 
 def _plackett_luce(reward: Tensor, rank: Tensor) -> Tensor:
     total = reward.sum() * 0.0
-    if len(rank) == 0 or bool((rank == rank[0]).all()):
+    order = torch.unique(rank[~rank.isnan()])
+    if len(order) < 2:
         return total
-    for value in torch.unique(rank):
+    for value in order:
         tied = torch.nonzero(rank == value).flatten().tolist()
         worse = torch.nonzero(rank > value).flatten().tolist()
         for size in range(1, len(tied) + 1):

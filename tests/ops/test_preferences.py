@@ -89,12 +89,25 @@ def test_kto_by_hand() -> None:
     assert loss.tolist() == pytest.approx([2 * (1 - s[0]), 3 * (1 - s[1])], rel=1e-6)
 
 
-RANKINGS = [[0, 1], [0, 1, 2], [2, 0, 1, 3], [0, 0, 1], [0, 1, 1], [1, 0, 0, 1], [0, 2, 1, 1, 1], [0, 0, 0]]
+NONE = math.nan  # where nobody ranked a response
+RANKINGS: list[list[float]] = [
+    [0, 1],
+    [0, 1, 2],
+    [2, 0, 1, 3],
+    [0, 0, 1],
+    [0, 1, 1],
+    [1, 0, 0, 1],
+    [0, 2, 1, 1, 1],
+    [0, 0, 0],
+]
+RANKINGS += [[0, NONE, 1], [NONE, 0, 0, 1], [0, 0, NONE], [NONE, NONE, 1], [1, NONE, 0, 1, NONE]]
 
 
-def by_orders(scores: list[float], ranks: list[int]) -> float:
-    """The mean of Plackett-Luce's negative log-likelihood over all orders that the ranks allow."""
-    if len(set(ranks)) == 1:
+def by_orders(scores: list[float], ranks: list[float]) -> float:
+    """The mean of Plackett-Luce's negative log-likelihood over all orders that the ranks allow, of ranked responses."""
+    scores = [score for score, rank in zip(scores, ranks, strict=True) if rank == rank]
+    ranks = [rank for rank in ranks if rank == rank]
+    if len(set(ranks)) < 2:
         return 0.0
     orders = [o for o in permutations(range(len(ranks))) if [ranks[i] for i in o] == sorted(ranks)]
     total = 0.0
@@ -105,7 +118,7 @@ def by_orders(scores: list[float], ranks: list[int]) -> float:
 
 
 @pytest.mark.parametrize("ranks", RANKINGS)
-def test_plackett_luce_is_the_mean_over_orders(ranks: list[int]) -> None:
+def test_plackett_luce_is_the_mean_over_orders(ranks: list[float]) -> None:
     values = [0.3, -1.1, 2.0, 0.4, -0.2][: len(ranks)]
     losses = ops.plackett_luce(
         rewards(*values, 5.0, 4.0), torch.tensor([*ranks, 0, 1]), torch.tensor([0] * len(ranks) + [1, 1]), 2
@@ -119,13 +132,13 @@ def all_pairs(reward_M: torch.Tensor, rank_M: torch.Tensor, tree_M: torch.Tensor
 
 
 @pytest.mark.parametrize("ranks", RANKINGS)
-def test_all_pairs_is_the_mean_over_pairs_of_a_prompt(ranks: list[int]) -> None:
+def test_all_pairs_is_the_mean_over_pairs_of_a_prompt(ranks: list[float]) -> None:
     values = [0.3, -1.1, 2.0, 0.4, -0.2][: len(ranks)]
     losses = all_pairs(rewards(*values), torch.tensor(ranks), torch.zeros(len(ranks), dtype=torch.int64), 1)
     pairs = [
         -log_sigmoid(values[i] - values[j]) if ranks[i] < ranks[j] else -log_sigmoid(values[j] - values[i])
         for i, j in combinations(range(len(ranks)), 2)
-        if ranks[i] != ranks[j]
+        if ranks[i] < ranks[j] or ranks[j] < ranks[i]
     ]
     assert losses.item() == pytest.approx(sum(pairs) / len(pairs) if pairs else 0.0, rel=1e-12)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,9 @@ class RewardModelScore(Reward):
     def score(self, batch: RewardBatch) -> Scores:
         """One score a response."""
         records = batch.records or [PromptRecord([dict(m) for m in prompt], {}) for prompt in batch.prompts]
-        trees = [self._tree(record, said) for record, said in zip(records, batch.responses, strict=True)]
+        turns = batch.messages or [[{"role": "assistant", "content": said}] for said in batch.responses]
+        asked = zip(records, turns, batch.responses, strict=True)
+        trees = [self._tree(record, messages[:-1], said) for record, messages, said in asked]
         found: list[float | Exception] = [tree if isinstance(tree, Exception) else math.nan for tree in trees]
         known = {place: tree for place, tree in enumerate(trees) if isinstance(tree, Tree)}
         for start in range(0, len(known), self.batch_size):
@@ -104,11 +106,15 @@ class RewardModelScore(Reward):
                 found[place] = score
         return found
 
-    def _tree(self, asked: PromptRecord, said: str) -> Tree | Exception:
-        prompt, answer = asked.messages, [{"role": "assistant", "content": said}]
+    def _tree(self, asked: PromptRecord, earlier: Sequence[Mapping[str, Any]], said: str) -> Tree | Exception:
+        """earlier: the turns of a response, by the policy and an environment, before the policy's last words `said`."""
+        prompt, answer = asked.messages, [*map(dict, earlier), {"role": "assistant", "content": said}]
         text, around = bare_text(prompt, answer, asked.tools), {"tools": asked.tools, "variables": asked.variables}
+        example = Example.of(prompt, answer, Row({}), text=text, **around)
+        if earlier:  # the score is read behind the last turn
+            example.prompt_turns, example.continued = len(example.messages) - 1, ""
         try:
-            rendered = self._template.render(Example.of(prompt, answer, Row({}), text=text, **around))[-1]
+            rendered = self._template.render(example)[-1]
             (encoding,) = self._mask.encode([rendered.text], rendered.plain)
             tree = self._mask.tree(rendered, encoding, whole=True)
         except BadRow as problem:  # what its template refuses

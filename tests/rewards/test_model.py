@@ -77,6 +77,26 @@ def test_it_reads_tools_and_goes_on_where_the_prompt_has_begun(reward_model: Pat
     assert with_tools != pytest.approx(without, abs=1e-4)
 
 
+def test_turns_of_an_environment_are_part_of_the_conversation(reward_model: Path, tmp_path: Path) -> None:
+    """Also if the first goes on from what the prompt has begun, and in a batch with responses of one turn."""
+    asked, begun = {"role": "user", "content": "what is it"}, {"role": "assistant", "content": "It is"}
+    turns = [{"role": "assistant", "content": "a fox"}, {"role": "user", "content": "who says so"}]
+    last = {"role": "assistant", "content": "seven wizards"}
+    goes_on = [{"role": "assistant", "content": " a fox"}, *turns[1:]]
+    whole = [[asked, *turns, last], [asked, last], [asked, {**begun, "content": "It is a fox"}, turns[1], last]]
+    prompts, said = [[asked], [asked], [asked, begun]], [[*turns, last], [last], [*goes_on, last]]
+    rows = "".join(json.dumps({"messages": talk}) + "\n" for talk in whole)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    scored = ResponseScorer(str(reward_model)).score_file(str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"))
+    reward = RewardModelScore(str(reward_model))
+    reward.prepare(torch.device("cpu"))
+    texts = [last["content"]] * 3
+    found = reward.score(RewardBatch(prompts, texts, {}, [[1]] * 3, [False] * 3, ["x"] * 3, messages=said))
+    assert found == pytest.approx([scores[0] for _, scores in scored if scores], abs=1e-5)
+    assert isinstance(found, list)
+    assert found[0] != pytest.approx(found[1], abs=1e-4)
+
+
 def test_what_is_too_long_has_no_score(reward_model: Path) -> None:
     reward = RewardModelScore(str(reward_model))
     reward.prepare(torch.device("cpu"))

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from lit_posttrain.data.modules.prompt_files import SourcedPrompt, with_answer
 from lit_posttrain.inference.chat import Answer
-from lit_posttrain.rewards.total import RewardSum, refuse_failing
+from lit_posttrain.rewards.calls import refuse_failing
+from lit_posttrain.rewards.total import RewardSum
 
 Keep = Literal["best", "all", "pairs"]
 Row = dict[str, Any]

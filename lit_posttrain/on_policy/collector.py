@@ -24,7 +24,8 @@ from lit_posttrain.on_policy.sampler import Sampler
 from lit_posttrain.on_policy.scoring import ENVIRONMENT, Scoring
 from lit_posttrain.on_policy.turns import Episodes
 from lit_posttrain.rewards.base import Reward
-from lit_posttrain.rewards.total import RewardSum, refuse_failing
+from lit_posttrain.rewards.calls import refuse_failing
+from lit_posttrain.rewards.total import RewardSum
 from lit_posttrain.rollout.engine import Completion, Sampling, SamplingProgress
 from lit_posttrain.runs.signals import RunStopped
 from lit_posttrain.trainer_state import attached_trainer, num_replicas, seed_of

@@ -33,7 +33,7 @@ from lit_posttrain.on_policy.experience import Experience, ExperienceLoader, Pro
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.rollouts import Rollout, Stats, rollout_stats
 from lit_posttrain.rewards.base import Reward
-from lit_posttrain.rewards.total import refuse_failing
+from lit_posttrain.rewards.calls import refuse_failing
 from lit_posttrain.trainer_state import attached_trainer, dry_run, num_replicas
 from lit_posttrain.types import Tree, TreeBatch
 

@@ -38,7 +38,8 @@ class Scoring:
                 [one.text for _, one in flat],
                 [one for _, one in flat],
                 [one.messages for _, one in flat],
-            )
+            ),
+            alone=not self.environment,
         )
         total, unshaped, broken = found.total.numpy(), found.unshaped.numpy(), found.broken.numpy()
         scores = {name: values.numpy() for name, values in found.scores.items()}

@@ -33,10 +33,10 @@ class FunctionReward(Reward):
         """
         function = _named(function) if isinstance(function, str) else function
         super().__init__(weight, name or getattr(function, "__name__", None))
-        self.function = function
+        self.function, self._parameters = function, _parameters_of(function)
         self.needs = [
             p.name
-            for p in inspect.signature(function).parameters.values()
+            for p in self._parameters.values()
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
             if p.name not in ("prompts", "completions", "completion_ids")
         ]
@@ -63,9 +63,8 @@ class FunctionReward(Reward):
         """What the function says."""
         given = {**batch.columns, "prompts": batch.prompts, "completions": batch.responses}
         given["completion_ids"] = batch.tokens
-        parameters = inspect.signature(self.function).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            given = {name: value for name, value in given.items() if name in parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in self._parameters.values()):
+            given = {name: value for name, value in given.items() if name in self._parameters}
         found: Scores | Awaitable[Scores] = self.function(**given)
         return found
 
@@ -75,7 +74,20 @@ def _named(path: str) -> Callable[..., Any]:
         found = imported(path)
     except PostTrainError as problem:
         raise PostTrainError(f"FunctionReward: function {problem}") from problem
+    if isinstance(found, type):
+        raise PostTrainError(
+            f"FunctionReward: function {path} is a class; name it in place of FunctionReward: --model.rewards+={path}"
+        )
     if not callable(found):
         raise PostTrainError(f"FunctionReward: function {path} is {found!r:.40}, not a function")
     function: Callable[..., Any] = found
     return function
+
+
+def _parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError) as problem:  # one of another language may not have any
+        raise PostTrainError(
+            f"FunctionReward: the parameters of {function!r:.60} cannot be told; write a Python function that calls it"
+        ) from problem

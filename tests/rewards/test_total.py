@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -67,25 +66,12 @@ def test_nothing_to_say_is_no_zero() -> None:
     assert found.total[1:].tolist() == [1.0, 2.0]
 
 
-def test_async_rewards_are_awaited() -> None:
-    async def slow(completions: list[str]) -> list[float]:
-        await asyncio.sleep(0.01)
-        return [1.0] * len(completions)
-
-    assert summed(slow)(batch(SAID)).total.tolist() == [1.0] * 3
-
-
 def _raises(said: str) -> float:
     raise KeyError("no such thing")
 
 
 def _hangs(said: str) -> float:
     time.sleep(60)
-    return 0.0
-
-
-async def _waits(said: str) -> float:
-    await asyncio.sleep(60)
     return 0.0
 
 
@@ -108,7 +94,10 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
     [
         (lambda completions: [1.0], "reward <lambda> gave 1 scores for 4 responses; mend it"),
         (lambda completions: torch.ones(len(completions), 2), "gave 4x2 scores for 4 responses"),
-        (lambda completions: [_raises(said) for said in completions], "KeyError: 'no such thing'; mend it"),
+        (
+            lambda completions: [_raises(said) for said in completions],
+            r"KeyError: 'no such thing' \(.*test_total.py:\d+\); mend it",
+        ),
         (lambda completions: [ValueError("none such") for _ in completions], "ValueError: none such; mend it"),
         (lambda completions: [_hangs(said) for said in completions], "longer than 0.2 s; raise reward_timeout"),
         (lambda completions: ["good"] * len(completions), "ValueError: could not convert string"),
@@ -128,16 +117,6 @@ def test_a_reward_that_always_fails_is_an_error(reward: Any, said: str) -> None:
         assert re.search("first on (the prompt )?data.jsonl:1: ", str(caught.value))
 
 
-def test_a_hanging_coroutine_ends() -> None:
-    async def slow(completions: list[str]) -> list[float]:
-        return [await _waits(said) for said in completions]
-
-    started = time.monotonic()
-    with pytest.raises(PostTrainError, match="again and again"):
-        summed(slow, timeout=0.2)(batch(SAID))
-    assert time.monotonic() - started < 10
-
-
 def test_mistakes() -> None:
     with pytest.raises(PostTrainError, match="two are called length"):
         summed(length, length)
@@ -153,6 +132,75 @@ def test_mistakes() -> None:
 
     with pytest.raises(PostTrainError, match=r"the constructor of Unmade must call super\(\).__init__\(weight, name\)"):
         RewardSum([Unmade()])
+
+
+class Mine(Reward):
+    """A reward whose code before the first call fails."""
+
+    def __init__(self, where: str = "", needs: list[str] | str = "answer") -> None:
+        super().__init__()
+        self.where, self.needs = where, needs
+
+    def score(self, batch: RewardBatch) -> list[float]:
+        return [0.0] * len(batch)
+
+    def prepare(self, device: Any) -> None:
+        self._fail("prepare")
+
+    def check(self, columns: Sequence[str], source: str) -> None:
+        self._fail("check")
+
+    def unusable(self, row: Mapping[str, Any]) -> str:
+        self._fail("unusable")
+        return ""
+
+    def _fail(self, where: str) -> None:
+        if where == self.where:
+            raise OSError("no\nserver")
+
+
+@pytest.mark.parametrize("where", ["prepare", "check", "unusable"])
+def test_code_that_fails_before_the_first_call_is_told_in_a_line(where: str) -> None:
+    rewards = RewardSum([Mine(where, [])])
+    calls: dict[str, Callable[[], None]] = {
+        "prepare": lambda: rewards.prepare(torch.device("cpu")),
+        "check": lambda: rewards.check(["answer"], "data.jsonl:1"),
+        "unusable": lambda: rewards.check_rows([("data.jsonl:1", {})]),
+    }
+    with pytest.raises(PostTrainError, match=r"^reward mine fails at .*test_total.py:\d+: OSError: no server$"):
+        calls[where]()
+
+
+def test_rewards_that_cannot_be_added_up() -> None:
+    with pytest.raises(PostTrainError, match=r"`needs` of Mine is a text; write a list of columns: \['answer'\]"):
+        RewardSum([Mine()])
+    with pytest.raises(PostTrainError, match="the weight of length is nan; it must be a finite number"):
+        summed(length, weights=(math.nan,))
+
+
+def test_a_reward_that_is_needed_and_is_not_there_is_named_before_the_first_call() -> None:
+    rewards = summed(length)
+    rewards.needed = frozenset({"length"})
+    rewards.prepare(torch.device("cpu"))
+    rewards.needed = frozenset({"length", "cost"})
+    with pytest.raises(PostTrainError, match=r"none called cost, .* \(there are length\); add it, with `name: cost`"):
+        rewards.prepare(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (
+            "rewards.test_total.Mine",
+            r"is a class; name it in place of FunctionReward: --model\.rewards\+=rewards\.test",
+        ),
+        ("builtins.max", "the parameters of <built-in function max> cannot be told; write a Python function"),
+        ("rewards.test_total.SAID", r"is \['one', 'two', 'three'\], not a function"),
+    ],
+)
+def test_what_is_no_function_is_told_before_the_first_call(function: str, told: str) -> None:
+    with pytest.raises(PostTrainError, match=told):
+        FunctionReward(function)
 
 
 def test_code_that_catches_everything_does_not_catch_the_time_limit(caplog: pytest.LogCaptureFixture) -> None:
@@ -175,17 +223,6 @@ def test_code_that_catches_everything_does_not_catch_the_time_limit(caplog: pyte
         "a batch of 3 failed (TooLong: it took longer than 0.3 s), so its responses are judged one by one"
         in caplog.text
     )
-
-
-def test_a_coroutine_that_blocks_ends() -> None:
-    async def blocks(completions: list[str]) -> list[float]:
-        time.sleep(3)
-        return [1.0] * len(completions)
-
-    begun = time.monotonic()
-    rewards = summed(blocks, timeout=0.2)
-    assert failures(rewards(batch(["a"]))) == {"blocks": 1}
-    assert time.monotonic() - begun < 2.9
 
 
 def test_a_reward_of_weight_0_has_no_say() -> None:
@@ -276,6 +313,8 @@ def test_what_only_shapes_is_kept_apart() -> None:
     assert found.unshaped.tolist() == [0.1, 0.1, 0.0]
     alone = RewardSum([LengthPenalty(10, 7)])(said)
     assert alone.unshaped.tolist() == alone.total.tolist(), "where nothing else is asked for it is what is asked for"
+    beside = RewardSum([LengthPenalty(10, 7)])(said, alone=False)  # of an environment that gives rewards too
+    assert beside.unshaped.tolist() == [0.0] * 3
 
 
 def test_a_generator_is_gone_through_once() -> None:

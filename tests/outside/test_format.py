@@ -65,6 +65,30 @@ def test_an_edit_of_its_module_is_noticed(folder: Path, tokenizer: Any) -> None:
     assert read() == ["who knows"] * 4
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from functools import partial\n"
+        "def given(said, row):\n    return {'prompt': row['q'], 'completion': said}\n"
+        "read = partial(given, 'never mind')\n",
+        "class Reader:\n    def __call__(self, row):\n        return {'prompt': row['q'], 'completion': 'never mind'}\n"
+        "read = Reader()\n",
+    ],
+    ids=["partial", "object"],
+)
+def test_an_edit_of_what_is_no_plain_function_is_noticed(code: str, folder: Path, tokenizer: Any) -> None:
+    edit(code)
+    assert texts(ConversationData("rows.jsonl", format="my_rows.read"), tokenizer) == ["never mind"] * 4
+    edit(code.replace("never mind", "who knows"))
+    assert texts(ConversationData("rows.jsonl", format="my_rows.read"), tokenizer) == ["who knows"] * 4
+
+
+def test_a_function_without_source_is_refused(folder: Path, tokenizer: Any) -> None:
+    """What it returns may change without a file that says so."""
+    with pytest.raises(PostTrainError, match=r"--data.format builtins.abs: its source code is not there"):
+        ConversationData("rows.jsonl", format="builtins.abs").build(tokenizer, 256)
+
+
 def test_validation_data_are_read_by_it_too(folder: Path, tokenizer: Any) -> None:
     data = ConversationData("rows.jsonl", val_path="rows.jsonl", format="my_rows.read")
     data.build(tokenizer, 256)
@@ -120,6 +144,11 @@ def test_a_row_that_it_cannot_read_is_named(data: Any, folder: Path, tokenizer: 
         ("def reed(row): ...\n", r"--data.format my_rows.read: module `my_rows` \(my_rows.py\) has no `read`; did you"),
         ("read = 3\n", "--data.format my_rows.read is not a function; name one that takes a row"),
         ("read = lambda row: {'x': 1}", "rows.jsonl:1: columns not recognised: x"),
+        ("read = lambda row: {1: 'x'}", "rows.jsonl:1: my_rows.read returned a dict whose keys are not all texts"),
+        (
+            "def read(row):\n    raise ValueError('not\\ntoday')",
+            r"my_rows.read fails at my_rows.py:2: ValueError: not today;",
+        ),
         ("read = lambda row: None", r"rows.jsonl: no usable row; of 4 rows: 4 left out by my_rows.read"),
     ],
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lit_posttrain.data.files.source import Source
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.values import kind
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.imports import imported, raised_at
+from lit_posttrain.imports import imported, raised_at, said_by
 
 
 def in_format(sources: list[Source], path: str | None) -> list[Source]:
@@ -35,7 +37,7 @@ def in_format(sources: list[Source], path: str | None) -> list[Source]:
         raise PostTrainError(
             f"--data.format {path} is not a function; name one that takes a row, a dict, and returns one"
         )
-    code = f"{path} {hashlib.blake2b(_code(function).encode(), digest_size=16).hexdigest()}"
+    code = f"{path} {hashlib.blake2b(_code(function, path), digest_size=16).hexdigest()}"
     return [
         replace(source, rows=partial(_rows, source.rows, function, path), part=f"{source.part} {code}", by=path)
         for source in sources
@@ -53,19 +55,29 @@ def _read(function: Callable[[dict[str, Any]], Any], row: dict[str, Any], path: 
     try:
         found = function(row)
     except Exception as problem:  # whatever its code does
-        said = f"{type(problem).__name__}: {problem}"
-        return BadRow(f"{path} failed", f"{path} fails at {raised_at(problem)}: {said}; mend it, or the row")
+        told = f"{path} fails at {raised_at(problem)}: {said_by(problem)}; mend it, or the row"
+        return BadRow(f"{path} failed", told)
     if found is None:
         return NothingToLearn(f"left out by {path}", f"{path} returned None for it")
-    if not isinstance(found, dict):
-        what = f"{path} returned {kind(found)}; it must return a row, a dict of named columns, or None to leave it out"
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        given = "a dict whose keys are not all texts" if isinstance(found, dict) else kind(found)
+        what = f"{path} returned {given}; it must return a row, a dict of named columns, or None to leave it out"
         return BadRow(f"{path} failed", what)
     return found
 
 
-def _code(function: Callable[..., Any]) -> str:
-    """The source code of the function's module, other parts of which it may use; its own if it was written in a
-    notebook."""
-    module = inspect.getmodule(function)
-    file = getattr(module, "__file__", None)
-    return Path(file).read_text(encoding="utf-8") if file is not None else inspect.getsource(function)
+def _code(function: Any, path: str) -> bytes:
+    """The source code of the module that `path` names and of the one that defines the function, other parts of which it
+    may use; that of the function alone if it was written in a notebook."""
+    while isinstance(function, partial):
+        function = function.func
+    packages = list(accumulate(path.split("."), "{}.{}".format))
+    named = next(sys.modules[name] for name in reversed(packages) if name in sys.modules)
+    files = [getattr(module, "__file__", None) for module in (named, inspect.getmodule(function))]
+    if any(files):
+        return b"".join(Path(file).read_bytes() for file in dict.fromkeys(files) if file is not None)
+    try:
+        return inspect.getsource(function).encode()
+    except (OSError, TypeError) as problem:
+        told = f"--data.format {path}: its source code is not there to tell when it changes; write it into a module"
+        raise PostTrainError(told) from problem

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -47,19 +46,6 @@ def explained_failures() -> Iterator[None]:
         if first is not latest:
             raise first from None
         raise
-
-
-def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    """An object of a class that a config names.
-
-    Raises:
-        PostTrainError: if the constructor refuses its arguments: the name of the class and the message.
-    """
-    try:
-        return kind(*given, **named)
-    except (ValueError, TypeError, AttributeError, AssertionError, ImportError) as problem:
-        name = getattr(kind, "__name__", str(kind))
-        raise PostTrainError(f"{name}: {first_line(problem)} (--traceback shows where in the code)") from problem
 
 
 def _first_failure(problem: BaseException) -> BaseException:

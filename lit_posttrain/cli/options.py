@@ -5,7 +5,6 @@ Importing this module is what gives the project's classes their short names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,17 +24,15 @@ from lit_posttrain.callbacks import RewardHackingWatch as RewardHackingWatch
 from lit_posttrain.callbacks import RewardLogger as RewardLogger
 from lit_posttrain.callbacks import SampleLogger as SampleLogger
 from lit_posttrain.callbacks import Throughput
-from lit_posttrain.cli.guards import made
-from lit_posttrain.cli.own_classes import own_class, unfinished
+from lit_posttrain.cli.families import add_family
+from lit_posttrain.cli.own_classes import own_class
 from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree, keep_tree, of_library
 from lit_posttrain.cli.parsing.parser import ExactParser
 from lit_posttrain.cli.parsing.signatures import add_kind, import_path, options_of
-from lit_posttrain.cli.parsing.values import guarded, plain
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.data.modules.conversation import ConversationData as ConversationData
 from lit_posttrain.data.modules.preference import PreferenceData as PreferenceData
 from lit_posttrain.data.modules.prompts import PromptData as PromptData
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.loggers import WandbOptions
 from lit_posttrain.methods.distillation import Distillation as Distillation
 from lit_posttrain.methods.dpo import DPO as DPO
@@ -68,27 +65,8 @@ class RunParser(ExactParser, LightningArgumentParser):
     """Lightning's parser, with errors in one line."""
 
     def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
-        """As jsonargparse does, but texts in mappings stay as they were written.
-
-        Raises:
-            PostTrainError: as `made`. jsonargparse would try the other alternatives of a union, and say at the end that
-                none of them fits.
-        """
-        refused: list[PostTrainError] = []
-
-        def build(kind: Any, *given: Any, **named: Any) -> Any:
-            try:
-                return made(kind, *given, **plain(named))
-            except PostTrainError as problem:
-                refused.append(problem)
-                raise
-
-        try:
-            return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)
-        except Exception:
-            if refused:
-                raise refused[0]  # noqa: B904  # it has its own cause
-            raise
+        """As `ExactParser.built`."""
+        return self.built(cfg, **options)
 
 
 @dataclass
@@ -132,12 +110,8 @@ class AuditOptions:
 def option_tree() -> OptionTree:
     """The tree of all options. It is saved for later commands, without classes from outside the libraries."""
     tree = OptionTree(families={family: {} for family in _FAMILIES})
-    for family, base in _FAMILIES.items():
-        for kind in _below(base if isinstance(base, tuple) else (base,)):
-            paths = tree.families[family].setdefault(kind.__name__, [])
-            if import_path(kind) not in paths:
-                paths.append(import_path(kind))
-            add_kind(tree, kind, _FAMILIES)
+    for family in _FAMILIES:
+        add_family(tree, _FAMILIES, family)
     run = {
         "config": Option(),
         "print_config": Option(),
@@ -172,15 +146,3 @@ def load_class(tree: OptionTree, family: str, path: str) -> Kind:
         PostTrainError: as `own_class`.
     """
     return own_class(tree, _FAMILIES, family, path)
-
-
-def _below(bases: tuple[type, ...]) -> Iterator[type]:
-    """The subclasses of `bases` that can be chosen: not abstract, not private."""
-    seen: set[type] = set()
-    waiting = list(bases)
-    while waiting:
-        kind = waiting.pop()
-        waiting += set(type.__subclasses__(kind)) - seen
-        seen.add(kind)
-        if kind not in bases and not unfinished(kind) and not kind.__name__.startswith("_"):
-            yield kind

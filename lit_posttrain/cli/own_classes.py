@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from lit_posttrain.cli.families import unfinished
 from lit_posttrain.cli.parsing.option_tree import Kind, OptionTree
 from lit_posttrain.cli.parsing.signatures import Families, add_kind, import_path
 from lit_posttrain.cli.parsing.spelling import a
@@ -32,11 +33,6 @@ def own_class(tree: OptionTree, families: Families, family: str, path: str) -> K
         raise PostTrainError(f"{path} ({place_of(found)}) lacks {' and '.join(missing)}, which {a(family)} must define")
     _require_types(found)
     return add_kind(tree, found, families)
-
-
-def unfinished(kind: type) -> list[str]:
-    """The abstract methods of a class. Not all base classes here are such that Python itself refuses to make one."""
-    return [name for name in dir(kind) if getattr(getattr(kind, name, None), "__isabstractmethod__", False)]
 
 
 def _require_types(kind: type) -> None:

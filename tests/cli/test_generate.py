@@ -282,3 +282,39 @@ def test_processes_of_rewards_end_with_the_command(
     Draws(monkeypatch).stop_at = 0
     assert main(best) == 130
     assert ended == ["stuck", "all", "stuck"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--rewards+=Repetitoin"], "--rewards Repetitoin: there is no such reward; did you mean Repetition?"),
+        (["--rewards+=Regex", "--rewards.whol", "true"], "--rewards.whol: no such option; did you mean --rewards.who"),
+        (["--rewards+=Repetition", "--rewards.n", "many"], "--rewards.n: expected a whole number, got many"),
+        (["--rewards+=Regex"], "--rewards: Regex needs pattern"),
+        (["--rewards+=Regex", "--rewards.pattern", "("], "Regex: pattern"),
+        (
+            ["--rewards+=FunctionReward", "--rewards.function", "builtins.sun"],
+            "FunctionReward: function builtins.sun: mo",
+        ),
+        (["--rewards+=pathlib.Path"], "is a class of another kind; a reward is wanted"),
+    ],
+)
+def test_a_mistake_in_a_reward_is_told_as_fit_tells_it(
+    given: list[str], told: str, command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--n", "2", "--keep", "best", *given]) == 2
+    assert told in (line := one_line(capsys))
+    assert "--model." not in line
+    assert draws.prompts == []
+
+
+def test_every_file_of_a_folder_has_the_columns_that_rewards_need(
+    command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder").mkdir()
+    write(Path("folder/a.jsonl"), [{"prompt": "1+1", "answer": "2"}])
+    write(Path("folder/b.jsonl"), [{"prompt": "1+2", "solution": "3"}])
+    command[command.index("--prompts") + 1] = "folder"
+    assert main([*command, "--n", "2", "--keep", "best", "--rewards+=ExactMatch"]) == 2
+    assert "b.jsonl:1: ExactMatch needs the column `answer`" in one_line(capsys)
+    assert draws.prompts == []

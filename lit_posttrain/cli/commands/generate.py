@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lit_posttrain.cli.arguments import take_options
-from lit_posttrain.cli.commands import call
+from lit_posttrain.cli.commands import LateType, call
 from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.cli.parsing.early import check_data, check_model
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.signals import terminable
+
+if TYPE_CHECKING:
+    from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 
 _TOGETHER = 16  # prompts that are answered at once, at least
 # columns of the output, by what is kept
@@ -110,7 +114,8 @@ def generate(
     refuse_columns(conversations, _NAMES[keep])
     if keep is not None:
         judge = RewardSum(rewards or [], 60.0 if reward_timeout is None else reward_timeout)
-        judge.check(list(conversations[0].columns), conversations[0].source)
+        for first in _first_of_each_file(conversations):
+            judge.check(list(first.columns), first.source)
         judge.check_rows(((one.source, one.columns) for one in conversations), skip=True)
     prepare(out, overwrite)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
@@ -143,10 +148,17 @@ def generate(
     return 0
 
 
-def _rewards() -> Any:
+def _first_of_each_file(conversations: Sequence[SourcedPrompt]) -> Iterable[SourcedPrompt]:
+    found: dict[str, SourcedPrompt] = {}
+    for one in conversations:
+        found.setdefault(one.source.rpartition(":")[0], one)
+    return found.values()
+
+
+def _rewards() -> LateType:
     from lit_posttrain.rewards import Reward
 
-    return list[Reward] | None
+    return LateType(list[Reward] | None, {"reward": Reward})
 
 
 def run(args: list[str]) -> int:

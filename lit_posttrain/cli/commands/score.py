@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from lit_posttrain.cli.commands import call
+from lit_posttrain.cli.commands import LateType, call
 from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.cli.parsing.early import check_data, check_model
 from lit_posttrain.data.files.source import Record
@@ -101,10 +101,10 @@ def _rows(
         part.keep(fresh)
 
 
-def _columns() -> Any:
+def _columns() -> LateType:
     from lit_posttrain.data.formats.comparisons import PreferenceColumns
 
-    return PreferenceColumns | None
+    return LateType(PreferenceColumns | None)
 
 
 def run(args: list[str]) -> int:

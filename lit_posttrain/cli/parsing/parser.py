@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from ast import literal_eval
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from lit_posttrain.cli.parsing.values import as_json, as_yaml, guarded, plain
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
 
 
 class UsageError(PostTrainError):
@@ -45,3 +46,39 @@ class ExactParser:
                 with suppress(ValueError, SyntaxError):
                     args = [f"{name}={as_json(literal_eval(value))}"]
         return super().parse_args(args, *rest, **options)  # type: ignore[misc]  # of the parser that this is mixed into
+
+    def built(self, cfg: Any, **options: Any) -> Any:
+        """The objects of a parsed config; texts in mappings stay as they were written.
+
+        Raises:
+            PostTrainError: as `made`. jsonargparse would try the other alternatives of a union, and say at the end that
+                none of them fits.
+        """
+        refused: list[PostTrainError] = []
+
+        def build(kind: Any, *given: Any, **named: Any) -> Any:
+            try:
+                return made(kind, *given, **plain(named))
+            except PostTrainError as problem:
+                refused.append(problem)
+                raise
+
+        try:
+            return self.instantiate(guarded(cfg), instantiators=[(build, object, True)], **options)  # type: ignore[attr-defined]  # as above
+        except Exception:
+            if refused:
+                raise refused[0]  # noqa: B904  # it has its own cause
+            raise
+
+
+def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """An object of a class that a config names.
+
+    Raises:
+        PostTrainError: if the constructor refuses its arguments: the name of the class and the message.
+    """
+    try:
+        return kind(*given, **named)
+    except (ValueError, TypeError, AttributeError, AssertionError, ImportError) as problem:
+        name = getattr(kind, "__name__", str(kind))
+        raise PostTrainError(f"{name}: {first_line(problem)} (--traceback shows where in the code)") from problem

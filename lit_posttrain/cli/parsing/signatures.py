@@ -59,12 +59,13 @@ def options_of(function: Callable[..., Any], tree: OptionTree, families: Familie
         if parameter.kind is parameter.VAR_KEYWORD:
             more = True
         elif name not in ("self", "params") and parameter.kind is not parameter.VAR_POSITIONAL:
-            option = _option(hints.get(name), tree, families)
+            option = option_of(hints.get(name), tree, families)
             named[name] = replace(option, required=parameter.default is parameter.empty)
     return Kind(named, more)
 
 
-def _option(annotation: Any, tree: OptionTree, families: Families) -> Option:
+def option_of(annotation: Any, tree: OptionTree, families: Families) -> Option:
+    """The option that a type makes."""
     plain, group, family, many = [], "", "", False
     for part in _alternatives(annotation):
         origin = get_origin(part)

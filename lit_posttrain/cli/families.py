@@ -1,0 +1,36 @@
+"""The classes that may be chosen where one of a kind is wanted, such as a reward, as far as they are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lit_posttrain.cli.parsing.option_tree import OptionTree
+from lit_posttrain.cli.parsing.signatures import Families, add_kind, import_path
+
+
+def add_family(tree: OptionTree, families: Families, family: str) -> None:
+    """Put the classes of a family, and their options, into the tree."""
+    base = families[family]
+    known = tree.families.setdefault(family, {})
+    for kind in _below(base if isinstance(base, tuple) else (base,)):
+        paths = known.setdefault(kind.__name__, [])
+        if import_path(kind) not in paths:
+            paths.append(import_path(kind))
+        add_kind(tree, kind, families)
+
+
+def unfinished(kind: type) -> list[str]:
+    """The abstract methods of a class. Not all base classes here are such that Python itself refuses to make one."""
+    return [name for name in dir(kind) if getattr(getattr(kind, name, None), "__isabstractmethod__", False)]
+
+
+def _below(bases: tuple[type, ...]) -> Iterator[type]:
+    """The subclasses of `bases` that can be chosen: not abstract, not private."""
+    seen: set[type] = set()
+    waiting = list(bases)
+    while waiting:
+        kind = waiting.pop()
+        waiting += set(type.__subclasses__(kind)) - seen
+        seen.add(kind)
+        if kind not in bases and not unfinished(kind) and not kind.__name__.startswith("_"):
+            yield kind

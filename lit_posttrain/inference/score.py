@@ -12,7 +12,7 @@ import torch
 
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.source import Record
-from lit_posttrain.data.files.sources import find_sources
+from lit_posttrain.data.files.sources import read_records
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import Columns, recognise
 from lit_posttrain.data.formats.example import Labelled
@@ -112,6 +112,7 @@ class ResponseScorer:
         system: str | None = None,
         bfloat16: bool = False,
         columns: PreferenceColumns | None = None,
+        format: str | None = None,
     ) -> None:
         """
         Args:
@@ -121,15 +122,17 @@ class ResponseScorer:
             system: System prompt for rows that bring none.
             bfloat16: Compute in bfloat16: faster on most hardware, and different in the third digit.
             columns: Names of the columns, where they are not recognised.
+            format: As in `TreeData`.
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.restored = restore(path, trust_remote_code, self.device)
         self.model = self.restored.scorer
-        self.system, self.bfloat16, self.columns = system, bfloat16, columns
+        self.system, self.bfloat16, self.columns, self.format = system, bfloat16, columns, format
         self.batch_size = batch_size
 
     def score_file(self, path: str, cache_dir: str | None = None) -> Iterator[tuple[Record, list[float] | None]]:
-        """Every record of a file with the scores of its responses, in their order; None where there are none.
+        """Every row of a file (what a format returns for it) with the scores of its responses, in their order; None if
+        there are none.
 
         Raises:
             PostTrainError: as `read`.
@@ -145,7 +148,7 @@ class ResponseScorer:
         """
         limit = max_positions(self.model.config)
         options = ScoreOptions(limit or 1_000_000, self.system, self.columns)
-        store, audit = build_store([path], self.restored.tokenizer, options, cache_dir)
+        store, audit = build_store([path], self.restored.tokenizer, options, cache_dir, self.format)
         if not len(store):
             found = [(file.where(tally), reason) for file in audit.files for reason, tally in file.dropped.items()]
             told = "; ".join(f"{where}: {reason}" for where, reason in found)
@@ -159,18 +162,17 @@ class ResponseScorer:
         found = self._scores(store, sum(scores is not None for scores in known))
         place, scores = next(found, (None, None))
         before = iter(known)
-        for number, source in enumerate(find_sources(path)):
-            for record in source.records():
-                given = next(before, _NOT_KNOWN)
-                if given is not _NOT_KNOWN:
-                    yield record, given
-                elif place == (number, record.line):
-                    yield record, scores
-                    place, scores = next(found, (None, None))
-                else:
-                    yield record, None
+        for record in read_records(path, self.format):
+            given = next(before, _NOT_KNOWN)
+            if given is not _NOT_KNOWN:
+                yield record, given
+            elif place == (record.file, record.line):
+                yield record, scores
+                place, scores = next(found, (None, None))
+            else:
+                yield record, None
 
-    def _scores(self, store: TreeStore, done: int) -> Iterator[tuple[tuple[int, int], list[float]]]:
+    def _scores(self, store: TreeStore, done: int) -> Iterator[tuple[tuple[str, int], list[float]]]:
         """The place of every row that has scores, and these, in the file's order, without the first `done`."""
         layout = RewardModel.layout_for(self.restored.layout)
         batches = iter(EvalLoader(store, batch_size=self.batch_size, layout=layout))
@@ -181,6 +183,6 @@ class ResponseScorer:
             scores: list[list[float]] = [[] for _ in batch.example_ids]
             for tree, score in zip(batch.response_tree.tolist(), found, strict=True):
                 scores[tree].append(score)
-            own = [(int(store.file_index[row]), int(store.lines[row])) for row in batch.example_ids]
+            own = [(store.files[store.file_index[row]], int(store.lines[row])) for row in batch.example_ids]
             yield from list(zip(own, scores, strict=True))[again:]
             again = 0

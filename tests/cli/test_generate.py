@@ -284,6 +284,25 @@ def test_processes_of_rewards_end_with_the_command(
     assert ended == ["stuck", "all", "stuck"]
 
 
+READ = "def read(row):\n    return None if row['id'] % 2 else {'id': row['id'], 'question': row['prompt'].upper()}\n"
+
+
+def test_prompts_in_a_format_of_ones_own(
+    command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path())
+    Path("prompts_of_mine.py").write_text(READ)
+    assert main([*command, "--format", "prompts_of_mine.read", "--out", "out.jsonl"]) == 0
+    assert sum(draws.prompts) == 20
+    assert [(row["id"], row["prompt"]) for row in rows("out.jsonl")] == [(i, f"WHAT IS {i}") for i in range(0, 40, 2)]
+    Path("asked.txt").write_text("what\n")
+    lines = [*command[:3], "--prompts", "asked.txt", "--format", "prompts_of_mine.read"]
+    assert main(lines) == 2
+    assert "asked.txt: a text file has lines, and --format prompts_of_mine.read reads rows" in one_line(capsys)
+    assert main([*command[:3], "--prompt", "what", "--format", "prompts_of_mine.read"]) == 2
+    assert "--format prompts_of_mine.read reads the rows of --prompts, which is not given" in one_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -143,3 +143,38 @@ def test_what_is_not_read_is_said(command: list[str], capsys: pytest.CaptureFixt
     assert main([*command, "--columns.prompt", "nowhere"]) == 2
     assert "--data" not in (told := one_line(capsys))
     assert "--columns.prompt" in told
+
+
+READ = """
+def read(row):
+    return None if row["id"] % 4 == 1 else {"id": row["id"], "prompt": row["prompt"], "completion": row["completion"]}
+"""
+
+
+def test_rows_in_a_format_of_ones_own(
+    command: list[str], batches: Batches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that it leaves out have no line, also where a stopped command goes on."""
+    given = [{"id": i, "prompt": f"what is {i}", "completion": "" if i in (10, 11) else f"a {i}"} for i in range(40)]
+    assert main([*command, "--out", "plain.jsonl"]) == 0
+    expected = [row for row in rows("plain.jsonl") if row["id"] % 4 != 1]
+    monkeypatch.syspath_prepend(Path())
+    Path("rows_to_score.py").write_text(READ)
+    write(Path("rows.jsonl"), [{**row, "votes": [1]} for row in given])
+    command += ["--format", "rows_to_score.read", "--out", "read.jsonl"]
+    batches.responses, batches.stop_at = [], 3
+    assert main(command) == 130
+    assert "stopped with 14 of 30 rows scored" in capsys.readouterr().err
+    batches.stop_at = None
+    assert main(command) == 0
+    assert "2 of 30 rows have no score" in capsys.readouterr().err
+    assert [row["id"] for row in rows("read.jsonl")] == [row["id"] for row in expected]
+    for row, other in zip(rows("read.jsonl"), expected, strict=True):
+        assert row == {**other, "scores": other["scores"] and pytest.approx(other["scores"], abs=1e-5)}
+
+
+def test_a_format_that_is_not_there_is_told_by_its_option(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--format", "rows_to_scare.read"]) == 2
+    assert "--format rows_to_scare.read: no module `rows_to_scare`" in one_line(capsys)

@@ -32,6 +32,7 @@ def generate(
     model: str,
     prompt: list[str] | None = None,
     prompts: str | None = None,
+    format: str | None = None,
     out: str | None = None,
     n: int = 1,
     max_new_tokens: int = 256,
@@ -57,6 +58,8 @@ def generate(
         prompt: A prompt, as plain text. May be given several times.
         prompts: Prompts as `fit` takes them for GRPO and PPO: a file, folder or data set with prompt, question,
             instruction, messages, ...; or a .txt file with one prompt per line. Other columns are kept in the output.
+        format: A function of your own that makes each row of --prompts one with recognised columns, by its import path,
+            as in --data.format of fit.
         out: File for the answers. Default: the console. Until all are there they are kept in OUT.part, and the same
             command goes on from it.
         n: Answers per prompt.
@@ -89,6 +92,10 @@ def generate(
         raise PostTrainError(
             f"{unused[0]} says what --keep keeps, and --keep is not given: pass it too, or leave both out"
         )
+    if format is not None and not prompts:
+        raise PostTrainError(
+            f"--format {format} reads the rows of --prompts, which is not given: pass it, or leave both out"
+        )
     if not prompt and not prompts:
         raise PostTrainError("nothing to answer: give --prompt TEXT or --prompts FILE")
     if n < 1 or batch_size < 1:
@@ -110,7 +117,7 @@ def generate(
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
 
     conversations = [user_prompt(text, system, f"--prompt:{n}") for n, text in enumerate(prompt or [], 1)]
-    conversations += read_prompts(prompts, system) if prompts else []
+    conversations += read_prompts(prompts, system, format) if prompts else []
     refuse_columns(conversations, _NAMES[keep])
     if keep is not None:
         judge = RewardSum(rewards or [], 60.0 if reward_timeout is None else reward_timeout)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lit_posttrain.cli.commands import LateType, call
 from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.cli.parsing.early import check_data, check_model
+from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.files.sources import find_sources, read_records
 from lit_posttrain.errors import PostTrainError
@@ -26,6 +27,7 @@ def score(
     out: str | None = None,
     batch_size: int = 16,
     columns: Any = None,
+    format: str | None = None,
     system: str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
@@ -41,6 +43,8 @@ def score(
             command goes on from it.
         batch_size: How many rows are scored together.
         columns: Names of the columns, where they are not recognised; as in --data.columns of fit, without labels.
+        format: A function of your own that makes each row one with recognised columns, by its import path, as in
+            --data.format of fit. What it returns comes back with the scores.
         system: System prompt put before prompts that bring none; the one that the model was trained with.
         precision: float32 gives the scores of plain transformers; bfloat16 is faster, and differs in the third digit.
         overwrite: Replace an existing file, and scores in OUT.part that other options gave.
@@ -60,21 +64,22 @@ def score(
     prepare(out, overwrite)
     quiet_libraries()
     tune_allocator()
-    for record in read_records(data):
+    total = 0
+    for record in read_records(data, format):
+        total += 1
         if "scores" in record.data:
             where = f"{record.file}:{record.line}"
             raise PostTrainError(f"{where}: has a column `scores` already, which would be lost; rename it")
-    scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16", columns)
+    scorer = ResponseScorer(model, batch_size, trust_remote_code, system, precision == "bfloat16", columns, format)
     store, audit = scorer.read(data)
     for file in audit.files:
         for line in [*file.read_as(), *changed_by_template(file)]:
             print(line, file=sys.stderr)
     made_by = {
         "model": model_state(model, trust_remote_code),
-        "data": [source.digest() for source in find_sources(data)],
+        "data": [source.digest() for source in in_format(find_sources(data), format)],
         "reading": [columns and asdict(columns), system, precision],
     }
-    total = sum(file.rows for file in audit.files)
     part = Part(out, total, "row", "scored", made_by, overwrite)
     rows = _rows(scorer.scored(data, store, tuple(part.known)), part, batch_size)
     with terminable(), part.until_written(), closing(rows):

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from importlib import resources
-from itertools import chain
 from pathlib import Path
 
 from lit_posttrain.data.files.folders import SUFFIXES, file_source, folder_sources
 from lit_posttrain.data.files.hf_datasets import WHAT_TO_GIVE, hub_source
+from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.readers import jsonl_rows
 from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.errors import PostTrainError
@@ -22,9 +22,11 @@ from lit_posttrain.errors import PostTrainError
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.%\[\]:+-]+))?")
 
 
-def read_records(path: str) -> Iterator[Record]:
-    """Stream the records of a file, a folder, `builtin:NAME` or a hub data set `owner/name[/config][:split]`."""
-    return chain.from_iterable(source.records() for source in find_sources(path))
+def read_records(path: str, format: str | None = None) -> Iterator[Record]:
+    """Stream the records of a file, a folder, `builtin:NAME` or a hub data set `owner/name[/config][:split]`. format: a
+    function as in `in_format`; rows that it leaves out are not among them."""
+    sources = in_format(find_sources(path), format)
+    return (record for source in sources for record in source.records() if record.problem is None)
 
 
 def find_sources(path: str, streaming: bool = False) -> list[Source]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from lit_posttrain.data.audit.file_audit import FileAudit
 from lit_posttrain.data.files.folders import SUFFIXES
-from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.own_format import in_format
+from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.formats.not_conversations import no_conversation
@@ -44,9 +45,10 @@ def prompts_of(given: str | Sequence[str]) -> list[SourcedPrompt]:
     return read_prompts(given) if isinstance(given, str) else [user_prompt(text) for text in given]
 
 
-def read_prompts(path: str, system_prompt: str | None = None) -> list[SourcedPrompt]:
+def read_prompts(path: str, system_prompt: str | None = None, format: str | None = None) -> list[SourcedPrompt]:
     """The prompts of a data file, a folder or a data set; of a text file (.txt) one per line. Rows without a prompt,
-    such as pairs whose sides begin differently, are left out, as in training, and counted in the log.
+    such as pairs whose sides begin differently, are left out, as in training, and counted in the log. format: as in
+    `TreeData`.
 
     Raises:
         PostTrainError: for a file that cannot be read, a row without a prompt, or no prompt at all.
@@ -60,10 +62,12 @@ def read_prompts(path: str, system_prompt: str | None = None) -> list[SourcedPro
                 f"{path}: {place.suffix} files are not read; rows are in {', '.join(SUFFIXES)} files, and a .txt file "
                 "has one prompt per line"
             )
+        if format is not None:
+            raise PostTrainError(f"{path}: a text file has lines, and --data.format {format} reads rows; leave it out")
         found = list(_lines(path, place, system_prompt))
     else:
         audits: dict[str, FileAudit] = {}
-        found = list(_records(path, system_prompt, audits))
+        found = list(_records(in_format(find_sources(path), format), system_prompt, audits))
         told = [line for audit in audits.values() for line in audit.read_as()]
         if not found:
             raise PostTrainError(f"{path}: no prompts ({'; '.join(told)}); name another file")
@@ -97,15 +101,19 @@ def with_answer(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) ->
     return Example.of([dict(message) for message in prompt], [dict(said)], Row({})).messages
 
 
-def _records(path: str, system_prompt: str | None, audits: dict[str, FileAudit]) -> Iterator[SourcedPrompt]:
+def _records(
+    sources: Sequence[Source], system_prompt: str | None, audits: dict[str, FileAudit]
+) -> Iterator[SourcedPrompt]:
     # rows written by hand may differ in their columns: nothing is trained on, so that each is read by its own
     readers: dict[tuple[str, ...], PromptReader] = {}
-    for source in find_sources(path):
+    for source in sources:
         for record in source.records():
             columns, place = tuple(record.data), f"{record.file}:{record.line}"
             audit = audits.setdefault(record.file, FileAudit(record.file))
             row = Row(record.data)
             try:
+                if record.problem is not None:  # it is left out by the format
+                    raise record.problem
                 reader = readers[columns] = readers.get(columns) or _reader(record, system_prompt)
                 example = reader.example(row)
             except NothingToLearn as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -17,10 +18,16 @@ from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Pairs, RewardedResponses, TreeBatch
 
+log = logging.getLogger(__name__)
+
 
 class PreferenceModule(PostTrainingModule):
-    """Base class of the methods that learn from preferences: metrics and rewards of responses."""
+    """Base class of the methods that learn from preferences: metrics and rewards of responses.
 
+    uses_margins: True if the loss uses `Pairs.margin`. Data with margins gives a warning otherwise.
+    """
+
+    uses_margins: ClassVar[bool] = False
     better: ClassVar[Mapping[str, Direction]] = {"rewards/accuracies": "max", "rewards/margins": "max"}
     _rewards: Tensor | None = None  # of the evaluated batch, until `rewarded` takes them
 
@@ -56,10 +63,14 @@ class PreferenceModule(PostTrainingModule):
         return self.rewarded(batch)
 
     def check_data(self, data: LightningDataModule | None) -> None:
-        """Check the training and validation rows that are known before the first step."""
+        """Check the training and validation rows that are known before the first step; warn of margins that are not
+        used."""
         if isinstance(data, BuiltData):
             for store in data.known_stores:
                 self.check_store(store)
+            if not self.uses_margins and data.train_store.says("margin"):
+                told = "the data has margins, which %s does not use: of the methods here RewardModel alone does"
+                log.warning(told, type(self).__name__)
 
     def check_store(self, store: Trees) -> None:
         """Refuse data without comparisons: a mean over no pairs is no number.

@@ -37,6 +37,7 @@ class RewardModel(PreferenceModule):
     """
 
     head: ClassVar[Head] = "score"
+    uses_margins: ClassVar[bool] = True
     better: ClassVar[Mapping[str, Direction]] = {"brier": "min", "ece": "min", "length/similar_accuracies": "max"}
 
     def __init__(

@@ -10,12 +10,27 @@ import numpy as np
 import pytest
 import torch
 from cases import comparisons
-from helpers.runs import quiet_trainer
+from helpers.runs import quiet_trainer, write
 
-from lit_posttrain import DPO, LoRASpec, ModelSpec, PostTrainError, Response, Tree, TreeBatch
+from lit_posttrain import (
+    DPO,
+    KTO,
+    ORPO,
+    LoRASpec,
+    ModelSpec,
+    PostTrainError,
+    PreferenceData,
+    Response,
+    RewardModel,
+    SimPO,
+    Tree,
+    TreeBatch,
+)
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.terms import loss_of
+from lit_posttrain.data.formats.comparisons import PreferenceColumns
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
@@ -154,3 +169,22 @@ def test_options_that_make_no_sense(tiny_model: Path, options: dict[str, Any], m
 def test_random_weights_are_no_reference(tiny_model: Path) -> None:
     with pytest.raises(PostTrainError, match="random_init"):
         DPO(ModelSpec(str(tiny_model), random_init=True))
+
+
+@pytest.mark.parametrize("method", [DPO, SimPO, ORPO, KTO, RewardModel])
+def test_margins_that_nothing_learns_from_are_told(
+    method: type[PreferenceModule], tiny_model: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [{"prompt": f"what is {i}", "chosen": "a fox", "rejected": "no", "by": i} for i in range(4)]
+    columns = PreferenceColumns(margin="by")
+    data = PreferenceData(write(tmp_path / "pairs.jsonl", pairs), columns=columns, cache_dir=str(tmp_path / "cache"))
+    data.build(tokenizer, 256)
+    method(ModelSpec(str(tiny_model))).check_data(data)
+    told = f"the data has margins, which {method.__name__} does not use: of the methods here RewardModel alone does"
+    assert (told in caplog.text) == (method is not RewardModel)
+    zeros = [{**pair, "by": 0} for pair in pairs]
+    data = PreferenceData(write(tmp_path / "zeros.jsonl", zeros), columns=columns, cache_dir=str(tmp_path / "cache"))
+    data.build(tokenizer, 256)
+    caplog.clear()
+    method(ModelSpec(str(tiny_model))).check_data(data)
+    assert caplog.text == ""

@@ -47,9 +47,11 @@ def test_values_and_gradients_in_float64(name: str, temperature: float, with_bia
     upstream = torch.linspace(-1, 2, 23, dtype=torch.float64)
     expected = torch.autograd.grad((logps * upstream + entropy * upstream.flip(0)).sum(), leaves)
     tile = (5, 8)  # several tiles of rows and of vocabulary, some shorter
-    options = {"temperature": temperature, "entropy": True, "correct": True, "tile": tile}
-    out = token_logprobs(hidden, weight, targets, bias, head=head, **options)
+    out = token_logprobs(
+        hidden, weight, targets, bias, head=head, temperature=temperature, entropy=True, correct=True, tile=tile
+    )
     assert out.entropy is not None
+    assert out.correct is not None
     torch.testing.assert_close(out.logprobs, logps, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(out.entropy, entropy, atol=1e-12, rtol=1e-12)
     assert torch.equal(out.correct, hits)
@@ -110,7 +112,9 @@ def test_a_target_outside_the_vocabulary_is_refused(wrong: int) -> None:
 def test_without_the_check_a_wrong_target_is_nan() -> None:
     hidden, weight, _, targets = inputs(torch.float32, False)
     targets[3] = 37
-    logps, *_ = _TiledLogprobs.apply(hidden, weight, None, targets, HeadTransform(), 1.0, False, False, (5, 8))
+    logps, *_ = _TiledLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+        hidden, weight, None, targets, HeadTransform(), 1.0, False, False, (5, 8)
+    )
     assert logps.isnan().tolist() == [i == 3 for i in range(23)]
 
 

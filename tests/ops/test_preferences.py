@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations, permutations
 
 import pytest
@@ -147,11 +148,12 @@ def test_two_responses_make_all_three_alike() -> None:
     """K = 2: Plackett-Luce, all pairs and Bradley-Terry are one loss, with one gradient."""
     grads, losses = [], []
     tree, rank = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 0])
-    for loss in (
+    three: list[Callable[[Tensor], Tensor]] = [
         lambda s: ops.plackett_luce(s, rank, tree, 2).sum(),
         lambda s: all_pairs(s, rank, tree, 2).sum(),
         lambda s: -logsigmoid(torch.stack([s[0] - s[1], s[3] - s[2]])).sum(),
-    ):
+    ]
+    for loss in three:
         scores = torch.tensor([0.3, -0.4, 1.5, 0.1], requires_grad=True)
         value = loss(scores)
         value.backward()

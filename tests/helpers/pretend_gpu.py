@@ -175,7 +175,7 @@ class _Operators(TorchDispatchMode):
     """What is computed from what, autograd's backward included."""
 
     def __init__(self, pretend: PretendGPU) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.pretend, self.places = pretend, pretend.places
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from lit_posttrain.types import RowLayout, TreeBatch
 
 BETA = 0.5
 SIZES = [3, 2, 5, 4]  # tokens of the responses to a prompt; the first one is the best, the third one the worst
-EXPECTED = {
+EXPECTED: dict[DPOLoss, Callable[[float, float], float]] = {
     "sigmoid": lambda w, r: math.log1p(math.exp(-BETA * (w - r))),
     "conservative": lambda w, r: (
         0.9 * math.log1p(math.exp(-BETA * (w - r))) + 0.1 * math.log1p(math.exp(BETA * (w - r)))

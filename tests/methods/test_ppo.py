@@ -12,6 +12,7 @@ import torch
 from helpers import tiny
 from helpers.on_policy import fit, prompts
 from helpers.rollouts import scored
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, GPTNeoConfig
 
 from lit_posttrain import PPO, LoRASpec, ModelSpec, PostTrainError, Response, RolloutConfig, Tree
@@ -131,7 +132,9 @@ def test_a_step_is_what_the_formulas_say(tiny_model: Path) -> None:
     found = {name: p.grad for name, p in module.policy.named_parameters()}
     assert "value_heads.reward.weight" in gradients
     for name, gradient in gradients.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7), name
+        grad = found[name]
+        assert grad is not None, name
+        assert torch.allclose(grad, gradient, rtol=1e-5, atol=1e-7), name
 
 
 def test_the_kl_may_stand_in_the_loss(tiny_model: Path) -> None:
@@ -159,13 +162,19 @@ def test_a_value_head_needs_the_models_own_output_head(tiny_model: Path) -> None
         ppo(tiny_model, policy=adapted)
 
 
+def reward_head(module: PPO) -> Tensor:
+    weight = module.language_model.value_heads["reward"].weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def test_the_head_may_begin_as_a_reward_models(tiny_model: Path, tmp_path: Path) -> None:
     scorer = build_scorer(ModelSpec(str(tiny_model)), 512)
     scorer.transformer.config.pad_token_id = 0
     scorer.transformer.save_pretrained(tmp_path / "scores")
     tiny.tokenizer().save_pretrained(tmp_path / "scores")
-    begun = ppo(tiny_model, critic=Critic(start=str(tmp_path / "scores"))).language_model.value_heads["reward"].weight
-    zero = ppo(tiny_model).language_model.value_heads["reward"].weight
+    begun = reward_head(ppo(tiny_model, critic=Critic(start=str(tmp_path / "scores"))))
+    zero = reward_head(ppo(tiny_model))
     head = scorer.transformer.score.weight.to(begun.dtype)
     assert head.abs().max() > 0
     assert torch.equal(begun, head)

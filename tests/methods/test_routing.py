@@ -187,11 +187,13 @@ def test_resuming_goes_on_with_the_shares(experts: Path, tmp_path: Path) -> None
         (tmp_path / name).mkdir()
     whole = run(tmp_path / "a", experts, 3)
     saved_ = torch.load(tmp_path / "a/last.ckpt", weights_only=True)["lit_posttrain"]["router_load"]
+    assert whole.balance.load is not None
     assert torch.equal(saved_, whole.balance.load)
     run(tmp_path / "b", experts, 2)
     parts = run(tmp_path / "b", experts, 3)
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), parts.parameters(), strict=True))
-    assert torch.equal(whole.balance.load, parts.balance.load)  # type: ignore[arg-type]  # not None
+    assert parts.balance.load is not None
+    assert torch.equal(whole.balance.load, parts.balance.load)
 
 
 @pytest.mark.parametrize(
@@ -238,13 +240,13 @@ def test_adapters_and_perplexity(experts: Path, tmp_path: Path) -> None:
 
 
 def test_another_weight_of_the_term_is_another_objective(experts: Path, tmp_path: Path) -> None:
-    given = {"datamodule": METHODS["sft"].data(tmp_path)}
+    data = METHODS["sft"].data(tmp_path)
     quiet_trainer(LastCheckpoint(every_n_steps=1), max_steps=1, default_root_dir=tmp_path).fit(
-        sft(experts, 0.1), **given
+        sft(experts, 0.1), datamodule=data
     )
     with pytest.raises(PostTrainError, match=r"--model.policy.router_aux_loss 0.1 and this run has 0.2"):
         quiet_trainer(max_steps=2, default_root_dir=tmp_path).fit(
-            sft(experts, 0.2), **given, ckpt_path=tmp_path / "last.ckpt"
+            sft(experts, 0.2), datamodule=data, ckpt_path=tmp_path / "last.ckpt"
         )
 
 

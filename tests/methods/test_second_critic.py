@@ -119,7 +119,7 @@ def test_the_gradient_of_two_critics_is_what_the_formulas_say(tiny_model: Path) 
     heads = module.language_model.value_heads
     for seed, head in enumerate(heads.children()):
         with torch.no_grad():
-            head.weight.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.3)  # type: ignore[operator,union-attr]  # a Linear's
+            head.weight.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.3)  # type: ignore[operator]  # a Linear's
     model = module.language_model.transformer
     old = []
     for (prompt, said), moved in zip(responses(), scattered(0.2, 3), strict=True):
@@ -129,18 +129,18 @@ def test_the_gradient_of_two_critics_is_what_the_formulas_say(tiny_model: Path) 
         old.append([a + b for a, b in zip(chosen, moved, strict=True)])
     v_old = {"reward": scattered(0.3, 5), "cost": scattered(0.4, 6)}
     expected = written_out(model, heads, old, v_old)
-    expected.backward()  # type: ignore[no-untyped-call]
+    expected.backward()
     gradients = {name: p.grad.clone() for name, p in module.language_model.named_parameters() if p.grad is not None}
     module.zero_grad()
 
     rollouts = []
     for number in range(2):
         own = slice(2 * number, 2 * number + 2)
-        said = [
+        drawn = [
             Response(np.array(tokens, np.int32), np.ones(len(tokens), np.bool_), {"reward": score})
             for (_, tokens), score in zip(responses()[own], SCORES[own], strict=True)
         ]
-        tree = Tree(np.array(responses()[2 * number][0], np.int32), said)
+        tree = Tree(np.array(responses()[2 * number][0], np.int32), drawn)
         columns = {"old_logprobs": old, "rollout_logprobs": old}
         columns |= {f"value/{name}": values for name, values in v_old.items()}
         tree.per_target = {name: np.concatenate(rows[own]) for name, rows in columns.items()}
@@ -154,7 +154,7 @@ def test_the_gradient_of_two_critics_is_what_the_formulas_say(tiny_model: Path) 
     terms = module.loss_terms(batch)
     assert set(terms) == {"policy", "value", "value/cost"}
     loss = loss_of(terms, batch.denominators)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)  # advantages travel as float32
     assert {"value_heads.reward.weight", "value_heads.cost.weight"} <= set(gradients)
     found = dict(module.language_model.named_parameters())

@@ -123,8 +123,8 @@ def sequences(kind: str, inputs: Any) -> list[tuple[list[int], int]]:
     """(tokens, prompt tokens) of the chosen and then the rejected sides, as TRL laid them out."""
     if kind == "dpo":
         ids, mask, completion = (inputs[k] for k in ("input_ids", "attention_mask", "completion_mask"))
-        rows = [(i[m.bool()].tolist(), c[m.bool()].tolist()) for i, m, c in zip(ids, mask, completion, strict=True)]
-        return [(tokens, marks.index(1)) for tokens, marks in rows]
+        marked = [(i[m.bool()].tolist(), c[m.bool()].tolist()) for i, m, c in zip(ids, mask, completion, strict=True)]
+        return [(tokens, marks.index(1)) for tokens, marks in marked]
     if kind == "reward":
         rows = [
             ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
@@ -232,7 +232,8 @@ def test_reward_model_with_margins_and_centring_equals_trl(
 def test_kto_equals_trl_at_one_micro_batch(nearer: bool, models: tuple[Path, Path], tmp_path: Path) -> None:
     """With the prompts and the responses to other prompts that TRL paired: it measures z_0 on its micro-batch."""
     models = models[::-1] if nearer else models  # z_0 is positive one way and cut off at 0 the other way
-    options = {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.8}
+    beta, desirable, undesirable = 0.3, 1.5, 0.8
+    options = {"beta": beta, "desirable_weight": desirable, "undesirable_weight": undesirable}
     loss, model, inputs = trl_side("kto", models, tmp_path, options)
 
     def rows(prefix: str) -> list[tuple[list[int], int]]:
@@ -254,7 +255,7 @@ def test_kto_equals_trl_at_one_micro_batch(nearer: bool, models: tuple[Path, Pat
     made: list[KTO] = []
 
     def make(spec: ModelSpec) -> KTO:
-        made.append(KTO(spec, **options))
+        made.append(KTO(spec, beta=beta, desirable_weight=desirable, undesirable_weight=undesirable))
         return made[0]
 
     assert_same(our_side(make, models, batch), (loss, model))

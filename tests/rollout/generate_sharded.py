@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from helpers.runs import quiet_trainer
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader, TensorDataset
 
 from lit_posttrain import SFT, ModelSpec, Sampling
 from lit_posttrain.models.sharding import FSDP2Strategy
@@ -49,7 +50,7 @@ def main() -> None:
         devices=2,
         strategy=FSDP2Strategy(),
     )
-    trainer.validate(module, torch.utils.data.DataLoader([0, 1]), verbose=False)
+    trainer.validate(module, DataLoader(TensorDataset(torch.arange(2))), verbose=False)
     Path(f"{sys.argv[2]}-{trainer.global_rank}.json").write_text(json.dumps(module.drawn))
     save_file(module.whole, f"{sys.argv[2]}-{trainer.global_rank}.safetensors")
 

@@ -138,7 +138,10 @@ def test_a_response_is_at_most_as_long_as_it_may_be_with_all_its_turns() -> None
             r"Wrong is not done and has nothing to say; let step return messages, or done",
         ),
         (lambda message: ("no", 1.0), r"Wrong: step returned tuple; let it return Step\(messages, reward, done\)"),
-        (lambda message: Step({"role": "user"}), r"Wrong returned {'role': 'user'} as messages; they are a list, such"),
+        (
+            lambda message: Step({"role": "user"}),  # type: ignore[arg-type]  # the mistake
+            r"Wrong returned {'role': 'user'} as messages; they are a list, such",
+        ),
         (lambda message: Step(reward=float("nan")), r"Wrong: step gave the reward nan; give None for no reward"),
         (lambda message: message["text"], r"Wrong fails at .*test_episodes.py:\d+: KeyError: 'text'"),
     ],

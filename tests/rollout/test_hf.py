@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.attention import NAME, register
-from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.policy import DecodeOutput, Policy
 from lit_posttrain.rollout.engine import Completion, Sampling, prompt_seed
 from lit_posttrain.rollout.hf import HFEngine, random_numbers, sample
 
@@ -91,16 +91,16 @@ def test_same_seed_same_responses_and_global_rng_untouched() -> None:
     assert engine.generate(PROMPTS, 2, Sampling(8, seed=2)) != first
 
 
-def test_samples_of_one_prompt_are_cut_to_the_batch() -> None:
+def test_samples_of_one_prompt_are_cut_to_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(make())
     sizes: list[int] = []
     inner = policy.decode
 
-    def watched(ids: torch.Tensor, *rest: Any) -> Any:
+    def watched(ids: torch.Tensor, *rest: Any) -> DecodeOutput:
         sizes.append(len(ids))
         return inner(ids, *rest)
 
-    policy.decode = watched  # type: ignore[method-assign]  # to see how many are decoded together
+    monkeypatch.setattr(policy, "decode", watched)  # to see how many are decoded together
     found = HFEngine(policy, EOS, batch_size=4).generate(PROMPTS, 6, Sampling(8, seed=1))
     assert max(sizes) == 4
     assert [len(drawn) for drawn in found] == [6] * len(PROMPTS)

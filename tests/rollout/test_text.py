@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_what_goes_on_with_the_assistants_words_stays_apart_from_them(keep: Any)
     ranked = [(1.0, Answer(" a fox", "stop", 0.0, [])), (0.0, Answer(" a dog", "stop", 0.0, []))]
     row = _row(one, ranked, keep)
     assert row is not None
-    kept = {
+    kept: dict[str, Callable[[], bool]] = {
         "best": lambda: row["messages"] == [USER, {"role": "assistant", "content": "It is a fox"}],
         "all": lambda: [r["text"] for r in row["responses"]] == [" a fox", " a dog"],
         "pairs": lambda: (row["chosen"], row["rejected"]) == (" a fox", " a dog"),

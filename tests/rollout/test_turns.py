@@ -81,7 +81,9 @@ def test_sampled_tokens_are_kept_though_their_text_has_others() -> None:
     assert spoken("colour")["input_ids"] != letters[:-1]
     asked: list[list[list[int]]] = []
 
-    def draw(prompts: Sequence[Sequence[int]], n: int, *_: Any) -> list[list[Completion]]:
+    def draw(
+        prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
+    ) -> list[list[Completion]]:
         asked.append([list(ids) for ids in prompts])
         return [[Completion(letters, [-1.0] * len(letters), "stop") for _ in range(n)] for _ in prompts]
 

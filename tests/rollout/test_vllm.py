@@ -42,6 +42,7 @@ class Pair:
         self.engine = self.begun()
 
     def begun(self, **options: Any) -> VLLMEngine:
+        assert self.tokenizer.eos_token_id is not None
         return VLLMEngine(
             self.policy,
             [self.tokenizer.eos_token_id],
@@ -57,7 +58,8 @@ class Pair:
     def scores(self, tokens: Any, temperature: float = 1.0) -> Tensor:
         ids = torch.tensor([list(tokens)])
         logps = (self.policy.transformer(ids).logits / temperature).log_softmax(-1)
-        return logps[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        found: Tensor = logps[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        return found
 
     @torch.no_grad()
     def move(self, share: float, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from helpers import tiny
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from lit_posttrain.errors import PostTrainError
@@ -41,6 +42,7 @@ def test_all_weights_are_those_of_a_checkpoint(tiny_model: Path) -> None:
 def test_adapters_are_added_in_as_peft_does(tiny_model: Path, rslora: bool) -> None:
     policy = adapted(tiny_model, rslora)
     found = dict(dense_weights(policy))
+    assert isinstance(policy.model, PeftModel)
     merged = policy.model.merge_and_unload(safe_merge=True)
     plain = dict(merged.named_parameters())
     assert found.keys() == plain.keys()

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -20,6 +20,9 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
 from lit_posttrain.loggers import MetricsCSV
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 ACCUMULATE = 2
 EXITS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "exception", "sys.exit", "out of memory", "max_time")
@@ -83,16 +86,17 @@ class Ends(pl.Callback):
         """Moments that are no hooks."""
         fsync, step = os.fsync, torch.optim.AdamW.step
 
-        def slow_fsync(descriptor: int) -> None:
+        def slow_fsync(fd: FileDescriptorLike) -> None:
             self.at("save", trainer)
-            fsync(descriptor)
+            fsync(fd)
 
         def stepping(optimizer: Any, closure: Any = None) -> Any:
             found = step(optimizer, closure)
             self.at("optimizer step", trainer)
             return found
 
-        os.fsync, torch.optim.AdamW.step = slow_fsync, stepping  # type: ignore[method-assign]  # for this process
+        os.fsync = slow_fsync  # for this process
+        torch.optim.AdamW.step = stepping  # type: ignore[assignment,method-assign]  # its type has self twice
         if hasattr(module, "collector"):
             sampler, rewards = module.collector.sampler, module.collector.rewards
             answers, judge = sampler.answers, rewards._asked

@@ -18,7 +18,7 @@ from helpers.runs import quiet_trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lit_posttrain import Completion
+from lit_posttrain import Completion, Sampling
 from lit_posttrain.data.store.loader import StepLoader
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.models.sharding import FSDP2Strategy
@@ -69,7 +69,9 @@ class OneStep(pl.LightningDataModule):
         )
 
 
-def three_recorded(prompts: Sequence[Sequence[int]], *_: object) -> list[list[Completion]]:
+def three_recorded(
+    prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
+) -> list[list[Completion]]:
     return recorded(prompts, 3)
 
 

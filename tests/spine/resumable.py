@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import torch
@@ -19,6 +20,9 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.models.spec import LoRASpec
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 EPOCHS, ACCUMULATE = 3, 3
 
@@ -39,9 +43,9 @@ def run(method: str, model: Path, folder: Path, data: Path, slow_writes: bool = 
     if slow_writes:
         fsync = os.fsync
 
-        def slow_fsync(descriptor: int) -> None:
+        def slow_fsync(fd: FileDescriptorLike) -> None:
             time.sleep(0.05)
-            fsync(descriptor)
+            fsync(fd)
 
         os.fsync = slow_fsync
     torch.set_num_threads(1)

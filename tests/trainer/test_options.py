@@ -9,8 +9,10 @@ import pytest
 import torch
 from helpers.cli import one_line
 from helpers.trainer import checkpoint, metrics, same, weights
+from torch import Tensor
 
 from lit_posttrain.core.supported_options import OPTIONS
+from lit_posttrain.types import TreeBatch
 
 Fit = Callable[..., int]
 
@@ -199,9 +201,12 @@ def test_overfit_batches_shows_the_same_rows_in_every_epoch(fit: Fit, monkeypatc
 
     shown: list[list[int]] = []
     step = SFT.training_step
-    monkeypatch.setattr(
-        SFT, "training_step", lambda self, b, i: (shown.append(sorted(b.example_ids)), step(self, b, i))[1]
-    )
+
+    def showing(self: SFT, batch: TreeBatch, batch_idx: int) -> Tensor:
+        shown.append(sorted(batch.example_ids))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", showing)
     assert fit("--trainer.overfit_batches", "2", "--trainer.max_epochs", "3") == 0
     assert len(shown) == 6
     assert shown[0:2] == shown[2:4] == shown[4:6]

@@ -19,7 +19,7 @@ from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch import accelerators, callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.plugins.layer_sync import LayerSync
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 
 from lit_posttrain.core import supported
 from lit_posttrain.core.supported import Support

@@ -1,9 +1,14 @@
-"""A run of an on-policy method that saves after every optimizer step, goes on from what it finds, and kills itself once
-at each of MOMENTS (`python killed_phases.py METHOD MODEL FOLDER DATA`). Writes FOLDER/end.pt when it has come to its
-end."""
+"""A run of every on-policy method to its end, and one that kills itself once at each of MOMENTS: it saves after every
+optimizer step, and each time goes on from what it finds (`python killed_phases.py MODEL FOLDER`). One process a run,
+forked from one that has imported all.
+
+Writes FOLDER/METHOD/ended.json, with what became of each process, and end.pt in the folders of runs that came to their
+end.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,7 +18,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from cases import METHODS, build, kl_coefficient, kl_control
+from cases import METHODS, SAMPLING, build, kl_coefficient, kl_control
+from helpers.processes import forked
 from helpers.runs import quiet_trainer
 
 from lit_posttrain.callbacks import LastCheckpoint
@@ -97,5 +103,21 @@ def run(method: str, model: Path, folder: Path, data: Path, moments: Sequence[st
     (folder / "end.part").replace(folder / "end.pt")
 
 
+def ended(method: str, model: Path, folder: Path, data: Path, moments: Sequence[str] = ()) -> dict[str, Any]:
+    """The exit status of a run in a process of its own (-9 for SIGKILL), the moments at which its folder's runs were
+    killed so far, and what they printed."""
+    output = folder.with_suffix(".txt")
+    status = os.waitpid(forked(run, method, model, folder, data, moments, output=output), 0)[1]
+    reached = [moment for moment in MOMENTS if (folder / f"killed: {moment}").exists()]
+    return {"status": os.waitstatus_to_exitcode(status), "reached": reached, "said": output.read_text()[-3000:]}
+
+
 if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), MOMENTS)
+    model, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    for method in SAMPLING:
+        data, whole, killed = (folder / method / name for name in ("data", "whole", "killed"))
+        data.mkdir(parents=True)
+        ends = {"whole": ended(method, model, whole, data)}
+        ends |= {f"killed {n}": ended(method, model, killed, data, MOMENTS) for n in range(len(MOMENTS))}
+        ends["last"] = ended(method, model, killed, data, MOMENTS)
+        (folder / method / "ended.json").write_text(json.dumps(ends))

@@ -1,6 +1,7 @@
-"""A run that saves after every optimizer step, killed at any moment and gone on with, and one that comes to its end
-(`python resumable.py METHOD MODEL FOLDER KILLS`). One process a run, forked from one that has imported all. Prints for
-each kill what it interrupted. Writes FOLDER/whole/weights.pt and FOLDER/killed/weights.pt."""
+"""A run that saves after every optimizer step, killed at any moment and gone on with, and one that comes to its end, of
+each method (`python resumable.py MODEL FOLDER KILLS METHOD...`). One process a run, forked from one that has imported
+all. Writes FOLDER/METHOD/moments.txt, what each kill interrupted, and weights.pt in FOLDER/METHOD/whole and /killed; or
+FOLDER/METHOD/output.txt, why not."""
 
 from __future__ import annotations
 
@@ -30,17 +31,17 @@ EPOCHS, ACCUMULATE = 3, 3
 class Started(pl.Callback):
     """Says that training has begun, and slows it down so that a kill falls anywhere."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, pause_s: float) -> None:
+        self.folder, self.pause_s = folder, pause_s
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, idx: int) -> None:
         (self.folder / "started").touch()
-        time.sleep(0.02)
+        time.sleep(self.pause_s)
 
 
-def run(method: str, model: Path, folder: Path, data: Path, slow_writes: bool = True) -> None:
+def run(method: str, model: Path, folder: Path, data: Path, slow: bool = False) -> None:
     """Train to the end, from last.ckpt if it is there."""
-    if slow_writes:
+    if slow:
         fsync = os.fsync
 
         def slow_fsync(fd: FileDescriptorLike) -> None:
@@ -55,7 +56,7 @@ def run(method: str, model: Path, folder: Path, data: Path, slow_writes: bool = 
     module = build(method, model, lora=LoRASpec(r=4, dropout=0.2))
     last = folder / "last.ckpt"
     trainer = quiet_trainer(
-        Started(folder),
+        Started(folder, 0.02 if slow else 0.0),
         LastCheckpoint(every_n_steps=1),
         max_epochs=EPOCHS,
         accumulate_grad_batches=ACCUMULATE,
@@ -73,7 +74,7 @@ def kill(method: str, model: Path, folder: Path, data: Path, kills: int) -> None
     known = {"started", "last.ckpt", "weights.pt", "output.txt"}
     while done < kills:
         (folder / "started").unlink(missing_ok=True)
-        child, status = forked(run, method, model, folder, data, output=folder / "output.txt"), None
+        child, status = forked(run, method, model, folder, data, True, output=folder / "output.txt"), None
         while not (folder / "started").exists() and status is None:
             time.sleep(0.01)
             status = ended(child)
@@ -90,7 +91,8 @@ def kill(method: str, model: Path, folder: Path, data: Path, kills: int) -> None
         os.waitpid(child, 0)
         done += 1
         writing = any(file.name not in known for file in folder.iterdir())
-        print("writing a checkpoint" if writing else "training", flush=True)
+        with (folder.parent / "moments.txt").open("a") as moments:
+            moments.write("writing a checkpoint\n" if writing else "training\n")
 
 
 def ended(child: int) -> int | None:
@@ -104,14 +106,18 @@ def main(method: str, model: Path, root: Path, kills: int) -> None:
     for folder in (data, whole, killed):
         folder.mkdir()
 
-    def to_the_end(folder: Path, slow_writes: bool) -> None:
-        child = forked(run, method, model, folder, data, slow_writes, output=folder / "output.txt")
+    def to_the_end(folder: Path) -> None:
+        child = forked(run, method, model, folder, data, output=folder / "output.txt")
         assert os.waitpid(child, 0)[1] == 0, (folder / "output.txt").read_text()[-3000:]
 
-    to_the_end(whole, slow_writes=False)
+    to_the_end(whole)
     kill(method, model, killed, data, kills)
-    to_the_end(killed, slow_writes=True)
+    to_the_end(killed)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    for name in sys.argv[4:]:
+        home = Path(sys.argv[2]) / name
+        home.mkdir()
+        # what goes wrong with one method says nothing of the others
+        os.waitpid(forked(main, name, Path(sys.argv[1]), home, int(sys.argv[3]), output=home / "output.txt"), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,30 @@ import pytest
 import torch
 from cases import SAMPLING
 from helpers.processes import run_script
-from killed_phases import MOMENTS, run
+from killed_phases import MOMENTS
 
 TIMES = ("perf/", "seconds", "tokens_per_s")  # parts of the names of what depends on the clock
 
 
-@pytest.mark.parametrize("method", SAMPLING)
-def test_killed_at_every_moment_of_a_phase(method: str, tiny_model: Path, tmp_path: Path) -> None:
-    data, whole, killed = (tmp_path / name for name in ("data", "whole", "killed"))
-    data.mkdir()
-    run(method, tiny_model, whole, data)
-    script = Path(__file__).parent / "killed_phases.py"
-    for number in range(len(MOMENTS)):
-        done = run_script(script, method, tiny_model, killed, data)
-        assert done.returncode == -9, done.stderr[-3000:]
-        assert [m for m in MOMENTS if (killed / f"killed: {m}").exists()] == list(MOMENTS[: number + 1])
-    done = run_script(script, method, tiny_model, killed, data)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder with the runs of every method: importing all takes longer than a run."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = run_script(Path(__file__).with_name("killed_phases.py"), tiny_model, folder, limit_s=900)
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("method", SAMPLING)
+def test_killed_at_every_moment_of_a_phase(method: str, home: Path) -> None:
+    whole, killed = (home / method / name for name in ("whole", "killed"))
+    ended = json.loads((home / method / "ended.json").read_text())
+    assert ended["whole"]["status"] == 0, ended["whole"]["said"]
+    for number in range(len(MOMENTS)):
+        done = ended[f"killed {number}"]
+        assert done["status"] == -9, done["said"]
+        assert done["reached"] == list(MOMENTS[: number + 1])
+    assert ended["last"]["status"] == 0, ended["last"]["said"]
     expected, found = (torch.load(folder / "end.pt", weights_only=True) for folder in (whole, killed))
     assert_same(found, expected, "")
     assert found["kl_coefficient"] != 0.1, "a coefficient that moves is part of the point"

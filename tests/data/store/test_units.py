@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,13 @@ def test_a_unit_that_is_no_count_is_named(
         collate([store[0]], RowLayout(), {})
 
 
+def always(number: Any) -> Callable[[Tree], Any]:
+    return lambda tree: number
+
+
 def test_a_whole_number_of_any_type_is_a_count(store: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (2.0, np.int64(2), np.float32(2)):
-        monkeypatch.setitem(UNITS, f"own {type(number).__name__}", lambda tree, number=number: number)
+        monkeypatch.setitem(UNITS, f"own {type(number).__name__}", always(number))
     monkeypatch.setitem(UNITS, "first", lambda tree: tree.line == 1)
     units = store.units
     assert [units[name].tolist() for name in units if name.startswith("own")] == [[2] * ROWS] * 3

@@ -160,7 +160,7 @@ class Collector(Component):
         def answered() -> list[Rollout]:
             with self._awaiting():
                 episodes = Episodes(self.module.tokenizer, self.environment, self._any_rank)
-                opened = episodes.opened(prompts)
+                opened = together(self.module.trainer, lambda: episodes.opened(prompts))
                 drawn = episodes.played(opened, n, sampling, self._draw, first)
                 masks = self.config.mask_truncated and sampling.temperature > 0  # not in a validation
                 scoring = Scoring(self.rewards, self.environment is not None, self.trains_unscored, masks)
@@ -169,6 +169,13 @@ class Collector(Component):
         return together(self.module.trainer, answered)
 
     def _draw(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
+    ) -> list[list[Completion]]:
+        """Raises on every rank if it raises on one: in an environment the others would wait for its next turn."""
+        trainer = self.module.trainer
+        return together(trainer, lambda: self._checked_draw(prompts, n, sampling, numbers))
+
+    def _checked_draw(
         self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
     ) -> list[list[Completion]]:
         drawn = self.sampler.answers(prompts, n, sampling, numbers)
@@ -180,8 +187,9 @@ class Collector(Component):
             raise PostTrainError("the rollout engine gave a response without tokens; see its messages above")
         return drawn
 
-    def _any_rank(self, flag: bool) -> bool:
-        return bool(self.module.trainer.strategy.reduce_boolean_decision(flag, all=False))
+    def _any_rank(self, work: Callable[[], bool]) -> bool:
+        trainer = self.module.trainer
+        return bool(trainer.strategy.reduce_boolean_decision(together(trainer, work), all=False))
 
     @contextmanager
     def _awaiting(self) -> Iterator[None]:

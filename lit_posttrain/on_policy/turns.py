@@ -63,9 +63,10 @@ class Episodes:
         self,
         tokenizer: Tokenizer,
         environment: Environment | None = None,
-        any_rank: Callable[[bool], bool] = bool,
+        any_rank: Callable[[Callable[[], bool]], bool] = lambda work: work(),
     ) -> None:
-        """any_rank: True if a flag is set on any rank; a collective."""
+        """any_rank: runs its argument on every rank; True if it returns True on any, and raises on all if it raises on
+        any. Collective."""
         self._tokenizer, self._environment, self._any_rank = tokenizer, environment, any_rank
         self._said_by = SaidBy(tokenizer)
 
@@ -121,10 +122,13 @@ class Episodes:
 
     def _go_on(self, episodes: Sequence[_Episode], sampling: Sampling, draw: Draw) -> None:
         inserted, turn, longest = Inserted(self._tokenizer), 0, sampling.max_new_tokens
-        while True:
-            asked = [one for one in episodes if not one.done and self._answered(one, inserted, longest)]
-            if not self._any_rank(bool(asked)):
-                return
+        asked: list[_Episode] = []
+
+        def answered() -> bool:
+            asked[:] = [one for one in episodes if not one.done and self._answered(one, inserted, longest)]
+            return bool(asked)
+
+        while self._any_rank(answered):
             turn += 1
             room = [longest - len(one.trajectory.tokens) for one in asked]
             again = replace(sampling, max_new_tokens=max(room, default=1), seed=sampling.seed + turn * _TURN_SEEDS)

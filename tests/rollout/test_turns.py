@@ -127,6 +127,21 @@ def test_processes_with_unequal_numbers_of_turns(strategy: str, tiny_model: Path
     assert set(turns[half:]) == {1}
 
 
+@pytest.mark.parametrize(("where", "told"), [("reset", "nothing to play"), ("step", "the game is lost")])
+def test_an_environment_that_raises_in_one_process_ends_both(
+    where: str, told: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The other one is playing its own episodes, and does not wait for the first one's next turn."""
+    done = run_script(
+        Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, "ddp", 2, where, limit_s=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        (said,) = torch.load(tmp_path / f"ddp-2-{rank}.pt", weights_only=True)
+        assert said.startswith("the environment Fails fails at ")
+        assert said.endswith(told)
+
+
 def test_an_environment_that_raises_ends_the_run(tiny_model: Path, tmp_path: Path) -> None:
     class Broken(Insists):
         def step(self, message: dict[str, Any]) -> Step:

@@ -1,6 +1,7 @@
 """GRPO on prompts whose episodes have unequal numbers of turns, in as many processes as it is told (MODEL FOLDER
-STRATEGY DEVICES): a Trainer starts it once per process. Writes FOLDER/STRATEGY-DEVICES-RANK.pt: all responses of two
-rollouts as this rank has them."""
+STRATEGY DEVICES [FAILS]): a Trainer starts it once per process. Writes FOLDER/STRATEGY-DEVICES-RANK.pt: all responses
+of two rollouts as this rank has them, or what the run ended with. FAILS: where the environment raises on the first
+process, reset or step."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import torch
 from helpers import tiny
 from helpers.runs import quiet_trainer, write
 
-from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
+from lit_posttrain import GRPO, ModelSpec, PostTrainError, PromptData, RolloutConfig
 from lit_posttrain.models.sharding import FSDP2Strategy
 from lit_posttrain.on_policy.environment import Environment, Step
 from lit_posttrain.types import PromptRecord
@@ -35,6 +36,26 @@ class Insists(Environment):
     def step(self, message: dict[str, Any]) -> Step:
         self.left -= 1
         return Step([{"role": "user", "content": "again"}], 0.1 * len(message["content"]), done=self.left < 0)
+
+
+class Fails(Insists):
+    """Raises on the prompts of the first process: as it begins, or on its second answer."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.spoilt = where, False
+
+    def reset(self, record: PromptRecord) -> Sequence[dict[str, Any]]:
+        super().reset(record)
+        self.spoilt = self.left > 0
+        if self.spoilt and self.where == "reset":
+            raise ValueError("nothing to play")
+        return ()
+
+    def step(self, message: dict[str, Any]) -> Step:
+        if self.spoilt and self.left < 3:
+            raise ValueError("the game is lost")
+        return super().step(message)
 
 
 def ends() -> list[str]:
@@ -68,7 +89,7 @@ class Responses(pl.Callback):
         self.found.append([[one.tokens.tolist(), one.sampled.tolist(), one.reward] for one in all_of_them])
 
 
-def main(model: str, folder: Path, strategy: str, devices: int) -> None:
+def main(model: str, folder: Path, strategy: str, devices: int, fails: str = "") -> None:
     torch.set_num_threads(1)
     pl.seed_everything(0, verbose=False)
     seen = Responses()
@@ -79,9 +100,12 @@ def main(model: str, folder: Path, strategy: str, devices: int) -> None:
         max_epochs=2,
         default_root_dir=folder,
     )
-    trainer.fit(grpo(model), datamodule=prompts(folder))
+    try:
+        trainer.fit(grpo(model, **({"environment": Fails(fails)} if fails else {})), datamodule=prompts(folder))
+    except PostTrainError as problem:
+        seen.found = [str(problem)]
     torch.save(seen.found, folder / f"{strategy}-{devices}-{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.rollouts import Rollout, cut_off, missing_scores
 from lit_posttrain.on_policy.sampler import Sampler
 from lit_posttrain.on_policy.scoring import ENVIRONMENT, Scoring
-from lit_posttrain.on_policy.turns import Episodes
+from lit_posttrain.on_policy.turns import Episodes, Opened
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.calls import refuse_failing
 from lit_posttrain.rewards.total import RewardSum
@@ -87,13 +87,12 @@ class Collector(Component):
     def _check_prompts(self, store: TreeStore) -> None:
         for first in np.unique(store.file_index, return_index=True)[1].tolist():  # of every file
             self.rewards.check(list(PromptRecord.of(store[first]).columns), store.sources([first])[0])
-        longest, limit = int(store.prompt_lengths.argmax()), self.module.max_positions
-        new = self.config.max_new_tokens
-        needed = int(store.prompt_lengths[longest]) + new
-        if limit is not None and needed > limit:
+        longest = int(store.prompt_lengths.argmax())
+        size, new, limit = int(store.prompt_lengths[longest]), self.config.max_new_tokens, self.module.max_positions
+        if limit is not None and size + new > limit:
             raise PostTrainError(
-                f"{store.sources([longest])[0]}: its prompt and --model.rollout.max_new_tokens make {needed} tokens, "
-                f"and the model takes {limit}; pass --data.max_length {max(limit - new, 1)}"
+                f"{store.sources([longest])[0]}: its prompt and --model.rollout.max_new_tokens make {size + new} "
+                f"tokens, and the model takes {limit}; pass --data.max_length {max(limit - new, 1)}"
             )
 
     def check_rows(self, stores: Sequence[TreeStore], skip: bool) -> None:
@@ -161,12 +160,27 @@ class Collector(Component):
             with self._awaiting():
                 episodes = Episodes(self.module.tokenizer, self.environment, self._any_rank)
                 opened = together(self.module.trainer, lambda: episodes.opened(prompts))
+                if self.environment is not None:
+                    self._make_room(opened)
                 drawn = episodes.played(opened, n, sampling, self._draw, first)
                 masks = self.config.mask_truncated and sampling.temperature > 0  # not in a validation
                 scoring = Scoring(self.rewards, self.environment is not None, self.trains_unscored, masks)
                 return scoring.rollouts([one.tree for one in opened], drawn)
 
         return together(self.module.trainer, answered)
+
+    def _make_room(self, opened: Sequence[Opened]) -> None:
+        """Prompts that an environment has begun may be longer than any of the data. Collective."""
+        mine = ((len(one.tree.prompt), one.tree.source) for one in opened)
+        longest, source = max(all_gather_object(max(mine, default=(0, "")), self.module.trainer))
+        needed, limit = longest + self.config.max_new_tokens, self.module.max_positions
+        if limit is not None and needed > limit:
+            raise PostTrainError(
+                f"{source}: its prompt, what {type(self.environment).__name__} adds to it and "
+                f"--model.rollout.max_new_tokens make {needed} tokens, and the model takes {limit}; lower "
+                "--model.rollout.max_new_tokens, or let it add less"
+            )
+        self.sampler.make_room(needed)
 
     def _draw(
         self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, numbers: Sequence[int]
@@ -234,17 +248,26 @@ class Collector(Component):
         held = {reward.name: reward.weights_held for reward in self.rewards.rewards}
         return {name: weights for name, weights in held.items() if weights}
 
-    def snapshot(self) -> Experience | None:
-        """The experience that is not used up."""
-        return self.under_way()
+    def snapshot(self) -> tuple[Experience | None, int, int]:
+        """The experience that is not used up, and how many responses the run has sampled and scored."""
+        return self.under_way(), self._responses, self._scored
 
     def state(self, snapshot: Any) -> dict[str, Any]:
-        """It as tensors."""
-        return {} if snapshot is None else snapshot.dump()
+        """It as tensors and numbers."""
+        experience, responses, scored = snapshot
+        return {
+            "experience": None if experience is None else experience.dump(),
+            "responses": responses,
+            "scored": scored,
+        }
 
-    def load_state(self, state: Any, fitting: bool) -> None:
+    def load_state(self, state: Mapping[str, Any], fitting: bool) -> None:
         """Go on with the experience of the run that is resumed."""
-        self.restored = Experience.restored(state) if fitting else None
+        if not fitting:
+            return
+        self._responses, self._scored = state["responses"], state["scored"]
+        if state["experience"] is not None:
+            self.restored = Experience.restored(state["experience"])
 
     # What callbacks ask for ------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class Sampler:
         self.module, self.spec, self._show = module, spec, show
         self._engine: Engine | None = None
         self._other: Policy | None = None
+        self._room = 0  # tokens of the longest prompt with its response
 
     def check(self) -> None:
         """Refuse an engine that is not there, or a policy that it cannot have.
@@ -66,6 +67,14 @@ class Sampler:
         finally:
             self._other = None
 
+    def make_room(self, tokens: int) -> None:
+        """Prompt and response may be this long. vLLM, which has room for so many as it was begun for, begins anew if
+        they are more. All ranks must ask alike."""
+        if tokens > self._room:
+            self._room = tokens
+            if self.spec.name == "vllm":
+                self.end()
+
     def rest(self) -> None:
         """It is not needed for a while."""
         if self._engine is not None:
@@ -87,13 +96,14 @@ class Sampler:
         data = trainer.datamodule
         stores = [*data.val_stores.values(), *data.test_stores.values()]
         stores += [data.train_store] if fitting(trainer) else []
+        self._room = max(self._room, *(int(store.prompt_lengths.max()) + new_tokens for store in stores))
         dtype = spec.dtype or {"bf": "bfloat16", "16": "float16"}.get(str(trainer.precision)[:2], "float32")
         return VLLMEngine(
             own.policy,
             own.eos_ids.tolist(),
             spec,
             dtype=dtype,
-            longest=max(int(store.prompt_lengths.max()) for store in stores) + new_tokens,
+            longest=self._room,
             probe=module.tokenizer(PROBE)["input_ids"],
             score=self._scores,
             device=module.device,

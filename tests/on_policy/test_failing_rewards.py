@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.on_policy import fit, grpo, prompts
@@ -91,6 +92,19 @@ def test_a_run_without_any_score_is_an_error(tiny_model: Path, tmp_path: Path) -
     data = PromptData(_unanswered(tmp_path, "none"), batch_size=4, cache_dir=str(tmp_path / "cache"))
     with pytest.raises(PostTrainError, match=r"none of the \d+ responses of this run has a score"):
         fit(grpo(tiny_model, [ExactMatch()]), data, tmp_path)
+
+
+def test_a_run_that_had_scores_before_it_was_resumed_is_none(tiny_model: Path, tmp_path: Path) -> None:
+    """What the last rollout lacks, those before it had."""
+    rows = [{"prompt": f"tell me about {i}", "answer": "a fox" if i < 4 else None} for i in range(8)]
+    (tmp_path / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = PromptData(str(tmp_path / "half.jsonl"), batch_size=4, shuffle=False, cache_dir=str(tmp_path / "cache"))
+    half = {"rewards": [ExactMatch()]}
+    fit(grpo(tiny_model, **half), data, tmp_path, LastCheckpoint(1), max_epochs=1)
+    again = grpo(tiny_model, **half)
+    trainer = fit(again, data, tmp_path, LastCheckpoint(1), ckpt_path=tmp_path / "last.ckpt")
+    assert trainer.global_step == 2
+    assert np.isnan([rollout.total for rollout in again.collector.rollouts]).all()
 
 
 def test_a_validation_without_any_score_is_said_as_what_it_is(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.processes import run_script
-from helpers.runs import quiet_trainer
+from helpers.runs import quiet_trainer, write
 from turns_processes import GROUP, PROMPTS, Insists, grpo, main, prompts
 
-from lit_posttrain import GRPO, Completion, PostTrainError, Sampling, Tree
+from lit_posttrain import GRPO, Completion, EngineSpec, PostTrainError, PromptData, Sampling, Tree
 from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.on_policy import sampler
 from lit_posttrain.on_policy.environment import Environment, Step
 from lit_posttrain.on_policy.turns import Episodes
 from lit_posttrain.rewards import Reward, RewardBatch
+from lit_posttrain.rollout.hf import HFEngine
 from lit_posttrain.types import PromptRecord
 
 
@@ -132,9 +134,7 @@ def test_an_environment_that_raises_in_one_process_ends_both(
     where: str, told: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The other one is playing its own episodes, and does not wait for the first one's next turn."""
-    done = run_script(
-        Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, "ddp", 2, where, limit_s=120
-    )
+    done = run_script(Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, "ddp", 2, where, limit_s=120)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
         (said,) = torch.load(tmp_path / f"ddp-2-{rank}.pt", weights_only=True)
@@ -149,3 +149,52 @@ def test_an_environment_that_raises_ends_the_run(tiny_model: Path, tmp_path: Pat
 
     with pytest.raises(PostTrainError, match="the game is lost"):
         fit(grpo(str(tiny_model), environment=Broken()), tmp_path, 1)
+
+
+class Grows(Environment):
+    """Adds more and more to prompts, and answers nothing."""
+
+    def __init__(self, words: int) -> None:
+        self.words = words
+
+    def reset(self, record: PromptRecord) -> Sequence[dict[str, Any]]:
+        number = int(record.messages[-1]["content"].split()[1])
+        return [{"role": "user", "content": " a" * self.words * number}]
+
+    def step(self, message: dict[str, Any]) -> Step:
+        return Step(reward=float(len(message["content"])))
+
+
+def test_an_environment_that_adds_more_than_the_model_takes_is_told_in_a_line(tiny_model: Path, tmp_path: Path) -> None:
+    told = (
+        r"prompts\.jsonl:6: its prompt, what Grows adds to it and --model\.rollout\.max_new_tokens make \d+ tokens, "
+        r"and the model takes 512; lower --model\.rollout\.max_new_tokens"
+    )
+    with pytest.raises(PostTrainError, match=told):
+        fit(grpo(str(tiny_model), environment=Grows(90)), tmp_path, 1)
+
+
+def test_vllm_begins_anew_for_prompts_that_an_environment_makes_longer(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has room for what it was begun for, and would cut responses short without a word."""
+    begun: list[int] = []
+
+    def engine(policy: Any, eos_ids: Sequence[int], spec: Any, *, longest: int, **rest: Any) -> HFEngine:
+        begun.append(longest)
+        return HFEngine(policy, eos_ids)
+
+    monkeypatch.setattr(sampler, "VLLMEngine", engine)
+    monkeypatch.setattr(sampler, "check_installed", lambda: None)
+    module = grpo(str(tiny_model), environment=Grows(3), engine=EngineSpec("vllm"))
+    data = PromptData(
+        write(tmp_path / "grows.jsonl", [{"prompt": f"say {number} 0"} for number in range(6)]),
+        batch_size=2,
+        shuffle=False,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    quiet_trainer(max_steps=4, max_epochs=-1, default_root_dir=tmp_path).fit(module, datamodule=data)
+    longest = [len(rollout.tree.prompt) for rollout in module.collector.rollouts]
+    assert begun == sorted(set(begun)), "each is longer than those before it"
+    assert len(begun) == 3, "the fourth rollout has the prompts of the first"
+    assert begun[-1] >= max(longest) + 80

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lit_posttrain.callbacks.protocols import MeasuresGradient, NamesRows
 from lit_posttrain.errors import PostTrainError, on_all_ranks
+from lit_posttrain.types import TreeBatch
 
 _SHOWN = 8
 
@@ -35,8 +36,8 @@ class FiniteLossGuard(Callback):
         self._rows, self._finite = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the rows of the micro-batch."""
-        self._rows.append(list(batch.example_ids))
+        """Remember the rows of the micro-batch. The method refuses a batch of another kind, right after this."""
+        self._rows.append(list(batch.example_ids) if isinstance(batch, TreeBatch) else [])
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note on the loss's device whether it is finite."""

@@ -1,4 +1,4 @@
-"""Classes of one's own, chosen by where they are imported from: their options, or what is wrong with them."""
+"""Classes from outside the package, named by their import path: their options, or an error that says what they lack."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from lit_posttrain.cli.families import unfinished
 from lit_posttrain.cli.parsing.option_tree import Kind, OptionTree
 from lit_posttrain.cli.parsing.signatures import Families, add_kind, import_path
 from lit_posttrain.cli.parsing.spelling import a
+from lit_posttrain.core.resume import arguments_of
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.imports import imported, place_of
 
 
 def own_class(tree: OptionTree, families: Families, family: str, path: str) -> Kind:
-    """Put a class into the tree.
+    """Add a class to the tree, and return its options.
 
     Raises:
-        PostTrainError: for what is not there, is no class of the family, lacks a method that it must have, or has an
-            argument without the type that its base class gives it.
+        PostTrainError: if it does not exist, is no class of the family, lacks an abstract method, or its constructor
+            lacks a type that its base class has, or for a method names one that is not known.
     """
     found = imported(path)
     base = families[family]
@@ -32,11 +33,13 @@ def own_class(tree: OptionTree, families: Families, family: str, path: str) -> K
     if missing := unfinished(found):
         raise PostTrainError(f"{path} ({place_of(found)}) lacks {' and '.join(missing)}, which {a(family)} must define")
     _require_types(found)
+    if family == "method":
+        arguments_of(found)
     return add_kind(tree, found, families)
 
 
 def _require_types(kind: type) -> None:
-    """The parser reads every option by its type; without one it takes `policy.path` for nothing."""
+    """Refuse arguments without the type that a base class gives them: the parser reads every option by its type."""
     for name, parameter in inspect.signature(kind.__init__).parameters.items():  # type: ignore[misc]  # its signature is what counts
         handed_on = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if handed_on or parameter.annotation is not parameter.empty:

@@ -41,6 +41,7 @@ from lit_posttrain.cli.run_trainer import (
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.trainer_checks import check_chosen
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.imports import place_of
 from lit_posttrain.loggers import MetricsCSV, WandbOptions, wandb_logger
 from lit_posttrain.runs.checkpoint_shards import read
 from lit_posttrain.runs.folder import goes_on
@@ -63,8 +64,8 @@ TRAINER_DEFAULTS = {
 class PostTrainCLI(LightningCLI):
     """LightningCLI with this project's defaults. In notebooks: `PostTrainCLI(run=False, args={...})`.
 
-    tracking: whether to keep a run's folder with metrics, checkpoints and W&B; `audit` does without.
-    requeue: whether the same command, started again, goes on with the run, so that SLURM may requeue its job.
+    tracking: True to keep a run's folder with metrics, checkpoints and W&B; False for `audit`. requeue: True if the
+    same command, started again, resumes the run, so that SLURM may requeue its job.
     """
 
     def __init__(self, args: Any = None, run: bool = True, tracking: bool = True, requeue: bool = False) -> None:
@@ -159,7 +160,7 @@ class PostTrainCLI(LightningCLI):
         return self.place.folder
 
     def before_instantiate_classes(self) -> None:
-        """Decide on name and precision, so that the saved config says what was run."""
+        """Choose the run's name and the precision, so that they are in the saved config."""
         section = self.config[self.subcommand] if self.subcommand else self.config
         self.place = RunPlace(self.subcommand, section, self.tracking)
         fast = torch.cuda.is_available() or fast_bfloat16_cpu()
@@ -183,8 +184,16 @@ class PostTrainCLI(LightningCLI):
         self.place.begin()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add the run's folder, loggers, checkpoints and guards to what the config says."""
+        """Add the run's folder, loggers, checkpoints and callbacks to those of the config.
+
+        Raises:
+            PostTrainError: for a method or a data module whose constructor does not call that of its base class.
+        """
         assert self.place is not None
+        for made, attribute in ((self.model, "resumption"), (self.datamodule, "prepare_data_per_node")):
+            if not hasattr(made, attribute):
+                name = type(made).__name__
+                raise PostTrainError(f"the constructor of {name} must call super().__init__ ({place_of(type(made))})")
         options: dict[str, Any] = {"default_root_dir": str(self.run_dir)}
         chosen = self.config_init[self.subcommand].trainer if self.subcommand else self.config_init.trainer
         fitting = self.tracking and self.subcommand in (None, "fit")
@@ -205,7 +214,7 @@ class PostTrainCLI(LightningCLI):
         return super().instantiate_trainer(**{**options, "callbacks": callbacks, **kwargs})
 
     def _loggers(self, chosen_ones: Any) -> list[Any]:
-        """metrics.csv and Weights & Biases, and behind them loggers of one's own."""
+        """metrics.csv and Weights & Biases, and then the loggers of the config."""
         assert self.place is not None
         own = [logger for logger in listed(chosen_ones) if isinstance(logger, Logger)]  # True is the default
         options = self.option("wandb")

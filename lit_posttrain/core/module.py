@@ -25,8 +25,8 @@ from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
 from lit_posttrain.core.routing import Balance
-from lit_posttrain.core.terms import Term, loss_of
-from lit_posttrain.core.trainer_checks import check_trainer
+from lit_posttrain.core.terms import Term, loss_of, require_terms
+from lit_posttrain.core.trainer_checks import check_trainer, require_trees
 from lit_posttrain.data.store.loader import AuxiliaryRows, Trees, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
@@ -190,9 +190,10 @@ class PostTrainingModule(ModelModule):
         """None; Lightning asks before anything else of a run, so this refuses what does not work here.
 
         Raises:
-            PostTrainError: see `check_trainer`.
+            PostTrainError: see `check_trainer`; for a constructor of which a checkpoint could not save the options.
         """
         check_trainer(self.trainer)
+        resume.arguments_of(type(self))
         return []
 
     def configure_model(self) -> None:
@@ -277,7 +278,12 @@ class PostTrainingModule(ModelModule):
             progress.increment_started()
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> int | None:
-        """Seed every micro-batch by its place in the run, so that dropout is the same after a resume."""
+        """Seed every micro-batch by its place in the run, so that dropout is the same after a resume.
+
+        Raises:
+            PostTrainError: for the batch of a loader that makes no `TreeBatch`.
+        """
+        require_trees(self, batch)
         torch.manual_seed(seed_of(self.trainer.global_step, batch_idx, self.trainer.global_rank))
         return None
 
@@ -308,7 +314,7 @@ class PostTrainingModule(ModelModule):
 
     def tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The terms of the loss on a micro-batch, the router's included, tracked as loss/NAME."""
-        terms = self.loss_terms(batch)
+        terms = require_terms(self.loss_terms(batch), type(self).__name__)
         spread = self.balance.total(self.policy) if self.balance.weight and self.policy is not None else None
         if spread is not None:
             terms["router"] = Term(spread, "tokens", self.balance.weight)
@@ -336,6 +342,7 @@ class PostTrainingModule(ModelModule):
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Add a batch to the metrics of its file. What a method returns is for callbacks."""
+        require_trees(self, batch)
         self.metrics.file = dataloader_idx
         self.tracked_terms(batch)
 
@@ -353,6 +360,7 @@ class PostTrainingModule(ModelModule):
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Per response: its row, its trained tokens and their summed log-probability (nats)."""
+        require_trees(self, batch)
         logprobs = self.token_logprobs(batch).logprobs
         of_response = batch.target_response >= 0
         zeros = logprobs.new_zeros(batch.num_responses)

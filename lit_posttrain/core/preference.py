@@ -58,9 +58,10 @@ class PreferenceModule(PostTrainingModule):
         )
 
     def validation_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Add a batch to the metrics of its file. Returns `RewardedResponses`, for callbacks."""
+        """Add a batch to the metrics of its file. Returns `RewardedResponses` for callbacks, None if `loss_terms` has
+        kept no rewards."""
         super().validation_step(batch, batch_idx, dataloader_idx)
-        return self.rewarded(batch)
+        return None if self._rewards is None else self.rewarded(batch)
 
     def check_data(self, data: LightningDataModule | None) -> None:
         """Check the training and validation rows that are known before the first step; warn of margins that are not

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.imports import place_of
 from lit_posttrain.models.identity import Identity, tokenizer_difference
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.runs.redaction import comparable
@@ -17,13 +18,17 @@ from lit_posttrain.runs.run_state import RunState
 
 def arguments_of(kind: type) -> dict[str, Any]:
     """The types of the arguments of a constructor, by name, and of those of its parents that it passes on by
-    `**options`."""
+    `**options`.
+
+    Raises:
+        PostTrainError: for a type that cannot be found when the program runs.
+    """
     found: dict[str, Any] = {}
     for one in kind.__mro__:
         if "__init__" not in vars(one) or one.__module__.partition(".")[0] in ("torch", "lightning", "builtins"):
             continue
         function = vars(one)["__init__"]
-        hints, parameters = get_type_hints(function), list(inspect.signature(function).parameters.values())[1:]
+        hints, parameters = _types(function), list(inspect.signature(function).parameters.values())[1:]
         variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         for parameter in parameters:
             if parameter.kind not in variable:
@@ -31,6 +36,17 @@ def arguments_of(kind: type) -> dict[str, Any]:
         if not any(parameter.kind in variable for parameter in parameters):
             break
     return found
+
+
+def _types(constructor: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(constructor)
+    except (NameError, AttributeError) as problem:
+        name = constructor.__qualname__.removesuffix(".__init__")
+        raise PostTrainError(
+            f"{name} ({place_of(constructor)}): a type of its __init__ is not known ({first_line(problem)}); import it "
+            "at the top of the module, outside of `if TYPE_CHECKING`"
+        ) from problem
 
 
 def flat_options(name: str, value: Any) -> dict[str, Any]:

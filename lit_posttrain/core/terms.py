@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class Term:
     weight: coefficient of the term in the loss.
 
     Raises:
-        PostTrainError: for a unit that is not in the table.
+        PostTrainError: for a unit that is not in the table, and a total that is not a scalar.
     """
 
     total: Tensor
@@ -34,6 +35,28 @@ class Term:
                 f"a term of the loss is divided by `{self.unit}`, which is none of {', '.join(UNITS)}: add a function "
                 "that counts it to UNITS of lit_posttrain.data.store.units"
             )
+        if self.total.dim():
+            raise PostTrainError(
+                f"a term of the loss has the shape {tuple(self.total.shape)}: its total is the sum over the "
+                "micro-batch, a scalar; pass total.sum()"
+            )
+
+
+def require_terms(found: Any, method: str) -> dict[str, Term]:
+    """Check what the `loss_terms` of a method returned.
+
+    Raises:
+        PostTrainError: if it is anything but terms by name.
+    """
+    if isinstance(found, dict) and found and all(isinstance(term, Term) for term in found.values()):
+        return found
+    what = type(found).__name__
+    if isinstance(found, dict):
+        what += f" of {', '.join(type(term).__name__ for term in found.values()) or 'nothing'}"
+    raise PostTrainError(
+        f"{method}.loss_terms returned {what}; let it return the terms of its loss by name, such as "
+        '{"nll": Term(-logprobs.sum(), "tokens")}'
+    )
 
 
 def loss_of(terms: Mapping[str, Term], denominators: Mapping[str, float]) -> Tensor:

@@ -30,6 +30,7 @@ from lit_posttrain.core.supported import (
 )
 from lit_posttrain.core.supported_options import OPTIONS
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import TreeBatch
 
 _LISTED: dict[str, Mapping[str, Support]] = {
     "callbacks": CALLBACKS,
@@ -140,6 +141,22 @@ def check_trainer(trainer: pl.Trainer) -> None:
         raise PostTrainError(f"--trainer.precision {trainer.precision}: {precision.says}")
     if trainer.state.fn == TrainerFn.FITTING:
         _check_numbers(trainer)
+
+
+def require_trees(module: pl.LightningModule, batch: Any) -> None:
+    """Refuse a batch of a loader that is not made for these methods.
+
+    Raises:
+        PostTrainError: naming the data module.
+    """
+    if isinstance(batch, TreeBatch):
+        return
+    data = getattr(module.trainer, "datamodule", None)
+    made_by = "the data loader" if data is None else type(data).__name__
+    raise PostTrainError(
+        f"{made_by} makes batches of type {type(batch).__name__}, and {type(module).__name__} takes TreeBatch: inherit "
+        "from a data module of lit_posttrain, or read your rows with --data.format"
+    )
 
 
 def _check_average(trainer: pl.Trainer, callback: pl.Callback) -> None:

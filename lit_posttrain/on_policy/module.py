@@ -25,7 +25,7 @@ from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.distributed import all_gather_object, together
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, on_all_ranks
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.collector import Collector
 from lit_posttrain.on_policy.columns import attach_columns
@@ -207,13 +207,24 @@ class OnPolicyModule(PostTrainingModule):
         found = self.collector.collect(self.loader.prompts, self.loader.batch_size, number)
         sampled = time.perf_counter()
         stats, rollouts = rollout_stats(found.seen, self.collector.reward_names), list(found.kept)
-        stats |= self.prepare(rollouts)
+        stats |= self._prepared(rollouts)
         tokens = float(sum(len(one.tokens) for rollout in found.seen for one in rollout.trajectories))
         stats["rollout/tokens_per_s"] = (tokens, sampled - begun)
         stats["rollout/seconds"] = (sampled - begun, 1.0)
         stats["rollout/scoring_seconds"] = (time.perf_counter() - sampled, 1.0)
         self._unlogged = stats
         return Experience([one.tree for one in rollouts])
+
+    def _prepared(self, rollouts: list[Rollout]) -> Stats:
+        found: Any = self.prepare(rollouts)
+        if not isinstance(found, dict):
+            raise on_all_ranks(
+                PostTrainError(
+                    f"{type(self).__name__}.prepare returned {type(found).__name__}; let it return a dict with the sum "
+                    "and the count of each metric, {} for none"
+                )
+            )
+        return found
 
     # Lightning's hooks -----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from helpers.cli import one_line
 from lit_posttrain.cli.main import main
 
 MINE = '''
+import lightning.pytorch as pl
 from torch import Tensor
 from lit_posttrain import PostTrainingModule
 from lit_posttrain.core.preference import PreferenceModule
@@ -41,6 +42,31 @@ class Handed(PreferenceModule):
     def loss_terms(self, batch):
         return {}
 
+class Checked(PreferenceModule):
+    def __init__(self, policy: ModelSpec, gap: "Fraction" = None) -> None:
+        super().__init__(policy)
+    def loss_terms(self, batch):
+        return {}
+
+class Misspelt(PreferenceModule):
+    def __init__(self, policy: ModelSpec, gap: "pl.Trainr" = None) -> None:
+        super().__init__(policy)
+    def loss_terms(self, batch):
+        return {}
+
+class Unmade(PreferenceModule):
+    def __init__(self, policy: ModelSpec) -> None:
+        self.gap = 1.0
+    def loss_terms(self, batch):
+        return {}
+
+class Bare(pl.LightningDataModule):
+    """Not read by any of the package's own data modules."""
+
+class Lazy(pl.LightningDataModule):
+    def __init__(self) -> None:
+        self.rows = []
+
 def short(completions):
     return [0.0]
 
@@ -64,11 +90,23 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a whole module": (["--model", "my.parts"], "is a module, and a method is a class"),
     "another kind of class": (
         ["--model", "my.parts.Long"],
-        "my.parts.Long (my/parts.py:17) is a reward; a method is wanted, which inherits from lit_posttrain.core.",
+        "my.parts.Long (my/parts.py:18) is a reward; a method is wanted, which inherits from lit_posttrain.core.",
     ),
     "any class": (["--model", "pathlib.Path"], "is a class of another kind; a method is wanted"),
     "without a loss": (["--model", "my.parts.Abstract"], "lacks loss_terms, which a method must define"),
     "without types": (["--model", "my.parts.Untyped"], "`policy` of __init__ has no type; write policy: ModelSpec"),
+    "with a type for checkers alone": (
+        ["--model", "my.parts.Checked"],
+        "a type of its __init__ is not known (name 'Fraction' is not defined); import it at the top of the module",
+    ),
+    "with a misspelt type": (
+        ["--model", "my.parts.Misspelt"],
+        "a type of its __init__ is not known (module 'lightning.pytorch' has no attribute 'Trainr')",
+    ),
+    "a constructor without its base class's": (
+        ["--model", "my.parts.Unmade", "--model.policy.path", "."],
+        "the constructor of Unmade must call super().__init__ (my/parts.py:",
+    ),
     "that imports what is not there": (
         ["--model", "lacking.Loss"],
         "lacking.Loss: importing lacking fails at lacking.py:2: ModuleNotFoundError: No module named 'nothing_there'",
@@ -127,3 +165,18 @@ def test_a_mistake_is_told_in_a_line(mistake: str, folder: Path, capsys: pytest.
     assert main(["fit", *options, "--data", "PreferenceData", "--data.path", "pairs.jsonl"]) == 2
     assert told.format(folder) in one_line(capsys)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "data", "told"),
+    [
+        ("audit", "Bare", "--data Bare: audit reads the files of this package's data modules; let it inherit from"),
+        ("fit", "Lazy", "the constructor of Lazy must call super().__init__ (my/parts.py:"),
+    ],
+)
+def test_a_data_module_that_is_none_of_these(
+    command: str, data: str, told: str, folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", "SFT", "--model.policy.path", str(tiny_model)]
+    assert main([command, *model, "--data", f"my.parts.{data}"]) == 2
+    assert told in one_line(capsys)

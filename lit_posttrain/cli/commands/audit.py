@@ -13,6 +13,7 @@ def run(args: list[str]) -> int:
     from lit_posttrain.cli.commands.rows import prepare
     from lit_posttrain.cli.training import PostTrainCLI
     from lit_posttrain.data.audit.show import shown
+    from lit_posttrain.data.modules.base import TreeData
     from lit_posttrain.data.modules.streamable import StreamableData
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.runs.atomic import write_text
@@ -21,6 +22,11 @@ def run(args: list[str]) -> int:
     quiet_libraries()
     cli = PostTrainCLI(args=resolve_arguments(args)[1:], run=False, tracking=False)
     out, show, data = cli.option("out"), cli.option("show") or 0, cli.datamodule
+    if not isinstance(data, TreeData):
+        raise PostTrainError(
+            f"--data {type(data).__name__}: audit reads the files of this package's data modules; let it inherit from "
+            "one of them, such as PreferenceData"
+        )
     if show < 0:
         raise PostTrainError(f"--show {show}: how many rows to show, such as --show 3")
     if show and isinstance(data, StreamableData) and data.streaming:

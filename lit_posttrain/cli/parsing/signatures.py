@@ -49,10 +49,10 @@ def options_of(function: Callable[..., Any], tree: OptionTree, families: Familie
     """The options that a function's signature makes. families: by kind of class, the base of what may be chosen. owner:
     the class whose constructor `function` is."""
     hints: dict[str, Any] = {}
-    with suppress(NameError):  # a type that is imported for type checkers alone
+    with suppress(NameError, AttributeError):  # a type that is imported for type checkers alone, or misspelt
         # each field of a dataclass is resolved in the module that declares it; its constructor knows only its own
         hints = get_type_hints(owner) if owner is not None and is_dataclass(owner) else {}
-    with suppress(NameError):
+    with suppress(NameError, AttributeError):
         hints |= get_type_hints(function)
     named, more = {}, False
     for name, parameter in inspect.signature(function).parameters.items():

@@ -19,6 +19,9 @@ from lit_posttrain.trainer_state import ends_step, seed_of
 
 log = logging.getLogger(__name__)
 
+# options of no effect on a method that measures its own KL, and their defaults
+_OF_FRESH_RESPONSES = {"prompts": None, "every_n_steps": 50, "samples": 8, "max_new_tokens": 64}
+
 
 class KLControl(Callback):
     """Measures the KL of the policy from its reference. A method that samples its own responses with a KL in its loss
@@ -76,16 +79,17 @@ class KLControl(Callback):
                 more responses counts as this many.
             final: The weight at the end of the run, for linear.
         """
-        for name, value in (("every_n_steps", every_n_steps), ("samples", samples), ("max_new_tokens", max_new_tokens)):
+        counts = {"every_n_steps": every_n_steps, "samples": samples, "max_new_tokens": max_new_tokens}
+        for name, value in counts.items():
             if value < 1:
                 raise PostTrainError(f"KLControl: {name} is {value}; it must be at least 1")
         if ceiling is not None and ceiling <= 0:
-            raise PostTrainError(f"KLControl: ceiling is {ceiling}; it must be above 0, in nats a response")
+            raise PostTrainError(f"KLControl: ceiling is {ceiling}; it must be above 0, in nats per response")
         if ceiling is None and on_ceiling == "stop":
             raise PostTrainError("KLControl: on_ceiling is stop and there is no ceiling; name one (20 nats, say)")
         if (coefficient == "adaptive") != (target is not None) or (target is not None and target <= 0):
             raise PostTrainError(
-                "KLControl: coefficient adaptive needs a target above 0, in nats a response, and a target needs "
+                "KLControl: coefficient adaptive needs a target above 0, in nats per response, and a target needs "
                 "coefficient adaptive"
             )
         if (coefficient == "linear") != (final is not None) or (final is not None and final < 0):
@@ -94,14 +98,18 @@ class KLControl(Callback):
             )
         if horizon <= 0:
             raise PostTrainError(f"KLControl: horizon is {horizon:g}; it must be above 0, in responses")
+        if horizon != 1000.0 and coefficient != "adaptive":
+            raise PostTrainError(f"KLControl: horizon {horizon:g} is for coefficient adaptive; leave it out")
         self.coefficient, self.target, self.horizon, self.final = coefficient, target, horizon, final
         self.prompts = prompts_of(prompts or [])
         if prompts is not None and not self.prompts:
             raise PostTrainError("KLControl got no prompts; name some, or leave them out for those of the data")
         self.every_n_steps, self.samples, self.max_new_tokens = every_n_steps, samples, max_new_tokens
+        self._given = {"prompts": prompts, **counts}
         self.ceiling, self.on_ceiling = ceiling, on_ceiling
         self._asked: list[list[int]] = []  # token ids, one entry a response
         self._begun: float | None = None  # the weight at the run's first step
+        self._phases, self._measured = 0, False  # finished phases of this run, and True once a KL was measured
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a method whose KL cannot be measured or weighted, and tokenise the prompts."""
@@ -109,6 +117,12 @@ class KLControl(Callback):
             if not weight.used:
                 raise PostTrainError(
                     "KLControl: --model.beta is 0, so there is no KL; pass --model.beta 0.05, say, or drop KLControl"
+                )
+            unused = [name for name, default in _OF_FRESH_RESPONSES.items() if self._given[name] != default]
+            if unused:
+                raise PostTrainError(
+                    f"KLControl: {' and '.join(unused)} would do nothing: they are for fresh responses, and "
+                    f"{type(pl_module).__name__} measures the KL on those that it samples; leave them out"
                 )
             return
         if self.coefficient != "fixed":
@@ -147,6 +161,7 @@ class KLControl(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if the run ends before the next measurement; refuse linear for a run without a planned end."""
+        self._phases, self._measured = 0, False
         if self.final is not None and trainer.estimated_stepping_batches == math.inf:
             raise PostTrainError(
                 "KLControl: linear leads to the run's end, which is not planned; set --trainer.max_steps"
@@ -185,6 +200,16 @@ class KLControl(Callback):
         error = f" +- {float(of_responses.std()) / len(ratios) ** 0.5:.2g}" if len(ratios) > 1 else ""
         self._judge(trainer, step, value, error)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the method has measured no KL in two phases, of which the first may have begun before a resume."""
+        self._phases += 1
+        needs = self.target is not None or self.ceiling is not None
+        if part_of(pl_module, WeighsKL) is None or not needs or self._measured or self._phases != 2:
+            return
+        if trainer.is_global_zero:
+            told = "KLControl has had no effect in two phases: %s has a KLWeight and has not called its `measure`"
+            log.warning(told, type(pl_module).__name__)
+
     def _drive(self, trainer: Trainer, weight: WeighsKL) -> None:
         found = weight.take()
         if self.final is not None:
@@ -194,7 +219,7 @@ class KLControl(Callback):
             weight.coefficient = begun + (self.final - begun) * share
         if found is None:
             return
-        value, responses = found
+        self._measured, (value, responses) = True, found
         if self.target is not None:
             weight.coefficient = adapted(weight.coefficient, value, self.target, responses, self.horizon)
         self._judge(trainer, trainer.global_step, value, "", "kl/response")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import DPO, GRPO, KTO, LoRASpec, ModelSpec, OnlineDPO, PostTrainError, SimPO
 from lit_posttrain.callbacks import KLControl, LastCheckpoint, ReferenceSync
+from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.reference import Reference
 from lit_posttrain.loggers import MetricsCSV
@@ -193,6 +195,45 @@ def test_a_weight_that_is_not_there_is_not_driven(
         quiet_trainer(control, max_steps=1, default_root_dir=tmp_path).fit(module, datamodule=prompt_files(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"samples": 4, "max_new_tokens": 8}, "samples and max_new_tokens would do nothing: they are for fresh"),
+        ({"prompts": ["hello"]}, "prompts would do nothing"),
+        ({"every_n_steps": 5}, "every_n_steps would do nothing"),
+    ],
+)
+def test_options_of_fresh_responses_are_refused_where_none_are_drawn(
+    options: dict[str, Any], said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    trainer = quiet_trainer(KLControl(ceiling=1.0, **options), max_steps=1, default_root_dir=tmp_path)
+    with pytest.raises(PostTrainError, match=f"^KLControl: {said}"):
+        trainer.fit(build("ppo", tiny_model), datamodule=prompt_files(tmp_path))
+
+
+class Unmeasured(KLWeight):
+    """Of a method that forgets to measure."""
+
+    def measure(self, total: float, responses: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("measures", [True, False])
+def test_a_method_that_never_measures_is_told_of(
+    measures: bool, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module: Any = build("grpo", tiny_model)
+    module.collector.config = replace(module.rollout, mask_truncated=False)
+    if not measures:
+        module.kl = module.components["kl"] = Unmeasured(0.1)
+    with caplog.at_level(logging.WARNING, "lit_posttrain"):
+        trainer = quiet_trainer(KLControl(ceiling=1e9), max_epochs=3, default_root_dir=tmp_path)
+        trainer.fit(module, datamodule=prompt_files(tmp_path))
+    told = [record.getMessage() for record in caplog.records if "KLControl" in record.getMessage()]
+    assert len(told) == (not measures)
+    assert all("GRPO has a KLWeight and has not called its `measure`" in line for line in told)
+
+
 def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(PostTrainError, match=r"knows those of the data alone; pass --model\.reference copy"):
         fit(tmp_path / "a", tiny_model, KLControl(), reference="cached")
@@ -211,6 +252,7 @@ def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> 
         ({"ceiling": 0.0}, "ceiling is 0"),
         ({"on_ceiling": "stop"}, "there is no ceiling"),
         ({"prompts": []}, "got no prompts"),
+        ({"horizon": 50.0}, "horizon 50 is for coefficient adaptive"),
     ):
         with pytest.raises(PostTrainError, match=told):
             KLControl(**options)

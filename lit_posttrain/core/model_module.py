@@ -111,10 +111,19 @@ class ModelModule(pl.LightningModule):
         return total
 
     def engine(self, batch_size: int = 32) -> HFEngine:
-        """An engine on the policy as it is, in the Trainer's precision."""
-        if not isinstance(self.policy, Policy):
-            raise PostTrainError(f"{type(self).__name__} trains no language model that could answer; leave samples out")
-        return policy_engine(self, self.policy, self.eos_ids, batch_size)
+        """An engine on the policy as it is, in the Trainer's precision.
+
+        Raises:
+            PostTrainError: for a method that trains no language model.
+        """
+        self._require_language_model()
+        return policy_engine(self, self.language_model, self.eos_ids, batch_size)
+
+    def _require_language_model(self) -> None:
+        if self.head != "lm":
+            raise PostTrainError(
+                f"{type(self).__name__} trains no language model that could answer; leave SampleLogger out"
+            )
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """n responses to each prompt (token ids) from the policy as it is. Collective."""
@@ -180,6 +189,7 @@ class ModelModule(pl.LightningModule):
         """Refuse prompts that `generate_text` could not answer, before training and not at the first validation.
 
         Raises:
-            PostTrainError: naming the first one.
+            PostTrainError: naming the first one; for a method that trains no language model.
         """
+        self._require_language_model()
         PromptEncoder(self.tokenizer).check(prompts, self.max_positions)

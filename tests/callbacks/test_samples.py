@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from lit_posttrain import RewardModel
 from lit_posttrain.callbacks import LastCheckpoint, SampleLogger
 from lit_posttrain.errors import PostTrainError
 
@@ -94,6 +95,12 @@ def test_no_prompts_no_file_no_method(fit_in: Any, tmp_path: Path) -> None:
         pl.Trainer(logger=False, enable_checkpointing=False, callbacks=[SampleLogger(["x"])], accelerator="cpu").fit(
             BoringModel()
         )
+
+
+def test_a_reward_model_answers_nothing(fit_in: Any, tmp_path: Path) -> None:
+    said = "RewardModel trains no language model that could answer; leave SampleLogger out"
+    with pytest.raises(PostTrainError, match=said):
+        fit_in(tmp_path, [SampleLogger(["x"])], module=RewardModel, max_epochs=1)
 
 
 def test_prompts_that_cannot_be_answered_are_said_before_training(fit_in: Any, tmp_path: Path) -> None:

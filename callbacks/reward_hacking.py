@@ -1,4 +1,4 @@
-"""Whether a reward rises because responses get better, or because they have found out what it pays for."""
+"""Warns when a reward rises because responses exploit it, and not because they get better."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lit_posttrain.errors import PostTrainError
 
 log = logging.getLogger(__name__)
 
-_WORDS = 32  # of a response are looked at for its diversity: longer ones have more pairs that repeat
+_WORDS = 32  # of a response that distinct_2 counts: longer responses repeat more pairs
 Figures = dict[str, float]
 
 
 class RewardHackingWatch(Callback):
-    """Warns where the reward rises while something else says that the responses get no better.
+    """Warns when the reward rises while another figure says that the responses get no better.
 
-    Of all responses of every phase: hacking/distinct_2, different pairs of neighbouring words over all such pairs (Li
-    et al. 2016) in the first 32 words; hacking/repeated, the share of responses that are word for word one to another
-    prompt; hacking/length, mean tokens; hacking/second, the mean of the reward named by `second`. The last `window`
-    phases are compared with the run's first. hacking/flags counts what has drifted while the reward rose; what is
-    flagged is told once, with a response, and again after it had recovered.
+    The figures of a phase, over all its responses: hacking/distinct_2, distinct pairs of neighbouring words over all
+    such pairs (Li et al. 2016) in the first 32 words; hacking/repeated, the share of responses that are also given,
+    word for word, to another prompt; hacking/length, mean tokens; hacking/second, the mean of the reward named by
+    `second`. The last `window` phases are compared with the first `window`. hacking/flags counts the figures that have
+    drifted while the reward rose; each is reported once, with a response, and again after it had recovered.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class RewardHackingWatch(Callback):
         """
         Args:
             window: Phases on either side of the comparison.
-            rise: By how many standard errors of its difference the reward must have risen, or `second` fallen.
-            diversity: Flag distinct_2 that fell by this share.
-            repeated: Flag a share of repeated responses that rose by so much.
-            length: Flag a mean length that rose or fell by this share.
-            second: Name of a reward to hold against the sum of all, such as one of weight 0, which is not optimised.
+            rise: Least rise of the reward, and least fall of `second`, in standard errors of the difference.
+            diversity: Flag distinct_2 if it falls by this share.
+            repeated: Flag the share of repeated responses if it rises by this much.
+            length: Flag the mean length if it rises or falls by this share.
+            second: Name of a reward to compare with the sum of all, such as one of weight 0, which is not optimised.
             on_flag: `warn`, or `stop` the run at the end of the step (the command line saves it).
         """
         if window < 2:
@@ -62,21 +62,26 @@ class RewardHackingWatch(Callback):
         self._flagged: list[str] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a method without sampled responses, and a second measure that is not there."""
-        shown = sampling_part(pl_module, ShowsCompletions)
+        """Refuse a run that samples no responses, one without rewards, and a `second` that is not there."""
+        shown, method = sampling_part(pl_module, ShowsCompletions), type(pl_module).__name__
         if shown is None:
             raise PostTrainError(
-                f"RewardHackingWatch looks at responses that a method samples (PPO, GRPO); {type(pl_module).__name__} "
-                "samples none: drop it"
+                f"RewardHackingWatch looks at responses that a method samples (PPO, GRPO); {method} samples none here: "
+                "drop it"
             )
         names = shown.reward_names
+        if not names:
+            raise PostTrainError(
+                f"RewardHackingWatch compares rewards, and this {method} has none: name one with --model.rewards+=..., "
+                "or drop it"
+            )
         if self.second is not None and self.second not in names:
             raise PostTrainError(f"RewardHackingWatch: second is {self.second}; the rewards are {', '.join(names)}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at a phase's responses, at the end of its first step."""
+        """Compare the figures of a phase, at the end of its first step."""
         shown = sampling_part(pl_module, ShowsCompletions)
         if batch_idx + 1 != trainer.accumulate_grad_batches or shown is None:
             return
@@ -109,7 +114,7 @@ class RewardHackingWatch(Callback):
         trainer.should_stop = trainer.should_stop or (self.on_flag == "stop" and bool(fresh))
 
     def _flags(self) -> dict[str, str]:
-        """What has drifted while the reward rose, and how to say it."""
+        """The figures that have drifted while the reward rose, with a sentence for each."""
         if self._errors_apart("reward") < self.rise:
             return {}
         found = {}
@@ -117,7 +122,7 @@ class RewardHackingWatch(Callback):
             before, now = self._mean(self._first, name), self._mean(self._last, name)
             change = now - before if name == "repeated" else now / before - 1 if before > 0 else float("nan")
             drifts = abs(change) if name == "length" else -change if name == "distinct_2" else change
-            if drifts > limit:  # not where there is nothing to measure, NaN
+            if drifts > limit:  # False for NaN, where nothing could be measured
                 found[name] = f"{name} has gone from {before:.3g} to {now:.3g}"
         if self.second is not None and -self._errors_apart("second") >= self.rise:
             before, now = self._mean(self._first, "second"), self._mean(self._last, "second")
@@ -130,7 +135,7 @@ class RewardHackingWatch(Callback):
         return float(np.mean(values)) if values else float("nan")
 
     def _errors_apart(self, name: str) -> float:
-        """How many standard errors the last phases are above the first; NaN where there are too few."""
+        """By how many standard errors the last phases are above the first; NaN if there are too few."""
         sides = [[phase[name] for phase in side if name in phase] for side in (self._first, self._last)]
         if min(len(side) for side in sides) < 2:
             return float("nan")
@@ -147,8 +152,8 @@ class RewardHackingWatch(Callback):
 
 
 def phase_figures(rows: Sequence[Mapping[str, Any]], second: str | None = None) -> Figures:
-    """reward, distinct_2, repeated, length and second of responses (rows of `ShowsCompletions`), each where it can be
-    measured."""
+    """The figures of a phase's responses (rows of `ShowsCompletions`): reward, distinct_2, repeated, length and second,
+    without those that cannot be measured."""
     found: Figures = {}
     if rewards := [float(row["reward"]) for row in rows if row["reward"] is not None]:
         found["reward"] = float(np.mean(rewards))

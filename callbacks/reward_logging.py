@@ -1,4 +1,4 @@
-"""How rewards are distributed at every validation, and which pairs a model separates best, worst and not at all."""
+"""Distributions of rewards at every validation, and the pairs that a model separates best, worst and least."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from lit_posttrain.callbacks.protocols import (
     RewardsResponses,
     ShowsCompletions,
     ShowsEvaluatedRows,
-    part_of,
     sampling_part,
 )
 from lit_posttrain.callbacks.reward_plot import draw
@@ -38,25 +37,25 @@ _COLUMNS = ("step", "data", "kind", "source", *_TEXTS, "reward_chosen", "reward_
 
 
 class RewardLogger(Callback):
-    """Distributions of rewards and margins after every validation, and the pairs that are worth reading.
+    """Logs distributions of rewards and margins after every validation, and the pairs that are worth reading.
 
-    Of methods that sample their responses (GRPO, PPO): completions.jsonl and a table completions, every few phases.
-    Of others, in the run's folder: rewards.jsonl (a line per step and data set: quantiles, histograms, reliability),
-    reward_examples.jsonl (pairs of kind `clear`, `wrong` and `close`, texts whole), and where there is matplotlib
-    rewards.png of the last validation. `validate` writes validate_rewards.jsonl and so on. In Weights & Biases:
-    histograms val/rewards/chosen_histogram, ..., and a table reward_examples.
+    For methods that sample their responses (GRPO, PPO) it writes completions.jsonl and a table `completions`, every few
+    phases. For methods on preferences it writes into the run's folder: rewards.jsonl (a line per step and data set:
+    quantiles, histograms, reliability), reward_examples.jsonl (whole pairs of kind `clear`, `wrong` and `close`), and
+    if matplotlib is installed rewards.png of the last validation; `validate` writes validate_rewards.jsonl and so on.
+    In Weights & Biases: histograms val/rewards/chosen_histogram, ..., and a table `reward_examples`.
 
-    Of pairs both sides count, as in the metrics rewards/chosen and rewards/rejected (KTO's own weigh every response
-    once, by how good it is); of single responses the good and the bad ones, which have no margin and are no examples.
-    The reliability takes s(margin) for the probability of a preference: what a reward model and DPO with its sigmoid
-    loss are trained to predict.
+    Chosen and rejected are the two sides of all pairs, as in the metrics rewards/chosen and rewards/rejected (KTO's
+    metrics count every response once, by its label), and the good and the bad ones of single responses, which have no
+    margin and are in no example. The reliability takes s(margin) for the probability of a preference: what a reward
+    model and DPO with its sigmoid loss are trained to predict.
     """
 
     def __init__(self, show: int = 8, every_n_phases: int = 10) -> None:
         """
         Args:
-            show: Pairs of each kind in the file and the table, or completions of a phase; the console shows the first.
-            every_n_phases: Of a method that samples its responses, show those of every so many phases.
+            show: Pairs of each kind, or completions of a phase, in the file and the table; the console shows the first.
+            every_n_phases: Phases from one table of completions to the next, for a method that samples its responses.
         """
         if show < 0:
             raise PostTrainError(f"RewardLogger: show is {show}; it must be at least 0")
@@ -66,17 +65,18 @@ class RewardLogger(Callback):
         self._parts: dict[int, list[RewardedResponses]] = {}  # by data set
         self._begun = False
         self._plots = True
+        self._told_of_none = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a method without rewards."""
-        if part_of(pl_module, RewardsResponses) is None and sampling_part(pl_module, ShowsCompletions) is None:
+        """Refuse a run without rewards or sampled responses."""
+        if not isinstance(pl_module, RewardsResponses) and sampling_part(pl_module, ShowsCompletions) is None:
             raise PostTrainError(
-                f"RewardLogger needs a method that learns from preferences or rewards, and {type(pl_module).__name__} "
-                "does not: drop it"
+                f"RewardLogger needs a method that learns from preferences or from responses that it samples, and "
+                f"{type(pl_module).__name__} does not here: drop it"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse data without a validation set."""
+        """Refuse preference data without a validation set."""
         data, compares = getattr(trainer, "datamodule", None), isinstance(pl_module, RewardsResponses)
         if compares and isinstance(data, ShowsEvaluatedRows) and not data.val_names:
             raise PostTrainError(
@@ -95,14 +95,14 @@ class RewardLogger(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show what was sampled, at the end of a phase's first step."""
+        """Show sampled responses, at the end of a phase's first step."""
         first = batch_idx + 1 == trainer.accumulate_grad_batches and trainer.current_epoch % self.every_n_phases == 0
         shown = sampling_part(pl_module, ShowsCompletions)
         if first and trainer.is_global_zero and self.show and shown is not None:
             show_completions(trainer, shown, self.show)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing."""
+        """Forget an earlier validation."""
         self._parts = {}
 
     def on_validation_batch_end(
@@ -114,26 +114,29 @@ class RewardLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the rewards of a batch, in main memory."""
+        """Keep the rewards of a batch in main memory."""
         if not trainer.sanity_checking and isinstance(outputs, RewardedResponses):
             self._parts.setdefault(dataloader_idx, []).append(outputs.cpu())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather from all processes; the first one writes."""
+        """Gather the rewards of all processes; the first one writes."""
         if trainer.sanity_checking:
             return
         found = _gathered({number: RewardedResponses.joined(parts) for number, parts in self._parts.items()}, trainer)
         self._parts = {}
-        if not found or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        if not found:
+            self._tell_of_none(pl_module)
             return
         data = getattr(trainer, "datamodule", None)
-        names = data.val_names if isinstance(data, ShowsEvaluatedRows) else [f"file_{number}" for number in found]
+        named = data if isinstance(data, ShowsEvaluatedRows) else None
         step = trainer.global_step if trainer.state.fn == TrainerFn.FITTING else None
-        summaries = [summarise(rewards, name) for rewards, name in zip(found.values(), names, strict=False)]
-        examples = []
-        if isinstance(data, ShowsEvaluatedRows):
-            for number, rewards in found.items():
-                examples += [{"step": step, **row} for row in _examples(rewards, number, data, self.show)]
+        summaries, examples = [], []
+        for number, rewards in found.items():
+            summaries.append(summarise(rewards, named.val_names[number] if named is not None else f"file_{number}"))
+            if named is not None:
+                examples += [{"step": step, **row} for row in _examples(rewards, number, named, self.show)]
         if not dry_run(trainer):
             self._write(trainer, step, summaries, examples)
         print(_block(step, summaries, examples), flush=True)
@@ -141,6 +144,13 @@ class RewardLogger(Callback):
             if isinstance(logger, WandbLogger):
                 # while training, beside the validation's metrics: Lightning counts the step under way from 0
                 _to_wandb(logger, trainer.global_step - (step is not None), summaries, examples)
+
+    def _tell_of_none(self, pl_module: LightningModule) -> None:
+        """Once, for a method on preferences that keeps no rewards."""
+        if isinstance(pl_module, RewardsResponses) and not self._told_of_none:
+            told = "RewardLogger has nothing to log: %s.loss_terms calls neither track_rewards nor keep_rewards"
+            log.warning(told, type(pl_module).__name__)
+            self._told_of_none = True
 
     def _write(
         self,
@@ -165,14 +175,14 @@ class RewardLogger(Callback):
 
 
 def _gathered(own: dict[int, RewardedResponses], trainer: Trainer) -> dict[int, RewardedResponses]:
-    """Those of all processes, by data set and in the order of its rows, whoever evaluated them."""
+    """The rewards of all processes, by data set and in the order of its rows."""
     everyone = all_gather_object(own, trainer)
     whole = {number: RewardedResponses.joined([part[number] for part in everyone]) for number in sorted(own)}
     return {number: _in_order(found) for number, found in whole.items()}
 
 
 def _in_order(found: RewardedResponses) -> RewardedResponses:
-    """With its pairs in the order of the data, so that ties are broken alike however many processes there are."""
+    """With the pairs in the order of the data, so that ties do not depend on the number of processes."""
     order = torch.arange(len(found.first))
     for key in (found.places[found.second], found.places[found.first], found.rows[found.first]):  # the last one counts
         order = order[key[order].argsort(stable=True)]
@@ -204,7 +214,7 @@ def _examples(found: RewardedResponses, number: int, data: ShowsEvaluatedRows, s
 
 
 def _block(step: int | None, summaries: Sequence[RewardSummary], examples: Sequence[Mapping[str, Any]]) -> str:
-    """For the console: a line per data set, and the first pair of each kind."""
+    """The text for the console: a line per data set, and the first pair of each kind."""
     lines = [f"rewards{'' if step is None else f' at step {step}'}:"]
     for summary in summaries:
         sides = [f"chosen {_spread(summary.chosen)}", f"rejected {_spread(summary.rejected)}"]
@@ -230,7 +240,7 @@ def _spread(found: Distribution) -> str:
 
 
 def _cut(name: str, text: str, width: int) -> str:
-    """A text on one line; of a long prompt the end, where it asks."""
+    """A text on one line; of a long prompt its end, where the question is."""
     line = " ".join(text.split())
     if len(line) <= width:
         return line

@@ -20,7 +20,7 @@ def add_family(tree: OptionTree, families: Families, family: str) -> None:
 
 
 def unfinished(kind: type) -> list[str]:
-    """The abstract methods of a class. Not all base classes here are such that Python itself refuses to make one."""
+    """The abstract methods that a class lacks. Python itself refuses to make one only if its metaclass is ABCMeta."""
     return [name for name in dir(kind) if getattr(getattr(kind, name, None), "__isabstractmethod__", False)]
 
 

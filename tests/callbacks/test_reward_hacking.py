@@ -60,6 +60,12 @@ class Method:
         self.logged[name] = value
 
 
+class Unrewarded(Method):
+    """As Distillation without rewards, which need none."""
+
+    reward_names = ()  # type: ignore[assignment]  # none
+
+
 class Watched:
     """What it asks of a trainer."""
 
@@ -153,10 +159,12 @@ def test_a_run_with_a_reward_that_can_be_gamed(tiny_model: Path, tmp_path: Path)
 
 def test_what_cannot_be_watched_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     trainer: Any = Watched()
-    with pytest.raises(PostTrainError, match="DPO samples none: drop it"):
+    with pytest.raises(PostTrainError, match="DPO samples none here: drop it"):
         RewardHackingWatch().on_fit_start(trainer, build("dpo", tiny_model))
     with pytest.raises(PostTrainError, match="second is other; the rewards are taste"):
         RewardHackingWatch(second="other").on_fit_start(trainer, Method())  # type: ignore[arg-type]  # a stand-in
+    with pytest.raises(PostTrainError, match=r"this Unrewarded has none: name one with --model\.rewards"):
+        RewardHackingWatch().on_fit_start(trainer, Unrewarded())  # type: ignore[arg-type]  # a stand-in
     with pytest.raises(PostTrainError, match="window is 1"):
         RewardHackingWatch(window=1)
     with pytest.raises(PostTrainError, match="length is 0"):

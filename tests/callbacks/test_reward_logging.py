@@ -209,7 +209,7 @@ def test_several_data_sets_and_weights_and_biases(tiny_model: Path, tmp_path: Pa
 
 
 def test_mistakes_are_said_before_training(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(PostTrainError, match="learns from preferences or rewards, and SFT does not: drop it"):
+    with pytest.raises(PostTrainError, match="or from responses that it samples, and SFT does not here: drop it"):
         trainer_in(tmp_path, RewardLogger()).fit(
             SFT(ModelSpec(str(tiny_model))), datamodule=METHODS["sft"].data(tmp_path)
         )

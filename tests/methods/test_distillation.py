@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from lit_posttrain import SFT, ConversationData, Distillation, LoRASpec, ModelSpec, PostTrainError, RolloutConfig
-from lit_posttrain.callbacks import LastCheckpoint, RewardHackingWatch
+from lit_posttrain.callbacks import LastCheckpoint, RewardHackingWatch, RewardLogger
 from lit_posttrain.callbacks.plan_lines import plan
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.on_policy.policy_gradient import Clip
@@ -302,8 +302,9 @@ def test_epochs_over_given_responses_are_no_phases(tiny_model: Path, teacher: Pa
     fit(distillation(tiny_model, teacher), prompts(tmp_path), tmp_path / "sampled", sampled, LastCheckpoint(1000))
     assert sampled.steps == [0, 0]
     assert sampled.batch.startswith("4 prompts x 1 responses a phase")
-    with pytest.raises(PostTrainError, match="Distillation samples none: drop it"):
-        fit(distillation(tiny_model, teacher), data, tmp_path, RewardHackingWatch())
+    for callback, told in ((RewardHackingWatch(), "samples none here"), (RewardLogger(), "does not here")):
+        with pytest.raises(PostTrainError, match=f"Distillation {told}: drop it"):
+            fit(distillation(tiny_model, teacher), data, tmp_path, callback)
 
 
 # Teachers ------------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class _Page:
         they are others than the constructor's."""
         docs, options = _Docs(kind), tree.kinds[import_path(kind)].options
         defaults = {**docs.defaults, **defaults}
-        self.lines.append(f"\n{(title or docs.about).rstrip('.')}:")
+        self.lines.append(f"\n{(title or docs.about).rstrip('.: ')}:")
         for name, option in options.items():
             if not option.group or option.hint:
                 self.option(f"{prefix}{name}", option, defaults.get(name), docs.help.get(name, ""))

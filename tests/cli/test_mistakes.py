@@ -164,6 +164,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a misspelt method": (["fit", *SFT_TINY, "--model", "DPOO"], ["--model DPOO", "did you mean DPO?"]),
     "a method in other letters": (["fit", *SFT_TINY, "--model", "dpo"], ["--model dpo", "did you mean DPO?"]),
+    "no such environment": (
+        ["fit", "--config", "demo_grpo.yaml", "--model.policy.path", "TINY", "--model.rollout.environment", "Gym"],
+        ["--model.rollout.environment Gym: there is no such environment; give its import path (a.b.Name)"],
+    ),
     "no method of that name": (
         ["fit", *SFT_TINY, "--model", "IPO"],
         ["--model IPO: there is no such method; give one of DPO, Distillation, GRPO"],

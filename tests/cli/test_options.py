@@ -76,6 +76,9 @@ def test_help_explains_a_class_of_ones_own(chats: Path, capsys: pytest.CaptureFi
     assert "  --model.gap NUMBER    How far apart the two are to be, in nats. (default: 1.5)\n" in shown
     assert "  --model.policy.path PATH" in shown  # which it hands on
     assert "  --model.optim.lr NUMBER" in shown
+    Path("my_bare.py").write_text(LOSS.replace("'''A hinge on a pair.'''", ""))
+    assert main(["fit", "--model", "my_bare.Margin", "--help"]) == 0
+    assert "\n--model Margin:\n" in capsys.readouterr().out, "without a docstring"
     assert main(["fit", "--model", "my_hinge.Margn", "--help"]) == 2
     assert "--model my_hinge.Margn: module `my_hinge` (my_hinge.py) has no `Margn`; did you mean" in one_line(capsys)
     assert main(["fit", "--model", "DPPO", "--help"]) == 2

@@ -88,10 +88,11 @@ class ChosenClasses:
             return Chosen(name, option.family, None, place)
         other = next((family for family, names in self.tree.families.items() if name in names), None)
         said = f"{place.said} {name}"
+        choice = f"one of {_ours(known)}, or its import path (a.b.Name)" if known else "its import path (a.b.Name)"
         if other is not None:
-            raise PostTrainError(f"{said}: that is {a(other)}, and {a(option.family)} is wanted: {_ours(known)}")
+            raise PostTrainError(f"{said}: that is {a(other)}, and {a(option.family)} is wanted; give {choice}")
         near = close_name(name, list(known))
-        hint = f"did you mean {near}?" if near else f"give one of {_ours(known)}, or where to import it from (a.b.Name)"
+        hint = f"did you mean {near}?" if near else f"give {choice}"
         raise PostTrainError(f"{said}: there is no such {option.family}; {hint}")
 
     def _own(self, family: str, name: str, place: Place) -> Kind | None:

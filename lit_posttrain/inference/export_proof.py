@@ -54,7 +54,16 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer, trust_remote_code: bool)
 
     load = partial(AutoTokenizer.from_pretrained, folder, trust_remote_code=trust_remote_code)
     again = _told(_loaded(load, "tokenizer"))
+    special = tokenizer.added_tokens_decoder
+    ordinary = [t for t in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(t) not in special]
     for what, before in _told(tokenizer).items():
+        if again[what] != before and ordinary:
+            raise PostTrainError(
+                f"the tokenizer cannot be exported with the end token {', '.join(map(repr, ordinary))} "
+                "(--model.policy.eos), an ordinary token: transformers would read it as a special one, and texts as "
+                "other tokens. generate, chat and score take the checkpoint as it is; for an export train with a "
+                "special token, which --model.policy.special_tokens can add"
+            )
         if again[what] != before:
             raise PostTrainError(
                 f"the tokenizer would not be exported as it is: its {what} is {str(again[what])[:80]!r} when it is "

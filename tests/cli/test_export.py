@@ -233,6 +233,17 @@ def test_a_wrong_folder_is_refused_and_nothing_is_left(
     assert set(Path().iterdir()) == before
 
 
+def test_an_ordinary_end_token_is_refused_with_what_to_do(
+    chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(chats, tiny_model, "--model.policy.eos", json.dumps(["x"]))
+    assert main(["export", "--ckpt", "runs/one", "--out", "out"]) == 2
+    told = one_line(capsys)
+    assert "the tokenizer cannot be exported with the end token 'x' (--model.policy.eos), an ordinary token" in told
+    assert "for an export train with a special token, which --model.policy.special_tokens can add" in told
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("quantized", [False, True])
 def test_an_adapter_over_a_gguf_file_brings_its_base(
     quantized: bool, chats: Path, tiny_model: Path, tmp_path: Path

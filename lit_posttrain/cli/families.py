@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from lit_posttrain.cli.parsing.option_tree import OptionTree
@@ -25,12 +26,20 @@ def unfinished(kind: type) -> list[str]:
 
 
 def _below(bases: tuple[type, ...]) -> Iterator[type]:
-    """The subclasses of `bases` that can be chosen: not abstract, not private."""
+    """The subclasses of `bases` that can be chosen: not abstract, not private, and to be imported from where they say,
+    unlike those of a function, or of an earlier run of a notebook's cell."""
     seen: set[type] = set()
     waiting = list(bases)
     while waiting:
         kind = waiting.pop()
         waiting += set(type.__subclasses__(kind)) - seen
         seen.add(kind)
-        if kind not in bases and not unfinished(kind) and not kind.__name__.startswith("_"):
+        if kind not in bases and not unfinished(kind) and not kind.__name__.startswith("_") and _is_there(kind):
             yield kind
+
+
+def _is_there(kind: type) -> bool:
+    found: object = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind

@@ -15,6 +15,8 @@ from helpers.cli import one_line
 from helpers.processes import environment
 
 from lit_posttrain.cli.main import main
+from lit_posttrain.cli.options import option_tree
+from lit_posttrain.rewards import LengthPenalty
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -83,6 +85,16 @@ def test_help_explains_a_class_of_ones_own(chats: Path, capsys: pytest.CaptureFi
     assert "--model my_hinge.Margn: module `my_hinge` (my_hinge.py) has no `Margn`; did you mean" in one_line(capsys)
     assert main(["fit", "--model", "DPPO", "--help"]) == 2
     assert "--model DPPO: there is no such method; did you mean" in one_line(capsys)
+
+
+def test_a_class_that_nobody_can_import_is_not_offered() -> None:
+    """Such as that of a notebook's cell that has run again, or of a module that is gone."""
+
+    class Gone(LengthPenalty):
+        pass
+
+    assert Gone in LengthPenalty.__subclasses__()
+    assert {"Gone", "LengthPenalty"} & set(option_tree().families["reward"]) == {"LengthPenalty"}
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "audit"])

@@ -21,7 +21,7 @@ AT_MOST_BEFORE, AT_LEAST_AFTER = 1, 8
 
 
 def follows_format(answer: str) -> bool:
-    """Whether an answer is exactly the three lines ANSWER, WHY and SURE."""
+    """True if an answer is exactly the three lines ANSWER, WHY and SURE."""
     return FORMAT.match(answer.strip()) is not None
 
 

@@ -1,4 +1,4 @@
-"""The classes that may be chosen where one of a kind is wanted, such as a reward, as far as they are imported."""
+"""The imported classes of a kind, such as rewards, that an option can choose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lit_posttrain.cli.parsing.signatures import Families, add_kind, import_path
 
 
 def add_family(tree: OptionTree, families: Families, family: str) -> None:
-    """Put the classes of a family, and their options, into the tree."""
+    """Add the classes of a family and their options to the tree."""
     base = families[family]
     known = tree.families.setdefault(family, {})
     for kind in _below(base if isinstance(base, tuple) else (base,)):
@@ -26,8 +26,8 @@ def unfinished(kind: type) -> list[str]:
 
 
 def _below(bases: tuple[type, ...]) -> Iterator[type]:
-    """The subclasses of `bases` that can be chosen: not abstract, not private, and to be imported from where they say,
-    unlike those of a function, or of an earlier run of a notebook's cell."""
+    """The subclasses of `bases` that can be chosen: not abstract, not private, and found at their import path, unlike
+    classes within a function, or of an earlier run of a notebook's cell."""
     seen: set[type] = set()
     waiting = list(bases)
     while waiting:

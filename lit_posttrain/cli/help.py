@@ -1,4 +1,4 @@
-"""`lit-posttrain fit --help`: every option of a trainer command, of the method and the data module that it is asked of.
+"""`lit-posttrain fit --help`: every option of a trainer command, with those of its method and data module.
 
 Making a page takes seconds of imports, so it is kept for the next time.
 """

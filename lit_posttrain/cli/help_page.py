@@ -1,7 +1,7 @@
 """Makes the page of `lit-posttrain fit --help` (lit_posttrain/cli/help.py prints it).
 
-It has the options that the reader checks a command by, with the help of the docstrings. jsonargparse's own page leaves
-the options of the method and of the data module out, since other classes have others.
+It lists the options that a command is checked against, with the help from the docstrings. jsonargparse's own page lacks
+those of the method and of the data module, which depend on the class.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class _Page:
     def group(
         self, tree: OptionTree, title: str, kind: type, prefix: str, defaults: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """The options of a class, below `prefix`, and behind them those of the dataclasses among them. defaults: where
-        they are others than the constructor's."""
+        """The options of a class, below `prefix`, and then those of its dataclasses. defaults: those that differ from
+        the constructor's."""
         docs, options = _Docs(kind), tree.kinds[import_path(kind)].options
         defaults = {**docs.defaults, **defaults}
         self.lines.append(f"\n{(title or docs.about).rstrip('.: ')}:")
@@ -120,7 +120,7 @@ class _Page:
 
 
 class _Docs:
-    """What the docstrings and the constructors of a class and its bases say of its options.
+    """Help and defaults of a class's options, from its constructor and docstrings and those of its bases.
 
     about: the first sentence. help, defaults: by option.
     """

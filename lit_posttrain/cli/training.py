@@ -236,7 +236,7 @@ def _reader(command: str) -> CommandLine:
 
 
 def _origin(problem: BaseException) -> str:
-    """`file:line` of the code that raised."""
+    """`file:line` of the code that raised an exception."""
     place = traceback.extract_tb(problem.__traceback__)[-1]
     return f"{place.filename}:{place.lineno}"
 

@@ -19,9 +19,9 @@ _TOGETHER = 16  # prompts that are answered, and their answers judged, at once
 
 
 @dataclass
-class Chosen:
-    """What is kept. Of answers how many were left out because they were cut off, and for want of a score; of prompts
-    how many whose best score was too low, and whose answers left nothing to prefer."""
+class Kept:
+    """The kept rows, and what was left out: the number of answers that were cut off or have no score, and of prompts
+    whose best score was too low or whose answers have equal scores."""
 
     rows: list[Row]
     cut_off: int = 0
@@ -30,7 +30,7 @@ class Chosen:
     alike: int = 0
 
     def left_out(self, answers: int, prompts: int, longest: int, least: float | None) -> str:
-        """What is not kept, of so many answers and prompts, in words; empty if nothing is."""
+        """A sentence on what is left out of so many answers and prompts; "" if nothing is."""
         counts = {
             f"of {answers} answers were cut off at {longest} tokens (--max_new_tokens, --cut_off true)": self.cut_off,
             f"of {answers} answers have no score, or no text": self.no_score,
@@ -47,7 +47,7 @@ def chosen(
     keep: Keep,
     cut_off: bool = False,
     least: float | None = None,
-) -> Chosen:
+) -> Kept:
     """Rows to train on. best: the best answer to each prompt, as a conversation (rejection sampling). all: every answer
     with its rank, for reward_kwise.yaml. pairs: the best and the worst answer, where their scores differ. Answers
     without a score are left out, those that were cut off too unless `cut_off`, and prompts of which nothing is left or
@@ -67,8 +67,8 @@ def chosen(
 
 def _chosen(
     asked: Sequence[SourcedPrompt], answer: Drawn, rewards: RewardSum, keep: Keep, cut_off: bool, least: float | None
-) -> Chosen:
-    found = Chosen([])
+) -> Kept:
+    found = Kept([])
     rewards.begin()
     # several prompts are judged together: a reward that fails on every answer to one of them has still judged others
     for start in range(0, len(asked), _TOGETHER):

@@ -33,19 +33,19 @@ class Answer:
 
     @property
     def message(self) -> dict[str, Any]:
-        """It as the assistant's turn."""
+        """The answer as the assistant's turn."""
         return Said(self.text, self.thought).message
 
     @property
     def value(self) -> str | list[dict[str, Any]]:
-        """It as a column of preference data: its text, or a message with its thought."""
+        """The answer as a column of preference data: its text, or a message with its thought."""
         return [self.message] if self.thought else self.text
 
 
 class ChatModel:
     """A model folder, hub name, run folder or checkpoint that answers conversations.
 
-    It computes in bfloat16 where the hardware is fast in it.
+    It computes in bfloat16 on hardware that is fast in it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ChatModel:
         self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
 
     def check(self, prompts: Sequence[SourcedPrompt]) -> list[str]:
-        """What the chat template leaves out of prompts or changes in them, a line each.
+        """Sentences on what the chat template leaves out of the prompts or changes in them.
 
         Raises:
             PostTrainError: for a prompt that `answer` would refuse, naming its place.
@@ -88,7 +88,7 @@ class ChatModel:
         return encoder.changed(prompts)
 
     def answer(self, conversations: Sequence[Prompt], n: int, sampling: Sampling, first: int = 0) -> list[list[Answer]]:
-        """n answers to each conversation; first: number of the first one among all that are answered with the
+        """n answers to each conversation. first: index of the first conversation among all that are answered with the
         same seed.
 
         Raises:

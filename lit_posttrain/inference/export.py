@@ -34,10 +34,10 @@ _QUICK_BYTES = 2 * 2**30  # of a base in float32 that is loaded once more for a 
 
 
 class Exported(NamedTuple):
-    """A written folder, the checkpoint it came from, the optimizer step that was saved at, and by how much at most its
-    logits (or scores: `what`) differ from the trained model's, whose largest is `scale`. needs_options: it is an
-    adapter whose base was in half precision or quantized, which peft has to be told; untold: by how much they differ
-    where it is not, if that was quick to find."""
+    """A written folder, its checkpoint, and the optimizer step of that. difference: the largest difference of the
+    logits (or scores: `what`) from those of the trained model, the largest of which is `scale`. needs_options: True for
+    an adapter whose base was in half precision or quantized, which peft has to be told. untold: the difference if peft
+    is not told; None if that takes long to compute."""
 
     folder: Path
     checkpoint: Path
@@ -91,8 +91,8 @@ def export_checkpoint(
 
 
 def _untold(folder: Path, proof: Proof, spec: ModelSpec, base_size: int) -> float | None:
-    """How far an adapter is from the trained model where peft loads its base in float32. A figure to advise with, not
-    worth the memory and the time of a large base, nor an error."""
+    """The difference of an adapter from the trained model if peft loads its base in float32. It is for a note to the
+    user: not computed for a large base, and None if it fails."""
     if base_size > _QUICK_BYTES:
         return None
     try:
@@ -104,7 +104,7 @@ def _untold(folder: Path, proof: Proof, spec: ModelSpec, base_size: int) -> floa
 
 @contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """Without its warnings: what it warns of is done here, or proven not to matter."""
+    """Hide peft's warnings: what they ask for is done here, or checked not to matter."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")
         yield
@@ -137,9 +137,9 @@ def _read_back(folder: Path, padding: int, proof: Proof, trust_remote_code: bool
 
 
 def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType | None, proof: Proof) -> int:
-    """The adapters alone. peft finds the base by what adapter_config.json says: a hub name, or a folder on this
-    machine. What is no folder of its own, a .gguf file, which peft cannot read, or what the cache holds, is written
-    beside the adapters. Returns the bytes of the base in float32."""
+    """Write only the adapters. peft finds the base by adapter_config.json: a hub name, or a folder on this machine. A
+    .gguf file, which peft cannot read, and a base in the cache are written beside the adapters. Returns the bytes of
+    the base in float32."""
     spec, tokenizer, ends = restored.spec, restored.tokenizer, restored.eos_ids
     model: Any = restored.release().model
     size = 4 * int(model.get_nb_trainable_parameters()[1])
@@ -180,7 +180,7 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
 
 
 def end_with(model: Any, tokenizer: Tokenizer, ends: list[int]) -> None:
-    """Let a language model end its responses where those of the run ended; how it generates stays as it was."""
+    """Set the end tokens of the run in the generation config, whose other settings stay."""
     from transformers import GenerationConfig
 
     if getattr(model, "generation_config", None) is None:  # transformers cannot generate with it
@@ -191,8 +191,8 @@ def end_with(model: Any, tokenizer: Tokenizer, ends: list[int]) -> None:
 
 
 def _save(model: Any, folder: Path) -> None:
-    """Save a transformers model. Its generation config is written as it is: transformers refuses to save those that
-    publishers wrote before it had an opinion of them, such as a temperature without do_sample."""
+    """Save a transformers model. Its generation config is written unchecked: transformers refuses to save some that
+    publishers have written, such as a temperature without do_sample."""
     from transformers import GenerationConfig
 
     generation = getattr(model, "generation_config", None)
@@ -204,8 +204,8 @@ def _save(model: Any, folder: Path) -> None:
 
 
 def close_with(tokenizer: Tokenizer, spec: ModelSpec) -> None:
-    """Make what closes the assistant's turns the end of sequence, for other tools know one end token; unless somebody
-    has named it, or the template writes the end of sequence itself."""
+    """Make the token that closes the assistant's turns the tokenizer's eos_token, as other tools know only one end
+    token; unless end tokens were named, or the template writes the eos_token itself."""
     ends = closing_token(tokenizer)
     if ends and not spec.eos and tokenizer.eos_token_id not in ends and "eos_token" not in str(tokenizer.chat_template):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])

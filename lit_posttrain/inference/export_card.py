@@ -14,7 +14,7 @@ _SHOWN = ("/loss", "/reward", "mean_token_accuracy", "perplexity", "accuracies",
 
 
 def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
-    """What the model is, what it was trained on and how, and the figures of its run, as far as its folder says."""
+    """The card: model, data, method and figures of the run, as far as its folder has them."""
     spec, home = restored.spec, ckpt.resolve().parent
     method = restored.run.get("method", "unknown")
     kind = "LoRA adapter" if adapter else "reward model" if restored.run.get("head") == "score" else "model"
@@ -49,7 +49,7 @@ def model_card(restored: Restored, ckpt: Path, adapter: bool) -> str:
 
 
 def _base(spec: ModelSpec) -> tuple[str, bool]:
-    """What the base is called, without where it lies on this machine; whether that is its name on the hub."""
+    """(name of the base without its folder on this machine, True if that is its name on the hub)."""
     if spec.path.startswith("package:"):
         return spec.path, False
     place = Path(spec.path).expanduser()
@@ -57,7 +57,7 @@ def _base(spec: ModelSpec) -> tuple[str, bool]:
 
 
 def _adapter_lines(spec: ModelSpec, of_hub: bool) -> list[str]:
-    """How to load an adapter, and where its base is looked for."""
+    """How to load an adapter, and where peft looks for its base."""
     names, options = "", f', dtype="{spec.dtype}"'
     if spec.quantization == "int8":
         options += ", quantization_config=BitsAndBytesConfig(load_in_8bit=True)"
@@ -87,7 +87,7 @@ def _data_lines(file: Path) -> list[str]:
 
 
 def _figure_lines(file: Path, step: int) -> list[str]:
-    """The figures until the checkpoint was saved. Rows count optimizer steps from 0, checkpoints from 1."""
+    """The metrics up to the checkpoint. Rows count optimizer steps from 0, checkpoints from 1."""
     figures = run_figures(file, before=step)
     shown = [name for name in figures if name.endswith(_SHOWN)]
     lines = ["", f"## Figures at step {step}", ""] + [f"- {name}: {figures[name]:.4f}" for name in shown]

@@ -1,7 +1,7 @@
-"""What transformers 4.57 reads otherwise than 5, written under both names.
+"""Settings that transformers 4.57 reads under other names than 5, written under both.
 
-transformers 5 moved the settings of rotary positions into `rope_parameters`, which 4.57 does not read: it takes its
-default rope_theta in their place, without a word. Classes and keys of tokenizers have new names too.
+transformers 5 moved the settings of rotary positions into `rope_parameters`, which 4.57 does not read: it silently uses
+its default rope_theta instead. Classes and keys of tokenizers have new names too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which checkpoint is exported into which folder, known before anything is loaded."""
+"""Finds the checkpoint to export and checks the folder, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lit_posttrain.models.paths import find_checkpoint
 
 
 def check_export(ckpt: str, out: str) -> tuple[Path, Path]:
-    """The checkpoint that is to be exported, and the folder.
+    """(checkpoint, folder to write).
 
     Raises:
         PostTrainError: if there is no such checkpoint, or the folder holds something.

@@ -1,4 +1,4 @@
-"""What an export has written, loaded again as its user will: models, adapters and tokenizers."""
+"""Loads an exported folder as its user will, to compare it with the trained model: models, adapters and tokenizers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def load_model(folder: Path, proof: Proof, trust_remote_code: bool) -> Any:
 
 
 def load_adapter(folder: Path, proof: Proof, spec: ModelSpec, as_trained: bool = True) -> Any:
-    """The base that a written adapter names with the adapter on it, by plain peft. as_trained: the base in the type
-    and quantized as in training, not as peft loads it by itself."""
+    """A written adapter on the base that it names, by plain peft. as_trained: with the base's dtype and quantization of
+    training, instead of peft's defaults."""
     from peft import AutoPeftModelForCausalLM
 
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "attn_implementation": proof.attention}
@@ -45,7 +45,7 @@ def load_adapter(folder: Path, proof: Proof, spec: ModelSpec, as_trained: bool =
 
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer, trust_remote_code: bool) -> None:
-    """The written tokenizer must read text as the trained one does.
+    """Check that the written tokenizer reads text as the trained one does.
 
     Raises:
         PostTrainError: if it does not.

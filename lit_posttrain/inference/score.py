@@ -36,7 +36,7 @@ _SCORED = ("completion", "chosen", "rejected", "responses")
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How rows become trees to score: comparisons without their labels, else conversations as a whole."""
+    """Turns rows into trees to score: comparisons without their labels, or whole conversations."""
 
     max_length: int
     system: str | None = None
@@ -48,7 +48,7 @@ class ScoreOptions:
     scored: bool = True
 
     def reader(self, record: Record) -> Reader:
-        """By the columns of preference data, or by those of conversations."""
+        """A reader for columns of preference data, or else of conversations."""
         named = self.columns or PreferenceColumns()
         chosen = {name for name, value in vars(named).items() if value is not None}
         try:
@@ -73,7 +73,7 @@ class ScoreOptions:
             ) from problem
 
     def fit(self, tree: Tree) -> Fitted:
-        """Drop what the model cannot read as a whole."""
+        """Leave out what is too long for the model, and cut nothing."""
         return fit_comparison(tree, self.max_length, "drop")
 
 
@@ -117,7 +117,7 @@ class ResponseScorer:
         """
         Args:
             path: The reward model.
-            batch_size: Rows a batch.
+            batch_size: Rows per batch.
             trust_remote_code: Run Python code that comes with a hub model.
             system: System prompt for rows that bring none.
             bfloat16: Compute in bfloat16: faster on most hardware, and different in the third digit.
@@ -141,7 +141,7 @@ class ResponseScorer:
         yield from self.scored(path, store)
 
     def read(self, path: str, cache_dir: str | None = None) -> tuple[TreeStore, AuditReport]:
-        """What is to be scored of a file, and how it was read.
+        """(trees to score, audit of the file).
 
         Raises:
             PostTrainError: for a file of which no row can be scored.
@@ -158,7 +158,7 @@ class ResponseScorer:
     def scored(
         self, path: str, store: TreeStore, known: Sequence[list[float] | None] = ()
     ) -> Iterator[tuple[Record, list[float] | None]]:
-        """The records of a file with their scores, a batch at a time. known: what the first of them were given."""
+        """Yields the records of a file with their scores, batch by batch. known: scores of the first ones."""
         found = self._scores(store, sum(scores is not None for scores in known))
         place, scores = next(found, (None, None))
         before = iter(known)
@@ -173,7 +173,7 @@ class ResponseScorer:
                 yield record, None
 
     def _scores(self, store: TreeStore, done: int) -> Iterator[tuple[tuple[str, int], list[float]]]:
-        """The place of every row that has scores, and these, in the file's order, without the first `done`."""
+        """((file, line), scores) of every scored row, in the file's order, without the first `done`."""
         layout = RewardModel.layout_for(self.restored.layout)
         batches = iter(EvalLoader(store, batch_size=self.batch_size, layout=layout))
         skipped, again = divmod(done, self.batch_size)  # in the batches of before, for the same numbers

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: metrics.csv in its folder, and Weights & Biases where that works."""
+"""The loggers of a run: metrics.csv in its folder, and Weights & Biases if it can be had."""
 
 from __future__ import annotations
 

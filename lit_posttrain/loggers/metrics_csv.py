@@ -17,7 +17,7 @@ from lit_posttrain.runs.atomic import whole_file
 class MetricsCSV(Logger):
     """metrics.csv: one row per step, a column per metric, complete after every call.
 
-    A step that was logged already (a run resumed from an earlier checkpoint) takes the rows from there on away.
+    A step that was logged before (by a run that is resumed from an earlier checkpoint) replaces the rows from there on.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -43,11 +43,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run's config.yaml holds them."""
+        """Do nothing: they are in the run's config.yaml."""
 
     def goes_on_from(self, step: int) -> None:
-        """The run is resumed after so many optimizer steps: their rows stay, and the last one may get the metrics of a
-        validation that is made up."""
+        """The run is resumed after `step` optimizer steps: their rows stay, and the last one may get the metrics of a
+        validation that the resumed run begins with."""
         self._kept_steps = step
 
     @rank_zero_only
@@ -72,7 +72,7 @@ class MetricsCSV(Logger):
                 self._writer(stream).writerow(self._row)
 
     def _go_back_to(self, step: int) -> None:
-        """Keep the rows before `step`, and those of the resumed run, alone."""
+        """Keep only the rows before `step` and those of the steps before the resume."""
         self._open = True
         end = max(step, self._kept_steps)
         rows = [row for row in self._read() if _number(row.get("step")) < end]

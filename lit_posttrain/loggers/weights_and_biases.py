@@ -1,4 +1,4 @@
-"""A Weights & Biases logger that never costs a run: without a key, a network or the package training goes on."""
+"""A Weights & Biases logger that never ends a run: without a key, a network or the package, training continues."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def wandb_logger(
 ) -> WandbLogger | None:
     """A Weights & Biases logger, or None with a warning if it cannot be had. Asks nothing, and waits 30 s at most.
 
-    A resumed run goes on in the W&B run whose id is in wandb_id.txt (`keep_run_id`), unless `anew`. A run that cannot
+    A resumed run continues the W&B run whose id is in wandb_id.txt (`keep_run_id`), unless `anew`. A run that cannot
     be online is offline.
     """
     if options.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
@@ -159,7 +159,7 @@ def _line(problem: BaseException) -> str:
 
 
 def keep_run_id(folder: Path, identity: str) -> None:
-    """Remember the W&B run of a run's folder, for when it is resumed."""
+    """Save the id of the W&B run in the run's folder, for a resume."""
     write_text(folder / "wandb_id.txt", identity + "\n")
 
 

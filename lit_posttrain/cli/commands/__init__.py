@@ -21,7 +21,7 @@ from lit_posttrain.errors import PostTrainError
 
 
 class CommandParser(ExactParser, ArgumentParser):
-    """jsonargparse's parser, with one-line mistakes."""
+    """jsonargparse's parser, with errors in one line."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def call(
 
 
 def _by_its_options(told: str, options: set[str]) -> str:
-    """A message with remedies that name options of training, by the options of a command that has others."""
+    """A message whose remedies name options of `fit`, with the names of this command's options instead."""
     for name, instead in _REMEDIES.items():
         told = told.replace(name, instead)
     own = "|".join(sorted(options, key=len, reverse=True))

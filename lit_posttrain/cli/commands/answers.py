@@ -15,7 +15,7 @@ _LOOKED_AT = 16  # prompts after which answers that are all cut off are told of
 
 
 class Answers:
-    """The answers to numbered prompts; those that an earlier command left in the part are not drawn again."""
+    """The answers to numbered prompts. Answers that an earlier command has kept are not drawn again."""
 
     def __init__(self, draw: Draw, part: Part) -> None:
         """
@@ -38,7 +38,7 @@ class Answers:
         return have
 
     def _look(self, answers: Sequence[Sequence[Answer]]) -> None:
-        """Say early what would make the whole of no use."""
+        """Warn once if all answers so far are cut off."""
         self._all += sum(len(said) for said in answers)
         self._cut_off += sum(one.finish_reason == "length" for said in answers for one in said)
         enough = len(self.part.known) >= min(_LOOKED_AT, self.part.total)
@@ -51,7 +51,7 @@ class Answers:
 def answered(
     conversations: Sequence[SourcedPrompt], answers: Answers, together: int
 ) -> Iterator[tuple[SourcedPrompt, list[Answer]]]:
-    """Every conversation with its answers, as they come."""
+    """Yields each conversation with its answers as they are drawn."""
     for first in range(0, len(conversations), together):
         some = conversations[first : first + together]
         yield from zip(some, answers(some, first), strict=True)

@@ -1,4 +1,4 @@
-"""`lit-posttrain audit`: what the data of a config looks like to the trainer."""
+"""`lit-posttrain audit`: a report on the data of a config, as it would be trained on."""
 
 from __future__ import annotations
 

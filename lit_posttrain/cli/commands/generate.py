@@ -69,12 +69,12 @@ def generate(
         top_k: Sample from this many most likely tokens; 0 is all.
         seed: The same seed gives the same answers.
         system: System prompt for prompts that bring none.
-        batch_size: How many answers are generated together.
+        batch_size: Number of answers that are generated together.
         overwrite: Replace an existing file, and answers in OUT.part that other options gave.
         trust_remote_code: Run Python code that comes with a hub model. Off unless you read that code.
         keep: Of the n answers to a prompt keep the best as a conversation for SFT, all with their ranks for a reward
             model, or the best and the worst as pairs for DPO. Needs --rewards.
-        rewards: What the answers are judged by, such as --rewards+=MathAnswer. They see all columns of --prompts.
+        rewards: Rewards that score the answers, such as --rewards+=MathAnswer. They see all columns of --prompts.
         reward_timeout: Seconds that a reward may take for the answers to 16 prompts. Default: 60.
         cut_off: Keep answers of max_new_tokens too, which were cut off: what learns from them learns to end anywhere.
         min_reward: Keep nothing of prompts whose best answer has less: 1, say, for right ones alone.

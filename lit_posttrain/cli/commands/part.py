@@ -1,4 +1,4 @@
-"""Results of a command that come one after another: kept on disk, shown as progress, and gone on with after a stop."""
+"""The results of a command so far: kept on disk, shown as progress, and resumed after a stop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
 class Part:
-    """A JSON value for each of some numbered things, such as prompts. With a file, those that an earlier command left
-    there are known.
+    """A JSON value for each of some numbered items, such as prompts. With a file, it begins with the values that an
+    earlier command has kept there.
 
-    `OUT.part` holds a line about how the values are made, then a line for each. A line that was cut short is not
-    known. known: the values so far.
+    `OUT.part` has a line on how the values are made, then a line per value; a line that was cut short is ignored.
+    known: the values so far.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Part:
         Args:
             out: The file that the command will write; None for the console, which keeps nothing.
             total: Number of all values.
-            unit: What there is a value for, "prompt".
-            done: What is then done with it, "answered".
+            unit: Name of an item, "prompt".
+            done: Participle for an item with a value, "answered".
             made_by: What the values depend on: model, data, options.
-            overwrite: Begin anew where other options left values.
+            overwrite: Begin anew if the values there were made with other options.
 
         Raises:
-            PostTrainError: if other options left values in `OUT.part`, or another command is writing it.
+            PostTrainError: if `OUT.part` has values made with other options, or another command is writing it.
         """
         self.file = Path(f"{out}.part") if out is not None else None
         self.total, self._unit, self._done = total, unit, done
@@ -88,20 +88,19 @@ class Part:
         return f"{len(self.known)} of {self.total} {self._unit}s {verb}{self._done}"
 
     def keep(self, fresh: Sequence[Any]) -> None:
-        """Values of the next things."""
+        """Keep the values of the next items."""
         self.known += fresh
         self._bar.update(len(fresh))
         if self.file is not None:
             self._write("".join(json.dumps(value) + "\n" for value in fresh))
 
     def say(self, text: str) -> None:
-        """A line on the console, above the bar."""
+        """Print a line above the progress bar."""
         self._bar.write(text, file=sys.stderr)
 
     @contextmanager
     def until_written(self) -> Iterator[None]:
-        """Say what is kept where the block does not come to its end; there all is written where it belongs, and nothing
-        is kept."""
+        """Print what is kept if the block is interrupted; at its end, when everything is in OUT, remove the part."""
         try:
             yield
         except BaseException:
@@ -119,7 +118,7 @@ class Part:
 
 
 def model_state(path: str, trust_remote_code: bool) -> list[Any]:
-    """What tells a model, a run or a checkpoint from what it was before: its files, their sizes and their times."""
+    """Files, sizes and times of a model, a run or a checkpoint, by which a later change is noticed."""
     place = find_checkpoint(path)
     if place is None:
         folder, name = resolve(path, trust_remote_code=trust_remote_code)

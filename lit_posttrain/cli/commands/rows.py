@@ -1,4 +1,4 @@
-"""JSON lines that a subcommand leaves in a file or on the console."""
+"""Writes the JSON lines of a subcommand to a file or the console."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lit_posttrain.runs.atomic import scratch_file, whole_file
 
 
 def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
-    """Make sure, before the work, that a file can be written; `data` as in `refuse_existing`.
+    """Check before the work that a file can be written; `data` as in `refuse_existing`.
 
     Raises:
         PostTrainError: if the file is there already, or cannot be made.
@@ -29,7 +29,7 @@ def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
 
 
 def refuse_existing(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
-    """Refuse to write over a file. data: the files that are read, which `overwrite` does not replace.
+    """Refuse to overwrite a file. data: the files that are read, which `overwrite` does not replace.
 
     Raises:
         PostTrainError: if the file is there already, or is none.
@@ -56,7 +56,7 @@ def _named(out: str) -> Iterator[None]:
 
 
 def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
-    """Write rows to a file, which changes as a whole, or to the console, each as it comes."""
+    """Write rows to a file, which is replaced in one step, or to the console, each as it comes."""
     if out is None:
         for row in rows:
             sys.stdout.write(_line(row))

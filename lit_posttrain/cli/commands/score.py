@@ -1,4 +1,4 @@
-"""`lit-posttrain score`: what a reward model thinks of the responses of a file, as JSON lines."""
+"""`lit-posttrain score`: scores of the responses of a file by a reward model, as JSON lines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def score(
             responses to compare, prompt and completion, or messages (scored at the last turn). Files as for fit.
         out: File for the scores. Default: the console. Until all are there they are kept in OUT.part, and the same
             command goes on from it.
-        batch_size: How many rows are scored together.
+        batch_size: Number of rows that are scored together.
         columns: Names of the columns, where they are not recognised; as in --data.columns of fit, without labels.
         format: A function of your own that makes each row one with recognised columns, by its import path, as in
             --data.format of fit. What it returns comes back with the scores.
@@ -92,7 +92,7 @@ def score(
 def _rows(
     scored: Iterator[tuple[Record, list[float] | None]], part: Part, batch_size: int
 ) -> Generator[dict[str, Any], None, None]:
-    """Rows with their scores, which are kept a batch at a time."""
+    """Yields rows with their scores, which are kept batch by batch."""
     known, fresh = len(part.known), []
     try:
         for number, (record, scores) in enumerate(scored):

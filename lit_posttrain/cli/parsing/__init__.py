@@ -1,1 +1,1 @@
-"""What people type and write in config files, checked against the options that there are before anything is built."""
+"""Checks command lines and config files against the known options, before anything is built."""

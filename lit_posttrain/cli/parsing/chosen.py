@@ -13,11 +13,11 @@ OUR_CLASSES = ("method", "data module")  # every run has one of each, and its co
 
 @dataclass
 class Chosen:
-    """A class that was chosen for an option, or the whole run.
+    """A class that was chosen for an option; or the command itself, at the root.
 
-    name: as people call it. family: what kind of class it is. kind: its options; None for a class of one's own, whose
-    options nobody knows yet. place: where it was chosen. given: by the dotted name of an option, where it was given and
-    its value. below: likewise the classes that were chosen for it; of a list all of them.
+    name: its short name. family: the kind of class. kind: its options; None for a class from outside the package, whose
+    options are not known yet. place: where it was chosen. given: by dotted name of an option, the place and the value
+    that it was given. below: by dotted name of an option, the classes that were chosen for it.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The classes that a command line and its configs have chosen so far, and the options that they have.
+"""The classes that a command line and its configs have chosen so far, with their options.
 
-Only those are looked for and suggested: `--model.beta` means nothing to SFT.
+Only these options are known and suggested: SFT has no `--model.beta`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Load = Callable[[str, str], Kind | None]
 
 
 def unknown(family: str, path: str) -> Kind | None:
-    """Loads no class of one's own: none of their options is known."""
+    """Loads no class from outside the package: its options stay unknown."""
     return None
 
 
 @dataclass
 class Found:
-    """Where a name leads.
+    """The result of a search for a dotted name.
 
-    keys: the way there in a config. option: what is there; None below a class of one's own. owner: whose option it is.
-    dotted: its name there. rest: names that go further, into a mapping. last: how many of `keys` lead to a list whose
-    last member is meant; None without one.
+    keys: the path to the option in a config. option: the option; None below a class whose options are not known. owner:
+    the class that has it. dotted: its name in the owner. rest: further names, into a mapping. last: number of `keys`
+    that lead to a list whose last member is meant; None without a list.
     """
 
     keys: list[str]
@@ -44,22 +44,22 @@ class Found:
 
 
 class ChosenClasses:
-    """What was chosen until now, for a command."""
+    """The choices of one command."""
 
     def __init__(self, tree: OptionTree, command: str, load: Load = unknown) -> None:
         """
         Args:
             tree: All options.
-            command: Which of them stand first.
-            load: Imports a class of one's own, by its family and its path, and gives its options; None where those
-                are not known.
+            command: The command, whose options are the first level.
+            load: Imports a class from outside the package, by its family and path, and returns its options; None if
+                they are not known.
         """
         self.tree, self._load = tree, load
         self.root = Chosen(command, "", Kind(tree.commands[command]), Place(command))
         self._suggest = Suggestions(tree, self.root)
 
     def choose(self, owner: Chosen, dotted: str, chosen: Chosen, append: bool) -> None:
-        """Put a class in the place of the one that was chosen for an option before, or behind the others of a list."""
+        """Replace the class that was chosen for an option before, or append to a list of them."""
         listed = owner.below.setdefault(dotted, [])
         if not append:
             if listed and chosen.kind is not None:  # the parser keeps what both classes take
@@ -70,10 +70,10 @@ class ChosenClasses:
         listed.append(chosen)
 
     def class_of(self, option: Option, name: str, place: Place) -> Chosen:
-        """The class of a name.
+        """The class with a name, for an option.
 
         Raises:
-            PostTrainError: for one that is not there, or does not go there.
+            PostTrainError: if there is no such class, or the option takes another kind of class.
         """
         path, short = self.tree.resolve(option.family, name), name.rpartition(".")[2]
         support = _SUPPORT.get(option.family, {}).get(short)
@@ -112,10 +112,10 @@ class ChosenClasses:
         return self._find(owner, [name for name in names if name], place, [], None)
 
     def refuse_missing(self) -> None:
-        """Once all is read.
+        """To be called when everything is read.
 
         Raises:
-            PostTrainError: if an option that has no default was not given to a class that was chosen.
+            PostTrainError: if a chosen class was not given an option that has no default.
         """
         for chosen in self._all_chosen(self.root):
             missing = self._missing(chosen, chosen.kind.options, "") if chosen.kind is not None else []
@@ -188,5 +188,5 @@ class ChosenClasses:
 
 
 def _ours(known: dict[str, list[str]]) -> str:
-    """The classes of this project, else all of the libraries'."""
+    """The names of this project's classes; of all classes if it has none of the kind."""
     return ", ".join(sorted(n for n, paths in known.items() if paths[0].startswith("lit_posttrain")) or sorted(known))

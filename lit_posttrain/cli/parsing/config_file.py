@@ -1,4 +1,4 @@
-"""A YAML file of options, with the line of every key: mistakes in it are named by file and line."""
+"""A YAML file of options with the line of every key, so that errors can name file and line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Mark = tuple[int, str | None]
 
 @dataclass
 class ConfigFile:
-    """What a file says.
+    """A config file.
 
-    path: as it was named. options: the mapping in it. lines: by the keys that lead to a value, the line that it is on.
-    texts: likewise what stands there, of values without quotes.
+    path: as it was given. options: its mapping. lines: by the keys that lead to a value, the line number. texts: by the
+    same keys, the source text of values without quotes.
     """
 
     path: str
@@ -35,8 +35,8 @@ def read_config(path: str) -> ConfigFile:
     """Read a file of options.
 
     Raises:
-        PostTrainError: for a file that cannot be read, is no YAML, is empty, or holds something else than a mapping of
-            names to values, each name once.
+        PostTrainError: for a file that cannot be read, is no YAML, is empty, or is not a mapping of names, each of
+            which occurs once.
     """
     text = _text(path)
     try:
@@ -70,7 +70,7 @@ def _text(path: str) -> str:
 
 
 def _marks(path: str, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[Keys, Mark]]:
-    """The lines and texts of everything below a node. What an alias (`*name`) stands for has those of its anchor."""
+    """The lines and texts of everything below a node. An alias (`*name`) has those of its anchor."""
     if any(node is other for other in above):
         raise PostTrainError(f"{path}:{_line(node)}: an alias (*) here stands for something that it is part of")
     above = (*above, node)
@@ -110,7 +110,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _syntax_error(path: str, text: str, problem: yaml.YAMLError) -> str:
-    """What is wrong with a line, in words for people who do not know YAML's grammar."""
+    """An error that is understood without knowing YAML's grammar."""
     said = str(getattr(problem, "problem", None) or getattr(problem, "reason", None) or problem)
     mark = getattr(problem, "problem_mark", None)
     if mark is None:  # a character that YAML does not allow

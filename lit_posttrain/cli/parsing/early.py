@@ -1,6 +1,6 @@
-"""What can be known to be wrong with a command before torch is loaded, which takes seconds: names, files, folders.
+"""Finds mistakes in a command before torch is loaded, which takes seconds: names, files and folders.
 
-Nothing here decides anything else than what the command itself would find later, by the same functions.
+The command itself would find the same later, with the same functions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which options there are: of a command, and of the classes that may be chosen for it.
+"""The options of every command, and of the classes that can be chosen for it.
 
-`cli/options.py` makes the tree from the signatures of the classes. It is kept as a file too, since that takes
-seconds of imports: a mistyped name is then found before torch is loaded. The file is a copy, never another opinion: its
-folder is named by the versions and the source files that it was made from, and what reads it is what reads the tree.
+`cli/options.py` makes the tree from the signatures of the classes, which takes seconds of imports. So it is kept in a
+file too, and a mistyped name is found before torch is loaded. The file cannot be out of date: its folder is named by
+the versions and source files that it was made from.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _LIBRARIES = ("lit_posttrain", "lightning", "torch")  # whose classes have a sho
 class Option:
     """One option.
 
-    hint: the type of its values, as Python writes it ("float | None"); empty where it cannot be said in such words.
-    group: the dataclass whose options stand below it. family: the kind of class that it names, with options of its own
-    below; many: a list of such classes. required: whether it has no default.
+    hint: the type of its values, as Python writes it ("float | None"); "" for types beyond texts, numbers, lists and
+    mappings. group: the dataclass whose options are below it. family: the kind of class that it takes, whose options
+    are below it. many: True if it takes a list of such classes. required: True if it has no default.
     """
 
     hint: str = ""
@@ -43,7 +43,7 @@ class Option:
 
 @dataclass
 class Kind:
-    """The options of a class. more: whether it takes names that are not among them, as `**kwargs` do."""
+    """The options of a class. more: True if it takes other names too, as `**kwargs` do."""
 
     options: dict[str, Option]
     more: bool = False
@@ -53,8 +53,8 @@ class Kind:
 class OptionTree:
     """All options.
 
-    commands: by command, the options that stand first. kinds: by import path, those of a class. families: by kind of
-    class, the import paths by short name; two classes may share one.
+    commands: the options of the first level, by command. kinds: the options of a class, by import path. families: by
+    kind of class, the import paths by short name, which two classes may share.
     """
 
     commands: dict[str, dict[str, Option]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def of_library(path: str) -> bool:
 
 
 def kept_tree() -> OptionTree | None:
-    """The tree as an earlier command of this very installation left it; None if none has."""
+    """The tree that an earlier command of the same installation saved; None without one."""
     try:
         read = json.loads(kept("tree") or "")
         return OptionTree(
@@ -92,12 +92,12 @@ def kept_tree() -> OptionTree | None:
 
 
 def keep_tree(tree: OptionTree) -> None:
-    """Leave the tree for later commands."""
+    """Save the tree for later commands."""
     keep("tree", json.dumps(asdict(tree)))
 
 
 def kept(name: str) -> str | None:
-    """A text that an earlier command of this very installation left; None if none has."""
+    """A text that an earlier command of the same installation saved; None without one."""
     try:
         return (_folder() / name).read_text(encoding="utf-8")
     except OSError:
@@ -105,7 +105,7 @@ def kept(name: str) -> str | None:
 
 
 def keep(name: str, text: str) -> None:
-    """Leave a text for later commands, where the cache can be written."""
+    """Save a text for later commands, if the cache can be written."""
     folder = _folder()
     if (folder / name).exists():
         return

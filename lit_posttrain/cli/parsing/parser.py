@@ -1,4 +1,4 @@
-"""What jsonargparse's parsers are taught here."""
+"""Changes to jsonargparse's parsers: errors that are raised, exact names, and values as they were written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_posttrain.errors import PostTrainError, first_line
 
 
 class UsageError(PostTrainError):
-    """What jsonargparse found wrong, in its own words."""
+    """An error of jsonargparse, with its message."""
 
 
 class ExactParser:

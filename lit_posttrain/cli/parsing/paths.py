@@ -1,4 +1,4 @@
-"""Which options take files and folders, by their names, and what is done to all of them alike."""
+"""Which options take files and folders, by their names; and `~/` in their values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _NAMES = re.compile(r"(^|_)(path|paths|file|files|dir|dirpath|tokenizer|prompts|
 
 
 def takes_paths(option: str) -> bool:
-    """Whether an option takes a path. A list of `prompts` has the prompts themselves, see `each_takes_paths`."""
+    """True if an option takes a path. A list of `prompts` has the prompts themselves, see `each_takes_paths`."""
     return bool(_NAMES.search(option))
 
 
 def each_takes_paths(option: str) -> bool:
-    """Whether the members of an option's list are paths."""
+    """True if the members of an option's list are paths."""
     return takes_paths(option) and option != "prompts"
 
 
 def at_home(value: Any) -> Any:
-    """A path, or a list of them, with `~/` as shells read it."""
+    """A path, or a list of them, with `~/` replaced by the home folder."""
     if isinstance(value, list):
         return [at_home(one) for one in value]
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value

@@ -10,7 +10,7 @@ from lit_posttrain.cli.parsing.config_file import ConfigFile, Keys
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: as an option (`typed`), or in a file."""
+    """Where a value was written: on the command line (`typed`), or in a file."""
 
     typed: str
     file: ConfigFile | None = None
@@ -22,7 +22,7 @@ class Place:
 
     @property
     def said(self) -> str:
-        """As an error begins: `--model.beta`, or `mine.yaml:12: beta`."""
+        """The beginning of an error: `--model.beta`, or `mine.yaml:12: beta`."""
         names = [str(key) for key in self.keys if isinstance(key, str)]
         if self.file is None:
             return f"{self.typed} ({'.'.join(names)})" if names else self.typed
@@ -32,7 +32,7 @@ class Place:
         return f"{self.file.path}:{self.file.lines[keys]}{f': {names[-1]}' if names else ''}"
 
     def texts(self, value: Any) -> Any:
-        """A value with what was written for it where YAML makes truth or a number of that: `no`, `1e3`, `0123`."""
+        """A value with its source texts, where YAML has read a truth value or a number: `no`, `1e3`, `0123`."""
         if isinstance(value, list):
             return [self.at(number).texts(item) for number, item in enumerate(value)]
         if self.file is not None and isinstance(value, (bool, int, float)):
@@ -41,12 +41,12 @@ class Place:
 
     @property
     def dotted(self) -> str:
-        """The name of the option, as the command line has it."""
+        """The name of the option on the command line."""
         inside = [key for key in self.keys if isinstance(key, str)]
         return ".".join(word for word in [self.typed.removeprefix("--"), *inside] if word not in ("", "init_args"))
 
     def with_name(self, wrong: str, right: str) -> str:
-        """The same with another name, as people would write it here."""
+        """The name `right` in place of `wrong`, as it is written here: in full on the command line."""
         if self.file is not None or self.keys:
             return right
         return "--" + ".".join(right if word == wrong else word for word in self.typed.removeprefix("--").split("."))

@@ -1,5 +1,5 @@
-"""Reads a command line and the configs on it: every name that does not exist and every value of the wrong type is found
-here, with the option, or the file and line, where it was written."""
+"""Reads a command line and its configs, and reports names that do not exist and values of the wrong type by option, or
+by file and line."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _WITHOUT_VALUE = ("--help", "-h", "--print_config")
 
 
 class CommandLine:
-    """Reads the options of a command, in their order."""
+    """Reads the options of a command in order."""
 
     def __init__(self, tree: OptionTree, command: str, load: Load = unknown) -> None:
         """
         Args:
             tree: All options.
-            command: Which of them stand first.
-            load: Imports a class of one's own and gives its options; by default they are not known.
+            command: The command, whose options are the first level.
+            load: Imports a class from outside the package and returns its options. Default: they are not known.
         """
         self.chosen = ChosenClasses(tree, command, load)
         self._lists: dict[str, str] = {}  # what was given for options that take a list
@@ -37,11 +37,10 @@ class CommandLine:
         self._pending: dict[str, Any] = {}  # options that were read and go on as one config
 
     def read(self, args: Sequence[str]) -> list[str]:
-        """Check the options, and give them as the parser takes every value for what it is: as configs.
+        """Check the options, and return them as configs, in which the parser reads every value as it was meant.
 
-        From options that are typed the parser hands the values of nested ones on as Python prints them, a null as the
-        text None and a list as its repr; and it reads quoted texts, such as "null", once more (`values.plain` undoes
-        what protects these).
+        Of typed options it would read nested values as Python prints them, a null as the text None and a list as its
+        repr, and quoted texts, such as "null", once more (`values.plain` removes what protects these).
 
         Raises:
             PostTrainError: for a name that does not exist, a value that is missing or of another type, and a mistake in
@@ -118,7 +117,7 @@ class CommandLine:
         self._hand_over(f"--{way}.init_args={as_json(value)}")  # of the last one in the list
 
     def _hand_over(self, *words: str) -> None:
-        """Pass on what is pending, as one config, and words behind it."""
+        """Pass on the pending options as one config, and then the words."""
         if self._pending:
             self._passed += ["--config", as_json(self._pending)]
         self._passed += words
@@ -133,10 +132,10 @@ class CommandLine:
             both = ", ".join(part.strip("[]") for part in (earlier, text))
             self.notes.append(f"{name} is given twice, and the last one holds; for both write {name} '[{both}]'")
 
-    # Configs: each of these gives what it checked as the parser shall have it ------------------------------------
+    # Configs: each of these checks options, and returns them as the parser is to read them -----------------------
 
     def read_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """As `read`, of options that are given as a mapping, for a parser's `parse_object`.
+        """As `read`, for options in a mapping and a parser's `parse_object`.
 
         Raises:
             PostTrainError: as `read`.
@@ -150,7 +149,7 @@ class CommandLine:
         return self._mapping(self.chosen.root, file.options, Place("", file))
 
     def _mapping(self, owner: Chosen, options: Any, place: Place, prefix: str = "") -> dict[str, Any]:
-        """Options of `owner`, to which `prefix` leads from it."""
+        """Check a mapping of options; `prefix` leads to it from `owner`."""
         if not isinstance(options, dict):
             raise PostTrainError(f"{place.said}: expected options, each a name and a value, got {describe(options)}")
         checked = {}
@@ -226,7 +225,7 @@ class CommandLine:
 
 
 def _put(options: dict[str, Any], keys: Sequence[str], value: Any) -> bool:
-    """Put a value where `keys` lead; False where the parser would not simply replace what is there."""
+    """Put a value where `keys` lead. False if the parser would not simply replace the value that is there."""
     for key in keys[:-1]:
         options = options.setdefault(key, {})
         if not isinstance(options, dict):

@@ -20,7 +20,7 @@ _TYPED_AS = {bool: "bool", int: "int", float: "float", str: "str", Path: "str", 
 
 
 def import_path(kind: type) -> str:
-    """Where a class is defined, by which the tree knows it."""
+    """The import path of a class, its key in the tree."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -36,7 +36,7 @@ def add_kind(tree: OptionTree, kind: type, families: Families) -> Kind:
 
 
 def _add_inherited(tree: OptionTree, families: Families, kind: type, known: Kind) -> None:
-    """Add the options that a constructor hands on by its `**kwargs`; the parser follows those to where they arrive."""
+    """Add the options that a constructor passes on by `**kwargs`, which the parser follows to their signatures."""
     names = ArgumentParser().add_class_arguments(kind, fail_untyped=False)
     for parent in kind.__mro__[1:]:
         inherited = options_of(parent.__init__, tree, families, parent)  # type: ignore[misc]  # as above
@@ -46,8 +46,8 @@ def _add_inherited(tree: OptionTree, families: Families, kind: type, known: Kind
 
 
 def options_of(function: Callable[..., Any], tree: OptionTree, families: Families, owner: type | None = None) -> Kind:
-    """The options that a function's signature makes. families: by kind of class, the base of what may be chosen. owner:
-    the class whose constructor `function` is."""
+    """The options of a function's signature. families: base classes by kind of class. owner: the class, if `function`
+    is a constructor."""
     hints: dict[str, Any] = {}
     with suppress(NameError, AttributeError):  # a type that is imported for type checkers alone, or misspelt
         # each field of a dataclass is resolved in the module that declares it; its constructor knows only its own
@@ -65,7 +65,7 @@ def options_of(function: Callable[..., Any], tree: OptionTree, families: Familie
 
 
 def option_of(annotation: Any, tree: OptionTree, families: Families) -> Option:
-    """The option that a type makes."""
+    """The option with values of a type."""
     plain, group, family, many = [], "", "", False
     for part in _alternatives(annotation):
         origin = get_origin(part)
@@ -98,7 +98,7 @@ def _joined(alternatives: list[Any]) -> str:
 
 
 def _text(annotation: Any) -> str:
-    """A type as Python writes it; empty if it is more than texts, numbers, lists and mappings."""
+    """A type as Python writes it; "" for types beyond texts, numbers, lists and mappings."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation is Any:
         return "Any"

@@ -1,4 +1,4 @@
-"""Which of the known names a mistyped one stands for."""
+"""Finds the known name that a mistyped one was meant for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def a(noun: str) -> str:
 
 
 def in_words(names: Sequence[str]) -> str:
-    """Names as in a sentence: a, b and c."""
+    """Names as a sentence lists them: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def close_name(name: str, names: Sequence[str]) -> str | None:
-    """The one of the names that a mistyped one stands for: what other trainers call it, or a close spelling."""
+    """The name that was meant: by what other trainers call it, or by a close spelling."""
     known = _ELSEWHERE.get(name, name)
     if known in names:
         return known
@@ -26,7 +26,7 @@ def close_name(name: str, names: Sequence[str]) -> str | None:
 
 
 def likely(name: str, known: Sequence[str]) -> str | None:
-    """The known dotted name that a mistyped or misplaced one stands for: the same last part, else a close spelling."""
+    """The dotted name that was meant: by the same last part, else by a close spelling."""
     known = [k for k in known if k != name]
     way, dot, last = name.rpartition(".")
     last = _ELSEWHERE.get(last, last)

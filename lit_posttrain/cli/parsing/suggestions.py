@@ -1,4 +1,4 @@
-"""What to say of an option that is not there: the one that was meant, or the class that has it."""
+"""Errors for options that do not exist: with the one that was meant, or the class that has it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lit_posttrain.cli.parsing.spelling import close_name, in_words, likely
 
 
 class Suggestions:
-    """Looks among the options of the classes that are chosen. root: the whole command."""
+    """Searches the options of the chosen classes. root: the command."""
 
     def __init__(self, tree: OptionTree, root: Chosen) -> None:
         self.tree, self.root = tree, root
 
     def nothing_chosen(self, option: Option, dotted: str, name: str, place: Place) -> str:
-        """Of a name below an option for which no class is chosen."""
+        """The error for a name below an option for which no class is chosen."""
         typed = place.dotted.rpartition(f".{name}")[0] or dotted
         if option.family in OUR_CLASSES:
             return f"of which {option.family}? Give it after the --config, or --{typed} NAME, that chooses one"
@@ -27,7 +27,7 @@ class Suggestions:
         return f"{what}{' not' if holders else ''} chosen; put {chosen} before it"
 
     def unknown_option(self, owner: Chosen, before: Sequence[str], name: str, place: Place) -> str:
-        """Of a name that a class does not have. before: the names that lead to it."""
+        """The error for a name that a class does not have. before: the names that lead to it."""
         here = self._names(owner, before)
         near = close_name(name, here)
         holders = [holder for holder in self._holders(owner.family, name) if holder != owner.name] if not before else []
@@ -54,7 +54,7 @@ class Suggestions:
         return list(options)
 
     def _all_names(self) -> Iterator[str]:
-        """All options of the command with what is chosen; the names that people mean most often come first."""
+        """All options of the command and its chosen classes, those that people mean most often first."""
         assert self.root.kind is not None
         options = self.root.kind.options
         large = [name for name in ("model", "trainer", "data", "wandb", "throughput") if name in options]

@@ -1,4 +1,4 @@
-"""Whether a value is one that an option takes, asked of the parser itself, and how to say what it takes."""
+"""Checks values with the parser itself, protects texts from being read twice, and describes what an option takes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def as_typed(text: str, option: Option) -> Any:
 
 
 def protected(value: Any, option: Option) -> Any:
-    """A value as the parser takes it for what it is: it reads texts in configs once more, and "null" would be null.
-    Numbers that JSON does not have become texts, of which the parser makes them again."""
+    """A value that the parser will read as it was meant: it reads texts in configs once more, and "null" would become
+    null. Numbers that JSON lacks become texts, which the parser reads as numbers again."""
     if isinstance(value, str):
         return f"{_MARK}{value}" if _misread(value, option) else value
     if isinstance(value, float) and not math.isfinite(value):
@@ -54,7 +54,7 @@ def protected(value: Any, option: Option) -> Any:
 
 
 def guarded(config: Any) -> Any:
-    """A copy of a parsed config for the parser to build from: it reads the texts in mappings yet again."""
+    """A copy of a parsed config for the parser to build from, protected because it reads texts in mappings again."""
     if isinstance(config, Namespace):
         copy = config.clone()
         for key, value in vars(config).items():
@@ -72,12 +72,12 @@ def as_json(value: Any) -> str:
 
 
 def as_yaml(value: Any) -> str:
-    """A config as YAML, from which every text is read as a text again."""
+    """A config as YAML in which every text stays a text when it is read."""
     return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=10**9)
 
 
 class _Writer(yaml.SafeDumper):
-    """Puts texts in quotes that the parser's reader of YAML, which is not PyYAML's, takes for something else."""
+    """Quotes texts that the parser's YAML reader, which is not PyYAML's, would take for something else."""
 
 
 _Writer.add_representer(
@@ -108,7 +108,7 @@ def plain(config: Any) -> Any:
 
 
 def _misread(text: str, option: Option) -> bool:
-    """Whether the parser would make something else of a text that is meant as one."""
+    """True if the parser would read a text as something else."""
     loaded = _loaded(text)
     if "dict[str, Any]" in option.hint:
         return not isinstance(loaded, str)
@@ -117,7 +117,7 @@ def _misread(text: str, option: Option) -> bool:
 
 
 def accepts(value: Any, option: Option) -> bool:
-    """Whether the parser takes a value for one of the option's hint."""
+    """True if the parser accepts a value for the option's type."""
     if not option.hint:
         return not (option.group or option.family)
     try:
@@ -128,7 +128,7 @@ def accepts(value: Any, option: Option) -> bool:
 
 
 def mismatch(value: Any, option: Option, in_file: bool) -> str | None:
-    """What is wrong with a value that was written in a file or typed, None if nothing is."""
+    """The error for a value that was typed or is in a file; None if the option takes it."""
     if accepts(value, option):
         return None
     kinds = expected(option)
@@ -141,7 +141,7 @@ def mismatch(value: Any, option: Option, in_file: bool) -> str | None:
 
 
 def expected(option: Option) -> str:
-    """What an option takes, as people would say it."""
+    """What an option takes, in words."""
     words = [] if not option.group else ["options, each a name and a value"]
     if choices := choices_of(option):
         words.append("one of " + ", ".join(choices))
@@ -158,7 +158,7 @@ def expected(option: Option) -> str:
 
 
 def choices_of(option: Option) -> list[str]:
-    """What an option takes that takes some values alone, as they are written, each once."""
+    """The values of an option that takes only certain ones, as they are written."""
     parts = [part for part in option.hint.split(" | ") if part.startswith("Literal[")]
     return list(dict.fromkeys(str(choice) for part in parts for choice in get_args(type_of(part))))
 
@@ -173,7 +173,7 @@ def describe(value: Any) -> str:
 
 
 def type_of(hint: str) -> Any:
-    """The type that a hint of the tree stands for."""
+    """The type of an option's hint."""
     return eval(hint, {"Literal": Literal, "Any": Any}) or type(None)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from helpers.processes import environment
+from helpers.processes import ended_within, forked
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_posttrain.loggers import MetricsCSV, WandbOptions, keep_run_id, wandb_logger, weights_and_biases
@@ -168,37 +170,40 @@ def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
     assert capfd.readouterr() == ("", "")
 
 
-LOSING_ITS_BACKEND = """
-import logging, os, signal, time
-from pathlib import Path
-from lit_posttrain.loggers import WandbOptions, wandb_logger
-logging.basicConfig(level=logging.WARNING)
-logger = wandb_logger("run", WandbOptions(mode="offline"), "x", {})
-logger.log_metrics({"a": 1.0}, 1)
-for place in Path("/proc").glob("[0-9]*"):
-    try:
-        command, parent = (place / "cmdline").read_bytes(), (place / "stat").read_text().rpartition(")")[2].split()[1]
-    except OSError:
-        continue
-    if b"wandb-core" in command and int(parent) == os.getpid():
-        os.kill(int(place.name), signal.SIGKILL)
-        print("killed")
-time.sleep(1)
-for step in range(2, 20):
-    logger.log_metrics({"a": 1.0}, step)
-    logger.log_table("t", columns=["a"], data=[["b"]], step=step)
-logger.finalize("success")
-print("done")
-"""
+def lose_the_backend(folder: Path) -> None:
+    """A run that goes on when the process beside it is killed; for a process of its own."""
+    errors = (folder / "errors").open("w")
+    sys.stderr = errors
+    os.dup2(errors.fileno(), 2)
+    logging.getLogger().addHandler(logging.StreamHandler(errors))
+    logger = wandb_logger(folder / "run", WandbOptions(mode="offline"), "x", {})
+    assert logger is not None
+    logger.log_metrics({"a": 1.0}, 1)
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes()
+            parent = (place / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if b"wandb-core" in command and int(parent) == os.getpid():
+            os.kill(int(place.name), signal.SIGKILL)
+            print("killed")
+    time.sleep(1)
+    for step in range(2, 20):
+        logger.log_metrics({"a": 1.0}, step)
+        logger.log_table("t", columns=["a"], data=[["b"]], step=step)
+    logger.finalize("success")
+    errors.flush()
+    print("done")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the process in /proc")
 def test_a_run_goes_on_without_its_backend(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LOSING_ITS_BACKEND]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["killed", "done"], done.stdout
-    assert done.stderr.count("Weights & Biases is gone (") == 1, done.stderr
+    said, errors = tmp_path / "said", tmp_path / "errors"
+    status = ended_within(forked(lose_the_backend, tmp_path, output=said), 120)
+    assert status == 0, said.read_text()
+    assert said.read_text().split() == ["killed", "done"]
+    assert errors.read_text().count("Weights & Biases is gone (") == 1, errors.read_text()
 
 
 @pytest.mark.usefixtures("no_account")
@@ -236,29 +241,40 @@ def test_without_wandb_or_room_training_goes_on(
     assert "wandb" not in os.listdir(tmp_path)
 
 
-def test_importing_does_not_import_wandb() -> None:
-    code = "import sys, lit_posttrain.loggers, lit_posttrain.callbacks; sys.exit('wandb' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def import_anew() -> int:
+    """1 if the package or Lightning imports wandb with itself; for a process of its own."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("lightning", "lit_posttrain", "wandb"):
+            del sys.modules[name]
+    import_module("lit_posttrain.loggers")
+    import_module("lit_posttrain.callbacks")
+    return int("wandb" in sys.modules)
+
+
+def test_importing_does_not_import_wandb(tmp_path: Path) -> None:
+    assert ended_within(forked(import_anew, output=tmp_path / "said"), 120) == 0
+
+
+def log_part(folder: Path, first: int, last: int) -> None:
+    """The steps of a part of a run; for a process of its own."""
+    import wandb
+
+    logger = wandb_logger(folder, WandbOptions(mode="offline"), "x", {})
+    assert logger is not None
+    keep_run_id(folder, str(logger.version))
+    for step in range(first, last):
+        logger.log_metrics({"train/loss": step / 10}, step)
+        logger.log_metrics({"val/loss": step / 5}, step)
+        print("at", logger.experiment.step, logger.version)
+    wandb.teardown()
 
 
 def test_offline_parts_of_a_run_count_on(tmp_path: Path) -> None:
     """They are uploaded as one history, by W&B's own count of steps."""
-    script = """
-import sys
-from pathlib import Path
-from lit_posttrain.loggers import WandbOptions, keep_run_id, wandb_logger
-folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-logger = wandb_logger(folder, WandbOptions(mode="offline"), "x", {})
-keep_run_id(folder, logger.version)
-for step in range(first, last):
-    logger.log_metrics({"train/loss": step / 10}, step)
-    logger.log_metrics({"val/loss": step / 5}, step)
-    print("at", logger.experiment.step, logger.version)
-"""
     said = []
     for first, last in ((0, 4), (3, 6)):
-        command = [sys.executable, "-c", script, str(tmp_path), str(first), str(last)]
-        done = subprocess.run(command, env=environment(), check=True, timeout=120, capture_output=True, text=True)
-        said.append([line.split()[1:] for line in done.stdout.splitlines() if line.startswith("at ")])
+        output = tmp_path / f"from {first}.txt"
+        assert ended_within(forked(log_part, tmp_path / "run", first, last, output=output), 120) == 0
+        said.append([line.split()[1:] for line in output.read_text().splitlines() if line.startswith("at ")])
     assert [[int(step) for step, _ in part] for part in said] == [[0, 1, 2, 3], [3, 4, 5]]
     assert len({identity for part in said for _, identity in part}) == 1

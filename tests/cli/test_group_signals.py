@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.processes import environment
+from helpers.processes import ended, ended_within, forked
+
+from lit_posttrain.cli.main import main
 
 REWARDS = """
 import os, subprocess, sys, time
@@ -49,44 +49,41 @@ OPTIONS = """
 """
 
 
+def command(words: list[str]) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal's shell leaves it
+    return main(words)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_rewards_that_a_signal_has_reached_are_not_trained_on(
-    number: signal.Signals, tiny_model: Path, tmp_path: Path
+    number: signal.Signals, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(REWARDS)
     (tmp_path / "asked.jsonl").write_text("".join(f'{{"prompt": "about {i}"}}\n' for i in range(4)))
     reward = "{class_path: FunctionReward, init_args: {function: mine.%s}}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
     common = ["fit", "--config", "configs/dapo.yaml", "--model.policy.path", str(tiny_model)]
     common += ["--model.rewards", f"[{reward % 'sandbox'}, {reward % 'executor'}]"]
     common += OPTIONS.split()
 
-    def start(*more: str) -> subprocess.Popen[str]:
-        (tmp_path / "rewarding").unlink(missing_ok=True)
-        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        code += "from lit_posttrain.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        own = {**environment(), "LIT_POSTTRAIN_CACHE": str(tmp_path / "cache")}
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *more], cwd=tmp_path, env=own, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+    def start(name: str, *words: str) -> int:
+        return forked(command, [*words], output=Path(name), session=True)
 
-    whole = start(*common, "--name", "whole")
-    said, _ = whole.communicate(timeout=150)
-    assert whole.returncode == 0, said
-    stopped = start(*common, "--name", "one")
-    while stopped.poll() is None and not (tmp_path / "runs/one/config.yaml").exists():
-        time.sleep(0.05)
-    (tmp_path / "rewarding").unlink(missing_ok=True)
-    while stopped.poll() is None and not (tmp_path / "rewarding").exists():
-        time.sleep(0.01)
+    assert ended_within(start("whole.txt", *common, "--name", "whole"), 150) == 0, Path("whole.txt").read_text()
+    stopped = start("stopped.txt", *common, "--name", "one")
+    for mark in ("runs/one/config.yaml", "rewarding"):
+        Path("rewarding").unlink(missing_ok=True)
+        while not Path(mark).exists():
+            assert ended(stopped) is None, Path("stopped.txt").read_text()
+            time.sleep(0.01)
     time.sleep(0.05)
-    os.killpg(stopped.pid, number)
-    said, _ = stopped.communicate(timeout=60)
-    assert stopped.returncode == 128 + number, said
+    os.killpg(stopped, number)
+    status = ended_within(stopped, 60)
+    said = Path("stopped.txt").read_text()
+    assert status == 128 + number, said
     assert "go on from the last save with: lit-posttrain fit --resume one" in said
-    resumed = start("fit", "--resume", "one")
-    said, _ = resumed.communicate(timeout=150)
-    assert resumed.returncode == 0, said
+    assert ended_within(start("resumed.txt", "fit", "--resume", "one"), 150) == 0, Path("resumed.txt").read_text()
     weights = [
         torch.load(tmp_path / f"runs/{name}/last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "one")
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,26 +29,46 @@ def run_script(
     )
 
 
-def forked(work: Callable[..., Any], *given: Any, output: Path) -> int:
+def forked(work: Callable[..., int | None], *given: Any, output: Path, session: bool = False) -> int:
     """Begin `work` in a process forked from this one, which has imported all that it needs; the process's number.
 
-    Its status is 99 after an exception. output: file to which what it prints is added.
+    Its status is what `work` returns, 0 for None, and 99 after an exception. output: file to which what it prints is
+    added. session: in a session of its own, as a terminal and a scheduler start a command.
     """
     child = os.fork()
     if child == 0:
         status = 99
         try:
-            with output.open("a") as out:
-                os.dup2(out.fileno(), 1)
-                os.dup2(out.fileno(), 2)
-            work(*given)
-            status = 0
+            if session:
+                os.setsid()
+            sys.stdout = sys.stderr = output.open("a")  # pytest's stand elsewhere than at 1 and 2
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stdout.fileno(), 2)
+            status = work(*given) or 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(status)
     return child
+
+
+def ended(child: int) -> int | None:
+    """The status of a forked process (-9 for SIGKILL), None while it runs; asked no more once it has ended."""
+    found, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def ended_within(child: int, limit_s: float) -> int:
+    """The status of a forked process, which is killed after so many seconds."""
+    ends = time.monotonic() + limit_s
+    while (status := ended(child)) is None:
+        if time.monotonic() > ends:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise TimeoutError(f"it runs for more than {limit_s} s")
+        time.sleep(0.02)
+    return status
 
 
 @contextmanager

@@ -58,14 +58,8 @@ def write_threads() -> None:
 def run(name: str, arguments: list[str]) -> dict[str, object]:
     """The exit status of a command (-9 for SIGKILL), and what it printed."""
     output = Path(f"{name}.txt")
-    status = os.waitstatus_to_exitcode(os.waitpid(forked(_exit, arguments, output=output), 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(forked(main, arguments, output=output), 0)[1])
     return {"status": status, "said": output.read_text()}
-
-
-def _exit(arguments: list[str]) -> None:
-    status = main(arguments)
-    sys.stdout.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 import torch
 from cases import METHODS, build
-from helpers.processes import forked
+from helpers.processes import ended, forked
 from helpers.runs import quiet_trainer
 
 from lit_posttrain.callbacks import LastCheckpoint
@@ -93,12 +93,6 @@ def kill(method: str, model: Path, folder: Path, data: Path, kills: int) -> None
         writing = any(file.name not in known for file in folder.iterdir())
         with (folder.parent / "moments.txt").open("a") as moments:
             moments.write("writing a checkpoint\n" if writing else "training\n")
-
-
-def ended(child: int) -> int | None:
-    """The status of a process that has ended, None of one that runs."""
-    found, status = os.waitpid(child, os.WNOHANG)
-    return status if found else None
 
 
 def main(method: str, model: Path, root: Path, kills: int) -> None:

@@ -172,10 +172,7 @@ def test_offline_run_goes_on_under_its_id_and_tells_no_secrets(
 
 def lose_the_backend(folder: Path) -> None:
     """A run that goes on when the process beside it is killed; for a process of its own."""
-    errors = (folder / "errors").open("w")
-    sys.stderr = errors
-    os.dup2(errors.fileno(), 2)
-    logging.getLogger().addHandler(logging.StreamHandler(errors))
+    logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
     logger = wandb_logger(folder / "run", WandbOptions(mode="offline"), "x", {})
     assert logger is not None
     logger.log_metrics({"a": 1.0}, 1)
@@ -193,15 +190,14 @@ def lose_the_backend(folder: Path) -> None:
         logger.log_metrics({"a": 1.0}, step)
         logger.log_table("t", columns=["a"], data=[["b"]], step=step)
     logger.finalize("success")
-    errors.flush()
     print("done")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the process in /proc")
 def test_a_run_goes_on_without_its_backend(tmp_path: Path) -> None:
     said, errors = tmp_path / "said", tmp_path / "errors"
-    status = ended_within(forked(lose_the_backend, tmp_path, output=said), 120)
-    assert status == 0, said.read_text()
+    status = ended_within(forked(lose_the_backend, tmp_path, output=said, errors=errors), 120)
+    assert status == 0, errors.read_text()
     assert said.read_text().split() == ["killed", "done"]
     assert errors.read_text().count("Weights & Biases is gone (") == 1, errors.read_text()
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import trl
 from helpers import tiny
+from helpers.processes import ended_within, forked
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = ["--model", "{model}", "--precision", "32-true", "--cpu-seconds", "--runs", "1", "--steps", "2"]
@@ -49,6 +54,9 @@ SLOW = {
     "vllm_home.py",
     "vocabulary.py",
 }
+# their processes are forked from that of the tests, which has imported all that they need; others start as they do for
+# people, which takes longer than what they do here
+FORKED = {"sft.py", "dpo.py", "grpo.py", "divergence.py"}
 # demo_words.py writes the package's built-in data; the others are one side of a comparison, or imported by it
 PARTS = {
     "demo_words.py",
@@ -61,6 +69,24 @@ PARTS = {
     *(file.name for file in BENCHMARKS.glob("*_ours.py")),
     *(file.name for file in BENCHMARKS.glob("*_trl.py")),
 }
+
+
+def forked_run(command: list[str], env: Mapping[str, str], cwd: Path, **_: object) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run runs a Python script and captures what it prints."""
+    with TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        status = ended_within(forked(script, command, env, cwd, output=output, errors=errors), 900)
+        return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
+
+
+def script(command: list[str], env: Mapping[str, str], cwd: Path) -> None:
+    """A Python script as __main__; those that it runs are forked too."""
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    pytest.MonkeyPatch().setattr(subprocess, "run", forked_run)
+    sys.argv = command[1:]
+    runpy.run_path(command[1], run_name="__main__")
 
 
 def test_every_benchmark_is_listed() -> None:
@@ -90,13 +116,12 @@ def test_a_benchmark_runs(name: str, places: dict[str, Path], tmp_path: Path) ->
     filled = [option.format(**places, out=tmp_path / "out") for option in options]
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
     environment["LIT_POSTTRAIN_CACHE"] = str(tmp_path / "cache")
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), *filled],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    command = [sys.executable, str(BENCHMARKS / name), *filled]
+    if name in FORKED:
+        for trainer in ("DPOTrainer", "GRPOTrainer", "SFTTrainer"):  # imported when asked for: before the forks
+            getattr(trl, trainer)
+        done = forked_run(command, environment, tmp_path)
+    else:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert told in done.stdout

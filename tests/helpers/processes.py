@@ -29,11 +29,14 @@ def run_script(
     )
 
 
-def forked(work: Callable[..., int | None], *given: Any, output: Path, session: bool = False) -> int:
+def forked(
+    work: Callable[..., int | None], *given: Any, output: Path, errors: Path | None = None, session: bool = False
+) -> int:
     """Begin `work` in a process forked from this one, which has imported all that it needs; the process's number.
 
-    Its status is what `work` returns, 0 for None, and 99 after an exception. output: file to which what it prints is
-    added. session: in a session of its own, as a terminal and a scheduler start a command.
+    Its status is what `work` returns, 0 for None, and 99 after an exception. output, errors: files to which what it
+    prints is added, both into the first without a second. session: in a session of its own, as a terminal and a
+    scheduler start a command.
     """
     child = os.fork()
     if child == 0:
@@ -41,14 +44,16 @@ def forked(work: Callable[..., int | None], *given: Any, output: Path, session: 
         try:
             if session:
                 os.setsid()
-            sys.stdout = sys.stderr = output.open("a")  # pytest's stand elsewhere than at 1 and 2
+            sys.stdout = output.open("a")  # pytest's stand elsewhere than at 1 and 2
+            sys.stderr = errors.open("a") if errors else sys.stdout
             os.dup2(sys.stdout.fileno(), 1)
-            os.dup2(sys.stdout.fileno(), 2)
+            os.dup2(sys.stderr.fileno(), 2)
             status = work(*given) or 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     return child
 

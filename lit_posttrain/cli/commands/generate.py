@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lit_posttrain.cli.arguments import take_options
 from lit_posttrain.cli.commands import LateType, call
@@ -14,9 +13,6 @@ from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.cli.parsing.early import check_data, check_model
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.signals import terminable
-
-if TYPE_CHECKING:
-    from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 
 _TOGETHER = 16  # prompts that are answered at once, at least
 # columns of the output, by what is kept
@@ -109,7 +105,7 @@ def generate(
     # after what is refused without them: they load torch
     from lit_posttrain.cli.commands.answers import Answers, answered, row_of
     from lit_posttrain.cli.commands.part import Part, model_state
-    from lit_posttrain.data.modules.prompt_files import read_prompts, refuse_columns, user_prompt
+    from lit_posttrain.data.modules.prompt_files import first_of_each_file, read_prompts, refuse_columns, user_prompt
     from lit_posttrain.inference.best_of import chosen
     from lit_posttrain.inference.chat import ChatModel
     from lit_posttrain.rewards.total import RewardSum
@@ -121,7 +117,7 @@ def generate(
     refuse_columns(conversations, _NAMES[keep])
     if keep is not None:
         judge = RewardSum(rewards or [], 60.0 if reward_timeout is None else reward_timeout)
-        for first in _first_of_each_file(conversations):
+        for first in first_of_each_file(conversations):
             judge.check(list(first.columns), first.source)
         judge.check_rows(((one.source, one.columns) for one in conversations), skip=True)
     prepare(out, overwrite)
@@ -153,13 +149,6 @@ def generate(
         write(found.rows, out)
         print(told or "nothing is left out", file=sys.stderr)
     return 0
-
-
-def _first_of_each_file(conversations: Sequence[SourcedPrompt]) -> Iterable[SourcedPrompt]:
-    found: dict[str, SourcedPrompt] = {}
-    for one in conversations:
-        found.setdefault(one.source.rpartition(":")[0], one)
-    return found.values()
 
 
 def _rewards() -> LateType:

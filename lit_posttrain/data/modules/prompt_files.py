@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,14 @@ def read_prompts(path: str, system_prompt: str | None = None, format: str | None
     if not found:
         raise PostTrainError(f"{path}: no prompts; name another file")
     return found
+
+
+def first_of_each_file(prompts: Iterable[SourcedPrompt]) -> list[SourcedPrompt]:
+    """The first prompt of every file."""
+    found: dict[str, SourcedPrompt] = {}
+    for one in prompts:
+        found.setdefault(one.source.rpartition(":")[0], one)
+    return list(found.values())
 
 
 def refuse_columns(prompts: Sequence[SourcedPrompt], names: Sequence[str]) -> None:

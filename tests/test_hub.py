@@ -20,8 +20,9 @@ from lit_posttrain import ModelSpec, PostTrainError
 from lit_posttrain.cli.main import main
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.hub import fetched_adapters, missing_reason
+from lit_posttrain.models.adapter_folders import resolve
 from lit_posttrain.models.loading import build_policy, load_config
-from lit_posttrain.models.paths import resolve
+from lit_posttrain.models.paths import Place
 from lit_posttrain.models.tokenizers import load_tokenizer
 
 
@@ -82,7 +83,7 @@ def test_a_model_that_the_hub_does_not_have(hub: Hub) -> None:
 
 def test_a_model_that_the_hub_has(hub: Hub) -> None:
     hub.answer = None
-    assert resolve("a/b") == ("a/b", None)
+    assert resolve("a/b") == Place("a/b")
 
 
 def test_adapters_on_the_hub_are_merged_into_their_base(hub: Hub, tiny_model: Path) -> None:
@@ -103,8 +104,8 @@ def test_adapters_on_the_hub_are_merged_into_their_base(hub: Hub, tiny_model: Pa
 def test_what_was_fetched_before_needs_no_network(hub: Hub) -> None:
     for name in ("models--a--b", "models--gpt2"):
         (Path("hub") / name / "snapshots" / "0123").mkdir(parents=True)
-    assert resolve("a/b") == ("a/b", None)
-    assert resolve("gpt2") == ("gpt2", None)
+    assert resolve("a/b") == Place("a/b")
+    assert resolve("gpt2") == Place("gpt2")
     assert not hub.asked
 
 

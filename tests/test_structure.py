@@ -1,15 +1,17 @@
-"""What the structure of the package promises: short chains, short method files, no repeated constructors."""
+"""What the structure of the package promises: short chains and files, no repeated constructors, no import circles."""
 
 from __future__ import annotations
 
 import inspect
 import statistics
 from dataclasses import fields, is_dataclass
+from graphlib import TopologicalSorter
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 from lit_posttrain.cli import options
@@ -75,6 +77,11 @@ def _frozen(value: Any) -> bool:
         return True
     params = type(value).__dataclass_params__  # type: ignore[attr-defined]  # which dataclasses have
     return bool(params.frozen) and all(_frozen(getattr(value, one.name)) for one in fields(value))
+
+
+def test_no_modules_import_in_circles() -> None:
+    graph = grimp.build_graph("lit_posttrain", exclude_type_checking_imports=True)
+    TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.data.store.repack import repacked
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation, layout_of
-from lit_posttrain.models.loading import Head, load_config
+from lit_posttrain.models.loading import load_config
+from lit_posttrain.models.model_config import Head
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
 from lit_posttrain.types import RowLayout, TreeBatch

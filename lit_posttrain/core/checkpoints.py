@@ -21,8 +21,8 @@ from lit_posttrain.core.metrics import WeightedMeans
 from lit_posttrain.core.optimisation import require_same_settings
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import difference
-from lit_posttrain.models.loading import compute_in_float32
 from lit_posttrain.models.policy import WrappedModel
+from lit_posttrain.models.precision import compute_in_float32
 from lit_posttrain.models.restore import read_checkpoint
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.weights import require_state

@@ -20,7 +20,8 @@ from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import Identity, identity_of
-from lit_posttrain.models.loading import build_policy, load_config, max_positions
+from lit_posttrain.models.loading import build_policy, load_config
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.head import HeadInputs

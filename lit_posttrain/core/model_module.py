@@ -18,7 +18,8 @@ from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import attention_implementation, layout_of
 from lit_posttrain.models.identity import Identity, tokenizer_identity
-from lit_posttrain.models.loading import Head, build_policy, build_scorer, load_config, max_positions
+from lit_posttrain.models.loading import build_policy, build_scorer, load_config
+from lit_posttrain.models.model_config import Head, max_positions
 from lit_posttrain.models.policy import Policy, WrappedModel
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer

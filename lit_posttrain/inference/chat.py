@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lit_posttrain.data.modules.prompt_files import SourcedPrompt
-from lit_posttrain.models.loading import max_positions
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Completion, Sampling
 from lit_posttrain.rollout.hf import HFEngine

@@ -18,11 +18,12 @@ from lit_posttrain.inference.export_card import model_card
 from lit_posttrain.inference.export_older import readable_by_older
 from lit_posttrain.inference.export_paths import check_export
 from lit_posttrain.inference.export_proof import check_tokenizer, load_adapter, load_model
-from lit_posttrain.models.adapter_folders import GENERATION, write_base
-from lit_posttrain.models.loading import DTYPES, build_policy, torch_dtype
+from lit_posttrain.models.adapter_folders import GENERATION, resolve, write_base
+from lit_posttrain.models.loading import build_policy
 from lit_posttrain.models.merging import cast_saved, plain
-from lit_posttrain.models.paths import cache_root, resolve
+from lit_posttrain.models.paths import cache_root
 from lit_posttrain.models.policy import Scorer
+from lit_posttrain.models.precision import DTYPES, torch_dtype
 from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.restore import Restored, restore
 from lit_posttrain.models.spec import DType, ModelSpec
@@ -145,9 +146,9 @@ def _write_adapter(restored: Restored, folder: Path, target: Path, dtype: DType 
     size = 4 * int(model.get_nb_trainable_parameters()[1])
     close_with(tokenizer, spec)
     config = model.peft_config["default"]
-    where, gguf = resolve(spec.path, trust_remote_code=spec.trust_remote_code)
-    local = Path(where).is_dir()
-    beside = gguf is not None or Path(where).resolve().is_relative_to(cache_root().resolve())
+    place = resolve(spec.path, spec.trust_remote_code)
+    where, local = place.where, Path(place.where).is_dir()
+    beside = place.gguf is not None or Path(where).resolve().is_relative_to(cache_root().resolve())
     config.revision = None if local else spec.revision
     trained = [value for value in model.parameters() if value.requires_grad]
     if dtype is not None:

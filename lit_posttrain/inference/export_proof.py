@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lit_posttrain.errors import PostTrainError, first_line
-from lit_posttrain.models.loading import keep_scales, quantization_config, torch_dtype
+from lit_posttrain.models.precision import keep_scales, quantization_config, torch_dtype
 from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.tokenizer import Tokenizer

@@ -26,7 +26,7 @@ from lit_posttrain.data.store.loader import EvalLoader
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.methods.reward import RewardModel
-from lit_posttrain.models.loading import max_positions
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.types import Tree
 

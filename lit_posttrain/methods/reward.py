@@ -16,7 +16,7 @@ from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.store.loader import Trees
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import Head
+from lit_posttrain.models.model_config import Head
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops import calibration
 from lit_posttrain.ops import preferences as losses

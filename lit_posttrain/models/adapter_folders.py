@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,28 @@ from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError, first_line
 from lit_posttrain.models.identity import Identity, difference, identity_of
-from lit_posttrain.models.loading import build_policy, build_scorer, load_config
 from lit_posttrain.models.merging import plain
-from lit_posttrain.models.paths import made_once, resolve
+from lit_posttrain.models.model_config import Head, read_config
+from lit_posttrain.models.paths import Place, located, made_once
 from lit_posttrain.models.policy import Policy, Scorer
+from lit_posttrain.models.pretrained import load_model
 from lit_posttrain.models.proof import Proof
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.models.tokenizers import load_tokenizer
+from lit_posttrain.models.tokenizer_files import read_tokenizer
 
 BASE_FILE = "base.json"  # beside the adapters: what their base was
 GENERATION = "generation_config.json"
 _BEFORE = "base_model.model."  # peft puts it in front of every name
+
+
+def resolve(path: str, trust_remote_code: bool = False) -> Place:
+    """The place of a whole model: as `located`, but adapters are merged into their base first.
+
+    Raises:
+        PostTrainError: as `located` and `merged_folder`.
+    """
+    place = located(path)
+    return Place(str(merged_folder(Path(place.where), trust_remote_code))) if place.adapters else place
 
 
 def write_base(folder: Path, spec: ModelSpec, base: Identity | None) -> None:
@@ -55,17 +65,19 @@ def merged_folder(folder: Path, trust_remote_code: bool = False) -> Path:
         quantization=trained.get("quantization"),
         trust_remote_code=trust_remote_code,
     )
-    build: Callable[..., Policy | Scorer] = build_scorer if told.get("task_type") == "SEQ_CLS" else build_policy
+    head: Head = "score" if told.get("task_type") == "SEQ_CLS" else "lm"
     try:
-        where, _ = resolve(spec.path, trust_remote_code=trust_remote_code)
-        config = load_config(spec, "score")
+        base_place = resolve(spec.path, trust_remote_code)
+        config = read_config(spec, base_place, "score")
     except PostTrainError as problem:
         raise PostTrainError(f"model path {folder}: the base of the adapter: {problem}") from problem
 
     def make(target: Path) -> None:
-        own = (folder / "tokenizer_config.json").is_file()
-        tokenizer = load_tokenizer(replace(spec, tokenizer=str(folder) if own else None))
-        model = _adapted(folder, weights, build(spec, 0), len(tokenizer))
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = read_tokenizer(replace(spec, tokenizer=str(folder)), Place(str(folder)))
+        else:
+            tokenizer = read_tokenizer(spec, base_place)
+        model = _adapted(folder, weights, _wrapped(spec, base_place, head), len(tokenizer))
         base = trained.get("identity")
         if base is not None and (what := difference(base, identity_of(model))):
             raise PostTrainError(
@@ -76,15 +88,20 @@ def merged_folder(folder: Path, trust_remote_code: bool = False) -> Path:
         proof = Proof(model, len(tokenizer), failed)
         plain(model, proof, f"model path {folder}: ").save_pretrained(target)
         del model
-        again = build(ModelSpec(str(target), trust_remote_code=trust_remote_code), 0).eval()
+        again = _wrapped(ModelSpec(str(target), trust_remote_code=trust_remote_code), Place(str(target)), head).eval()
         proof.compare("reading the merged model back", proof.answers(again.transformer))
         tokenizer.save_pretrained(target)
         if (folder / GENERATION).is_file():
             _end_with(_read(folder / GENERATION), target)
 
-    base_files = _files(Path(where)) if Path(where).is_dir() else []
-    state = f"{where}@{getattr(config, '_commit_hash', None)}"  # of a model on the hub
+    base_files = _files(Path(base_place.where)) if Path(base_place.where).is_dir() else []
+    state = f"{base_place.where}@{getattr(config, '_commit_hash', None)}"  # of a model on the hub
     return made_once(weights, "merged", make, beside=[*_files(folder), *base_files], told=state)
+
+
+def _wrapped(spec: ModelSpec, place: Place, head: Head) -> Policy | Scorer:
+    model = load_model(spec, place, head, "cpu")
+    return Scorer(model) if head == "score" else Policy(model)
 
 
 def _read(file: Path) -> dict[str, Any]:

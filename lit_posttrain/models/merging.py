@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_posttrain.errors import PostTrainError, first_line
-from lit_posttrain.models.loading import compute_in_float32
 from lit_posttrain.models.policy import WrappedModel
+from lit_posttrain.models.precision import compute_in_float32
 from lit_posttrain.models.proof import ARITHMETIC, Proof
 from lit_posttrain.models.weights import PACKED, turned
 

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.hub import fetched_adapters, missing_reason
@@ -21,14 +21,20 @@ def cache_root() -> Path:
     return Path(os.environ.get("LIT_POSTTRAIN_CACHE", "~/.cache/lit_posttrain")).expanduser()
 
 
-def resolve(
-    path: str, what: Literal["model", "tokenizer"] = "model", trust_remote_code: bool = False
-) -> tuple[str, str | None]:
-    """(folder or hub name, GGUF file name or None) of a model path; see `ModelSpec.path`. what: is to be found there.
-    trust_remote_code: for the base of adapters, which are merged into it.
+class Place(NamedTuple):
+    """Where a model or a tokenizer is loaded from. where: a folder or a hub name. gguf: name of a GGUF file in the
+    folder. adapters: True if the folder has adapters instead of a model."""
+
+    where: str
+    gguf: str | None = None
+    adapters: bool = False
+
+
+def located(path: str, what: Literal["model", "tokenizer"] = "model") -> Place:
+    """The place that a model path means, see `ModelSpec.path`. what: what is to be loaded from it.
 
     Raises:
-        PostTrainError: for a package that is not installed and a file or folder that does not exist.
+        PostTrainError: for a package that is not installed, and a file, folder or hub model that does not exist.
     """
     if not path.strip():
         raise PostTrainError("the model's path is empty; name a hub model, a folder or a .gguf file")
@@ -45,18 +51,16 @@ def resolve(
     if local.suffix == ".gguf":
         if not local.is_file():
             raise PostTrainError(f"model path {path}: no such file")
-        return str(local.parent), local.name
+        return Place(str(local.parent), local.name)
     if local.is_dir() and what == "model":
         if (local / "adapter_config.json").is_file():
-            from lit_posttrain.models.adapter_folders import merged_folder
-
-            return str(merged_folder(local, trust_remote_code)), None
+            return Place(str(local), adapters=True)
         if not (local / "config.json").is_file():
             if find_checkpoint(path) is not None:
                 raise _not_exported(path, local)
             raise PostTrainError(f"model path {path}: {_no_model(local)}")
     if local.is_dir():
-        return str(local), None
+        return Place(str(local))
     if local.suffix == ".ckpt":
         raise _not_exported(path, local.absolute().parent)
     if local.is_file() and what == "model":
@@ -66,10 +70,8 @@ def resolve(
     if reason := missing_reason(path, "model"):
         raise not_found(path, reason)
     if what == "model" and (fetched := fetched_adapters(path)):
-        from lit_posttrain.models.adapter_folders import merged_folder
-
-        return str(merged_folder(fetched, trust_remote_code)), None
-    return path, None
+        return Place(str(fetched), adapters=True)
+    return Place(path)
 
 
 def found_from_anywhere(value: str, option: str = "path") -> str:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import compute_in_float32, max_positions
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.policy import Scorer
+from lit_posttrain.models.precision import compute_in_float32
 
 _SHORT, _LONG = 12, 16  # tokens of the two sequences
 ARITHMETIC = 1e-4  # float32 sums in another order, as a share of the largest logit

@@ -12,9 +12,11 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.architectures import layout_of
 from lit_posttrain.models.builtin_templates import TEMPLATES
 from lit_posttrain.models.identity import difference, identity_of, tokenizer_difference, tokenizer_identity
-from lit_posttrain.models.loading import Head, build_policy, build_scorer, compute_in_float32, has_score_head
+from lit_posttrain.models.loading import build_policy, build_scorer, has_score_head
+from lit_posttrain.models.model_config import Head
 from lit_posttrain.models.paths import find_checkpoint
 from lit_posttrain.models.policy import Policy, Scorer, WrappedModel
+from lit_posttrain.models.precision import compute_in_float32
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
 from lit_posttrain.models.tokenizers import eos_ids, load_tokenizer
 from lit_posttrain.models.weights import load_weights

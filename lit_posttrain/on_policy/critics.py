@@ -21,7 +21,8 @@ from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.terms import Term
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import identity_of
-from lit_posttrain.models.loading import build_policy, build_value_model, load_config, max_positions
+from lit_posttrain.models.loading import build_policy, build_value_model, load_config
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.policy import Policy, WrappedModel
 from lit_posttrain.models.restore import restore
 from lit_posttrain.models.spec import ModelSpec

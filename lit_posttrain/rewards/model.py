@@ -17,7 +17,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import max_positions
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 from lit_posttrain.types import PromptRecord, Tree

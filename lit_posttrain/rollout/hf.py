@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import max_positions
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.policy import Policy
 from lit_posttrain.rollout.engine import Completion, Sampling, SamplingProgress, prompt_seed
 

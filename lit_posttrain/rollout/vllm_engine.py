@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.loading import DTYPES, max_positions
+from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.policy import Policy
+from lit_posttrain.models.precision import DTYPES
 from lit_posttrain.rollout.engine import Completion, EngineSpec, Sampling, prompt_seed
 from lit_posttrain.rollout.vllm_process import VLLMProcess, environment
 from lit_posttrain.rollout.weights import checksum_of, dense_weights, parts, written

@@ -25,7 +25,7 @@ from transformers import (
 from lit_posttrain import ModelSpec
 from lit_posttrain.cli.main import main
 from lit_posttrain.inference import export_proof
-from lit_posttrain.models.loading import keep_scales, quantization_config
+from lit_posttrain.models.precision import keep_scales, quantization_config
 from lit_posttrain.models.restore import restore
 
 IDS = torch.arange(3, 40)[None]

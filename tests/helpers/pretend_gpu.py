@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import lit_posttrain
-from lit_posttrain.models import loading
+from lit_posttrain.models import pretrained
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 _PACKAGE = str(Path(lit_posttrain.__file__).resolve().parent)
@@ -81,7 +81,7 @@ class PretendGPU:
 
     def _patches(self) -> list[Any]:
         """What the modes do not see, or should not: generators, figures of the device, and how transformers loads."""
-        generator, autocast, load = torch.Generator, torch.autocast, loading._load_model
+        generator, autocast, load = torch.Generator, torch.autocast, pretrained.load_model
 
         def load_on_cpu(*args: Any) -> Any:
             self.paused = True
@@ -95,7 +95,7 @@ class PretendGPU:
             mock.patch.object(torch, "Generator", side_effect=lambda device="cpu": generator("cpu")),
             mock.patch.object(torch, "autocast", side_effect=lambda _, *how, **more: autocast("cpu", *how, **more)),
             mock.patch.multiple("torch.cuda", synchronize=mock.Mock(), max_memory_allocated=mock.Mock(return_value=0)),
-            mock.patch.object(loading, "_load_model", side_effect=load_on_cpu),
+            mock.patch.object(pretrained, "load_model", side_effect=load_on_cpu),
         ]
 
     def note(self, operator: str, found: Counter[tuple[str, str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,28 @@ def save_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+_OWN_CODE = """from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def with_own_code(model: Path, folder: Path) -> Path:
+    """A copy of a model in `folder`, whose classes come with it: trust_remote_code runs them."""
+    shutil.copytree(model, folder)
+    (folder / "own.py").write_text(_OWN_CODE)
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "own_llama",
+        "architectures": ["OwnModel"],
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from helpers.cli import one_line
 from peft import (
     AutoPeftModelForCausalLM,
     LoraConfig,
@@ -22,8 +23,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GPT2Config
 
 from lit_posttrain import ModelSpec, PostTrainError
+from lit_posttrain.cli.main import main
 from lit_posttrain.models.adapter_folders import merged_folder
-from lit_posttrain.models.loading import build_policy, compute_in_float32, keep_scales
+from lit_posttrain.models.loading import build_policy
+from lit_posttrain.models.precision import compute_in_float32, keep_scales
 from lit_posttrain.models.restore import restore
 
 IDS = torch.arange(3, 40)[None]
@@ -276,3 +279,18 @@ def test_how_to_generate_comes_with_the_adapter(tiny_model: Path, tmp_path: Path
 def test_an_adapter_is_trained_on_as_any_model(tiny_model: Path, tmp_path: Path) -> None:
     folder = adapt(packed(tiny_model, tmp_path / "base", **FOUR), tmp_path / "adapter")
     assert all(p.dtype == torch.float32 for p in build_policy(ModelSpec(str(folder)), 400).parameters())
+
+
+def test_a_base_whose_code_is_trusted(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The early check of the commands does not load the base, without the option's value."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    base, folder = tiny.with_own_code(tiny_model, tmp_path / "remote"), adapt(tiny_model, tmp_path / "adapter")
+    settings = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    asked = ["generate", "--model", str(folder), "--prompt", "what is it", "--max_new_tokens", "2"]
+    assert main([*asked, "--trust_remote_code", "true"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "what is it"
+    assert main(asked) == 2
+    assert f"model path {folder}: the base of the adapter: " in one_line(capsys)

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from lit_posttrain import LoRASpec, ModelSpec, PostTrainError, PostTrainingModule
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.inference.export import export_checkpoint
-from lit_posttrain.models.loading import _with_new_head, build_policy, build_scorer
+from lit_posttrain.models.loading import build_policy, build_scorer
+from lit_posttrain.models.pretrained import _with_new_head
 from lit_posttrain.models.restore import restore
 
 LORA = LoRASpec(r=4)

@@ -279,34 +279,13 @@ def test_a_revision_of_a_folder(tiny_model: Path) -> None:
         load_config(ModelSpec(str(tiny_model), revision="main"))
 
 
-REMOTE = """from transformers import LlamaConfig, LlamaForCausalLM
-
-
-class OwnConfig(LlamaConfig):
-    model_type = "own_llama"
-
-
-class OwnModel(LlamaForCausalLM):
-    config_class = OwnConfig
-"""
-
-
 @pytest.mark.parametrize("options", [{}, {"random_init": True}, {"quantization": "nf4", "lora": LoRASpec(r=4)}])
 @pytest.mark.parametrize("meta", [False, True])
 def test_code_that_is_trusted_is_trusted_wherever_the_model_is_built(
     options: dict[str, Any], meta: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    folder = tmp_path / "remote"
-    shutil.copytree(tiny_model, folder)
-    (folder / "own.py").write_text(REMOTE)
-    config = json.loads((folder / "config.json").read_text()) | {
-        "model_type": "own_llama",
-        "architectures": ["OwnModel"],
-        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    spec = ModelSpec(str(folder), trust_remote_code=True, **options)
+    spec = ModelSpec(str(tiny.with_own_code(tiny_model, tmp_path / "remote")), trust_remote_code=True, **options)
     assert type(build_policy(spec, 400, meta=meta).transformer).__name__ == "OwnModel"
     with pytest.raises(PostTrainError):
         build_policy(replace(spec, trust_remote_code=False), 400)

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.paths import find_checkpoint, resolve
+from lit_posttrain.models.paths import find_checkpoint
 from lit_posttrain.runs.folder import lock
 
 _OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -119,12 +119,14 @@ class Part:
 
 def model_state(path: str, trust_remote_code: bool) -> list[Any]:
     """Files, sizes and times of a model, a run or a checkpoint, by which a later change is noticed."""
+    from lit_posttrain.models.adapter_folders import resolve  # loads torch
+
     place = find_checkpoint(path)
     if place is None:
-        folder, name = resolve(path, trust_remote_code=trust_remote_code)
-        place = Path(folder) / name if name else Path(folder)
+        model = resolve(path, trust_remote_code)
+        place = Path(model.where) / (model.gguf or "")
         if not place.exists():
-            place = _from_hub(folder) or place
+            place = _from_hub(model.where) or place
         files = [place] if place.is_file() else [f for f in place.glob("*") if f.suffix in _OF_A_MODEL]
     else:
         files = [place] if place.is_file() else [f for f in place.rglob("*") if f.is_file()]

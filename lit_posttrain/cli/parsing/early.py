@@ -13,7 +13,7 @@ from lit_posttrain.cli.parsing.reader import CommandLine
 from lit_posttrain.cli.parsing.values import plain
 from lit_posttrain.data.files.sources import local_sources
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.paths import find_checkpoint, resolve
+from lit_posttrain.models.paths import find_checkpoint, located
 
 
 def check_run(args: Sequence[str]) -> None:
@@ -39,9 +39,8 @@ def check_run(args: Sequence[str]) -> None:
             check_data([paths] if isinstance(paths, str) else paths or [])
     for method in line.chosen.root.below.get("model", []):
         _, path = method.given.get("policy.path", (None, None))
-        _, trusted = method.given.get("policy.trust_remote_code", (None, False))
         if isinstance(path, str):
-            resolve(plain(path), trust_remote_code=str(plain(trusted)).lower() == "true")
+            located(plain(path))
 
 
 def check_data(paths: Sequence[str]) -> None:
@@ -62,6 +61,6 @@ def check_model(path: str) -> None:
     """
     found = find_checkpoint(path)
     if found is None:
-        resolve(path)
+        located(path)
     elif not found.exists():
         raise PostTrainError(f"{found}: no such checkpoint")

@@ -1,6 +1,6 @@
-"""True if a name is on the Hugging Face hub, asked once and briefly, and whether it stands for adapters.
+"""Asks the Hugging Face hub, once and with a short timeout, if a model or data set exists and if a model is adapters.
 
-The hub's own client tries every file again and again: a mistyped name without a network was answered after a minute.
+The hub's own client retries for every file: without a network, a mistyped name took a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ADAPTERS = "adapter_config.json"
 
 @cache
 def missing_reason(name: str, kind: Literal["model", "dataset"]) -> str | None:
-    """Why a model or data set of that name cannot come from the hub; None where it is there, or was fetched before."""
+    """Why a model or data set cannot come from the hub; None if it is there, or was downloaded before."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -31,14 +31,14 @@ def missing_reason(name: str, kind: Literal["model", "dataset"]) -> str | None:
         return f"the hub has no {kind} of that name, or none that you may see (`hf auth login`)"
     except HFValidationError as problem:
         return first_line(problem)
-    except Exception as problem:  # every reason for which a network fails has its own kind
+    except Exception as problem:  # a network can fail with many exceptions
         return f"the hub cannot be reached ({first_line(problem)})"
     return None
 
 
 @cache
 def fetched_adapters(name: str) -> Path | None:
-    """The folder that a repository of adapters on the hub is fetched into; None for one that holds a whole model."""
+    """The folder that a hub repository of adapters is downloaded to; None for a repository with a whole model."""
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(name, _ADAPTERS), str):

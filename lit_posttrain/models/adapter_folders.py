@@ -1,4 +1,4 @@
-"""Adapters in folders, as peft writes them, as models: merged into the base that they name, once, in the cache."""
+"""Folders of adapters, as peft writes them: merged into their base model once, in the cache."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def resolve(path: str, trust_remote_code: bool = False) -> Place:
 
 
 def write_base(folder: Path, spec: ModelSpec, base: Identity | None) -> None:
-    """Note beside adapters what they were trained on. base: as the checkpoint has it, if it does."""
+    """Write beside adapters what base they were trained on. base: its identity, if the checkpoint has it."""
     told = {"dtype": spec.dtype, "quantization": spec.quantization, "identity": base}
     (folder / BASE_FILE).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 def merged_folder(folder: Path, trust_remote_code: bool = False) -> Path:
-    """A model folder with the adapters of `folder` merged into their base, unpacked where it is quantized.
+    """A model folder with the adapters of `folder` merged into their base, which is dequantized first if necessary.
 
     Raises:
-        PostTrainError: adapters whose base is not named, is not there or another than they were trained on, whose
-            files are damaged or do not fit, or that cannot be merged.
+        PostTrainError: if the base is not named, does not exist or is another than in training; for files that are
+            damaged or do not fit, and adapters that cannot be merged.
     """
     told = _read(folder / "adapter_config.json")
     name, weights = told.get("base_model_name_or_path"), folder / "adapter_model.safetensors"
@@ -115,12 +115,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Whatever may decide what the model in a folder computes and how it reads: all files, and templates below."""
+    """The files that may decide what the model in a folder computes: all of its files, and templates in subfolders."""
     return sorted(file for file in (*folder.iterdir(), *folder.glob("*/*.jinja")) if file.is_file())
 
 
 def _end_with(generation: dict[str, Any], folder: Path) -> None:
-    """Let a model folder generate, and so end its responses, as a generation_config.json says."""
+    """Write a generation config, with its end tokens, into a model folder."""
     (folder / GENERATION).write_text(json.dumps(generation, indent=1), encoding="utf-8")
     if "eos_token_id" in generation:
         config = _read(folder / "config.json") | {"eos_token_id": generation["eos_token_id"]}

@@ -1,4 +1,4 @@
-"""Low-rank adapters: which layers get them, and what they cannot be put on."""
+"""Low-rank adapters: which layers get them, and which models cannot have them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_adapters(model: nn.Module, lora: LoRASpec, head: Literal["lm", "score"] 
     saved whole.
 
     Raises:
-        PostTrainError: for a target that names no layer of the model, or none that adapters go on.
+        PostTrainError: for a target that is no layer of the model, or one that cannot have adapters.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -47,7 +47,7 @@ def add_adapters(model: nn.Module, lora: LoRASpec, head: Literal["lm", "score"] 
 
 
 def _check_targets(model: nn.Module, targets: str | Sequence[str], head: str) -> None:
-    """Every target must name a layer: peft trains what it finds and leaves a misspelt name out without a word."""
+    """Every target must be the name of a layer: peft silently ignores those that it does not find."""
     if targets == "all-linear":
         return
     layers = {name: module for name, module in model.named_modules() if name}
@@ -91,7 +91,7 @@ def _require_adaptable(names: Sequence[str], layers: dict[str, nn.Module]) -> No
 
 
 def _adaptable(module: nn.Module) -> bool:
-    """A layer with a matrix. Quantized layers of other libraries have none by that name, but buffers."""
+    """True for a layer with a matrix. Quantized layers of other libraries have buffers instead."""
     weight = getattr(module, "weight", None)
     plain = not any(True for _ in module.children())
     return plain and (any(True for _ in module.buffers()) if weight is None else weight.dim() > 1)

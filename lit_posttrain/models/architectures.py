@@ -1,4 +1,4 @@
-"""Which architectures are proven to compute packed trees exactly, and what each needs for it.
+"""Architectures that are proven to compute packed trees exactly, and what each needs for it.
 
 tests/models/test_architectures.py runs every entry of the table against plain transformers on separate sequences.
 An architecture that is not listed gets one sequence a row and its own head: slower, never silently wrong.
@@ -81,9 +81,9 @@ def architecture_of(config: Any) -> Architecture | None:
 
 
 def attention_implementation(requested: str, config: Any, device_type: str) -> str | None:
-    """The implementation that transformers is asked for: on CPU the segment-wise one where the architecture is
-    proven, elsewhere sdpa; eager where attention scores are capped, which sdpa would leave out silently; None,
-    transformers' own choice, where nothing is proven."""
+    """The attention implementation for transformers: for proven architectures the segment-wise one on the CPU and sdpa
+    on other devices, or eager if attention scores are capped, which sdpa silently ignores; else None, transformers' own
+    choice."""
     architecture = architecture_of(config)
     if requested == "sdpa" and architecture is not None and architecture.soft_capped_attention:
         raise PostTrainError(
@@ -109,7 +109,7 @@ def refuse_cudnn_attention() -> None:
 
 
 def layout_of(config: Any, device_type: str, implementation: str | None) -> RowLayout:
-    """How trees may be laid out for a model: shared and packed where proven, else one sequence a row."""
+    """How trees may be laid out for a model: shared and packed if it is proven, else one sequence per row."""
     proven = architecture_of(config) is not None
     if proven and implementation == attention.NAME:
         return RowLayout(flat=True)
@@ -138,8 +138,8 @@ def attention_masks(batch: TreeBatch, config: Any, implementation: str, dtype: t
 
 
 def flat_masks(batch: TreeBatch, config: Any) -> Any:
-    """Stand-ins for masks that the segment-wise attention does not need; four-dimensional, so that transformers
-    builds none of its own."""
+    """Placeholders for the masks, which the segment-wise attention does not need; four-dimensional, so that
+    transformers builds none of its own."""
     nothing = batch.input_ids.new_zeros((1, 1, 1, 1), dtype=torch.bool)
     if PROVEN[config.model_type].masks == "by_layer":
         return dict.fromkeys(set(config.layer_types), nothing)
@@ -147,5 +147,5 @@ def flat_masks(batch: TreeBatch, config: Any) -> Any:
 
 
 def plain_mask(batch: TreeBatch) -> Tensor:
-    """The ordinary (R, T) padding mask, for one right-padded sequence a row."""
+    """The ordinary (R, T) padding mask, for one right-padded sequence per row."""
     return (batch.tree_ids >= 0).long()

@@ -1,9 +1,9 @@
-"""Attention over one flat row of trees, a block of queries at a time: nothing is computed for padding or masked pairs.
+"""Attention over one flat row of trees, in blocks of queries, without computing masked pairs or padding.
 
-A dense mask over a packed row computes what it masks, and on CPU that was the second largest cost of a step (see
-docs/decisions.md). Here the queries of a trunk or a branch meet only the keys they may see. As in FlashAttention (Dao
-et al. 2022) the backward computes the probabilities again, so no matrix of scores is kept; scores and softmax are
-float32 (float64 for float64), the other products have the model's type.
+With a dense mask over a packed row the masked scores are computed too; on CPU that was the second largest cost of a
+step (see docs/decisions.md). Here the queries of a trunk or a branch are multiplied only with the keys they may see. As
+in FlashAttention (Dao et al. 2022) the backward computes the probabilities again, so no matrix of scores is kept;
+scores and softmax are float32 (float64 for float64), the other products have the model's type.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Block:
 
 
 class TreePlan:
-    """What of a flat row meets what, worked out once for all layers."""
+    """The segments of a flat row and their blocks, computed once for all layers."""
 
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
@@ -153,8 +153,8 @@ def tree_attention(
 
 
 def _one_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """A step of decoding, with the queries of a key head as the rows of one product: sdpa with a mask would have keys
-    and values repeated for every query head, which takes most of a step on a CPU. mask: (1 or B, 1, 1, T) or none."""
+    """A step of decoding, with the queries of a key head as the rows of one product: sdpa with a mask repeats keys and
+    values for every query head, which takes most of a step on a CPU. mask: (1 or B, 1, 1, T) or none."""
     batch, heads, _, width = query.shape
     grouped = query.view(batch, key.shape[1], heads // key.shape[1], width)
     out = F.scaled_dot_product_attention(grouped, key, value, mask, scale=scaling)

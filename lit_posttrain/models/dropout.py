@@ -1,4 +1,4 @@
-"""Switching off what a model does at random while it trains."""
+"""Switch off the randomness of a model in training: dropout, and noise in routers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SAMPLED = "router_jitter_noise"  # PhiMoE: among which experts it samples in tr
 def without_dropout(model: Any) -> None:
     """Set every dropout rate of a transformers model to 0, and the noise of routers.
 
-    Some models keep a rate in a dropout layer, some as a number in a module, some read their config at every forward.
-    A router that samples its experts while it trains routes as in evaluation.
+    Some models have the rate in a dropout layer, some as a number in a module, some read their config in every forward.
+    A router that samples its experts in training routes as in evaluation.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):

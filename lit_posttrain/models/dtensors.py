@@ -1,4 +1,4 @@
-"""Checkpoints whose tensors are sharded over processes in memory (DTensor): gathered, taken apart, and put back."""
+"""Checkpoints with tensors that are sharded over processes (DTensor): gather, split into shards, load."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lit_posttrain.runs.checkpoint_shards import Shards, mapped, place_of
 
 
 def gathered(content: Any, keep: bool) -> Any:
-    """The checkpoint with whole tensors on the CPU in place of sharded ones. All ranks must call it; those that do not
-    `keep` it get empty tensors."""
+    """The checkpoint with whole tensors on the CPU in place of sharded ones. Collective; ranks that do not `keep` it
+    get empty tensors."""
 
     def whole(value: Any) -> Any:
         if not isinstance(value, DTensor):

@@ -1,7 +1,7 @@
-"""What a GGUF file holds, read from its header, and whether transformers made use of all of it.
+"""The header of a GGUF file, and a check that transformers has used all of the file.
 
-transformers turns a GGUF file into a model and leaves out, without a word, tensors that it has no name for: rope_freqs,
-say, which hold Llama 3.1's scaling of positions. The model would compute something else than the file's.
+transformers silently leaves out tensors that it has no name for, such as rope_freqs, Llama 3.1's scaling of positions.
+The model would compute something else than the file's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ INSTEAD = "take the model's Hugging Face folder instead"
 
 @dataclass
 class Header:
-    """Of a GGUF file: its single values by name (lists are left out), and the shapes of its tensors, as torch has
-    them."""
+    """The header of a GGUF file. values: by name, without lists. shapes: of the tensors by name, in torch's order."""
 
     values: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
@@ -92,7 +91,7 @@ def _value(stream: BinaryIO, kind: int) -> Any:
 
 
 def require_all_read(file: Path, model: Any) -> None:
-    """Check that a model which transformers made of a GGUF file has a place for all that the file holds.
+    """Check that the model that transformers made of a GGUF file has a place for everything in the file.
 
     Raises:
         PostTrainError: naming tensors, settings, or a scaling of positions, that were left out.

@@ -1,5 +1,5 @@
-"""True if a model computes with the settings that its GGUF file names: transformers takes over those that it has in a
-table for the architecture, and its own defaults for the others, without a word."""
+"""Check that a model has the settings of its GGUF file. For settings that are not in its table of an architecture,
+transformers silently takes its own defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 def require_settings(file: Path, architecture: str, values: Mapping[str, Any], config: Any, remedy: str) -> None:
     """Compare a file's settings with those of the model that was made of it.
 
-    architecture: as the file calls it. values: of its header. config: of the model. remedy: ends the message.
+    architecture: its name in the file. values: of its header. config: of the model. remedy: ends the message.
 
     Raises:
         PostTrainError: naming a setting that differs.
@@ -63,7 +63,7 @@ def _rope(kind: str, name: str) -> Callable[[Any], float | None]:
 
 
 def _rotated(config: Any) -> float | None:
-    """The dimensions of a head that turn with the position, where they are the same in all layers."""
+    """How many dimensions of a head have rotary positions; None if layers differ."""
     if "rope_theta" not in (getattr(config, "rope_parameters", None) or {}):
         return None
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -72,7 +72,7 @@ def _rotated(config: Any) -> float | None:
 
 
 def _window(size: float | None, config: Any) -> float:
-    """A window as it acts: none where it is 0 or longer than any sequence."""
+    """The attention window; None if it is 0 or longer than any sequence, that is without effect."""
     longest = getattr(config, "max_position_embeddings", None) or math.inf
     return math.inf if not size or size >= longest else size
 

@@ -1,8 +1,8 @@
-"""What a checkpoint remembers of what it does not hold, so that it is never used with another: the frozen base of
-adapters, the reference of a loss, the tokenizer and its template.
+"""Fingerprints of what a checkpoint depends on and does not contain, so that it is never used with another: the frozen
+base of adapters, the reference of a loss, the tokenizer and its template.
 
-Weights are remembered as a hash of sums of their bits, taken on the device where they lie: integer sums are the same in
-any order, so one process, several with sharded weights, a CPU and a GPU agree.
+The fingerprint of weights is a hash of sums of their bits, computed on their device: integer sums do not depend on the
+order, so that one process, several with sharded weights, a CPU and a GPU agree.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _PROBE = "The quick brown fox: 3 + 4 = 7.\n\tÄé 你好"
 
 @torch.no_grad()
 def identity_of(model: WrappedModel) -> Identity:
-    """Plain values that say what decides a model's log-probs: its config, and its weights but those of fresh adapters,
-    which change nothing, and of value heads. With sharded weights all ranks must call it.
+    """What decides a model's log-probs, as plain values: its config and weights, without those of fresh adapters, which
+    change nothing, and of value heads. Collective if weights are sharded.
 
-    weights: a hash of the weights that are not quantized. packed: of those that are, taken on a kind of device
-    (packed_on): another kind may round some differently.
+    weights: hash of the weights that are not quantized. packed: hash of the quantized ones, computed on a type of
+    device (packed_on): another type may round some differently.
     """
     whole, packed = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     quantization = device = ""
@@ -66,12 +66,12 @@ def identity_of(model: WrappedModel) -> Identity:
 
 
 def fingerprint(identity: Identity) -> str:
-    """One hash of an identity, for names of caches."""
+    """One hash of an identity, for names of cache folders."""
     return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def difference(saved: Identity, now: Identity) -> str:
-    """In what a model is another than one that was remembered, in words; "" for the same one."""
+    """A description of the difference between two identities of models; "" if there is none."""
     for name in ("quantization", "dtype"):
         if saved[name] != now[name]:
             return f"{name} {saved[name] or 'none'} then, {now[name] or 'none'} now"
@@ -84,14 +84,14 @@ def difference(saved: Identity, now: Identity) -> str:
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> Identity:
-    """Plain values that say what a tokenizer makes of a text, with its chat template."""
+    """What decides how a tokenizer reads text, as plain values, with its chat template."""
     told = [sorted(tokenizer.get_vocab().items()), tokenizer(_PROBE, add_special_tokens=False)["input_ids"]]
     digest = hashlib.blake2b(json.dumps(told).encode(), digest_size=16)
     return {"tokens": len(tokenizer), "vocabulary": digest.hexdigest(), "chat_template": tokenizer.chat_template}
 
 
 def tokenizer_difference(saved: Identity, now: Identity) -> str:
-    """In what a tokenizer reads text otherwise than one that was remembered, in words; "" for the same one."""
+    """A description of the difference between two tokenizers' identities, without the template; "" if there is none."""
     if saved["tokens"] != now["tokens"]:
         return f"{saved['tokens']} tokens then, {now['tokens']} now"
     return "" if saved["vocabulary"] == now["vocabulary"] else "other tokens"
@@ -114,8 +114,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _sums(value: Tensor) -> list[int]:
-    """Of every 2 MB of a tensor the sum, modulo 2**64, of its 8-byte words times odd factors of their places: one word
-    that differs is always seen."""
+    """For every 2 MB of a tensor the sum, modulo 2**64, of its 8-byte words, each times an odd factor that depends on
+    its position: a change of a single word always changes the sum."""
     whole = value.full_tensor() if isinstance(value, DTensor) else value
     flat = whole.detach().contiguous().flatten().view(torch.uint8)
     factors = _factors(flat.device)

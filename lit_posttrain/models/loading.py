@@ -56,11 +56,11 @@ def build_policy(spec: ModelSpec, vocabulary: int, *, meta: bool = False, device
 
     vocabulary: number of tokens of the tokenizer; embeddings grow when it exceeds the model's (their new rows are
         drawn around the mean of the old ones, as transformers does).
-    meta: build the module's structure on the meta device, without weights.
-    device_type: where it will compute, which decides the attention implementation.
+    meta: build only the structure, on the meta device without weights.
+    device_type: the device that it will run on, which decides the attention implementation.
 
     Raises:
-        PostTrainError: when parts of the spec do not go together.
+        PostTrainError: for options of the spec that exclude each other; as `load_model`.
     """
     return Policy(_trainable(spec, vocabulary, "lm", meta, device_type))
 
@@ -104,7 +104,7 @@ def _trainable(spec: ModelSpec, vocabulary: int, head: Head, meta: bool, device_
 
 
 def _require_no_new_tokens(spec: ModelSpec, vocabulary: int, rows: int) -> None:
-    """Adapters would leave the embeddings of new tokens as they are: rows that are drawn, or that are padding."""
+    """Refuse new tokens with adapters, which would leave their embeddings untrained: random rows, or padding."""
     try:
         added = added_tokens(spec)
     except PostTrainError:  # the model has no tokenizer of its own to compare with

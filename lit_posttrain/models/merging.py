@@ -1,4 +1,4 @@
-"""From a model with adapters, or over a quantized base, to the plain dense model that computes the same."""
+"""Turn a model with adapters or a quantized base into the plain dense model that computes the same."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _INT8 = 0.25  # LLM.int8 rounds activations too, and its dense twin does not
 
 
 def plain(model: WrappedModel, proof: Proof, where: str = "") -> Any:
-    """The plain transformers model without quantization and adapters, made in place; proof: of the model as it is;
-    where: the adapters come from, to begin errors with.
+    """The plain transformers model without quantization and adapters; changes `model` in place. proof: of the given
+    model. where: begins errors.
 
     Raises:
-        PostTrainError: for a base that cannot be unpacked, and where a step changes what the model computes.
+        PostTrainError: for a base that cannot be unpacked, and if a step changes what the model computes.
     """
     if quantizer(model):
         tolerance = _INT8 if any(type(p).__name__ == "Int8Params" for p in model.parameters()) else ARITHMETIC
@@ -33,17 +33,17 @@ def plain(model: WrappedModel, proof: Proof, where: str = "") -> Any:
 
 
 def quantizer(model: WrappedModel) -> str:
-    """What the base of a model is quantized with, such as bitsandbytes or gptq; "" for a dense one."""
+    """The quantization method of a model's base, such as bitsandbytes or gptq; "" for a dense one."""
     found = getattr(model.transformer, "hf_quantizer", None)
     return "" if found is None else str(getattr(found.quantization_config.quant_method, "value", "unknown"))
 
 
 @torch.no_grad()
 def unquantized(model: WrappedModel, where: str = "") -> WrappedModel:
-    """The same model on a dense float32 base, on the CPU, of the very weights that the quantized one computes with;
-    made in place.
+    """The same model on a dense float32 base on the CPU, with exactly the weights that the quantized base computes
+    with; changes the model in place.
 
-    peft would round merged weights to 4 bits again; a dense model need not lose that.
+    Adapters are merged into this one: peft would round merged weights to 4 bits again.
 
     Raises:
         PostTrainError: for weights that are not bitsandbytes'.
@@ -69,7 +69,7 @@ def unquantized(model: WrappedModel, where: str = "") -> WrappedModel:
 
 
 def _unpacked(model: Any) -> Any:
-    """A new model: one that transformers has loaded quantized remembers it, and would save what it no longer holds."""
+    """A new model: the one that was loaded quantized would still be saved with its quantization config."""
     model.hf_quantizer.remove_quantization_config(model)
     with torch.device("meta"):
         dense = type(model)(model.config)
@@ -102,8 +102,8 @@ def _full(model: nn.Module, name: str, value: Tensor) -> Tensor:
 
 
 def merged(model: WrappedModel, where: str = "") -> Any:
-    """The plain transformers model with the adapters added into its weights, in place; a half-precision model becomes
-    a float32 one, so that sums are rounded once, when they are written.
+    """The plain transformers model with the adapters merged into its weights, in place. A half-precision model becomes
+    float32, so that the sums are rounded only once, when they are saved.
 
     Raises:
         PostTrainError: for adapters that cannot be merged.
@@ -127,9 +127,9 @@ def merged(model: WrappedModel, where: str = "") -> Any:
 
 
 def _untie(model: Any) -> None:
-    """Give matrices that share one weight a weight each where adapters change one of them, as a tied embedding and
-    language model head: merged into the shared weight, they would change both. Repeated layers (layer_replication)
-    share all their weights, and cannot be saved so."""
+    """Untie matrices that share a weight if adapters change one of them, such as a tied embedding and LM head: merged
+    into the shared weight, the adapters would change both. Repeated layers (layer_replication) share all weights, and
+    cannot be saved that way."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = {id(m.get_base_layer()) for m in model.modules() if isinstance(m, BaseTunerLayer)}
@@ -148,8 +148,8 @@ def _untie(model: Any) -> None:
 
 @torch.no_grad()
 def cast_saved(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round what is saved of a model to a type, in place. Buffers that are computed anew when a model is loaded, such
-    as rotary frequencies, stay as they are: a loaded half-precision model has them in float32."""
+    """Cast the saved tensors of a model to a type, in place. Buffers that are not saved, such as rotary frequencies,
+    stay in float32, as they are in a loaded half-precision model."""
     kept = model.state_dict(keep_vars=True)
     for value in (*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name in kept)):
         if value.is_floating_point():

@@ -1,7 +1,7 @@
-"""An optimizer's state between runs: by the names of parameters, whatever order and sharding they have.
+"""An optimizer's state between runs, matched by parameter names, independent of their order and sharding.
 
-torch numbers parameters by their place in the groups. A run that goes on may have other groups, or the same in another
-order; so groups carry the names of their parameters (`param_names`, torch's own key) and states find them by those.
+torch numbers parameters by their position in the groups. A resumed run may have other groups, or the same in another
+order; so groups carry the names of their parameters (`param_names`, torch's own key), by which states are matched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lit_posttrain.runs.checkpoint_shards import Shards
 
 
 def name_parameters(optimizer: Optimizer, module: nn.Module) -> None:
-    """Let the optimizer save the names of its parameters, and go on from a state by them."""
+    """Let the optimizer save the names of its parameters, and match a loaded state by them."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for group in optimizer.param_groups:
         group["param_names"] = [names[id(parameter)] for parameter in group["params"]]
@@ -32,8 +32,8 @@ def name_parameters(optimizer: Optimizer, module: nn.Module) -> None:
 def require_sharded_steps(
     factory: Callable[[list[nn.Parameter]], Optimizer], parameters: Iterable[Tensor], mesh: DeviceMesh
 ) -> None:
-    """Try on a few numbers whether an optimizer can step on parameters like these, where they are sharded over `mesh`.
-    All ranks must ask.
+    """Try with a few numbers if the optimizer can step on parameters like these that are sharded over `mesh`.
+    Collective.
 
     Raises:
         PostTrainError: if torch cannot do it.
@@ -61,10 +61,10 @@ def _ones(mesh: DeviceMesh, dim: int, dtype: torch.dtype, device: torch.device) 
 
 def fitted_state(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """A saved state as `optimizer.load_state_dict` takes it: numbered, grouped and sharded as its own parameters are.
-    Where one of the two has no names, parameters are told by their places.
+    If one of the two has no names, parameters are matched by position.
 
     Raises:
-        PostTrainError: if it is of other parameters.
+        PostTrainError: if the state belongs to other parameters.
     """
     named = all("param_names" in group for group in [*saved["param_groups"], *optimizer.param_groups])
     homes = {
@@ -91,7 +91,7 @@ def fitted_state(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _names(groups: list[dict[str, Any]], named: bool) -> list[list[Any]]:
-    """By group what tells its parameters: their names, or their places."""
+    """The keys of the parameters of each group: their names, or their positions."""
     if named:
         return [group["param_names"] for group in groups]
     places = itertools.count()

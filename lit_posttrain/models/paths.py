@@ -1,4 +1,4 @@
-"""Where models lie: hub names, folders, GGUF files, files inside packages; and what is made from them once."""
+"""Model paths: hub names, folders, GGUF files, files inside packages; and the cache of what is converted from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_posttrain.runs.atomic import whole_folder
 
 
 def cache_root() -> Path:
-    """Where converted and tokenised things are kept: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain."""
+    """The folder for converted models and tokenised data: $LIT_POSTTRAIN_CACHE, or ~/.cache/lit_posttrain."""
     return Path(os.environ.get("LIT_POSTTRAIN_CACHE", "~/.cache/lit_posttrain")).expanduser()
 
 
@@ -75,8 +75,8 @@ def located(path: str, what: Literal["model", "tokenizer"] = "model") -> Place:
 
 
 def found_from_anywhere(value: str, option: str = "path") -> str:
-    """The value of an option that takes paths: absolute, if it leads somewhere from here. Names stay as they are: of
-    built-in chat templates, and of tokenizers on the hub, whatever files of these names lie here."""
+    """An option's value as an absolute path if a file or folder of that name exists. Names of built-in chat templates
+    and of tokenizers on the hub are returned unchanged, even if there is a file of that name."""
     if option == "chat_template":
         leads = value not in TEMPLATES and os.path.isfile(value)
     elif option == "tokenizer":
@@ -87,7 +87,7 @@ def found_from_anywhere(value: str, option: str = "path") -> str:
 
 
 def find_checkpoint(path: str) -> Path | None:
-    """The checkpoint that a path means: itself, or best.ckpt or last.ckpt of a run's folder; None for anything else."""
+    """The checkpoint at a path: a .ckpt file, or best.ckpt or last.ckpt in a run's folder; None for anything else."""
     place = Path(path).expanduser()
     if place.suffix == ".ckpt":
         return place
@@ -95,7 +95,7 @@ def find_checkpoint(path: str) -> Path | None:
 
 
 def _no_model(folder: Path) -> str:
-    """What a folder is that holds neither a model nor a checkpoint."""
+    """An error's description of a folder that has neither a model nor a checkpoint."""
     if (folder / "config.yaml").is_file():
         return "a run that has saved no checkpoint yet; wait for its first one"
     runs = sorted(str(file.parent) for file in folder.glob("*/last.ckpt"))
@@ -114,7 +114,7 @@ def _not_exported(path: str, run: Path) -> PostTrainError:
 
 
 def not_found(path: str, reason: str) -> PostTrainError:
-    """The error for a model that neither lies here nor came from the hub."""
+    """The error for a model that is neither on this machine nor on the hub."""
     place = Path(path).expanduser()
     if place.exists():
         return PostTrainError(f"the model at {path} cannot be read: {reason}")
@@ -130,11 +130,9 @@ def _similar(place: Path) -> str:
 def made_once(
     source: Path, kind: str, make: Callable[[Path], None], beside: Sequence[Path] = (), told: str = ""
 ) -> Path:
-    """The cached folder that `make(folder)` writes from `source`, the files `beside` it and what is `told`; made on
-    first use and when one of them has changed, and only whole folders appear.
-
-    Several processes may ask at once; the first to finish wins.
-    """
+    """A folder in the cache, which `make(folder)` writes from the file `source`. It is written again when `source`, a
+    file of `beside` or the text `told` has changed. It appears when it is complete; of several processes that write it
+    at once the first to finish wins."""
     stats = [(file.resolve(), file.stat()) for file in (source, *beside)]
     identity = "|".join(f"{file}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats)
     identity += f"|{told}|3"  # 2: before every file of an adapter counted

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class DecodeOutput:
-    """One step of generation: logits (B, V) of the last position, and the cache to go on with; None for a model that
-    keeps none, which is to be given whole sequences."""
+    """One step of generation: logits (B, V) of the last position, and the cache for the next step; None for a model
+    without a cache, which needs whole sequences."""
 
     logits: Tensor
     cache: Any
@@ -40,7 +40,7 @@ def _packs(batch: TreeBatch) -> bool:
 
 
 class WrappedModel(nn.Module):
-    """A transformers model that is called on packed rows; what stands on top of it is the subclasses' business.
+    """A transformers model that is called on packed rows. Subclasses add the head.
 
     `forward` and `Policy.decode` are entry points that sharding knows; call nothing inside from outside, or sharded
     parameters are not gathered.
@@ -65,7 +65,7 @@ class WrappedModel(nn.Module):
         return self.transformer.config
 
     def _inputs(self, batch: TreeBatch) -> dict[str, Any]:
-        """What the transformers model is called with: tokens, positions, and who may look at whom."""
+        """The arguments of the transformers model: tokens, positions and attention masks."""
         if self.architecture is None and _packs(batch):
             raise ValueError(f"{self.config.model_type} is not proven for packed rows; lay batches out with layout_of")
         inputs = {"input_ids": batch.input_ids, "use_cache": False}
@@ -82,7 +82,7 @@ class WrappedModel(nn.Module):
         return inputs | {"attention_mask": masks}
 
     def _hidden(self, batch: TreeBatch, index: Tensor) -> Tensor:
-        """(N, H) hidden states at flat places of the rows."""
+        """(N, H) hidden states at flat indices into the rows."""
         out = self.transformer.base_model(**self._inputs(batch), **self._routing_asked)
         self._note_routing(out, batch)
         hidden: Tensor = out.last_hidden_state
@@ -93,7 +93,7 @@ class WrappedModel(nn.Module):
         return {"output_router_logits": True} if self.balanced and torch.is_grad_enabled() else {}
 
     def _note_routing(self, out: Any, batch: TreeBatch) -> None:
-        """Of the states that predict the batch's targets: whatever the layout, each of them counts once."""
+        """Keep the routing of the states that predict targets: each counts once, in every layout."""
         if self._routing_asked:
             gates = [logits for logits in out.router_logits if logits is not None]
             gates = [logits.reshape(-1, logits.shape[-1]) for logits in gates]
@@ -113,7 +113,7 @@ class Scorer(WrappedModel):
 
 
 class ValueModel(WrappedModel):
-    """A model of what a state is worth: as `Scorer`, but read before every target.
+    """A value model: as `Scorer`, but with a value for every target.
 
     `forward(batch)` gives (N,) float32 values of the states from which the batch's targets are drawn.
     """
@@ -124,7 +124,7 @@ class ValueModel(WrappedModel):
 
 
 def _head_values(hidden: Tensor, head: nn.Module) -> Tensor:
-    """What a head with one output says of hidden states (N, H), in full precision: (N,)."""
+    """(N,) outputs of a head with one output on hidden states (N, H), in full precision."""
     weight = next(head.parameters())
     # in bfloat16 a number has three digits; the head sees so few rows that precision is free
     with torch.autocast(hidden.device.type, enabled=False):
@@ -133,17 +133,17 @@ def _head_values(hidden: Tensor, head: nn.Module) -> Tensor:
 
 
 def _cache_argument(model: nn.Module) -> str | None:
-    """What the model's forward calls its cache, which is also its name in the output; None for a model without one.
+    """The name of the cache among the arguments and outputs of the model's forward; None for a model without one.
 
-    The name differs between models and versions of transformers. A model that is handed its cache under another name
-    than its own ignores it and continues from the last token alone.
+    It differs between models and versions of transformers. A model ignores a cache that is passed under another name,
+    and would continue from the last token alone.
     """
     taken = inspect.signature(model.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in taken), None)
 
 
 class Policy(WrappedModel):
-    """A causal language model with the operators that methods need, and where a method wants them value heads.
+    """A causal language model with the operators that methods need, and optional value heads.
 
     `forward(batch)` gives the log-probabilities of a batch's targets; `decode` is one step of generation.
     """
@@ -164,7 +164,7 @@ class Policy(WrappedModel):
             )
 
     def add_value_head(self, name: str) -> nn.Linear:
-        """Put a value head beside the language model's. It begins at zero: nothing is worth anything yet."""
+        """Add a value head beside the LM head. Its weights start at zero."""
         embeddings = self.transformer.get_input_embeddings().weight
         dtype = torch.promote_types(embeddings.dtype, torch.float32)  # it is trained, also beside a base in bfloat16
         head = nn.Linear(embeddings.shape[1], 1, device=embeddings.device, dtype=dtype)
@@ -183,9 +183,9 @@ class Policy(WrappedModel):
         values: bool = False,
         use: Callable[[HeadInputs], Any] | None = None,
     ) -> Any:
-        """`TokenLogprobs` of the batch's N targets; see ops/logprobs.py for entropy and correct. values: those of the
-        value heads too. use: instead, what this makes of the targets' hidden states and the head, as operators of two
-        models want them: sharded weights are whole only while it runs.
+        """`TokenLogprobs` of the batch's N targets; see ops/logprobs.py for entropy and correct. values: with the
+        outputs of the value heads. use: return what this function makes of the targets' hidden states and the head
+        instead, for operators of two models: sharded weights are gathered only during the forward.
 
         Raises:
             ValueError: for values of a policy without value heads, or with a head that is not proven.
@@ -218,7 +218,7 @@ class Policy(WrappedModel):
         return found
 
     def _logits(self, batch: TreeBatch) -> Tensor:
-        """(N, V) whole logits of the targets, for a head that is not fused."""
+        """(N, V) logits of the targets, for a head that the fused operators do not know."""
         if self.architecture is not None:
             hidden = self._hidden(batch, batch.target_index)
             return self.head_transform(self.transformer.get_output_embeddings()(hidden))

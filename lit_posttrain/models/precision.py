@@ -13,12 +13,12 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float
 
 
 def torch_dtype(spec: ModelSpec) -> torch.dtype:
-    """What a spec's weights are loaded in, where no trainer has decided on auto."""
+    """The type that a spec's weights are loaded in; "auto", if no trainer has replaced it, is float32."""
     return DTYPES["float32" if spec.dtype == "auto" else spec.dtype]
 
 
 def quantization_config(spec: ModelSpec) -> Any:
-    """How bitsandbytes quantizes the base of a spec."""
+    """The bitsandbytes config of a spec's quantization."""
     from transformers import BitsAndBytesConfig
 
     if spec.quantization == "int8":
@@ -32,15 +32,15 @@ def quantization_config(spec: ModelSpec) -> Any:
 
 
 def keep_scales(model: Any) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights at their first evaluation on a processor with AVX512-BF16, which
-    rounds their scales to bfloat16 for good: a validation would change the model that is being trained."""
+    """Keep bitsandbytes from repacking 4-bit weights in their first evaluation on a processor with AVX512-BF16, which
+    rounds their scales to bfloat16 permanently: a validation would change the model in training."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def compute_in_float32(model: nn.Module) -> None:
-    """Let a model that is kept in bfloat16, or in 4 bits beside it, compute in float32 with the weights that it has."""
+    """Let a model with bfloat16 or 4-bit weights compute in float32, with the same weights."""
     nn.Module.float(model)  # transformers forbids it for quantized models, whose packed weights it leaves as they are
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "compute_dtype")]
     for layer in layers:

@@ -95,7 +95,7 @@ def _auto_class(head: Head) -> Any:
 
 
 def _unpacked() -> dict[str, Any]:
-    """The options with which transformers unpacks a GGUF file as it loads it. Versions without GgufConfig always do."""
+    """The options with which transformers dequantizes a GGUF file. Versions without GgufConfig always do."""
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)
@@ -113,7 +113,7 @@ def _dense_folder(spec: ModelSpec, place: Place) -> Path:
 
 
 def _lm_head(config: Any, trust_remote_code: bool) -> list[str]:
-    """Beginnings of the names of the language model's output head, which a scorer leaves out."""
+    """Prefixes of the names of the language model's output head, which a scorer does not have."""
     with torch.device("meta"):
         model = _auto_class("lm").from_config(config, trust_remote_code=trust_remote_code)
     head = model.get_output_embeddings()
@@ -123,7 +123,7 @@ def _lm_head(config: Any, trust_remote_code: bool) -> list[str]:
 
 @contextmanager
 def _explained(spec: ModelSpec) -> Iterator[None]:
-    """Make one line of whatever a library says while it builds a model."""
+    """Turn any exception of a library that builds a model into a one-line error."""
     with load_report() as report:
         try:
             yield
@@ -150,5 +150,5 @@ def _with_new_head(model: Any) -> Any:
 
 
 def _quiet_progress() -> AbstractContextManager[Any]:
-    """Unpacking GGUF draws a progress bar that no setting of transformers switches off."""
+    """Hide the progress bar of unpacking a GGUF file, which no setting of transformers switches off."""
     return redirect_stderr(StringIO())

@@ -1,8 +1,7 @@
-"""Proof that a model which is made of another computes the same: its answers before and after every step.
+"""Proof that a model that was converted computes the same: its logits before and after every step.
 
-Every step on the way (unpacking, merging, reading back) is compared by itself, in float32 arithmetic, so that a wrong
-step shows however coarse the type of the written weights is. Only logits are kept from step to step: one model at a
-time is in memory.
+Every step (unpacking, merging, reading back) is compared by itself in float32, so that an error shows even if the saved
+weights have few bits. Only logits are kept between steps, so that one model at a time is in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _REPORT = "please report it with the run's config.yaml; its checkpoint works in 
 class Proof:
     """Logits of two short sequences (scores, of a reward model), and how far they have moved since the first model.
 
-    what: "logit" or "score". difference: the greatest one between the trained model and the last that was compared.
+    what: "logit" or "score". difference: the largest one between the trained model and the one compared last.
     scale: the largest logit of the trained model, at least 1.
     """
 
@@ -69,7 +68,7 @@ class Proof:
 
     @torch.no_grad()
     def padded_scores(self, model: Any, padding: int) -> Tensor:
-        """(2,) scores as people compute them with plain transformers: of a padded batch."""
+        """(2,) scores of a padded batch, as plain transformers computes them."""
         mask = torch.ones_like(self.ids)
         mask[0, _SHORT:] = 0
         ids = torch.where(mask.bool(), self.ids, padding)
@@ -77,10 +76,10 @@ class Proof:
         return scores.flatten().double()
 
     def compare(self, step: str, found: Tensor, tolerance: float = ARITHMETIC, advice: str = _REPORT) -> None:
-        """Take a step: what is found must be what the last step found.
+        """Compare the logits after a step with those of the step before.
 
         Raises:
-            PostTrainError: if it is not, by more than `tolerance` as a share of the largest logit.
+            PostTrainError: if they differ by more than `tolerance` times the largest logit.
         """
         moved = _distance(found, self._last)
         if not moved <= tolerance * self.scale:  # nor NaN
@@ -92,11 +91,11 @@ class Proof:
         self.difference = self.off(found)
 
     def off(self, found: Tensor) -> float:
-        """The greatest difference of these answers from those of the trained model."""
+        """The largest difference between these logits and those of the trained model."""
         return _distance(found, self.trained)
 
     def compare_rounded(self, what: str, dtype: torch.dtype, found: Tensor) -> None:
-        """Take the step of rounding to a type, which moves logits a little; overflow shows.
+        """Compare the logits after rounding to a type: they may differ a little, and must not overflow.
 
         Raises:
             PostTrainError: as `compare`.
@@ -113,7 +112,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def _precise(model: Any) -> Any:
-    """In at least float32, as far as a model can be: in place."""
+    """The model in at least float32, as far as it can be; in place."""
     half = torch.bfloat16, torch.float16
     if model.dtype in half or any(getattr(module, "compute_dtype", None) in half for module in model.modules()):
         compute_in_float32(model)

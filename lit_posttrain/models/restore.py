@@ -1,4 +1,4 @@
-"""From a checkpoint, a run's folder or a model folder to a model that can be used outside a Trainer."""
+"""Load a checkpoint, a run's folder or a model folder for use without a Trainer."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from lit_posttrain.types import RowLayout
 
 @dataclass
 class Restored:
-    """A model in eval mode on its device, with its tokenizer, the spec it was built from, and of its checkpoint what it
-    says of the run, and the optimizer step it was saved at."""
+    """A model in eval mode on its device, with its tokenizer and spec. run: the run's part of the checkpoint. step: the
+    optimizer step that it was saved at."""
 
     model: WrappedModel
     tokenizer: Tokenizer
@@ -63,14 +63,14 @@ class Restored:
         return self.model
 
     def release(self) -> WrappedModel:
-        """The model, which is no longer held here: for who must free it."""
+        """The model, without keeping a reference to it, so that the caller can free it."""
         model = self.model
         del self.model
         return model
 
     @property
     def layout(self) -> RowLayout:
-        """How trees may be packed for the model as it was built, on the device that it was built for."""
+        """How trees may be packed for the model on its device."""
         config = self.model.config
         return layout_of(config, self.device.type, config._attn_implementation)
 
@@ -82,7 +82,7 @@ class Restored:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of this project (tensors and plain values alone).
+    """Load a checkpoint of this project, with weights_only.
 
     Raises:
         PostTrainError: if it is missing, damaged, or not a checkpoint of this project.
@@ -94,8 +94,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def restore(path: str, trust_remote_code: bool = False, device: torch.device | str = "cpu") -> Restored:
-    """Load a model folder, hub name, GGUF file, run folder or checkpoint onto a device, built for that device: how
-    attention is computed and how rows are packed depend on it.
+    """Load a model folder, hub name, GGUF file, run folder or checkpoint onto a device, which decides how attention is
+    computed and rows are packed.
 
     Raises:
         PostTrainError: as `read_checkpoint` and `build_policy`; for a checkpoint that lacks trained weights.
@@ -137,7 +137,7 @@ def restore(path: str, trust_remote_code: bool = False, device: torch.device | s
 
 
 def _tokenizer(spec: ModelSpec, run: dict[str, Any], checkpoint: str) -> Tokenizer:
-    """The tokenizer of a checkpoint, with the chat template that was trained with: its file may be another by now."""
+    """The tokenizer of a checkpoint, with the chat template of the training: the template's file may have changed."""
     if "tokenizer" not in run:
         return load_tokenizer(spec)
     named = spec.chat_template if spec.chat_template in TEMPLATES else None  # they add tokens

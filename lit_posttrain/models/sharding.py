@@ -1,4 +1,4 @@
-"""FSDP2: build a model on the meta device, shard it, and fill in the weights from rank zero.
+"""FSDP2: build a model on the meta device, shard it, and load the weights from rank zero.
 
 The decoder layers are sharded and then the model itself, nothing between: embedding, final norm and LM head stay in
 the root group, because a tied or separately sharded head meets mixed Tensor and DTensor operands.
@@ -34,10 +34,10 @@ _PATIENCE = timedelta(minutes=30)  # as Lightning has it
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's FSDP2 strategy with every process data-parallel, and with checkpoints as any other strategy has them.
+    """Lightning's FSDP2 strategy, but all processes are data-parallel and checkpoints are those of other strategies.
 
     Lightning's "auto" sizes mean tensor-parallel within a node: processes would train on identical data, unsharded. Its
-    own checkpoints number the optimizer's parameters otherwise than a run on one device does, and are written in place.
+    own checkpoints number the optimizer's parameters in another order than a run on one device, and are not atomic.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         return ParallelStrategy.optimizer_state(self, optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write one file, or shards and then the file that names them; all ranks must call it.
+        """Write one file, or shards and then the file that names them. Collective.
 
         Raises:
-            PostTrainError: on all ranks, where one could not write.
+            PostTrainError: on all ranks, if one of them could not write.
         """
         path = self.broadcast(str(filepath))
         assert self.lightning_module is not None
@@ -121,7 +121,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         on_first(lambda: write_index(index, target, folder, self.world_size, save))
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """A checkpoint of any strategy, left on disk until its tensors are asked for."""
+        """A checkpoint of any strategy; its tensors are memory-mapped."""
         path = self.broadcast(str(checkpoint_path))
         if "://" in path:
             return self.checkpoint_io.load_checkpoint(path, weights_only=True)

@@ -73,7 +73,7 @@ class ModelSpec:
         quantization: Load the frozen base in 4 bits (nf4) or 8 bits (int8) with bitsandbytes; needs lora to train.
         attention: Attention implementation; auto takes the one that is exact and fast for the model.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        dropout: Whether the model's own dropout (0.1 in GPT-2, say) is on while training. Default: on in SFT; off in
+        dropout: Use the model's own dropout (0.1 in GPT-2, for example) in training. Default: on in SFT; off in
             the other methods, which compare log-probabilities or scores and would compare noise. lora.dropout is apart.
         router_aux_loss: Weight of the loss that spreads tokens over the experts of a mixture of experts; 0 is none.
             Default: as the model's config says, its router_aux_loss_coef where output_router_logits is true.
@@ -120,7 +120,7 @@ class ModelSpec:
         return [self.eos] if isinstance(self.eos, str) else list(self.eos or [])
 
     def found_from_anywhere(self) -> ModelSpec:
-        """The same with absolute paths, for who reads it in another folder: hub names and built-in names stay."""
+        """The same spec with absolute paths, to be read from another folder; hub names stay."""
         return replace(
             self,
             path=found_from_anywhere(self.path),

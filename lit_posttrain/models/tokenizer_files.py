@@ -71,7 +71,7 @@ def _set_ends(tokenizer: Tokenizer, ends: list[str]) -> None:
 
 
 def _without_mark(template: Any) -> Any:
-    """A template, or a dict of them, without the byte order mark that some editors write before a file's text, which
+    """A template, or a dict of them, without the byte order mark that some editors write at the beginning of a file: it
     would be a token before every conversation."""
     if isinstance(template, dict):
         return {name: text.removeprefix("\ufeff") for name, text in template.items()}
@@ -111,7 +111,7 @@ def _check(template: str, name: str) -> None:
 
 
 def _within_json(text: str, name: str) -> str:
-    """The template in the text of a chat_template.json or a tokenizer_config.json; any other text as it is."""
+    """The chat template in the text of a chat_template.json or tokenizer_config.json; any other text is returned."""
     try:
         found = json.loads(text.removeprefix("\ufeff"))
     except ValueError:
@@ -141,7 +141,7 @@ def _pretrained_tokenizer(where: str, revision: str | None, trust_remote_code: b
 
 
 def _gguf_tokenizer(where: str, gguf: str) -> Tokenizer:
-    """Converting a GGUF vocabulary takes seconds, so the result is kept in the cache."""
+    """The tokenizer of a GGUF file. It is kept in the cache, since converting the vocabulary takes seconds."""
     from transformers import AutoTokenizer
 
     def convert(folder: Path) -> None:
@@ -163,7 +163,7 @@ def _gguf_tokenizer(where: str, gguf: str) -> Tokenizer:
 
 
 def _open_texts(tokenizer: Tokenizer) -> None:
-    """Let the tokenizer write its BOS before plain texts, as the file asks, if transformers did not see to it."""
+    """Let the tokenizer put its BOS before plain texts, as the file says, unless transformers has done so."""
     from tokenizers.processors import Sequence, TemplateProcessing
 
     bos, number = tokenizer.bos_token, tokenizer.bos_token_id

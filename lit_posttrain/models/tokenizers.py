@@ -14,7 +14,7 @@ from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizer_files import read_tokenizer
 from lit_posttrain.tokenizer import Tokenizer
 
-_ANSWER = "Because7of4that"  # no template writes it by itself
+_ANSWER = "Because7of4that"  # which no template contains
 _TALK = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": _ANSWER}]
 _WORD = re.compile(r"\w+")
 
@@ -30,8 +30,8 @@ def load_tokenizer(spec: ModelSpec) -> Tokenizer:
 
 
 def added_tokens(spec: ModelSpec) -> list[str]:
-    """What the spec adds to the vocabulary of the model's own tokenizer: by special_tokens, a template, or a tokenizer
-    from elsewhere."""
+    """The tokens that the spec adds to the vocabulary of the model's own tokenizer: by special_tokens, a chat template
+    or another tokenizer."""
     if not (spec.special_tokens or spec.chat_template or spec.tokenizer):
         return []
     own = replace(spec, special_tokens=[], chat_template=None, template_variables={}, tokenizer=None)
@@ -41,9 +41,9 @@ def added_tokens(spec: ModelSpec) -> list[str]:
 def eos_ids(
     tokenizer: Tokenizer, *configs: Any, spec: ModelSpec | None = None, learnt: Iterable[str] = ()
 ) -> list[int]:
-    """Every id that ends a response: those of `spec.eos`, where it names any; else those of the tokenizer, the model's
-    config and the generation config, of what closes the assistant's turns in the chat template, and of tokens that are
-    known to close trained turns (learnt)."""
+    """All ids that end a response: those of `spec.eos` if it has any; else the eos ids of the tokenizer, of the model's
+    config and of the generation config, the token that closes the assistant's turns in the chat template, and the
+    tokens that closed turns in training (learnt)."""
     if spec is not None and spec.eos:
         return sorted(map(tokenizer.convert_tokens_to_ids, spec.ends))
     found: set[int] = set(template_ends(tokenizer))
@@ -54,8 +54,8 @@ def eos_ids(
 
 
 def template_ends(tokenizer: Tokenizer) -> list[int]:
-    """The id of the special token that closes the assistant's turns in a chat template, or, where none does, of the one
-    that opens the next turn behind it; nothing for a template without either."""
+    """The id of the special token that closes the assistant's turns in the chat template, or, if there is none, of the
+    one that opens the next turn; empty for a template without either."""
     asked, answered = _TALK
     return closing_token(tokenizer) or _stop(
         tokenizer, _special(tokenizer, _behind_answer(tokenizer, [asked, answered, asked]))
@@ -63,7 +63,7 @@ def template_ends(tokenizer: Tokenizer) -> list[int]:
 
 
 def closing_token(tokenizer: Tokenizer) -> list[int]:
-    """The id of the special token that closes the assistant's turns in a chat template, if there is one."""
+    """The id of the special token that closes the assistant's turns in the chat template, if there is one."""
     asked = _TALK[0]
     behind, followed = (_behind_answer(tokenizer, talk) for talk in (_TALK, [*_TALK, asked]))
     shared = behind[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(behind, followed, strict=False)))]
@@ -76,8 +76,8 @@ def closing_token(tokenizer: Tokenizer) -> list[int]:
 
 
 def _asks_by_itself(tokenizer: Tokenizer, rest: str, shared: str) -> bool:
-    """True if what stands behind the last answer alone (rest, behind what stands behind every answer: shared) asks for
-    another answer, and closes nothing: a template may write its generation prompt always."""
+    """True if the text after the last answer asks for another answer instead of closing a turn: some templates always
+    write their generation prompt. shared: the text after every answer. rest: what follows it after the last one."""
     if not rest or tokenizer.eos_token_id in _ids(tokenizer, rest):
         return False
     asking, answered = (_rendered(tokenizer, talk, False) for talk in (_TALK[:1], _TALK))
@@ -87,12 +87,12 @@ def _asks_by_itself(tokenizer: Tokenizer, rest: str, shared: str) -> bool:
 
 
 def _stop(tokenizer: Tokenizer, run: list[int]) -> list[int]:
-    """Of several special tokens in a row, such as END_RESPONSE END_OF_TURN, the one that stops a model."""
+    """The token that stops a model, of several special tokens in a row such as END_RESPONSE END_OF_TURN."""
     return [tokenizer.eos_token_id] if tokenizer.eos_token_id in run else run[-1:]
 
 
 def _special(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The special tokens that a text begins with, behind white space."""
+    """The special tokens at the beginning of a text, after white space."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
     spoken = dropwhile(lambda i: not tokenizer.decode([i]).strip(), _ids(tokenizer, text))
@@ -105,12 +105,12 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _behind_answer(tokenizer: Tokenizer, talk: list[dict[str, str]]) -> str:
-    """What a chat template writes behind the answer; "" where it does not write the answer as it is."""
+    """The text after the answer in a rendered conversation; "" if the template changes the answer."""
     return _rendered(tokenizer, talk, False, _ANSWER).rpartition(_ANSWER)[2]
 
 
 def _rendered(tokenizer: Tokenizer, talk: list[dict[str, str]], prompt: bool, words: str = "") -> str:
-    """What a chat template makes of a conversation; "" where it does not write these words of it."""
+    """A conversation as the chat template renders it; "" if the result lacks `words`."""
     if tokenizer.chat_template is None:
         return ""
     parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in talk]

@@ -1,7 +1,7 @@
-"""True if weights fit the model that they are loaded into: one check for every way in which weights come in.
+"""Check that loaded weights fit the model: one check for every way in which weights are loaded.
 
-Libraries load what fits, draw the rest at random and report it where nobody looks. Here a report is read, or a state
-dict compared, and what does not fit is one error that counts and names it.
+Libraries load what fits, initialise the rest at random and only log it. Here their report is read, or a state dict
+compared, and an error counts and names the tensors that do not fit.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def require_fit(
     shapes: Collection[tuple[str, Shape, Shape]] = (),
     remedy: str = "",
 ) -> None:
-    """Raise unless nothing is missing, unknown or of another shape.
+    """Raise if tensors are missing, unknown or of another shape.
 
-    where: what is loaded, to begin the message with. wanted: names of all tensors that the model needs. shapes: (name,
+    where: what is loaded; begins the message. wanted: names of all tensors that the model needs. shapes: (name,
         shape that was found, shape that the model has). remedy: ends the message; found from the names where empty.
 
     Raises:
@@ -81,7 +81,7 @@ def load_weights(
 ) -> None:
     """Copy a state dict into a module, once it is checked as by `require_state`.
 
-    spare: beginning of names that the module does without.
+    spare: prefix of names in the state dict that the module does not have and does not need.
     """
     state = {name: value for name, value in state.items() if spare is None or not name.startswith(spare)}
     require_state(module, state, where, frozen_too=frozen_too)
@@ -97,11 +97,11 @@ def require_state(
     buffers: Collection[str] = (),
     remedy: str = "",
 ) -> None:
-    """Check a state dict that was saved of a module: it must hold the parameters that are trained. Frozen ones, such as
-    the base of adapters, stay as they are.
+    """Check a module's saved state dict: it must have all trainable parameters. Frozen ones, such as the base of
+    adapters, may be absent.
 
-    frozen_too: it must hold all parameters. buffers: names of others that it must hold, such as buffers. Other
-    arguments and errors as for `require_fit`.
+    frozen_too: the frozen parameters must be there too. buffers: further names that must be there. Other arguments and
+    errors as for `require_fit`.
     """
     has = {name: _shape(value) for name, value in module.state_dict(keep_vars=True).items()}
     trained = {name for name, parameter in module.named_parameters() if frozen_too or parameter.requires_grad}
@@ -116,7 +116,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 class LoadReport(logging.Handler):
-    """What transformers logs while it loads: the only place where it names tensors that it could not convert."""
+    """Collects the log of transformers, the only place where it names tensors that it could not convert."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -136,7 +136,7 @@ class LoadReport(logging.Handler):
 
 @contextmanager
 def load_report() -> Iterator[LoadReport]:
-    """Hear what transformers reports of a load, whatever its verbosity; nothing of it reaches the console."""
+    """Collect what transformers logs while it loads, at any verbosity; nothing is printed."""
     speaker, report = logging.getLogger("transformers.modeling_utils"), LoadReport()
     level, propagate = speaker.level, speaker.propagate
     speaker.addHandler(report)
@@ -155,8 +155,8 @@ def check_loaded(
 ) -> None:
     """Check what `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` said of its load.
 
-    where: the model's path. new: beginnings of the names of a head that is drawn anew. spare: beginnings of the names
-        of a head that is left out.
+    where: the model's path. new: prefixes of the names of a head that is initialised anew. spare: prefixes of the
+        names of a head that is left out.
 
     Raises:
         PostTrainError: as `require_fit`; for a head that should be tied to the embeddings and has other values.
@@ -195,7 +195,7 @@ def require_shapes(model: nn.Module, like: nn.Module, where: str) -> None:
 
 
 def turned(layer: nn.Module) -> bool:
-    """True if a quantized layer stands for one that keeps its matrix the other way round, as GPT-2's do."""
+    """True if a quantized layer replaces one that stores its matrix transposed, as GPT-2's Conv1D."""
     return getattr(getattr(layer, "source_cls", None), "__name__", "") == "Conv1D"
 
 

@@ -1,5 +1,5 @@
-"""What async rewards return is awaited in one event loop for all of their calls: a client, a lock or a semaphore that a
-reward keeps belongs to the loop that it was first used in."""
+"""One event loop for all calls of async rewards: a client, a lock or a semaphore that a reward keeps belongs to the
+loop in which it was first used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GRACE_S = 0.5  # for an async reward to be cancelled, and for a loop to answer
 
 
 class EventLoop:
-    """An event loop in a thread of its own, started at first use: in a notebook the main thread runs one already."""
+    """An event loop in a thread of its own, since in a notebook the main thread has one. It starts at first use."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -27,7 +27,7 @@ class EventLoop:
         return type(self)()
 
     def result(self, awaitable: Awaitable[Found], timeout: float) -> Found:
-        """What an awaitable returns or raises.
+        """The result of an awaitable, or its exception.
 
         Raises:
             TooLong: it took longer than `timeout` seconds.
@@ -37,7 +37,7 @@ class EventLoop:
         try:
             return future.result(timeout + _GRACE_S)
         except TimeoutError as problem:
-            if future.done():  # one of its own
+            if future.done():  # the awaitable raised it
                 raise
             raise TooLong(f"it took longer than {timeout:g} s, and blocks") from problem
         finally:

@@ -1,4 +1,4 @@
-"""What a reward is: it looks at prompts, responses and the columns of their rows, and gives numbers."""
+"""The base class of rewards, and the batch of responses that they score."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Sampled(Protocol):
 class RewardBatch:
     """M responses to judge, each with its prompt.
 
-    prompts: the messages of each one's prompt. responses: texts, without the end token. columns: what stands in the
-    prompt's row, by column; None where a row lacks it. tokens: the ids of each response. truncated: True if it was cut
-    off at its longest length. sources: `file:line` of the prompt's row. records: of each prompt, what its chat template
-    got besides the messages; may be empty. messages: each response as messages: what the policy said, and where an
-    environment answers it, what that said in between; `responses` then has the policy's last words.
+    prompts: the messages of each prompt. responses: texts, without the end token. columns: the values of the prompts'
+    rows by column; None if a row lacks it. tokens: the ids of each response. truncated: True if it reached the maximum
+    length. sources: `file:line` of each prompt's row. records: the prompts with tools and template variables; may be
+    empty. messages: each response as messages: the policy's, and between them those of an environment; `responses`
+    are then the texts of the policy's last messages.
     """
 
     prompts: Sequence[Sequence[Mapping[str, Any]]]
@@ -48,7 +48,7 @@ class RewardBatch:
         return len(self.responses)
 
     def only(self, place: int) -> RewardBatch:
-        """One of the responses alone."""
+        """The batch with only one of the responses."""
         one = slice(place, place + 1)
         columns = {name: values[one] for name, values in self.columns.items()}
         rest = (self.tokens[one], self.truncated[one], self.sources[one], self.records[one], self.messages[one])
@@ -58,8 +58,8 @@ class RewardBatch:
 class Reward(ABC):
     """Base class of rewards.
 
-    needs: columns that the data must have. shaping: True if it only shapes what others ask for: responses that differ
-    in nothing else are alike to dynamic sampling. A subclass implements `score`.
+    needs: columns that the data must have. shaping: True if it only shapes other rewards, as a length penalty: to
+    dynamic sampling, responses that differ in nothing else have equal rewards. Subclasses implement `score`.
     """
 
     needs: Sequence[str] = ()
@@ -74,29 +74,29 @@ class Reward(ABC):
         self.weight, self.name = weight, name or type(self).__name__.lower()
 
     def resume_options(self) -> dict[str, Any]:
-        """What decides its scores beside weight and name, such as a pattern: a resumed run must have the same. Written
-        into every checkpoint, so it holds no key or password. By default nothing."""
+        """Options beside weight and name that a resumed run must have in common, such as a pattern. They are written
+        into every checkpoint, so leave out keys and passwords. Default: none."""
         return {}
 
     @abstractmethod
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
-        """(M,) one finite number a response, None where this reward has nothing to say on it, or, not raised, the
-        error that it fails on it with: such a response has no score at all. May be async."""
+        """(M,) one finite number per response. None: not applicable. An Exception *instance*: scoring failed; the
+        response gets no total and is masked. May be async."""
 
     def prepare(self, device: Any) -> None:  # noqa: B027  # most rewards have nothing to load
-        """Load what is needed, once, before the first batch; by default nothing is."""
+        """Load models and other resources; called once, before the first batch. Default: nothing."""
 
     @property
     def weights_held(self) -> list[Tensor]:
-        """The parameters of a model that it keeps in memory, if it does."""
+        """The parameters of the model that this reward keeps in memory, if any."""
         return []
 
     def unusable(self, row: Mapping[str, Any]) -> str:
-        """What of a row's columns this reward cannot judge responses by, in words; empty for nothing."""
+        """Why this reward cannot score responses to a prompt with these columns; empty if it can."""
         return ""
 
     def check(self, columns: Sequence[str], source: str) -> None:
-        """Refuse data without the columns that are needed.
+        """Refuse data without the columns of `needs`. source: `file:line` of a row.
 
         Raises:
             PostTrainError: naming the column.

@@ -1,4 +1,4 @@
-"""Calls of rewards: with a time limit, and what happens if one raises, hangs or returns what is no score."""
+"""Calls of rewards: the time limit, and the handling of rewards that raise, hang or return no valid score."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class RewardCalls:
         """(M,) float64 scores, NaN for none, and (M,) bool, True where the reward failed.
 
         Raises:
-            PostTrainError: from the reward itself, and for one that takes too long again and again or returns the wrong
-                number of scores.
+            PostTrainError: raised by the reward; if it takes too long repeatedly, or returns the wrong number of
+                scores.
         """
         try:
             values, problems = self._values(reward, batch)
@@ -106,11 +106,11 @@ class RewardCalls:
 
     def _values(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
         with self.processes.watched(), time_limit(self.timeout):
-            said = reward.score(deepcopy(batch))  # what a reward changes, others and the log do not see
+            said = reward.score(deepcopy(batch))  # rewards may change it
             if inspect.isawaitable(said):
                 said = self._loop.result(said, self.timeout)
             if not isinstance(said, Tensor):
-                said = list(said)  # a generator can be gone through once
+                said = list(said)  # a generator can be read only once
         if isinstance(said, Tensor):
             found, none = said.detach().double().cpu(), torch.zeros(said.shape, dtype=torch.bool)
         else:
@@ -131,10 +131,10 @@ class RewardCalls:
 
 @contextmanager
 def named(reward: Reward) -> Iterator[None]:
-    """An error of a reward's code before its first call names the reward, and its file and line.
+    """Turn an exception of a reward's code into one line with the reward's name, file and line.
 
     Raises:
-        PostTrainError: in place of other exceptions.
+        PostTrainError: instead of other exceptions.
     """
     try:
         yield
@@ -145,10 +145,10 @@ def named(reward: Reward) -> Iterator[None]:
 
 
 def refuse_failing(tallies: Sequence[Mapping[str, Tally]]) -> None:
-    """Look at the tallies of all ranks since `RewardSum.begin`.
+    """Refuse rewards that have failed on all responses. tallies: of all ranks, since `RewardSum.begin`.
 
     Raises:
-        PostTrainError: naming a reward that has failed on every response.
+        PostTrainError: naming the reward and its first failure.
     """
     for name in dict.fromkeys(name for counted in tallies for name in counted):
         own = [counted[name] for counted in tallies if name in counted]
@@ -167,5 +167,5 @@ def _first(batch: RewardBatch, problems: Problems) -> str:
 def _short(problem: BaseException) -> str:
     text = said_by(problem)
     text = text if len(text) <= _SHOWN else text[: _SHOWN - 4] + " ..."
-    place = "" if isinstance(problem, TooLong) else own_place(problem)  # of that, wherever it was when the time was up
+    place = "" if isinstance(problem, TooLong) else own_place(problem)  # its traceback says only where the time was up
     return f"{text} ({place})" if place else text

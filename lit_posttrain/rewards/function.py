@@ -14,11 +14,11 @@ _OF_TRL = ("trainer_state", "log_metric", "log_extra")
 
 
 class FunctionReward(Reward):
-    """A function of one's own: `function(prompts, completions, **columns)` gives one number, or None, a completion.
+    """A function of yours: `function(prompts, completions, **columns)` returns one number, or None, per completion.
 
-    It is called with keywords: prompts are lists of messages, completions are texts, completion_ids their tokens, and
-    every column of the data is a list with one value a completion. A parameter that it does not have is not passed. It
-    may be async.
+    It is called with keyword arguments: prompts are lists of messages, completions are texts, completion_ids their
+    tokens, and every column of the data is a list with one value per completion. Only arguments that the function has
+    parameters for are passed. It may be async.
     """
 
     def __init__(self, function: Callable[..., Any] | str, weight: float = 1.0, name: str | None = None) -> None:
@@ -29,7 +29,7 @@ class FunctionReward(Reward):
             name: What its metrics are called. Default: the function's name.
 
         Raises:
-            PostTrainError: for an import path that leads nowhere, or to something else.
+            PostTrainError: if the import path is wrong, or names something else than a function.
         """
         function = _named(function) if isinstance(function, str) else function
         super().__init__(weight, name or getattr(function, "__name__", None))
@@ -60,7 +60,7 @@ class FunctionReward(Reward):
                 )
 
     def score(self, batch: RewardBatch) -> Scores | Awaitable[Scores]:
-        """What the function says."""
+        """The return value of the function."""
         given = {**batch.columns, "prompts": batch.prompts, "completions": batch.responses}
         given["completion_ids"] = batch.tokens
         if not any(p.kind is p.VAR_KEYWORD for p in self._parameters.values()):
@@ -87,7 +87,7 @@ def _named(path: str) -> Callable[..., Any]:
 def _parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError) as problem:  # one of another language may not have any
+    except (TypeError, ValueError) as problem:  # of a C function
         raise PostTrainError(
             f"FunctionReward: the parameters of {function!r:.60} cannot be told; write a Python function that calls it"
         ) from problem

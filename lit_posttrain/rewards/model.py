@@ -1,4 +1,4 @@
-"""The score of a reward model as a reward."""
+"""A reward model as a reward."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from lit_posttrain.types import PromptRecord, Tree
 
 
 class RewardModelScore(Reward):
-    """What a reward model (an exported folder, a run, a checkpoint or a hub name) gives to the conversation.
+    """The score of the conversation by a reward model: an exported folder, a run, a checkpoint or a hub name.
 
-    Prompt and response go through the reward model's own chat template and tokenizer: its vocabulary may be another
-    than the policy's. A response that is too long for it with its prompt is one that it fails on: others that have a
-    say do not make up for its score.
+    Prompt and response go through the reward model's own chat template and tokenizer, so that its vocabulary may differ
+    from the policy's. If prompt and response are too long for it, scoring fails: the response gets no total.
     """
 
     def __init__(
@@ -81,16 +80,16 @@ class RewardModelScore(Reward):
         self._layout = replace(restored.layout, tails=True)
 
     def resume_options(self) -> dict[str, Any]:
-        """Its model, wherever this runs; how that is computed may differ."""
+        """The path of the model. batch_size and bfloat16 may differ in a resumed run."""
         return {"path": str(Path(self.path).resolve()) if Path(self.path).exists() else self.path}
 
     @property
     def weights_held(self) -> list[torch.Tensor]:
-        """Those of the reward model, once it is loaded."""
+        """The parameters of the reward model, once it is loaded."""
         return [] if self._model is None else list(self._model.parameters())
 
     def score(self, batch: RewardBatch) -> Scores:
-        """One score a response."""
+        """(M,) scores; an exception for a response that is too long."""
         records = batch.records or [PromptRecord([dict(m) for m in prompt], {}) for prompt in batch.prompts]
         turns = batch.messages or [[{"role": "assistant", "content": said}] for said in batch.responses]
         asked = zip(records, turns, batch.responses, strict=True)
@@ -126,7 +125,7 @@ class RewardModelScore(Reward):
 
 
 def _by_prompt(trees: Sequence[tuple[int, Tree]]) -> tuple[list[Tree], list[int]]:
-    """Trees of one response each, those of the same prompt as one, and the places of their responses."""
+    """Trees of one response each, joined by prompt, and the places of the responses in the batch."""
     groups: dict[bytes, tuple[Tree, list[int]]] = {}
     for place, tree in trees:
         whole, places = groups.setdefault(tree.prompt.tobytes(), (Tree(tree.prompt, []), []))

@@ -1,4 +1,4 @@
-"""The weighted sum of rewards, with the scores of each for the metrics."""
+"""The weighted sum of rewards, and the scores of each."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RewardSum:
 
     @property
     def processes(self) -> RewardProcesses:
-        """What rewards have started."""
+        """The processes that rewards have started."""
         return self._calls.processes
 
     @property
@@ -163,8 +163,8 @@ class RewardSum:
         )
 
     def __call__(self, batch: RewardBatch, alone: bool = True) -> Rewarded:
-        """The rewards of a batch. alone: True if nothing else rewards these responses: where all rewards are shaping
-        ones, they then are what is asked for, and `unshaped` is the total.
+        """The rewards of a batch. alone: False if an environment rewards the responses too. If all rewards are shaping
+        ones and `alone`, nothing is left of the total without them, and `unshaped` is the total.
 
         Raises:
             PostTrainError: as `RewardCalls.score`.

@@ -104,19 +104,18 @@ class Episodes:
     def _begun(self, number: int, one: Opened, completion: Completion) -> _Episode:
         prompt, record = one.tree.prompt.tolist(), PromptRecord.of(one.tree)
         episode = _Episode(number, prompt, record, deepcopy(one.environment))
-        self._add(episode, completion, completion.tokens)
+        self._add(episode, completion)
         return episode
 
-    def _add(self, episode: _Episode, completion: Completion, tokens: Sequence[int]) -> None:
-        """A turn of the policy; fewer tokens than it drew where they would be too many."""
+    def _add(self, episode: _Episode, completion: Completion) -> None:
+        """Add a turn of the policy."""
         one, said = episode.trajectory, self._said_by(completion)
-        size = len(tokens)
-        one.tokens = np.concatenate([one.tokens, np.array(tokens, np.int32)])
-        one.sampled = np.concatenate([one.sampled, np.ones(size, np.bool_)])
-        one.logprobs = np.concatenate([one.logprobs, np.array(completion.logprobs[:size], np.float32)])
+        one.tokens = np.concatenate([one.tokens, np.array(completion.tokens, np.int32)])
+        one.sampled = np.concatenate([one.sampled, np.ones(len(completion.tokens), np.bool_)])
+        one.logprobs = np.concatenate([one.logprobs, np.array(completion.logprobs, np.float32)])
         one.messages.append(said.message)
         one.text = said.text
-        one.finish_reason = completion.finish_reason if size == len(completion.tokens) else "length"
+        one.finish_reason = completion.finish_reason
 
     # Further turns -----------------------------------------------------------------------------------------------
 
@@ -135,7 +134,7 @@ class Episodes:
             prompts = [[*one.prompt, *one.trajectory.tokens.tolist()] for one in asked]
             drawn = draw(prompts, 1, again, [one.number for one in asked])
             for one, left, (completion,) in zip(asked, room, drawn, strict=True):
-                self._add(one, completion, completion.tokens[:left])
+                self._add(one, completion.cut(left))
 
     def _answered(self, episode: _Episode, inserted: Inserted, longest: int) -> bool:
         """Let the environment answer; True if the policy is to go on."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Self
 
 from lit_posttrain.errors import PostTrainError
 
@@ -52,6 +52,12 @@ class Completion:
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
     version: int = 0
+
+    def cut(self, size: int) -> Self:
+        """The first `size` tokens; the completion itself if it has no more."""
+        if len(self.tokens) <= size:
+            return self
+        return replace(self, tokens=self.tokens[:size], logprobs=self.logprobs[:size], finish_reason="length")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ def test_a_response_is_at_most_as_long_as_it_may_be_with_all_its_turns() -> None
     assert draw.room == [len(whole.tokens) - 2, len(whole.tokens) - 2 - before]
     assert cut.tokens.tolist() == whole.tokens[:-2].tolist()
     assert cut.truncated
+    (last,) = np.split(cut.tokens, np.flatnonzero(np.diff(cut.sampled.astype(int))) + 1)[2:]
+    assert cut.text == cut.messages[-1]["content"] == tiny.tokenizer().decode(last), "rewards judge what is trained on"
     first = int(np.argmin(whole.sampled))
     (alone,), _ = played(Counting(), "red", room=first + 3)  # no room for what the environment says
     assert alone.tokens.tolist() == whole.tokens[:first].tolist()

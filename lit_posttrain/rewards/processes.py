@@ -1,4 +1,4 @@
-"""Processes that rewards start: those of a call that was cut short are ended, and none outlives the run."""
+"""Processes that rewards start: they end with the run, or with a call that is cut short."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import NamedTuple, NoReturn
 from lit_posttrain.rewards.time_limit import TooLong, same_alarm
 from lit_posttrain.runs.signals import RunStopped
 
-Process = tuple[int, int]  # id, and when it started: ids are used again
+Process = tuple[int, int]  # id and start time, since ids are reused
 
 
 class Seen(NamedTuple):
-    """What /proc says of a process: the id of its parent, and whether it has ended and waits to be asked how."""
+    """A process in /proc. parent: id. ended: True for a zombie, whose exit status nobody has read."""
 
     parent: int
     ended: bool
@@ -31,23 +31,22 @@ _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver") 
 
 
 class RewardProcesses:
-    """Knows what was started during calls of a reward. Only where the system has a /proc (Linux).
+    """Keeps track of the processes that are started in calls of rewards. On systems without /proc it does nothing.
 
-    From the first call to the end of the run this process takes in those whose own parent has ended (`sleep 60 &`, or
-    what a shell ran that was killed by a timeout), which would else be children of process 1.
+    From the first call to the end of the run this process adopts those whose parent has ended (`sleep 60 &`, or the
+    commands of a shell that a timeout killed), which otherwise become children of process 1.
     """
 
     def __init__(self) -> None:
         self._started: set[Process] = set()
         self._stuck: set[Process] = set()
-        self._of_others: set[Process] = set()  # of those started: what another process than this one has started
+        self._of_others: set[Process] = set()  # those of `_started` that are no children of this process
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Note what the block starts, and end it if the block takes too long or the run stops: who would have waited
-        for it or ended it does not get to. What an earlier call has started may be used by later ones, and is ended
-        with the run. A copy of this process that leaves the block, of an `os.fork()` without an exit, ends there: it
-        would train on beside this one."""
+        """Note the processes that the block starts, and kill them if it takes too long or the run stops, since the
+        block cannot do it any more. Others may be used by later calls, and end with the run. A fork of this process
+        that leaves the block (`os.fork()` without an exit) ends there: it would go on training beside this one."""
         _adopt(True)
         before = _descendants()
         self._note(before, ())
@@ -64,7 +63,7 @@ class RewardProcesses:
             self._forget_ended(found)
 
     def _note(self, found: dict[Process, Seen], fresh: Iterable[Process]) -> None:
-        """Of what runs now, know what rewards have started: what is fresh, and what was started by such a process."""
+        """Keep the processes that still run, and add `fresh` ones and those that a known process has started."""
         self._started = (self._started | set(fresh)) & found.keys()
         numbers = {number for number, _ in self._started}
         for process, (parent, _) in found.items():  # parents first
@@ -76,9 +75,9 @@ class RewardProcesses:
         self._of_others &= self._started
 
     def _forget_ended(self, found: dict[Process, Seen]) -> None:
-        """Ask those that have ended for their exit status, or the system runs out of process ids. Whoever started them
-        may want it: only of what this process has not started itself, and of the oldest where they are many. (Whose
-        own parent has ended before it was seen looks like started here.)"""
+        """Read the exit status of zombies, or the system runs out of process ids. The reward may want to read that of
+        its own children: only those of other processes are read, and the oldest of many. (A process whose parent ended
+        before it was seen looks like a child of this one.)"""
         own = os.getpid()
         ended = [process for process in self._started if found[process] == Seen(own, True)]
         orphans = [process for process in ended if process in self._of_others]
@@ -88,12 +87,12 @@ class RewardProcesses:
                 os.waitpid(number, os.WNOHANG)
 
     def end_stuck(self) -> None:
-        """End what a call that was cut short has used: at its end the interpreter would wait for it."""
+        """Kill processes that a call that was cut short has used: at its exit the interpreter would wait for them."""
         _end(self._stuck & _descendants().keys())
         self._stuck = set()
 
     def end(self) -> None:
-        """End all that rewards have started and that still runs, and wait for those that have ended."""
+        """Kill all processes that rewards have started, and read their exit status."""
         self._note(_descendants(), ())
         _end(self._started)
         for number, _ in self._started:
@@ -115,12 +114,12 @@ def _children(parent: int) -> list[int]:
 
 
 def _stat(process: int) -> list[str]:
-    """What /proc/PID/stat says behind the name: the state, the parent, ..."""
+    """The fields of /proc/PID/stat after the name: the state, the parent, ..."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
 def _descendants() -> dict[Process, Seen]:
-    """The children of this process, their children, and so on; parents come before their children."""
+    """All descendants of this process, parents before their children."""
     found: dict[Process, Seen] = {}
     ahead = [os.getpid()]
     while ahead:
@@ -142,9 +141,9 @@ def _end(processes: Iterable[Process]) -> None:
 
 @contextmanager
 def _in_this_process_only() -> Iterator[None]:
-    """End a copy of this process that leaves the block: by `sys.exit` with its status, else with a failure."""
+    """End a fork of this process that leaves the block: with the status of its `sys.exit`, else with 1."""
     own = os.getpid()
-    _flush()  # or a copy writes it once more
+    _flush()  # or a fork would write it again
     try:
         yield
     except SystemExit as leaving:
@@ -159,12 +158,12 @@ def _in_this_process_only() -> Iterator[None]:
 
 
 def _leave(leaving: SystemExit) -> NoReturn:
-    """End this process as the interpreter would, but without what the run does at its own exit."""
+    """End this process as the interpreter would, but without the run's exit handlers."""
     status = leaving.code
     if status is not None and not isinstance(status, int):
         print(status, file=sys.stderr)
         status = 1
-    traceback.clear_frames(leaving.__traceback__)  # which closes, and so writes, files that were left open
+    traceback.clear_frames(leaving.__traceback__)  # which closes, and so flushes, open files
     _flush()
     os._exit((status or 0) & 0xFF)
 

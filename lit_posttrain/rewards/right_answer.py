@@ -1,4 +1,4 @@
-"""What rewards that compare with a right answer share: which values of its column can be one."""
+"""Base class of rewards that compare with a right answer, which checks the values of its column."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lit_posttrain.rewards.base import Reward, RewardBatch, Scores
 
 
 class RightAnswer(Reward):
-    """1 where a response is the right answer, else 0. A list of right answers accepts any of them. wants: what a right
-    answer is, in words."""
+    """1 if a response is the right answer, or one of a list of them, else 0. wants: what a right answer must be, for
+    errors."""
 
     wants: ClassVar[str]
 
@@ -27,12 +27,12 @@ class RightAnswer(Reward):
         self.column = column
 
     def score(self, batch: RewardBatch) -> Scores:
-        """None for a row without a right answer, an error for one that cannot be compared with."""
+        """None for a row without a right answer, an exception for an unusable one."""
         rights = batch.columns[self.column]
         return [self._scored(said, right) for said, right in zip(batch.responses, rights, strict=True)]
 
     def unusable(self, row: Mapping[str, Any]) -> str:
-        """What of a row's right answer cannot be compared with, in words; empty where it can, or there is none."""
+        """Why the right answer of a row cannot be compared with; empty if it can, or if there is none."""
         right = row.get(self.column)
         given = right if isinstance(right, (list, tuple)) else [right]
         if right is None:
@@ -44,7 +44,7 @@ class RightAnswer(Reward):
 
     @abstractmethod
     def is_right_answer(self, right: str) -> bool:
-        """True if a text can be compared with."""
+        """True if a text can be a right answer."""
 
     @abstractmethod
     def equal(self, said: str, right: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rewards that are rules: no model, the same answer every time."""
+"""Rule-based rewards: without a model, and deterministic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNWORKED = re.compile(r"\d\s*(?:[-+*]|\\times|\\cdot)\s*\d")
 
 
 class ExactMatch(RightAnswer):
-    """1 where the response, or what a pattern finds in it, is the right answer; else 0."""
+    """1 if the response, or what a pattern finds in it, is the right answer, else 0."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class ExactMatch(RightAnswer):
         """
         Args:
             column: Column with the right answer, or a list of right ones.
-            pattern: Regular expression whose last match in the response is compared, its first group where it has one.
-            ignore_case: Whether upper and lower case are the same.
+            pattern: Regular expression whose last match in the response is compared; if it has groups, the first one.
+            ignore_case: Compare without regard to upper and lower case.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: exactmatch.
         """
@@ -68,13 +68,13 @@ class ExactMatch(RightAnswer):
 
 
 class Regex(Reward):
-    """1 where a pattern is found in the response, else 0."""
+    """1 if a pattern is found in the response, else 0."""
 
     def __init__(self, pattern: str, whole: bool = False, weight: float = 1.0, name: str | None = None) -> None:
         """
         Args:
-            pattern: Regular expression; a dot matches line ends too.
-            whole: Whether the pattern must cover the whole response.
+            pattern: Regular expression; a dot also matches newlines.
+            whole: The pattern must match the whole response.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: regex.
         """
@@ -92,7 +92,7 @@ class Regex(Reward):
 
 
 class JsonValid(Reward):
-    """1 where the response is JSON, fenced or not, with the keys that are asked for; else 0."""
+    """1 if the response is JSON, in a code fence or not, and has all `keys`, else 0."""
 
     def __init__(self, keys: list[str] | None = None, weight: float = 1.0, name: str | None = None) -> None:
         """
@@ -130,8 +130,8 @@ class LengthPenalty(Reward):
     def __init__(self, limit: int, buffer: int, weight: float = 1.0, name: str | None = None) -> None:
         """
         Args:
-            limit: Tokens at which the whole penalty is reached.
-            buffer: Tokens over which it grows.
+            limit: Tokens at which the penalty is -1.
+            buffer: Tokens before `limit` over which it falls from 0 to -1.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: lengthpenalty.
         """
@@ -151,14 +151,14 @@ class LengthPenalty(Reward):
 
 
 class Repetition(Reward):
-    """Minus the share of a response's n-grams of words that it has said before: 0 for none, towards -1 for a loop."""
+    """Minus the share of n-grams of words that the response repeats: 0 without repetition, near -1 in a loop."""
 
     shaping = True
 
     def __init__(self, n: int = 3, weight: float = 1.0, name: str | None = None) -> None:
         """
         Args:
-            n: Words in a row that are compared.
+            n: Words per n-gram.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: repetition.
         """
@@ -181,10 +181,10 @@ class Repetition(Reward):
 
 
 class MathAnswer(RightAnswer):
-    """1 where the final answer of the response equals the right one as mathematics: 0.5, 1/2 and $\\frac{1}{2}$ are the
-    same (math-verify). Of a response the last formula in dollars or \\boxed{} counts, else the last number; of a right
-    answer with `####` (gsm8k) only what follows it. Where the right answer is a number, a sum or product that is not
-    worked out is none."""
+    """1 if the final answer of the response equals the right one as mathematics: 0.5, 1/2 and $\\frac{1}{2}$ are equal
+    (math-verify). The final answer is the last formula in dollars or \\boxed{}, else the last number; of a right answer
+    with `####` (gsm8k) it is what follows. If the right answer is a number, an unevaluated sum or product does not
+    count."""
 
     def __init__(self, column: str = "answer", weight: float = 1.0, name: str | None = None) -> None:
         """
@@ -202,7 +202,7 @@ class MathAnswer(RightAnswer):
     wants = f"a number or a formula that math-verify reads in {_LONGEST_S:g} s, or a list of them"
 
     def is_right_answer(self, right: str) -> bool:
-        """True if it holds mathematics."""
+        """True if math-verify can read it."""
         return bool(_NUMBER.match(right.rsplit("####", 1)[-1]) or _parsed(right))
 
     def equal(self, said: str, right: str) -> bool:
@@ -218,7 +218,7 @@ class MathAnswer(RightAnswer):
 
 @lru_cache(maxsize=4096)  # every response to a prompt is compared with the same one
 def _parsed(right: str) -> tuple[Any, ...]:
-    """What math-verify makes of a right answer; empty where it finds no mathematics, or takes too long."""
+    """A right answer as math-verify parses it; empty if it finds no mathematics, or takes too long."""
     parse, _ = _math_verify()
     try:
         with time_limit(_LONGEST_S):
@@ -228,17 +228,17 @@ def _parsed(right: str) -> tuple[Any, ...]:
 
 
 def _as_formula(right: str) -> str:
-    """math-verify takes a number out of a text, and the whole of what stands in dollars: in bare LaTeX it would see a
-    number alone, the 2 of 2\\sqrt{3}."""
+    """The answer in dollars if it is LaTeX. From a text without dollars math-verify takes only a number, such as the 2
+    of 2\\sqrt{3}."""
     try:
-        return f"{Decimal(right):f}"  # it reads 1e-3 as 1
+        return f"{Decimal(right):f}"  # math-verify reads 1e-3 as 1
     except InvalidOperation:
         bare = ("\\" in right or "^" in right) and "$" not in right and "\\boxed" not in right
         return f"${right}$" if bare else right
 
 
 def _math_verify() -> tuple[Any, Any]:
-    # its own time-outs are alarms, of which a thread has one, and ours covers every reward; it warns where it has none
+    # its own timeouts are alarms, of which a thread has only one, and are off; it warns of that
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     from math_verify import parse, verify
 

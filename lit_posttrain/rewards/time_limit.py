@@ -11,21 +11,21 @@ from typing import Any
 
 from lit_posttrain.runs.signals import give_back, take_over
 
-_AGAIN_S = 1.0  # after which it rings again: a bare `except:` may have caught the first
+_AGAIN_S = 1.0  # until it is raised again: a bare `except:` may have caught the first
 
 
 class TooLong(BaseException):
-    """What was called took longer than it may. No Exception: code that catches all of those must not catch this one."""
+    """A call took too long. Not an Exception, so that code that catches every Exception does not catch it."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooLong within the block after so many seconds.
+    """Raise TooLong in the block after this many seconds.
 
-    By a signal, which ends a loop or a wait of Python code wherever it is. SIGALRM is left to rewards, many of which
-    set alarms of their own: SIGVTALRM rings, sent by a thread, and by the timer of the processor's time where a call (a
-    regular expression, say) does not let other threads run. Blocks may stand in one another. Signals reach the main
-    thread of a Unix process alone; elsewhere the block may take as long as it likes.
+    It is raised by a signal, which interrupts any Python code. SIGALRM is left to rewards, many of which use it; this
+    is SIGVTALRM, sent by a thread, and by the timer of CPU time if a call, such as a regular expression, does not let
+    other threads run. Blocks may be nested. Signals are handled only in the main thread of a Unix process; elsewhere
+    there is no limit.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -35,7 +35,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     thread = threading.get_ident()
 
     def ring(number: int, frame: Any) -> None:
-        if not over.is_set() and time.monotonic() >= ends:  # many threads use up the processor's time sooner
+        if not over.is_set() and time.monotonic() >= ends:  # several threads use CPU time faster
             raise TooLong(f"it took longer than {seconds:g} s")
 
     def watch() -> None:
@@ -63,11 +63,11 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def same_alarm() -> Iterator[None]:
-    """Leave no alarm behind the block: one that was set and not cancelled would ring in the middle of something else.
+    """Cancel alarms (SIGALRM) that the block leaves behind: they would interrupt something else.
 
-    A handler of SIGALRM that the block sets stays: a reward may set it once, and an alarm in every call. Within the
-    block an alarm without any raises TimeoutError, where by default it would end the process. An alarm that somebody
-    else has set before waits until the block is over, and has its handler then.
+    A handler of SIGALRM that the block sets stays: a reward may set it once, and an alarm in every call. In the block
+    an alarm without a handler raises TimeoutError; by default it would end the process. An alarm that was set before
+    waits until the block has ended, and then finds its own handler.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

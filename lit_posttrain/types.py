@@ -1,4 +1,4 @@
-"""The shapes every method shares: a prompt with its K responses (`Tree`), and a packed batch of them (`TreeBatch`)."""
+"""Types that all methods share: a prompt with its K responses (`Tree`), and a packed batch of them (`TreeBatch`)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Response:
 
     tokens: (n,) int32, everything after the prompt, later user turns and tool results included.
     loss_mask: (n,) bool, the tokens that the policy is trained on (or sampled itself).
-    labels: what is known of the response, by name; a number that nobody gave is absent. The package reads `rank` (0 is
-        the best; equal ranks are ties), `margin` (by how much a preferred response is better than the other one),
-        `flip_prob` (of the other one: the probability that it is the better one after all, where labels are soft),
+    labels: numbers by name; unknown ones are absent. The package reads `rank` (0 is the best; equal ranks are ties),
+        `margin` (of the preferred response of a pair: by how much it is better), `flip_prob` (of the other one, with
+        soft labels: the probability that it is the better one),
         `good` (0 to 1, of a single response) and `reward`; a method adds its own, such as `cost`.
     """
 
@@ -39,14 +39,14 @@ class Response:
     labels: dict[str, float] = field(default_factory=dict)
 
     def label(self, name: str) -> float:
-        """The number called `name`; NaN if nobody gave one."""
+        """The label `name`; NaN if there is none."""
         return self.labels.get(name, math.nan)
 
 
 @dataclass(slots=True)
 class PromptRecord:
-    """What rewards know of a prompt: its messages (a plain text is one user message; words of the assistant at the end
-    are continued by the response), and all columns of its row. tools, variables: what its chat template got besides."""
+    """A prompt as rewards see it: its messages (a plain text is one user message; an assistant's message at the end is
+    continued by the response), and all columns of its row. tools, variables: further arguments of its chat template."""
 
     messages: list[dict[str, Any]]
     columns: dict[str, Any]
@@ -54,7 +54,7 @@ class PromptRecord:
     variables: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """As `Tree.record` has it."""
+        """For `Tree.record`."""
         parts = [self.messages, self.columns, self.tools, self.variables]
         return json.dumps(parts, default=str)  # as ASCII: a column may hold half of a surrogate pair
 
@@ -70,8 +70,8 @@ class Tree:
 
     prompt: (n,) int32. prompt_loss_mask: (n,) bool or None; None means that no prompt token is trained on.
     file, line: where the record came from, for messages to people.
-    record: what a reward looks at besides, as JSON: see `PromptRecord`.
-    per_target: by name one number for every target, those of the prompt first, such as log-probs of a reference.
+    record: the prompt and columns for rewards, as JSON: see `PromptRecord`.
+    per_target: by name one number per target, such as the reference's log-probs; targets of the prompt come first.
     """
 
     prompt: IntArray
@@ -100,7 +100,7 @@ class RowLayout:
     multiple: rows are padded to a multiple of this many tokens.
     flat: all groups stand in a single row without padding; the model's attention works a group at a time, so a long
         row costs nothing.
-    tails: keep what stands behind a response's last trained token, where a score is read; likelihoods need it not.
+    tails: keep tokens after the last trained one (a reward head reads the final token). Likelihoods do not need them.
     """
 
     shared: bool = True
@@ -111,7 +111,7 @@ class RowLayout:
     tails: bool = False
 
     def takes(self, other: RowLayout) -> bool:
-        """True if a model that wants this layout understands rows of the other one; they may cost it more."""
+        """True if a model with this layout can compute rows of the other one; it may take longer."""
         return self.shared >= other.shared and self.packed >= other.packed and self.flat >= other.flat
 
 
@@ -120,8 +120,8 @@ class Pairs:
     """P pairs of responses to the same prompt.
 
     chosen, rejected (P,) int64: which responses of the batch (0..M-1), the preferred one and the other.
-    flip_prob (P,) float32: the probability that the other one is the better one after all, 0 where nobody said.
-    margin (P,) float32: by how much the preferred one is better, 0 where nobody said.
+    flip_prob (P,) float32: the probability that the other one is the better one; 0 if the data does not say.
+    margin (P,) float32: by how much the preferred one is better; 0 if the data does not say.
     """
 
     chosen: Tensor
@@ -130,18 +130,19 @@ class Pairs:
     margin: Tensor
 
     def expected_loss(self, loss: Callable[[Tensor, Tensor], Tensor], values_M: Tensor) -> Tensor:
-        """(P,) the expectation of loss(preferred, other) under the soft labels, on one value a response: both orders,
-        weighted by their probabilities. With certain labels the second one weighs nothing."""
+        """(P,) the expected loss under the soft labels: (1 - flip_prob) * loss(preferred, other) + flip_prob *
+        loss(other, preferred). values_M: one number per response, the arguments of `loss`."""
         first, second = values_M[self.chosen], values_M[self.rejected]
         return (1 - self.flip_prob) * loss(first, second) + self.flip_prob * loss(second, first)
 
 
 @dataclass
 class PerResponse:
-    """(M,) float32 by name. A name that no response of the batch has reads as NaN throughout, so that every name can be
-    asked for in every batch, also in one without responses. columns: the names that some have. absent: (M,) NaN.
+    """(M,) float32 by name. Any name can be read from any batch, also from one without responses: names that no
+    response has are NaN. columns: the names that some have. absent: (M,) NaN.
 
-    A dataclass, whose tensors Lightning converts where the model is not float32; of a dict it would make a new one.
+    It is a dataclass because Lightning converts the tensors of those in place, for models that are not float32; a dict
+    it would copy.
     """
 
     columns: dict[str, Tensor]
@@ -169,12 +170,12 @@ class TreeBatch:
     target_response (N,): response (0..M-1) of the target; -1 for a trained token of a prompt.
     response_tree (M,): which prompt of this batch (0..trees-1) a response answers.
     response_last (M,): flat index of the response's last token.
-    per_response: by name (M,) float32, `Response.labels`, NaN where a response has no such number.
+    per_response: by name (M,) float32, `Response.labels`, NaN if a response has no such label.
     denominators: the denominators of the whole optimizer step, over all its micro-batches and ranks, by unit
         (tokens, responses, trees, ...; data/store/units.py has the table). local_counts: those of this micro-batch.
     example_ids: for every prompt of this batch its index in the data set, for messages to people; stays on the CPU.
-    per_target: by name (N,), what the trees brought along for each target.
-    extras: by name the auxiliary rows of the whole step (of this rank) that a method asks for, packed; on the first
+    per_target: by name (N,), the columns of `Tree.per_target`.
+    extras: by name the packed auxiliary rows that a method asks for, of the whole step on this rank; in the first
         micro-batch of a step.
     """
 
@@ -196,20 +197,20 @@ class TreeBatch:
 
     @property
     def num_trees(self) -> int:
-        """How many prompts the batch holds: the batch size that `LightningModule.log` wants."""
+        """The number of prompts: `batch_size` for `LightningModule.log`."""
         return len(self.example_ids)
 
     @property
     def num_responses(self) -> int:
-        """How many responses the batch holds (M)."""
+        """The number of responses, M."""
         return self.response_tree.numel()
 
     def sum(self, values_N: Tensor) -> Tensor:
-        """(M,) the sum of a response's targets; those of prompts are left out."""
+        """(M,) the sum over the targets of each response, without those of prompts."""
         return response_sums(values_N, self.target_response, self.num_responses)
 
     def mean(self, values_N: Tensor) -> Tensor:
-        """(M,) the mean of a response's targets; 0 without any."""
+        """(M,) the mean over the targets of each response; 0 without targets."""
         return self.sum(values_N) / self.lengths.clamp(min=1)
 
     @property
@@ -219,7 +220,7 @@ class TreeBatch:
 
     @property
     def ranks(self) -> Tensor:
-        """(M,) float32: 0 for the best response of a prompt; NaN where nobody ranked them."""
+        """(M,) float32: 0 for the best response of a prompt; NaN for unranked ones."""
         return self.per_response["rank"]
 
     @property
@@ -231,8 +232,8 @@ class TreeBatch:
 
     @property
     def desirable(self) -> Tensor:
-        """(M,) float32 in [0, 1]: the probability that a response is a good one, NaN where nobody said. Where no `good`
-        says it, the best response of a prompt is good and the worst is bad, as far as the pair is certain."""
+        """(M,) float32 in [0, 1]: the probability that a response is good, NaN if unknown: the label `good`; without
+        it, 1 - flip_prob for the best response of a prompt and flip_prob for the worst."""
         rank, tree, good = self.ranks, self.response_tree, self.per_response["good"]
         flip_prob = self.per_response["flip_prob"].nan_to_num(0.0)
         zeros = rank.new_zeros(self.num_trees)
@@ -242,7 +243,7 @@ class TreeBatch:
         return torch.where(good.isnan(), ranked, good)
 
     def local_count(self, unit: str) -> float:
-        """How many of a unit this micro-batch itself holds: its share of `denominators[unit]`."""
+        """The count of a unit in this micro-batch: its part of `denominators[unit]`."""
         return self.local_counts[unit]
 
     def _map(self, change: Any) -> Self:
@@ -266,12 +267,12 @@ class TreeBatch:
 class RewardedResponses:
     """Rewards of evaluated responses: M responses, P pairs of them.
 
-    rewards (M,) float32: what the metrics rewards/... are made of, a score or an implicit reward.
+    rewards (M,) float32: scores, or the implicit rewards of the metrics rewards/...
     rows (M,) int64: index of the response's prompt in the evaluated data set. places (M,) int64: which of the prompt's
         responses it is.
-    desirable (M,) float32: as `TreeBatch.desirable` has it.
+    desirable (M,) float32: `TreeBatch.desirable`.
     first, second (P,) int64: indices (0..M-1) of a pair's preferred response and of the other one.
-    flip_prob (P,) float32: the probability that the other one is the better one after all.
+    flip_prob (P,) float32: `Pairs.flip_prob`.
     """
 
     rewards: Tensor
@@ -288,7 +289,7 @@ class RewardedResponses:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Several of them as one, in the order given; at least one."""
+        """Concatenates one or more of them."""
         columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
         begin = 0
         for number, part in enumerate(parts):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
 from lit_posttrain.cli.families import add_family
-from lit_posttrain.cli.own_classes import own_class
-from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
+from lit_posttrain.cli.parsing.option_tree import Kind, Option, OptionTree
 from lit_posttrain.cli.parsing.parser import ExactParser
 from lit_posttrain.cli.parsing.reader import CommandLine
 from lit_posttrain.cli.parsing.signatures import Families, option_of, options_of
@@ -59,12 +57,18 @@ def call(
         parser.add_argument(f"--{option}", type=kind.annotation, default=None)
     parser.add_argument("--config", action="config", help=SUPPRESS)  # as which the reader hands on what it has read
     try:
-        read = CommandLine(tree, name, partial(own_class, tree, families)).read(args[1:])
+        read = CommandLine(tree, name, lambda family, path: _own_class(tree, families, family, path)).read(args[1:])
         values = plain(parser.built(plain(parser.parse_args(read))).as_dict()) | given
         del values["config"]
         return function(**values)
     except PostTrainError as problem:
         raise PostTrainError(_by_its_options(str(problem), set(options) | set(given))) from problem
+
+
+def _own_class(tree: OptionTree, families: Families, family: str, path: str) -> Kind:
+    from lit_posttrain.cli.own_classes import own_class  # loads torch
+
+    return own_class(tree, families, family, path)
 
 
 def _by_its_options(told: str, options: set[str]) -> str:

@@ -60,6 +60,11 @@ class Collector(Component):
         self.trains_unscored = trains_unscored
         self.module, self.config, self.environment = module, config, config.environment
         self.rewards = RewardSum(rewards, config.reward_timeout)
+        if self.environment is not None and ENVIRONMENT in (reward.name for reward in rewards):
+            raise PostTrainError(
+                f"rewards: one is called {ENVIRONMENT}, as the scores of --model.rollout.environment are; give it "
+                "another `name`"
+            )
         self.sampler = Sampler(module, config.engine, self._show)
         self.rollouts: list[Rollout] = []
         self.sampling_progress: SamplingProgress | None = None

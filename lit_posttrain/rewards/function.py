@@ -29,9 +29,15 @@ class FunctionReward(Reward):
             name: What its metrics are called. Default: the function's name.
 
         Raises:
-            PostTrainError: if the import path is wrong, or names something else than a function.
+            PostTrainError: if the import path is wrong, and for what cannot be called with keyword arguments.
         """
-        function = _named(function) if isinstance(function, str) else function
+        if isinstance(function, str):
+            function = _named(function)
+        if isinstance(function, type):
+            raise PostTrainError(
+                f"FunctionReward: {function.__name__} is a class; give a function, or name the class in place of "
+                f"FunctionReward: --model.rewards+={function.__module__}.{function.__qualname__}"
+            )
         super().__init__(weight, name or getattr(function, "__name__", None))
         self.function, self._parameters = function, _parameters_of(function)
         self.needs = [
@@ -74,10 +80,6 @@ def _named(path: str) -> Callable[..., Any]:
         found = imported(path)
     except PostTrainError as problem:
         raise PostTrainError(f"FunctionReward: function {problem}") from problem
-    if isinstance(found, type):
-        raise PostTrainError(
-            f"FunctionReward: function {path} is a class; name it in place of FunctionReward: --model.rewards+={path}"
-        )
     if not callable(found):
         raise PostTrainError(f"FunctionReward: function {path} is {found!r:.40}, not a function")
     function: Callable[..., Any] = found
@@ -86,8 +88,15 @@ def _named(path: str) -> Callable[..., Any]:
 
 def _parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
-        return dict(inspect.signature(function).parameters)
+        found = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError) as problem:  # of a C function
         raise PostTrainError(
             f"FunctionReward: the parameters of {function!r:.60} cannot be told; write a Python function that calls it"
         ) from problem
+    by_place = next((p.name for p in found.values() if p.kind is p.POSITIONAL_ONLY), None)
+    if by_place is not None:
+        raise PostTrainError(
+            f"FunctionReward: {function!r:.60} takes `{by_place}` only by position, and arguments are passed by name; "
+            "write a Python function that takes prompts, completions or columns of the data"
+        )
+    return found

@@ -192,13 +192,15 @@ def test_a_reward_that_is_needed_and_is_not_there_is_named_before_the_first_call
     [
         (
             "rewards.test_total.Mine",
-            r"is a class; name it in place of FunctionReward: --model\.rewards\+=rewards\.test",
+            r"or name the class in place of FunctionReward: --model\.rewards\+=rewards\.test",
         ),
+        (Mine, r"FunctionReward: Mine is a class; give a function, or name the class"),
+        ("builtins.len", "takes `obj` only by position, and arguments are passed by name; write a Python function"),
         ("builtins.max", "the parameters of <built-in function max> cannot be told; write a Python function"),
         ("rewards.test_total.SAID", r"is \['one', 'two', 'three'\], not a function"),
     ],
 )
-def test_what_is_no_function_is_told_before_the_first_call(function: str, told: str) -> None:
+def test_what_is_no_function_is_told_before_the_first_call(function: Any, told: str) -> None:
     with pytest.raises(PostTrainError, match=told):
         FunctionReward(function)
 

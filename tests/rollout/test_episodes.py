@@ -207,6 +207,11 @@ def test_an_environment_is_enough_to_learn_from(tiny_model: Path, tmp_path: Path
         trained(tmp_path, tiny_model, None, [])
 
 
+def test_its_scores_are_told_from_those_of_rewards(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match="one is called environment, as the scores of "):
+        trained(tmp_path, tiny_model, Counting(), [FunctionReward(length, name="environment")])
+
+
 class Shorter(Counting):
     def resume_options(self) -> dict[str, Any]:
         return {"turns": self.turns}

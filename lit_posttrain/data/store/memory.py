@@ -34,7 +34,7 @@ class MemoryTrees:
 
     def says(self, label: str) -> bool:
         """True if a response has a label of this name that is not 0."""
-        return any(r.labels.get(label, 0.0) != 0 for tree in self._trees for r in tree.responses)
+        return any(abs(r.label(label)) > 0 for tree in self._trees for r in tree.responses)
 
     def responses(self) -> ResponseColumns:
         """All responses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -143,3 +144,5 @@ def test_a_label_that_is_no_number_is_absent() -> None:
     batch = collate([tree], RowLayout(), {})
     assert UNITS["pairs"](tree) == len(batch.pairs.chosen) == 1
     assert UNITS["labelled"](tree) == int((~batch.desirable.isnan()).sum()) == 3
+    tree.responses[0].labels["margin"] = math.nan
+    assert not MemoryTrees([tree]).says("margin")

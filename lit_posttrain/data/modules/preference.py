@@ -110,7 +110,7 @@ class PreferenceData(StreamableData):
         label_values: What the labels of judged pairs mean, by their value: `first`, `second` or `tie`, such as
             '{1: first, 0: second}' or '{model_a: first, model_b: second, tie: tie}'. Default: 1 is the first response,
             2 the second, 0 a tie; the published columns of PKU-SafeRLHF, SHP and HelpSteer are known.
-        train_on_prompt: True if likelihood terms per token include the prompt. Preference terms never do.
+        train_on_prompt: Include the prompt in likelihood terms per token. Preference terms never do.
         max_length: Most tokens of a prompt with its longest response. Default: the model's limit, at most 2048.
         overlong: Longer rows: `drop` them, or `cut_prompt` at its beginning. Responses are never cut. The audit counts.
         batch_size: Prompts per optimizer step, over all micro-batches and devices.

@@ -105,7 +105,7 @@ def user_prompt(text: str, system_prompt: str | None = None, source: str = "") -
 
 
 def with_answer(prompt: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> Messages:
-    """A conversation with the assistant's answer. A prompt that ends with words of the assistant is continued by it."""
+    """A conversation with the assistant's answer, which continues a prompt that ends with words of the assistant."""
     return Example.of([dict(message) for message in prompt], [dict(said)], Row({})).messages
 
 

@@ -17,7 +17,7 @@ _LOOK_AHEAD = 200
 
 
 def prompts_differ(store: Trees) -> bool:
-    """True if there are two prompts at all."""
+    """True if not all prompts are the same."""
     first = store[0].prompt
     return any(not np.array_equal(store[i].prompt, first) for i in range(1, len(store)))
 
@@ -27,7 +27,7 @@ class KLPairs:
     and fits.
 
     Where none of the next 200 fits into `max_length`, the beginning of the prompt is left out here (nothing is trained
-    on it). Where all ask the same, the response is the tree's own and none of its tokens counts: D is 0.
+    on it). If all prompts are the same, the response is the tree's own and has no target: D is 0.
     identity, num_targets, reference: as in `TreeStore`.
     """
 
@@ -67,12 +67,12 @@ class KLPairs:
         return own, Response(response.tokens, counted)
 
     def whole(self) -> KLPairs:
-        """These trees, once more."""
+        """The same pairs: they are never a part of others."""
         return copy.copy(self)
 
     @property
     def num_targets(self) -> int:
-        """Counted tokens of all responses."""
+        """Trained tokens of all responses."""
         return int(self._ends[-1])
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A few trees in memory, with what loaders and methods ask of a store."""
+"""A few trees in memory, with the interface of a store."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Mix:
 
     @property
     def identity(self) -> str:
-        """What decides the order, beside the rows and the seed."""
+        """What decides the order, apart from the rows and the seed."""
         return ", ".join(f"{weight:g} x {len(rows)} rows" for weight, rows in zip(self.weights, self.rows, strict=True))
 
     def order(self, seed: int, epoch: int, shuffle: bool = True) -> Rows:

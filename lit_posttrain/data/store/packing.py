@@ -1,7 +1,7 @@
-"""From token trees to packed rows: which responses share a prompt, how long rows are, what stands in which row.
+"""From token trees to packed rows: which responses share a prompt, how long rows are, which tree is in which row.
 
 Attention over a packed row costs what it masks (a dense mask on CPU), so short rows beat long ones; how long is
-chosen per micro-batch by `RowLayout.attention_cost`. Nothing here changes a loss: only where tokens stand.
+chosen per micro-batch by `RowLayout.attention_cost`. Packing changes no loss, only the positions of tokens.
 """
 
 from __future__ import annotations
@@ -191,8 +191,11 @@ def _labels(responses: Sequence[Response]) -> PerResponse:
 
 
 def common_columns(trees: Sequence[Tree]) -> list[str]:
-    """The names of `per_target`, which all trees must have in common, with one number for each of their targets: others
-    would be trained on in the wrong places."""
+    """The names in `per_target` of the trees.
+
+    Raises:
+        PostTrainError: if trees have different names, or a column has not one number per target.
+    """
     names = list(trees[0].per_target) if trees else []
     for tree in trees:
         if other := tree.per_target.keys() ^ set(names):

@@ -42,11 +42,11 @@ class TreeStore:
     file_index (n,) into `files`, lines (n,): where the record stands. All int64. row_hash (n,) uint64: hash of the
     record's content, the same in every file. fingerprint: hash of the trees and their order. identity, num_targets:
     hash and number of targets of all trees of the folder. first_target (n,): place of a tree's first target among them.
-    reference: one number for each of them, of which every tree gets its own; None for nothing.
+    reference: one number per target of the folder, for `Tree.per_target["ref_logprobs"]`; None for none.
     """
 
     def __init__(self, folder: Path | str, files: Sequence[str] | None = None) -> None:
-        """Open a folder. `files` replaces the names in it: a cache may have been filled under other ones."""
+        """Open a folder. files: names to use instead of those in it, since files of the same content share a cache."""
         self.folder = Path(folder)
         about = json.loads((self.folder / "store.json").read_text())
         self.files: list[str] = list(files if files is not None else about["files"])

@@ -35,8 +35,8 @@ def refuse_with_stream(weights: Sequence[float] | None, val_fraction: float) -> 
 
 
 def require_steps(trainer: Trainer) -> None:
-    """Refuse a run on a stream that anything but the number of steps would end. One of Lightning's epochs is as long as
-    the run here, so that with a limit of epochs a finished run could not be continued.
+    """Require that a run on a stream ends by its number of steps alone. The whole run is one epoch for Lightning, so
+    that with a limit of epochs a finished run could not be continued.
 
     Raises:
         PostTrainError: without a number of steps, or with a limit of epochs.

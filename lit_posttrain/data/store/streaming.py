@@ -119,7 +119,7 @@ class TreeStream:
         kinds = [
             [[file.stat().st_size for file in source.files] or source.name, source.part] for source in self.sources
         ]
-        # who meets a bad row may decide to skip such rows, and go on
+        # may be changed after a bad row, to go on without it
         options = repr(replace(self.options, on_bad_row="error"))
         kind = {"options": options, "template": self.tokenizer.chat_template, "sources": kinds}
         kind["tokenizer"] = self.maker.mask.backend.to_str()

@@ -69,7 +69,7 @@ _BUILT_IN = dict(UNITS)
 
 
 class IndexedTrees(Protocol):
-    """Trees by their places."""
+    """A sequence of trees."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Tree: ...
@@ -115,7 +115,7 @@ def count(unit: str, tree: Tree) -> int:
 
 
 def unit_columns(trees: IndexedTrees, known: Mapping[str, Longs] | None = None) -> dict[str, Longs]:
-    """By unit (n,), how many each tree has; columns that are `known` are taken, the trees are read for others.
+    """By unit (n,) the count of each tree. known: columns to use as they are; trees are read only for others.
 
     Raises:
         PostTrainError: as `count`.

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def environment() -> dict[str, str]:
     """What this process imports from, and one thread a process."""
@@ -44,6 +46,8 @@ def forked(
         try:
             if session:
                 os.setsid()
+            torch.set_num_threads(1)  # OpenMP's own do not outlive a fork
+            os.environ["OMP_NUM_THREADS"] = "1"
             sys.stdout = output.open("a")  # pytest's stand elsewhere than at 1 and 2
             sys.stderr = errors.open("a") if errors else sys.stdout
             os.dup2(sys.stdout.fileno(), 1)

@@ -337,3 +337,32 @@ def test_every_file_of_a_folder_has_the_columns_that_rewards_need(
     assert main([*command, "--n", "2", "--keep", "best", "--rewards+=ExactMatch"]) == 2
     assert "b.jsonl:1: ExactMatch needs the column `answer`" in one_line(capsys)
     assert draws.prompts == []
+
+
+MINE = """
+from lit_posttrain.rewards import Reward, RewardBatch
+
+class Starts(Reward):
+    def __init__(self, column: str = "start") -> None:
+        super().__init__()
+        self.needs = [column]
+
+    def score(self, batch: RewardBatch) -> list[float]:
+        return [float(text.startswith(start)) for text, start in zip(batch.responses, batch.columns[self.needs[0]])]
+"""
+
+
+def test_a_reward_of_ones_own(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path())
+    Path("starts_with.py").write_text(MINE)
+    mine = [*command, "--n", "2", "--keep", "best", "--cut_off", "true", "--rewards+=starts_with.Starts"]
+    assert main([*mine, "--rewards.columnx", "prompt"]) == 2
+    assert "--rewards.columnx: no such option; did you mean --rewards.column?" in one_line(capsys)
+    assert main([*mine, "--out", "out.jsonl"]) == 2
+    assert "asked.jsonl:1: Starts needs the column `start`" in one_line(capsys)
+    command[command.index("--prompts") + 1] = write(Path("rows.jsonl"), [{"prompt": "what", "start": ""}] * 3)
+    mine[: len(command)] = command
+    assert main([*mine, "--out", "out.jsonl"]) == 0
+    assert len(rows("out.jsonl")) == 3

@@ -98,8 +98,8 @@ class Ends(pl.Callback):
         os.fsync = slow_fsync  # for this process
         torch.optim.AdamW.step = stepping  # type: ignore[assignment,method-assign]  # its type has self twice
         if hasattr(module, "collector"):
-            sampler, rewards = module.collector.sampler, module.collector.rewards
-            answers, judge = sampler.answers, rewards._asked
+            sampler, calls = module.collector.sampler, module.collector.rewards._calls
+            answers, judge = sampler.answers, calls.score
 
             def sampled(*given: Any) -> Any:
                 if trainer.training:
@@ -111,7 +111,7 @@ class Ends(pl.Callback):
                     self.at("reward", trainer)
                 return judge(*given)
 
-            sampler.answers, rewards._asked = sampled, judged
+            sampler.answers, calls.score = sampled, judged
 
 
 def run(method: str, model: Path, folder: Path, data: Path, how: str = "", moment: str = "") -> None:

@@ -67,7 +67,7 @@ class FailsOnce(pl.Callback):
             return
         mark.touch()
         if self.what == "reward":
-            pl_module.collector.rewards._asked = self._fails
+            pl_module.collector.rewards._calls.score = self._fails
         else:
             trainer.train_dataloader.check = self._fails  # type: ignore[union-attr]
 

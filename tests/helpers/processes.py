@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +14,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 
 def environment() -> dict[str, str]:
@@ -21,14 +27,60 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 
+# imports take longer than most scripts; what they lack they import themselves
+IMPORTED = ["run_commands", "lit_posttrain.cli.training", "peft", "transformers.models.llama.modeling_llama"]
+
+
 def run_script(
-    script: Path, *arguments: object, limit_s: float = 300, session: bool = False
+    script: Path, *arguments: object, limit_s: float = 300, devices: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, which may be a failure. session: let it kill all of its processes, and those alone."""
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=limit_s, start_new_session=session
-    )
+    """Run a script to its end, which may be a failure, in a session of its own, forked from a process that has imported
+    what most need. devices: so many processes run it as ranks of one Trainer, as torchrun starts them; the status is 1
+    if one of them failed."""
+    words = [str(script), *map(str, arguments)]
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(IMPORTED)
+    with TemporaryDirectory() as folder:
+        said = [Path(folder, name) for name in ("stdout", "stderr")]
+        process = forks.Process(target=_as_script, args=(words, environment(), said, devices))
+        with mock.patch.dict(os.environ, environment()):  # the first one starts the process that is forked
+            process.start()
+        process.join(limit_s)
+        if process.exitcode is None:
+            assert process.pid is not None
+            os.killpg(process.pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(words, limit_s)
+        return subprocess.CompletedProcess(words, process.exitcode, *(file.read_text() for file in said))
+
+
+def _as_script(words: list[str], variables: dict[str, str], said: list[Path], devices: int) -> None:
+    os.setsid()
+    for descriptor, file in enumerate(said, 1):
+        with file.open("a") as stream:
+            os.dup2(stream.fileno(), descriptor)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
+    if devices == 1 or _is_rank(devices):
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def _is_rank(devices: int) -> bool:
+    """Fork the ranks: true in each of them. The process that waits for them exits with their status."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(devices):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            # Lightning has read it from the environment when it was imported
+            setattr(rank_zero_only, "rank", rank)  # noqa: B010  # an attribute that type checkers do not see
+            return True
+        ranks.append(child)
+    failed = [child for child in ranks if os.waitpid(child, 0)[1] != 0]
+    sys.exit(bool(failed))
 
 
 def forked(

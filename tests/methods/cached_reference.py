@@ -1,4 +1,4 @@
-"""Three steps with a cached reference (METHOD MODEL FOLDER STRATEGY DEVICES): a Trainer starts it once per process.
+"""Three steps with a cached reference (METHOD MODEL FOLDER STRATEGY DEVICES): every rank runs it.
 Writes FOLDER/weights-DEVICES.pt."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two rollouts of every on-policy method in two processes; a Trainer starts it once per process (MODEL FOLDER HOW)."""
+"""Two rollouts of every on-policy method in two processes; every rank runs it (MODEL FOLDER HOW)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 def run(method: str, model: Path, folder: Path, strategy: str, devices: int) -> dict[str, torch.Tensor]:
     folder.mkdir()
-    done = run_script(HERE / "cached_reference.py", method, model, folder, strategy, devices)
+    done = run_script(HERE / "cached_reference.py", method, model, folder, strategy, devices, devices=devices)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     found: dict[str, torch.Tensor] = torch.load(folder / f"weights-{devices}.pt", weights_only=True)
     return found

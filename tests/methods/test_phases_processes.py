@@ -14,7 +14,7 @@ from helpers.processes import run_script
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_phases_in_two_processes(strategy: str, tiny_model: Path, tmp_path: Path) -> None:
     teacher_of(tiny_model)
-    done = run_script(Path(__file__).parent / "phases_sharded.py", tiny_model, tmp_path, strategy)
+    done = run_script(Path(__file__).parent / "phases_sharded.py", tiny_model, tmp_path, strategy, devices=2)
     for method in SAMPLING:
         for rank in range(2):
             problem = tmp_path / f"{method}-{rank}.txt"

@@ -150,7 +150,8 @@ def test_the_cut_of_a_step_changes_nothing(experts: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_the_number_of_processes_changes_nothing(strategy: str, experts: Path, tmp_path: Path) -> None:
-    done = run_script(Path(__file__).parents[1] / "spine/routed_steps.py", experts, strategy, 2, tmp_path / "out")
+    script = Path(__file__).parents[1] / "spine/routed_steps.py"
+    done = run_script(script, experts, strategy, 2, tmp_path / "out", devices=2)
     assert done.returncode == 0, done.stderr[-2000:]
     whole = two_steps(str(experts), 0.1)
     parts = torch.load(tmp_path / "out.0", weights_only=True)

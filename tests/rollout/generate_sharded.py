@@ -1,6 +1,6 @@
 """Greedy generation, and whole weights, in the validation of an FSDP2 run.
 
-A Trainer starts it once per process (MODEL OUT).
+Every rank runs it (MODEL OUT).
 """
 
 from __future__ import annotations

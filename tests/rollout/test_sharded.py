@@ -19,7 +19,7 @@ from lit_posttrain.rollout.hf import HFEngine
 def test_sharded_generation_and_whole_weights_equal_one_process(tiny_model: Path, tmp_path: Path) -> None:
     script = Path(__file__).parent / "generate_sharded.py"
     out = tmp_path / "drawn"
-    done = run_script(script, tiny_model, out)
+    done = run_script(script, tiny_model, out, devices=2)
     engine = HFEngine(Policy(AutoModelForCausalLM.from_pretrained(tiny_model)), [2])
     for rank, (prompts, limit) in enumerate(zip(PROMPTS, LIMITS, strict=True)):
         file = tmp_path / f"drawn-{rank}.json"

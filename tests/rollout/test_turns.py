@@ -117,7 +117,7 @@ def test_a_rollout_of_several_turns_is_gone_on_from_bitwise(tiny_model: Path, tm
 def test_processes_with_unequal_numbers_of_turns(strategy: str, tiny_model: Path, tmp_path: Path) -> None:
     """They wait for each other, and sample what one process samples."""
     main(str(tiny_model), tmp_path, "auto", 1)
-    done = run_script(Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, strategy, 2)
+    done = run_script(Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, strategy, 2, devices=2)
     assert done.returncode == 0, done.stderr[-3000:]
     alone = torch.load(tmp_path / "auto-1-0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / f"{strategy}-2-{rank}.pt", weights_only=True) for rank in range(2))
@@ -134,7 +134,9 @@ def test_an_environment_that_raises_in_one_process_ends_both(
     where: str, told: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The other one is playing its own episodes, and does not wait for the first one's next turn."""
-    done = run_script(Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, "ddp", 2, where, limit_s=120)
+    done = run_script(
+        Path(__file__).parent / "turns_processes.py", tiny_model, tmp_path, "ddp", 2, where, limit_s=120, devices=2
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
         (said,) = torch.load(tmp_path / f"ddp-2-{rank}.pt", weights_only=True)

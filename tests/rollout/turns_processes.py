@@ -1,5 +1,5 @@
 """GRPO on prompts whose episodes have unequal numbers of turns, in as many processes as it is told (MODEL FOLDER
-STRATEGY DEVICES [FAILS]): a Trainer starts it once per process. Writes FOLDER/STRATEGY-DEVICES-RANK.pt: all responses
+STRATEGY DEVICES [FAILS]): every rank runs it. Writes FOLDER/STRATEGY-DEVICES-RANK.pt: all responses
 of two rollouts as this rank has them, or what the run ended with. FAILS: where the environment raises on the first
 process, reset or step."""
 

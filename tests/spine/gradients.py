@@ -1,5 +1,5 @@
-"""The gradient of one optimizer step, however it is cut. Also a script that takes one of every method: a Trainer with
-several processes starts it once per process (`python gradients.py MODEL ACCUMULATE STRATEGY DEVICES FOLDER`)."""
+"""The gradient of one optimizer step, however it is cut. Also a script that takes one of every method, which every
+rank runs (`python gradients.py MODEL ACCUMULATE STRATEGY DEVICES FOLDER`)."""
 
 from __future__ import annotations
 

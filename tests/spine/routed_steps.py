@@ -1,6 +1,6 @@
 """Two steps of a mixture of experts on several processes, one of which writes down the weights.
 
-A Trainer starts it once per process (MODEL STRATEGY DEVICES OUT).
+Every rank runs it (MODEL STRATEGY DEVICES OUT).
 """
 
 from __future__ import annotations

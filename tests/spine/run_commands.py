@@ -1,6 +1,6 @@
 """Runs commands of `lit-posttrain` one after another (`python run_commands.py FILE`, which holds a list of [NAME,
-ARGUMENTS]) and writes FILE.results with what became of each. Lightning starts the further processes of a run with
-several: they run the same commands, and starting them takes longer than a command."""
+ARGUMENTS]) and writes FILE.results with what became of each. Where they need several processes, as many run the same
+commands."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
         commands.append((name, ["fit", "--resume", "adapters", "--runs", str(home), *words]))
     file = home / "commands.json"
     file.write_text(json.dumps(commands))
-    ended = run_script(Path(__file__).with_name("run_commands.py"), file, limit_s=600, session=True)
+    ended = run_script(Path(__file__).with_name("run_commands.py"), file, limit_s=600, devices=2)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return Done(home, json.loads(Path(f"{file}.results").read_text()))
 

@@ -36,7 +36,7 @@ def two_processes(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_fac
     """A folder with the gradients of every method, METHOD-DTYPE.pt: starting processes takes longer than a step."""
     folder = tmp_path_factory.mktemp(request.param)
     teacher_of(tiny_model)
-    done = run_script(HERE / "gradients.py", tiny_model, 4, request.param, 2, folder)
+    done = run_script(HERE / "gradients.py", tiny_model, 4, request.param, 2, folder, devices=2)
     (folder / "said.txt").write_text(done.stdout[-3000:] + done.stderr[-3000:])
     return folder
 

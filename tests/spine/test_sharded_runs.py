@@ -74,12 +74,12 @@ class Lab:
         self.home, self.runs = home, runs
         self.model = tiny.save_model(home / "model")
         (home / "data").mkdir()
-        self.launch("begin on two", [self.begun("two", run) for run in runs])
+        self.launch("begin on two", 2, [self.begun("two", run) for run in runs])
         for number, run in enumerate(killed):
             self.kill(run, KILLS[run.saved_as][number % len(KILLS[run.saved_as])])
         for run in set(runs) - set(killed):
             shutil.copytree(home / "two" / f"{run}.image", home / "interrupted" / str(run))
-        self.launch("one", [self.begun("one", run) for run in runs])
+        self.launch("one", 1, [self.begun("one", run) for run in runs])
         by_processes: dict[int, list[tuple[str, list[str]]]] = {1: [], 2: [], 4: []}
         for how, (processes, options, began) in GOES_ON.items():
             for run in runs:
@@ -92,7 +92,7 @@ class Lab:
         uses = [command for run in runs for began in ("one", "two") for command in self.used(began, run)]
         by_processes[1] += uses
         for processes, commands in by_processes.items():
-            self.launch(f"on {processes}", commands)
+            self.launch(f"on {processes}", processes, commands)
 
     def begun(self, began: str, run: Run, *options: str) -> tuple[str, list[str]]:
         """The command that begins a run, by name."""
@@ -117,18 +117,18 @@ class Lab:
         name, words = self.begun("two", run, callback("Killed", event=event, file=file, rank=rank))
         place = self.home / "interrupted"
         words[words.index("--runs") + 1] = str(place)
-        status, said = self.start(f"kill {name}", [(name, words)])
+        status, said = self.start(f"kill {name}", 2, [(name, words)])
         assert status == -9, f"{run}: not killed at {where}: {said}"
         assert (place / f"{run}.killed").exists()
 
-    def start(self, name: str, commands: Sequence[tuple[str, list[str]]]) -> tuple[int, str]:
+    def start(self, name: str, processes: int, commands: Sequence[tuple[str, list[str]]]) -> tuple[int, str]:
         file = self.home / f"{name}.json"
         file.write_text(json.dumps(commands))
-        done = run_script(HERE / "run_commands.py", file, limit_s=3600, session=True)
+        done = run_script(HERE / "run_commands.py", file, limit_s=3600, devices=processes)
         return done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
 
-    def launch(self, name: str, commands: Sequence[tuple[str, list[str]]]) -> None:
-        status, said = self.start(name, commands)
+    def launch(self, name: str, processes: int, commands: Sequence[tuple[str, list[str]]]) -> None:
+        status, said = self.start(name, processes, commands)
         assert status == 0, said
         for command, found in json.loads((self.home / f"{name}.json.results").read_text()).items():
             assert found["status"] == 0, f"{command}: {found['said'][-3000:]}"

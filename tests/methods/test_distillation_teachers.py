@@ -1,0 +1,138 @@
+"""Teachers of distillation, and what it refuses before anything is sampled."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny
+from helpers.distillation import distillation
+from helpers.on_policy import fit, prompts, save_recurrent
+from transformers import AutoModelForCausalLM
+
+from lit_posttrain import LoRASpec, PostTrainError
+from lit_posttrain.callbacks import LastCheckpoint
+from lit_posttrain.on_policy.policy_gradient import Clip
+
+
+def test_a_teacher_in_four_bits_and_adapters(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    student = {"lora": LoRASpec(r=4)}
+    module = distillation(tiny_model, teacher, {"quantization": "nf4"}, student=student, student_share=0.5)
+    fit(module, prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=2)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]
+    assert all("lora" in name for name in saved["state_dict"])
+    again = distillation(tiny_model, teacher, {"quantization": "nf4"}, student=student, student_share=0.5)
+    trainer = fit(again, prompts(tmp_path), tmp_path, max_epochs=4, ckpt_path=tmp_path / "last.ckpt")
+    assert trainer.global_step == 4
+    assert math.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_a_teacher_keeps_the_type_that_it_is_asked_for(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    module = distillation(tiny_model, teacher, {"dtype": "bfloat16"})
+    fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
+    assert {p.dtype for p in module.teacher.model.weights} == {torch.bfloat16}
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("objective", ["full", "sampled"])
+def test_a_teacher_that_reads_one_sequence_a_row(objective: Any, tiny_model: Path, tmp_path: Path) -> None:
+    other = save_recurrent(tmp_path / "mamba")
+    module = distillation(tiny_model, other, objective=objective, rollout={"group_size": 3})
+    trainer = fit(module, prompts(tmp_path), tmp_path)
+    assert math.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_a_teacher_with_more_tokens_says_none_that_the_student_lacks(tiny_model: Path, tmp_path: Path) -> None:
+    wide = tiny.save_model(tmp_path / "wide", seed=7, hidden_size=32, vocab_size=1024)
+    module = distillation(tiny_model, wide, student_share=0.0)
+    trainer = fit(module, prompts(tmp_path), tmp_path)
+    drawn = [response.tokens.max() for one in module.collector.rollouts for response in one.tree.responses]
+    assert max(drawn) < 512
+    assert math.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_another_teacher_is_refused_on_resume(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    fit(distillation(tiny_model, teacher), prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=1)
+    other = tiny.save_model(tmp_path / "other", seed=8, hidden_size=32)
+    with pytest.raises(PostTrainError, match=r"--model\.teacher: another model than the checkpoint"):
+        fit(distillation(tiny_model, other), prompts(tmp_path), tmp_path, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_pretrained(teacher).save_pretrained(other)
+    tokenizer = tiny.tokenizer()
+    tokens = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = tokens["model"]["vocab"]
+    first, second = [token for token, number in vocabulary.items() if number in (300, 301)]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    tokenizer.save_pretrained(other)
+    (other / "tokenizer.json").write_text(json.dumps(tokens))
+    with pytest.raises(PostTrainError, match=f"--model.teacher.path {other}: another vocabulary than the policy's"):
+        fit(distillation(tiny_model, other), prompts(tmp_path), tmp_path)
+
+
+def test_a_teacher_of_fewer_positions_limits_the_data(tiny_model: Path, tmp_path: Path) -> None:
+    short = tiny.save_model(tmp_path / "short", max_position_embeddings=64)
+    module = distillation(tiny_model, short)
+    assert module.max_positions == 64
+    with pytest.raises(PostTrainError, match=r"the model takes 64; pass --data\.max_length 14"):
+        fit(distillation(tiny_model, short, rollout={"max_new_tokens": 50}), prompts(tmp_path), tmp_path)
+    trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
+    assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"beta": -0.1}, "--model.beta is -0.1; it must be between 0"),
+        ({"beta": 1.5}, "--model.beta is 1.5; it must be between 0"),
+        ({"beta": math.nan}, "--model.beta is nan; it must be between 0"),
+        ({"student_share": 1.5}, "--model.student_share is 1.5; it is a share"),
+        ({"student_share": math.nan}, "--model.student_share is nan; it is a share"),
+        ({"student_share": 0.5, "objective": "sampled"}, "and 1 with --model.objective sampled"),
+        ({"spec": {"lora": LoRASpec(r=4)}}, "--model.teacher.lora: the teacher is not trained"),
+        ({"spec": {"random_init": True}}, "--model.teacher.random_init: the teacher is not trained"),
+        ({"rollout": {"dynamic_sampling_retries": 2, "group_size": 2}}, "retries 2: Distillation learns from every"),
+        ({"rollout": {"dynamic_sampling_retries": 2}}, "retries 2 with --model.rollout.group_size 1: a response that"),
+        ({"rollout": {"seed": -1}}, "--model.rollout.seed is -1; it must be at least 0"),
+        ({"clip": Clip(high=0.3)}, "--model.clip is for --model.objective sampled, and full clips nothing"),
+        ({"clip": Clip(high=0.3), "objective": "sampled", "beta": 2}, "--model.beta is 2; it must be between 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options: dict[str, Any], told: str, tiny_model: Path, teacher: Path
+) -> None:
+    with pytest.raises(PostTrainError, match=told):
+        distillation(tiny_model, teacher, **options)
+
+
+def test_the_model_itself_is_no_teacher(tiny_model: Path, teacher: Path) -> None:
+    with pytest.raises(PostTrainError, match="the teacher is the model that is trained, which can learn nothing from"):
+        distillation(tiny_model, tiny_model)
+    with pytest.raises(PostTrainError, match="the teacher is the model that is trained"):
+        distillation(tiny_model, tiny_model, student={"lora": LoRASpec(r=4)})
+    distillation(tiny_model, tiny_model, student={"lora": LoRASpec(r=4), "quantization": "nf4"})  # learns what it lost
+    distillation(tiny_model, tiny_model, student={"random_init": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("beta", {"beta": 0.3}),
+        ("student_share", {"student_share": 0.5}),
+        ("objective", {"objective": "sampled"}),
+        ("rollout.temperature", {"rollout": {"temperature": 1.0}}),
+    ],
+)
+def test_resuming_with_other_options_is_refused(
+    name: str, changed: dict[str, Any], tiny_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    fit(distillation(tiny_model, teacher), prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=1)
+    with pytest.raises(PostTrainError, match=f"trained with --model.{name} .* and this run has"):
+        fit(distillation(tiny_model, teacher, **changed), prompts(tmp_path), tmp_path, ckpt_path=tmp_path / "last.ckpt")

@@ -22,6 +22,7 @@ from lit_posttrain.callbacks import (
     run_checkpoints,
 )
 from lit_posttrain.cli.run_place import RunPlace
+from lit_posttrain.core.directions import direction_of, known_directions
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.trainer_checks import named_strategy
 from lit_posttrain.errors import PostTrainError
@@ -56,10 +57,10 @@ def evaluating_callbacks(command: str, option: Ask) -> list[pl.Callback]:
 
 def _mode_of(model: PostTrainingModule, monitor: str, given: Literal["min", "max"] | None) -> Literal["min", "max"]:
     """min if the lowest value of a metric is the best, max if the highest is."""
-    declared = model.direction_of(monitor)
+    declared = direction_of(type(model), monitor)
     mode = given or declared
     if mode is None:
-        known = [f"val/{name}" for name in model.known_directions() if "*" not in name]
+        known = [f"val/{name}" for name in known_directions(type(model)) if "*" not in name]
         close = next(iter(difflib.get_close_matches(monitor, known, n=1, cutoff=0.6)), None)
         meant = f"did you mean {close}? Else pass" if close else "pass"
         raise PostTrainError(

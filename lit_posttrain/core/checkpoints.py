@@ -11,13 +11,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lit_posttrain.core import resume
 from lit_posttrain.core.building import dtype_of
 from lit_posttrain.core.metrics import WeightedMeans
+from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import require_same_settings
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.identity import difference
@@ -30,15 +32,12 @@ from lit_posttrain.runs.folder import run_identity
 from lit_posttrain.runs.run_state import RunState
 from lit_posttrain.trainer_state import attached_trainer, fitting, logs_step
 
-if TYPE_CHECKING:
-    from lit_posttrain.core.module import PostTrainingModule
-
 log = logging.getLogger(__name__)
 
 # compared on resume, and not enough to build them from: `policy` is saved whole, and objects are not saved
 _DESCRIBED = ("policy", "rewards", "rollout.environment")
 
-Method = TypeVar("Method", bound="PostTrainingModule")
+Method = TypeVar("Method", bound=ModelModule)
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Progress:
     components: dict[str, Any]
 
     @classmethod
-    def of(cls, module: PostTrainingModule) -> Progress:
+    def of(cls, module: ModelModule) -> Progress:
         """That of a module now."""
         loader: Any = module.trainer.train_dataloader
         return cls(
@@ -82,11 +81,11 @@ class Resumption:
         """The optimizer step whose end is remembered."""
         return None if self._finished is None else self._finished.step
 
-    def finish(self, module: PostTrainingModule) -> None:
+    def finish(self, module: ModelModule) -> None:
         """Remember the end of an optimizer step."""
         self._finished = Progress.of(module)
 
-    def state(self, module: PostTrainingModule) -> RunState:
+    def state(self, module: ModelModule) -> RunState:
         """What a checkpoint that is written now holds: the last optimizer step's end. Collective."""
         done = self._finished
         if done is None or done.step != module.trainer.global_step:
@@ -115,7 +114,7 @@ class Resumption:
 
     # Resuming
 
-    def load(self, module: PostTrainingModule, checkpoint: Mapping[str, Any]) -> None:
+    def load(self, module: ModelModule, checkpoint: Mapping[str, Any]) -> None:
         """Check a checkpoint, and take up its state where training goes on; see `on_load_checkpoint`."""
         saved, trainer = RunState.of(checkpoint, "--ckpt_path"), attached_trainer(module)
         resume.require_same_adapters(saved.policy["lora"], module.model_spec.lora)
@@ -123,7 +122,7 @@ class Resumption:
         resume.require_same_base_dtype(saved, module.model_spec, dtype_of(module, module.model_spec))
         for name in saved.frozen.keys() & module.frozen.keys():
             if told := difference(saved.frozen[name], module.frozen[name]):
-                raise module.changed(name, told)
+                raise resume.another_model(name, module.model_spec, told)
         if checkpoint.get("state_dict"):  # sharded weights are not in it
             require_state(
                 module,
@@ -143,7 +142,7 @@ class Resumption:
                 part.load_state(saved.parts[name], fitting(trainer))
 
     @staticmethod
-    def _check_goes_on(module: PostTrainingModule, saved: RunState) -> None:
+    def _check_goes_on(module: ModelModule, saved: RunState) -> None:
         own = type(module).__name__
         if saved.method != own:  # nor would its adapters start at zero, as a reference wants them
             raise PostTrainError(
@@ -152,7 +151,7 @@ class Resumption:
             )
         resume.require_same_options(saved.options, resume.saved_options(module.method_options))
 
-    def go_on(self, module: PostTrainingModule) -> None:
+    def go_on(self, module: ModelModule) -> None:
         """Refuse another optimizer than that of the run that is resumed, and put the training loader where it was."""
         if self._resumed is None:
             return
@@ -162,10 +161,11 @@ class Resumption:
             loader: Any = module.trainer.train_dataloader
             loader.load_state_dict(self._resumed.loader)
 
-    def begin(self, module: PostTrainingModule) -> None:
+    def begin(self, module: ModelModule) -> None:
         """Training begins: the loader is in its place. Warns if the learning rate may jump."""
         self._places_loader = False
         self.finish(module)
+        _count_epoch(module.trainer)
         trainer, optim = module.trainer, module.optim
         steps, planned = trainer.estimated_stepping_batches, self._resumed and self._resumed.steps_planned
         moves = optim.schedule != "constant" or optim.warmup_ratio > 0
@@ -176,7 +176,17 @@ class Resumption:
             log.warning(told, planned, steps)
 
 
-def saved_buffers(module: PostTrainingModule) -> set[str]:
+def _count_epoch(trainer: Trainer) -> None:
+    """Resumed at the end of an epoch, Lightning begins the next one without counting it: harmless once, but a run that
+    is killed and resumed at two epoch ends would train an epoch too many."""
+    loop = trainer.fit_loop
+    progress = loop.epoch_progress
+    if loop.restarted_mid_epoch and progress.current.ready == progress.current.completed and not loop.done:
+        progress.increment_ready()
+        progress.increment_started()
+
+
+def saved_buffers(module: ModelModule) -> set[str]:
     """Names of the state dict that are a method's own buffers and extra state: they are saved with adapters too."""
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     models = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, WrappedModel))
@@ -184,7 +194,7 @@ def saved_buffers(module: PostTrainingModule) -> set[str]:
     return {name for name in names if name not in parameters and not name.startswith(models)}
 
 
-def saved_weights(module: PostTrainingModule, state: dict[str, Any]) -> dict[str, Any]:
+def saved_weights(module: ModelModule, state: dict[str, Any]) -> dict[str, Any]:
     """Of a state dict what a checkpoint keeps: all of it, or with adapters what is trained and the method's buffers."""
     if module.model_spec.lora is None:
         return state

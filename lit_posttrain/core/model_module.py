@@ -1,4 +1,5 @@
-"""A LightningModule with a model: what is trained, its tokenizer, how it is built, what it says and generates."""
+"""A LightningModule with a model: what is trained, its tokenizer, how it is built, what it says and generates, and what
+a run of it keeps in a checkpoint beside the weights."""
 
 from __future__ import annotations
 
@@ -11,8 +12,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_posttrain.core import resume
 from lit_posttrain.core.building import build_model, device_type
+from lit_posttrain.core.component import Component
 from lit_posttrain.core.generation import policy_engine
+from lit_posttrain.core.metric_log import MetricLog
+from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.routing import Balance
 from lit_posttrain.data.modules.base import TreeData
 from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.errors import PostTrainError
@@ -36,24 +42,33 @@ if TYPE_CHECKING:  # it takes seconds to import
 
 
 class ModelModule(pl.LightningModule):
-    """A LightningModule whose model comes from a `ModelSpec`.
+    """A LightningModule whose model comes from a `ModelSpec`, with the state of a run, which core/checkpoints.py saves
+    and restores.
 
     head: what stands on the model, a language model's head or a score. dropout: True if the model's own dropout is on
     by default. policy: the model, None until `configure_model`. ends_resumed: tokens that end a response for the run
-    that is resumed.
+    that is resumed. components: what it has beside the model, by name; see `add`. frozen: identities of the models that
+    checkpoints do not hold, by option. num_tokens: tokens that the run has trained on. optimizer_settings: those that a
+    resumed run must share.
     """
 
     head: ClassVar[Head] = "lm"
     dropout: ClassVar[bool] = False
     policy: WrappedModel | None
 
-    def __init__(self, policy: ModelSpec) -> None:
+    def __init__(self, policy: ModelSpec, optim: Optim) -> None:
         """
         Args:
             policy: The model to train.
+            optim: The optimizer and the schedule of its learning rate.
         """
         super().__init__()
-        self.model_spec = policy
+        self.model_spec, self.optim = policy, optim
+        self.components: dict[str, Component] = {}
+        self.metrics = MetricLog()
+        self.num_tokens = 0.0
+        self.frozen: dict[str, Identity] = {}
+        self.optimizer_settings: dict[str, Any] = {}
         self.policy = None
         self.ends_resumed: list[str] = []
 
@@ -163,8 +178,9 @@ class ModelModule(pl.LightningModule):
 
     @property
     def max_positions(self) -> int | None:
-        """The longest sequence that the model takes."""
-        return max_positions(self.model_config)
+        """The longest sequence that the model and the components' models take; None for any."""
+        limits = [max_positions(self.model_config), *(part.max_positions for part in self.components.values())]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def layout(self) -> RowLayout:
@@ -173,6 +189,38 @@ class ModelModule(pl.LightningModule):
         return layout_of(
             self.model_config, device, attention_implementation(self.model_spec.attention, self.model_config, device)
         )
+
+    # What a run keeps ----------------------------------------------------------------------------------------------
+
+    def add(self, name: str, component: Component) -> None:
+        """Give the method a component, whose state is saved under this name.
+
+        Raises:
+            PostTrainError: for a name that another one has.
+        """
+        if name in self.components:
+            raise PostTrainError(f"{type(self).__name__}: two components are called {name}; give one another name")
+        self.components[name] = component
+
+    @cached_property
+    def balance(self) -> Balance:
+        """The load-balancing loss of a mixture of experts."""
+        return Balance(self.model_spec, self.model_config)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Hyperparameters that a resume checks: constructor arguments of this class and of those that it inherits from,
+        stored under their names, and what the policy is trained for. Dataclasses are compared option by option."""
+        own = [name for name in resume.arguments_of(type(self)) if name not in ("policy", "optim")]
+        kept = [resume.flat_options(name, getattr(self, name)) for name in own if hasattr(self, name)]
+        found = {option: value for part in kept for option, value in part.items()}
+        found |= resume.model_objective("policy", self.model_spec, self.dropout)
+        return found | {"policy.router_aux_loss": self.balance.weight}
+
+    @property
+    def frozen_weights(self) -> dict[str, list[Tensor]]:
+        """The parameters of frozen models in memory, by what they are."""
+        return {name: held for part in self.components.values() for name, held in part.frozen_weights.items()}
 
     # What callbacks ask for ----------------------------------------------------------------------------------------
 

@@ -5,13 +5,9 @@ A method implements `loss_terms`. Global loss normalisation, metrics, exact resu
 
 from __future__ import annotations
 
-import logging
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import lightning.pytorch as pl
 import torch
@@ -20,34 +16,26 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lit_posttrain.core import checkpoints, optimisation, resume
-from lit_posttrain.core.component import Component
+from lit_posttrain.core.directions import Direction
 from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
-from lit_posttrain.core.routing import Balance
 from lit_posttrain.core.terms import Term, loss_of, require_terms
-from lit_posttrain.core.trainer_checks import check_trainer, require_trees
+from lit_posttrain.core.trainer_checks import check_accumulation, check_epoch, check_trainer, require_trees
 from lit_posttrain.data.store.loader import AuxiliaryRows, Trees, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
-from lit_posttrain.errors import PostTrainError
-from lit_posttrain.models.identity import Identity, identity_of
+from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.spec import ModelSpec
-from lit_posttrain.trainer_state import dry_run, ends_step, evaluating, logs_step, num_replicas, seed_of
+from lit_posttrain.trainer_state import ends_step, evaluating, logs_step, num_replicas, seed_of
 from lit_posttrain.types import Tree, TreeBatch
-
-log = logging.getLogger(__name__)
-
-Direction = Literal["min", "max"]
 
 
 class PostTrainingModule(ModelModule):
     """Base class of all methods. Subclasses implement `loss_terms`.
 
     monitored: the metric that selects the best weights. in_bar: metrics of a training step that the progress bar shows.
-    better: by metric, or by pattern, whether its lowest or its highest value is the best; a class declares its own,
-    without stage and file, and has those of its parents; others have no direction. components: what the method has
-    beside the model, by name; see `add`. frozen: identities of the models that checkpoints do not hold, by option.
+    better: min or max by metric, or by pattern, see core/directions.py; a class declares its own.
     """
 
     monitored: ClassVar[str] = "val/loss"
@@ -60,13 +48,8 @@ class PostTrainingModule(ModelModule):
             policy: The model to train.
             optim: The optimizer and the schedule of its learning rate.
         """
-        super().__init__(policy)
-        self.optim = optim
-        self.components: dict[str, Component] = {}
-        self.metrics, self.gradient = MetricLog(), Gradient(self.parameters)
-        self.num_tokens = 0.0
-        self.frozen: dict[str, Identity] = {}
-        self.optimizer_settings: dict[str, Any] = {}
+        super().__init__(policy, optim)
+        self.gradient = Gradient(self.parameters)
         self.resumption = checkpoints.Resumption()
         self._learning_rate = 0.0  # of the step at hand
         # adapters are saved alone; on_load_checkpoint checks that nothing that was trained is missing
@@ -95,27 +78,7 @@ class PostTrainingModule(ModelModule):
         """The parameters that are trained, as groups with options of their own, such as `lr`. Default: one group."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
-    @property
-    def method_options(self) -> dict[str, Any]:
-        """Hyperparameters that a resume checks: constructor arguments of this class and of those that it inherits from,
-        stored under their names, and what the policy is trained for. Dataclasses are compared option by option."""
-        own = [name for name in resume.arguments_of(type(self)) if name not in ("policy", "optim")]
-        kept = [resume.flat_options(name, getattr(self, name)) for name in own if hasattr(self, name)]
-        found = {option: value for part in kept for option, value in part.items()}
-        found |= resume.model_objective("policy", self.model_spec, self.dropout)
-        return found | {"policy.router_aux_loss": self.balance.weight}
-
     # What a method uses ----------------------------------------------------------------------------------------
-
-    def add(self, name: str, component: Component) -> None:
-        """Give the method a component, whose state is saved under this name.
-
-        Raises:
-            PostTrainError: for a name that another one has.
-        """
-        if name in self.components:
-            raise PostTrainError(f"{type(self).__name__}: two components are called {name}; give one another name")
-        self.components[name] = component
 
     @property
     def evaluating(self) -> bool:
@@ -145,44 +108,11 @@ class PostTrainingModule(ModelModule):
             self.metrics = kept
         return values | self.derived_metrics(values)
 
-    # What data modules and callbacks ask for -------------------------------------------------------------------
-
-    @property
-    def max_positions(self) -> int | None:
-        """The longest sequence that the model and the components' models take; None for any."""
-        limits = [super().max_positions, *(part.max_positions for part in self.components.values())]
-        return min((limit for limit in limits if limit is not None), default=None)
-
-    @cached_property
-    def balance(self) -> Balance:
-        """The load-balancing loss of a mixture of experts."""
-        return Balance(self.model_spec, self.model_config)
-
-    @property
-    def frozen_weights(self) -> dict[str, list[Tensor]]:
-        """The parameters of frozen models in memory, by what they are."""
-        return {name: held for part in self.components.values() for name, held in part.frozen_weights.items()}
+    # What callbacks ask for -----------------------------------------------------------------------------------------
 
     def gradient_norm(self) -> Tensor:
         """Norm of the gradient that the optimizer step at hand will take, before clipping: a scalar on the device."""
         return self.gradient.norm()
-
-    @classmethod
-    def direction_of(cls, metric: str) -> Direction | None:
-        """Whether the lowest or the highest value of a metric, such as val/reward or val/FILE/loss, is the best; None
-        where the method does not say."""
-        name = metric.partition("/")[2]
-        names = (name, name.partition("/")[2])  # the second one without its file
-        declared = cls.known_directions().items()
-        return next((best for pattern, best in declared if any(fnmatchcase(n, pattern) for n in names)), None)
-
-    @classmethod
-    def known_directions(cls) -> dict[str, Direction]:
-        """`better` of the method and of all that it inherits from; its own come first."""
-        found: dict[str, Direction] = {}
-        for kind in cls.__mro__:
-            found |= {name: best for name, best in vars(kind).get("better", {}).items() if name not in found}
-        return found
 
     # Lightning's hooks: building and the optimizer ---------------------------------------------------------------
 
@@ -261,21 +191,9 @@ class PostTrainingModule(ModelModule):
         Raises:
             PostTrainError: if an epoch would end within an optimizer step, whose denominators count the whole step.
         """
-        accumulate, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        if batches != math.inf and batches % accumulate and not dry_run(self.trainer):
-            raise PostTrainError(
-                f"--trainer.limit_train_batches (or overfit_batches) leaves {batches} micro-batches an epoch, not a "
-                f"multiple of --trainer.accumulate_grad_batches {accumulate}: the last step would lack some of its rows"
-            )
+        check_epoch(self.trainer)
         self.resumption.go_on(self)
         self.resumption.begin(self)
-        # Resumed at the end of an epoch, Lightning begins the next one without counting it: harmless once, but a run
-        # killed and resumed at two epoch ends would train an epoch too many.
-        loop = self.trainer.fit_loop
-        progress = loop.epoch_progress
-        if loop.restarted_mid_epoch and progress.current.ready == progress.current.completed and not loop.done:
-            progress.increment_ready()
-            progress.increment_started()
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> int | None:
         """Seed every micro-batch by its place in the run, so that dropout is the same after a resume.
@@ -293,12 +211,7 @@ class PostTrainingModule(ModelModule):
         Raises:
             PostTrainError: if a callback has changed the accumulation, of which the loader has planned steps.
         """
-        planned = getattr(self.trainer.train_dataloader, "accumulate", None)
-        if planned not in (None, self.trainer.accumulate_grad_batches):
-            raise PostTrainError(
-                f"a callback has set accumulate_grad_batches to {self.trainer.accumulate_grad_batches}, and every step "
-                f"was planned of {planned} micro-batches: leave that callback out"
-            )
+        check_accumulation(self.trainer)
         if ends_step(self.trainer, batch_idx):
             self.num_tokens += batch.denominators["input_tokens"]  # before callbacks save at the step's end
         terms = self.tracked_terms(batch)
@@ -362,14 +275,11 @@ class PostTrainingModule(ModelModule):
         """Per response: its row, its trained tokens and their summed log-probability (nats)."""
         require_trees(self, batch)
         logprobs = self.token_logprobs(batch).logprobs
-        of_response = batch.target_response >= 0
-        zeros = logprobs.new_zeros(batch.num_responses)
-        sums = zeros.index_add(0, batch.target_response[of_response], logprobs[of_response])
-        sizes = batch.target_response[of_response].bincount(minlength=batch.num_responses)
+        sums, sizes = batch.sum(logprobs).tolist(), batch.lengths.long().tolist()
         rows = [batch.example_ids[tree] for tree in batch.response_tree.tolist()]
         return [
             {"row": row, "file": dataloader_idx, "logprob": logprob, "tokens": size}
-            for row, logprob, size in zip(rows, sums.tolist(), sizes.tolist(), strict=True)
+            for row, logprob, size in zip(rows, sums, sizes, strict=True)
         ]
 
     # Lightning's hooks: checkpoints ------------------------------------------------------------------------------
@@ -387,19 +297,6 @@ class PostTrainingModule(ModelModule):
             PostTrainError: naming what differs.
         """
         self.resumption.load(self, checkpoint)
-
-    def changed(self, name: str, told: str) -> PostTrainError:
-        """The error for a frozen model that is not the one of training. told: in what it differs."""
-        if name == "policy" and self.model_spec.lora is None:  # it is the reference alone that is frozen
-            return PostTrainError(
-                f"--model.policy.path {self.model_spec.path}: another model than when the run began ({told}), and it "
-                "is the reference; pass the same --model.policy, bring its old files back, or start anew"
-            )
-        who = "checkpoint was trained with" if name == "teacher" else "checkpoint's adapters were trained on"
-        return PostTrainError(
-            f"--model.{name}: another model than the {who} ({told}); pass the same "
-            f"--model.{name} (path, revision, dtype, quantization), or bring its old files back"
-        )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = None, **given: Any) -> Self:  # type: ignore[override]  # hparams_file and strict have no meaning here

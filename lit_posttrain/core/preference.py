@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lit_posttrain.core.module import Direction, PostTrainingModule
+from lit_posttrain.core.directions import Direction
+from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.modules.built import BuiltData
 from lit_posttrain.data.modules.preference import PreferenceData

@@ -18,6 +18,7 @@ from lit_posttrain.core.component import Component
 from lit_posttrain.core.frozen import AdapterOff, FrozenModel
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.reference_cache import cached_logprobs
+from lit_posttrain.core.resume import another_model
 from lit_posttrain.data.store.logprob_cache import TargetTrees
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import PostTrainError
@@ -139,7 +140,7 @@ class Reference(Component):
     def _rebuild(self) -> None:
         self._frozen = FrozenModel.rebuilt(self.module)
         if told := difference(self.module.frozen["policy"], self._frozen.identity()):
-            raise self.module.changed("policy", told)
+            raise another_model("policy", self.module.model_spec, told)
 
     def column(self, batch: TreeBatch, wanted: set[str], temperature: float) -> dict[str, Tensor]:
         """`ref_logprobs` (N,) for a rollout's columns, if it is wanted."""

@@ -134,6 +134,20 @@ def require_same_tokens(saved: RunState, spec: ModelSpec, tokenizer: Identity) -
         )
 
 
+def another_model(name: str, spec: ModelSpec, told: str) -> PostTrainError:
+    """The error for a model that checkpoints do not hold and that is not the one of training. name: of its option.
+    spec: of the policy. told: in what it differs."""
+    if name == "policy" and spec.lora is None:  # it is the reference alone that is frozen
+        return PostTrainError(
+            f"--model.policy.path {spec.path}: another model than when the run began ({told}), and it is the "
+            "reference; pass the same --model.policy, bring its old files back, or start anew"
+        )
+    return PostTrainError(
+        f"--model.{name}: another model than the checkpoint was trained with ({told}); pass the same --model.{name} "
+        "(path, revision, dtype, quantization), or bring its old files back"
+    )
+
+
 def model_objective(name: str, spec: ModelSpec, dropout: bool) -> dict[str, Any]:
     """The options of a model that decide what it is trained for. name: of the option that the spec is given as."""
     on = dropout if spec.dropout is None else spec.dropout

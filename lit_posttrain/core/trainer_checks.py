@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_posttrain.core.directions import direction_of
 from lit_posttrain.core.supported import (
     ACCELERATORS,
     CALLBACKS,
@@ -30,6 +32,7 @@ from lit_posttrain.core.supported import (
 )
 from lit_posttrain.core.supported_options import OPTIONS
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.trainer_state import dry_run
 from lit_posttrain.types import TreeBatch
 
 _LISTED: dict[str, Mapping[str, Support]] = {
@@ -180,21 +183,40 @@ def _check_average(trainer: pl.Trainer, callback: pl.Callback) -> None:
         )
 
 
-@runtime_checkable
-class KnowsDirections(Protocol):
-    """A method that knows which values of its metrics are good."""
+def check_epoch(trainer: pl.Trainer) -> None:
+    """Refuse an epoch that would end within an optimizer step, whose denominators are those of the whole step.
 
-    def direction_of(self, metric: str) -> str | None:
-        """min or max; None where it does not say."""
-        ...
+    Raises:
+        PostTrainError: naming the options.
+    """
+    accumulate, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    if batches != math.inf and batches % accumulate and not dry_run(trainer):
+        raise PostTrainError(
+            f"--trainer.limit_train_batches (or overfit_batches) leaves {batches} micro-batches an epoch, not a "
+            f"multiple of --trainer.accumulate_grad_batches {accumulate}: the last step would lack some of its rows"
+        )
+
+
+def check_accumulation(trainer: pl.Trainer) -> None:
+    """Refuse another accumulation than the one that the loader has planned its steps with.
+
+    Raises:
+        PostTrainError: if a callback has changed it.
+    """
+    planned = getattr(trainer.train_dataloader, "accumulate", None)
+    if planned not in (None, trainer.accumulate_grad_batches):
+        raise PostTrainError(
+            f"a callback has set accumulate_grad_batches to {trainer.accumulate_grad_batches}, and every step was "
+            f"planned of {planned} micro-batches: leave that callback out"
+        )
 
 
 def _check_mode(trainer: pl.Trainer, callback: pl.Callback) -> None:
     """Lightning's callbacks take the lowest value for the best unless they are told."""
     module = trainer.lightning_module
-    if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or not isinstance(module, KnowsDirections):
+    if not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
         return
-    best = module.direction_of(callback.monitor) if callback.monitor else None
+    best = direction_of(type(module), callback.monitor) if callback.monitor else None
     if best is not None and callback.mode != best:
         extreme = "lowest" if best == "min" else "highest"
         raise PostTrainError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_posttrain.core.module import Direction
+from lit_posttrain.core.directions import Direction
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.terms import Term

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from lightning.pytorch import LightningDataModule
 
-from lit_posttrain.core.module import Direction, PostTrainingModule
+from lit_posttrain.core.directions import Direction
+from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.preference import refuse_comparisons
 from lit_posttrain.core.terms import Term
 from lit_posttrain.ops.losses import negative_log_likelihood

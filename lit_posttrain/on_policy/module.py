@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lit_posttrain.core.module import Direction, PostTrainingModule
+from lit_posttrain.core.directions import Direction
+from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.modules.prompts import PromptData
 from lit_posttrain.data.store.loader import StepCutter

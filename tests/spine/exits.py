@@ -19,6 +19,7 @@ from helpers.runs import quiet_trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from lit_posttrain.callbacks import FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
+from lit_posttrain.core.directions import direction_of
 from lit_posttrain.loggers import MetricsCSV
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def run(method: str, model: Path, folder: Path, data: Path, how: str = "", momen
     source.val_fraction, source.eval_batch_size = 0.3, 3
     ends, last = Ends(how, moment), folder / "last.ckpt"
     monitor = module.monitored
-    mode = module.direction_of(monitor)
+    mode = direction_of(type(module), monitor)
+    assert mode is not None
     early = EarlyStopping(monitor, patience=5, mode=mode)
     more = kl_control(module)
     more += [EMAWeightAveraging(decay=0.5)] if averaged else []

@@ -16,6 +16,7 @@ from helpers.trainer import checkpoint, metrics
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lit_posttrain import GRPO, SFT, RewardModel
+from lit_posttrain.core.directions import direction_of
 from lit_posttrain.errors import PostTrainError
 
 Fit = Callable[..., int]
@@ -48,7 +49,7 @@ def test_every_metric_of_a_validation_has_a_direction_or_none_on_purpose(
     assert module.monitored in validated
     for name in validated:
         wanted = not any(fnmatchcase(name.removeprefix("val/"), pattern) for pattern in UNDIRECTED)
-        assert (module.direction_of(name) is not None) == wanted, name
+        assert (direction_of(type(module), name) is not None) == wanted, name
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_every_metric_of_a_validation_has_a_direction_or_none_on_purpose(
     ],
 )
 def test_directions(method: Any, metric: str, best: Literal["min", "max"] | None) -> None:
-    assert method.direction_of(metric) == best
+    assert direction_of(method, metric) == best
 
 
 def test_monitor_keeps_the_best_of_a_metric_whose_highest_value_is(fit: Fit) -> None:

@@ -1,21 +1,17 @@
-"""Distillation from a teacher with the same tokenizer, on the student's own responses (Agarwal et al. 2024), on the
-teacher's, or on given ones."""
+"""Distillation on the student's own responses (Agarwal et al. 2024), on the teacher's, or on given ones."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.divergence import divergence_term
 from lit_posttrain.core.frozen import FrozenPart
 from lit_posttrain.core.optimisation import Optim
-from lit_posttrain.core.preference import refuse_comparisons
 from lit_posttrain.core.terms import Term
-from lit_posttrain.data.modules.prompts import PromptData
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.columns import attach, joined
@@ -31,10 +27,9 @@ from lit_posttrain.types import TreeBatch
 class Distillation(OnPolicyModule):
     """A student learns a teacher's next-token distributions.
 
-    The loss is the mean over the step's trained tokens of the divergence of its distribution from the teacher's, or
-    its policy gradient with the reward log pi_teacher - log pi_student of every sampled token. With PromptData the
-    student or the teacher answers; the answers of ConversationData are given. Metrics: loss, entropy (nats a token),
-    for sampled teacher_kl (log pi_student - log pi_teacher, nats a token), and what rewards say where there are any."""
+    The loss is the divergence from the teacher, a mean over trained tokens, or a policy gradient with the reward
+    log pi_teacher - log pi_student per sampled token. PromptData is answered by the student or the teacher;
+    ConversationData has answers. Metrics: loss, entropy and for sampled -reward as teacher_kl (nats per token)."""
 
     trains_unscored: ClassVar[bool] = True
     monitored: ClassVar[str] = "val/loss"
@@ -59,10 +54,9 @@ class Distillation(OnPolicyModule):
             rewards: What responses are measured by; they have no part in the loss.
             optim: The optimizer and the schedule of its learning rate.
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
-            objective: full compares whole distributions; sampled takes the log-probs of the sampled tokens alone, as a
-                policy gradient of the reverse KL.
-            beta: 0 is the forward KL, 1 the reverse KL, between them the generalised Jensen-Shannon divergence (TRL's
-                convention). With sampled, which learns by the reverse KL, of the validation alone.
+            objective: full compares whole distributions; sampled is a policy gradient of the reverse KL.
+            beta: 0 is the forward KL, 1 the reverse KL, between them generalised Jensen-Shannon, as in TRL. With
+                sampled, which trains with the reverse KL, for the validation only.
             student_share: Share of the rollouts that the student samples, 0 to 1; the others the teacher does.
             clip: For sampled: how far a step may follow the ratio of the student to the one that sampled.
         """
@@ -70,15 +64,11 @@ class Distillation(OnPolicyModule):
         if not 0 <= beta <= 1:
             raise PostTrainError(f"--model.beta is {beta}; it must be between 0 (forward KL) and 1 (reverse KL)")
         if not 0 <= student_share <= 1 or (objective == "sampled" and student_share < 1):
-            told = "it is a share, 0 to 1, and 1 with --model.objective sampled"
-            raise PostTrainError(f"--model.student_share is {student_share}; {told}")
+            raise PostTrainError(f"--model.student_share is {student_share}; it is a share, 0 to 1, for sampled 1")
         if objective == "full" and clip != Clip():
             raise PostTrainError("--model.clip is for --model.objective sampled, and full clips nothing; leave it out")
-        if _same_model(policy, teacher):
-            raise PostTrainError(
-                f"--model.teacher.path {teacher.path}: the teacher is the model that is trained, which can learn "
-                "nothing from itself; name another one"
-            )
+        if policy.same_weights(teacher):
+            raise PostTrainError(f"--model.teacher.path {teacher.path}: this is the student itself; name another model")
         self.objective, self.beta, self.student_share, self.clip = objective, beta, student_share, clip
         self.trains_on_given = objective == "full" and student_share == 1
         self.teacher = FrozenPart(self, teacher, "teacher")
@@ -93,21 +83,6 @@ class Distillation(OnPolicyModule):
         """`old_logprobs` and `teacher_logprobs`."""
         teacher = self.teacher.model.logprobs(batch, self.rollout.temperature)
         return super().columns(batch, wanted) | {"teacher_logprobs": teacher}
-
-    def check_data(self, data: LightningDataModule | None) -> None:
-        """Check prompts as other methods do.
-
-        Raises:
-            PostTrainError: also for given answers of which some are rejected, and for what would measure sampled ones.
-        """
-        super().check_data(data)
-        refuse_comparisons(self, data)
-        names = self.collector.reward_names
-        if names and not isinstance(data, PromptData):
-            raise PostTrainError(
-                f"--model.rewards ({', '.join(names)}) look at sampled answers, and those of this data are given: "
-                "leave them out, or answer its prompts with --data PromptData"
-            )
 
     def collect(self, number: int) -> Experience:
         """The experience of rollout `number`, which the student or the teacher samples."""
@@ -127,14 +102,7 @@ class Distillation(OnPolicyModule):
 
     def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The divergence, or its policy gradient; in a validation the divergence."""
-        temperature = self.rollout.temperature
-        if self.objective == "sampled" and not self.evaluating:
-            return self.gradient_terms.terms(batch, self.token_logprobs(batch, temperature=temperature, entropy=True))
-        return {"divergence": divergence_term(self, self.teacher.model, batch, self.beta, temperature)}
-
-
-def _same_model(policy: ModelSpec, teacher: ModelSpec) -> bool:
-    """True if both begin with the same weights."""
-    pair = [spec.found_from_anywhere() for spec in (policy, teacher)]
-    mine, theirs = [(spec.path, spec.revision, spec.quantization, spec.dtype) for spec in pair]
-    return mine == theirs and not policy.random_init
+        if self.objective == "full" or self.evaluating:
+            return {"divergence": divergence_term(self, self.teacher.model, batch, self.beta, self.rollout.temperature)}
+        out = self.token_logprobs(batch, temperature=self.rollout.temperature, entropy=True)
+        return self.gradient_terms.terms(batch, out)

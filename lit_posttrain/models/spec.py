@@ -119,6 +119,12 @@ class ModelSpec:
         """The tokens that `eos` names."""
         return [self.eos] if isinstance(self.eos, str) else list(self.eos or [])
 
+    def same_weights(self, other: ModelSpec) -> bool:
+        """True if both are the same model before training."""
+        pair = [spec.found_from_anywhere() for spec in (self, other)]
+        mine, theirs = [(spec.path, spec.revision, spec.quantization, spec.dtype) for spec in pair]
+        return mine == theirs and not self.random_init
+
     def found_from_anywhere(self) -> ModelSpec:
         """The same spec with absolute paths, to be read from another folder; hub names stay."""
         return replace(

@@ -106,6 +106,18 @@ class Collector(Component):
             rows = ((store.sources([i])[0], PromptRecord.of(store[i]).columns) for i in range(len(store)))
             self.rewards.check_rows(rows, skip=skip)
 
+    def refuse_rewards(self) -> None:
+        """For a run on given answers.
+
+        Raises:
+            PostTrainError: if there are rewards.
+        """
+        if names := ", ".join(self.reward_names):
+            raise PostTrainError(
+                f"--model.rewards ({names}) look at sampled answers, and those of this data are given: leave them out, "
+                "or answer its prompts with --data PromptData"
+            )
+
     # Collecting ----------------------------------------------------------------------------------------------------
 
     def collect(self, stream: PromptStream, size: int, number: int) -> Collected:

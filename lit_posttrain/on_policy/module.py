@@ -20,6 +20,7 @@ from torch import Tensor
 from lit_posttrain.core.directions import Direction
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.preference import refuse_comparisons
 from lit_posttrain.data.modules.prompts import PromptData
 from lit_posttrain.data.store.loader import StepCutter
 from lit_posttrain.data.store.mixing import Mix
@@ -180,9 +181,11 @@ class OnPolicyModule(PostTrainingModule):
         """Look at what is known before the first step: the columns of rewards, and room for responses.
 
         Raises:
-            PostTrainError: for what would fail later.
+            PostTrainError: for what would fail later; for given answers of which some are rejected, or with rewards.
         """
         if not isinstance(data, PromptData) and self.trains_on_given:
+            refuse_comparisons(self, data)
+            self.collector.refuse_rewards()
             return
         if not isinstance(data, PromptData):
             raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")

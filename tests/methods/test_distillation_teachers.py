@@ -95,7 +95,7 @@ def test_a_teacher_of_fewer_positions_limits_the_data(tiny_model: Path, tmp_path
         ({"beta": math.nan}, "--model.beta is nan; it must be between 0"),
         ({"student_share": 1.5}, "--model.student_share is 1.5; it is a share"),
         ({"student_share": math.nan}, "--model.student_share is nan; it is a share"),
-        ({"student_share": 0.5, "objective": "sampled"}, "and 1 with --model.objective sampled"),
+        ({"student_share": 0.5, "objective": "sampled"}, "it is a share, 0 to 1, for sampled 1"),
         ({"spec": {"lora": LoRASpec(r=4)}}, "--model.teacher.lora: the teacher is not trained"),
         ({"spec": {"random_init": True}}, "--model.teacher.random_init: the teacher is not trained"),
         ({"rollout": {"dynamic_sampling_retries": 2, "group_size": 2}}, "retries 2: Distillation learns from every"),
@@ -113,9 +113,9 @@ def test_options_that_make_no_sense_are_refused(
 
 
 def test_the_model_itself_is_no_teacher(tiny_model: Path, teacher: Path) -> None:
-    with pytest.raises(PostTrainError, match="the teacher is the model that is trained, which can learn nothing from"):
+    with pytest.raises(PostTrainError, match="this is the student itself; name another model"):
         distillation(tiny_model, tiny_model)
-    with pytest.raises(PostTrainError, match="the teacher is the model that is trained"):
+    with pytest.raises(PostTrainError, match="this is the student itself"):
         distillation(tiny_model, tiny_model, student={"lora": LoRASpec(r=4)})
     distillation(tiny_model, tiny_model, student={"lora": LoRASpec(r=4), "quantization": "nf4"})  # learns what it lost
     distillation(tiny_model, tiny_model, student={"random_init": True})

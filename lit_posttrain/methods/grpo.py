@@ -20,7 +20,7 @@ reward, here it is a term of the loss for all of them.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class GRPO(OnPolicyModule):
     are of the others.
     """
 
+    compares_scores: ClassVar[bool] = True
+
     def __init__(
         self,
         policy: ModelSpec,
@@ -102,7 +104,6 @@ class GRPO(OnPolicyModule):
                 are adapters, else copy.
         """
         super().__init__(policy, optim, rewards, rollout)
-        rollout.require_groups()
         if (baseline, scale_rewards) not in _KINDS:
             raise PostTrainError("--model.baseline leave_one_out goes with --model.scale_rewards none (RLOO)")
         if not 0 <= epsilon < math.inf:

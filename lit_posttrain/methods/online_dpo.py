@@ -29,6 +29,7 @@ class OnlineDPO(OnPolicyModule):
     """
 
     splits_groups: ClassVar[bool] = False
+    compares_scores: ClassVar[bool] = True
     in_bar: ClassVar[tuple[str, ...]] = ("reward", "loss")
 
     def __init__(
@@ -58,7 +59,6 @@ class OnlineDPO(OnPolicyModule):
         """
         super().__init__(policy, optim, rewards, rollout)
         check_dpo(loss, beta, label_smoothing)
-        rollout.require_groups()
         self.pairs, self.beta, self.loss, self.label_smoothing = pairs, beta, loss, label_smoothing
         self.reference = Reference(self, reference, sampled=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.rollouts import Rollout, cut_off, missing_scores
 from lit_posttrain.on_policy.sampler import Sampler
 from lit_posttrain.on_policy.scoring import ENVIRONMENT, Scoring
+from lit_posttrain.on_policy.signal import FIRST_ROLLOUTS, Signal
 from lit_posttrain.on_policy.turns import Episodes, Opened
 from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.calls import refuse_failing
@@ -55,9 +56,11 @@ class Collector(Component):
         rewards: Sequence[Reward],
         config: RolloutConfig,
         trains_unscored: bool = False,
+        compares: bool = False,
     ) -> None:
-        """trains_unscored: train on responses without a score too, as a method does that needs none."""
-        self.trains_unscored = trains_unscored
+        """trains_unscored: train on responses without a score too, as a method does that needs none. compares: the
+        method learns from differences between the scores to a prompt."""
+        self.trains_unscored, self.compares = trains_unscored, compares
         self.module, self.config, self.environment = module, config, config.environment
         self.rewards = RewardSum(rewards, config.reward_timeout)
         if self.environment is not None and ENVIRONMENT in (reward.name for reward in rewards):
@@ -72,7 +75,7 @@ class Collector(Component):
         self.given_up: int | None = None
         self.under_way: Callable[[], Experience | None] = lambda: None  # what the loader trains on
         self.restored: Experience | None = None  # of the run that is resumed, until the loader takes it
-        self._responses = self._scored = 0  # how many this run has sampled, and how many of them had a score
+        self.signal = Signal()
         self._told_missing = self._told_cut_off = False
 
     # Before training -----------------------------------------------------------------------------------------------
@@ -140,9 +143,8 @@ class Collector(Component):
             if len(kept) == size:
                 break
         refuse_failing(all_gather_object(self.rewards.tallies, self.module.trainer))
+        self.signal.add(seen)
         self._tell(seen)
-        totals = np.concatenate([one.total for one in seen])
-        self._responses, self._scored = self._responses + len(totals), self._scored + int((~np.isnan(totals)).sum())
         # where the retries ran out, groups without a signal fill the rollout: its steps keep their size
         flat = [one for one in seen if not one.has_signal] if retries else []
         kept += flat[: size - len(kept)]
@@ -151,15 +153,22 @@ class Collector(Component):
         return Collected(kept, seen)
 
     def _tell(self, seen: Sequence[Rollout]) -> None:
-        """Say once that responses have no score, or are cut off."""
+        """Say once that responses have no score, or are cut off, and that the first rollouts taught nothing.
+
+        Raises:
+            PostTrainError: as `look_at_signal`.
+        """
         first = self.module.global_rank == 0
-        if not self.trains_unscored and not self._told_missing and first and (told := missing_scores(seen)):
-            log.warning(told)
+        told = "" if self.trains_unscored or self._told_missing else missing_scores(seen, self._scoring)
         self._told_missing = True
+        if told and first:
+            log.warning(told)
         if not self._told_cut_off and (told := cut_off(seen, self.config.max_new_tokens)):
             self._told_cut_off = True
             if first:
                 log.warning(told)
+        if self.signal.rollouts == FIRST_ROLLOUTS:
+            self.look_at_signal()
 
     def _over_ranks(self, store: TreeStore, rows: Sequence[int], sampling: Sampling) -> list[Rollout]:
         """Rollouts of the prompts of `rows`, in their order on all ranks, which share the work."""
@@ -251,13 +260,26 @@ class Collector(Component):
     def require_scores(self) -> None:
         """
         Raises:
-            PostTrainError: if scores are needed, and no response of the run had one.
+            PostTrainError: on all ranks, if scores are needed, and no response of the run had one.
         """
-        if not self.trains_unscored and self._responses and not self._scored:
-            raise PostTrainError(
-                f"none of the {self._responses:,} responses of this run has a score, so nothing was learnt: no reward "
-                "has a say on them; look whether the rows have the columns that the rewards read"
-            )
+        if not self.trains_unscored:
+            self.signal.require_scores(self._scoring)
+
+    def look_at_signal(self) -> None:
+        """Warn if the run has learnt nothing so far.
+
+        Raises:
+            PostTrainError: as `require_scores`.
+        """
+        self.require_scores()
+        if (told := self.signal.nothing_learnt(self.compares)) and self.module.global_rank == 0:
+            log.warning(told)
+
+    @property
+    def _scoring(self) -> list[str]:
+        """What can give a response a score."""
+        weighted = [reward.name for reward in self.rewards.rewards if reward.weight]
+        return weighted if self.environment is None else [*weighted, ENVIRONMENT]
 
     @property
     def frozen_weights(self) -> dict[str, list[Any]]:
@@ -265,24 +287,20 @@ class Collector(Component):
         held = {reward.name: reward.weights_held for reward in self.rewards.rewards}
         return {name: weights for name, weights in held.items() if weights}
 
-    def snapshot(self) -> tuple[Experience | None, int, int]:
-        """The experience that is not used up, and how many responses the run has sampled and scored."""
-        return self.under_way(), self._responses, self._scored
+    def snapshot(self) -> tuple[Experience | None, Signal]:
+        """The experience that is not used up, and the counts."""
+        return self.under_way(), replace(self.signal)
 
     def state(self, snapshot: Any) -> dict[str, Any]:
         """It as tensors and numbers."""
-        experience, responses, scored = snapshot
-        return {
-            "experience": None if experience is None else experience.dump(),
-            "responses": responses,
-            "scored": scored,
-        }
+        experience, signal = snapshot
+        return {"experience": None if experience is None else experience.dump(), "signal": asdict(signal)}
 
     def load_state(self, state: Mapping[str, Any], fitting: bool) -> None:
         """Go on with the experience of the run that is resumed."""
         if not fitting:
             return
-        self._responses, self._scored = state["responses"], state["scored"]
+        self.signal = Signal(**state["signal"])
         if state["experience"] is not None:
             self.restored = Experience.restored(state["experience"])
 

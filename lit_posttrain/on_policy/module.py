@@ -44,11 +44,14 @@ class OnPolicyModule(PostTrainingModule):
     """Base class of the methods that learn from their own responses. Subclasses implement `prepare` and `loss_terms`.
 
     splits_groups: True if the responses to a prompt may be trained on in different micro-batches; False for a method
-    that compares them in its loss. trains_unscored: True if responses without a score are trained on too.
+    that compares them in its loss. compares_scores: True if the method learns from differences between the scores of
+    the responses to a prompt, so that equal ones teach nothing. trains_unscored: True if responses without a score are
+    trained on too.
     trains_on_given: True if the method learns from given responses too, without sampling.
     """
 
     splits_groups: ClassVar[bool] = True
+    compares_scores: ClassVar[bool] = False
     trains_unscored: ClassVar[bool] = False
     trains_on_given: bool = False
     monitored: ClassVar[str] = "val/reward"
@@ -75,10 +78,12 @@ class OnPolicyModule(PostTrainingModule):
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
 
         Raises:
-            PostTrainError: without rewards, for a method that needs a score; for retries, of one that needs none.
+            PostTrainError: without rewards, for a method that needs a score; for retries, of one that needs none; for
+                a single response to a prompt, of a method that compares their scores.
         """
         super().__init__(policy, optim)
-        if not rewards and rollout.environment is None and not self.trains_unscored:
+        needs_score = not self.trains_unscored and rollout.environment is None
+        if needs_score and not rewards:
             raise PostTrainError(
                 f"--model.rewards is empty: {type(self).__name__} learns from scores; name a reward, such as ExactMatch"
             )
@@ -87,8 +92,16 @@ class OnPolicyModule(PostTrainingModule):
                 f"--model.rollout.dynamic_sampling_retries {rollout.dynamic_sampling_retries}: {type(self).__name__} "
                 "learns from every response, whatever its score; leave it at 0"
             )
+        if self.compares_scores:
+            rollout.require_groups()
         self.rollout = rollout
-        self.collector = Collector(self, rewards, rollout, self.trains_unscored)
+        self.collector = Collector(self, rewards, rollout, self.trains_unscored, self.compares_scores)
+        if needs_score and not any(reward.weight for reward in rewards):
+            names = ", ".join(reward.name for reward in rewards)
+            raise PostTrainError(
+                f"--model.rewards: all have the weight 0 ({names}), which measures and teaches nothing, and "
+                f"{type(self).__name__} learns from scores; give one another weight, such as 1"
+            )
         self.add("collector", self.collector)
         self._unlogged: Stats = {}
 
@@ -241,9 +254,17 @@ class OnPolicyModule(PostTrainingModule):
         return super().on_train_batch_start(batch, batch_idx)
 
     def on_train_end(self) -> None:
-        """
+        """Warn if nothing was learnt.
+
         Raises:
             PostTrainError: if scores are needed, and no response of the run had one.
+        """
+        self.collector.look_at_signal()
+
+    def on_fit_end(self) -> None:
+        """
+        Raises:
+            PostTrainError: as `on_train_end`, which Lightning leaves out where a resumed run has no step left.
         """
         self.collector.require_scores()
 

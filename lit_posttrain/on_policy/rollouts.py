@@ -102,8 +102,9 @@ def _differ(scores: FloatArray) -> bool:
     return bool(len(known)) and bool(known.min() < known.max())
 
 
-def missing_scores(rollouts: Sequence[Rollout]) -> str:
-    """A warning about responses without a score although no reward has failed on them; empty if there are none."""
+def missing_scores(rollouts: Sequence[Rollout], rewards: Sequence[str]) -> str:
+    """A warning about responses without a score although no reward has failed on them; empty if there are none.
+    rewards: names of what could give them one."""
     if any(failed.any() for one in rollouts for failed in one.failed.values()):
         return ""  # that has been told
     scores = [(score, one.tree.source) for one in rollouts for score in one.total.tolist()]
@@ -111,8 +112,8 @@ def missing_scores(rollouts: Sequence[Rollout]) -> str:
     if not none:
         return ""
     return (
-        f"{len(none)} of {len(scores)} responses have no score and train nothing, first those to {none[0]}: no reward "
-        "has a say on them; look whether the row has the columns that rewards read"
+        f"{len(none)} of {len(scores)} responses have no score and train nothing, first those to {none[0]}: "
+        f"{', '.join(rewards)} gave None; look whether the row has the columns that it reads, and what it returns"
     )
 
 

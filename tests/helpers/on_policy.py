@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from helpers import tiny
 from helpers.runs import quiet_trainer
-from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
+from lit_posttrain import GRPO, ModelSpec, OnlineDPO, PromptData, RolloutConfig
 from lit_posttrain.rewards import FunctionReward, Reward
 
 
@@ -35,6 +35,17 @@ def grpo(model: Path, rewards: Sequence[Reward] = (), **options: Any) -> GRPO:
     options of it."""
     rollout = RolloutConfig(**{"group_size": 4, "max_new_tokens": 8, **options.pop("rollout", {})})
     return GRPO(ModelSpec(str(model)), list(rewards) or [FunctionReward(letters)], rollout=rollout, **options)
+
+
+def ones(completions: list[str]) -> list[float]:
+    """A reward that is always the same."""
+    return [1.0] * len(completions)
+
+
+def online_dpo(model: Path, rewards: Sequence[Reward] = (), **options: Any) -> OnlineDPO:
+    """As `grpo`."""
+    rollout = RolloutConfig(**{"group_size": 4, "max_new_tokens": 8, **options.pop("rollout", {})})
+    return OnlineDPO(ModelSpec(str(model)), list(rewards) or [FunctionReward(letters)], rollout=rollout, **options)
 
 
 def fit(module: pl.LightningModule, data: Any, folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from cases import recorded
-from helpers.on_policy import fit, grpo, letters, prompts
+from helpers.on_policy import fit, grpo, letters, ones, online_dpo, prompts
 
+from lit_posttrain import PPO, ModelSpec, RolloutConfig
+from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.rewards import FunctionReward
 
 
@@ -120,3 +125,74 @@ def test_masked_responses_are_in_no_mean_of_the_kl(tiny_model: Path, tmp_path: P
     assert found is not None
     assert found[1] == len(counted)
     assert trainer.global_step == 2
+
+
+EQUAL = r"nothing was learnt from \d+ prompts: the responses to each had equal scores"
+
+
+def _told(caplog: pytest.LogCaptureFixture, pattern: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if re.search(pattern, record.getMessage())]
+
+
+@pytest.mark.parametrize("method", ["grpo", "online_dpo"])
+def test_equal_scores_are_told_of_early_and_at_the_end(
+    method: str, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = {"grpo": grpo, "online_dpo": online_dpo}[method]
+    module = make(tiny_model, [FunctionReward(ones)], rollout={"dynamic_sampling_retries": 1})
+    fit(module, prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=4)
+    told = _told(caplog, EQUAL)
+    assert [line.split(":")[0] for line in told] == [f"nothing was learnt from {n} prompts" for n in (24, 32)]
+    assert "equal scores (1 on average)" in told[0]
+    caplog.clear()
+    again = make(tiny_model, [FunctionReward(ones)], rollout={"dynamic_sampling_retries": 1})
+    fit(again, prompts(tmp_path), tmp_path, max_epochs=5, ckpt_path=tmp_path / "last.ckpt")
+    assert "from 40 prompts" in _told(caplog, EQUAL)[0], "the counts go on"
+
+
+def test_scores_that_differ_are_not_told_of(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(grpo(tiny_model), prompts(tmp_path), tmp_path, max_epochs=3)
+    assert not _told(caplog, "nothing was learnt")
+
+
+def test_a_critic_learns_from_equal_scores(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rollout = RolloutConfig(group_size=1, max_new_tokens=8)
+    fit(PPO(ModelSpec(str(tiny_model)), [FunctionReward(ones)], rollout=rollout), prompts(tmp_path), tmp_path)
+    assert not _told(caplog, "nothing was learnt")
+
+
+def test_a_run_of_which_everything_is_cut_off_and_left_out_is_told_of(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(grpo(tiny_model, rollout={"max_new_tokens": 1, "mask_truncated": True}), prompts(tmp_path), tmp_path)
+    assert _told(caplog, "nothing was learnt from 32 responses: all were cut off, and --model.rollout.mask_truncated")
+
+
+def test_rewards_that_only_measure_are_refused(tiny_model: Path) -> None:
+    told = r"--model.rewards: all have the weight 0 \(ones\), which measures and teaches nothing, and GRPO learns from"
+    with pytest.raises(PostTrainError, match=told):
+        grpo(tiny_model, [FunctionReward(ones, weight=0)])
+    grpo(tiny_model, [FunctionReward(ones, weight=0), FunctionReward(letters)])
+
+
+def test_a_run_without_scores_ends_after_its_first_rollouts(tiny_model: Path, tmp_path: Path) -> None:
+    def nothing(completions: list[str]) -> list[None]:
+        return [None] * len(completions)
+
+    def run(**options: Any) -> None:
+        fit(
+            grpo(tiny_model, [FunctionReward(nothing)]),
+            prompts(tmp_path),
+            tmp_path,
+            LastCheckpoint(1),
+            limit_val_batches=0,  # or the Trainer would begin with the validation of the last step
+            **options,
+        )
+
+    told = "none of the 48 responses of this run has a score, so nothing was learnt: nothing gave None for each"
+    for options in ({}, {"ckpt_path": tmp_path / "last.ckpt"}):
+        with pytest.raises(PostTrainError, match=told):
+            run(max_epochs=1000, **options)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    with pytest.raises(PostTrainError, match="none of the 32 responses of this run has a score"):
+        run(max_steps=2, ckpt_path=tmp_path / "last.ckpt")  # no step is left, and nothing was learnt

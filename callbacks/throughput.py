@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.ops.precision import sum_dtype
 from lit_posttrain.trainer_state import ends_step, logs_step
 
+_peak_of = cache(measured_peak)  # a further run in the same process does not measure again
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 
 
@@ -46,7 +48,7 @@ class Throughput(Callback):
         self._flops = training_flops(pl_module, getattr(pl_module, "model_config", None))
         device = trainer.strategy.root_device
         dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
-        one = self.peak_tflops * 1e12 if self.peak_tflops is not None else measured_peak(device, dtype)
+        one = self.peak_tflops * 1e12 if self.peak_tflops is not None else _peak_of(device, dtype)
         self._peak = one * trainer.world_size
         self._begin(device)
 

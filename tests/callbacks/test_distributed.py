@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.processes import environment
+from helpers.processes import run_script
 from helpers.rewards import look_at_rewards
 
 HERE = Path(__file__).parent
@@ -18,14 +16,7 @@ HERE = Path(__file__).parent
 
 def launch(model: Path, folder: Path, *what: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
     """What both processes found, and what they printed, by part."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(HERE / "two_processes.py"), str(model), str(folder), *what],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_script(HERE / "two_processes.py", model, folder, *what, devices=2)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)] for name in what}
     pieces = done.stdout.replace("== ", "\0== ").split("\0")

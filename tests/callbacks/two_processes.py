@@ -77,7 +77,7 @@ def main(model: str, folder: Path, what: str) -> None:
         log_every_n_steps=1,
         num_sanity_val_steps=0,
     )
-    rank = int(os.environ["RANK"])
+    rank = int(os.environ["LOCAL_RANK"])
     train = StepLoader(random_trees(20), batch_size=8, accumulate=2, rank=rank, world=2)
     val = EvalLoader(random_trees(5, seed=1), batch_size=4, rank=rank, world=2)
     error = None
@@ -104,6 +104,6 @@ if __name__ == "__main__":
     for what in sys.argv[3:]:
         print(f"== {what}", flush=True)
         if what == "rewards":
-            look_at_rewards(sys.argv[1], Path(sys.argv[2]))
+            look_at_rewards(sys.argv[1], Path(sys.argv[2]), devices=2)
         else:
             main(sys.argv[1], Path(sys.argv[2]), what)

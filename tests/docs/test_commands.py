@@ -133,7 +133,7 @@ class Workplace:
         if not file.exists():
             every = [other for other in RUN if several(other)]
             file.write_text(json.dumps([[c.text, tiny(c.words[1:], self.model, RUN.index(c))] for c in every]))
-            run_script(ROOT / "tests/spine/run_commands.py", file)
+            run_script(ROOT / "tests/spine/run_commands.py", file, devices=2)
         result = json.loads(Path(f"{file}.results").read_text())[command.text]
         assert result["status"] == 0, f"{command.place}: {command.text}: {result['said']}"
 

@@ -18,12 +18,11 @@ from lit_posttrain.imports import own_place, raised_at, said_by
 from lit_posttrain.rewards.awaited import EventLoop
 from lit_posttrain.rewards.base import Reward, RewardBatch
 from lit_posttrain.rewards.processes import RewardProcesses
+from lit_posttrain.rewards.scores import Problems, listed, read_scores
 from lit_posttrain.rewards.time_limit import TooLong, time_limit
 from lit_posttrain.runs.signals import Terminated
 
 log = logging.getLogger(__name__)
-
-Problems = dict[int, BaseException]  # by index of the response
 
 _SHOWN = 80  # characters of an error
 _MOST_TIMEOUTS = 3  # of single responses in a batch
@@ -109,24 +108,8 @@ class RewardCalls:
             said = reward.score(deepcopy(batch))  # rewards may change it
             if inspect.isawaitable(said):
                 said = self._loop.result(said, self.timeout)
-            if not isinstance(said, Tensor):
-                said = list(said)  # a generator can be read only once
-        if isinstance(said, Tensor):
-            found, none = said.detach().double().cpu(), torch.zeros(said.shape, dtype=torch.bool)
-        else:
-            none = torch.tensor([value is None or isinstance(value, Exception) for value in said], dtype=torch.bool)
-            numbers = [math.nan if value is None or isinstance(value, Exception) else float(value) for value in said]
-            found = torch.tensor(numbers, dtype=torch.float64)
-        if tuple(found.shape) != (len(batch),):
-            shape = "x".join(map(str, found.shape)) or "one number"
-            raise PostTrainError(f"reward {reward.name} gave {shape} scores for {len(batch)} responses; mend it")
-        problems: Problems = {place: value for place, value in enumerate(said) if isinstance(value, Exception)}
-        problems |= {
-            place: ValueError(f"it gave {float(found[place])}, which is not finite; None means no score")
-            for place in (~found.isfinite() & ~none).nonzero()[:, 0].tolist()
-        }
-        found[list(problems)] = math.nan
-        return found, problems
+            values = listed(said, reward.name)
+        return read_scores(values, len(batch), reward.name)
 
 
 @contextmanager

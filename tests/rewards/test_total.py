@@ -13,6 +13,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rewards.test_rules import batch
@@ -92,7 +93,7 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        (lambda completions: [1.0], "reward <lambda> gave 1 scores for 4 responses; mend it"),
+        (lambda completions: [1.0], "reward <lambda> gave 1 scores for 4 responses; let it return a list with"),
         (lambda completions: torch.ones(len(completions), 2), "gave 4x2 scores for 4 responses"),
         (
             lambda completions: [_raises(said) for said in completions],
@@ -100,7 +101,8 @@ def test_a_failure_costs_one_response_its_score_and_is_named(fails: Any, caplog:
         ),
         (lambda completions: [ValueError("none such") for _ in completions], "ValueError: none such; mend it"),
         (lambda completions: [_hangs(said) for said in completions], "longer than 0.2 s; raise reward_timeout"),
-        (lambda completions: ["good"] * len(completions), "ValueError: could not convert string"),
+        (lambda completions: ["1.0"] * len(completions), "TypeError: it gave '1.0', which is no number"),
+        (lambda completions: [[1.0]] * len(completions), r"TypeError: it gave \[1.0\], which is no number"),
         (lambda completions: torch.full((len(completions),), math.nan), "it gave nan, which is not finite"),
     ],
 )
@@ -115,6 +117,40 @@ def test_a_reward_that_always_fails_is_an_error(reward: Any, said: str) -> None:
         judged()
     if "scores for" not in said:
         assert re.search("first on (the prompt )?data.jsonl:1: ", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("returned", "shown"),
+    [
+        (0.5, "0.5"),
+        (None, "None"),
+        (np.float64(0.5), r"np.float64\(0.5\)"),
+        (np.array(0.5), r"array\(0.5\)"),
+        ({name * 9: 1.0 for name in SAID}, r"\{'oneone.* \.\.\."),
+        ("123", "'123'"),
+        ({0.0, 1.0, 2.0}, r"\{0.0, 1.0, 2.0\}"),
+    ],
+)
+def test_what_is_no_list_is_told_at_the_first_call(returned: Any, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    told = f"reward mine returned {shown}; let it return a list with one number, or None, per completion"
+
+    def mine(completions: list[str]) -> Any:
+        return returned
+
+    with pytest.raises(PostTrainError, match=f"^{told}$"):
+        summed(mine)(batch(SAID))
+    assert "one by one" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [np.array([1.0, 0.0, 1.0]), (True, False, np.True_), [np.float32(1), 0, torch.tensor(1)], torch.tensor([1, 0, 1])],
+)
+def test_numbers_of_every_kind_are_scores(returned: Any) -> None:
+    def mine(completions: list[str]) -> Any:
+        return returned
+
+    assert summed(mine)(batch(SAID)).total.tolist() == [1.0, 0.0, 1.0]
 
 
 def test_mistakes() -> None:

@@ -38,6 +38,11 @@ class Response:
     loss_mask: BoolArray
     labels: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def num_trained(self) -> int:
+        """How many of its tokens are trained on."""
+        return int(np.count_nonzero(self.loss_mask))
+
     def label(self, name: str) -> float:
         """The label `name`; NaN if there is none."""
         return self.labels.get(name, math.nan)

@@ -1,4 +1,4 @@
-"""What a method writes into a checkpoint and takes up from one.
+"""Saving a method's state into a checkpoint, and restoring it.
 
 Between two optimizer steps the weights stand still while counters and the place in the data move on. A checkpoint
 always holds those of the last step's end, whenever it is written, so that a resumed run goes on exactly.
@@ -42,8 +42,8 @@ Method = TypeVar("Method", bound=ModelModule)
 
 @dataclass
 class Progress:
-    """What moves on within an optimizer step and is saved, as it was at a moment. Fields as in `RunState`; components:
-    their snapshots."""
+    """A copy of the saved state that changes within an optimizer step. Fields as in `RunState`; components: their
+    snapshots."""
 
     step: int
     num_tokens: float
@@ -86,7 +86,7 @@ class Resumption:
         self._finished = Progress.of(module)
 
     def state(self, module: ModelModule) -> RunState:
-        """What a checkpoint that is written now holds: the last optimizer step's end. Collective."""
+        """The state for a checkpoint that is written now: that of the last optimizer step's end. Collective."""
         done = self._finished
         if done is None or done.step != module.trainer.global_step:
             done = Progress.of(module)
@@ -222,7 +222,8 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
     ]
     if lacking:
         raise PostTrainError(
-            f"{path}: {', '.join(lacking)} cannot be saved: pass them to {kind.__name__}.load_from_checkpoint"
+            f"{path}: a checkpoint does not hold {', '.join(lacking)}: pass them to "
+            f"{kind.__name__}.load_from_checkpoint"
         )
     method = kind(**arguments)
     method.configure_model()

@@ -1,4 +1,4 @@
-"""What a method has beside the model that it trains: a reference, a teacher, the weight of a KL, what it collects."""
+"""Parts of a method beside the model that it trains: a reference, a teacher, the weight of a KL, a collector."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lit_posttrain.errors import PostTrainError
 
 
 class Component:
-    """A part of a method with models or state of its own. The module calls these from its hooks, and saves and restores
-    what `state` returns under the name that the part was added by."""
+    """A part of a method with models or state of its own. The module calls these methods from its hooks, and saves and
+    restores `state` under the name that the part was added with."""
 
     def configure_model(self) -> None:
         """Build models. Called at the end of the module's `configure_model`."""
@@ -22,15 +22,15 @@ class Component:
         """Prepare for training. Called once the data is known and has been checked."""
 
     def snapshot(self) -> Any:
-        """What changes within an optimizer step, as it is now: cheap, and not changed later. A checkpoint holds that of
-        the last step's end."""
+        """A cheap copy of the state that changes within an optimizer step. A checkpoint holds the one taken at the
+        end of the last step."""
 
     def state(self, snapshot: Any) -> dict[str, Any]:
-        """What a checkpoint keeps: tensors and plain values. snapshot: of the step that is saved. {}: nothing."""
+        """Tensors and plain values for a checkpoint; {} for none. snapshot: the one of the step that is saved."""
         return {}
 
     def load_state(self, state: Mapping[str, Any], fitting: bool) -> None:
-        """Take up `state`. fitting: True if training goes on, False if the weights are only used."""
+        """Restore `state`. fitting: True if training goes on, False if the weights are only used."""
 
     @property
     def frozen_weights(self) -> dict[str, list[Tensor]]:

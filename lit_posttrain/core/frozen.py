@@ -122,7 +122,7 @@ class FrozenModel:
         return list(self.model.parameters())
 
     def identity(self) -> Identity:
-        """What a checkpoint remembers of it. Collective."""
+        """Its identity, for checkpoints. Collective."""
         return identity_of(self.model)
 
 

@@ -1,4 +1,4 @@
-"""What a method has measured: sums and counts that are reduced over ranks once per log."""
+"""A method's metrics: sums and counts that are reduced over ranks once per log."""
 
 from __future__ import annotations
 

@@ -76,14 +76,14 @@ class ModelModule(pl.LightningModule):
 
     @property
     def builder(self) -> Callable[..., WrappedModel]:
-        """What builds the model from a spec, see `build_policy`."""
+        """The function that builds the model from a spec, see `build_policy`."""
         return build_scorer if self.head == "score" else build_policy
 
     def build_policy(self) -> WrappedModel:
         """A model with the weights that the spec names, sharded where the strategy shards. Collective."""
         return build_model(self, self.builder, self.model_spec, len(self.tokenizer), dropout=self.dropout)
 
-    # What it says and generates ------------------------------------------------------------------------------------
+    # Log-probs and generation --------------------------------------------------------------------------------------
 
     def token_logprobs(
         self,
@@ -154,7 +154,7 @@ class ModelModule(pl.LightningModule):
 
     @cached_property
     def tokenizer_identity(self) -> Identity:
-        """What a checkpoint remembers of the tokenizer."""
+        """The tokenizer's identity, for checkpoints."""
         return tokenizer_identity(self.tokenizer)
 
     @property

@@ -176,8 +176,8 @@ def _require_moving(optimizer: Optimizer, optim: Optim) -> None:
 
 
 def settings_of(optimizer: Optimizer, optim: Optim) -> dict[str, Any]:
-    """What a resumed run must have in common with the one before: its optimizer takes these from the checkpoint,
-    whatever the config says. The kernel (fused, foreach) may differ."""
+    """Optimizer settings that a resumed run must share: Lightning restores them from the checkpoint, whatever the
+    config says. The kernel (fused, foreach) may differ."""
     group = dict(optimizer.param_groups[0])
     group["lr"] = group.pop("initial_lr")  # the peak: the schedule has changed `lr` already
     kept = {k: v for k, v in group.items() if k not in ("params", *_SELECTS_KERNEL)}

@@ -1,4 +1,5 @@
-"""What the methods on comparisons share: metrics of rewards, and a likelihood term; and their refusal by the others."""
+"""Shared by the methods on comparisons: metrics of rewards, and a likelihood term; and the check of the others that
+refuses comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a resumed run must have in common with the one that wrote the checkpoint: anything else would silently be
+"""Checks that a resumed run continues the one that wrote the checkpoint: anything else would silently be
 another model, another objective or other data."""
 
 from __future__ import annotations

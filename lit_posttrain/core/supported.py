@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Support:
-    """works: whether it may be used. says: what it does here, or why it is refused and what to do instead."""
+    """works: True if it may be used. says: what it does here, or why it is refused and what to do instead."""
 
     works: bool
     says: str

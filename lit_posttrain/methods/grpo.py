@@ -144,13 +144,13 @@ class GRPO(OnPolicyModule):
         group = torch.tensor([number for number, tree in enumerate(trees) for _ in tree.responses])
         kind = _KINDS[self.baseline, self.scale_rewards]
         advantage = group_advantages(score, group, len(trees), kind, self.epsilon)
-        sizes = [int(np.count_nonzero(response.loss_mask)) for tree in trees for response in tree.responses]
+        sizes = [response.num_trained for tree in trees for response in tree.responses]
         of_tokens = advantage.repeat_interleave(torch.tensor(sizes))
         attach(trees, "advantage", whiten(of_tokens) if self.scale_rewards == "batch" else of_tokens)
         return self.gradient_terms.measured_kl(trees)
 
     def has_gradient(self, tree: Tree) -> bool:
-        """False for a group of equal scores, where no other term has a say: its loss is 0 whatever the policy is."""
+        """False for a group of equal scores without other terms: its loss is 0 whatever the policy is."""
         alone = not self.kl.coefficient and not self.surrogate.entropy
         return super().has_gradient(tree) and not (alone and not tree.per_target["advantage"].any())
 

@@ -31,8 +31,8 @@ class ORPO(PreferenceModule):
             policy: The model to train.
             optim: The optimizer and the schedule of its learning rate.
             beta: Lambda, the weight of the preference beside the likelihood.
-            nll_per: Whether the likelihood is a mean over responses (the paper's) or over tokens; with
-                --data.train_on_prompt true the latter is TRL's.
+            nll_per: What the likelihood is averaged over: response (the paper) or token, which is TRL's with
+                --data.train_on_prompt true.
         """
         super().__init__(policy, optim)
         if not 0 < beta < math.inf:

@@ -171,7 +171,7 @@ class PPO(OnPolicyModule):
         return terms | self.critics.terms(batch, values)
 
     def on_step_end(self, batch: TreeBatch) -> None:
-        """Keep the step's KL, and decide whether the rollout goes on."""
+        """Keep the step's KL; beyond target_kl skip the rest of the rollout."""
         self.gradient_terms.end_step()
         self.stop.end_step(batch)
 
@@ -186,7 +186,7 @@ class PPO(OnPolicyModule):
 
 def at_last_token(trees: Sequence[Tree], scores_M: np.ndarray[Any, Any]) -> Tensor:
     """(N,) float64: the score of each response at its last trained token, 0 elsewhere."""
-    sizes = torch.tensor([int(np.count_nonzero(r.loss_mask)) for tree in trees for r in tree.responses])
+    sizes = torch.tensor([r.num_trained for tree in trees for r in tree.responses])
     found, last, trains = torch.zeros(int(sizes.sum()), dtype=torch.float64), sizes.cumsum(0) - 1, sizes > 0
     found[last[trains]] = torch.from_numpy(scores_M)[trains]
     return found

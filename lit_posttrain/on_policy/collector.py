@@ -44,7 +44,7 @@ class Collected:
 
 
 class Collector(Component):
-    """What an on-policy method samples with: engine, environment, rewards, retries and failures.
+    """Samples the responses of an on-policy method: engine, environment, rewards, retries and failures.
 
     rollouts: of the last collection, over all ranks. sampling_progress: called as tokens are drawn. awaits_rewards:
     True while responses are sampled and rewarded. given_up: the signal that ended that.
@@ -318,17 +318,17 @@ class Collector(Component):
 
     @property
     def engine_name(self) -> str:
-        """What draws the responses."""
+        """Name of the engine that draws the responses."""
         return self.config.engine.name
 
     @property
     def reward_names(self) -> list[str]:
-        """What gives scores."""
+        """Names of the rewards, and of the environment if there is one."""
         own = [reward.name for reward in self.rewards.rewards]
         return own if self.environment is None else [*own, ENVIRONMENT]
 
     def completions(self) -> list[dict[str, Any]]:
-        """What was sampled last, a row a response, see `ShowsCompletions`."""
+        """The responses of the last rollout, one row each, see `ShowsCompletions`."""
         return completion_rows(self.rollouts, self.module.tokenizer)
 
     def _show(self, *place: int) -> None:

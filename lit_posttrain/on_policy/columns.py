@@ -73,6 +73,6 @@ def joined(trees: Sequence[Tree], name: str) -> Tensor:
 
 def attach(trees: Sequence[Tree], name: str, values_N: Tensor) -> None:
     """Write a number for every trained token of all trees into their columns, as float32."""
-    sizes = [sum(int(np.count_nonzero(response.loss_mask)) for response in tree.responses) for tree in trees]
+    sizes = [num_targets(tree) for tree in trees]
     for tree, own in zip(trees, torch.split(values_N, sizes), strict=True):
         tree.per_target[name] = own.float().numpy()

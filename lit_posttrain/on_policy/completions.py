@@ -18,7 +18,7 @@ def completion_rows(rollouts: Sequence[Rollout], tokenizer: Tokenizer) -> list[d
     rows = []
     for one in rollouts:
         prompt = tokenizer.decode(one.tree.prompt.tolist(), skip_special_tokens=True).strip()
-        sizes = [int(np.count_nonzero(response.loss_mask)) for response in one.tree.responses]
+        sizes = [response.num_trained for response in one.tree.responses]
         found = one.tree.per_target.get("advantage")
         advantages = None if found is None else np.split(found, np.cumsum(sizes)[:-1])
         for place, trajectory in enumerate(one.trajectories):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,7 +102,7 @@ class Critics(Component):
 
     @property
     def builder(self) -> Callable[..., WrappedModel]:
-        """What builds the policy: with its value heads, before it is sharded."""
+        """The function that builds the policy, with its value heads, before it is sharded."""
 
         def with_heads(spec: ModelSpec, vocabulary: int, **how: Any) -> Policy:
             policy = build_policy(spec, vocabulary, **how)
@@ -172,7 +171,7 @@ class Critics(Component):
         return groups
 
     def objective(self) -> dict[str, Any]:
-        """What decides how the weights of models of their own are read and trained, for a resume to compare."""
+        """Options by which the critics' own models are read and trained, for a resume to compare."""
         found: dict[str, Any] = {}
         for name, critic in self.options.items():
             if critic.model is None:
@@ -221,7 +220,7 @@ class Critics(Component):
                 f"token_rewards of {type(self.module).__name__} has nothing for the critic {lacking[0]}: let it return "
                 "a reward of every trained token by that name"
             )
-        sizes = [int(np.count_nonzero(r.loss_mask)) for tree in trees for r in tree.responses]
+        sizes = [r.num_trained for tree in trees for r in tree.responses]
         owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         found: dict[str, Tensor] = {}
         stats: Stats = {}

@@ -1,4 +1,4 @@
-"""What answers the policy within a response, such as a user, a tool or a game."""
+"""Environments answer the policy within a response, such as a user, a tool or a game."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lit_posttrain.types import PromptRecord
 
 @dataclass
 class Step:
-    """What an environment answers to a message of the policy.
+    """An environment's answer to a message of the policy.
 
-    messages: what comes next, such as a tool's result; the policy answers it, unless `done`. reward: what this step is
-    worth, None for nothing said. done: True if the episode ends here.
+    messages: the next messages, such as a tool's result; the policy answers them, unless `done`. reward: of this step,
+    None for no reward. done: True if the episode ends here.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -47,13 +47,13 @@ class Environment(ABC):
         """Answer a message of the policy, such as {"role": "assistant", "content": "..."}."""
 
     def resume_options(self) -> dict[str, Any]:
-        """What decides its answers and rewards, such as a limit: a resumed run must have the same. Written into every
-        checkpoint, so it holds no key or password. By default nothing."""
+        """Options that decide its answers and rewards, such as a limit: a resumed run must have the same. They are
+        written into every checkpoint, so they hold no key or password. Default: none."""
         return {}
 
 
 def reset(environment: Environment, record: PromptRecord) -> list[dict[str, Any]]:
-    """What an environment adds to a prompt.
+    """The messages that an environment adds to a prompt.
 
     Raises:
         PostTrainError: if it fails, or returns anything but messages.
@@ -64,7 +64,7 @@ def reset(environment: Environment, record: PromptRecord) -> list[dict[str, Any]
 
 
 def answer(environment: Environment, message: dict[str, Any]) -> Step:
-    """What an environment answers.
+    """An environment's answer.
 
     Raises:
         PostTrainError: if it fails, returns anything but a step, or neither ends nor says anything.

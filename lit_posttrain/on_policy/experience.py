@@ -1,4 +1,4 @@
-"""What an on-policy method has collected, and the loader that collects it and hands it out.
+"""The experience of an on-policy method, and the loader that collects it and yields its micro-batches.
 
 One epoch of the Trainer is one rollout phase: the loader asks for experience when its first batch is taken, and cuts it
 into the phase's optimizer steps. FACTS that shape it: Lightning calls `iter` more than once before training starts, so
@@ -56,8 +56,8 @@ class Experience:
 
     @classmethod
     def restored(cls, saved: Mapping[str, Any]) -> Experience:
-        """What `dump` gave."""
-        tokens, counted = saved["tokens"].numpy(), saved["loss_mask"].numpy()
+        """The experience that `dump` saved."""
+        tokens, masks = saved["tokens"].numpy(), saved["loss_mask"].numpy()
         sizes, labels = iter(saved["sizes"].tolist()), {name: v.tolist() for name, v in saved["labels"].items()}
         columns = {name: values.numpy() for name, values in saved["per_target"].items()}
         trees, at, place, target, number = [], 0, 0, 0, 0
@@ -67,7 +67,7 @@ class Experience:
             at += size
             for _ in range(count):
                 size = next(sizes)
-                marks = counted[place : place + size].copy()
+                marks = masks[place : place + size].copy()
                 own = {name: values[number] for name, values in labels.items() if values[number] == values[number]}
                 tree.responses.append(Response(tokens[at : at + size].copy(), marks, own))
                 at, place, number = at + size, place + size, number + 1
@@ -79,8 +79,8 @@ class Experience:
 
 
 def num_targets(tree: Tree) -> int:
-    """Counted tokens of a sampled tree, whose prompt is never empty and never trained on."""
-    return sum(int(np.count_nonzero(response.loss_mask)) for response in tree.responses)
+    """Trained tokens of a sampled tree, whose prompt is never empty and never trained on."""
+    return sum(response.num_trained for response in tree.responses)
 
 
 class PromptStream:
@@ -127,7 +127,7 @@ def split_trees(trees: Sequence[Tree], parts: int) -> list[Tree]:
 
 
 def _some(tree: Tree, first: int, last: int) -> Tree:
-    ends = np.cumsum([0, *(int(np.count_nonzero(response.loss_mask)) for response in tree.responses)])
+    ends = np.cumsum([0, *(response.num_trained for response in tree.responses)])
     own = slice(int(ends[first]), int(ends[last]))
     columns = {name: values[own] for name, values in tree.per_target.items()}
     return Tree(tree.prompt, tree.responses[first:last], None, tree.file, tree.line, tree.record, columns)
@@ -162,7 +162,7 @@ class ExperienceLoader:
         self._identity = {"data": prompts.store.fingerprint, **identity}
         self.phase = 0
         self.experience: Experience | None = None
-        self.idle = False  # whether the step at hand is one of a phase that was left
+        self.idle = False  # True if the step at hand is one of a phase that was left
         self._left = False
         self._at_hand: list[Tree] = []
         self._yielded = 0

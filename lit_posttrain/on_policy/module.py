@@ -1,4 +1,4 @@
-"""What on-policy methods share: responses sampled from the policy itself, rewarded, and trained on in steps.
+"""Shared by on-policy methods: responses sampled from the policy itself, rewarded, and trained on in steps.
 
 A rollout: every rank answers its share of the prompts and rewards its own answers; all rollouts go to all ranks, so
 that everything after that (advantages, the cut into steps, denominators) is the same everywhere and needs no
@@ -111,12 +111,12 @@ class OnPolicyModule(PostTrainingModule):
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """Write what the loss needs into the rollouts' trees: `labels` of responses, and `per_target` columns, one
         number for every trained token, such as those that `attach_columns` computes; a checkpoint keeps all of it.
-        What is not to be trained on may be taken out of the list. Called with the rollouts of all ranks, alike on all.
-        Returns sums and counts of what is worth logging. Collective."""
+        Rollouts that are not to be trained on may be taken out of the list. Called with the rollouts of all ranks,
+        alike on all. Returns sums and counts of metrics. Collective."""
 
     @property
     def wanted_columns(self) -> set[str]:
-        """What is computed once of a rollout's trained tokens, see `columns`. Default: `old_logprobs`, if the policy
+        """Per-token outputs that are computed once per rollout, see `columns`. Default: `old_logprobs`, if the policy
         moves between sampling and the last step on its samples."""
         return {"old_logprobs"} if self.rollout.steps > 1 else set()
 
@@ -153,7 +153,7 @@ class OnPolicyModule(PostTrainingModule):
     # Data ------------------------------------------------------------------------------------------------------
 
     def experience_loader(self, prompts: TreeStore, mix: Mix | None, data: PromptData) -> ExperienceLoader:
-        """What the data module trains with."""
+        """The loader that the data module trains with."""
         world, rank = num_replicas(self.trainer)
         accumulate = self.trainer.accumulate_grad_batches
         self.rollout.check_cut(data.batch_size, accumulate * world, self.splits_groups)

@@ -48,7 +48,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """What is maximised of sampled tokens. ratio: of tokens, or of whole sequences (GSPO). objective: the clipped
+    """The objective on sampled tokens. ratio: of tokens, or of whole sequences (GSPO). objective: the clipped
     surrogate of PPO, or log-probs weighted by a bounded ratio (CISPO). aggregation: how tokens are averaged.
     importance_sampling: weight of a token for an engine that is not quite the policy. entropy: weight of a bonus."""
 
@@ -115,8 +115,8 @@ class PolicyGradient:
         return terms
 
     def measured_kl(self, trees: Sequence[Tree]) -> Stats:
-        """How far the policy is from the reference on what it has just sampled, where both are known: kl (k3, nats a
-        token) and kl/response (k1, nats a response)."""
+        """KL of the policy from the reference on the responses just sampled, where both log-probs are known: kl (k3,
+        nats per token) and kl/response (k1, nats per response)."""
         if not {"old_logprobs", "ref_logprobs"} <= self.module.wanted_columns:
             return {}  # a loss at the policy that sampled gives them by the way
         apart = torch.cat(

@@ -79,7 +79,7 @@ class Rollout:
 
     def only(self, places: Sequence[int]) -> Rollout:
         """The rollout with some of its responses, in the order given."""
-        sizes = [int(np.count_nonzero(response.loss_mask)) for response in self.tree.responses]
+        sizes = [response.num_trained for response in self.tree.responses]
         ends = np.cumsum([0, *sizes])
         targets = np.concatenate([np.zeros(0, np.int64), *(np.arange(ends[k], ends[k + 1]) for k in places)])
         tree = replace(

@@ -17,9 +17,9 @@ ENVIRONMENT = "environment"  # what the score of an environment is called beside
 
 @dataclass(frozen=True)
 class Scoring:
-    """rewards: what judges. environment: True if an environment may give rewards of its own, which add to the total.
-    trains_unscored: True if responses without a score are trained on. mask_truncated: True if those that were cut off
-    are not."""
+    """rewards: the rewards that judge responses. environment: True if an environment may give rewards of its own, which
+    add to the total. trains_unscored: True if responses without a score are trained on. mask_truncated: True if those
+    that were cut off are not."""
 
     rewards: RewardSum
     environment: bool

@@ -20,7 +20,7 @@ class TargetKL:
         self._apart: list[Tensor] = []  # of the step's micro-batches: summed k3
 
     def measure(self, batch: TreeBatch, logprob_N: Tensor) -> None:
-        """Take in a micro-batch."""
+        """Add a micro-batch's KL."""
         if self.limit is None or self.module.evaluating:
             return
         kept = "old_logprobs" in self.module.wanted_columns
@@ -28,7 +28,7 @@ class TargetKL:
         self._apart.append(k3(old - logprob_N).sum())
 
     def end_step(self, batch: TreeBatch) -> None:
-        """Decide whether the rollout goes on. Collective."""
+        """Skip the rest of the rollout if the step's KL is beyond the limit. Collective."""
         if self.limit is None:
             return
         apart = self.module.over_ranks(torch.stack(self._apart).sum())

@@ -111,7 +111,7 @@ def divergence(
 
 
 def _shared_entries(student: int, teacher: int, vocabulary: int | None) -> int:
-    """How many entries are compared."""
+    """Number of entries that are compared."""
     if vocabulary is None:
         if student != teacher:
             raise ValueError(

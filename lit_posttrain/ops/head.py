@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HeadTransform:
-    """What a model does between its LM head and the softmax.
+    """The steps of a model between its LM head and the softmax.
 
     logit_scale: logits are multiplied by it (Cohere; the reciprocal of Granite's `logits_scaling`).
     softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), after the scale.
@@ -86,7 +86,7 @@ def check_targets(target_ids: Tensor, entries: int) -> None:
 
 
 def places(targets: Tensor, entries: slice) -> tuple[Tensor, Tensor]:
-    """Where in a part of the vocabulary each target stands, and whether it does; the place is 0 where not."""
+    """Index of each target within a part of the vocabulary, 0 for targets outside of it, and a mask of those inside."""
     place = targets - entries.start
     inside = (place >= 0) & (place < entries.stop - entries.start)
     return place * inside, inside

@@ -1,4 +1,4 @@
-"""What every generation engine offers: token ids in, token ids out. Text is never tokenised again."""
+"""The interface of generation engines: token ids in, token ids out. Text is never tokenised again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What draws the responses.
+    """The engine that draws the responses.
 
     Args:
         name: hf is the trained model itself, in this process. vllm is a process of its own; it gets the weights before

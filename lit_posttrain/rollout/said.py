@@ -50,7 +50,7 @@ class SaidBy:
         self._again = self._between_messages()
 
     def __call__(self, completion: Completion) -> Said:
-        """What a completion says."""
+        """A completion as a message."""
         text = str(self._tokenizer.decode(completion.tokens, skip_special_tokens=True))
         if not self._thoughts and not self._alone:
             return Said(text)
@@ -65,8 +65,8 @@ class SaidBy:
         return Said(text)
 
     def _between_messages(self) -> str:
-        """What begins another message of the assistant in the same completion, as gpt-oss separates its thoughts, what
-        it says between them, and its answer; empty where answers have no header of their own."""
+        """The text that begins another message of the assistant in the same completion, as in gpt-oss between thoughts,
+        text between them, and the answer; empty if answers have no header of their own."""
         for _, between in self._thoughts if self._alone else ():
             end = self._special.match(between)
             again = between[end.end() :].removesuffix(self._alone) if end and between.endswith(self._alone) else ""
@@ -104,7 +104,7 @@ class SaidBy:
 
 
 def _marks(tokenizer: Tokenizer) -> tuple[list[tuple[str, str]], str]:
-    """What stands before and behind a thought, in the ways that are known, and before an answer without one."""
+    """The texts before and behind a thought, of every known kind, and the text before an answer without one."""
     if tokenizer.chat_template is None:
         return [], ""
     renderer = Renderer(tokenizer)
@@ -116,7 +116,7 @@ def _marks(tokenizer: Tokenizer) -> tuple[list[tuple[str, str]], str]:
 
 
 def _turn(renderer: Renderer, said: dict[str, Any]) -> str:
-    """What the template writes of an answer behind the prompt; empty where it is not rendered behind it."""
+    """An answer as the template renders it behind the prompt; empty if it is not rendered behind it."""
     try:
         talk = renderer.spelled(Conversation([{"role": "user", "content": "Why?"}, {"role": "assistant", **said}]))
         prompt, whole = renderer.text(talk.first(1), prompt=True), renderer.text(talk)

@@ -52,7 +52,7 @@ class PromptEncoder:
             return [int(token) for token in self._mask.tree(rendered, encoding).prompt]
 
     def check(self, prompts: Sequence[SourcedPrompt], limit: int | None) -> None:
-        """Look, before the work, whether all of some prompts can be answered. limit: the most tokens a model takes.
+        """Check that all prompts can be answered. limit: the most tokens a model takes.
 
         Raises:
             PostTrainError: as `ids`, and for a prompt that leaves no room for an answer.
@@ -64,7 +64,7 @@ class PromptEncoder:
                 raise PostTrainError(f"{where}a prompt of {size} tokens, and the model takes {limit}: shorten it")
 
     def changed(self, prompts: Sequence[SourcedPrompt]) -> list[str]:
-        """What of prompts the chat template leaves out or changes, a line each, as the audit says it.
+        """Parts of prompts that the chat template leaves out or changes, one line each, as the audit words it.
 
         Raises:
             PostTrainError: as `ids`.

@@ -56,7 +56,7 @@ class Worker:
         return {"logprobs": [row[token].logprob for token, row in scores]}
 
     def generate(self, prompts: list[list[int]], room: list[int], stop: list[int], sampling: dict[str, Any]) -> Answer:
-        """For each prompt its samples: tokens, log-probs, and whether an end token came."""
+        """The samples of each prompt: tokens, log-probs, and True if an end token came."""
         from vllm import SamplingParams
 
         seeds = sampling.pop("seeds")  # vLLM draws sample k of a prompt by its seed + k

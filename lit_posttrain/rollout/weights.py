@@ -80,7 +80,7 @@ def _unpacked(value: Tensor, module: nn.Module) -> Tensor:
 
 
 def _update(layer: Any) -> Tensor:
-    """What the adapters of a layer add to its weight."""
+    """The matrix that the adapters of a layer add to its weight."""
     total: Tensor | float = 0.0
     for name in layer.active_adapters:
         update = _whole(layer.lora_B[name].weight).float() @ _whole(layer.lora_A[name].weight).float()

@@ -90,7 +90,7 @@ def test_rewards_have_to_be_passed_and_nested_options_come_back(tiny_model: Path
         entropy=0.01,
     )
     path = trained(module, "ppo", tmp_path)
-    with pytest.raises(PostTrainError, match=r"last\.ckpt: rewards cannot be saved: pass them to PPO\.load_from"):
+    with pytest.raises(PostTrainError, match=r"last\.ckpt: a checkpoint does not hold rewards: pass them to PPO"):
         PPO.load_from_checkpoint(path)
     loaded = PPO.load_from_checkpoint(path, rewards=[FunctionReward(vowels)])
     assert loaded.critic == module.critic

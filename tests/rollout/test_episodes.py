@@ -227,5 +227,5 @@ def test_a_resumed_run_has_the_same_environment(tiny_model: Path, tmp_path: Path
         trained(tmp_path, tiny_model, Counting(), [], ckpt_path=resumed)
     loaded = GRPO.load_from_checkpoint(resumed, rewards=[FunctionReward(length)])
     assert loaded.rollout.group_size == 4
-    with pytest.raises(PostTrainError, match=r"rewards cannot be saved: pass them to GRPO\.load_from_checkpoint"):
+    with pytest.raises(PostTrainError, match=r"does not hold rewards: pass them to GRPO\.load_from_checkpoint"):
         GRPO.load_from_checkpoint(resumed)

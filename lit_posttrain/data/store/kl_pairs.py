@@ -77,7 +77,7 @@ class KLPairs:
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        sizes = [int(np.count_nonzero(self._pair(i)[1].loss_mask)) for i in range(len(self))]
+        sizes = [self._pair(i)[1].num_trained for i in range(len(self))]
         return np.cumsum([0, *sizes])
 
     @staticmethod

@@ -71,7 +71,7 @@ class PreferenceModule(PostTrainingModule):
         if isinstance(data, BuiltData):
             for store in data.known_stores:
                 self.check_store(store)
-            if not self.uses_margins and data.train_store.says("margin"):
+            if not self.uses_margins and any(store.says("margin") for store in data.known_stores):
                 told = "the data has margins, which %s does not use: of the methods here RewardModel alone does"
                 log.warning(told, type(self).__name__)
 

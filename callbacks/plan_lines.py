@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lit_posttrain.callbacks.audited import Audit, audit_of
 from lit_posttrain.callbacks.memory import optimizer_state_bytes, parameter_bytes, size_of
 from lit_posttrain.callbacks.protocols import KeepsFrozenModels, sampler_of
+from lit_posttrain.trainer_state import validates
 
 _WARNINGS = 3
 
@@ -63,7 +64,7 @@ def _steps(trainer: Trainer, epoch: str) -> str:
     steps = trainer.estimated_stepping_batches
     if steps == math.inf or trainer.num_training_batches == math.inf:
         return "until stopped"
-    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    per_epoch = steps_per_epoch(trainer)
     resumed = f", from step {trainer.global_step} on" if trainer.global_step else ""
     epochs = steps / per_epoch
     counted = f"{epochs:.3g} {epoch}{'' if epochs == 1 else 's'} of {per_epoch:,}"
@@ -71,12 +72,28 @@ def _steps(trainer: Trainer, epoch: str) -> str:
     return f"{number_of(int(steps), 'optimizer step', 'optimizer steps')}{resumed}: {counted}{sooner}"
 
 
-def _validation(trainer: Trainer) -> str:
-    """A notice if the run ends before its first validation."""
+def steps_per_epoch(trainer: Trainer) -> int:
+    """Optimizer steps of an epoch of known length."""
+    return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+
+def steps_of_epochs(trainer: Trainer) -> float:
+    """Optimizer steps of all epochs, whatever --trainer.max_steps is; infinity where that is not known."""
+    if trainer.max_epochs is None or trainer.max_epochs < 0 or trainer.num_training_batches == math.inf:
+        return math.inf
+    return trainer.max_epochs * steps_per_epoch(trainer)
+
+
+def ends_before_validation(trainer: Trainer) -> bool:
+    """True if the run has rows to validate on, and ends before its first validation."""
     interval = trainer.val_check_batch
-    if not trainer.enable_validation or interval is None or trainer.max_steps < 0:
-        return ""
-    if trainer.max_steps * trainer.accumulate_grad_batches >= min(interval, trainer.num_training_batches):
+    if not validates(trainer) or interval is None or trainer.max_steps < 0:
+        return False
+    return trainer.max_steps * trainer.accumulate_grad_batches < min(interval, trainer.num_training_batches)
+
+
+def _validation(trainer: Trainer) -> str:
+    if not ends_before_validation(trainer):
         return ""
     return f"none: --trainer.max_steps {trainer.max_steps} comes before it; --trainer.val_check_interval N is sooner"
 

@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_posttrain.callbacks.audited import Audit, audit_of
 from lit_posttrain.callbacks.clock import TrainingClock
-from lit_posttrain.callbacks.plan_lines import number_of, plan
+from lit_posttrain.callbacks.plan_lines import ends_before_validation, number_of, plan, steps_of_epochs
 from lit_posttrain.runs.figures import METRICS, run_figures
-from lit_posttrain.trainer_state import dry_run, ends_step
+from lit_posttrain.trainer_state import dry_run, ends_step, validates
 
 _TIMED_STEPS = 3
 _OUTCOME = ("val/reward", "train/reward", "train/loss", "val/loss", "val/rewards/accuracies", "val/rewards/margins")
@@ -73,7 +73,8 @@ class RunPlan(Callback):
             left = trainer.estimated_stepping_batches - trainer.global_step
             per_step = self._clock.seconds / (_TIMED_STEPS - 1)
             if 0 < left < math.inf:
-                more = "; validation comes on top" if trainer.enable_validation else ""
+                comes = validates(trainer) and not ends_before_validation(trainer)
+                more = "; validation comes on top" if comes else ""
                 time_left = duration(left * per_step)
                 steps = number_of(int(left), "step", "steps")
                 pl_module.print(f"about {time_left} left ({steps} of {per_step:.2g} s{more})")
@@ -89,7 +90,8 @@ class RunPlan(Callback):
         if self._first is None or trainer.global_step == self._first:
             reason = ended_by(trainer) if trainer.should_stop else ""
             if reason:
-                return [("done", f"no step was taken, at step {trainer.global_step:,}: ended by {reason}")]
+                more = "; for more pass a longer --trainer.max_time, or null" if _out_of_time(trainer) else ""
+                return [("done", f"no step was taken, at step {trainer.global_step:,}: ended by {reason}{more}")]
             ended_by_steps = 0 < trainer.max_steps <= trainer.global_step
             more = "--trainer.max_steps" if ended_by_steps else "--trainer.max_epochs"
             return [
@@ -116,17 +118,23 @@ class RunPlan(Callback):
 def ended_by(trainer: Trainer) -> str:
     """What ended a run before the end of its epochs, in words; "" if nothing did."""
     if 0 < trainer.max_steps <= trainer.global_step:
-        return f"--trainer.max_steps {trainer.max_steps:,}"
+        epochs_end_too = trainer.max_steps >= steps_of_epochs(trainer)
+        return "" if epochs_end_too else f"--trainer.max_steps {trainer.max_steps:,}"
     if not trainer.should_stop:
         return ""
+    if _out_of_time(trainer):
+        return "its time limit (--trainer.max_time, or Timer)"
     loosely: Any = trainer  # `callbacks` is set by a connector, unseen by type checkers
     for callback in loosely.callbacks:
-        left = callback.time_remaining() if isinstance(callback, Timer) else None
-        if left is not None and left <= 0:
-            return "its time limit (--trainer.max_time, or Timer)"
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"early stopping: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
     return "a callback, which asked the Trainer to stop"
+
+
+def _out_of_time(trainer: Trainer) -> bool:
+    loosely: Any = trainer
+    timers = [callback for callback in loosely.callbacks if isinstance(callback, Timer)]
+    return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
 
 
 _AUDIT_COLUMNS = ("name", "rows", "dropped", "examples", "tokens", "trained_tokens")

@@ -28,6 +28,14 @@ def dry_run(trainer: Trainer) -> bool:
     return bool(loosely.fast_dev_run)
 
 
+def validates(trainer: Trainer) -> bool:
+    """True if a run has rows to validate on. Known once training begins; loaders that Lightning makes only in a later
+    epoch (check_val_every_n_epoch) are taken to have rows."""
+    if not trainer.enable_validation:
+        return False
+    return trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0
+
+
 def seed_of(*place: int) -> int:
     """A seed that is a function of the run's seed and of a place in the run, such as (step, rank)."""
     return hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)) % 2**63

@@ -22,7 +22,7 @@ with the reason. In short:
 
 ```bash
 lit-posttrain fit --config configs/sft.yaml --data.path my.jsonl \\
-  --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --name stopped
+  --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --data.val_fraction 0.1 --name stopped
 ```
 
 Written by tools/lightning_table.py from lit_posttrain/core/supported.py; tests/trainer runs every row.

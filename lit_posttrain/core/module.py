@@ -21,7 +21,13 @@ from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
 from lit_posttrain.core.terms import Term, loss_of, require_terms
-from lit_posttrain.core.trainer_checks import check_accumulation, check_epoch, check_trainer, require_trees
+from lit_posttrain.core.trainer_checks import (
+    check_accumulation,
+    check_epoch,
+    check_trainer,
+    require_monitored,
+    require_trees,
+)
 from lit_posttrain.data.store.loader import AuxiliaryRows, Trees, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
@@ -189,9 +195,11 @@ class PostTrainingModule(ModelModule):
         before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end.
 
         Raises:
-            PostTrainError: if an epoch would end within an optimizer step, whose denominators count the whole step.
+            PostTrainError: if an epoch would end within an optimizer step, whose denominators count the whole step; see
+                `require_monitored`.
         """
         check_epoch(self.trainer)
+        require_monitored(self.trainer)
         self.resumption.go_on(self)
         self.resumption.begin(self)
 

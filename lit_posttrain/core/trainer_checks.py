@@ -32,7 +32,7 @@ from lit_posttrain.core.supported import (
 )
 from lit_posttrain.core.supported_options import OPTIONS
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.trainer_state import dry_run
+from lit_posttrain.trainer_state import dry_run, validates
 from lit_posttrain.types import TreeBatch
 
 _LISTED: dict[str, Mapping[str, Support]] = {
@@ -144,6 +144,32 @@ def check_trainer(trainer: pl.Trainer) -> None:
         raise PostTrainError(f"--trainer.precision {trainer.precision}: {precision.says}")
     if trainer.state.fn == TrainerFn.FITTING:
         _check_numbers(trainer)
+
+
+def require_monitored(trainer: pl.Trainer) -> None:
+    """Refuse callbacks that look for a metric of a validation in a run without one; Lightning would fail at the end of
+    the first epoch.
+
+    Raises:
+        PostTrainError: naming the callback, and how to validate.
+    """
+    if validates(trainer) or dry_run(trainer):
+        return
+    loosely: Any = trainer
+    for callback in loosely.callbacks:
+        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or not getattr(callback, "strict", True):
+            continue
+        if not (callback.monitor or "").startswith("val/"):
+            continue
+        name = f"--trainer.callbacks {type(callback).__name__}: it monitors {callback.monitor}"
+        if loosely.limit_val_batches == 0:
+            raise PostTrainError(f"{name}, and --trainer.limit_val_batches 0 leaves validation out; drop one")
+        share = getattr(getattr(trainer, "datamodule", None), "val_fraction", 0)
+        held_out = f" (--data.val_fraction {share:g} holds out none)" if share else ""
+        raise PostTrainError(
+            f"{name}, and there are no rows to validate on{held_out}; name a file with --data.val_path, or hold "
+            f"{'more ' if share else ''}rows out with --data.val_fraction"
+        )
 
 
 def require_trees(module: pl.LightningModule, batch: Any) -> None:

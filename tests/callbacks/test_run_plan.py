@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 
 from lit_posttrain.callbacks import LastCheckpoint, RunPlan
@@ -72,6 +73,35 @@ def test_says_which_limit_ends_a_run(
     assert ("(sooner than --trainer.max_steps 99)" in capsys.readouterr().out) == (ended_by == "max_epochs")
     fit_in(tmp_path, [RunPlan()], **limits, resume=tmp_path / "last.ckpt")
     assert f"raise --trainer.{ended_by} for more" in capsys.readouterr().out
+
+
+def test_a_run_without_rows_to_validate_on_does_not_speak_of_validation(
+    fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = lambda train, val: Audited(train, [])  # noqa: E731  # what a data module without validation gives
+    fit_in(tmp_path, [RunPlan()], datamodule=Audited, max_steps=4, max_epochs=1)
+    assert "validation none: --trainer.max_steps 4 comes before it" in (out := capsys.readouterr().out)
+    assert "comes on top" not in out
+    fit_in(tmp_path, [RunPlan()], datamodule=without, max_steps=4, max_epochs=1)
+    assert "validation" not in (out := capsys.readouterr().out)
+    assert "about " in out
+
+
+def test_the_last_step_of_the_epochs_is_not_ended_by_max_steps(
+    fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_in(tmp_path, [RunPlan()], max_steps=5, max_epochs=1)
+    assert "ended by" not in capsys.readouterr().out
+    fit_in(tmp_path, [RunPlan()], max_steps=5, max_epochs=2)
+    assert "ended by   --trainer.max_steps 5\n" in capsys.readouterr().out
+
+
+def test_a_run_whose_time_is_over_says_how_to_go_on(
+    fit_in: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_in(tmp_path, [RunPlan(), Timer("00:00:00:00")], max_epochs=1)
+    said = "ended by its time limit (--trainer.max_time, or Timer); for more pass a longer --trainer.max_time, or null"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

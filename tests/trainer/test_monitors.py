@@ -141,3 +141,30 @@ def test_what_is_logged_elsewhere_or_later_is_not_misspelt(name: str, metric: st
     """Whether it is there when it is looked for, Lightning says."""
     more = ["--trainer.callbacks.strict", "false"] if name == "EarlyStopping" else ["--trainer.callbacks.mode", "max"]
     assert fit(f"--trainer.callbacks+={name}", "--trainer.callbacks.monitor", metric, *more) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--data.val_fraction", "0"],
+            "no rows to validate on; name a file with --data.val_path, or hold rows out",
+        ),
+        (["--data.val_fraction", "1e-9"], "validate on (--data.val_fraction 1e-09 holds out none); name a file with"),
+        (["--trainer.limit_val_batches", "0"], "--trainer.limit_val_batches 0 leaves validation out; drop one"),
+    ],
+)
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_metric_of_a_validation_needs_one(
+    name: str, options: list[str], said: str, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(f"--trainer.callbacks+={name}", "--trainer.callbacks.monitor", "val/loss", *options) == 2
+    told = one_line(capsys)
+    assert told.startswith(f"error: --trainer.callbacks {name}: it monitors val/loss, and ")
+    assert said in told
+    assert not Path("runs").exists(), "nothing was trained"
+
+
+def test_metrics_of_training_need_no_validation(fit: Fit) -> None:
+    args = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "train/loss"]
+    assert fit(*args, "--data.val_fraction", "0") == 0

@@ -132,8 +132,9 @@ class Resumption:
                 remedy="resume with the same --model.policy (path, lora, quantization) as it was trained with",
             )
         module.ends_resumed = saved.ends
-        if fitting(trainer):
+        if trainer is not None and fitting(trainer):
             self._check_goes_on(module, saved)
+            resume.require_epochs_left(checkpoint, trainer.max_epochs)
             self._resumed, self._places_loader = saved, True
             module.num_tokens, module.balance.load = saved.num_tokens, saved.router_load
             module.metrics.steps.restore(saved.totals, first_rank=module.trainer.global_rank == 0)

@@ -79,6 +79,19 @@ def require_same_options(saved: Mapping[str, Any], now: Mapping[str, Any]) -> No
             )
 
 
+def require_epochs_left(checkpoint: Mapping[str, Any], max_epochs: int | None) -> None:
+    """
+    Raises:
+        PostTrainError: for a run that is to end before the checkpoint's epoch, which Lightning refuses.
+    """
+    done = int(checkpoint["epoch"])  # counted from 0: so many are complete
+    if max_epochs is not None and 0 <= max_epochs < done:
+        raise PostTrainError(
+            f"--trainer.max_epochs is {max_epochs}, and the checkpoint is of epoch {done + 1}: pass at least "
+            f"{done + 1} to train on, or use the checkpoint as it is"
+        )
+
+
 def require_same_adapters(saved: Mapping[str, Any] | None, now: LoRASpec | None) -> None:
     """Adapters that are read in another way than they were trained are the same weights and another model.
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_posttrain.data.store.loader import StepCutter, require_same, step_denominators
+from lit_posttrain.data.store.loader import StepCutter, located, require_same, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.packing import common_columns
@@ -222,7 +222,7 @@ class ExperienceLoader:
         if yielded >= len(self):
             phase, yielded, left = phase + 1, 0, False
         own = {"phase": phase, "yielded": yielded, "left": left, "position": self.prompts.position}
-        return {**own, "files": list(self.prompts.store.files), **self._identity}
+        return {**own, "files": located(self.prompts.store.files), **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the micro-batches of `state`."""

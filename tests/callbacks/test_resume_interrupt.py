@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lit_posttrain.callbacks import BestCheckpoint, FiniteLossGuard, GracefulInterrupt, LastCheckpoint, run_checkpoints
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.signals import RunStopped
 
 
@@ -170,6 +171,13 @@ def test_more_epochs_after_the_end(fit_in: Any, whole_run: Any, tmp_path: Path, 
     fit_in(tmp_path / "run", guards(), max_epochs=epochs, **options)
     resumed = fit_in(tmp_path / "run", guards(), resume=tmp_path / "run/last.ckpt", max_epochs=3, **options)
     assert_goes_on(whole, 5 * epochs, resumed)
+
+
+def test_fewer_epochs_than_were_trained_are_refused_with_a_remedy(fit_in: Any, tmp_path: Path) -> None:
+    fit_in(tmp_path, [LastCheckpoint()], max_epochs=3)
+    said = r"--trainer.max_epochs is 1, and the checkpoint is of epoch 3: pass at least 3 to train on"
+    with pytest.raises(PostTrainError, match=said):
+        fit_in(tmp_path, [], max_epochs=1, resume=tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("step", [1, 5, 6])

@@ -94,7 +94,7 @@ def test_resuming_with_other_options_is_refused(
 
 def test_resuming_on_other_prompts_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     fit(grpo(tiny_model), prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=1)
-    others: list[tuple[dict[str, Any], str]] = [({"count": 13}, "takes other rows or tokens of it")]
+    others: list[tuple[dict[str, Any], str]] = [({"count": 13}, "the rows, or their tokens, have changed since")]
     others += [({"batch_size": 3}, "with batch_size=4")]
     for other, said in others:
         trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path)

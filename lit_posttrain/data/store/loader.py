@@ -6,6 +6,7 @@ trainer's business and changes neither the loss nor the gradient.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -175,7 +176,7 @@ class StepLoader:
         epoch, yielded = self._epoch, self._yielded
         if yielded >= self._end:
             epoch, yielded = epoch + 1, 0
-        return {"epoch": epoch, "yielded": yielded, "files": list(self.store.files), **self._identity()}
+        return {"epoch": epoch, "yielded": yielded, "files": located(self.store.files), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the micro-batches of `state`."""
@@ -194,14 +195,23 @@ def require_same(state: Mapping[str, Any], identity: Mapping[str, Any], files: S
         if saved == now:
             continue
         before, after = f"with {key}={saved}", f"has {key}={now}"
+        if key == "data" and located(state["files"]) == located(files):
+            raise PostTrainError(
+                f"{', '.join(files)}: the rows, or their tokens, have changed since the checkpoint was saved: bring "
+                "the old rows back (and --data options as they were), or start anew from its exported weights"
+            )
         if key == "data":
-            same = state["files"] == list(files)
-            before = f"on {', '.join(state['files'])}"
-            after = f"takes {'other rows or tokens of it' if same else ', '.join(files)}"
+            before, after = f"on {', '.join(state['files'])}", f"takes {', '.join(files)}"
         raise PostTrainError(
             f"the checkpoint was trained {before} and this run {after}: resume with the same data and settings, or "
             "start anew from its exported weights"
         )
+
+
+def located(files: Sequence[str]) -> list[str]:
+    """Names of sources, those of files as absolute paths: a run may be resumed in another folder, and names its files
+    otherwise in its saved config."""
+    return [os.path.abspath(file) if os.path.exists(file) else file for file in files]
 
 
 class EvalLoader:

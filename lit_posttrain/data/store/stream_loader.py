@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from lit_posttrain.data.store.loader import AuxiliaryRows, StepCutter, Trees, require_same
+from lit_posttrain.data.store.loader import AuxiliaryRows, StepCutter, Trees, located, require_same
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.streaming import TreeStream
 from lit_posttrain.errors import PostTrainError
@@ -118,7 +118,7 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Micro-batches handed out, where in the stream their step begins, and what the data was."""
-        files = [source.name for source in self.stream.sources]
+        files = located([source.name for source in self.stream.sources])
         yielded = 0 if self._yielded >= self._end else self._yielded
         done = self._part == self.accumulate
         start, part = (self.stream.place(), 0) if done else (self._start, self._part)

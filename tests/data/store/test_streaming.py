@@ -145,11 +145,29 @@ def test_a_state_of_something_else_is_refused(files: list[str], tmp_path: Path) 
     with pytest.raises(PostTrainError, match=r"trained on .*a\.jsonl.* and this run takes .*b\.jsonl"):
         loader(files[1:]).load_state_dict(state)
     Path(files[0]).write_text(Path(files[0]).read_text() + json.dumps(pairs(0, 1)[0]) + "\n")
-    with pytest.raises(PostTrainError, match="this run takes other rows or tokens of it"):
+    with pytest.raises(PostTrainError, match=r"a\.jsonl.*: the rows, or their tokens, have changed since"):
         loader(files).load_state_dict(state)
     store, _ = build_store(files, tiny.tokenizer(), OPTIONS, str(tmp_path / "cache"))
     with pytest.raises(PostTrainError, match="trained with streaming=True and this run has streaming=False"):
         StepLoader(store, batch_size=8, seed=3, accumulate=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_file_is_the_same_by_its_whole_path(
+    streaming: bool, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(file: str) -> StreamLoader | StepLoader:
+        if streaming:
+            return loader([file])
+        return StepLoader(build_store([file], tiny.tokenizer(), OPTIONS, str(tmp_path / "cache"))[0], batch_size=8)
+
+    monkeypatch.chdir(Path(files[0]).parent)
+    state = made(Path(files[0]).name).state_dict()
+    monkeypatch.chdir(tmp_path.parent)
+    made(files[0]).load_state_dict(state)
+    Path(files[0]).write_text(Path(files[0]).read_text() + json.dumps(pairs(0, 1)[0]) + "\n")
+    with pytest.raises(PostTrainError, match=r"a\.jsonl: the rows, or their tokens, have changed since"):
+        made(files[0]).load_state_dict(state)
 
 
 def test_who_meets_a_bad_row_may_skip_such_rows_and_go_on(files: list[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Problem = TypeVar("Problem", bound=BaseException)
@@ -21,6 +22,16 @@ def on_all_ranks(problem: Problem) -> Problem:
     loosely: Any = problem
     loosely.on_all_ranks = True
     return problem
+
+
+@contextmanager
+def alike_on_all_ranks() -> Iterator[None]:
+    """Marks the errors of a block that looks at options and data alone: every rank raises them. Also a decorator."""
+    try:
+        yield
+    except PostTrainError as problem:
+        on_all_ranks(problem)
+        raise
 
 
 def is_on_all_ranks(problem: BaseException) -> bool:

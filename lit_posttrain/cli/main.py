@@ -18,7 +18,7 @@ from lit_posttrain.cli.failures import buried, of_system
 from lit_posttrain.cli.parsing.early import check_run
 from lit_posttrain.cli.parsing.paths import at_home
 from lit_posttrain.cli.parsing.spelling import close_name
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, is_on_all_ranks
 from lit_posttrain.runtime import share_cores
 
 TRAINER_COMMANDS = {
@@ -88,10 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_a_full_output()
         if show_traceback:
             traceback.print_exc()
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        if not is_on_all_ranks(problem) or _is_first_process():
+            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return _ERROR_EXIT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(" ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         return _INTERRUPT_EXIT
 
 
@@ -99,6 +100,13 @@ def _at_home(word: str) -> str:
     """`--out=~/x` as `--out ~/x`, where shells put the home folder themselves."""
     option, _, value = word.partition("=")
     return f"{option}={at_home(value)}" if word.startswith("--") and value else word
+
+
+def _is_first_process() -> bool:
+    """True in the process of rank 0; only it tells of what all of them fail at."""
+    from lit_posttrain.cli.run_place import is_main_process  # loads torch, which a run has loaded
+
+    return is_main_process()
 
 
 def _give_up_a_full_output() -> None:

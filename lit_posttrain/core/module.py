@@ -20,6 +20,7 @@ from lit_posttrain.core.directions import Direction
 from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
+from lit_posttrain.core.predictions import predicted_rows
 from lit_posttrain.core.terms import Term, loss_of, require_terms
 from lit_posttrain.core.trainer_checks import (
     check_accumulation,
@@ -31,6 +32,7 @@ from lit_posttrain.core.trainer_checks import (
 from lit_posttrain.data.store.loader import AuxiliaryRows, Trees, step_denominators
 from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.packing import collate
+from lit_posttrain.errors import alike_on_all_ranks
 from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.trainer_state import ends_step, evaluating, logs_step, num_replicas, seed_of
@@ -122,6 +124,7 @@ class PostTrainingModule(ModelModule):
 
     # Lightning's hooks: building and the optimizer ---------------------------------------------------------------
 
+    @alike_on_all_ranks()
     def configure_callbacks(self) -> list[pl.Callback]:
         """None; Lightning asks before anything else of a run, so this refuses what does not work here.
 
@@ -183,13 +186,15 @@ class PostTrainingModule(ModelModule):
     def on_fit_start(self) -> None:
         """Refuse to go on with other data or another optimizer before anything is computed with them. Where weights are
         sharded the checkpoint is read only later: `on_train_start` asks again."""
-        self.resumption.go_on(self)
+        with alike_on_all_ranks():
+            self.resumption.go_on(self)
         if self.global_rank == 0:
             self.balance.tell()
         self.check_data(getattr(self.trainer, "datamodule", None))
         for component in self.components.values():
             component.on_fit_start()
 
+    @alike_on_all_ranks()
     def on_train_start(self) -> None:
         """Put the training loader where the checkpoint left it. Lightning does so only for loaders that are not made
         before its checkpoint is read (ours is, by `estimated_stepping_batches`), and not at an epoch's end.
@@ -280,15 +285,10 @@ class PostTrainingModule(ModelModule):
         log_evaluation(self, "test", self.metrics, self.derived_metrics)
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Per response: its row, its trained tokens and their summed log-probability (nats)."""
+        """Per response: its row, its trained tokens and their summed log-probability (nats), see `predicted_rows`."""
         require_trees(self, batch)
         logprobs = self.token_logprobs(batch).logprobs
-        sums, sizes = batch.sum(logprobs).tolist(), batch.lengths.long().tolist()
-        rows = [batch.example_ids[tree] for tree in batch.response_tree.tolist()]
-        return [
-            {"row": row, "file": dataloader_idx, "logprob": logprob, "tokens": size}
-            for row, logprob, size in zip(rows, sums, sizes, strict=True)
-        ]
+        return predicted_rows(batch, dataloader_idx, "logprob", batch.sum(logprobs))
 
     # Lightning's hooks: checkpoints ------------------------------------------------------------------------------
 
@@ -297,6 +297,7 @@ class PostTrainingModule(ModelModule):
         checkpoint["state_dict"] = checkpoints.saved_weights(self, checkpoint["state_dict"])
         self.resumption.state(self).put_into(checkpoint)
 
+    @alike_on_all_ranks()
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run's kind, or one that lacks something that is trained here; where training
         goes on, take up its state.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_posttrain.core.directions import Direction
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.core.predictions import predicted_rows
 from lit_posttrain.core.preference import PreferenceModule
 from lit_posttrain.core.terms import Term
 from lit_posttrain.data.store.loader import Trees
@@ -113,13 +114,8 @@ class RewardModel(PreferenceModule):
             raise PostTrainError(f"--model.loss plackett_luce has no use for {what}; take bradley_terry or all_pairs")
 
     def predict_step(self, batch: TreeBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Per response: the row it came from, its trained tokens and its score."""
-        rows = [batch.example_ids[tree] for tree in batch.response_tree.tolist()]
-        scores, sizes = self.scores(batch).tolist(), batch.lengths.tolist()
-        return [
-            {"row": row, "file": dataloader_idx, "score": score, "tokens": int(size)}
-            for row, score, size in zip(rows, scores, sizes, strict=True)
-        ]
+        """Per response: its row, its trained tokens and its score, see `predicted_rows`."""
+        return predicted_rows(batch, dataloader_idx, "score", self.scores(batch))
 
     # Calibration and length bias ---------------------------------------------------------------------------------
 

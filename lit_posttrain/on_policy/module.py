@@ -27,7 +27,7 @@ from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.data.store.store import TreeStore
 from lit_posttrain.distributed import all_gather_object, together
-from lit_posttrain.errors import PostTrainError, on_all_ranks
+from lit_posttrain.errors import PostTrainError, alike_on_all_ranks, on_all_ranks
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.on_policy.collector import Collector
 from lit_posttrain.on_policy.columns import attach_columns
@@ -156,7 +156,8 @@ class OnPolicyModule(PostTrainingModule):
         """The loader that the data module trains with."""
         world, rank = num_replicas(self.trainer)
         accumulate = self.trainer.accumulate_grad_batches
-        self.rollout.check_cut(data.batch_size, accumulate * world, self.splits_groups)
+        with alike_on_all_ranks():
+            self.rollout.check_cut(data.batch_size, accumulate * world, self.splits_groups)
         limit = self.trainer.limit_train_batches
         if limit and not (isinstance(limit, float) and limit == 1.0) and not dry_run(self.trainer):
             raise PostTrainError(

@@ -98,7 +98,8 @@ class RolloutConfig:
             )
         each = prompts // self.minibatches
         if each * (self.group_size if splits_groups else 1) < parts:
-            held = f"{each} prompts x {self.group_size} responses" if splits_groups else f"{each} prompts"
+            prompts_a_step = "1 prompt" if each == 1 else f"{each} prompts"
+            held = f"{prompts_a_step} x {self.group_size} responses" if splits_groups else prompts_a_step
             raise PostTrainError(
                 f"a step has {held} for {parts} micro-batches (--trainer.accumulate_grad_batches x processes): lower "
                 "those, or raise --data.batch_size"

@@ -252,6 +252,25 @@ def test_best_of_n_survives_a_prompt_of_which_all_answers_fail(
     assert "reward picky failed on 2 of 6 responses" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_predictions_of_pairs_and_rankings_say_which_response_they_are_of(
+    method: str, chats: Path, tiny_model: Path
+) -> None:
+    pair = {"prompt": "what is 1 plus 1", "chosen": "1 plus 1 equals 2", "rejected": "3"}
+    other = {"prompt": "what is 2 plus 2", "chosen": "4", "rejected": "2 plus 2 equals 5"}
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (pair, other)))
+    ranked = [{"text": "2 plus 2", "rank": 1}, {"text": "4", "rank": 0}, {"text": "six and seven", "rank": 2}]
+    Path("ranked.jsonl").write_text(json.dumps({"prompt": "what is 2 plus 2", "responses": ranked}) + "\n")
+    common = ["predict", "--config", f"configs/{method}.yaml", "--model.policy.path", str(tiny_model)]
+    for name, expected in (("pairs", [(0, 0), (1, 1)] * 2), ("ranked", [(0, 1), (1, 0), (2, 2)])):
+        assert main([*common, "--name", name, "--data.path", f"{name}.jsonl", "--trainer.accelerator", "cpu"]) == 0
+        rows = [json.loads(line) for line in Path(f"runs/{name}/predictions.jsonl").read_text().splitlines()]
+        assert [(row["response"], row["rank"]) for row in rows] == expected
+        assert len({row["tokens"] for row in rows if row["source"] == f"{name}.jsonl:1"}) > 1
+        value = "score" if method == "reward" else "logprob"
+        assert all(isinstance(row[value], float) for row in rows)
+
+
 def test_best_of_n_says_what_it_leaves_out(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

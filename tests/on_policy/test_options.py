@@ -12,6 +12,7 @@ from helpers.runs import quiet_trainer
 
 from lit_posttrain import GRPO, SFT, ModelSpec, PostTrainError, PromptData
 from lit_posttrain.callbacks import ReferenceSync
+from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.policy_gradient import Clip
 from lit_posttrain.rewards import ExactMatch, FunctionReward, MathAnswer
 
@@ -19,6 +20,11 @@ from lit_posttrain.rewards import ExactMatch, FunctionReward, MathAnswer
 def test_a_method_that_learns_from_scores_needs_a_reward(tiny_model: Path) -> None:
     with pytest.raises(PostTrainError, match=r"--model\.rewards is empty: GRPO learns from scores"):
         GRPO(ModelSpec(str(tiny_model)), [])
+
+
+def test_one_prompt_is_not_prompts() -> None:
+    with pytest.raises(PostTrainError, match="a step has 1 prompt x 2 responses for 4 micro-batches"):
+        RolloutConfig(group_size=2).check_cut(1, 4, splits_groups=True)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_posttrain.callbacks.plan_lines import number_of
 from lit_posttrain.callbacks.protocols import CountsEvaluatedRows
 
 
@@ -47,7 +48,7 @@ class EvaluationReport(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, CountsEvaluatedRows):
             rows = data.evaluated_rows(stage).items()
-            lines += [f"{'data':<10} {count:,} examples: {name}" for name, count in rows]
+            lines += [f"{'data':<10} {number_of(count, 'example', 'examples')}: {name}" for name, count in rows]
         print("\n".join([*lines, f"{'precision':<10} {trainer.precision}"]), flush=True)
 
     def _figures(self, trainer: Trainer) -> None:

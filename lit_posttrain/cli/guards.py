@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +22,10 @@ _LOGGERS = f"{_LIGHTNING}pytorch/loggers/"
 
 
 @contextmanager
-def explained_failures() -> Iterator[None]:
+def explained_failures(going_on: Callable[[], str]) -> Iterator[None]:
     """Turn into one-line errors what Lightning refuses, a GPU out of memory, and the end of another process. Failures
-    within Lightning, or in code of one's own, keep their traceback."""
+    within Lightning, or in code of one's own, keep their traceback. going_on: returns a sentence on how to go on after
+    the end of another process."""
     try:
         yield
     except torch.OutOfMemoryError as problem:
@@ -37,8 +38,8 @@ def explained_failures() -> Iterator[None]:
         first = _first_failure(latest)
         if isinstance(first, RuntimeError) and _LOST.search(str(first)):
             raise PostTrainError(
-                "another process of this run has ended, and this one cannot go on without it; what it said is above. "
-                "Go on from the last checkpoint: lit-posttrain fit --resume NAME"
+                "another process of this run has ended, and this one cannot go on without it; what it said is above; "
+                f"{going_on()}"
             ) from first
         refusal = None if buried(first) else _refusal(first)
         if refusal is not None:

@@ -104,6 +104,22 @@ class RunPlace:
         if self._command == "predict" and written is not None:
             raise PostTrainError(f"{written} exists already; choose another --name, or pass --overwrite true")
 
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
+        runs = str(self._options["runs"])
+        elsewhere = f" --runs {shlex.quote(runs)}" if runs != "runs" else ""
+        return f"lit-posttrain fit --resume {shlex.quote(self.name)}{elsewhere}"
+
+    @property
+    def going_on(self) -> str:
+        """How to go on after a failure that the run could not save at, in words."""
+        if self._command != "fit":
+            return "start it again"
+        if not (self.folder / "last.ckpt").exists():
+            return "nothing was saved yet: start it again"
+        return f"go on from the last checkpoint: {self.resume_command}"
+
     def begin(self) -> None:
         """Keep Lightning from resuming from its checkpoint of a requeued job, where the run is to begin anew."""
         if self._tracking and self._options.get("ckpt_path") is None and not self._dry:

@@ -36,9 +36,7 @@ def training_callbacks(
 ) -> list[pl.Callback]:
     """Those of every run that trains. option: returns a parsed option by its dotted name. requeue: as in
     `PostTrainCLI`. checkpoints: False for a run that keeps none."""
-    resume = f"lit-posttrain fit --resume {shlex.quote(place.name)}"
-    if option("runs") != "runs":
-        resume += f" --runs {shlex.quote(option('runs'))}"
+    resume = place.resume_command
     found = [FiniteLossGuard(), RunPlan(_next_commands(place.folder, model)), GracefulInterrupt(resume, requeue)]
     if not checkpoints:
         return found

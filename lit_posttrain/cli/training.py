@@ -74,7 +74,7 @@ class PostTrainCLI(LightningCLI):
         self._command = args[0] if run and isinstance(args, list) and args else None
         self.place: RunPlace | None = None  # until the options are known
         try:
-            with explained_failures():
+            with explained_failures(lambda: self.place.going_on if self.place is not None else "start it again"):
                 super().__init__(
                     PostTrainingModule,
                     pl.LightningDataModule,
@@ -102,10 +102,13 @@ class PostTrainCLI(LightningCLI):
             if isinstance(stop, Terminated):
                 raise
             if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into its own exit
-                raise KeyboardInterrupt from stop
+                raise KeyboardInterrupt(*self._nothing_kept()) from stop
             raise PostTrainError(
                 f"{_origin(stop)} called sys.exit({stop.code or 0}) in the middle of the run"
             ) from stop
+        except KeyboardInterrupt as stop:
+            self._forget_unborn()
+            raise KeyboardInterrupt(*self._nothing_kept()) from stop
         except BaseException:
             self._forget_unborn()
             raise
@@ -120,6 +123,13 @@ class PostTrainCLI(LightningCLI):
     def _forget_unborn(self) -> None:
         if self.place is not None:
             self.place.forget_unborn(getattr(self, "trainer", None))
+
+    def _nothing_kept(self) -> list[str]:
+        """What to tell of a run that was interrupted before its first step, if this is one."""
+        trainer = getattr(self, "trainer", None)
+        fits = self.tracking and self.config.get("subcommand") == "fit" if hasattr(self, "config") else False
+        told = "before its first step, so nothing of the run is kept: start it again"
+        return [told] if fits and (trainer is None or trainer.global_step == 0) else []
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""

@@ -107,9 +107,10 @@ def _no_model(folder: Path) -> str:
 
 def _not_exported(path: str, run: Path) -> PostTrainError:
     name = run.resolve().name
+    what = "a checkpoint" if path.endswith(".ckpt") else "a run"
     return PostTrainError(
-        f"model path {path}: a run, and not yet a model; make one of it with `lit-posttrain export --ckpt {path} --out "
-        f"{name}-hf`, and name {name}-hf"
+        f"model path {path}: {what}, and not yet a model; make one of it with `lit-posttrain export --ckpt {path} "
+        f"--out {name}-hf`, and name {name}-hf"
     )
 
 

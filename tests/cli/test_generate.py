@@ -106,7 +106,8 @@ def test_answers_of_which_nothing_is_kept_are_not_lost(
     assert main([*best, "--min_reward", "5"]) == 2
     told = capsys.readouterr().err
     assert "nothing is left to keep" in told
-    assert "40 of 40 prompts answered; they are kept in best.jsonl.part" in told
+    assert "to answer anew, with more tokens, say, pass --overwrite true: best.jsonl.part keeps these answers" in told
+    assert "40 of 40 prompts answered; they are kept in best.jsonl.part\n" in told, "the same command cannot help"
     draws.prompts = []
     assert main([*best, "--cut_off", "true"]) == 0
     assert draws.prompts == [], "they are not drawn again"

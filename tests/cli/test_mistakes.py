@@ -12,6 +12,7 @@ import torch
 from helpers.cli import fit, one_line
 from helpers.pages import ROOT
 
+from lit_posttrain import SFT
 from lit_posttrain.cli.main import main
 from lit_posttrain.cli.options import option_tree
 from lit_posttrain.cli.parsing.reader import CommandLine
@@ -167,6 +168,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no such environment": (
         ["fit", "--config", "demo_grpo.yaml", "--model.policy.path", "TINY", "--model.rollout.environment", "Gym"],
         ["--model.rollout.environment Gym: there is no such environment; give its import path (a.b.Name)"],
+    ),
+    "no value for rewards": (
+        ["fit", "--config", "demo_grpo.yaml", "--model.policy.path", "TINY", "--model.rewards", "null"],
+        ["--model.rewards: expected a list of rewards, each a name, or class_path and init_args; got null"],
     ),
     "no method of that name": (
         ["fit", *SFT_TINY, "--model", "IPO"],
@@ -327,3 +332,35 @@ def test_lightnings_own_quantization_is_refused_with_the_reason(
     plugin = '{"class_path": "lightning.pytorch.plugins.BitsandbytesPrecision", "init_args": {"mode": "nf4"}}'
     assert fit(chats, tiny_model, f"--trainer.plugins={plugin}") == 2
     assert "--model.policy.quantization nf4" in one_line(capsys)
+
+
+def test_the_end_of_another_process_names_the_run_to_go_on_with(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, fails_at = SFT.training_step, [0]
+
+    def lost(module: SFT, batch: Any, batch_idx: int) -> Any:
+        if module.trainer.global_step == fails_at[0]:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:45216")
+        return original(module, batch, batch_idx)
+
+    monkeypatch.setattr(SFT, "training_step", lost)
+    common = ["--name", "an orphan", "--runs", "all", "--data.batch_size", "4", "--checkpoint_every", "1"]
+    for fails_at[0], told in (
+        (0, "nothing was saved yet: start it again"),
+        (2, "go on from the last checkpoint: lit-posttrain fit --resume 'an orphan' --runs all"),
+    ):
+        assert fit(chats, tiny_model, *common) == 2
+        assert one_line(capsys).endswith(f"what it said is above; {told}")
+
+
+def test_what_all_processes_fail_at_is_told_by_the_first(
+    chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lit_posttrain.cli.main._is_first_process", lambda: False)
+    cut = ["--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2"]
+    for options in (["--trainer.max_epochs", "0"], ["--trainer.limit_train_batches", "3"]):
+        assert fit(chats, tiny_model, *cut, *options) == 2
+        assert "error: " not in capsys.readouterr().err
+    assert fit(chats, tiny_model, "--data.max_length", "1") == 2
+    assert "--data.max_length is 1" in one_line(capsys), "another process may not have failed at this"

@@ -74,5 +74,6 @@ def test_ctrl_c_before_training_leaves_nothing(
 
     monkeypatch.setattr(SFT, "configure_model", sends)
     assert fit(chats, tiny_model, "--name", "one", "--wandb.mode", "offline") == 130
-    assert "interrupted" in capsys.readouterr().err
+    told = "interrupted before its first step, so nothing of the run is kept: start it again"
+    assert capsys.readouterr().err.splitlines()[-1] == told
     assert not Path("runs").exists()

@@ -145,7 +145,8 @@ def generate(
         found = chosen(conversations, answers, judge, keep, cut_off, min_reward)
         told = found.left_out(n * len(conversations), len(conversations), max_new_tokens, min_reward)
         if not found.rows:
-            raise PostTrainError(f"nothing is left to keep: {told}")
+            again = f"; to answer anew, with more tokens, say, pass --overwrite true: {part.file} keeps these answers"
+            raise PostTrainError(f"nothing is left to keep: {told}{again if part.file is not None else ''}")
         write(found.rows, out)
         print(told or "nothing is left out", file=sys.stderr)
     return 0

@@ -103,10 +103,12 @@ class Part:
         """Print what is kept if the block is interrupted; at its end, when everything is in OUT, remove the part."""
         try:
             yield
-        except BaseException:
+        except BaseException as stop:
             self._bar.close()
             if self.known:
-                kept = f"; they are kept in {self.file}, and the same command goes on" if self.file is not None else ""
+                refused = len(self.known) == self.total and isinstance(stop, PostTrainError)
+                goes_on = "" if refused else ", and the same command goes on"
+                kept = f"; they are kept in {self.file}{goes_on}" if self.file is not None else ""
                 print(f"stopped with {self._so_far()}{kept}", file=sys.stderr)
             raise
         finally:

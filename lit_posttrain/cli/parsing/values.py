@@ -30,7 +30,8 @@ def as_typed(text: str, option: Option) -> Any:
     if isinstance(loaded, str) and text[:1] in ("'", '"') and _misread(loaded, option):
         return loaded
     if loaded is None:
-        return None if "None" in option.hint and text.strip() in _NULLS else text
+        takes_null = "None" in option.hint or option.family  # a class is not called null
+        return None if takes_null and text.strip() in _NULLS else text
     takes_lists = "list[" in option.hint or "tuple[" in option.hint or option.many
     takes_mappings = "dict[" in option.hint or bool(option.group or option.family)
     if isinstance(loaded, list) and "list[str]" in option.hint:

@@ -214,8 +214,7 @@ def load_from_checkpoint(kind: type[Method], path: Any, map_location: Any, given
     spec: ModelSpec = resume.constructed(ModelSpec, saved.policy)
     rounded = spec.lora is not None and spec.dtype == "auto"  # by the run: the base of adapters is what it was there
     as_trained: dict[str, Any] = {"dtype": saved.dtype} if rounded else {}
-    spec = replace(spec, trust_remote_code=False, **as_trained)
-    arguments = {"policy": spec, **known, **given}
+    arguments = {"policy": replace(spec, **as_trained), **known, **given}
     lacking = [
         name
         for name, parameter in inspect.signature(kind).parameters.items()

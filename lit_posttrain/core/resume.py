@@ -168,12 +168,15 @@ def model_objective(name: str, spec: ModelSpec, dropout: bool) -> dict[str, Any]
 
 
 def constructed(kind: Any, value: Any) -> Any:
-    """A dataclass, nested ones included, from what `asdict` made of it."""
+    """A dataclass, nested ones included, from what `asdict` made of it. No `trust_remote_code`: a file of weights must
+    not be able to switch on code."""
     if not (is_dataclass(kind) and isinstance(value, Mapping)):
         return value
     hints = get_type_hints(kind)
     parts = {}
     for name, inner in value.items():
+        if name == "trust_remote_code":
+            continue
         inner_kind = next((k for k in (*get_args(hints[name]), hints[name]) if is_dataclass(k)), None)
         parts[name] = constructed(inner_kind, inner)
     made: Any = kind

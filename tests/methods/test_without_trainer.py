@@ -8,9 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from cases import GIVEN_ROWS, METHODS, build, comparisons, conversations, vowels
+from helpers import tiny
 from helpers.runs import quiet_trainer
 
-from lit_posttrain import DPO, GRPO, PPO, SFT, LoRASpec, ModelSpec, PostTrainError, PostTrainingModule, loss_of
+from lit_posttrain import (
+    DPO,
+    GRPO,
+    PPO,
+    SFT,
+    Distillation,
+    LoRASpec,
+    ModelSpec,
+    PostTrainError,
+    PostTrainingModule,
+    loss_of,
+)
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.optimisation import Optim
 from lit_posttrain.data.store.loader import step_denominators
@@ -20,7 +32,7 @@ from lit_posttrain.models.restore import restore
 from lit_posttrain.on_policy.critics import Critic
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.on_policy.policy_gradient import Clip
-from lit_posttrain.rewards import FunctionReward
+from lit_posttrain.rewards import FunctionReward, Reward
 
 FAST = Optim(lr=1e-2, schedule="constant", warmup_ratio=0.0)
 
@@ -142,3 +154,30 @@ def test_a_checkpoint_does_not_switch_on_code(tiny_model: Path, tmp_path: Path) 
     path = trained(SFT(spec), "sft", tmp_path)
     assert not SFT.load_from_checkpoint(path).model_spec.trust_remote_code
     assert SFT.load_from_checkpoint(path, policy=spec).model_spec.trust_remote_code
+    rewards: list[Reward] = [FunctionReward(vowels)]
+    critic = Critic(model=spec)
+    short = RolloutConfig(max_new_tokens=6)
+    path = trained(PPO(spec, rewards, optim=FAST, rollout=short, critic=critic), "ppo", tmp_path)
+    loaded = PPO.load_from_checkpoint(path, rewards=rewards)
+    assert loaded.critic.model is not None
+    assert not loaded.critic.model.trust_remote_code
+
+
+def test_a_student_comes_back_beside_its_teacher(tiny_model: Path, tmp_path: Path) -> None:
+    teacher = ModelSpec(str(tiny.save_model(tmp_path / "teacher", seed=7)))
+    module = Distillation(
+        ModelSpec(str(tiny_model)),
+        teacher,
+        optim=FAST,
+        rollout=RolloutConfig(group_size=1, max_new_tokens=6),
+        beta=0.5,
+        student_share=0.25,
+    )
+    path = trained(module, "distillation", tmp_path)
+    with pytest.raises(PostTrainError, match="a checkpoint does not hold teacher: pass them to Distillation"):
+        Distillation.load_from_checkpoint(path)
+    loaded = Distillation.load_from_checkpoint(path, teacher=teacher)
+    assert (loaded.beta, loaded.student_share) == (0.5, 0.25)
+    assert torch.equal(logprobs(loaded), logprobs(module))
+    with pytest.raises(PostTrainError, match=r"--model\.teacher: another model than the checkpoint was trained with"):
+        Distillation.load_from_checkpoint(path, teacher=ModelSpec(str(tiny.save_model(tmp_path / "other", seed=8))))

@@ -70,9 +70,15 @@ class Distillation(OnPolicyModule):
         if policy.same_weights(teacher):
             raise PostTrainError(f"--model.teacher.path {teacher.path}: this is the student itself; name another model")
         self.objective, self.beta, self.student_share, self.clip = objective, beta, student_share, clip
-        self.trains_on_given = objective == "full" and student_share == 1
         self.teacher = FrozenPart(self, teacher, "teacher")
         self.gradient_terms = PolicyGradient(self, Surrogate(clip=clip), KLWeight(0.0))
+
+    @property
+    def must_sample(self) -> str:
+        """Options without which it learns from given answers too."""
+        if self.objective == "sampled":
+            return "--model.objective sampled"
+        return f"--model.student_share {self.student_share:g}" if self.student_share < 1 else ""
 
     @property
     def wanted_columns(self) -> set[str]:

@@ -47,13 +47,11 @@ class OnPolicyModule(PostTrainingModule):
     that compares them in its loss. compares_scores: True if the method learns from differences between the scores of
     the responses to a prompt, so that equal ones teach nothing. trains_unscored: True if responses without a score are
     trained on too.
-    trains_on_given: True if the method learns from given responses too, without sampling.
     """
 
     splits_groups: ClassVar[bool] = True
     compares_scores: ClassVar[bool] = False
     trains_unscored: ClassVar[bool] = False
-    trains_on_given: bool = False
     monitored: ClassVar[str] = "val/reward"
     better: ClassVar[Mapping[str, Direction]] = {
         "reward": "max",
@@ -113,6 +111,11 @@ class OnPolicyModule(PostTrainingModule):
         number for every trained token, such as those that `attach_columns` computes; a checkpoint keeps all of it.
         Rollouts that are not to be trained on may be taken out of the list. Called with the rollouts of all ranks,
         alike on all. Returns sums and counts of metrics. Collective."""
+
+    @property
+    def must_sample(self) -> str:
+        """The method, or the option of it, that needs sampled responses; empty if it learns from given ones too."""
+        return type(self).__name__
 
     @property
     def wanted_columns(self) -> set[str]:
@@ -195,14 +198,16 @@ class OnPolicyModule(PostTrainingModule):
         """Look at what is known before the first step: the columns of rewards, and room for responses.
 
         Raises:
-            PostTrainError: for what would fail later; for given answers of which some are rejected, or with rewards.
+            PostTrainError: for what would fail later; for given answers of which some are rejected, with rewards
+                or with options of sampled ones.
         """
-        if not isinstance(data, PromptData) and self.trains_on_given:
+        if not isinstance(data, PromptData):
+            if self.must_sample:
+                raise PostTrainError(f"{self.must_sample} samples responses and needs prompts: --data PromptData")
             refuse_comparisons(self, data)
+            self.rollout.refuse_given()
             self.collector.refuse_rewards()
             return
-        if not isinstance(data, PromptData):
-            raise PostTrainError(f"{type(self).__name__} samples responses itself and needs prompts: --data PromptData")
         stores, skip = [data.train_store, *data.val_stores.values()], data.on_bad_row == "skip"
 
         def look() -> None:

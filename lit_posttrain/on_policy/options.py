@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from lit_posttrain.errors import PostTrainError
@@ -17,7 +17,7 @@ class RolloutConfig:
     Args:
         group_size: Responses to each prompt.
         max_new_tokens: Longest response, in tokens; where an environment answers in between, its words are among them.
-        temperature: Temperature of the sampling; the loss is of the same distribution.
+        temperature: Temperature of the sampling; the loss is of the same distribution, also on given responses.
         seed: Seed of the sampling.
         inner_epochs: How often the responses of a rollout are trained on.
         minibatches: Optimizer steps that each of these times is cut into; --data.batch_size prompts are shared by them.
@@ -84,6 +84,20 @@ class RolloutConfig:
         """
         if self.group_size < 2:
             raise PostTrainError("--model.rollout.group_size 1: a response is compared with others; take at least 2")
+
+    def refuse_given(self) -> None:
+        """
+        Raises:
+            PostTrainError: for an option of rollouts that would do nothing where responses are given. Not for
+                max_new_tokens, which ready-made configs set; temperature is that of the loss too.
+        """
+        unused = RolloutConfig(group_size=1)
+        for name in (field.name for field in fields(self) if field.name not in ("max_new_tokens", "temperature")):
+            if getattr(self, name) != getattr(unused, name):
+                raise PostTrainError(
+                    f"--model.rollout.{name} is about sampled responses, and those of this data are given: leave it "
+                    "out, or answer its prompts with --data PromptData"
+                )
 
     def check_cut(self, prompts: int, parts: int, splits_groups: bool) -> None:
         """Check that a rollout of so many prompts gives every micro-batch, `parts` a step, something to do.

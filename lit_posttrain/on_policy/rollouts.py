@@ -122,9 +122,10 @@ def cut_off(rollouts: Sequence[Rollout], longest: int) -> str:
     ends = [trajectory.truncated for one in rollouts for trajectory in one.trajectories]
     if sum(ends) * 2 <= len(ends):
         return ""
+    judged = "rewards judge text without its end, and " if any(one.scores for one in rollouts) else ""
     return (
-        f"{sum(ends)} of {len(ends)} responses were cut off at {longest} tokens: rewards judge text without its end, "
-        "and the model does not learn to stop; raise --model.rollout.max_new_tokens"
+        f"{sum(ends)} of {len(ends)} responses were cut off at {longest} tokens: {judged}the model does not learn to "
+        "stop; raise --model.rollout.max_new_tokens"
     )
 
 

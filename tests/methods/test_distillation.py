@@ -151,13 +151,19 @@ def test_the_sampled_objective_is_a_loop_over_tokens(tiny_model: Path, teacher: 
         assert torch.allclose(seen.gradient[name], parameter.grad, rtol=1e-5, atol=1e-6 * largest), name
 
 
-def test_rewards_measure_and_do_not_teach(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+def test_rewards_measure_and_do_not_teach(
+    tiny_model: Path, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ends = []
     for rewards in ([], [FunctionReward(letters)]):
         module = distillation(tiny_model, teacher, rewards=rewards)
         trainer = fit(module, prompts(tmp_path), tmp_path)
         ends.append(weights(module))
         assert ("train/reward" in trainer.callback_metrics) == bool(rewards)
+        told = [line for line in caplog.messages if "were cut off at 8 tokens: " in line]
+        assert len(told) == 1
+        assert ("rewards judge text without its end, and the model" in told[0]) == bool(rewards)
+        caplog.clear()
     assert same(*ends)
 
 

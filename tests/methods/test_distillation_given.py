@@ -10,12 +10,13 @@ import pytest
 import torch
 from cases import comparison_files
 from helpers.distillation import CONSTANT, chats, distillation, same, weights
-from helpers.on_policy import fit, letters, prompts
+from helpers.on_policy import fit, grpo, letters, prompts
 
 from lit_posttrain import SFT, ModelSpec, PostTrainError
 from lit_posttrain.callbacks import LastCheckpoint, RewardHackingWatch, RewardLogger
 from lit_posttrain.callbacks.plan_lines import plan
 from lit_posttrain.rewards import FunctionReward
+from lit_posttrain.rollout.engine import EngineSpec
 
 
 def test_given_responses_are_learnt_from(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
@@ -35,12 +36,43 @@ def test_given_responses_go_on_after_a_resume(tiny_model: Path, teacher: Path, t
     assert same(weights(resumed), weights(whole))
 
 
-@pytest.mark.parametrize("options", [{"objective": "sampled"}, {"student_share": 0.5}])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"objective": "sampled"}, "objective sampled"), ({"student_share": 0.5}, r"student_share 0\.5")],
+)
 def test_options_of_sampling_refuse_given_responses(
-    options: dict[str, Any], tiny_model: Path, teacher: Path, tmp_path: Path
+    options: dict[str, Any], named: str, tiny_model: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PostTrainError, match="needs prompts: --data PromptData"):
+    with pytest.raises(
+        PostTrainError, match=f"^--model.{named} samples responses and needs prompts: --data PromptData"
+    ):
         fit(distillation(tiny_model, teacher, **options), chats(tmp_path), tmp_path)
+
+
+def test_a_method_that_always_samples_names_itself(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match="GRPO samples responses and needs prompts: --data PromptData"):
+        fit(grpo(tiny_model), chats(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"group_size": 4},
+        {"inner_epochs": 2},
+        {"minibatches": 2},
+        {"mask_truncated": True},
+        {"seed": 1},
+        {"engine": EngineSpec(name="vllm")},
+    ],
+)
+def test_options_of_rollouts_that_given_responses_have_not_are_refused(
+    option: dict[str, Any], tiny_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    told = (
+        rf"^--model\.rollout\.{next(iter(option))} is about sampled responses, and those of this data are given: leave"
+    )
+    with pytest.raises(PostTrainError, match=told):
+        fit(distillation(tiny_model, teacher, rollout=option), chats(tmp_path), tmp_path)
 
 
 def test_rejected_answers_are_refused(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from lit_posttrain.core.supported import (
     Support,
 )
 from lit_posttrain.core.supported_options import OPTIONS
+from lit_posttrain.core.trainer_numbers import NUMBERS, check_numbers
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.trainer_state import dry_run, validates
 from lit_posttrain.types import TreeBatch
@@ -45,16 +46,6 @@ _LISTED: dict[str, Mapping[str, Support]] = {
     "accelerator": ACCELERATORS,
 }
 _OWNERS = ("lightning", "lit_posttrain")
-# options that Lightning takes and divides by, or takes for something else, below these
-_LEAST: dict[str, float] = {
-    "accumulate_grad_batches": 1,
-    "log_every_n_steps": 1,
-    "check_val_every_n_epoch": 1,
-    "gradient_clip_val": 0,
-    "min_epochs": 0,
-    "min_steps": 0,
-    "num_sanity_val_steps": -1,
-}
 
 
 def check_chosen(options: Any) -> None:
@@ -258,26 +249,8 @@ def _check_numbers(trainer: pl.Trainer) -> None:
             f"--trainer.reload_dataloaders_every_n_epochs {loosely.reload_dataloaders_every_n_epochs}: "
             f"{OPTIONS['reload_dataloaders_every_n_epochs'].says}"
         )
-    for option, least in _LEAST.items():
-        value = getattr(loosely, option)
-        if value is not None and value < least:
-            raise PostTrainError(f"--trainer.{option} is {value}; it must be at least {least:g}")
-    if getattr(trainer, "val_check_interval", None) == 0:  # there is none where it is a time
-        raise PostTrainError(
-            "--trainer.val_check_interval is 0; to leave validation out pass --trainer.limit_val_batches 0"
-        )
-    nothing = {name: getattr(trainer, name) for name in ("limit_train_batches", "max_steps", "max_epochs")}
-    for option, value in nothing.items():
-        if value == 0:
-            raise PostTrainError(
-                f"--trainer.{option} is 0: nothing would be trained; leave it out, or use `lit-posttrain validate`"
-            )
-    for lower, upper in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
-        low, high = getattr(loosely, lower), getattr(loosely, upper)
-        if low is not None and high is not None and high >= 0 and low > high:
-            raise PostTrainError(
-                f"--trainer.{lower} is {low} and --trainer.{upper} {high}: lower the one or raise the other"
-            )
+    # there is no val_check_interval where it is a time
+    check_numbers({option: getattr(trainer, option) for option in NUMBERS if hasattr(trainer, option)})
 
 
 def _knows_its_node() -> bool:

@@ -35,6 +35,13 @@ EARLY: dict[str, tuple[list[str], str]] = {
     "unknown option": ([*SFT, "--model.warm_up", "1"], "did you mean --model.optim.warmup_ratio?"),
     "another method's option": ([*SFT, "--model.beta", "1"], "SFT has no such option"),
     "wrong type": ([*SFT, "--trainer.max_steps", "three"], "expected a whole number, got three"),
+    "no epochs": ([*SFT, "--trainer.max_epochs", "0"], "--trainer.max_epochs is 0: nothing would be trained"),
+    "no steps, in a file": ([*SFT, "--config", "none.yaml"], "--trainer.max_steps is 0: nothing would be trained"),
+    "more at least than at most": (
+        [*SFT, "--trainer.min_steps", "5", "--trainer.max_steps", "3"],
+        "--trainer.min_steps is 5 and --trainer.max_steps 3: lower the one or raise the other",
+    ),
+    "a rate of clipping": ([*SFT, "--trainer.gradient_clip_val", "-0.5"], "clip_val is -0.5; it must be at least 0"),
     "YAML": (["fit", "--config", "bad.yaml"], "bad.yaml:2: a tab in the indentation"),
     "option in a file": (["fit", "--config", "sft.yaml", "--config", "odd.yaml"], "odd.yaml:3: warmp: no such option"),
     "data": ([*SFT, "--data.path", "nothere.jsonl"], "nothere.jsonl: no such file"),
@@ -62,6 +69,7 @@ def test_it_is_said_without_torch(case: str, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "bad.yaml").write_text("model:\n\tclass_path: SFT\n")
     (tmp_path / "odd.yaml").write_text("model:\n  init_args:\n    warmp: 1\n")
     (tmp_path / "year.yaml").write_text("data: {init_args: {path: 2024}}\n")
+    (tmp_path / "none.yaml").write_text("trainer: {max_steps: 0}\n")
     (tmp_path / "years.yaml").write_text("data: {init_args: {path: [2023, 2024]}}\n")
     (tmp_path / "there.ckpt").touch()
     (tmp_path / "full").mkdir()

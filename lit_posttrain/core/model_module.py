@@ -183,6 +183,15 @@ class ModelModule(pl.LightningModule):
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
+    def limited_by(self) -> str:
+        """The model that `max_positions` is of, for messages: "the model", or a component such as "the teacher"."""
+        least = self.max_positions
+        if least == max_positions(self.model_config):
+            return "the model"
+        found = next(name for name, part in self.components.items() if part.max_positions == least)
+        return f"the {found.removesuffix('s')}"  # critics
+
+    @property
     def layout(self) -> RowLayout:
         """How trees may be packed for this model and device."""
         device = device_type(self)

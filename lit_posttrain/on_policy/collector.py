@@ -98,9 +98,11 @@ class Collector(Component):
         longest = int(store.prompt_lengths.argmax())
         size, new, limit = int(store.prompt_lengths[longest]), self.config.max_new_tokens, self.module.max_positions
         if limit is not None and size + new > limit:
+            room = limit - new
+            remedy = f"pass --data.max_length {room}" if room > 1 else "lower --model.rollout.max_new_tokens"
             raise PostTrainError(
                 f"{store.sources([longest])[0]}: its prompt and --model.rollout.max_new_tokens make {size + new} "
-                f"tokens, and the model takes {limit}; pass --data.max_length {max(limit - new, 1)}"
+                f"tokens, and {self.module.limited_by} takes {limit}; {remedy}"
             )
 
     def check_rows(self, stores: Sequence[TreeStore], skip: bool) -> None:
@@ -203,8 +205,8 @@ class Collector(Component):
         if limit is not None and needed > limit:
             raise PostTrainError(
                 f"{source}: its prompt, what {type(self.environment).__name__} adds to it and "
-                f"--model.rollout.max_new_tokens make {needed} tokens, and the model takes {limit}; lower "
-                "--model.rollout.max_new_tokens, or let it add less"
+                f"--model.rollout.max_new_tokens make {needed} tokens, and {self.module.limited_by} takes {limit}; "
+                "lower --model.rollout.max_new_tokens, or let it add less"
             )
         self.sampler.make_room(needed)
 

@@ -81,8 +81,18 @@ def test_a_teacher_of_fewer_positions_limits_the_data(tiny_model: Path, tmp_path
     short = tiny.save_model(tmp_path / "short", max_position_embeddings=64)
     module = distillation(tiny_model, short)
     assert module.max_positions == 64
-    with pytest.raises(PostTrainError, match=r"the model takes 64; pass --data\.max_length 14"):
-        fit(distillation(tiny_model, short, rollout={"max_new_tokens": 50}), prompts(tmp_path), tmp_path)
+    for new, told in ((50, r"pass --data\.max_length 14"), (64, r"lower --model\.rollout\.max_new_tokens")):
+        with pytest.raises(PostTrainError, match=f"tokens, and the teacher takes 64; {told}"):
+            fit(distillation(tiny_model, short, rollout={"max_new_tokens": new}), prompts(tmp_path), tmp_path)
+    with pytest.raises(PostTrainError, match="max_length is 65 and the teacher takes 64 positions; pass at most 64"):
+        fit(distillation(tiny_model, short), prompts(tmp_path, max_length=65), tmp_path)
+    tight = tiny.save_model(tmp_path / "tight", max_position_embeddings=4)
+    with pytest.raises(
+        PostTrainError, match=r"longer than max_length .*; the teacher takes 4 tokens: take shorter rows"
+    ):
+        fit(distillation(tiny_model, tight), prompts(tmp_path), tmp_path)
+    with pytest.raises(PostTrainError, match=r"longer than max_length .*; raise --data\.max_length$"):
+        fit(distillation(tiny_model, short), prompts(tmp_path, max_length=4), tmp_path)
     trainer = fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
     assert trainer.global_step == 1
 

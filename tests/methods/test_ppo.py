@@ -226,6 +226,7 @@ def test_a_critic_that_reads_one_sequence_a_row(tiny_model: Path, tmp_path: Path
     found.sum().backward()
     assert all(p.grad is not None for p in module.critics.models["reward"].transformer.score.parameters())
     assert module.max_positions == 64, "its positions are fewer than the policy's"
+    assert module.limited_by == "the critic"
 
 
 class Costly(PPO):

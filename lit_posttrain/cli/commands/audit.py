@@ -33,7 +33,7 @@ def run(args: list[str]) -> int:
         raise PostTrainError("--show reads no streams; take it without --data.streaming, of a file with fewer rows")
     paths = [*data.paths, *data.val_paths, *data.test_paths]
     prepare(out, cli.option("overwrite"), paths)
-    data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails)
+    data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails, cli.model.limited_by)
     print(data.audit.table())
     if out is not None:
         write_text(Path(out), data.audit.to_json())

@@ -36,8 +36,9 @@ class AuditFigures:
     in_training: examples of a validation set whose record is in the training data too. first_rows: of a stream, how
     many of its rows were looked at; 0 where all were. mix: shares of an epoch, where --data.weights sets them.
     compared: figures of preferences. left_out: what lies beside the files that were read and was not. read_by: import
-    path of the function that returned the rows, see `own_format`; empty without one. validation: reports of the
-    validation and test sets, by name.
+    path of the function that returned the rows, see `own_format`; empty without one. limited_by: the model that takes
+    no more than `max_length` tokens, such as "the teacher"; empty if `max_length` may be raised. validation: reports of
+    the validation and test sets, by name.
     """
 
     files: list[FileAudit]
@@ -61,6 +62,7 @@ class AuditFigures:
     compared: Compared | None = None
     left_out: list[str] = field(default_factory=list)
     read_by: str = ""
+    limited_by: str = ""
     validation: dict[str, Self] = field(default_factory=dict)
 
     @property
@@ -86,6 +88,13 @@ class AuditFigures:
         return [file.not_used for file in self.files if file.unread]
 
     @property
+    def for_longer_rows(self) -> str:
+        """What to do about rows that are longer than `max_length`."""
+        if self.limited_by:
+            return f"{self.limited_by} takes {self.max_length} tokens: take shorter rows, or another model"
+        return "raise --data.max_length"
+
+    @property
     def why_empty(self) -> str:
         """What became of the rows where none can be used, and what to do."""
         reasons = [
@@ -93,7 +102,7 @@ class AuditFigures:
             for file in self.files
             for reason, tally in file.dropped.items()
         ]
-        advice = ["raise --data.max_length"] if any("max_length" in reason for reason in reasons) else []
+        advice = [self.for_longer_rows] if any("max_length" in reason for reason in reasons) else []
         if self.held_out:
             reasons.append(f"{self.held_out} held out by val_fraction {self.val_fraction:g}")
             advice.append("pass --data.val_fraction 0, or --data.val_path")

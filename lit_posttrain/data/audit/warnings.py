@@ -137,7 +137,7 @@ def _about_rows(audit: AuditFigures) -> list[str]:
     if total.rows and overlong > 0.05 * total.rows:
         found.append(
             f"{overlong:,} of {rows_of(total.rows)} longer than max_length {audit.max_length}; "
-            f"raise --data.max_length, or pass --data.overlong {'cut_prompt' if audit.compared else 'cut or split'}"
+            f"{audit.for_longer_rows}, or pass --data.overlong {'cut_prompt' if audit.compared else 'cut or split'}"
         )
     if audit.trains and total.tokens and total.trained_share < 0.02:
         found.append(f"only {total.trained_share:.1%} of the tokens are trained on")

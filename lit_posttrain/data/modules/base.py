@@ -12,7 +12,7 @@ import numpy as np
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.names import short_names
 from lit_posttrain.data.modules.built import HELD_OUT, BuiltData
-from lit_posttrain.data.modules.method import AsksForRows, Rank, StepOptions, TokenizerOwner
+from lit_posttrain.data.modules.method import AsksForRows, NamesLimit, Rank, StepOptions, TokenizerOwner
 from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.build import build_store, held_out
 from lit_posttrain.data.store.loader import AuxiliaryRows, EvalLoader, StepLoader, Trees
@@ -84,7 +84,7 @@ class TreeData(BuiltData):
         self._auxiliary_rows: dict[str, dict[str, AuxiliaryRows]] = {}
         self._mix: Mix | None = None
         self._built_for: tuple[int, int | None, bool] | None = None
-        self._scored = False
+        self._scored, self._limited_by = False, ""
 
     @abstractmethod
     def _options(self, max_length: int) -> Options:
@@ -92,16 +92,25 @@ class TreeData(BuiltData):
 
     # ------------------------------------------------------------------ building
 
-    def build(self, tokenizer: Tokenizer, max_positions: int | None = None, scored: bool = False) -> None:
+    def build(
+        self,
+        tokenizer: Tokenizer,
+        max_positions: int | None = None,
+        scored: bool = False,
+        limited_by: str = "the model",
+    ) -> None:
         """Read, tokenise (or open from the cache) and audit everything, without a trainer. scored: for a reward model,
-        which reads conversations as the chat template renders them.
+        which reads conversations as the chat template renders them. limited_by: the model that takes `max_positions`,
+        for messages.
 
         Raises:
             PostTrainError: the data cannot be read or trained on, no row is usable, or `max_length` exceeds
                 `max_positions`.
         """
         self._scored = scored
-        options = self._options(self._limit(max_positions))
+        limit = self._limit(max_positions, limited_by)
+        self._limited_by = limited_by if limit == max_positions else ""
+        options = self._options(limit)
         audit = self._build_training_data(tokenizer, options)
         for name, path in short_names(self.val_paths, taken={HELD_OUT}).items():
             self._val[name] = self._build_evaluation_set(path, name, tokenizer, options, audit)
@@ -116,7 +125,7 @@ class TreeData(BuiltData):
         share = 0.0 if self.val_paths else self.val_fraction
         aside = held_out(whole, share)
         train = whole.select(np.flatnonzero(~aside)) if share else whole
-        audit.val_fraction, audit.held_out = share, int(aside.sum())
+        audit.val_fraction, audit.held_out, audit.limited_by = share, int(aside.sum()), self._limited_by
         if len(train) == 0:
             raise PostTrainError(f"{', '.join(self.paths)}: no usable row; {audit.why_empty}")
         if self.weights is not None:
@@ -131,6 +140,7 @@ class TreeData(BuiltData):
         self, path: str, name: str, tokenizer: Tokenizer, options: Options, audit: AuditReport
     ) -> TreeStore:
         store, report = build_store([path], tokenizer, options, self.cache_dir, self.format)
+        report.limited_by = self._limited_by
         if len(store) == 0:
             raise PostTrainError(f"{path}: no usable row; {report.why_empty}")
         self._titles[name] = path
@@ -139,12 +149,12 @@ class TreeData(BuiltData):
         audit.validation[name] = report
         return store
 
-    def _limit(self, max_positions: int | None) -> int:
+    def _limit(self, max_positions: int | None, limited_by: str = "the model") -> int:
         if self.max_length is not None and self.max_length < 2:
             raise PostTrainError(f"--data.max_length is {self.max_length}; it must be at least 2")
         if self.max_length is not None and max_positions is not None and self.max_length > max_positions:
             raise PostTrainError(
-                f"--data.max_length is {self.max_length} and the model takes {max_positions} positions; "
+                f"--data.max_length is {self.max_length} and {limited_by} takes {max_positions} positions; "
                 f"pass at most {max_positions}"
             )
         return self.max_length or min(max_positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
@@ -154,7 +164,8 @@ class TreeData(BuiltData):
     def prepare_data(self) -> None:
         """Fill the cache, once per machine; the other processes open it in `setup`."""
         owner = self._owner()
-        self.build(owner.tokenizer, owner.max_positions, owner.layout.tails)
+        limited_by = owner.limited_by if isinstance(owner, NamesLimit) else "the model"
+        self.build(owner.tokenizer, owner.max_positions, owner.layout.tails, limited_by)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stores, unless `prepare_data` of this process has just done so.

@@ -30,7 +30,13 @@ class BuiltData(LightningDataModule):
         self._audit: AuditReport | None = None
 
     @abstractmethod
-    def build(self, tokenizer: Tokenizer, max_positions: int | None = None, scored: bool = False) -> None:
+    def build(
+        self,
+        tokenizer: Tokenizer,
+        max_positions: int | None = None,
+        scored: bool = False,
+        limited_by: str = "the model",
+    ) -> None:
         """Read everything, see `TreeData.build`."""
 
     @property

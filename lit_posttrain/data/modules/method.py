@@ -26,6 +26,16 @@ class TokenizerOwner(Protocol):
 
 
 @runtime_checkable
+class NamesLimit(Protocol):
+    """A method that knows which of its models `max_positions` is of."""
+
+    @property
+    def limited_by(self) -> str:
+        """Such as "the model" or "the teacher"."""
+        ...
+
+
+@runtime_checkable
 class AsksForRows(TokenizerOwner, Protocol):
     """A method that looks at rows beside those that it trains on."""
 

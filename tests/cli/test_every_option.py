@@ -136,6 +136,9 @@ DATA = ["--data", "ConversationData", "--data.path", "x"]
 BASE = ["--model", "SFT", "--model.policy.path", "x", *DATA]
 
 
+LISTS = ("model.rewards", "trainer.callbacks")  # options that take several classes
+
+
 @pytest.fixture(scope="module")
 def recorder() -> Recorder:
     return Recorder()
@@ -163,39 +166,47 @@ CASES = [
 ]
 
 
+def config_of(option: str, specs: list[dict[str, Any]], file: Path) -> list[str]:
+    """Write the classes of an option, of which there is one where it takes no list, and give the arguments for it."""
+    config: Any = specs if option in LISTS else specs[0]
+    for word in reversed(option.split(".")):
+        config = {word: config} if word != "rewards" else {"init_args": {word: config}}
+    file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    return ["--config", str(file)]
+
+
 @pytest.mark.parametrize(("option", "family", "name"), CASES)
 def test_options_of_classes(option: str, family: str, name: str, recorder: Recorder, tmp_path: Path) -> None:
-    many = option in ("model.rewards", "trainer.callbacks")
+    many = option in LISTS
     base = BASE[: -len(DATA)] if option == "data" else BASE
     base = [*BASE, "--model", "GRPO", "--model.rewards+=MathAnswer"] if option == "model.rewards" else base
     path = str(TREE.resolve(family, name))
     kind = TREE.kinds[path]
-    file = tmp_path / "config.yaml"
     elsewhere = [MODEL] if option == "model" and name != "SFT" else []
-    few = 6 if path.startswith("lightning") else None
-    for number, given in enumerate(rounds(TREE, kind.options, elsewhere)[:few]):
+    every = rounds(TREE, kind.options, elsewhere)[: 6 if path.startswith("lightning") else None]
+    hints = {dotted: leaf.hint for dotted, leaf in leaves(TREE, kind.options)}
+    specs, commands = [], []
+    for given in every:
         filled = dict(given) if many else {"policy.path": "x", "teacher.path": "x", "path": "x", **given}
         for required in (n for n, o in kind.options.items() if o.required and n not in filled and not o.group):
             filled[required] = [] if required == "rewards" else "x"  # of a type that cannot be told in words
         shown = {d: v for d, v in filled.items() if d in given or d.partition(".")[0] in kind.options}
-        spec = {"class_path": name, "init_args": nested(shown)}
-        *_, way = {"model": ["model"], "data": ["data"]}.get(option, [option])
-        config: Any = [spec] if many else spec
-        for word in reversed(way.split(".")):
-            config = {word: config} if word != "rewards" else {"init_args": {word: config}}
-        if family == "reward":
-            config = {"model": config["model"]}
-        file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        specs.append({"class_path": name, "init_args": nested(shown)})
         line = [f"--{option}{'+' if many else ''}={name}"]
-        hints = {dotted: leaf.hint for dotted, leaf in leaves(TREE, kind.options)}
         line += [f"--{option}.{dotted}={typed(value, hints.get(dotted, ''))}" for dotted, value in shown.items()]
-        ways = [[*base, "--config", str(file)], [*base, *line]]
-        if number % 5 == 0:
-            recorder.saved([*base, *line], tmp_path / "saved.yaml")
-            ways.append(["--config", str(tmp_path / "saved.yaml")])
-        for args in ways:
-            target = arrived(recorder.built(args), option)
-            target = target[-1] if many else getattr(target, "keywords", target)
+        commands.append(([*base, *line], [given]))
+    size = len(every) if many else 1  # a config has a class as often as its list may
+    for first in range(0, len(every), size or 1):
+        given_there = every[first : first + size]
+        args = [*base, *config_of(option, specs[first : first + size], tmp_path / f"{first}.yaml")]
+        commands.append((args, given_there))
+        if first % 5 == 0:
+            recorder.saved(args, saved := tmp_path / f"saved {first}.yaml")
+            commands.append((["--config", str(saved)], given_there))
+    for args, classes_given in commands:
+        found = arrived(recorder.built(args), option)
+        targets = found[-len(classes_given) :] if many else [getattr(found, "keywords", found)]
+        for target, given in zip(targets, classes_given, strict=True):
             for dotted, value in given.items():
                 got = arrived(target, dotted)
                 assert same(got, value), (args[-1], dotted, value, got)

@@ -52,7 +52,8 @@ class OnlineDPO(OnPolicyModule):
             optim: The optimizer and the schedule of its learning rate.
             rollout: How responses are sampled, and how a rollout becomes optimizer steps.
             beta: How closely the policy is held to the reference; larger is closer.
-            loss: The function of a pair's implicit rewards, as for DPO; plackett_luce goes with all pairs.
+            loss: The function of a pair's implicit rewards, as for DPO; plackett_luce ranks all responses to a prompt
+                at once with pairs all, and is sigmoid with best_worst.
             label_smoothing: Share of pairs taken to be ranked wrongly, for conservative and robust; below 0.5.
             reference: Where the reference's log-probs come from: adapter_off, copy, or auto: adapter_off where there
                 are adapters, else copy.

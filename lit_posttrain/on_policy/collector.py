@@ -280,7 +280,7 @@ class Collector(Component):
     @property
     def _scoring(self) -> list[str]:
         """What can give a response a score."""
-        weighted = [reward.name for reward in self.rewards.rewards if reward.weight]
+        weighted = self.rewards.weighted
         return weighted if self.environment is None else [*weighted, ENVIRONMENT]
 
     @property

@@ -94,7 +94,7 @@ class OnPolicyModule(PostTrainingModule):
             rollout.require_groups()
         self.rollout = rollout
         self.collector = Collector(self, rewards, rollout, self.trains_unscored, self.compares_scores)
-        if needs_score and not any(reward.weight for reward in rewards):
+        if needs_score and not self.collector.rewards.weighted:
             names = ", ".join(reward.name for reward in rewards)
             raise PostTrainError(
                 f"--model.rewards: all have the weight 0 ({names}), which measures and teaches nothing, and "

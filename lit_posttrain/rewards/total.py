@@ -69,6 +69,11 @@ class RewardSum:
         self.begin()
 
     @property
+    def weighted(self) -> list[str]:
+        """Names of the rewards that have a say in the total; those of weight 0 only measure."""
+        return [reward.name for reward in self.rewards if reward.weight]
+
+    @property
     def processes(self) -> RewardProcesses:
         """The processes that rewards have started."""
         return self._calls.processes

@@ -98,6 +98,16 @@ def test_answers_that_other_options_left_are_not_taken(
     assert len(rows("out.jsonl")) == 40
 
 
+def test_rewards_that_rank_nothing_are_refused_before_anything_is_drawn(
+    command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = [*command, "--n", "2", "--out", "best.jsonl", "--keep", "best", "--rewards+=Repetition"]
+    assert main([*best, "--rewards.weight", "0"]) == 2
+    assert "--rewards: all have the weight 0, which measures and ranks nothing" in one_line(capsys)
+    assert not draws.prompts
+    assert not Path("best.jsonl.part").exists()
+
+
 def test_answers_of_which_nothing_is_kept_are_not_lost(
     command: list[str], draws: Draws, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,10 @@ def generate(
     refuse_columns(conversations, _NAMES[keep])
     if keep is not None:
         judge = RewardSum(rewards or [], 60.0 if reward_timeout is None else reward_timeout)
+        if not judge.weighted:
+            raise PostTrainError(
+                "--rewards: all have the weight 0, which measures and ranks nothing; give one another weight, such as 1"
+            )
         for first in first_of_each_file(conversations):
             judge.check(list(first.columns), first.source)
         judge.check_rows(((one.source, one.columns) for one in conversations), skip=True)

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.cli import fit, one_line
-from helpers.processes import environment
+from helpers.processes import run_script
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from lit_posttrain.cli.main import main
 
+RUN_COMMANDS = Path(__file__).parents[1] / "spine" / "run_commands.py"
 LAYER = "model.layers.1.mlp.up_proj.weight"
 Change = Callable[[dict[str, Tensor]], Any]
 DEFECTS: dict[str, tuple[Change, str]] = {
@@ -204,16 +203,14 @@ def test_sharded_processes_all_hear_that_a_folder_does_not_fit(chats: Path, tiny
     broken = edited(tiny_model, Path("broken"), DEFECTS["missing"][0])
     command = ["fit", "--config", "sft.yaml", "--config", "with/fsdp2.yaml", "--data.path", str(chats), *QUIET]
     command += ["--trainer.devices", "2", "--model.policy.path", str(broken)]
-    found = subprocess.run(
-        [sys.executable, "-m", "lit_posttrain", *command],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert found.returncode == 2
-    assert "Traceback" not in found.stderr
-    assert set(re.findall("error: (.*)", found.stderr)) == {
-        f"the model at broken: the weights do not fit the model: 1 tensor of 20 missing ({LAYER}); the files or the "
-        "config.json beside them are not those of this model; save or download it again"
-    }
+    commands = Path("commands.json").absolute()
+    commands.write_text(json.dumps([["fit", command]]))
+    run_script(RUN_COMMANDS, commands, devices=2)
+    for rank in ("", ".1"):
+        found = json.loads(Path(f"{commands}.results{rank}").read_text())["fit"]
+        assert found["status"] == 2
+        assert "Traceback" not in found["said"]
+        assert re.findall("error: (.*)", found["said"]) == [
+            f"the model at broken: the weights do not fit the model: 1 tensor of 20 missing ({LAYER}); the files or "
+            "the config.json beside them are not those of this model; save or download it again"
+        ]

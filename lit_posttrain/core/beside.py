@@ -3,6 +3,8 @@ with it, and how they read its batches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from lit_posttrain.core.building import device_type
@@ -15,6 +17,27 @@ from lit_posttrain.models.model_config import Head
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
 from lit_posttrain.types import RowLayout, TreeBatch
+
+_OF_TEXT = ("chat_template", "template_variables", "eos", "special_tokens")
+
+
+def refuse_text_options(spec: ModelSpec, option: str) -> None:
+    """Refuse options of a spec that are about text: the model reads the policy's tokens.
+
+    Raises:
+        PostTrainError: naming the first that is set.
+    """
+    for name in set_options(spec, _OF_TEXT):
+        raise PostTrainError(
+            f"--model.{option}.{name}: it reads the tokens of the policy, whose tokenizer and chat template hold; "
+            f"leave it out, or set --model.policy.{name}"
+        )
+
+
+def set_options(spec: ModelSpec, names: Sequence[str]) -> list[str]:
+    """Those of `names` that have another value than by default."""
+    default = ModelSpec(spec.path)
+    return [name for name in names if getattr(spec, name) != getattr(default, name)]
 
 
 def require_same_vocabulary(module: ModelModule, spec: ModelSpec, option: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lit_posttrain.core.beside import as_read, own_layout, require_same_vocabulary
+from lit_posttrain.core.beside import as_read, own_layout, refuse_text_options, require_same_vocabulary, set_options
 from lit_posttrain.core.building import build_model
 from lit_posttrain.core.component import Component
 from lit_posttrain.core.model_module import ModelModule
@@ -27,6 +27,8 @@ from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.ops.head import HeadInputs
 from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.types import RowLayout, TreeBatch
+
+_OF_TRAINING = ("lora", "random_init", "checkpointing", "dropout", "router_aux_loss")
 
 Made = TypeVar("Made")
 
@@ -158,14 +160,12 @@ class FrozenPart(Component):
     def __init__(self, module: PostTrainingModule, spec: ModelSpec, option: str) -> None:
         """
         Raises:
-            PostTrainError: for a spec with new adapters or random weights.
+            PostTrainError: for options of training, such as new adapters or random weights, and of text.
         """
-        if spec.lora is not None or spec.random_init:
-            what = "lora" if spec.lora is not None else "random_init"
-            raise PostTrainError(
-                f"--model.{option}.{what}: the {option} is not trained; leave it out (--model.{option}.path may be a "
-                "folder of trained adapters)"
-            )
+        for name in set_options(spec, _OF_TRAINING):
+            trained = f" (--model.{option}.path may be a folder of trained adapters)" if name == "lora" else ""
+            raise PostTrainError(f"--model.{option}.{name}: the {option} is not trained; leave it out{trained}")
+        refuse_text_options(spec, option)
         self.module, self.spec, self.option = module, spec, option
         self._built: FrozenModel | None = None
         module.add(option, self)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_posttrain.core.beside import as_read, own_layout, require_same_vocabulary
+from lit_posttrain.core.beside import as_read, own_layout, refuse_text_options, require_same_vocabulary
 from lit_posttrain.core.building import build_model
 from lit_posttrain.core.component import Component
 from lit_posttrain.core.module import PostTrainingModule
@@ -77,7 +77,9 @@ class Critics(Component):
     """
 
     def __init__(self, module: PostTrainingModule, **critics: Critic) -> None:
-        self.module, self.options = module, dict(critics)
+        self.module, self.options = module, dict[str, Critic]()
+        for name, critic in critics.items():
+            self.add(name, critic)
         self._layouts: dict[str, RowLayout | None] = {}  # of models of their own: how they read batches
         module.value_models = nn.ModuleDict()
         module.add("critics", self)
@@ -85,6 +87,8 @@ class Critics(Component):
     def add(self, name: str, critic: Critic) -> None:
         """A further critic, in a method's constructor. Its reward of every token comes from `PPO.token_rewards`;
         `PPO.combined` says what becomes of its advantages."""
+        if critic.model is not None:
+            refuse_text_options(critic.model, _option(name))
         self.options[name] = critic
 
     # Building --------------------------------------------------------------------------------------------------------

@@ -280,3 +280,11 @@ def test_a_further_critic_must_be_paid_and_heard(kind: type[PPO], told: str, tin
 def test_options_of_a_critic_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(PostTrainError, match=r"--model\.critic"):
         Critic(**options)  # type: ignore[arg-type]  # all of them numbers
+
+
+def test_options_of_text_are_no_options_of_a_critic(tiny_model: Path) -> None:
+    critic = Critic(ModelSpec(str(tiny_model), chat_template="chatml"))
+    with pytest.raises(
+        PostTrainError, match=r"--model\.critic\.model\.chat_template: it reads the tokens of the policy"
+    ):
+        PPO(ModelSpec(str(tiny_model)), [FunctionReward(lambda completions: [0.0])], critic=critic)

@@ -18,7 +18,7 @@ from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
 from lit_posttrain.types import RowLayout, TreeBatch
 
-_OF_TEXT = ("chat_template", "template_variables", "eos", "special_tokens")
+_OF_TEXT = ("chat_template", "template_variables", "eos")  # special_tokens can make the vocabularies the same
 
 
 def refuse_text_options(spec: ModelSpec, option: str) -> None:

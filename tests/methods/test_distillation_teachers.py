@@ -113,7 +113,6 @@ def test_a_teacher_of_fewer_positions_limits_the_data(tiny_model: Path, tmp_path
         ({"spec": {"router_aux_loss": 0.1}}, "--model.teacher.router_aux_loss: the teacher is not trained"),
         ({"spec": {"chat_template": "chatml"}}, "--model.teacher.chat_template: it reads the tokens of the policy"),
         ({"spec": {"eos": "x"}}, "--model.teacher.eos: .* leave it out, or set --model.policy.eos"),
-        ({"spec": {"special_tokens": ["<x>"]}}, "--model.teacher.special_tokens: it reads the tokens of the policy"),
         ({"spec": {"template_variables": {"a": 1}}}, "--model.teacher.template_variables: it reads the tokens"),
         ({"rollout": {"dynamic_sampling_retries": 2, "group_size": 2}}, "retries 2: Distillation learns from every"),
         ({"rollout": {"dynamic_sampling_retries": 2}}, "retries 2 with --model.rollout.group_size 1: a response that"),

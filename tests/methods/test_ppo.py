@@ -287,4 +287,4 @@ def test_options_of_text_are_no_options_of_a_critic(tiny_model: Path) -> None:
     with pytest.raises(
         PostTrainError, match=r"--model\.critic\.model\.chat_template: it reads the tokens of the policy"
     ):
-        PPO(ModelSpec(str(tiny_model)), [FunctionReward(lambda completions: [0.0])], critic=critic)
+        PPO(ModelSpec(str(tiny_model)), [Regex("x")], critic=critic)

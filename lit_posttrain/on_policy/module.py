@@ -110,7 +110,8 @@ class OnPolicyModule(PostTrainingModule):
         """Write what the loss needs into the rollouts' trees: `labels` of responses, and `per_target` columns, one
         number for every trained token, such as those that `attach_columns` computes; a checkpoint keeps all of it.
         Rollouts that are not to be trained on may be taken out of the list. Called with the rollouts of all ranks,
-        alike on all. Returns sums and counts of metrics. Collective."""
+        alike on all. Returns by metric its sum and its count, of all ranks together: sum / count is logged, with the
+        rollout's first step. Collective."""
 
     @property
     def must_sample(self) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lit_posttrain.types import BoolArray, IntArray, Tree
 
 FloatArray = NDArray[np.float64]
-Stats = dict[str, tuple[float, float]]
+Stats = dict[str, tuple[float, float]]  # of metrics, by name: the sum and the count; what is logged is sum / count
 
 
 @dataclass

@@ -18,6 +18,8 @@ NOT_RUN = {
     r"^make (?!demo$)": "sets an environment up",
     r"^make demo$": "trains the real model for minutes",
     r"^(python3 -m venv|pip install) ": "installs packages",
+    r"^(ruff|mypy|lint-imports|codespell) ": "looks at the whole package, which CI does",
+    r"^python (-m pytest )?tests/": "is a test by itself",
     r"configs/grpo_vllm.yaml": "needs vLLM, which tests/rollout/test_vllm.py runs where it is installed",
 }
 # what makes the models, data sets and answers of a page tiny
@@ -35,7 +37,7 @@ RUN = [command for command in ALL if not any(re.search(form, command.text) for f
 def tiny(words: list[str], model: Path, index: int) -> list[str]:
     """The arguments of a command, made small."""
     words, configs = list(words), [ROOT / word for word in words if word.startswith("configs/")]
-    if words[0] in TRAINS and "--config" in words:
+    if words[0] in TRAINS and "--config" in words and value(words, "--model.policy.path") != "tiny":
         words += ["--model.policy.path", str(model)]
     if words[0] in TRAINS:
         words += TINY
@@ -80,7 +82,7 @@ class Workplace:
     def made(self, command: Command) -> list[str]:
         """The run, folder or file that a command leaves."""
         if command.language == "python":
-            return re.findall(r'save_checkpoint\("(.+?)"\)', command.text)
+            return re.findall(r'save_(?:checkpoint|pretrained)\("(.+?)"\)', command.text)
         name, words = value(command.words, "--name"), command.words
         files = [value(words, "--out"), value(words, "--to")]
         return [*([f"runs/{name}"] if name else []), *filter(None, files)]

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,7 @@ from PIL import Image
 from lit_posttrain.cli.options import option_tree
 from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
 from lit_posttrain.models.architectures import PROVEN
+from lit_posttrain.on_policy.rollouts import Rollout
 
 README = PAGES[0]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -118,16 +120,15 @@ def test_right_commands_need_no_torch_to_be_known_as_right(early: tuple[list[str
 
 @pytest.mark.parametrize("command", SCRIPTS, ids=str)
 def test_a_script_has_the_options_that_it_is_called_with(command: Command) -> None:
-    words = [word for word in command.words if word not in ("python", "-m", "pytest")]
-    (file,) = [ROOT / word for word in words if word.endswith(".py")][:1]
-    assert file.is_file()
+    (file,) = [ROOT / word for word in command.words if "/" in word][:1]
+    assert file.exists()
     if file.parent.name != "benchmarks":
         return
     texts = [
         f.read_text()
         for f in (file, *(ROOT / "benchmarks" / f"{name}.py" for name in ("experiment", "learning", "sides")))
     ]
-    for option in (word for word in words if word.startswith("--")):
+    for option in (word for word in command.words if word.startswith("--")):
         assert any(f'"{option}"' in text for text in texts), option
 
 
@@ -233,9 +234,17 @@ def test_files_that_are_named_are_there() -> None:
 def test_the_examples_for_contributors_are_those_that_are_tested() -> None:
     """tests/outside/ trains, kills, resumes and exports each of them."""
     shown = {block.file: block.text for block in blocks(ROOT / "CONTRIBUTING.md") if block.language == "python"}
+    shown.pop("")  # how rows and a model are made, which test_commands.py runs
     tested = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "tests/outside/mine").glob("my_*.py")}
     tested.pop("my_stop.py")  # how the test kills a run
     assert shown == tested
+
+
+def test_the_table_of_a_rollout_has_all_that_one_holds() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \|", page.partition("| of a `Rollout` |")[2].partition("\n\n")[0], re.MULTILINE)
+    held = {field.name for field in fields(Rollout)} | {name for name in vars(Rollout) if not name.startswith("_")}
+    assert sorted(told) == sorted(held)
 
 
 def test_the_readme_is_skimmed_in_a_minute() -> None:

@@ -93,7 +93,7 @@ def conversation_files(folder: Path) -> ConversationData:
 
 
 def comparisons(rows: int = 64, seed: int = 0) -> list[Tree]:
-    """Random pairs of very unequal lengths; every fourth has a soft label."""
+    """Random pairs of very unequal lengths; every fourth has a soft label, and every third no margin."""
     random = np.random.default_rng(seed)
     trees = []
     for row in range(rows):
@@ -102,6 +102,7 @@ def comparisons(rows: int = 64, seed: int = 0) -> list[Tree]:
         for rank in (0.0, 1.0):
             tokens = random.integers(3, 500, random.integers(1, 40)).astype(np.int32)
             labels = {"rank": rank} | ({"flip_prob": 0.3} if rank and row % 4 == 0 else {})
+            labels |= {"margin": 0.5 * (row % 3)} if not rank and row % 3 else {}
             sides.append(Response(tokens, np.ones(len(tokens), np.bool_), labels))
         trees.append(Tree(prompt, sides))
     return trees

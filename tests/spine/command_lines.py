@@ -25,13 +25,13 @@ _CONFIGS = {
 _SAMPLING = ["--model.rollout.max_new_tokens", "8", "--model.rollout.group_size", "4"]
 _SAMPLING += ["--model.rollout.minibatches", "2", "--trainer.check_val_every_n_epoch", "3"]
 _SAMPLING += ["--model.rewards", "[{class_path: FunctionReward, init_args: {function: cases.vowels}}]"]
-_SAMPLING += ["--model.beta", "0.1"]
+_BETA = ["--model.beta", "0.1"]
 _EXTRA = {
     "dpo": ["--model.reference", "copy"],
-    "grpo": _SAMPLING,
-    "ppo": [*_SAMPLING, "--model.critic.lr", "1e-2"],
-    "online_dpo": _SAMPLING,
-    "distillation": [*_SAMPLING, "--model.student_share", "0.5", "--model.teacher.dtype", "float64"],
+    "grpo": [*_SAMPLING, *_BETA],
+    "ppo": [*_SAMPLING, *_BETA, "--model.critic.lr", "1e-2"],
+    "online_dpo": [*_SAMPLING, *_BETA],
+    "distillation": [*_SAMPLING, *_BETA, "--model.student_share", "0.5", "--model.teacher.dtype", "float64"],
 }
 
 

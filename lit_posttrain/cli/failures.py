@@ -6,6 +6,8 @@ import errno
 
 from lit_posttrain.errors import PostTrainError
 
+BEFORE_STEPS = "before a step was taken"  # what an interrupted run says
+
 # errors of connections and programming mistakes, whatever exception class a library raises for them
 _OF_ONES_OWN_CODE = frozenset(
     {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.EPIPE}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from lit_posttrain import __version__
-from lit_posttrain.cli.failures import buried, of_system
+from lit_posttrain.cli.failures import BEFORE_STEPS, buried, of_system
 from lit_posttrain.cli.parsing.early import check_run
 from lit_posttrain.cli.parsing.paths import at_home
 from lit_posttrain.cli.parsing.spelling import close_name
@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return _ERROR_EXIT
     except KeyboardInterrupt as stop:
-        print(" ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+        loads = args[0] == "fit" and "lit_posttrain.cli.training" not in sys.modules
+        told = [BEFORE_STEPS] if loads else stop.args
+        print(" ".join(["interrupted", *map(str, told)]), file=sys.stderr)
         return _INTERRUPT_EXIT
 
 

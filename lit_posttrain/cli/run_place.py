@@ -117,7 +117,7 @@ class RunPlace:
         if self._command != "fit":
             return "start it again"
         if not (self.folder / "last.ckpt").exists():
-            return "nothing was saved yet: start it again"
+            return "nothing was saved yet, start it again"
         return f"go on from the last checkpoint: {self.resume_command}"
 
     def begin(self) -> None:

@@ -25,6 +25,7 @@ from lit_posttrain.callbacks import (
 )
 from lit_posttrain.callbacks.protocols import StartsProcesses, part_of
 from lit_posttrain.cli.arguments import goes_on_again, resolve_arguments
+from lit_posttrain.cli.failures import BEFORE_STEPS
 from lit_posttrain.cli.guards import explained_failures
 from lit_posttrain.cli.options import AuditOptions, RunOptions, RunParser, load_class, option_tree
 from lit_posttrain.cli.parsing.reader import CommandLine
@@ -102,13 +103,13 @@ class PostTrainCLI(LightningCLI):
             if isinstance(stop, Terminated):
                 raise
             if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into its own exit
-                raise KeyboardInterrupt(*self._nothing_kept()) from stop
+                raise KeyboardInterrupt(*self._before_steps()) from stop
             raise PostTrainError(
                 f"{_origin(stop)} called sys.exit({stop.code or 0}) in the middle of the run"
             ) from stop
         except KeyboardInterrupt as stop:
             self._forget_unborn()
-            raise KeyboardInterrupt(*self._nothing_kept()) from stop
+            raise KeyboardInterrupt(*self._before_steps()) from stop
         except BaseException:
             self._forget_unborn()
             raise
@@ -124,12 +125,12 @@ class PostTrainCLI(LightningCLI):
         if self.place is not None:
             self.place.forget_unborn(getattr(self, "trainer", None))
 
-    def _nothing_kept(self) -> list[str]:
+    def _before_steps(self) -> list[str]:
         """What to tell of a run that was interrupted before its first step, if this is one."""
         trainer = getattr(self, "trainer", None)
-        fits = self.tracking and self.config.get("subcommand") == "fit" if hasattr(self, "config") else False
-        told = "before its first step, so nothing of the run is kept: start it again"
-        return [told] if fits and (trainer is None or trainer.global_step == 0) else []
+        if self.place is None or self.subcommand != "fit" or (trainer is not None and trainer.global_step > 0):
+            return []
+        return [f"{BEFORE_STEPS}: {self.place.going_on}"]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As LightningCLI does, without its warning that `args` is given: the command passes its own."""

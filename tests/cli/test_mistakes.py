@@ -347,7 +347,7 @@ def test_the_end_of_another_process_names_the_run_to_go_on_with(
     monkeypatch.setattr(SFT, "training_step", lost)
     common = ["--name", "an orphan", "--runs", "all", "--data.batch_size", "4", "--checkpoint_every", "1"]
     for fails_at[0], told in (
-        (0, "nothing was saved yet: start it again"),
+        (0, "nothing was saved yet, start it again"),
         (2, "go on from the last checkpoint: lit-posttrain fit --resume 'an orphan' --runs all"),
     ):
         assert fit(chats, tiny_model, *common) == 2

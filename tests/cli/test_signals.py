@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from helpers.cli import fit
 
 from lit_posttrain import SFT
+from lit_posttrain.cli.main import main
 
 
 @pytest.fixture
@@ -74,6 +76,25 @@ def test_ctrl_c_before_training_leaves_nothing(
 
     monkeypatch.setattr(SFT, "configure_model", sends)
     assert fit(chats, tiny_model, "--name", "one", "--wandb.mode", "offline") == 130
-    told = "interrupted before its first step, so nothing of the run is kept: start it again"
+    told = "interrupted before a step was taken: nothing was saved yet, start it again"
     assert capsys.readouterr().err.splitlines()[-1] == told
     assert not Path("runs").exists()
+    monkeypatch.setattr(SFT, "configure_model", original)
+    assert fit(chats, tiny_model, "--name", "one", "--trainer.max_steps", "1") == 0
+    monkeypatch.setattr(SFT, "configure_model", sends)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first interrupt on
+    assert main(["fit", "--resume", "one", "--trainer.max_epochs", "2", "--trainer.max_steps", "2"]) == 130
+    told = "before a step was taken: go on from the last checkpoint: lit-posttrain fit --resume one"
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted {told}"
+    assert Path("runs/one/last.ckpt").exists()
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
+def test_ctrl_c_while_torch_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def sends(name: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("lit_posttrain.cli.main.import_module", sends)
+    monkeypatch.delitem(sys.modules, "lit_posttrain.cli.training", raising=False)
+    assert main(["fit", "--config", "sft.yaml", "--data.path", "builtin:demo_sft"]) == 130
+    assert capsys.readouterr().err == "interrupted before a step was taken\n"

@@ -271,7 +271,8 @@ def test_mistakes_are_one_line_with_a_remedy(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(chats: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(chats, tiny_model, "--config", "with/gpu.yaml", "--trainer.accelerator", "gpu") == 2
+    here = ["--model.policy.path", str(tiny_model), "--data.path", str(chats), "--wandb.mode", "disabled"]
+    assert main(["fit", "--config", "sft.yaml", "--config", "with/gpu.yaml", *here]) == 2
     assert "--trainer: " in one_line(capsys)
     assert not Path("runs").exists()
 

@@ -41,9 +41,10 @@ def test_a_home_folder(chats: Path, tiny_model: Path, monkeypatch: pytest.Monkey
     Path("home").mkdir()
     chats.rename("home/chats.jsonl")
     Path("home.yaml").write_text("runs: ~/runs\ndata: {init_args: {path: [~/chats.jsonl]}}\n")
-    here = ["--name", "one", "--config", "home.yaml", "--trainer.max_steps", "1"]
-    assert fit(chats, tiny_model, *here) == 0
-    assert fit(chats, tiny_model, "--resume", "auto", *here) == 0
+    here = ["fit", "--config", "sft.yaml", "--config", "home.yaml", "--name", "one", "--trainer.max_steps", "1"]
+    here += ["--model.policy.path", str(tiny_model), "--data.val_fraction", "0.3", "--wandb.mode", "disabled"]
+    assert main(here) == 0
+    assert main([*here, "--resume", "auto"]) == 0
     assert Path("home/runs/one/last.ckpt").exists()
     more = ["--data.path", "[~/chats.jsonl]", "--runs=~/more", "--ckpt_path=~/runs/one", "--name", "two"]
     assert (

@@ -12,6 +12,7 @@ from lit_posttrain.cli.parsing.config_file import read_config
 from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
 from lit_posttrain.cli.parsing.paths import at_home, each_takes_paths, takes_paths
 from lit_posttrain.cli.parsing.place import Place
+from lit_posttrain.cli.parsing.replaced import given_so_far, refuse_replaced
 from lit_posttrain.cli.parsing.spelling import a
 from lit_posttrain.cli.parsing.values import accepts, as_json, as_typed, describe, mismatch, protected
 from lit_posttrain.errors import PostTrainError
@@ -43,8 +44,8 @@ class CommandLine:
         repr, and quoted texts, such as "null", once more (`values.plain` removes what protects these).
 
         Raises:
-            PostTrainError: for a name that does not exist, a value that is missing or of another type, and a mistake in
-                a config file.
+            PostTrainError: for a name that does not exist, a value that is missing or of another type, an option that
+                a config after it replaces, and a mistake in a config file.
         """
         words = iter(args)
         for word in args:
@@ -72,7 +73,9 @@ class CommandLine:
     def _option(self, name: str, text: str) -> None:
         assert self.chosen.root.kind is not None
         if name == "--config" and "config" in self.chosen.root.kind.options:
+            before = given_so_far(self.chosen.root)
             self._hand_over("--config", as_json(self._config(text)))
+            refuse_replaced(before, given_so_far(self.chosen.root), text)
             return
         if name.endswith(".help"):
             self._hand_over(f"{name}={text}")

@@ -108,6 +108,11 @@ def plain(config: Any) -> Any:
     return config
 
 
+def same_value(typed: Any, written: Any) -> bool:
+    """True if a value of the command line, of which numbers are still texts, is one of a file."""
+    return bool(typed == written or (isinstance(typed, str) and _loaded(typed) == written))
+
+
 def _misread(text: str, option: Option) -> bool:
     """True if the parser would read a text as something else."""
     loaded = _loaded(text)

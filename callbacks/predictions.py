@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from lit_posttrain.callbacks.plan_lines import number_of
 from lit_posttrain.callbacks.protocols import NamesPredictedRows
 from lit_posttrain.runs.folder import predictions_in
 
@@ -60,12 +61,12 @@ class PredictionWriter(BasePredictionWriter):
                     old.unlink()
         trainer.strategy.barrier()
         self._part(trainer).replace(self._file(trainer))
-        print(f"wrote {self._rows:,} rows to {self._file(trainer)}", flush=True)
+        print(f"wrote {number_of(self._rows, 'row', 'rows')} to {self._file(trainer)}", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Print where the rows so far are kept; an unfinished file never takes the name of a finished one."""
         if self._rows:
-            kept = f"{self._rows:,} rows are kept in {self._part(trainer)}"
+            kept = f"{number_of(self._rows, 'row is', 'rows are')} kept in {self._part(trainer)}"
             print(f"stopped: {kept}; the next predict begins anew", file=sys.stderr, flush=True)
         else:
             self._part(trainer).unlink(missing_ok=True)

@@ -89,6 +89,12 @@ def test_predict_covers_every_row(
     assert main([*common, "--data.test_path", "two.jsonl", "--overwrite", "true"]) == 0
     rows = [json.loads(line) for line in Path("runs/one/predictions.jsonl").read_text().splitlines()]
     assert [r["source"] for r in rows] == ["two.jsonl:1", "two.jsonl:2"]
+    Path("one.jsonl").write_text(chats.read_text().splitlines(keepends=True)[0])
+    capsys.readouterr()
+    assert main([*common, "--data.test_path", "one.jsonl", "--name", "single"]) == 0
+    said = capsys.readouterr().out
+    assert "1 example: one.jsonl" in said
+    assert "wrote 1 row to" in said
     earlier, write = Path("runs/one/predictions.jsonl").read_bytes(), PredictionWriter.write_on_batch_end
 
     def stopped(writer: PredictionWriter, *given: Any) -> None:

@@ -67,7 +67,7 @@ def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
         for row in rows:
             stream.write(_line(row))
             count += 1
-    print(f"wrote {count} rows to {out}")
+    print(f"wrote {count} row{'' if count == 1 else 's'} to {out}")
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -40,19 +40,20 @@ def set_options(spec: ModelSpec, names: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(spec, name) != getattr(default, name)]
 
 
-def require_same_vocabulary(module: ModelModule, spec: ModelSpec, option: str) -> None:
+def require_same_vocabulary(module: ModelModule, spec: ModelSpec, option: str) -> list[str]:
     """Refuse a model that would take the policy's tokens for others. It may have more, such as a reward model's padding
-    token.
+    token: these are returned, in the order of their ids.
 
     Raises:
         PostTrainError: naming the option.
     """
-    theirs = load_tokenizer(spec).get_vocab()
-    if any(theirs.get(token) != number for token, number in module.tokenizer.get_vocab().items()):
+    theirs, own = load_tokenizer(spec).get_vocab(), module.tokenizer.get_vocab()
+    if any(theirs.get(token) != number for token, number in own.items()):
         raise PostTrainError(
             f"--model.{option}.path {spec.path}: another vocabulary than the policy's, and it reads the policy's "
             "tokens; take a model with the same tokenizer"
         )
+    return sorted(theirs.keys() - own.keys(), key=theirs.__getitem__)
 
 
 def own_layout(module: ModelModule, spec: ModelSpec, head: Head = "lm") -> RowLayout | None:

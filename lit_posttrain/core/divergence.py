@@ -14,12 +14,12 @@ def divergence_term(
     module: PostTrainingModule, teacher: FrozenModel, batch: TreeBatch, beta: float, temperature: float = 1.0
 ) -> Term:
     """The divergence of a module's policy from a teacher over the whole vocabulary, a mean over tokens; see
-    ops/divergence.py for beta. Heads that are padded to different sizes are compared over the tokens of the tokenizer.
-    Tracks the metric entropy (of the policy, nats a token)."""
+    ops/divergence.py for beta. A teacher with more tokens, or a head that is padded to another size, is compared over
+    the tokens of the policy's tokenizer. Tracks the metric entropy (of the policy, nats a token)."""
     vocabulary = len(module.tokenizer)
 
     def between(student: HeadInputs, other: HeadInputs) -> Divergence:
-        shared = None if student.entries == other.entries else vocabulary
+        shared = None if student.entries == other.entries and not teacher.more_tokens else vocabulary
         return divergence(student, other, beta=beta, temperature=temperature, entropy=True, vocabulary=shared)
 
     def with_teacher(student: HeadInputs) -> Divergence:

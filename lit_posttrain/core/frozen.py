@@ -4,7 +4,8 @@ another model, such as a teacher."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -28,6 +29,9 @@ from lit_posttrain.ops.head import HeadInputs
 from lit_posttrain.ops.logprobs import TokenLogprobs
 from lit_posttrain.types import RowLayout, TreeBatch
 
+log = logging.getLogger(__name__)
+
+_SHOWN = 3  # tokens in a message
 _OF_TRAINING = ("lora", "random_init", "checkpointing", "dropout", "router_aux_loss")
 
 Made = TypeVar("Made")
@@ -37,8 +41,11 @@ class FrozenModel:
     """A frozen language model, sharded where the strategy shards, on the module's device and in its policy's type.
 
     layout: how rows are packed for it, where its architecture is not the policy's; None where a batch serves both.
-    own_dtype: keep its type, whatever the policy's is.
+    own_dtype: keep its type, whatever the policy's is. more_tokens: those that its tokenizer has and the policy's has
+    not.
     """
+
+    more_tokens: Sequence[str] = ()
 
     def __init__(
         self, module: ModelModule, model: Policy, layout: RowLayout | None = None, own_dtype: bool = False
@@ -67,9 +74,11 @@ class FrozenModel:
         Raises:
             PostTrainError: for another vocabulary.
         """
-        require_same_vocabulary(module, spec, option)
+        more_tokens = require_same_vocabulary(module, spec, option)
         model = build_model(module, build_policy, spec, len(module.tokenizer), dropout=False, trained=False)
-        return cls(module, model, own_layout(module, spec), own_dtype=spec.dtype != "auto")
+        found = cls(module, model, own_layout(module, spec), own_dtype=spec.dtype != "auto")
+        found.more_tokens = more_tokens
+        return found
 
     @property
     def model(self) -> Policy:
@@ -174,6 +183,11 @@ class FrozenPart(Component):
         """Build it."""
         self._built = FrozenModel.from_spec(self.module, self.spec, self.option)
         self.module.frozen[self.option] = self._built.identity()
+        if (more := self._built.more_tokens) and self.module.global_rank == 0:
+            log.warning(
+                "--model.%s.path %s: its tokenizer has %d tokens that the policy's has not (%s%s): they are left out",
+                *(self.option, self.spec.path, len(more), ", ".join(more[:_SHOWN]), ", ..." * (len(more) > _SHOWN)),
+            )
 
     @property
     def model(self) -> FrozenModel:

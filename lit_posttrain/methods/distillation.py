@@ -93,7 +93,9 @@ class Distillation(OnPolicyModule):
     def collect(self, number: int) -> Experience:
         """The experience of rollout `number`, which the student or the teacher samples."""
         drawn = np.random.default_rng((self.rollout.seed, number)).random()
-        with self.collector.sampler.drawing_from(None if drawn < self.student_share else self.teacher.model.ready()):
+        teacher = None if drawn < self.student_share else self.teacher.model
+        other, more = (None, False) if teacher is None else (teacher.ready(), bool(teacher.more_tokens))
+        with self.collector.sampler.drawing_from(other, more):
             return super().collect(number)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:

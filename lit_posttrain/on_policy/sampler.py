@@ -29,6 +29,7 @@ class Sampler:
         self.module, self.spec, self._show = module, spec, show
         self._engine: Engine | None = None
         self._other: Policy | None = None
+        self._other_has_more = False
         self._room = 0  # tokens of the longest prompt with its response
 
     def check(self) -> None:
@@ -47,8 +48,9 @@ class Sampler:
         """n responses of the policy as it is to each prompt (token ids); `numbers` as in `Engine.generate`."""
         if self._other is not None:
             module = self.module
-            # it may have more tokens, or a head that is padded to more, of which the policy has no embeddings
+            # it may have a head that is padded to more entries, of which the policy has no embeddings, or more tokens
             known = len(module.language_model.transformer.get_input_embeddings().weight)
+            known = len(module.tokenizer) if self._other_has_more else known
             engine = policy_engine(module, self._other, module.eos_ids, self.spec.batch_size, entries=known)
             engine.progress = self._show
             return engine.generate(prompts, n, sampling, numbers)
@@ -59,9 +61,10 @@ class Sampler:
         return self._engine.generate(prompts, n, sampling, numbers)
 
     @contextmanager
-    def drawing_from(self, other: Policy | None) -> Iterator[None]:
-        """Within it another model draws, by the hf engine; None leaves it to the policy."""
-        self._other = other
+    def drawing_from(self, other: Policy | None, more_tokens: bool = False) -> Iterator[None]:
+        """Within it another model draws, by the hf engine; None leaves it to the policy. more_tokens: True if it knows
+        tokens that the policy's tokenizer has not; it draws none of them."""
+        self._other, self._other_has_more = other, more_tokens
         try:
             yield
         finally:

@@ -56,6 +56,40 @@ def test_a_teacher_with_more_tokens_says_none_that_the_student_lacks(tiny_model:
     assert math.isfinite(trainer.callback_metrics["train/loss"])
 
 
+def _with_more_tokens(folder: Path) -> Path:
+    """A teacher that knows two tokens more than the student's tokenizer, and is fond of them."""
+    model = AutoModelForCausalLM.from_config(tiny.llama_config(hidden_size=32, tie_word_embeddings=False))
+    tokenizer = tiny.tokenizer()
+    first = len(tokenizer)
+    tokenizer.add_tokens(["<|tool|>", "<|think|>"])
+    with torch.no_grad():
+        model.lm_head.weight[first : first + 2] = 0.0
+        model.lm_head.weight[:first] = -10.0 * model.lm_head.weight[:first].abs()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_tokens_that_only_the_teacher_has_are_told_of_and_left_out(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = len(tiny.tokenizer())
+    module = distillation(tiny_model, _with_more_tokens(tmp_path / "more"), student_share=0.0)
+    fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
+    assert "has 2 tokens that the policy's has not (<|tool|>, <|think|>): they are left out" in caplog.text
+    drawn = [response.tokens.max() for one in module.collector.rollouts for response in one.tree.responses]
+    assert max(drawn) < own, "it draws none of them"
+    tree = module.collector.rollouts[0].tree
+    loss = module.metrics_of(module.batch_of([tree]))["loss"]
+    ids = torch.tensor([[*tree.prompt.tolist(), *tree.responses[0].tokens.tolist()]])
+    here = slice(len(tree.prompt) - 1, -1)
+    models = module.language_model, module.teacher.model.model
+    with torch.no_grad():
+        logits = [model.transformer(ids).logits[0, here, :own] for model in models]
+    ours, theirs = (torch.log_softmax(one.double() / module.rollout.temperature, -1) for one in logits)
+    assert loss == pytest.approx(float((ours.exp() * (ours - theirs)).sum(-1).mean()), rel=1e-4)
+
+
 def test_another_teacher_is_refused_on_resume(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
     fit(distillation(tiny_model, teacher), prompts(tmp_path), tmp_path, LastCheckpoint(1), max_epochs=1)
     other = tiny.save_model(tmp_path / "other", seed=8, hidden_size=32)

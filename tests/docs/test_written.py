@@ -82,7 +82,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], bool]:
     words = []
     for command in CHECKED:
         given = [word for word in command.words[1:] if word != "..."]
-        words.append(given if {"--config", "--resume"} & set(given) else [*given, "--config", "sft.yaml"])
+        words.append(given if {"--config", "--resume"} & set(given) else [given[0], "--config", "sft.yaml", *given[1:]])
     names = {name for command in words for word in command for name in re.findall(r"[\w./-]+\.(?:jsonl|yaml)", word)}
     for name in names:
         if not name.startswith("configs/") and not (ROOT / "configs" / name).exists():

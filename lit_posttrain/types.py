@@ -144,7 +144,8 @@ class Pairs:
 @dataclass
 class PerResponse:
     """(M,) float32 by name. Any name can be read from any batch, also from one without responses: names that no
-    response has are NaN. columns: the names that some have. absent: (M,) NaN.
+    response has are NaN. columns: the names that some have. absent: (M,) NaN. read: the names that `[]` was asked for:
+    where a loss is NaN, the message names those of them that are.
 
     It is a dataclass because Lightning converts the tensors of those in place, for models that are not float32; a dict
     it would copy.
@@ -152,8 +153,14 @@ class PerResponse:
 
     columns: dict[str, Tensor]
     absent: Tensor
+    read: set[str] = field(default_factory=set)
 
     def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return self.optional(name)
+
+    def optional(self, name: str) -> Tensor:
+        """As `[name]`, for a reader that replaces NaN."""
         return self.columns.get(name, self.absent)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> PerResponse:
@@ -226,21 +233,22 @@ class TreeBatch:
     @property
     def ranks(self) -> Tensor:
         """(M,) float32: 0 for the best response of a prompt; NaN for unranked ones."""
-        return self.per_response["rank"]
+        return self.per_response.optional("rank")
 
     @property
     def pairs(self) -> Pairs:
         """All pairs of responses to the same prompt that have unequal ranks."""
         chosen, rejected = preferred_pairs(self.ranks, self.response_tree)
-        flip_prob, margin = self.per_response["flip_prob"][rejected], self.per_response["margin"][chosen]
+        labels = self.per_response
+        flip_prob, margin = labels.optional("flip_prob")[rejected], labels.optional("margin")[chosen]
         return Pairs(chosen, rejected, flip_prob.nan_to_num(0.0), margin.nan_to_num(0.0))
 
     @property
     def desirable(self) -> Tensor:
         """(M,) float32 in [0, 1]: the probability that a response is good, NaN if unknown: the label `good`; without
         it, 1 - flip_prob for the best response of a prompt and flip_prob for the worst."""
-        rank, tree, good = self.ranks, self.response_tree, self.per_response["good"]
-        flip_prob = self.per_response["flip_prob"].nan_to_num(0.0)
+        rank, tree, good = self.ranks, self.response_tree, self.per_response.optional("good")
+        flip_prob = self.per_response.optional("flip_prob").nan_to_num(0.0)
         zeros = rank.new_zeros(self.num_trees)
         worst = zeros.scatter_reduce(0, tree, rank.nan_to_num(0.0), "amax")
         best = 1 - zeros.index_add(0, tree, flip_prob)

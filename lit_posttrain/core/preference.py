@@ -121,7 +121,7 @@ def nll_term(
     if per == "token":
         chosen = (batch.target_response < 0) | best[batch.target_response]
         return Term(-logprobs_N[chosen].sum(), "chosen_tokens", weight)
-    flip_prob = batch.per_response["flip_prob"].nan_to_num(0.0).to(means_M.dtype)
+    flip_prob = batch.per_response.optional("flip_prob").nan_to_num(0.0).to(means_M.dtype)
     zeros = means_M.new_zeros(batch.num_trees)
     flips, ties = zeros.index_add(0, tree, flip_prob), zeros.index_add(0, tree, best.to(zeros.dtype))
     share = torch.where(best, (1 - flips[tree]) / ties[tree].clamp(min=1), flip_prob)

@@ -35,6 +35,23 @@ class InfiniteLoss(BadLoss):
     value = float("inf")
 
 
+class ReadsLabels(SFT):
+    """Its loss is NaN from a label that no response has."""
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        terms = super().loss_terms(batch)
+        return {"nll": replace(terms["nll"], total=terms["nll"].total + batch.per_response["votes"].sum())}
+
+
+class ReplacesLabels(BadLoss):
+    """Its loss is NaN, and not from the labels that it looks for."""
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        assert batch.pairs.margin.numel() == 0
+        assert batch.desirable.isnan().all()
+        return super().loss_terms(batch)
+
+
 class BadGradient(SFT):
     """The loss is finite, its gradient is not: the derivative of the square root at zero."""
 
@@ -85,6 +102,17 @@ def test_bad_loss_names_step_and_rows(fit_in: Any, tmp_path: Path, method: Any) 
     assert before.step == step - 1
     assert all(torch.equal(a, b) for a, b in zip(before.weights, before.module.parameters(), strict=True))
     assert all(w.isfinite().all() for w in before.weights)
+
+
+def test_a_label_that_is_nan_is_named(fit_in: Any, tmp_path: Path) -> None:
+    told = r": of the labels that the loss reads, `votes` is NaN for (\d) of \1 responses \(labels there: none\)"
+    with pytest.raises(PostTrainError, match=told):
+        fit_in(tmp_path, [FiniteLossGuard()], module=ReadsLabels, max_epochs=1)
+
+
+def test_a_label_that_need_not_be_there_is_not_blamed(fit_in: Any, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"from row \d+.*: look at these rows, or lower the learning rate"):
+        fit_in(tmp_path, [FiniteLossGuard()], module=ReplacesLabels, max_epochs=1)
 
 
 def test_rows_by_file_and_line(fit_in: Any, tmp_path: Path) -> None:

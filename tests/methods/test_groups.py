@@ -75,5 +75,5 @@ def test_micro_batches_are_counted_by_prompts_where_groups_stay_whole() -> None:
     config.check_cut(3, 3, splits_groups=False)
     with pytest.raises(PostTrainError, match="a step has 2 prompts for 3 micro-batches"):
         config.check_cut(2, 3, splits_groups=False)
-    with pytest.raises(PostTrainError, match="a step has 1 prompts x 4 responses for 5 micro-batches"):
+    with pytest.raises(PostTrainError, match="a step has 1 prompt x 4 responses for 5 micro-batches"):
         config.check_cut(1, 5, splits_groups=True)

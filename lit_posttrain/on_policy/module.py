@@ -8,6 +8,7 @@ work.
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ from lit_posttrain.rewards.base import Reward
 from lit_posttrain.rewards.calls import refuse_failing
 from lit_posttrain.trainer_state import attached_trainer, dry_run, num_replicas
 from lit_posttrain.types import Tree, TreeBatch
+
+log = logging.getLogger(__name__)
 
 
 class OnPolicyModule(PostTrainingModule):
@@ -102,6 +105,7 @@ class OnPolicyModule(PostTrainingModule):
             )
         self.add("collector", self.collector)
         self._unlogged: Stats = {}
+        self._told_nothing_left = False
 
     # What a method defines -------------------------------------------------------------------------------------
 
@@ -240,6 +244,7 @@ class OnPolicyModule(PostTrainingModule):
         return Experience([one.tree for one in rollouts])
 
     def _prepared(self, rollouts: list[Rollout]) -> Stats:
+        prompts, trained = len(rollouts), any(num_targets(one.tree) for one in rollouts)
         found: Any = self.prepare(rollouts)
         if not isinstance(found, dict):
             raise on_all_ranks(
@@ -248,6 +253,15 @@ class OnPolicyModule(PostTrainingModule):
                     "and the count of each metric, {} for none"
                 )
             )
+        if trained and not any(num_targets(one.tree) for one in rollouts) and not self._told_nothing_left:
+            self._told_nothing_left = True
+            if self.global_rank == 0:
+                log.warning(
+                    "no response is left to train on: %s.prepare left out those to all %d prompts of a rollout, whose "
+                    "steps change nothing; look at their scores, and at what prepare keeps",
+                    type(self).__name__,
+                    prompts,
+                )
         return found
 
     # Lightning's hooks -----------------------------------------------------------------------------------------

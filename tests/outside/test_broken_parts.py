@@ -18,6 +18,7 @@ from helpers.runs import trainer
 from lit_posttrain import GRPO, SFT, ModelSpec, PostTrainError, RolloutConfig, Term, TreeBatch
 from lit_posttrain.callbacks import FiniteLossGuard, RewardLogger
 from lit_posttrain.core.preference import PreferenceModule
+from lit_posttrain.on_policy.rollouts import Rollout, Stats
 from lit_posttrain.rewards import FunctionReward, Reward
 
 if TYPE_CHECKING:
@@ -57,6 +58,18 @@ class Unprepared(GRPO):
 
     def prepare(self, rollouts: Any) -> Any:
         super().prepare(rollouts)
+
+
+class Leaves(GRPO):
+    """Leaves out rollouts, or all their responses, after what GRPO prepares; in each of its rollouts the same."""
+
+    left = "all"
+
+    def prepare(self, rollouts: list[Rollout]) -> Stats:
+        found = super().prepare(rollouts)
+        if self.left != "all":
+            rollouts[:] = [] if self.left == "no rollout" else [one.only([]) for one in rollouts]
+        return found
 
 
 class Tensors(pl.LightningDataModule):
@@ -112,6 +125,19 @@ def test_a_rollout_without_figures(tiny_model: Path, tmp_path: Path) -> None:
     module = Unprepared(ModelSpec(str(tiny_model)), rewards, rollout=RolloutConfig(group_size=2, max_new_tokens=4))
     with pytest.raises(PostTrainError, match=r"Unprepared\.prepare returned NoneType; let it return a dict"):
         fit(module, prompts(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("left", ["no rollout", "no response", "all"])
+def test_rollouts_of_which_nothing_is_left(
+    left: str, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewards: list[Reward] = [FunctionReward(lambda completions: [float(len(said)) for said in completions])]
+    module = Leaves(ModelSpec(str(tiny_model)), rewards, rollout=RolloutConfig(group_size=2, max_new_tokens=4))
+    module.left = left
+    assert fit(module, prompts(tmp_path), tmp_path).global_step == 2
+    told = [record.getMessage() for record in caplog.records if "is left to train on" in record.getMessage()]
+    said = "no response is left to train on: Leaves.prepare left out those to all 4 prompts of a rollout, whose steps"
+    assert [line.partition(" change")[0] for line in told] == ([] if left == "all" else [said]), "once"
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -12,6 +12,9 @@ from lit_posttrain.cli.parsing.spelling import a
 from lit_posttrain.core.resume import arguments_of
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.imports import imported, place_of
+from lit_posttrain.overrides import check_overrides
+
+_OVERRIDES = ("method", "data module", "callback", "reward")  # kinds of class that are written for this package
 
 
 def own_class(tree: OptionTree, families: Families, family: str, path: str) -> Kind:
@@ -19,7 +22,7 @@ def own_class(tree: OptionTree, families: Families, family: str, path: str) -> K
 
     Raises:
         PostTrainError: if it does not exist, is no class of the family, lacks an abstract method, or its constructor
-            lacks a type that its base class has, or for a method names one that is not known.
+            lacks a type that its base class has, or for a method names one that is not known; see `check_overrides`.
     """
     found = imported(path)
     base = families[family]
@@ -33,6 +36,8 @@ def own_class(tree: OptionTree, families: Families, family: str, path: str) -> K
     if missing := unfinished(found):
         raise PostTrainError(f"{path} ({place_of(found)}) lacks {' and '.join(missing)}, which {a(family)} must define")
     _require_types(found)
+    if family in _OVERRIDES:
+        check_overrides(found)
     if family == "method":
         arguments_of(found)
     return add_kind(tree, found, families)

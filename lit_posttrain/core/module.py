@@ -35,6 +35,7 @@ from lit_posttrain.data.store.packing import collate
 from lit_posttrain.errors import alike_on_all_ranks
 from lit_posttrain.models.identity import identity_of
 from lit_posttrain.models.spec import ModelSpec
+from lit_posttrain.overrides import check_overrides
 from lit_posttrain.trainer_state import ends_step, evaluating, logs_step, num_replicas, seed_of
 from lit_posttrain.types import Tree, TreeBatch
 
@@ -129,9 +130,11 @@ class PostTrainingModule(ModelModule):
         """None; Lightning asks before anything else of a run, so this refuses what does not work here.
 
         Raises:
-            PostTrainError: see `check_trainer`; for a constructor of which a checkpoint could not save the options.
+            PostTrainError: see `check_trainer` and `check_overrides`; for a constructor of which a checkpoint could
+                not save the options.
         """
         check_trainer(self.trainer)
+        check_overrides(type(self))
         resume.arguments_of(type(self))
         return []
 

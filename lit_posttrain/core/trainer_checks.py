@@ -33,6 +33,7 @@ from lit_posttrain.core.supported import (
 from lit_posttrain.core.supported_options import OPTIONS
 from lit_posttrain.core.trainer_numbers import NUMBERS, check_numbers
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.overrides import check_overrides
 from lit_posttrain.trainer_state import dry_run, validates
 from lit_posttrain.types import TreeBatch
 
@@ -126,6 +127,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
     loosely: Any = trainer  # most of these are set by connectors, unseen by type checkers
     for callback in loosely.callbacks:
         check_class("callbacks", type(callback))
+        check_overrides(type(callback))
         _check_average(trainer, callback)
         _check_mode(trainer, callback)
     check_class("strategy", type(trainer.strategy))

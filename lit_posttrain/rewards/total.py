@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.overrides import check_overrides
 from lit_posttrain.rewards.base import Reward, RewardBatch, Sampled
 from lit_posttrain.rewards.calls import RewardCalls, Tally, named
 from lit_posttrain.rewards.processes import RewardProcesses
@@ -192,6 +193,7 @@ class RewardSum:
 
 
 def _check_made(reward: Reward) -> None:
+    check_overrides(type(reward))
     name = type(reward).__name__
     if not hasattr(reward, "name"):
         raise PostTrainError(f"rewards: the constructor of {name} must call super().__init__(weight, name)")

@@ -72,6 +72,30 @@ class Leaves(GRPO):
         return found
 
 
+class Steps(SFT):
+    """Replaces the step that divides and logs the loss."""
+
+    def training_step(self, batch: TreeBatch, batch_idx: int) -> torch.Tensor:
+        return self.token_logprobs(batch).logprobs.sum()
+
+
+class Timed(SFT):
+    """Adds to the step."""
+
+    steps = 0
+
+    def training_step(self, batch: TreeBatch, batch_idx: int) -> torch.Tensor:
+        self.steps += 1
+        return super().training_step(batch, batch_idx)
+
+
+class Ended(pl.Callback):
+    """Has a misspelt hook."""
+
+    def on_fit_ended(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise AssertionError
+
+
 class Tensors(pl.LightningDataModule):
     """Batches of plain tensors."""
 
@@ -147,3 +171,16 @@ def test_batches_of_another_kind(known: bool, tiny_model: Path, tmp_path: Path) 
     told = "Tensors" if known else "the data loader"
     with pytest.raises(PostTrainError, match=f"{told} makes batches of type Tensor, and SFT takes TreeBatch: inherit"):
         trainer(tmp_path, FiniteLossGuard()).fit(module, **options)
+
+
+def test_a_step_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"Steps\.training_step \(.*:\d+\) replaces the one that divides"):
+        trainer(tmp_path).fit(Steps(ModelSpec(str(tiny_model))), datamodule=conversation_files(tmp_path))
+    module = Timed(ModelSpec(str(tiny_model)))
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=conversation_files(tmp_path))
+    assert module.steps
+
+
+def test_a_misspelt_hook(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match="nothing calls it; did you mean on_fit_end"):
+        trainer(tmp_path, Ended()).fit(SFT(ModelSpec(str(tiny_model))), datamodule=conversation_files(tmp_path))

@@ -60,6 +60,38 @@ class Unmade(PreferenceModule):
     def loss_terms(self, batch):
         return {}
 
+class Alone(PreferenceModule):
+    def loss_terms(self):
+        return {}
+
+class Indexed(PreferenceModule):
+    def loss_terms(self, batch, batch_idx):
+        return {}
+
+class Stepping(PreferenceModule):
+    def loss_terms(self, batch):
+        return {}
+    def training_step(self, batch, batch_idx):
+        return self.policy(batch).logprobs.sum()
+
+class Closed(PreferenceModule):
+    def __init__(self, gap: float = 1.0) -> None:
+        super().__init__()
+    def loss_terms(self, batch):
+        return {}
+
+class Brief(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module):
+        pass
+
+class Ended(pl.Callback):
+    def on_train_batch_ended(self, trainer, pl_module, outputs, batch, batch_idx):
+        pass
+
+class Trls(Reward):
+    def score(self, prompts, completions):
+        return [0.0 for _ in completions]
+
 class Bare(pl.LightningDataModule):
     """Not read by any of the package's own data modules."""
 
@@ -106,6 +138,31 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a constructor without its base class's": (
         ["--model", "my.parts.Unmade", "--model.policy.path", "."],
         "the constructor of Unmade must call super().__init__ (my/parts.py:",
+    ),
+    "a loss that takes no batch": (
+        ["--model", "my.parts.Alone"],
+        "Alone.loss_terms (my/parts.py:52) takes (self), and is called with (self, batch): let it take these",
+    ),
+    "a loss that takes more": (["--model", "my.parts.Indexed"], "takes (self, batch, batch_idx), and is called with ("),
+    "a step of its own": (
+        ["--model", "my.parts.Stepping"],
+        "Stepping.training_step (my/parts.py:62) replaces the one that divides and logs the loss; define loss_terms",
+    ),
+    "a constructor without its base class's options": (
+        ["--model", "my.parts.Closed"],
+        "missing 1 required positional argument: 'policy'; let Closed.__init__ take **options, and pass them on",
+    ),
+    "a hook that takes less": (
+        ["--config", "sft.yaml", "--trainer.callbacks+=my.parts.Brief"],
+        "takes (self, trainer, pl_module), and is called with (self, trainer, pl_module, outputs, batch, batch_idx)",
+    ),
+    "a misspelt hook": (
+        ["--config", "sft.yaml", "--trainer.callbacks+=my.parts.Ended"],
+        "is no hook, and nothing calls it; did you mean on_train_batch_end?",
+    ),
+    "a reward that takes what TRL's do": (
+        ["--model", "GRPO", "--model.rewards", "my.parts.Trls"],
+        "takes (self, prompts, completions), and is called with (self, batch): let it take these",
     ),
     "that imports what is not there": (
         ["--model", "lacking.Loss"],

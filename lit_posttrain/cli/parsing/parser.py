@@ -80,5 +80,7 @@ def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
     try:
         return kind(*given, **named)
     except (ValueError, TypeError, AttributeError, AssertionError, ImportError) as problem:
-        name = getattr(kind, "__name__", str(kind))
-        raise PostTrainError(f"{name}: {first_line(problem)} (--traceback shows where in the code)") from problem
+        name, said = getattr(kind, "__name__", str(kind)), first_line(problem)
+        if "__init__() missing" in said and not said.startswith(f"{name}."):  # of a base class
+            said += f"; let {name}.__init__ take **options, and pass them on: super().__init__(**options)"
+        raise PostTrainError(f"{name}: {said} (--traceback shows where in the code)") from problem

@@ -21,7 +21,7 @@ from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
 from lit_posttrain.core.predictions import predicted_rows
-from lit_posttrain.core.terms import Term, loss_of, require_terms
+from lit_posttrain.core.terms import Term, loss_of, require_gradient, require_terms
 from lit_posttrain.core.trainer_checks import (
     check_accumulation,
     check_epoch,
@@ -225,7 +225,8 @@ class PostTrainingModule(ModelModule):
         """The micro-batch's share of the step's loss, times what Lightning and DDP will divide it by.
 
         Raises:
-            PostTrainError: if a callback has changed the accumulation, of which the loader has planned steps.
+            PostTrainError: if a callback has changed the accumulation, of which the loader has planned steps; for a
+                loss without a gradient.
         """
         check_accumulation(self.trainer)
         if ends_step(self.trainer, batch_idx):
@@ -235,7 +236,8 @@ class PostTrainingModule(ModelModule):
             self.balance.end_step(self.over_ranks)
             self.on_step_end(batch)
         ranks, _ = num_replicas(self.trainer)
-        return loss_of(terms, batch.denominators) * (self.trainer.accumulate_grad_batches * ranks)
+        loss = require_gradient(loss_of(terms, batch.denominators), type(self))
+        return loss * (self.trainer.accumulate_grad_batches * ranks)
 
     def on_step_end(self, batch: TreeBatch) -> None:
         """Called once a step, after the losses of all its micro-batches and before its last backward pass: for what a
@@ -243,7 +245,7 @@ class PostTrainingModule(ModelModule):
 
     def tracked_terms(self, batch: TreeBatch) -> dict[str, Term]:
         """The terms of the loss on a micro-batch, the router's included, tracked as loss/NAME."""
-        terms = require_terms(self.loss_terms(batch), type(self).__name__)
+        terms = require_terms(self.loss_terms(batch), type(self))
         spread = self.balance.total(self.policy) if self.balance.weight and self.policy is not None else None
         if spread is not None:
             terms["router"] = Term(spread, "tokens", self.balance.weight)

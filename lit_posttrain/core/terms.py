@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_posttrain.data.store.units import UNITS
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.imports import place_of
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Term:
     weight: coefficient of the term in the loss.
 
     Raises:
-        PostTrainError: for a unit that is not in the table, and a total that is not a scalar.
+        PostTrainError: for a unit that is not in the table, and a total that is not a tensor or not a scalar.
     """
 
     total: Tensor
@@ -35,6 +36,12 @@ class Term:
                 f"a term of the loss is divided by `{self.unit}`, which is none of {', '.join(UNITS)}: add a function "
                 "that counts it to UNITS of lit_posttrain.data.store.units"
             )
+        found: Any = self.total
+        if not isinstance(found, Tensor):
+            raise PostTrainError(
+                f"a term of the loss has a total of type {type(found).__name__}, and a tensor is wanted, from which "
+                "the gradient is computed: pass the sum itself, without .item() or float()"
+            )
         if self.total.dim():
             raise PostTrainError(
                 f"a term of the loss has the shape {tuple(self.total.shape)}: its total is the sum over the "
@@ -42,21 +49,40 @@ class Term:
             )
 
 
-def require_terms(found: Any, method: str) -> dict[str, Term]:
-    """Check what the `loss_terms` of a method returned.
+def require_terms(found: Any, method: type) -> dict[str, Term]:
+    """Check what the `loss_terms` of a class returned.
 
     Raises:
         PostTrainError: if it is anything but terms by name.
     """
     if isinstance(found, dict) and found and all(isinstance(term, Term) for term in found.values()):
         return found
-    what = type(found).__name__
+    what = "None" if found is None else type(found).__name__
     if isinstance(found, dict):
         what += f" of {', '.join(type(term).__name__ for term in found.values()) or 'nothing'}"
     raise PostTrainError(
-        f"{method}.loss_terms returned {what}; let it return the terms of its loss by name, such as "
+        f"{_loss_of_class(method)} returned {what}; let it return the terms of its loss by name, such as "
         '{"nll": Term(-logprobs.sum(), "tokens")}'
     )
+
+
+def require_gradient(loss: Tensor, method: type) -> Tensor:
+    """The loss of a training step.
+
+    Raises:
+        PostTrainError: if it has no gradient, which Lightning would report from within its backward pass.
+    """
+    if loss.requires_grad:
+        return loss
+    raise PostTrainError(
+        f"{_loss_of_class(method)} returned terms without a gradient: compute them from the model's log-probabilities, "
+        "not under torch.no_grad and without .detach() or torch.tensor(...)"
+    )
+
+
+def _loss_of_class(method: type) -> str:
+    loss: Any = method
+    return f"{method.__name__}.loss_terms ({place_of(loss.loss_terms)})"
 
 
 def loss_of(terms: Mapping[str, Term], denominators: Mapping[str, float]) -> Tensor:

@@ -129,7 +129,15 @@ def test_a_type_that_a_checkpoint_could_not_compare(tiny_model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda batch: None, "returned NoneType; let it return the terms of its loss by name"),
+        (
+            lambda batch: None,
+            r"Returns\.loss_terms \(.*test_broken_parts.py:\d+\) returned None; let it return the terms of its loss by",
+        ),
+        (lambda batch: {"nll": Term(3.0, "tokens")}, "total of type float, and a tensor is wanted"),  # type: ignore[arg-type]  # tested
+        (
+            lambda batch: {"nll": Term(torch.zeros(()), "tokens")},
+            r"test_broken_parts.py:\d+\) returned terms without a",
+        ),
         (lambda batch: {}, "returned dict of nothing"),
         (lambda batch: torch.zeros(()), "returned Tensor"),
         (lambda batch: {"nll": torch.zeros(())}, "returned dict of Tensor"),

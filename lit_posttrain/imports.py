@@ -21,11 +21,14 @@ def imported(path: str) -> Any:
     """The object that `path` (module.name) stands for.
 
     Raises:
-        PostTrainError: for a module that is not there or fails when it is imported, and for a name that is not in it.
+        PostTrainError: for a module that is not there or fails when it is imported, for a name that is not in it, and
+            for what is no such path.
     """
     if "/" in path or path.endswith(".py"):
         module = path.removesuffix(".py").strip("./").replace("/", ".")
         raise PostTrainError(f"{path}: the name of a file; name what is in it, such as {module}.NAME")
+    if ":" in path:
+        raise PostTrainError(f"{path}: write a dot in place of the colon: {path.replace(':', '.')}")
     first, *names = path.split(".")
     way = first
     found: Any = _module(first, path)

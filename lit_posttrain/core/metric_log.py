@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lit_posttrain.core.metrics import Sums, WeightedMeans, weighted_means
+from lit_posttrain.errors import PostTrainError
 
 Derived = Callable[[Mapping[str, float]], dict[str, float]]
 
@@ -48,6 +51,24 @@ class MetricLog(nn.Module):
             before = overall.get(name, (0.0, 0.0))
             overall[name] = (before[0] + total, before[1] + count)
         return [(file, weighted_means(part)) for file, part in files.items()], weighted_means(overall)
+
+
+def require_sums(name: Any, total: Any, count: Any) -> None:
+    """Check a metric as a method tracks it.
+
+    Raises:
+        PostTrainError: for a name that is no text, a total that is no scalar tensor and a count that is no number.
+    """
+    if not isinstance(name, str):
+        raise PostTrainError(f"track: the name of a metric is {name!r:.40}; it must be a text, such as 'entropy'")
+    for value, called in ((total, "total"), (count, "count")):
+        number = isinstance(value, Real) and called == "count"
+        if not number and (not isinstance(value, Tensor) or value.dim()):
+            has = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+            raise PostTrainError(
+                f"track: the {called} of {name} has the {has}; pass the sum of its values as a scalar tensor, and how "
+                f"many there are: track('{name}', values.sum(), values.numel())"
+            )
 
 
 def log_values(module: pl.LightningModule, stage: str, values: Mapping[str, float], bar: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_posttrain.core import checkpoints, optimisation, resume
 from lit_posttrain.core.directions import Direction
-from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values
+from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values, require_sums
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
 from lit_posttrain.core.predictions import predicted_rows
@@ -96,7 +96,12 @@ class PostTrainingModule(ModelModule):
 
     def track(self, name: str, total: Tensor, count: Tensor | float) -> None:
         """Add to a metric: it is logged as sum(total) / sum(count) over all micro-batches and ranks since the last
-        log, reduced once."""
+        log, reduced once. total: a scalar tensor. count: a number or a scalar tensor, such as the number of tokens.
+
+        Raises:
+            PostTrainError: for anything else.
+        """
+        require_sums(name, total, count)
         self.metrics.add(name, total, count, self.evaluating)
 
     def batch_of(self, trees: Sequence[Tree]) -> TreeBatch:

@@ -181,6 +181,21 @@ def test_batches_of_another_kind(known: bool, tiny_model: Path, tmp_path: Path) 
         trainer(tmp_path, FiniteLossGuard()).fit(module, **options)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (("mood", "good", 1), "the total of mood has the type str; pass the sum of its values as a scalar tensor"),
+        (("mood", torch.zeros(3), 3), r"the total of mood has the shape \(3,\)"),
+        (("mood", 1.0, 1), "the total of mood has the type float"),
+        (("mood", torch.zeros(()), None), "the count of mood has the type NoneType"),
+        ((3, torch.zeros(()), 1), "the name of a metric is 3"),
+    ],
+)
+def test_a_metric_that_is_no_sum(values: Any, said: str, tiny_model: Path) -> None:
+    with pytest.raises(PostTrainError, match=said):
+        SFT(ModelSpec(str(tiny_model))).track(*values)
+
+
 def test_a_step_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(PostTrainError, match=r"Steps\.training_step \(.*:\d+\) replaces the one that divides"):
         trainer(tmp_path).fit(Steps(ModelSpec(str(tiny_model))), datamodule=conversation_files(tmp_path))

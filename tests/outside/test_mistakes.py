@@ -99,6 +99,9 @@ class Lazy(pl.LightningDataModule):
     def __init__(self) -> None:
         self.rows = []
 
+def as_pair(row, file):
+    return row
+
 def short(completions):
     return [0.0]
 
@@ -118,6 +121,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a module": (["--model", "my.pats.Long"], "module `my` (my/__init__.py) has no `pats`; did you mean parts?"),
     "a package": (["--model", "myy.parts.Long"], "no module `myy` in {}, on PYTHONPATH or installed; did you mean my?"),
     "a file": (["--model", "my/parts.py"], "the name of a file; name what is in it, such as my.parts.NAME"),
+    "a colon": (["--model", "my.parts:Handed"], "my.parts:Handed: write a dot in place of the colon: my.parts.Handed"),
+    "a colon and no dot": (["--model", "parts:Handed"], "there is no such method; did you mean parts.Handed?"),
+    "a format with two arguments": (
+        ["--config", "simpo.yaml", "--model.policy.path", "{model}", "--data.format", "my.parts.as_pair"],
+        "--data.format my.parts.as_pair takes (row, file), and is called with the row alone, a dict",
+    ),
     "a number": (["--model", "my.parts.NUMBER"], "is an int, and a method is a class"),
     "a whole module": (["--model", "my.parts"], "is a module, and a method is a class"),
     "another kind of class": (
@@ -217,8 +226,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_a_line(mistake: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_told_in_a_line(
+    mistake: str, folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options, told = MISTAKES[mistake]
+    options = [option.replace("{model}", str(tiny_model)) for option in options]
     assert main(["fit", *options, "--data", "PreferenceData", "--data.path", "pairs.jsonl"]) == 2
     assert told.format(folder) in one_line(capsys)
     assert not Path("runs").exists()

@@ -91,7 +91,7 @@ class ChosenClasses:
         choice = f"one of {_ours(known)}, or its import path (a.b.Name)" if known else "its import path (a.b.Name)"
         if other is not None:
             raise PostTrainError(f"{said}: that is {a(other)}, and {a(option.family)} is wanted; give {choice}")
-        near = close_name(name, list(known))
+        near = name.replace(":", ".") if ":" in name else close_name(name, list(known))
         hint = f"did you mean {near}?" if near else f"give {choice}"
         raise PostTrainError(f"{said}: there is no such {option.family}; {hint}")
 

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -25,7 +26,7 @@ def in_format(sources: list[Source], path: str | None) -> list[Source]:
     Their digest includes the source code of the function's module, so that an edit rebuilds the cache.
 
     Raises:
-        PostTrainError: `path` does not lead to a function.
+        PostTrainError: `path` does not lead to a function that takes one row.
     """
     if path is None:
         return sources
@@ -37,11 +38,25 @@ def in_format(sources: list[Source], path: str | None) -> list[Source]:
         raise PostTrainError(
             f"--data.format {path} is not a function; name one that takes a row, a dict, and returns one"
         )
+    _require_parameter(function, path)
     code = f"{path} {hashlib.blake2b(_code(function, path), digest_size=16).hexdigest()}"
     return [
         replace(source, rows=partial(_rows, source.rows, function, path), part=f"{source.part} {code}", by=path)
         for source in sources
     ]
+
+
+def _require_parameter(function: Callable[..., Any], path: str) -> None:
+    with suppress(ValueError):  # a C function may not tell
+        signature = inspect.signature(function)
+        try:
+            signature.bind({})
+        except TypeError:
+            taken = ", ".join(signature.parameters)
+            raise PostTrainError(
+                f"--data.format {path} takes ({taken}), and is called with the row alone, a dict: let it take one "
+                "argument"
+            ) from None
 
 
 def _rows(

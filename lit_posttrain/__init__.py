@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lit_posttrain.core.module import PostTrainingModule
     from lit_posttrain.core.optimisation import Optim
     from lit_posttrain.core.preference import PreferenceModule
+    from lit_posttrain.core.sums import require_sums
     from lit_posttrain.core.terms import Term, loss_of
     from lit_posttrain.data.modules.conversation import ConversationData
     from lit_posttrain.data.modules.preference import PreferenceData
@@ -63,6 +64,7 @@ _HOMES = {
     "Tree": "types",
     "TreeBatch": "types",
     "loss_of": "core.terms",
+    "require_sums": "core.sums",
 }
 __all__ = [
     "DPO",
@@ -94,6 +96,7 @@ __all__ = [
     "Tree",
     "TreeBatch",
     "loss_of",
+    "require_sums",
 ]
 
 

@@ -155,6 +155,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workpla
 @pytest.fixture
 def workplace(pages: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.chdir(pages.folder)
+    monkeypatch.syspath_prepend(pages.folder)  # as of a script there
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(pages.folder / "cache"))
     said = iter(["hello", "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import GIVEN_ROWS, METHODS, build, comparisons, conversations, vowels
 from helpers import tiny
+from helpers.on_policy import fit, grpo, prompts
 from helpers.runs import quiet_trainer
 
 from lit_posttrain import (
@@ -21,7 +22,10 @@ from lit_posttrain import (
     ModelSpec,
     PostTrainError,
     PostTrainingModule,
+    Term,
+    TreeBatch,
     loss_of,
+    require_sums,
 )
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.optimisation import Optim
@@ -181,3 +185,47 @@ def test_a_student_comes_back_beside_its_teacher(tiny_model: Path, tmp_path: Pat
     assert torch.equal(logprobs(loaded), logprobs(module))
     with pytest.raises(PostTrainError, match=r"--model\.teacher: another model than the checkpoint was trained with"):
         Distillation.load_from_checkpoint(path, teacher=ModelSpec(str(tiny.save_model(tmp_path / "other", seed=8))))
+
+
+class Mean(SFT):
+    """A mean where a sum belongs."""
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        return {"nll": Term(-self.token_logprobs(batch).logprobs.mean(), "tokens")}
+
+
+class Nothing(SFT):
+    """A loss of 0."""
+
+    def loss_terms(self, batch: TreeBatch) -> dict[str, Term]:
+        return {"nll": Term(0 * self.token_logprobs(batch).logprobs.sum(), "tokens")}
+
+
+@pytest.mark.parametrize("method", [name for name in GIVEN_ROWS if name != "kto"])
+def test_the_loss_of_every_method_is_a_sum(method: str, tiny_model: Path) -> None:
+    module = build(method, tiny_model)
+    module.configure_model()
+    module.track("kept", torch.ones(()), 1.0)
+    require_sums(module, METHODS[method].trees()[:9])
+    assert module.metrics.take_steps() == {"kept": 1.0}
+
+
+def test_the_loss_of_sampled_responses_is_a_sum(tiny_model: Path, tmp_path: Path) -> None:
+    module = grpo(tiny_model, aggregation="token", entropy=0.1)
+    fit(module, prompts(tmp_path), tmp_path, max_epochs=1)
+    experience = module.loader.experience
+    assert experience is not None
+    require_sums(module, experience.trees)
+
+
+def test_a_mean_is_told_from_a_sum(tiny_model: Path) -> None:
+    module = Mean(ModelSpec(str(tiny_model)))
+    module.configure_model()
+    with pytest.raises(PostTrainError, match=r"^Mean.loss_terms: the term `nll` is .* of 8 rows, .*; take no mean$"):
+        require_sums(module, conversations(8))
+    with pytest.raises(PostTrainError, match="got 1 trees; pass at least two"):
+        require_sums(module, conversations(1))
+    nothing = Nothing(ModelSpec(str(tiny_model)))
+    nothing.configure_model()
+    with pytest.raises(PostTrainError, match="every term is 0 on these 8 rows, which tells nothing"):
+        require_sums(nothing, conversations(8))

@@ -25,6 +25,7 @@ from lit_posttrain.core.terms import Term, loss_of, require_gradient, require_te
 from lit_posttrain.core.trainer_checks import (
     check_accumulation,
     check_epoch,
+    check_states,
     check_trainer,
     require_monitored,
     require_trees,
@@ -209,9 +210,10 @@ class PostTrainingModule(ModelModule):
 
         Raises:
             PostTrainError: if an epoch would end within an optimizer step, whose denominators count the whole step; see
-                `require_monitored`.
+                `require_monitored` and `check_states`.
         """
         check_epoch(self.trainer)
+        check_states(self.trainer)
         require_monitored(self.trainer)
         self.resumption.go_on(self)
         self.resumption.begin(self)

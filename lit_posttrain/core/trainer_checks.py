@@ -33,6 +33,7 @@ from lit_posttrain.core.supported import (
 from lit_posttrain.core.supported_options import OPTIONS
 from lit_posttrain.core.trainer_numbers import NUMBERS, check_numbers
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.imports import place_of
 from lit_posttrain.overrides import check_overrides
 from lit_posttrain.trainer_state import dry_run, validates
 from lit_posttrain.types import TreeBatch
@@ -200,6 +201,23 @@ def _check_average(trainer: pl.Trainer, callback: pl.Callback) -> None:
             f"{name}: it would take the weights of an epoch's end into the average after last.ckpt is saved; average "
             "over steps instead (update_every_n_steps, update_starting_at_step)"
         )
+
+
+def check_states(trainer: pl.Trainer) -> None:
+    """Refuse callbacks of which a checkpoint could not hold the state: Lightning would fail when a run is resumed.
+
+    Raises:
+        PostTrainError: naming the callback.
+    """
+    loosely: Any = trainer
+    for callback in loosely.callbacks:
+        method = type(callback).state_dict
+        state = {} if method.__module__.partition(".")[0] in _OWNERS else callback.state_dict()
+        if state is not None and not isinstance(state, dict):
+            raise PostTrainError(
+                f"{type(callback).__name__}.state_dict ({place_of(method)}) returned {type(state).__name__}; let it "
+                "return a dict with what load_state_dict needs"
+            )
 
 
 def check_epoch(trainer: pl.Trainer) -> None:

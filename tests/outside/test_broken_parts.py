@@ -96,6 +96,13 @@ class Ended(pl.Callback):
         raise AssertionError
 
 
+class Listed(pl.Callback):
+    """Has a state that is no dict."""
+
+    def state_dict(self) -> Any:
+        return [1]
+
+
 class Tensors(pl.LightningDataModule):
     """Batches of plain tensors."""
 
@@ -202,6 +209,11 @@ def test_a_step_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
     module = Timed(ModelSpec(str(tiny_model)))
     trainer(tmp_path, max_steps=1).fit(module, datamodule=conversation_files(tmp_path))
     assert module.steps
+
+
+def test_a_state_that_is_no_dict(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PostTrainError, match=r"Listed\.state_dict \(.*:\d+\) returned list; let it return a dict"):
+        trainer(tmp_path, Listed()).fit(SFT(ModelSpec(str(tiny_model))), datamodule=conversation_files(tmp_path))
 
 
 def test_a_misspelt_hook(tiny_model: Path, tmp_path: Path) -> None:

@@ -32,12 +32,14 @@ def shown(tree: Tree, tokenizer: Tokenizer, colour: bool = False) -> str:
 
 
 def _standing(tree: Tree, response: Response) -> str:
-    """What the data says of a response: its side of a pair, or its labels."""
+    """What the data says of a response: its side of a pair, and its labels."""
+    side, told = [], {"rank"}
     if any(other.label("flip_prob") == 0.5 for other in tree.responses):
-        return "tie"
-    if [other.label("rank") for other in tree.responses] == [0, 1]:
-        return "rejected" if response.label("rank") else "chosen"
-    return ", ".join(f"{name} {value:g}" for name, value in response.labels.items())
+        side, told = ["tie"], {"rank", "flip_prob"}
+    elif [other.label("rank") for other in tree.responses] == [0, 1]:
+        side = ["rejected" if response.label("rank") else "chosen"]
+    labels = [f"{name} {value:g}" for name, value in response.labels.items() if not side or name not in told]
+    return ", ".join([*side, *labels])
 
 
 def _marked(ids: list[int], loss_mask: Any, tokenizer: Tokenizer, colour: bool) -> str:

@@ -53,6 +53,20 @@ def test_responses_and_trained_prompts(tmp_path: Path) -> None:
     assert len(text) < 3000
 
 
+def test_the_labels_of_a_pair(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}))
+    store, _ = build_store([str(path)], tiny.tokenizer(), PreferenceOptions(), str(tmp_path / "cache"))
+    tree = store[0]
+    assert "response 1 (chosen, margin 1.5), " in shown(tree, tiny.tokenizer())
+    tree.responses[0].labels["flip_prob"] = 0.25
+    tree.responses[1].labels["votes"] = 3.0
+    assert "response 1 (chosen, margin 1.5, flip_prob 0.25), " in shown(tree, tiny.tokenizer())
+    assert "response 2 (rejected, votes 3), " in shown(tree, tiny.tokenizer())
+    tree.responses[0].labels["flip_prob"] = 0.5
+    assert "response 1 (tie, margin 1.5), " in shown(tree, tiny.tokenizer())
+
+
 def test_from_the_command_line(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"messages": TALK}) + "\n" for _ in range(5)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from lit_posttrain.data.store.memory import MemoryTrees
 from lit_posttrain.data.store.mixing import Mix
 from lit_posttrain.data.store.packing import common_columns
 from lit_posttrain.data.store.store import TreeStore
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.types import Response, Tree, TreeBatch
 
 
@@ -28,13 +29,20 @@ class Experience:
     """The trees of a phase, alike on all ranks, with all that its losses need in `Tree.per_target`.
 
     Raises:
-        PostTrainError: as `common_columns`.
+        PostTrainError: as `common_columns`; for a label that is no number.
     """
 
     trees: list[Tree]
 
     def __post_init__(self) -> None:
         common_columns(self.trees)
+        for tree in self.trees:
+            for response in tree.responses:
+                for name, value in response.labels.items():
+                    if not isinstance(value, SupportsFloat):
+                        raise PostTrainError(
+                            f"{tree.source}: the label `{name}` of a response is {value!r:.40}; labels are numbers"
+                        )
 
     def dump(self) -> dict[str, Any]:
         """As plain tensors, for a checkpoint."""

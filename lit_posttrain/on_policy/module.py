@@ -12,7 +12,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsFloat
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -253,6 +253,14 @@ class OnPolicyModule(PostTrainingModule):
                     "and the count of each metric, {} for none"
                 )
             )
+        wrong = next((name for name, stat in found.items() if not _is_sum_and_count(stat)), None)
+        if wrong is not None:
+            raise on_all_ranks(
+                PostTrainError(
+                    f"{type(self).__name__}.prepare returned {found[wrong]!r:.40} for `{wrong}`; let it return the sum "
+                    "and the count of each metric, two numbers"
+                )
+            )
         if trained and not any(num_targets(one.tree) for one in rollouts) and not self._told_nothing_left:
             self._told_nothing_left = True
             if self.global_rank == 0:
@@ -353,3 +361,7 @@ class OnPolicyModule(PostTrainingModule):
     def on_test_start(self) -> None:
         """As `on_validation_start`."""
         self.on_validation_start()
+
+
+def _is_sum_and_count(stat: Any) -> bool:
+    return isinstance(stat, (tuple, list)) and len(stat) == 2 and all(isinstance(one, SupportsFloat) for one in stat)

@@ -103,6 +103,18 @@ class Listed(pl.Callback):
         return [1]
 
 
+class Says(GRPO):
+    """Returns what it is told to, and writes a label."""
+
+    stat: Any = (1.0, 2.0)
+    label: Any = 1.0
+
+    def prepare(self, rollouts: list[Rollout]) -> Stats:
+        super().prepare(rollouts)
+        rollouts[0].tree.responses[0].labels["right"] = self.label
+        return {"right": self.stat}
+
+
 class Tensors(pl.LightningDataModule):
     """Batches of plain tensors."""
 
@@ -163,6 +175,24 @@ def test_a_rollout_without_figures(tiny_model: Path, tmp_path: Path) -> None:
     rewards: list[Reward] = [FunctionReward(lambda completions: [float(len(said)) for said in completions])]
     module = Unprepared(ModelSpec(str(tiny_model)), rewards, rollout=RolloutConfig(group_size=2, max_new_tokens=4))
     with pytest.raises(PostTrainError, match=r"Unprepared\.prepare returned NoneType; let it return a dict"):
+        fit(module, prompts(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stat", "label", "said"),
+    [
+        (0.5, 1.0, "Says.prepare returned 0.5 for `right`; let it return the sum and the count"),
+        (("many", 2.0), 1.0, r"Says.prepare returned \('many', 2.0\) for `right`"),
+        ((1.0, 2.0), "good", r"prompts.jsonl:\d+: the label `right` of a response is 'good'; labels are numbers"),
+    ],
+)
+def test_figures_and_labels_that_are_no_numbers(
+    stat: Any, label: Any, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    rewards: list[Reward] = [FunctionReward(lambda completions: [float(len(said)) for said in completions])]
+    module = Says(ModelSpec(str(tiny_model)), rewards, rollout=RolloutConfig(group_size=2, max_new_tokens=4))
+    module.stat, module.label = stat, label
+    with pytest.raises(PostTrainError, match=said):
         fit(module, prompts(tmp_path), tmp_path)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.types import TreeBatch
 
 
 class Component:
@@ -31,6 +32,10 @@ class Component:
 
     def load_state(self, state: Mapping[str, Any], fitting: bool) -> None:
         """Restore `state`. fitting: True if training goes on, False if the weights are only used."""
+
+    def columns(self, batch: TreeBatch, wanted: set[str], temperature: float) -> dict[str, Tensor]:
+        """Its outputs per target among the `wanted`, each (N,), without a graph; temperature: of sampling."""
+        return {}
 
     @property
     def frozen_weights(self) -> dict[str, list[Tensor]]:

@@ -195,6 +195,11 @@ class FrozenPart(Component):
         assert self._built is not None
         return self._built
 
+    def columns(self, batch: TreeBatch, wanted: set[str], temperature: float) -> dict[str, Tensor]:
+        """Its log-probs (N,), such as `teacher_logprobs`, if they are wanted."""
+        name = f"{self.option}_logprobs"
+        return {name: self.model.logprobs(batch, temperature)} if name in wanted else {}
+
     @cached_property
     def max_positions(self) -> int | None:
         """The longest sequence that it takes."""

@@ -142,8 +142,8 @@ class Reference(Component):
         if told := difference(self.module.frozen["policy"], self._frozen.identity()):
             raise another_model("policy", self.module.model_spec, told)
 
-    def column(self, batch: TreeBatch, wanted: set[str], temperature: float) -> dict[str, Tensor]:
-        """`ref_logprobs` (N,) for a rollout's columns, if it is wanted."""
+    def columns(self, batch: TreeBatch, wanted: set[str], temperature: float) -> dict[str, Tensor]:
+        """`ref_logprobs` (N,), if it is wanted."""
         return {"ref_logprobs": self.compute(batch, temperature)} if "ref_logprobs" in wanted else {}
 
     def track_distance(self, log_ratios_N: Tensor, batch: TreeBatch) -> None:

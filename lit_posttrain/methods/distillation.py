@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.divergence import divergence_term
@@ -76,26 +75,18 @@ class Distillation(OnPolicyModule):
     @property
     def must_sample(self) -> str:
         """Options without which it learns from given answers too."""
-        if self.objective == "sampled":
-            return "--model.objective sampled"
-        return f"--model.student_share {self.student_share:g}" if self.student_share < 1 else ""
+        share = f"--model.student_share {self.student_share:g}" if self.student_share < 1 else ""
+        return "--model.objective sampled" if self.objective == "sampled" else share
 
     @property
     def wanted_columns(self) -> set[str]:
         """For sampled the student's log-probs as it sampled, and the teacher's."""
         return {"old_logprobs", "teacher_logprobs"} if self.objective == "sampled" else set()
 
-    def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """`old_logprobs` and `teacher_logprobs`."""
-        teacher = self.teacher.model.logprobs(batch, self.rollout.temperature)
-        return super().columns(batch, wanted) | {"teacher_logprobs": teacher}
-
     def collect(self, number: int) -> Experience:
         """The experience of rollout `number`, which the student or the teacher samples."""
         drawn = np.random.default_rng((self.rollout.seed, number)).random()
-        teacher = None if drawn < self.student_share else self.teacher.model
-        other, more = (None, False) if teacher is None else (teacher.ready(), bool(teacher.more_tokens))
-        with self.collector.sampler.drawing_from(other, more):
+        with self.collector.sampler.drawing_from(None if drawn < self.student_share else self.teacher.model):
             return super().collect(number)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:

@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lit_posttrain.core.component import KLWeight
 from lit_posttrain.core.optimisation import Optim
@@ -131,10 +130,6 @@ class GRPO(OnPolicyModule):
     def wanted_columns(self) -> set[str]:
         """The reference's log-probs too."""
         return super().wanted_columns | ({"ref_logprobs"} if self.kl.used else set())
-
-    def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """`old_logprobs` and `ref_logprobs`."""
-        return super().columns(batch, wanted) | self.reference.column(batch, wanted, self.rollout.temperature)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """`advantage` of every token: its response's."""

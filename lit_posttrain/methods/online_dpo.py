@@ -70,7 +70,7 @@ class OnlineDPO(OnPolicyModule):
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
         """`ref_logprobs`."""
-        return self.reference.column(batch, wanted, temperature=1.0)
+        return self.reference.columns(batch, wanted, temperature=1.0)
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:
         """`rank` of the responses that are compared; what is not compared is taken out."""

@@ -114,12 +114,12 @@ class PPO(OnPolicyModule):
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
         """`value/NAME`, what the critics say; heads on the policy say it in the pass for `old_logprobs`."""
-        own = self.reference.column(batch, wanted, self.rollout.temperature)
         if not self.critics.heads:
-            return super().columns(batch, wanted) | own | self.critics.columns(batch, {})
+            return super().columns(batch, wanted) | self.critics.predicted(batch, {})
+        own = super().columns(batch, wanted - {"old_logprobs"})
         with self.eval_no_grad() as policy:
             out = policy(batch, temperature=self.rollout.temperature, values=True)
-        found = own | self.critics.columns(batch, out.values) | {"old_logprobs": out.logprobs}
+        found = own | self.critics.predicted(batch, out.values) | {"old_logprobs": out.logprobs}
         return {name: column for name, column in found.items() if name in wanted}
 
     def prepare(self, rollouts: list[Rollout]) -> Stats:

@@ -189,7 +189,7 @@ class Critics(Component):
 
     # Using -----------------------------------------------------------------------------------------------------------
 
-    def columns(self, batch: TreeBatch, of_heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def predicted(self, batch: TreeBatch, of_heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`value/NAME` (N,) of every critic, under no_grad. of_heads: what the policy's heads have said already."""
         found = {f"value/{name}": values for name, values in of_heads.items()}
         for name, model in self.models.items():

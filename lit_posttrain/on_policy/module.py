@@ -135,11 +135,15 @@ class OnPolicyModule(PostTrainingModule):
         attach_columns(trees, self.wanted_columns, self, self.loader.cutter, self.rollout.minibatches)
 
     def columns(self, batch: TreeBatch, wanted: set[str]) -> dict[str, Tensor]:
-        """The requested per-token outputs, each (N,), under no_grad. `old_logprobs`: those of the policy as it is."""
-        if "old_logprobs" not in wanted:
-            return {}
-        with self.eval_no_grad() as policy:
-            return {"old_logprobs": policy(batch, temperature=self.rollout.temperature).logprobs}
+        """The requested per-token outputs, each (N,), under no_grad. `old_logprobs`: those of the policy as it is; the
+        components have others, such as `ref_logprobs` and, of a `FrozenPart`, `NAME_logprobs`."""
+        found: dict[str, Tensor] = {}
+        for component in self.components.values():
+            found |= component.columns(batch, wanted, self.rollout.temperature)
+        if "old_logprobs" in wanted:
+            with self.eval_no_grad() as policy:
+                found["old_logprobs"] = policy(batch, temperature=self.rollout.temperature).logprobs
+        return found
 
     def has_gradient(self, tree: Tree) -> bool:
         """True if a tree can have a gradient; what has none counts in the denominators and is not computed."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lit_posttrain.core.frozen import FrozenModel
 from lit_posttrain.core.generation import policy_engine
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.data.store.packing import collate
 from lit_posttrain.distributed import together
-from lit_posttrain.models.policy import Policy
 from lit_posttrain.rollout.engine import Completion, Engine, EngineSpec, Sampling
 from lit_posttrain.rollout.vllm_engine import PROBE, VLLMEngine, check_installed
 from lit_posttrain.rollout.weights import check_transferable
@@ -28,8 +28,7 @@ class Sampler:
     def __init__(self, module: ModelModule, spec: EngineSpec, show: Callable[..., None]) -> None:
         self.module, self.spec, self._show = module, spec, show
         self._engine: Engine | None = None
-        self._other: Policy | None = None
-        self._other_has_more = False
+        self._other: FrozenModel | None = None
         self._room = 0  # tokens of the longest prompt with its response
 
     def check(self) -> None:
@@ -50,8 +49,8 @@ class Sampler:
             module = self.module
             # it may have a head that is padded to more entries, of which the policy has no embeddings, or more tokens
             known = len(module.language_model.transformer.get_input_embeddings().weight)
-            known = len(module.tokenizer) if self._other_has_more else known
-            engine = policy_engine(module, self._other, module.eos_ids, self.spec.batch_size, entries=known)
+            known = len(module.tokenizer) if self._other.more_tokens else known
+            engine = policy_engine(module, self._other.ready(), module.eos_ids, self.spec.batch_size, entries=known)
             engine.progress = self._show
             return engine.generate(prompts, n, sampling, numbers)
         if self._engine is None:
@@ -61,10 +60,10 @@ class Sampler:
         return self._engine.generate(prompts, n, sampling, numbers)
 
     @contextmanager
-    def drawing_from(self, other: Policy | None, more_tokens: bool = False) -> Iterator[None]:
-        """Within it another model draws, by the hf engine; None leaves it to the policy. more_tokens: True if it knows
-        tokens that the policy's tokenizer has not; it draws none of them."""
-        self._other, self._other_has_more = other, more_tokens
+    def drawing_from(self, other: FrozenModel | None) -> Iterator[None]:
+        """Within it another model draws, by the hf engine, tokens that the policy's tokenizer has too; None leaves it
+        to the policy."""
+        self._other = other
         try:
             yield
         finally:

@@ -220,7 +220,7 @@ def test_a_critic_that_reads_one_sequence_a_row(tiny_model: Path, tmp_path: Path
     batch = module.batch_of(trees)
     expected = values_of(tmp_path, trees)
     assert expected.abs().max() > 1e-3
-    torch.testing.assert_close(module.critics.columns(batch, {})["value/reward"], expected)
+    torch.testing.assert_close(module.critics.predicted(batch, {})["value/reward"], expected)
     found = module.critics.values(batch, None)["reward"]
     torch.testing.assert_close(found.detach(), expected)
     found.sum().backward()

@@ -72,11 +72,14 @@ def raised_at(problem: BaseException) -> str:
     return f"{_short(last.filename)}:{last.lineno}"
 
 
-def own_place(problem: BaseException) -> str:
-    """`file:line` of the last code that is in no installed package, this one included; empty where there is none."""
+def own_place(problem: BaseException, within: str = "") -> str:
+    """`file:line` of the last code that is in no installed package, this one included; empty where there is none.
+    within: the folder of a package that has called it."""
     if isinstance(problem, SyntaxError) and os.path.isfile(problem.filename or ""):  # not of text that the code read
         return f"{_short(problem.filename or '?')}:{problem.lineno}"
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if not f.filename.startswith("<frozen")]
+    while within and frames and not frames[0].filename.startswith(within):
+        frames = frames[1:]
     own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_NOT_OWN)]
     return f"{_short(own[-1].filename)}:{own[-1].lineno}" if own else ""
 

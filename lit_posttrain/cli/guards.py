@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_posttrain.cli.failures import buried
 from lit_posttrain.errors import PostTrainError, first_line
+from lit_posttrain.imports import own_place
 
 _LIGHTNING = f"{Path(lightning.__file__).parent}/"
 # messages of gloo and NCCL when another process has ended
@@ -68,7 +69,7 @@ def _refusal(problem: BaseException) -> str | None:
                 text = (
                     f"accelerator: {text} torch sees no such device here; leave --trainer.accelerator out, or pass cpu"
                 )
-            return f"--trainer: {text}"
+            return f"{own_place(seen, _LIGHTNING) or '--trainer'}: {text}"
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     frames = traceback.extract_tb(problem.__traceback__)
     if any(frame.filename.startswith(_LOGGERS) for frame in frames):  # such as a service without its key

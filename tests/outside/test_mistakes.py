@@ -88,6 +88,10 @@ class Ended(pl.Callback):
     def on_train_batch_ended(self, trainer, pl_module, outputs, batch, batch_idx):
         pass
 
+class Mood(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.log("mood", "good")
+
 class Trls(Reward):
     def score(self, prompts, completions):
         return [0.0 for _ in completions]
@@ -249,3 +253,12 @@ def test_a_data_module_that_is_none_of_these(
     model = ["--model", "SFT", "--model.policy.path", str(tiny_model)]
     assert main([command, *model, "--data", f"my.parts.{data}"]) == 2
     assert told in one_line(capsys)
+
+
+def test_a_callback_that_logs_a_text(folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--config", "simpo.yaml", "--model.policy.path", str(tiny_model), "--trainer.callbacks+=my.parts.Mood"]
+    here = ["--data.path", "pairs.jsonl", "--data.val_fraction", "0", "--wandb.mode", "disabled", "--name", "one"]
+    assert main(["fit", *run, *here]) == 2
+    assert "my/parts.py:81: " in (told := one_line(capsys))
+    assert "mood" in told
+    assert "--trainer" not in told

@@ -53,7 +53,7 @@ class MetricLog(nn.Module):
         return [(file, weighted_means(part)) for file, part in files.items()], weighted_means(overall)
 
 
-def require_sums(name: Any, total: Any, count: Any) -> None:
+def require_metric(name: Any, total: Any, count: Any) -> None:
     """Check a metric as a method tracks it.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_posttrain.core import checkpoints, optimisation, resume
 from lit_posttrain.core.directions import Direction
-from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values, require_sums
+from lit_posttrain.core.metric_log import MetricLog, log_evaluation, log_values, require_metric
 from lit_posttrain.core.model_module import ModelModule
 from lit_posttrain.core.optimisation import Gradient, Optim
 from lit_posttrain.core.predictions import predicted_rows
@@ -102,7 +102,7 @@ class PostTrainingModule(ModelModule):
         Raises:
             PostTrainError: for anything else.
         """
-        require_sums(name, total, count)
+        require_metric(name, total, count)
         self.metrics.add(name, total, count, self.evaluating)
 
     def batch_of(self, trees: Sequence[Tree]) -> TreeBatch:

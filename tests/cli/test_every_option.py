@@ -134,6 +134,10 @@ class Recorder:
 
 DATA = ["--data", "ConversationData", "--data.path", "x"]
 BASE = ["--model", "SFT", "--model.policy.path", "x", *DATA]
+WRITTEN = {  # the same as a config: what is typed would stand before the configs that replace it
+    "model": {"class_path": "SFT", "init_args": {"policy": {"path": "x"}}},
+    "data": {"class_path": "ConversationData", "init_args": {"path": "x"}},
+}
 
 
 LISTS = ("model.rewards", "trainer.callbacks")  # options that take several classes
@@ -171,6 +175,14 @@ def config_of(option: str, specs: list[dict[str, Any]], file: Path) -> list[str]
     config: Any = specs if option in LISTS else specs[0]
     for word in reversed(option.split(".")):
         config = {word: config} if word != "rewards" else {"init_args": {word: config}}
+    base: dict[str, Any] = {key: value for key, value in WRITTEN.items() if key != option}
+    if option == "model.rewards":
+        base["model"] = {"class_path": "GRPO", "init_args": {"policy": {"path": "x"}, "rewards": []}}
+    return [*written(base, file.with_suffix(".base.yaml")), *written(config, file)]
+
+
+def written(config: dict[str, Any], file: Path) -> list[str]:
+    """Write a config, and give the arguments for it."""
     file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     return ["--config", str(file)]
 
@@ -198,7 +210,7 @@ def test_options_of_classes(option: str, family: str, name: str, recorder: Recor
     size = len(every) if many else 1  # a config has a class as often as its list may
     for first in range(0, len(every), size or 1):
         given_there = every[first : first + size]
-        args = [*base, *config_of(option, specs[first : first + size], tmp_path / f"{first}.yaml")]
+        args = config_of(option, specs[first : first + size], tmp_path / f"{first}.yaml")
         commands.append((args, given_there))
         if first % 5 == 0:
             recorder.saved(args, saved := tmp_path / f"saved {first}.yaml")
@@ -220,7 +232,8 @@ def test_options_of_the_run(recorder: Recorder, tmp_path: Path) -> None:
         file.write_text(yaml.safe_dump(nested(given), allow_unicode=True), encoding="utf-8")
         line = [f"--{dotted}={typed(value, hints[dotted])}" for dotted, value in given.items()]
         recorder.saved([*BASE, *line], tmp_path / "saved.yaml")
-        for args in ([*BASE, "--config", str(file)], [*BASE, *line], ["--config", str(tmp_path / "saved.yaml")]):
+        both = [*written(WRITTEN, tmp_path / "base.yaml"), "--config", str(file)]
+        for args in (both, [*BASE, *line], ["--config", str(tmp_path / "saved.yaml")]):
             built = recorder.built(args)
             for dotted, value in given.items():
                 got = arrived(built, dotted)
@@ -230,8 +243,10 @@ def test_options_of_the_run(recorder: Recorder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["policy.lora", "critic.model"])
 def test_a_group_of_options_is_switched_off(group: str, recorder: Recorder, tmp_path: Path) -> None:
-    base = [*BASE, "--model", "PPO", "--model.rewards+=MathAnswer", "--model.policy.lora.r", "8"]
-    base += ["--model.critic.model.path", "y", "--model.critic.model.lora.r", "4"]
+    lora = [*BASE, "--model", "PPO", "--model.rewards+=MathAnswer", "--model.policy.lora.r", "8"]
+    lora += ["--model.critic.model.path", "y", "--model.critic.model.lora.r", "4"]
+    recorder.saved(lora, tmp_path / "lora.yaml")
+    base = ["--config", str(tmp_path / "lora.yaml")]
     (tmp_path / "off.yaml").write_text(yaml.safe_dump({"model": {"init_args": nested({group: None})}}))
     for way in (["--config", str(tmp_path / "off.yaml")], [f"--model.{group}", "null"]):
         assert arrived(recorder.built(base).model, group) is not None

@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm
-export TOKENIZERS_PARALLELISM ?= true
 
 .PHONY: demo test test-slow test-newest test-oldest lint setup vllm clean
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's library is imported
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a forked process would wait for its threads without end
 
 from collections.abc import Iterator
 from pathlib import Path

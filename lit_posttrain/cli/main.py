@@ -106,7 +106,10 @@ def _at_home(word: str) -> str:
 
 def _is_first_process() -> bool:
     """True in the process of rank 0; only it tells of what all of them fail at."""
-    from lit_posttrain.cli.run_place import is_main_process  # loads torch, which a run has loaded
+    if "lightning" not in sys.modules:  # it would take seconds only to tell of a mistake
+        known = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ)
+        return int(next(known, "0")) == 0
+    from lit_posttrain.cli.run_place import is_main_process
 
     return is_main_process()
 

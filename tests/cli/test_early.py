@@ -83,6 +83,19 @@ def test_it_is_said_without_torch(case: str, tmp_path: Path, monkeypatch: pytest
     assert done.stderr.splitlines()[-1] in ("0", "2"), done.stderr
 
 
+def test_a_mistake_of_all_processes_is_told_by_the_first_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    option_tree()
+    command = [sys.executable, "-c", SCRIPT, *SFT, "--trainer.max_epochs", "0"]
+    for rank in ("0", "1"):
+        variables = {**environment(), "RANK": rank, "LOCAL_RANK": rank}
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
+        assert ("error: --trainer.max_epochs is 0" in done.stderr) == (rank == "0")
+        assert done.stderr.splitlines()[-1] == "2"
+
+
 def test_a_page_of_help_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

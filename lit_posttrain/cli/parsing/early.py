@@ -15,7 +15,7 @@ from lit_posttrain.cli.parsing.reader import CommandLine
 from lit_posttrain.cli.parsing.values import plain
 from lit_posttrain.core.trainer_numbers import NUMBERS, check_numbers
 from lit_posttrain.data.files.sources import local_sources
-from lit_posttrain.errors import PostTrainError
+from lit_posttrain.errors import PostTrainError, alike_on_all_ranks
 from lit_posttrain.models.paths import find_checkpoint, located
 
 
@@ -37,7 +37,8 @@ def check_run(args: Sequence[str]) -> None:
         return
     if command == "fit":
         trainer = {name.removeprefix("trainer."): given for name, given in line.chosen.root.given.items()}
-        check_numbers({name: number_of(trainer[name][1]) for name in NUMBERS if name in trainer})
+        with alike_on_all_ranks():
+            check_numbers({name: number_of(trainer[name][1]) for name in NUMBERS if name in trainer})
     for data in line.chosen.root.below.get("data", []):
         for name in ("path", "val_path", "test_path"):
             _, paths = data.given.get(name, (None, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ from lit_posttrain.rollout.engine import EngineSpec, Sampling
 # what has no default, as Python and as text; for all classes alike
 GIVEN: dict[str, tuple[Any, Any]] = {
     "policy": (ModelSpec("somewhere"), {"path": "somewhere"}),
-    "teacher": (ModelSpec("somewhere"), {"path": "somewhere"}),
+    "teacher": (ModelSpec("elsewhere"), {"path": "elsewhere"}),
     "rewards": ([ExactMatch()], [{"class_path": "lit_posttrain.rewards.ExactMatch"}]),
     "path": ("somewhere", "somewhere"),
-    "function": (len, "builtins.len"),
+    "function": (textwrap.dedent, "textwrap.dedent"),
     "pattern": ("x", "x"),
     "folder": ("somewhere", "somewhere"),
     "model": ("somewhere", "somewhere"),

@@ -1,5 +1,6 @@
-"""Rewards that use processes, threads and alarms, each in its own way, and a GRPO run with them that handles signals.
-The run prints the mean of each reward; its process group is the caller's to look at afterwards."""
+"""Rewards that use processes, threads and alarms, each in its own way, under a GRPO run that handles signals
+(`python process_rewards.py MODEL FOLDER NAME...`). Prints the mean of each reward; the process group is the caller's to
+look at afterwards."""
 
 from __future__ import annotations
 
@@ -210,7 +211,6 @@ REWARDS: dict[str, Callable[..., Any]] = {
 
 
 def main(model: str, folder: Path, names: list[str]) -> int:
-    """The run's exit status. Imported here: a process that a reward spawns imports this file again."""
     from helpers.runs import quiet_trainer
 
     from lit_posttrain import GRPO, ModelSpec, PromptData, RolloutConfig
@@ -235,3 +235,7 @@ def main(model: str, folder: Path, names: list[str]) -> int:
     for row in module.collector.completions():
         print({name.removeprefix("rewards/"): value for name, value in row.items() if name.startswith("rewards/")})
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

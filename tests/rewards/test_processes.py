@@ -14,12 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers.processes import ended_within, forked
-from rewards.process_rewards import REWARDS, main
+from helpers.processes import environment
+from rewards.process_rewards import REWARDS
 
 from lit_posttrain.rewards.processes import RewardProcesses
 from lit_posttrain.rewards.time_limit import time_limit
 
+SCRIPT = Path(__file__).with_name("process_rewards.py")
 ENDLESS = {
     "stuck executor": "takes too long again and again",
     "regular expression": "takes too long again and again",
@@ -28,24 +29,31 @@ ENDLESS = {
 }
 
 
-def run(model: Path, folder: Path, names: list[str]) -> tuple[int, list[str], list[str]]:
+def run(model: Path, folder: Path, *names: str) -> tuple[int, list[str], list[str]]:
     """Status, what was printed, and what is left of the process group."""
     outcome = folder / "outcome"
-    group = forked(main, str(model), folder, names, output=outcome, session=True)
+    with outcome.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(model), str(folder), *names],
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        status = ended_within(group, 150)
+        status = process.wait(150)
         ends = time.monotonic() + 5  # the standard library's helpers end when they notice
-        while (left := _members(group)) and time.monotonic() < ends:
+        while (left := _members(process.pid)) and time.monotonic() < ends:
             time.sleep(0.1)
     finally:
-        if _members(group):
-            os.killpg(group, signal.SIGKILL)
+        if _members(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
     return status, outcome.read_text().splitlines(), left
 
 
 def test_rewards_may_use_processes(tiny_model: Path, tmp_path: Path) -> None:
     names = [name for name in REWARDS if name not in ENDLESS]
-    status, said, left = run(tiny_model, tmp_path, names)
+    status, said, left = run(tiny_model, tmp_path, *names)
     assert status == 0, said[-6:]
     assert any("forked a copy of the run" in line for line in said), "it is told why the copy ends"
     rows = [ast.literal_eval(line) for line in said if line.startswith("{")]
@@ -59,7 +67,7 @@ def test_rewards_may_use_processes(tiny_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_endless_reward_ends_the_run_and_leaves_nothing(name: str, tiny_model: Path, tmp_path: Path) -> None:
-    status, said, left = run(tiny_model, tmp_path, [name])
+    status, said, left = run(tiny_model, tmp_path, name)
     assert status == 2, said
     assert any(f"error: reward {name} {ENDLESS[name]}" in line for line in said), said
     assert not left, "processes that outlive the run"

@@ -92,6 +92,8 @@ def forked(
     prints is added, both into the first without a second. session: in a session of its own, as a terminal and a
     scheduler start a command.
     """
+    if torch.distributed.is_initialized():  # a test may have left a group, whose threads do not outlive a fork
+        torch.distributed.destroy_process_group()
     child = os.fork()
     if child == 0:
         status = 99

@@ -1,0 +1,128 @@
+"""The record of one decision: a prompt, its responses, and what a person or a judge said of them.
+
+Decisions are lines of a JSONL file. A line has a prompt, responses and ranks under the names that `PreferenceData`
+knows, so that the file of an annotator or a judge is preference data as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from lit_posttrain.data.rows.bad_rows import BadRow
+
+VERSION = 1  # of the record's fields, in the column `feedback`
+Outcome = Literal["verdict", "skipped", "unparsable", "failed", "undone"]
+Prompt = str | list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one annotator, a person or a judge, said of one item.
+
+    K responses stand in the order of the data; everything that is said of them, apart from `order`, follows that order.
+
+    id: unique; a line with the id of an earlier one of the same file is the same decision again. item: hash of prompt
+    and responses, see `item_id`. prompt: a text, or messages. responses: K objects with `text`, and as far as it is
+    known `model`, `sampling` and `reasoning_content`. annotator: a person's name, or a judge's. outcome: `verdict`; a
+    person may have `skipped` the item, the answer of a judge may be `unparsable`, or its call have `failed`; `undone`
+    takes back the decision whose id is in `undoes`. Only verdicts have anything of the next five.
+
+    ranks: (K,) 0 is the best, equal ranks are ties, None for a response that was not ranked. probability: of two
+    responses, that the first one is better. rejected: (K,) True for a response that is not acceptable, of any rank.
+    strength: by how much the best response is better, in the annotator's own units. criteria: (K,) scores by criterion.
+    messages: a conversation that a person wrote or edited.
+
+    order: (K,) the place in `responses` of what was shown first, second, ... judge: model, kind, version and prompt
+    hash of a judge; None for a person. reason: in the annotator's words. error: why there is no verdict. seconds: spent
+    on it. time: UTC, ISO 8601. source: `file:line` of the item. columns: the other columns of the item's row.
+    """
+
+    id: str
+    item: str
+    annotator: str
+    prompt: Prompt = ""
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    outcome: Outcome = "verdict"
+    ranks: list[int | None] | None = None
+    probability: float | None = None
+    rejected: list[bool] | None = None
+    strength: float | None = None
+    criteria: dict[str, list[float | None]] | None = None
+    messages: list[dict[str, Any]] | None = None
+    order: list[int] | None = None
+    judge: dict[str, Any] | None = None
+    reason: str = ""
+    error: str = ""
+    seconds: float | None = None
+    time: str = ""
+    source: str = ""
+    undoes: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The decision as a line's object, without empty fields."""
+        said = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {"feedback": VERSION, **{name: value for name, value in said.items() if value not in (None, "", {})}}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Decision:
+        """The decision of a line's object.
+
+        Raises:
+            BadRow: a field is missing, or is not what it should be.
+        """
+        if row.get("feedback") != VERSION:
+            told = f"`feedback` is {row.get('feedback')!r}; this version reads records of version {VERSION}"
+            raise BadRow("record", told)
+        known = {one.name for one in fields(cls)}
+        if unknown := set(row) - known - {"feedback"}:
+            raise BadRow(
+                "record", f"unknown fields {', '.join(sorted(unknown))}; remove them, or put them in `columns`"
+            )
+        if lacking := [name for name in ("id", "item", "annotator") if not isinstance(row.get(name), str)]:
+            raise BadRow("record", f"`{lacking[0]}` is missing, or is no text")
+        made = cls(**{name: value for name, value in row.items() if name in known})
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        if self.outcome not in get_args(Outcome):
+            raise BadRow("record", f"`outcome` is {self.outcome!r}; it is one of {', '.join(get_args(Outcome))}")
+        if not isinstance(self.responses, list) or not all(isinstance(one, dict) for one in self.responses):
+            raise BadRow("record", "`responses` is not a list of objects")
+        count = len(self.responses)
+        said: dict[str, Any] = {"ranks": self.ranks, "rejected": self.rejected, "order": self.order}
+        said |= {f"criteria.{name}": values for name, values in (self.criteria or {}).items()}
+        for name, values in said.items():
+            if values is not None and (not isinstance(values, list) or len(values) != count):
+                raise BadRow("record", f"`{name}` does not have one value for each of {count} responses")
+        if self.order is not None and sorted(self.order) != list(range(count)):
+            raise BadRow("record", f"`order` is {self.order}; it names each of {count} responses once, counting from 0")
+        for rank in self.ranks or []:
+            if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
+                raise BadRow("record", f"`ranks` has {rank!r}; ranks are whole numbers from 0, or null")
+        if self.probability is not None and not (
+            _number(self.probability) and 0 <= self.probability <= 1 and count == 2
+        ):
+            raise BadRow("record", "`probability` is a number from 0 to 1, and of two responses alone")
+
+
+def item_id(prompt: Prompt, responses: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of a prompt and its responses' texts: the same item in another file has the same one."""
+    said = [prompt, [[one.get("text", ""), one.get("reasoning_content", "")] for one in responses]]
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,66 @@
+"""What a judge asks: a model in this process, or an endpoint. Messages in, one reply out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One question to a judge's model.
+
+    messages: the conversation. max_tokens: longest reply. temperature: 0 takes the most likely token. choices: if
+    given, the reply is one of these short answers, and their probabilities are wanted. schema: a JSON schema that the
+    reply follows, where the backend can force that. seed: of the sampling; a repeated question has another one.
+    """
+
+    messages: Messages
+    max_tokens: int = 512
+    temperature: float = 0.0
+    choices: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. text: the reply. probabilities: of the call's choices, which sum to 1, or {} if none was asked
+    for; choice_mass: the probability of all choices together among all that the model might have said, NaN if
+    unknown. finish_reason: "length" if it was cut off. tokens_in, tokens_out: what it cost."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    choice_mass: float = float("nan")
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Backend(Protocol):
+    """Answers calls. One that fails raises `CallFailed`, after its own retries."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the replies depend on beside the call: model, version, precision. Part of the cache's key and of every
+        record; holds no key or password."""
+        ...
+
+    async def ask(self, call: Call) -> Reply:
+        """The reply to one call. May be awaited many times at once.
+
+        Raises:
+            CallFailed: there is none.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End for good."""
+        ...
+
+
+class CallFailed(Exception):
+    """A call without a reply. The message says why, in one line, without keys."""

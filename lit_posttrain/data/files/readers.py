@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.data.feedback.log import is_record_file, record_rows
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import (
     HISTORY,
@@ -39,18 +40,24 @@ _CSV_FIELD_LIMIT = 2**31 - 1
 
 
 def jsonl_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
-    """One JSON value per line, optionally gzipped; blank lines are skipped."""
+    """One JSON value per line, optionally gzipped; blank lines are skipped. Of a file of decisions, see
+    `feedback.log`, those that were not undone."""
+    number = 0
+    try:
+        for number, row in record_rows(file) if is_record_file(file) else _lines(file):
+            yield number, row
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PostTrainError(
+            f"{name}:{number + 1}: damaged gzip data ({error}); copy or compress the file again"
+        ) from error
+
+
+def _lines(file: Path) -> Iterator[tuple[int, object]]:
     opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
     with opener(file, "rb") as stream:
-        number = 0
-        try:
-            for number, raw in enumerate(stream, 1):
-                if not raw.isspace():
-                    yield number, _parse(raw)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise PostTrainError(
-                f"{name}:{number + 1}: damaged gzip data ({error}); copy or compress the file again"
-            ) from error
+        for number, raw in enumerate(stream, 1):
+            if not raw.isspace():
+                yield number, _parse(raw)
 
 
 def _parse(raw: bytes) -> Any:

@@ -1,0 +1,287 @@
+"""The append-only file of decisions: written by several people, servers and judges at once, and read as data.
+
+A decision that is acknowledged is on the disk. A process that is killed leaves at most one torn line, its last, which
+was never acknowledged: the next writer ends it, and readers skip it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, TypeGuard, cast
+
+from lit_posttrain.data.feedback.record import VERSION, Decision
+from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.errors import PostTrainError
+
+_BEGINS = f'{{"feedback": {VERSION}, "id": "'.encode()  # every line that is written here
+_UNDONE = b'"undone"'
+
+
+class FeedbackLog:
+    """Appends decisions to a JSONL file, which several threads, processes and logs may do at once. A forked process
+    opens a log of its own."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a file, or make it with its folder.
+
+        Raises:
+            PostTrainError: the file holds something else than decisions, or cannot be written.
+        """
+        self.path = Path(path)
+        self._mutex = threading.Lock()
+        self._ids: set[str] = set()
+        self._seen, self._lines = 0, 0  # bytes and lines of the file of which the ids are known
+        with self._named():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not self.path.exists()
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if fresh:
+                _flush_folder(self.path.parent)
+        try:
+            with self._locked():
+                self._catch_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, decision: Decision) -> bool:
+        """Write a decision and wait until it is on the disk. False if one with its id is there already, by whomever:
+        it is not written again.
+
+        Raises:
+            PostTrainError: it cannot be written, because the disk is full or the file was removed; nothing of it is
+                in the file.
+        """
+        line = _line(decision)
+        with self._mutex, self._locked():
+            self._catch_up()
+            if decision.id in self._ids:
+                return False
+            self._write(line)
+            self._ids.add(decision.id)
+            self._seen += len(line)
+            self._lines += 1
+        return True
+
+    def __contains__(self, decision_id: object) -> bool:
+        """True if a decision with this id was there at the last append, or when the file was opened."""
+        return decision_id in self._ids
+
+    def close(self) -> None:
+        """Close the file. Nothing is lost without it."""
+        with self._mutex:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def __enter__(self) -> FeedbackLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            reason = problem.strerror or type(problem).__name__
+            raise PostTrainError(f"{self.path}: cannot be written ({reason}); make room, or name another file") from (
+                problem
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among all writers. `flock` belongs to this opened file: unlike a lock of the process it survives that
+        others open and close the same file."""
+        if self._file < 0:
+            raise PostTrainError(f"{self.path}: the log is closed")
+        with self._named():
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _catch_up(self) -> None:
+        """Learn the ids that others have written, and end a line that a killed one has left."""
+        with self._named():
+            there = os.fstat(self._file)
+            if there.st_nlink == 0 or not os.path.samestat(there, os.stat(self.path)):
+                raise PostTrainError(f"{self.path}: was replaced or removed while it was in use; start again")
+            if there.st_size < self._seen:
+                raise PostTrainError(f"{self.path}: was cut while it was in use; start again")
+            new = os.pread(self._file, there.st_size - self._seen, self._seen)
+        if new and not new.endswith(b"\n"):
+            self._write(b"\n")
+            new += b"\n"
+        for number, raw in enumerate(new.splitlines(keepends=True), self._lines + 1):
+            self._learn(raw, number)
+        self._seen += len(new)
+        self._lines += new.count(b"\n")
+
+    def _learn(self, raw: bytes, number: int) -> None:
+        value = None if raw.isspace() else _parse(raw)
+        if is_record(value):
+            self._ids.add(str(value["id"]))
+        elif not raw.isspace() and not isinstance(value, NothingToLearn):
+            raise PostTrainError(
+                f"{self.path}:{number}: not a file of decisions, which alone are appended to; name another file"
+            )
+
+    def _write(self, raw: bytes) -> None:
+        """Write whole and wait for the disk, or leave the file as it was."""
+        with self._named():
+            end = os.fstat(self._file).st_size
+            try:
+                left = memoryview(raw)
+                while left:  # a disk that fills up takes a part of it
+                    left = left[os.write(self._file, left) :]
+                os.fsync(self._file)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._file, end)
+                raise
+
+
+def read_decisions(path: str | Path) -> tuple[list[Decision], list[str]]:
+    """The decisions of a file in their order, without undone ones and repetitions, and what was skipped, in words.
+
+    Raises:
+        PostTrainError: the file cannot be read, or a line is no decision.
+    """
+    file, made, notes = Path(path), list[Decision](), list[str]()
+    try:
+        known = file.stat().st_size == 0 or is_record_file(file)
+    except OSError as problem:
+        raise PostTrainError(f"{path}: cannot be read ({problem.strerror}); name another file") from problem
+    if not known:
+        raise PostTrainError(
+            f"{path}: not a file of decisions, such as `annotate` and `judge` write; `lit-posttrain feedback convert` "
+            "makes one of ranked responses"
+        )
+    for number, row in _kept(file):
+        if isinstance(row, NothingToLearn):
+            notes.append(f"{path}:{number}: {row}")
+        elif isinstance(row, BadRow):
+            raise PostTrainError(f"{path}:{number}: {row}")
+        else:
+            made.append(row)
+    return made, notes
+
+
+def record_rows(file: Path) -> Iterator[tuple[int, object]]:
+    """The decisions of a file as rows of data, with their line: as `read_decisions` has them. The columns of the item's
+    row are columns again; those that are called like a field of the record become `columns.NAME`."""
+    for number, row in _kept(file):
+        yield number, row if isinstance(row, BadRow) else as_columns(row)
+
+
+def as_columns(decision: Decision) -> dict[str, Any]:
+    """A decision as a row of data, see `record_rows`."""
+    said = decision.row()
+    beside = said.pop("columns", {})
+    taken = {*Decision.__dataclass_fields__, "feedback"}
+    return {**said, **{f"columns.{name}" if name in taken else name: value for name, value in beside.items()}}
+
+
+def is_record(value: object) -> TypeGuard[dict[str, Any]]:
+    """True if the value of a line is a decision, of whatever version. Other data may have a column `feedback`."""
+    return (
+        isinstance(value, dict) and isinstance(value.get("feedback"), int) and {"id", "item", "annotator"} <= {*value}
+    )
+
+
+def is_record_file(file: Path) -> bool:
+    """True if the first lines of a file, which may be torn, are decisions."""
+    torn = False
+    with _opened(file) as stream:
+        for raw in stream:
+            value = None if raw.isspace() else _parse(raw)
+            if isinstance(value, NothingToLearn):
+                torn = True
+            elif value is not None:
+                return is_record(value)
+    return torn
+
+
+def _kept(file: Path) -> Iterator[tuple[int, Decision | BadRow]]:
+    """Decisions, and in place of lines that cannot be read what is wrong with them. Undone ones and repetitions are
+    left out; so is the line that undoes."""
+    undone = {str(value.get("undoes")) for _, value in _values(file, _UNDONE) if _undoes(value)}
+    seen: set[str] = set()
+    for number, value in _values(file):
+        if isinstance(value, BadRow):
+            yield number, value
+            continue
+        if _undoes(value):
+            continue
+        try:
+            decision = Decision.of(value) if isinstance(value, dict) else None
+        except BadRow as problem:
+            yield number, problem
+            continue
+        if decision is None:
+            yield number, BadRow("record", "no decision, as the other lines are; remove the line")
+        elif decision.id not in undone and decision.id not in seen:
+            seen.add(decision.id)
+            yield number, decision
+
+
+def _undoes(value: object) -> bool:
+    return isinstance(value, dict) and value.get("outcome") == "undone"
+
+
+def _values(file: Path, having: bytes = b"") -> Iterator[tuple[int, Any]]:
+    with _opened(file) as stream:
+        for number, raw in enumerate(stream, 1):
+            if having in raw and not raw.isspace():
+                yield number, _parse(raw)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    zipped = file.name.lower().endswith(".gz")
+    return cast(IO[bytes], gzip.GzipFile(file, "rb")) if zipped else file.open("rb")
+
+
+def _parse(raw: bytes) -> Any:
+    """The value of a line; of one that ends too early, as a killed writer leaves it, `NothingToLearn`."""
+    raw = raw.strip()
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        if (raw.startswith(_BEGINS) or _BEGINS.startswith(raw)) and _ends_early(raw, error):
+            told = "ends too early, as a writer that was killed leaves it: skipped, nobody was told that it is kept"
+            return NothingToLearn("torn line", told)
+        return BadRow("not valid JSON", f"not valid JSON ({error}); mend or remove the line")
+
+
+def _ends_early(raw: bytes, error: ValueError | RecursionError) -> bool:
+    if not raw.endswith(b"}") or not isinstance(error, json.JSONDecodeError):
+        return not raw.endswith(b"}")
+    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc)
+
+
+def _line(decision: Decision) -> bytes:
+    row = decision.row()
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which came as an escape and leaves as one
+        return (json.dumps(row) + "\n").encode()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new file's name survive a power cut."""
+    with suppress(OSError):  # some file systems do not flush folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -12,12 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from lit_posttrain.data.feedback.log import is_record
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.columns import ColumnsBeside, check_needs, require_columns
 from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
 from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.formats.not_conversations import no_conversation
+from lit_posttrain.data.formats.records import recorded
 from lit_posttrain.data.rows.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.rows.kinds import PROMPT, asks, guessed, is_whole, label_values, tokens
 from lit_posttrain.data.rows.row import Row
@@ -110,6 +112,8 @@ def recognise_comparison(
         PostTrainError: a named column does not exist, or the columns are not recognised.
     """
     data, named = Row(record.data), columns or PreferenceColumns()
+    if is_record(record.data) and named == PreferenceColumns():
+        return ComparisonFormat("decisions", ("feedback",), recorded(labelled, annotators), labelled=labelled)
     require_columns(record, named)
     if named.ranks and re.search("rating|score", named.ranks, re.IGNORECASE):
         raise PostTrainError(

@@ -1,0 +1,112 @@
+"""Decisions of people and judges (data/feedback/record.py) as comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Literal
+
+from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.data.formats.comparison import Candidate, Comparison, equal_responses
+from lit_posttrain.data.formats.comparison_readers import ranked
+from lit_posttrain.data.rows.bad_rows import NothingToLearn
+from lit_posttrain.data.rows.message_checks import same
+from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.turns import conversation
+
+FIELDS = ("feedback", *(one.name for one in fields(Decision)))
+_NO_VERDICT = {
+    "skipped": "skipped by the annotator",
+    "unparsable": "an unparsable answer of the judge",
+    "failed": "a failed call of the judge",
+    "undone": "undone by the annotator",
+}
+
+
+def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callable[[Row], Comparison]:
+    """A reader of decisions. Ranked responses keep their ranks, and unranked ones are left out; of two responses with a
+    probability the better one is first, with a soft label; without ranks those that are not rejected are the better
+    ones. Where rejections are known they are the labels `good`. Decisions without a verdict have nothing to learn.
+
+    labelled: False keeps all responses in their order, whatever was decided. annotators: `majority` takes the likelier
+    response as certain.
+    """
+    unlabelled = ranked({"prompt": "prompt", "responses": "responses", "extra": [], "labelled": False})
+
+    def read(row: Row) -> Comparison:
+        decision = decision_of(row)
+        if labelled:
+            require_verdict(decision)
+        if not decision.responses:
+            if labelled:
+                raise NothingToLearn(
+                    "nothing to compare", "a reply that a person wrote, beside no other: no preference"
+                )
+            return Comparison(conversation(row["prompt"], "prompt", row.notes, "user"))
+        unused = list(row.unused)
+        found = unlabelled(row)
+        row.unused = unused  # `responses[].model` and the like say where a response comes from
+        if labelled:
+            found.candidates = _labelled(decision, found.candidates, annotators)
+        return found
+
+    return read
+
+
+def decision_of(row: Row) -> Decision:
+    """The decision in a row, whose columns count as read.
+
+    Raises:
+        BadRow: it is none.
+    """
+    return Decision.of({name: row[name] for name in FIELDS if row.peek(name) is not None})
+
+
+def require_verdict(decision: Decision) -> None:
+    """Leave out what decides nothing.
+
+    Raises:
+        NothingToLearn: with the reason.
+    """
+    if decision.outcome != "verdict":
+        reason = _NO_VERDICT[decision.outcome]
+        raise NothingToLearn(reason, f"{reason}: no preference")
+
+
+def _labelled(
+    decision: Decision, candidates: Sequence[Candidate], annotators: Literal["soft", "majority"]
+) -> list[Candidate]:
+    if len(candidates) == 2 and same(candidates[0].messages, candidates[1].messages):
+        raise equal_responses()
+    if decision.rejected is not None:
+        for candidate, rejected in zip(candidates, decision.rejected, strict=True):
+            candidate.labels["good"] = float(not rejected)
+    if decision.probability is not None:
+        return _soft(decision.probability, candidates, annotators)
+    ranks: Sequence[int | None] = decision.ranks or []
+    if all(rank is None for rank in ranks):
+        ranks = [int(rejected) for rejected in decision.rejected or []]
+    kept = [
+        (c, rank) for c, rank in zip(candidates, ranks or [None] * len(candidates), strict=True) if rank is not None
+    ]
+    if len(kept) < 2:
+        raise NothingToLearn("fewer than two ranked", "fewer than two responses have a rank: no preference")
+    order = sorted({rank for _, rank in kept})
+    if len(order) == 1:
+        raise NothingToLearn("all tied", "every ranked response has the same rank: no preference")
+    for candidate, rank in kept:
+        candidate.labels["rank"] = float(order.index(rank))
+    return [candidate for candidate, _ in kept]
+
+
+def _soft(share: float, candidates: Sequence[Candidate], annotators: str) -> list[Candidate]:
+    if annotators == "majority":
+        if share == 0.5:
+            raise NothingToLearn("no majority", "both responses are as likely: no preference")
+        share = float(share > 0.5)
+    first, second = candidates
+    if share < 0.5:
+        first, second, share = second, first, 1 - share
+    first.labels["rank"] = 0.0
+    second.labels |= {"rank": 1.0, **({"flip_prob": 1 - share} if share < 1 else {})}
+    return [first, second]

@@ -1,0 +1,1 @@
+"""How far annotators, people and judges, agree; what biases their verdicts; and labels made of several people's."""

@@ -1,0 +1,183 @@
+"""The votes of all annotators on pairs of responses, as arrays.
+
+A ranking of K responses votes on each of its pairs. Votes meet by what was judged, prompt and two texts, whatever the
+file, the order of the responses or what else the item had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lit_posttrain.data.feedback.record import Decision, Prompt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+FIRST, TIE, SECOND = 1.0, 0.0, -1.0  # verdicts
+_EVEN = 1e-6  # a probability this near to one half is a tie
+
+
+@dataclass
+class Annotator:
+    """Who voted. model: of a judge, None for a person. outcomes: number of decisions by outcome. replaced: earlier
+    decisions on items that were decided again."""
+
+    name: str
+    judge: bool
+    model: str | None
+    outcomes: Counter[str]
+    replaced: int = 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt, in the order of the record that had them first."""
+
+    prompt: Prompt
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The votes of A annotators on P pairs of responses to C prompts.
+
+    share: (A, P) 1 if the first response is better, 0 if the second is, 0.5 for a tie; a judge's probability lies
+    between them; NaN without a vote. by_order: (A, P, 2) the same when the first response was shown first, and when it
+    was shown second. prompt: (P,) number of the pair's prompt.
+    """
+
+    annotators: list[Annotator]
+    pairs: list[Pair]
+    share: Floats
+    by_order: Floats
+    prompt: Ints
+
+    @property
+    def verdicts(self) -> Floats:
+        """(A, P) 1 first, 0 tie, -1 second, NaN no vote."""
+        return verdicts(self.share)
+
+    @property
+    def people(self) -> Ints:
+        """Numbers of the annotators that are people."""
+        return np.array([a for a, one in enumerate(self.annotators) if not one.judge], dtype=np.int64)
+
+    @property
+    def lengths(self) -> Floats:
+        """(P, 2) characters of both responses."""
+        return np.array([[len(_text(one)) for one in (pair.first, pair.second)] for pair in self.pairs], float)
+
+    def consensus(self, of: Ints) -> Floats:
+        """(P,) mean share of some annotators, NaN where none of them voted."""
+        given = self.share[of]
+        count = (~np.isnan(given)).sum(0)
+        return np.where(count > 0, np.nansum(given, 0) / np.maximum(count, 1), np.nan)
+
+
+def verdicts(share: Floats) -> Floats:
+    """The verdict of a share: 1 above one half, -1 below, 0 for one half, NaN for NaN."""
+    return np.where(np.abs(share - 0.5) < _EVEN, TIE, np.sign(share - 0.5))
+
+
+def votes_of(decisions: Iterable[Decision]) -> Votes:
+    """The votes of decisions. Of several decisions of one annotator on one item the last one counts."""
+    annotators: dict[tuple[str, str], Annotator] = {}
+    last: dict[tuple[tuple[str, str], str], Decision] = {}
+    for one in decisions:
+        who = (one.annotator, _judge_key(one))
+        if who not in annotators:
+            model = (one.judge or {}).get("model")
+            annotators[who] = Annotator(one.annotator, one.judge is not None, model and str(model), Counter())
+        annotators[who].outcomes[one.outcome] += 1
+        if one.outcome == "verdict":
+            annotators[who].replaced += (who, one.item) in last
+            last[who, one.item] = one
+    _tell_apart(annotators)
+    pairs: dict[tuple[str, str, str], int] = {}
+    shown: list[Pair] = []
+    prompts: dict[str, int] = {}
+    prompt_of: list[int] = []
+    cells: list[tuple[int, int, tuple[float, float, float]]] = []
+    rows = {who: row for row, who in enumerate(annotators)}
+    for (who, _), one in last.items():
+        asked = _hash(one.prompt if isinstance(one.prompt, list) else [{"role": "user", "content": one.prompt}])
+        said = [_hash([_text(response), response.get("reasoning_content") or ""]) for response in one.responses]
+        for i, j in combinations(range(len(said)), 2):
+            vote = _vote(one, i, j)
+            if vote is None or said[i] == said[j]:
+                continue
+            column = pairs.get((asked, said[i], said[j]))
+            if column is None and (turned := pairs.get((asked, said[j], said[i]))) is not None:
+                column, vote = turned, (1 - vote[0], 1 - vote[2], 1 - vote[1])
+            if column is None:
+                column = pairs[asked, said[i], said[j]] = len(shown)
+                shown.append(Pair(one.prompt, one.responses[i], one.responses[j]))
+                prompt_of.append(prompts.setdefault(asked, len(prompts)))
+            cells.append((rows[who], column, vote))
+    table = np.full((len(annotators), len(shown), 3), np.nan)
+    for row, column, vote in cells:
+        table[row, column] = vote
+    return Votes(list(annotators.values()), shown, table[..., 0], table[..., 1:], np.array(prompt_of, np.int64))
+
+
+def _vote(one: Decision, i: int, j: int) -> tuple[float, float, float] | None:
+    """Share of response i against j: in all, when i was shown first, when j was; NaN for what was not seen. None
+    without a vote."""
+    share = _share(one.probability, one.ranks, i, j)
+    if share is None:
+        return None
+    judge = one.judge or {}
+    both = [[0, 1, *judge["orders"]]] if "orders" in judge else judge.get("pairs", [])
+    for i_, j_, *seen in both:
+        if (i_, j_) == (i, j):
+            first, second = (np.nan if p is None else float(p) for p in seen)
+            return share, first, second
+    if one.order is not None:
+        return (share, share, np.nan) if one.order.index(i) < one.order.index(j) else (share, np.nan, share)
+    return share, np.nan, np.nan
+
+
+def _share(probability: float | None, ranks: list[int | None] | None, i: int, j: int) -> float | None:
+    if probability is not None:
+        return probability
+    if ranks is None:
+        return None
+    one, other = ranks[i], ranks[j]
+    if one is None or other is None:
+        return None
+    return 0.5 if one == other else float(one < other)
+
+
+def _judge_key(one: Decision) -> str:
+    """What makes two judges of one name two annotators; empty for a person."""
+    if one.judge is None:
+        return ""
+    return json.dumps([one.judge.get(name) for name in ("model", "kind", "version", "prompt_hash")], default=str)
+
+
+def _tell_apart(annotators: Mapping[tuple[str, str], Annotator]) -> None:
+    """Number the annotators of one name, so that reports show different ones."""
+    many = Counter(one.name for one in annotators.values())
+    seen: Counter[str] = Counter()
+    for one in annotators.values():
+        if many[one.name] > 1:
+            seen[one.name] += 1
+            one.name = f"{one.name} ({seen[one.name]})"
+
+
+def _text(response: Mapping[str, Any]) -> str:
+    return str(response.get("text") or "")
+
+
+def _hash(value: object) -> str:
+    return blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,76 @@
+"""Votes of several files meet by prompt and texts, whatever the order of responses, and rankings vote on pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_posttrain.data.feedback.record import Decision, item_id
+from lit_posttrain.feedback.agreement.votes import votes_of
+
+
+def said(annotator: str, texts: str, prompt: Any = "Why?", **of: Any) -> Decision:
+    responses = [{"text": text} for text in texts]
+    return Decision(f"{annotator}-{texts}-{of}", item_id(prompt, responses), annotator, prompt, responses, **of)
+
+
+def test_a_ranking_votes_on_its_pairs_and_unranked_ones_do_not() -> None:
+    votes = votes_of([said("Ann", "abcd", ranks=[1, 0, 1, None])])
+    assert [(p.first["text"], p.second["text"]) for p in votes.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert votes.share.tolist() == [[0.0, 0.5, 1.0]]
+    assert votes.verdicts.tolist() == [[-1.0, 0.0, 1.0]]
+    assert votes.prompt.tolist() == [0, 0, 0]
+
+
+def test_votes_meet_whatever_the_order_of_the_responses_and_the_form_of_the_prompt() -> None:
+    asked = [{"role": "user", "content": "Why?"}]
+    judge = {"model": "m", "orders": [0.9, 0.7]}
+    votes = votes_of([said("Ann", "ab", ranks=[0, 1]), said("judge", "ba", asked, probability=0.8, judge=judge)])
+    assert len(votes.pairs) == 1
+    assert votes.share[:, 0] == pytest.approx([1.0, 0.2])
+    # b was shown first with 0.9 for it: so a, which comes first here, had 0.1 where it was shown second
+    assert votes.by_order[1, 0] == pytest.approx([0.3, 0.1])
+    assert [one.judge for one in votes.annotators] == [False, True]
+    assert votes.people.tolist() == [0]
+
+
+def test_the_place_of_a_response_is_known_from_the_order_shown() -> None:
+    votes = votes_of([said("Ann", "abc", ranks=[0, 1, 2], order=[2, 0, 1])])
+    np.testing.assert_equal(votes.by_order[0], [[1.0, np.nan], [np.nan, 1.0], [np.nan, 1.0]])
+
+
+def test_a_judge_of_more_than_two_shows_both_orders_of_each_pair() -> None:
+    judge = {"pairs": [[0, 1, 1.0, 0.0], [0, 2, 0.8, None]]}
+    votes = votes_of([said("judge", "abc", ranks=[0, 1, 1], judge=judge)])
+    np.testing.assert_equal(votes.by_order[0], [[1.0, 0.0], [0.8, np.nan], [np.nan, np.nan]])
+
+
+def test_the_last_decision_on_an_item_counts() -> None:
+    votes = votes_of([said("Ann", "ab", ranks=[0, 1]), said("Ann", "ab", ranks=[1, 0])])
+    assert votes.share.tolist() == [[0.0]]
+    assert votes.annotators[0].replaced == 1
+
+
+def test_what_is_no_verdict_is_counted_and_votes_on_nothing() -> None:
+    votes = votes_of(
+        [said("Ann", "ab", ranks=[0, 1]), said("Ann", "cd", outcome="skipped"), said("J", "ab", outcome="failed")]
+    )
+    assert [dict(one.outcomes) for one in votes.annotators] == [{"verdict": 1, "skipped": 1}, {"failed": 1}]
+    assert np.isnan(votes.share[1]).all()
+
+
+def test_two_versions_of_a_judge_are_two_annotators() -> None:
+    decisions = [
+        Decision(v, "i", "J", "Why?", [{"text": "a"}, {"text": "b"}], probability=p, judge={"version": v})
+        for v, p in (("1", 0.25), ("2", 0.75))
+    ]
+    votes = votes_of(decisions)
+    assert [one.name for one in votes.annotators] == ["J (1)", "J (2)"]
+    assert votes.share.tolist() == [[0.25], [0.75]]
+
+
+def test_equal_responses_are_no_pair() -> None:
+    votes = votes_of([said("Ann", "aab", ranks=[0, 2, 1])])
+    assert [(p.first["text"], p.second["text"]) for p in votes.pairs] == [("a", "b")]

@@ -29,8 +29,9 @@ class Call:
 @dataclass(frozen=True)
 class Reply:
     """What came back. text: the reply. probabilities: of the call's choices, which sum to 1, or {} if none was asked
-    for; choice_mass: the probability of all choices together among all that the model might have said, NaN if
-    unknown. finish_reason: "length" if it was cut off. tokens_in, tokens_out: what it cost."""
+    for, or none of them is among what the model might have said; choice_mass: the probability of all choices together
+    among all that it might have said, NaN if unknown. finish_reason: "length" if it was cut off. tokens_in, tokens_out:
+    what it cost; both are 0 if the server does not tell."""
 
     text: str
     finish_reason: Literal["stop", "length"] = "stop"
@@ -63,4 +64,26 @@ class Backend(Protocol):
 
 
 class CallFailed(Exception):
-    """A call without a reply. The message says why, in one line, without keys."""
+    """A call without a reply. The message says why, in one line, without keys. What will fail for every call, such as a
+    wrong key, is a `PostTrainError` instead, and ends the run."""
+
+
+class Transient(CallFailed):
+    """A call that may succeed when it is repeated. retry_after_s: seconds that the server asks to wait. charged: True
+    if the server may have done the work, so that it counts as if there were a reply. reached: False if no server
+    answered at all."""
+
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, charged: bool = False, reached: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.charged = charged
+        self.reached = reached
+
+
+def most_tokens(call: Call) -> int:
+    """An upper bound of the tokens that a call costs, question and reply, before it is known. A token is four bytes of
+    English, and two or three of most other languages and of code."""
+    asked = sum(len(str(message.get("content") or "").encode(errors="replace")) for message in call.messages)
+    return asked // 2 + 16 * len(call.messages) + (1 if call.choices else call.max_tokens)

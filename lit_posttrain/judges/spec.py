@@ -72,7 +72,8 @@ class JudgeSpec:
     Args:
         model: A model folder, hub name, run folder or checkpoint; with `endpoint`, the name of the model there.
         endpoint: URL of an OpenAI-compatible server, such as http://localhost:8000/v1 (needs the extra `feedback`).
-        api_key_env: Environment variable with the endpoint's key. The key is read from nowhere else, and never saved.
+        api_key_env: Environment variable with the endpoint's key, which is read from nowhere else and never saved.
+            Default: OPENAI_API_KEY for api.openai.com; other endpoints get no key.
         kind: pairwise compares two responses by the probabilities of the answers A and B, a soft label. verdict does
             so by a written verdict with reasons. listwise ranks all responses at once. score is the expected value of
             a mark from 0 to 9 for each response alone. rubric marks each response on weighted criteria, reasons first.
@@ -98,7 +99,7 @@ class JudgeSpec:
 
     model: str
     endpoint: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     kind: Kind = "pairwise"
     disagreement: Literal["soft", "tie"] = "soft"
     constitution: str | None = None
@@ -125,7 +126,7 @@ class JudgeSpec:
                 raise PostTrainError(f"{name} is {value}; it must be at least 0")
         if self.timeout_s is not None and not 0 < self.timeout_s < math.inf:
             raise PostTrainError(f"timeout_s is {self.timeout_s}; it must be above 0")
-        if not _KEY_NAME.fullmatch(self.api_key_env):  # a key itself, perhaps: it is not repeated
+        if not _KEY_NAME.fullmatch(self.api_key_env or "unset"):  # a key itself, perhaps: it is not repeated
             raise PostTrainError(
                 "api_key_env is the name of an environment variable, such as OPENAI_API_KEY, not the key itself"
             )

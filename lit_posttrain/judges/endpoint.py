@@ -92,7 +92,7 @@ class Endpoint:
                 without.add(name)
                 told[name] = refusal.told
             else:
-                for name in without - self._refused:
+                for name in sorted(without - self._refused):
                     self._refused.add(name)
                     print(f"{self._url} refuses {name} and is asked without: {told[name]}", file=sys.stderr)
                 return body
@@ -130,7 +130,7 @@ class Endpoint:
         if call.schema is not None:
             schema = {"name": "reply", "schema": dict(call.schema), "strict": True}
             asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-        for name in without & _OPTIONAL & asked.keys():
+        for name in sorted(without & _OPTIONAL & asked.keys()):
             value = asked.pop(name)
             if name == "max_tokens":
                 asked["max_completion_tokens"] = value

@@ -1,0 +1,36 @@
+"""What a judge is called in records, and what its opinions depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lit_posttrain.judges.backend import Backend, Call
+from lit_posttrain.judges.constitution import Constitution
+from lit_posttrain.judges.judge import JudgedItem
+from lit_posttrain.judges.spec import JudgeSpec
+
+SAMPLE = JudgedItem([{"role": "user", "content": "question"}], [{"text": "one"}, {"text": "other"}])
+"""An item whose questions stand for all: their hash changes with every word that a judge is asked."""
+
+
+def name(backend: Backend, kind: str) -> str:
+    """Model and kind, as one annotator among others."""
+    return f"{backend.identity.get('model', 'judge')} {kind}"
+
+
+def identity(backend: Backend, spec: JudgeSpec, kind: str, version: int, hashed: str) -> dict[str, Any]:
+    """`Judge.identity` of every kind."""
+    how = {"principles_drawn": spec.principles, "seed": spec.seed, "temperature": spec.temperature}
+    asked = {"kind": kind, "version": version, "prompt_hash": hashed, "max_tokens": spec.max_tokens}
+    return {**backend.identity, **asked, **how}
+
+
+def prompt_hash(calls: Sequence[Call], *read: Constitution | Mapping[str, Any] | str) -> str:
+    """Hash of sample questions, and of the files that the others are made from."""
+    files = [one.hash if isinstance(one, Constitution) else one for one in read]
+    told = json.dumps([[asdict(call) for call in calls], files], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from lit_posttrain.data.audit.report import AuditReport
-from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.data.files.sources import read_records
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import Columns, recognise
@@ -46,6 +46,10 @@ class ScoreOptions:
     on_bad_row: Literal["error", "skip"] = "skip"
     whole_text: bool = True
     scored: bool = True
+
+    def prepared(self, source: Source) -> Source:
+        """As it is."""
+        return source
 
     def reader(self, record: Record) -> Reader:
         """A reader for columns of preference data, or else of conversations."""

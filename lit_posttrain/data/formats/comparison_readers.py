@@ -1,4 +1,5 @@
-"""Readers of the usual kinds of preference data: pairs, rankings, judged pairs, single labelled responses.
+"""Readers of the usual kinds of preference data: pairs, judged pairs, single labelled responses; for rankings see
+`ranking_readers`.
 
 Each function takes the names of its columns and returns a reader of rows. A row that cannot be used raises `BadRow`,
 one without a preference `NothingToLearn`.
@@ -12,16 +13,13 @@ from typing import Any, Literal
 
 from lit_posttrain.data.formats.comparison import Candidate, Comparison, equal_responses, shared_prompt
 from lit_posttrain.data.formats.prompt_texts import behind_prompt, empty_prompt
-from lit_posttrain.data.formats.ranks import ranks_of, ranks_of_scores
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.beside import with_thoughts
 from lit_posttrain.data.rows.kinds import GOOD_WORDS
 from lit_posttrain.data.rows.message_checks import check_order, same, says
-from lit_posttrain.data.rows.message_keys import REASONING, SYSTEM, Messages
-from lit_posttrain.data.rows.messages import by_message
+from lit_posttrain.data.rows.message_keys import SYSTEM, Messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
-from lit_posttrain.data.rows.values import as_json, kind
 from lit_posttrain.data.rows.votes import Votes, whole_number
 
 # columns of scores that public sets have beside pairs
@@ -31,7 +29,6 @@ _SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 Annotators = Literal["soft", "majority"]
-_TEXT_OF_RESPONSE = ("text", "content", "response", "completion", "output", "answer")
 
 
 def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
@@ -68,7 +65,7 @@ def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[
     values = [row[name] for name in names]
     sides = [conversation(value, name, row.notes) for value, name in zip(values, names, strict=True)]
     if columns["prompt"]:
-        return _asked(row, columns, sides, names)
+        return asked(row, columns, sides, names)
     prompt = shared_prompt(sides[0], sides[1], only_last=all(isinstance(value, str) for value in values))
     return prompt, [side[len(prompt) :] for side in sides]
 
@@ -87,7 +84,7 @@ def _margin(value: Any, column: str) -> dict[str, float]:
     return {"margin": margin}
 
 
-def _asked(
+def asked(
     row: Row, columns: Mapping[str, Any], sides: Sequence[Messages], names: Sequence[str]
 ) -> tuple[Messages, list[Messages]]:
     """The prompt of a row, and the part of each response that follows it; see `behind_prompt`."""
@@ -104,7 +101,7 @@ def _asked(
 def _pair(
     prompt: Messages, first: Messages, second: Messages, flip_prob: float = 0.0, labelled: bool = True
 ) -> Comparison:
-    if labelled and same(first, second):
+    if same(first, second) and (labelled or not first):  # of equal conversations everything is common prompt
         raise equal_responses()
     for side in (first, second):
         if not side or side[0]["role"] != "assistant":
@@ -116,64 +113,6 @@ def _pair(
         return Comparison(prompt, [Candidate(first), Candidate(second)])
     soft = {"flip_prob": flip_prob} if flip_prob else {}
     return Comparison(prompt, [Candidate(first, {"rank": 0.0}), Candidate(second, {"rank": 1.0, **soft})])
-
-
-def ranked(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
-    """A reader of rows with a list of ranked responses: objects with text and rank (0 or 1 is the best, equal ranks are
-    ties), or strings beside a list of ranks.
-
-    columns: names of `prompt` and `responses`, and of `ranks` and `scores` or None.
-    """
-
-    def read(row: Row) -> Comparison:
-        name = str(columns["responses"])
-        given = _listed(row[name], name)
-        if not isinstance(given, list) or not all(isinstance(r, (str, dict)) for r in given):
-            raise BadRow("wrong type", f"`{name}` is {kind(given)}, not a list of responses; mend it")
-        places = [f"{name}[{i}]" for i in range(len(given))]
-        answers = [_response(r, place, name, row) for r, place in zip(given, places, strict=True)]
-        prompt, said = _asked(row, columns, answers, places)
-        if not columns["labelled"]:
-            return Comparison(prompt, [Candidate(m) for m in said])
-        if len(given) < 2:
-            raise BadRow("one response", f"`{name}` has {len(given)} responses; a comparison needs two or more")
-        ranks = [r.get("rank") if isinstance(r, dict) else None for r in given]
-        if column := columns["ranks"]:
-            ranks = _listed(row[column], column)
-        elif column := columns["scores"]:
-            ranks = ranks_of_scores(_listed(row[column], column), column)
-        elif all(rank is None for rank in ranks):
-            raise BadRow(
-                "no ranks",
-                f"the responses in `{name}` have no ranks; write objects with text and rank, or name a column with a "
-                "list of ranks with --data.columns.ranks, or with one of scores with --data.columns.scores",
-            )
-        found = zip(said, ranks_of(ranks, len(given)), strict=True)
-        return Comparison(prompt, [Candidate(messages, {"rank": rank}) for messages, rank in found])
-
-    return read
-
-
-def _listed(value: Any, column: str) -> Any:
-    """A list, or the JSON text of one, as in a CSV file."""
-    return as_json(value, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
-
-
-def _response(response: str | dict[str, Any], where: str, column: str, row: Row) -> Messages:
-    """A response of a list: a string, or an object with its text or messages, under one of several names."""
-    if isinstance(response, str):
-        return conversation(response, where, row.notes)
-    found = next((name for name in _TEXT_OF_RESPONSE if response.get(name) is not None), None)
-    if found is None and not response.get("tool_calls"):
-        raise BadRow("no text", f"{where} has none of {', '.join(_TEXT_OF_RESPONSE)}; mend it")
-    value = "" if found is None else by_message(response[found])
-    more = {key: response[key] for key in ("tool_calls", *REASONING) if response.get(key)}
-    alone = isinstance(value, str)
-    if alone and more:
-        value = [{"role": "assistant", "content": value, **more}]
-    read = {found, "rank", "role", *(more if alone else ())}
-    row.unused += [f"{column}[].{key}" for key, part in response.items() if part is not None and key not in read]
-    return conversation(value, where, row.notes)
 
 
 def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
@@ -191,16 +130,27 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
         prompt, (first, second) = _apart(row, columns, names)
         if not columns["labelled"]:
             return _pair(prompt, first, second, labelled=False)
-        share = votes.share_for_first([row[column] for column in votes.columns])
+        given = [row[column] for column in votes.columns]
+        share = votes.share_for_first(given)
         if annotators == "majority" and share == 0.5:
             raise NothingToLearn(
                 "no majority", "the annotators are divided or see a tie: no preference; pass --data.annotators soft"
             )
         if share < 0.5:
-            first, second, share = second, first, 1 - share
-        return _pair(prompt, first, second, flip_prob=0.0 if annotators == "majority" else 1 - share)
+            first, second, share, names = second, first, 1 - share, names[::-1]
+        found = _pair(prompt, first, second, flip_prob=0.0 if annotators == "majority" else 1 - share)
+        bad = {"good": 0.0} if votes.neither(given) else {}
+        for candidate, name in zip(found.candidates, names, strict=True):
+            candidate.labels |= bad | _safe(row, name)
+        return found
 
     return read
+
+
+def _safe(row: Row, column: str) -> dict[str, float]:
+    """The label `safe` of a response, 1 or 0, where a column `is_..._safe` says so, as in PKU-SafeRLHF."""
+    safe = row[name] if (name := f"is_{column}_safe") in row else None
+    return {"safe": float(safe)} if isinstance(safe, bool) else {}
 
 
 def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
@@ -210,7 +160,7 @@ def unpaired(columns: Mapping[str, str]) -> Callable[[Row], Comparison]:
     def read(row: Row) -> Comparison:
         good = _verdict(row, columns["good"])
         name = str(columns["completion"])
-        prompt, (answer,) = _asked(row, columns, [conversation(row[name], name, row.notes)], [name])
+        prompt, (answer,) = asked(row, columns, [conversation(row[name], name, row.notes)], [name])
         return Comparison(prompt, [Candidate(with_thoughts(row, answer), {"good": float(good)})])
 
     return read

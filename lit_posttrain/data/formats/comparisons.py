@@ -16,9 +16,11 @@ from lit_posttrain.data.feedback.log import is_record
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.columns import ColumnsBeside, check_needs, require_columns
 from lit_posttrain.data.formats.comparison import Comparison
-from lit_posttrain.data.formats.comparison_readers import Annotators, judged, paired, ranked, unpaired, unpaired_whole
+from lit_posttrain.data.formats.comparison_readers import Annotators, judged, paired, unpaired, unpaired_whole
 from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.formats.not_conversations import no_conversation
+from lit_posttrain.data.formats.published import published
+from lit_posttrain.data.formats.ranking_readers import ranked
 from lit_posttrain.data.formats.records import recorded
 from lit_posttrain.data.rows.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.rows.kinds import PROMPT, asks, guessed, is_whole, label_values, tokens
@@ -122,6 +124,10 @@ def recognise_comparison(
         )
     around = {"system": named.system, "tools": named.tools}
     wanted = {name: value for name, value in vars(named).items() if value is not None and name not in around}
+    if not wanted and (known := published(record.data)):
+        needs = (*known.columns, *(column for column in around.values() if column))
+        read = known.reader(labelled)
+        return ComparisonFormat("/".join(known.columns), needs, read, **around, labelled=labelled, votes=None)
     guesses = guessed(data, named.good)
     if named_ones := set(wanted) - {"prompt"}:  # the user says what is compared; the rest of that shape is guessed
         shapes = [{*needs, *_OPTIONAL.get(name, ())} for name, needs, _ in _SHAPES]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.formats.comparison import Candidate, Comparison, equal_responses
-from lit_posttrain.data.formats.comparison_readers import ranked
+from lit_posttrain.data.formats.ranking_readers import ranked
 from lit_posttrain.data.rows.bad_rows import NothingToLearn
 from lit_posttrain.data.rows.message_checks import same
 from lit_posttrain.data.rows.row import Row

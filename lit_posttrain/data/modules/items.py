@@ -18,6 +18,7 @@ from lit_posttrain.data.formats.comparison import Candidate, Comparison
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.formats.example import Example
+from lit_posttrain.data.formats.neighbours import joined
 from lit_posttrain.data.formats.prompts import prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.beside import VARIABLES
@@ -74,6 +75,7 @@ def read_items(
     items: dict[str, Item] = {}
     audits: dict[str, FileAudit] = {}
     for source in in_format(find_sources(path), format):
+        source = joined(source) if at_least == 2 else source
         readers: dict[tuple[str, ...], _Reader] = {}  # rows written by hand may differ in their columns
         for record in source.records():
             audit = audits.setdefault(record.file, FileAudit(record.file))

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.data.formats.comparison import Candidate, Comparison
 from lit_posttrain.data.formats.comparison_readers import Annotators
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.example import Example, Labelled, bare_text
+from lit_posttrain.data.formats.neighbours import joined
 from lit_posttrain.data.modules.streamable import StreamableData
 from lit_posttrain.data.render.options import Reader
 from lit_posttrain.data.render.overlong import Fitted, fit_comparison
@@ -42,6 +43,10 @@ class PreferenceOptions:
     train_on: TrainOn = "completion"
     whole_text: bool = True
     scored: bool = False
+
+    def prepared(self, source: Source) -> Source:
+        """With the neighbouring rows of a prompt joined, unless single responses are asked for."""
+        return source if self.columns and self.columns.completion else joined(source)
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data."""
@@ -107,9 +112,10 @@ class PreferenceData(StreamableData):
         columns: Names of the columns, where they are not recognised.
         annotators: Where several people judged a pair: `soft` keeps the share of their votes as a probability,
             `majority` takes the more frequent vote as certain and drops ties.
-        label_values: What the labels of judged pairs mean, by their value: `first`, `second` or `tie`, such as
-            '{1: first, 0: second}' or '{model_a: first, model_b: second, tie: tie}'. Default: 1 is the first response,
-            2 the second, 0 a tie; the published columns of PKU-SafeRLHF, SHP and HelpSteer are known.
+        label_values: What the labels of judged pairs mean, by their value: `first`, `second`, `tie` or
+            `neither` (both are bad: a tie, and for KTO two bad responses), such as '{1: first, 0: second}' or
+            '{model_a: first, model_b: second, tie: tie}'. Default: 1 is the first response, 2 the second, 0 a tie; the
+            published columns of PKU-SafeRLHF, SHP, HelpSteer and LMArena are known.
         train_on_prompt: Include the prompt in likelihood terms per token. Preference terms never do.
         max_length: Most tokens of a prompt with its longest response. Default: the model's limit, at most 2048.
         overlong: Longer rows: `drop` them, or `cut_prompt` at its beginning. Responses are never cut. The audit counts.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.data.formats.prompts import PromptColumns, prompt_reader
 from lit_posttrain.data.modules.base import TreeData
 from lit_posttrain.data.render.options import Reader
@@ -34,6 +34,10 @@ class PromptOptions:
     train_on: TrainOn = "nothing"
     whole_text: bool = True
     scored: bool = False
+
+    def prepared(self, source: Source) -> Source:
+        """As it is."""
+        return source
 
     def reader(self, record: Record) -> Reader:
         """By the columns of prompts."""

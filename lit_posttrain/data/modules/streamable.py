@@ -51,7 +51,7 @@ class StreamableData(TreeData):
         if not self.streaming:
             return super()._build_training_data(tokenizer, options)
         found = [source for path in self.paths for source in find_sources(path, streaming=True)]
-        sources = in_format(found, self.format)
+        sources = [options.prepared(source) for source in in_format(found, self.format)]
         self._stream = partial(
             TreeStream,
             sources,

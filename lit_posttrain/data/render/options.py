@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
-from lit_posttrain.data.files.source import Record
+from lit_posttrain.data.files.source import Record, Source
 from lit_posttrain.data.formats.example import Labelled
 from lit_posttrain.data.render.overlong import Fitted
 from lit_posttrain.data.render.rendered import TrainOn
@@ -48,6 +48,10 @@ class Options(Protocol):
     @property
     def scored(self) -> bool:
         """True if a reward model reads the conversations, as the chat template renders them."""
+        ...
+
+    def prepared(self, source: Source) -> Source:
+        """A source whose rows are ready for a reader: several may be joined to one."""
         ...
 
     def reader(self, record: Record) -> Reader:

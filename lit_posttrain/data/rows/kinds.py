@@ -49,7 +49,8 @@ _SIGNED: dict[str, Winner] = {
 _ARENA: dict[str, Winner] = {
     "model_a": "first",
     "model_b": "second",
-    **dict.fromkeys(("tie", "tie (bothbad)", "both_bad"), "tie"),
+    "tie": "tie",
+    **dict.fromkeys(("tie (bothbad)", "both_bad"), "neither"),
 }
 # published sets of judged pairs that are read as they are: columns of the prompt, of both responses and of the label,
 # and what the label says

@@ -22,7 +22,9 @@ _ROLE = f"['\"](role|from)['\"]\\s*:\\s*['\"]({'|'.join(ROLES)})['\"]"
 _MESSAGE = re.compile(rf"\s*\[\s*\{{\s*({_ROLE}|['\"]content['\"]\s*:)", re.IGNORECASE)
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _OPENING = re.compile(r"\s*Human:")
+_MARKED = re.compile(r"\s*<extra_id_1>(User|Assistant)\n")  # as NVIDIA writes prompts of several turns
 TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages in JSON text"
+MARKED_TURNS = "with a prompt of several turns, read by its marks <extra_id_1>"
 MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is read as text"
 
 
@@ -42,6 +44,9 @@ def conversation(value: object, column: str, notes: list[str], role: str = "assi
     if not isinstance(value, str):
         raise not_text(value, f"`{column}`", "a string or a list of messages")
     text = value.replace("\r\n", "\n")
+    if role == "user" and _MARKED.search(text):
+        notes.append(MARKED_TURNS)
+        return _said(_marked_turns(text), column, prompt=True)
     if _is_transcript(text, role):
         notes.append(TRANSCRIPT)
         return _transcript(text if text.startswith("\n\n") else f"\n\n{text.lstrip()}", column, prompt=role == "user")
@@ -110,6 +115,14 @@ def _transcript(text: str, column: str, prompt: bool) -> Messages:
     if not prompt and not all(said for _, said in turns[:-1]):
         raise NothingToLearn("empty turn", f"a turn in the middle of `{column}` is empty; mend or remove the row")
     return _said([{"role": role, "content": said} for role, said in turns], column, prompt)
+
+
+def _marked_turns(text: str) -> Messages:
+    """A prompt that begins with the user's words, and names the speaker of every later turn."""
+    first, *rest = _MARKED.split(text)
+    speakers, said = ["User", *rest[::2]], [first, *rest[1::2]]
+    turns = [{"role": ROLES[who.lower()], "content": words.strip()} for who, words in zip(speakers, said, strict=True)]
+    return turns if first.strip() else turns[1:]
 
 
 def _said(messages: list[Any], column: str, prompt: bool) -> Messages:

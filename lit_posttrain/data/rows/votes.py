@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lit_posttrain.data.rows.bad_rows import BadRow, Misread
+from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 
-Winner = Literal["first", "second", "tie"]
+Winner = Literal["first", "second", "tie", "neither"]  # neither: a tie of two bad responses
 
 _USUAL: dict[str, Winner] = {"1": "first", "2": "second", "0": "tie"}
-_SHARE = {"first": 1.0, "tie": 0.5, "second": 0.0}
+_SHARE = {"first": 1.0, "tie": 0.5, "neither": 0.5, "second": 0.0}
 _TRUTH = {"true": "1", "false": "0"}
 _REMEDY = "--data.label_values says what they mean, such as '{1: first, 0: second}' or '{-1: first, 0: tie, 1: second}'"
 
@@ -37,24 +37,36 @@ class Votes:
         self._seen: set[str] = set()
 
     def share_for_first(self, votes: Sequence[Any]) -> float:
-        """The share of a row's votes for the first response; a tie is half a vote.
+        """The share of a row's votes for the first response; a tie is half a vote. Raises what `winners` does."""
+        points = [_SHARE[winner] for winner in self.winners(votes)]
+        return sum(points) / len(points)
+
+    def neither(self, votes: Sequence[Any]) -> bool:
+        """True if every vote of a row says that both responses are bad."""
+        return set(self.winners(votes)) == {"neither"}
+
+    def winners(self, votes: Sequence[Any]) -> list[Winner]:
+        """Which response each vote of a row prefers.
 
         Raises:
             BadRow: a vote is missing, or not among the values that the user gave.
+            NothingToLearn: a vote is missing in a published data set, where nobody can fill it in.
             Misread: a vote is not among the usual values, or those of the data set that the file seems to be.
         """
-        points = []
+        winners = []
         for column, vote in zip(self.columns, votes, strict=True):
             value = _spelled(vote)
             if value in ("", "none"):
+                if self._published:
+                    raise NothingToLearn("no label", f"`{column}` is empty: no response is preferred; remove the row")
                 raise BadRow("label", f"`{column}` is empty; fill or remove the row")
             if value in _TRUTH and set(self._values) == {"0", "1"}:  # where only these two exist, they are yes and no
                 value = _TRUTH[value]
             if value not in self._values:
                 self._refuse(column, vote)
             self._seen.add(value)
-            points.append(_SHARE[self._values[value]])
-        return sum(points) / len(points)
+            winners.append(self._values[value])
+        return winners
 
     def _refuse(self, column: str, vote: object) -> None:
         if self._given:

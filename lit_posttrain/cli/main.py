@@ -32,6 +32,7 @@ OTHER_COMMANDS = {
     "export": "Turn a checkpoint into a Hugging Face folder.",
     "generate": "Answer prompts from a file or the command line, as JSON lines.",
     "score": "Score the responses of a file with a reward model, as JSON lines.",
+    "annotate": "Open a page on which people rank, compare, rate or write responses.",
     "chat": "Talk to a model folder or a checkpoint in the terminal.",
     "configs": "List the ready-made configs, or copy one to edit.",
 }

@@ -24,7 +24,8 @@ REPOSITORY = Path(__file__).parent.parent.parent
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "predict", "audit", "export", "generate", "score", "chat", "configs"):
+    of_models = ("fit", "validate", "test", "predict", "export", "generate", "score", "chat")
+    for command in (*of_models, "audit", "annotate", "configs"):
         assert f"  {command}" in shown
 
 

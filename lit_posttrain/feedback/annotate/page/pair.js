@@ -1,0 +1,93 @@
+// Two responses: one is better, both are equal, or both are bad.
+
+import { button, el, say } from "./dom.js";
+import { strengths } from "./strength.js";
+
+const SAID = { first: "Response 1 is better", tie: "Tie", bad: "Both are bad", second: "Response 2 is better" };
+const KEYS = { 1: "first", 2: "second", ArrowLeft: "first", ArrowRight: "second", "=": "tie", 0: "tie", b: "bad" };
+
+export class Pair {
+  constructor(page) {
+    this.page = page;
+    this.order = page.item.order;
+    this.choice = null;
+    this.strength = strengths(page);
+    const of = (name, key) =>
+      button(SAID[name], key, () => this.choose(name), { class: `choice ${name}`, "aria-pressed": "false" });
+    this.buttons = { first: of("first", "1"), tie: of("tie", "="), bad: of("bad", "b"), second: of("second", "2") };
+    this.cards = [];
+  }
+
+  static title = "Compare";
+
+  keys() {
+    return [
+      ["1 or ←", "The first one is better"],
+      ["2 or →", "The second one is better"],
+      ["= or 0", "Tie"],
+      ["b", "Both are bad"],
+      ["w", "By how much; press it before you choose"],
+    ];
+  }
+
+  card() {
+    return [];
+  }
+
+  bar() {
+    const choices = el("div", { class: "choices", role: "group", "aria-label": "Which response is better" },
+      ...Object.values(this.buttons));
+    return { said: [choices, this.strength.element], acts: [] };
+  }
+
+  key(event) {
+    if (event.key === "w") this.strength.next();
+    else if (Object.hasOwn(KEYS, event.key)) this.choose(KEYS[event.key]);
+    else return false;
+    return true;
+  }
+
+  choose(name) {
+    this.choice = name;
+    say(SAID[name]);
+    this.draw();
+    this.page.changed();
+    this.page.complete();
+  }
+
+  draw() {
+    for (const [name, one] of Object.entries(this.buttons)) one.setAttribute("aria-pressed", String(name === this.choice));
+    document.querySelectorAll(".card").forEach((card, n) => {
+      card.classList.toggle("best", this.choice === (n === 0 ? "first" : "second"));
+      card.classList.toggle("rejected", this.choice === "bad");
+    });
+    this.strength.draw();
+  }
+
+  value() {
+    if (!this.choice) return "Say which response is better, or skip the item.";
+    const ranks = [0, 0];
+    if (this.choice === "first") ranks[this.order[1]] = 1;
+    if (this.choice === "second") ranks[this.order[0]] = 1;
+    const bad = this.choice === "bad";
+    const decided = this.choice === "first" || this.choice === "second";
+    return { ranks, rejected: bad ? [true, true] : null, strength: decided ? this.strength.value : null };
+  }
+
+  draft() {
+    return { choice: this.choice, strength: this.strength.value };
+  }
+
+  restore(draft) {
+    this.choice = draft.choice ?? null;
+    this.strength.value = draft.strength ?? null;
+  }
+
+  static of(decision, order) {
+    if (!decision.ranks) return {};
+    const [first, second] = order.map((place) => decision.ranks[place]);
+    const tie = (decision.rejected ?? []).some(Boolean) ? "bad" : "tie";
+    const choice = first < second ? "first" : second < first ? "second" : tie;
+    return { choice, strength: decision.strength };
+  }
+}

@@ -1,0 +1,148 @@
+"""The server's routes: the page, the item to look at, and the decisions that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from lit_posttrain.data.feedback.log import FeedbackLog
+from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.feedback.annotate.answers import SCALE, Question, decision_of, undo_of
+from lit_posttrain.feedback.annotate.board import Board, Conflict
+from lit_posttrain.feedback.annotate.guard import Guard, Tokens
+from lit_posttrain.feedback.annotate.stats import Figures
+from lit_posttrain.feedback.annotate.views import view
+
+PAGE = Path(__file__).parent / "page"
+LARGEST_BODY = 1 << 20
+_DISK_FULL, _TOO_LARGE, _UNPROCESSABLE, _CONFLICT = 507, 413, 422, 409
+
+
+def application(board: Board, log: FeedbackLog, question: Question, tokens: Tokens) -> Guard:
+    """The server as an ASGI application."""
+    api = Api(board, log, question)
+    routes = [
+        Route("/", _file("index.html")),
+        Route("/stats", _file("stats.html")),
+        Route("/api/item", api.item),
+        Route("/api/decision", api.decide, methods=["POST"]),
+        Route("/api/undo", api.undo, methods=["POST"]),
+        Route("/api/stats", api.stats),
+        Mount("/page", StaticFiles(directory=PAGE)),
+    ]
+    return Guard(Starlette(routes=routes, exception_handlers={Refused: _refused}), tokens)
+
+
+class Refused(Exception):
+    """A request that is answered with an error. The message is shown to the annotator."""
+
+    def __init__(self, status: int, told: str) -> None:
+        super().__init__(told)
+        self.status = status
+
+
+class Api:
+    """What the page asks for and sends, as JSON."""
+
+    def __init__(self, board: Board, log: FeedbackLog, question: Question) -> None:
+        self.board, self.log, self.question = board, log, question
+        self._turn = asyncio.Lock()  # one decision after another: each is checked against those before
+
+    async def item(self, request: Request) -> Response:
+        """The item to look at, what is asked, and how far the annotator is."""
+        return JSONResponse(await self._next(request.scope["annotator"]))
+
+    async def decide(self, request: Request) -> Response:
+        """Keep a decision, and answer with the next item. The same decision again is acknowledged again."""
+        said, who = await _object(request), request.scope["annotator"]
+        task = self.board.tasks.get(str(said.get("item")))
+        if task is None:
+            raise Refused(_UNPROCESSABLE, "the item is not among those of this server")
+        await self._keep(lambda: decision_of(said, task, who, self.question))
+        return JSONResponse(await self._next(who))
+
+    async def undo(self, request: Request) -> Response:
+        """Take back a decision, and answer with its item and what was decided."""
+        said, who = await _object(request), request.scope["annotator"]
+        undone = self.board.decision(who, str(said.get("item")))
+        await self._keep(lambda: undo_of(said, who))
+        return JSONResponse(await self._next(who, undone))
+
+    async def stats(self, request: Request) -> Response:
+        """How the annotators get on and agree."""
+        figures = Figures(self.board.decisions(), list(self.board.tasks.values()), self.board.missing())
+        return JSONResponse(await run_in_threadpool(figures.all))
+
+    async def _keep(self, read: Callable[[], Decision]) -> None:
+        try:
+            decision = read()
+        except BadRow as problem:
+            raise Refused(_UNPROCESSABLE, str(problem)) from problem
+        async with self._turn:
+            if decision.id in self.log:
+                return
+            try:
+                self.board.check(decision)
+                if await run_in_threadpool(self.log.append, decision):
+                    self.board.add(decision)
+            except Conflict as problem:
+                raise Refused(_CONFLICT, str(problem)) from problem
+            except PostTrainError as problem:
+                raise Refused(_DISK_FULL, str(problem)) from problem
+
+    async def _next(self, who: str, before: Decision | None = None) -> dict[str, Any]:
+        """before: what the annotator has taken back, which they begin with."""
+        task, progress = self.board.next(who), self.board.progress(who)
+        shown = await run_in_threadpool(view, task, self.board.order(who, task)) if task is not None else None
+        last = self.board.last(who)
+        return {
+            "item": shown,
+            "before": before.row() if before is not None and task is not None and before.item == task.id else None,
+            "annotator": who,
+            "mode": self.question.mode,
+            "criteria": list(self.question.criteria),
+            "scale": list(SCALE),
+            "guidelines": self.question.guidelines,
+            "progress": {"done": progress.done, "left": progress.left, "pace_s": progress.pace_s},
+            "last": {"id": last.id, "item": last.item} if last is not None else None,
+        }
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    """The JSON object that a request brings."""
+    raw = bytearray()
+    async for piece in request.stream():
+        raw += piece
+        if len(raw) > LARGEST_BODY:
+            raise Refused(_TOO_LARGE, f"the decision has more than {LARGEST_BODY >> 20} MiB; shorten it")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as problem:
+        raise Refused(_UNPROCESSABLE, "the request is not valid JSON") from problem
+    if not isinstance(value, dict):
+        raise Refused(_UNPROCESSABLE, "the request is no JSON object")
+    return value
+
+
+def _file(name: str) -> Any:
+    async def answer(request: Request) -> Response:
+        return FileResponse(PAGE / name)
+
+    return answer
+
+
+async def _refused(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Refused)
+    return JSONResponse({"error": str(problem)}, problem.status)

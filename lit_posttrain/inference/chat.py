@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,9 @@ from lit_posttrain.data.modules.prompt_files import SourcedPrompt
 from lit_posttrain.models.model_config import max_positions
 from lit_posttrain.models.restore import restore
 from lit_posttrain.rollout.engine import Completion, Sampling
-from lit_posttrain.rollout.hf import HFEngine
+from lit_posttrain.rollout.restored import restored_engine
 from lit_posttrain.rollout.said import Said, SaidBy
 from lit_posttrain.rollout.text import Prompt, PromptEncoder
-from lit_posttrain.runtime import fast_bfloat16_cpu
 from lit_posttrain.template_variables import with_variables
 
 
@@ -66,16 +64,10 @@ class ChatModel:
             PostTrainError: for what cannot be loaded, and a variable that the template does not use.
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        fast = self.device.type == "cuda" or fast_bfloat16_cpu()
         self.restored = restore(path, trust_remote_code, self.device)
         self.tokenizer = self.restored.tokenizer
         self.tokenizer.chat_template = with_variables(self.tokenizer.chat_template, template_variables or {})
-
-        def context() -> AbstractContextManager[Any]:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16) if fast else nullcontext()
-
-        ends = self.restored.eos_ids
-        self.engine = HFEngine(self.restored.policy, ends, batch_size=batch_size, context=context)
+        self.engine = restored_engine(self.restored, batch_size)
 
     def check(self, prompts: Sequence[SourcedPrompt]) -> list[str]:
         """Sentences on what the chat template leaves out of the prompts or changes in them.

@@ -108,21 +108,25 @@ class HFEngine:
                 results[index] += drawn[place * samples : (place + 1) * samples]
         return results
 
-    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[tuple[list[int], int, int]]:
-        """Which prompts are decoded together, and which samples of each (behind how many, and how many):
-        neighbours in length, or of one length where padding is not safe; of one prompt some of its samples, where all
-        are more than a batch."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
+        """Indices of sequences with these lengths, at most `size` at a time, that can be computed together: neighbours
+        in length, or of one length where padding is not safe."""
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
         runs = [order]
         if not self._shares:
-            runs = [list(same) for _, same in groupby(order, key=lambda i: len(prompts[i]))]
+            runs = [list(same) for _, same in groupby(order, key=lambda i: lengths[i])]
+        return [run[i : i + size] for run in runs for i in range(0, len(run), size)]
+
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> list[tuple[list[int], int, int]]:
+        """Which prompts are decoded together, and which samples of each (behind how many, and how many); of one prompt
+        some of its samples, where all are more than a batch."""
+        lengths = [len(prompt) for prompt in prompts]
         if n > self.batch_size:
             parts = [(done, min(self.batch_size, n - done)) for done in range(0, n, self.batch_size)]
-            return [([i], done, samples) for i in order for done, samples in parts]
-        per_batch = self.batch_size // n
-        return [(run[i : i + per_batch], 0, n) for run in runs for i in range(0, len(run), per_batch)]
+            return [([i], done, samples) for (i,) in self.batches(lengths, 1) for done, samples in parts]
+        return [(members, 0, n) for members in self.batches(lengths, self.batch_size // n)]
 
-    def _visible(self, mask: Tensor) -> Tensor | None:
+    def visible(self, mask: Tensor) -> Tensor | None:
         """The attention mask to hand to the model. Prompts of one length have no padding and need none, and recurrent
         models (Mamba) apply the mask of a whole sequence to a single token wrongly."""
         return mask if self._shares else None
@@ -145,9 +149,9 @@ class HFEngine:
         limits = torch.tensor(
             [self._room(p, sampling) for p in prompts], dtype=torch.long, device=device
         ).repeat_interleave(n)
-        ids, mask = _left_pad([p for p in prompts for _ in range(n // copies)] or [[0]], device)
+        ids, mask = left_pad([p for p in prompts for _ in range(n // copies)] or [[0]], device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.policy.decode(ids, self._visible(mask), positions, None)
+        out = self.policy.decode(ids, self.visible(mask), positions, None)
         logits, cache = out.logits.repeat_interleave(copies, 0)[:count], out.cache
         if copies > 1 and count:
             cache.batch_repeat_interleave(copies)
@@ -185,15 +189,15 @@ class HFEngine:
             step += 1
             progress(step, longest)
             if len(alive) == 0:  # another rank is not done: take part in its forward
-                self.policy.decode(ids[:1, -1:], self._visible(mask[:1, -1:]), positions[:1, :1], None)
+                self.policy.decode(ids[:1, -1:], self.visible(mask[:1, -1:]), positions[:1, :1], None)
                 continue
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             position = position + 1
             if cache is None:
                 ids = torch.cat([ids, drawn[:, None]], 1)
-                logits = self.policy.decode(ids, self._visible(mask), mask.cumsum(1) - 1, None).logits
+                logits = self.policy.decode(ids, self.visible(mask), mask.cumsum(1) - 1, None).logits
             else:
-                logits = self.policy.decode(drawn[:, None], self._visible(mask), position, cache).logits
+                logits = self.policy.decode(drawn[:, None], self.visible(mask), position, cache).logits
         if self._go_on(bool(logprobs.isnan().any())):
             raise PostTrainError(
                 "the policy's logits are not finite, so nothing can be drawn: its weights hold NaN, or overflow in "
@@ -224,7 +228,7 @@ class HFEngine:
         return sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(prompt))
 
 
-def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """ids and mask (B, S) with the prompts at the right; what stands in the padding is never looked at."""
     longest = max(len(p) for p in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)

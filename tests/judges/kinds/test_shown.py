@@ -62,3 +62,11 @@ def test_a_single_response_has_no_letter() -> None:
     ((call, _),) = Score().questions(item("one", "other"), 1, PRINCIPLES, JudgeSpec("m"))
     assert parts(call)["response"] == "other"
     assert "one" not in parts(call).values()
+
+
+def test_control_tokens_are_shown_apart() -> None:
+    text = "a<|im_end|>\n<|im_start|>user</s>[/INST]<end_of_turn>, x <| y |> z, b<s>old</s>, <span>"
+    call = Pairwise().call(item(text, "y"), (0, 1), PRINCIPLES, JudgeSpec("m"))
+    assert parts(call)["response A"] == (
+        "a< |im_end|>\n< |im_start|>user< /s>[ /INST]< end_of_turn>, x < | y |> z, b< s>old< /s>, <span>"
+    )

@@ -100,8 +100,9 @@ def compared(columns: ResponseColumns) -> Compared | None:
         longer += float((1 - other)[better & more].sum() + other[better & less].sum())
         unequal += int((better & (more | less)).sum())
         worst = np.nan_to_num(ranks).max(1, initial=0.0)
-        bad += int(((ranks == worst[:, None]) & (worst[:, None] > 0)).sum())
+        bad += int(((ranks == worst[:, None]) & (worst[:, None] > 0) & np.isnan(good[places])).sum())
     undecided = int((flip_prob == 0.5).sum())
+    neither = int(((flip_prob == 0.5) & np.isnan(good)).sum())
     return Compared(
         responses=len(rank),
         fewest=int(each.min()),
@@ -110,8 +111,8 @@ def compared(columns: ResponseColumns) -> Compared | None:
         tied=tied,
         unsure=int(((flip_prob > 0) & (flip_prob < 0.5)).sum()),
         undecided=undecided,
-        good=int((rank == 0).sum() + (good > 0.5).sum()) - undecided,
-        bad=bad + int((good < 0.5).sum()) - undecided,
+        good=int(((rank == 0) & np.isnan(good)).sum() + (good > 0.5).sum()) - neither,
+        bad=bad + int((good < 0.5).sum()) - neither,
         unequal=unequal,
         longer=longer,
     )

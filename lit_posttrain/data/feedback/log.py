@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, TypeGuard, cast
 
@@ -22,6 +23,7 @@ from lit_posttrain.errors import PostTrainError
 
 _BEGINS = f'{{"feedback": {VERSION}, "id": "'.encode()  # every line that is written here
 _UNDONE = b'"undone"'
+_FIELDS = frozenset({"feedback", *(one.name for one in fields(Decision))})
 
 
 class FeedbackLog:
@@ -188,8 +190,7 @@ def as_columns(decision: Decision) -> dict[str, Any]:
     """A decision as a row of data, see `record_rows`."""
     said = decision.row()
     beside = said.pop("columns", {})
-    taken = {*Decision.__dataclass_fields__, "feedback"}
-    return {**said, **{f"columns.{name}" if name in taken else name: value for name, value in beside.items()}}
+    return {**said, **{f"columns.{name}" if name in _FIELDS else name: value for name, value in beside.items()}}
 
 
 def is_record(value: object) -> TypeGuard[dict[str, Any]]:
@@ -224,7 +225,7 @@ def _kept(file: Path) -> Iterator[tuple[int, Decision | BadRow]]:
         if _undoes(value):
             continue
         try:
-            decision = Decision.of(value) if isinstance(value, dict) else None
+            decision = Decision.of(_beside(value)) if isinstance(value, dict) else None
         except BadRow as problem:
             yield number, problem
             continue
@@ -233,6 +234,14 @@ def _kept(file: Path) -> Iterator[tuple[int, Decision | BadRow]]:
         elif decision.id not in undone and decision.id not in seen:
             seen.add(decision.id)
             yield number, decision
+
+
+def _beside(row: dict[str, Any]) -> dict[str, Any]:
+    """A line to which somebody, such as `score`, has added columns, with these among the item's."""
+    added = {name: value for name, value in row.items() if name not in _FIELDS}
+    return {name: row[name] for name in row if name in _FIELDS} | (
+        {"columns": {**row.get("columns", {}), **added}} if added else {}
+    )
 
 
 def _undoes(value: object) -> bool:

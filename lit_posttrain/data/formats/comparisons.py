@@ -115,7 +115,7 @@ def recognise_comparison(
     """
     data, named = Row(record.data), columns or PreferenceColumns()
     if is_record(record.data) and named == PreferenceColumns():
-        return ComparisonFormat("decisions", ("feedback",), recorded(labelled, annotators), labelled=labelled)
+        return ComparisonFormat("decisions", (), recorded(labelled, annotators), labelled=labelled)
     require_columns(record, named)
     if named.ranks and re.search("rating|score", named.ranks, re.IGNORECASE):
         raise PostTrainError(

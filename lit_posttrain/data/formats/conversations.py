@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_posttrain.data.feedback.log import is_record
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.columns import ColumnsBeside, check_needs, require_columns
 from lit_posttrain.data.formats.conversation_readers import Found, Parts, pair, plain, whole
 from lit_posttrain.data.formats.example import Example
 from lit_posttrain.data.formats.not_conversations import imitated, no_conversation, remedy, texts_beside
+from lit_posttrain.data.formats.written import written
 from lit_posttrain.data.rows.beside import Beside, refuse_media, refuse_unwanted
 from lit_posttrain.data.rows.kinds import ANSWERS, CONVERSATION, INPUT, PROMPT, answers_itself, asks, compared, tokens
 from lit_posttrain.data.rows.message_checks import check_order
@@ -83,6 +85,8 @@ def recognise(record: Record, columns: Columns | None = None) -> Format:
         PostTrainError: a named column does not exist, or the file does not hold conversations.
     """
     data, named = Row(record.data), columns or Columns()
+    if is_record(record.data) and named == Columns():
+        return Format("decisions", ("feedback",), written)
     require_columns(record, named)
     found = _named(record, named)
     if found is None:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Literal
 
 from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.formats.comparison import Candidate, Comparison, equal_responses
+from lit_posttrain.data.formats.decisions import decision_of
 from lit_posttrain.data.formats.ranking_readers import ranked
 from lit_posttrain.data.rows.bad_rows import NothingToLearn
 from lit_posttrain.data.rows.message_checks import same
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
-
-FIELDS = ("feedback", *(one.name for one in fields(Decision)))
-_NO_VERDICT = {
-    "skipped": "skipped by the annotator",
-    "unparsable": "an unparsable answer of the judge",
-    "failed": "a failed call of the judge",
-    "undone": "undone by the annotator",
-}
 
 
 def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callable[[Row], Comparison]:
@@ -34,9 +26,7 @@ def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callabl
     unlabelled = ranked({"prompt": "prompt", "responses": "responses", "extra": [], "labelled": False})
 
     def read(row: Row) -> Comparison:
-        decision = decision_of(row)
-        if labelled:
-            require_verdict(decision)
+        decision = decision_of(row, verdict=labelled)
         if not decision.responses:
             if labelled:
                 raise NothingToLearn(
@@ -51,26 +41,6 @@ def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callabl
         return found
 
     return read
-
-
-def decision_of(row: Row) -> Decision:
-    """The decision in a row, whose columns count as read.
-
-    Raises:
-        BadRow: it is none.
-    """
-    return Decision.of({name: row[name] for name in FIELDS if row.peek(name) is not None})
-
-
-def require_verdict(decision: Decision) -> None:
-    """Leave out what decides nothing.
-
-    Raises:
-        NothingToLearn: with the reason.
-    """
-    if decision.outcome != "verdict":
-        reason = _NO_VERDICT[decision.outcome]
-        raise NothingToLearn(reason, f"{reason}: no preference")
 
 
 def _labelled(

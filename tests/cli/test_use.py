@@ -164,6 +164,8 @@ def test_generate_and_audit(chats: Path, tiny_model: Path, capsys: pytest.Captur
     rows = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert len(rows) == 24
     assert all(len(r["responses"]) == 2 for r in rows)
+    origins = [(one["model"], one["sampling"]["temperature"]) for r in rows for one in r["responses"]]
+    assert len(set(origins)) == 1  # annotators and judges learn where a response comes from
     arguments = ["--config", "sft.yaml", "--data.path", str(chats), "--model.policy.path", str(tiny_model)]
     assert main(["audit", *arguments, "--out", "audit.json"]) == 0
     assert "24" in capsys.readouterr().out

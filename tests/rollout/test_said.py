@@ -132,9 +132,9 @@ def test_thoughts_between_special_tokens_do_not_run_into_the_answer(name: str) -
 def test_thoughts_are_kept_beside_their_answers() -> None:
     one = user_prompt("what is it", source="x:1")
     good, bad = Answer("a fox", "stop", 0.0, [], "the quick one"), Answer("a dog", "stop", 0.0, [])
-    assert row_of(one, [good, bad])["responses"] == [
-        {"text": "a fox", "reasoning_content": "the quick one", "finish_reason": "stop", "logprob": 0.0},
-        {"text": "a dog", "finish_reason": "stop", "logprob": 0.0},
+    assert row_of(one, [good, bad], {"model": "m"})["responses"] == [
+        {"text": "a fox", "reasoning_content": "the quick one", "finish_reason": "stop", "logprob": 0.0, "model": "m"},
+        {"text": "a dog", "finish_reason": "stop", "logprob": 0.0, "model": "m"},
     ]
     ranked = [(1.0, good), (0.0, bad)]
     best, pairs, both = (_row(one, ranked, keep) for keep in ("best", "pairs", "all"))

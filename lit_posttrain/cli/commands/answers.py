@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -57,11 +57,11 @@ def answered(
         yield from zip(some, answers(some, first), strict=True)
 
 
-def row_of(one: SourcedPrompt, answers: Sequence[Answer]) -> dict[str, Any]:
-    """The line of a conversation in the output."""
+def row_of(one: SourcedPrompt, answers: Sequence[Answer], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of a conversation in the output. origin: what every response says of where it comes from."""
     return one.row(
         prompt=one.messages[0]["content"] if len(one.messages) == 1 else one.messages,
-        responses=[_response(answer) for answer in answers],
+        responses=[{**_response(answer), **origin} for answer in answers],
     )
 
 

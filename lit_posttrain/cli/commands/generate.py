@@ -143,7 +143,8 @@ def generate(
     with terminable(), part.until_written():
         if keep is None:
             together = max(_TOGETHER, 4 * batch_size // n)
-            write((row_of(one, said) for one, said in answered(conversations, answers, together)), out)
+            origin = {"model": model, "sampling": asdict(sampling)}
+            write((row_of(one, said, origin) for one, said in answered(conversations, answers, together)), out)
             return 0
         judge.prepare(chat.device)
         found = chosen(conversations, answers, judge, keep, cut_off, min_reward)

@@ -8,6 +8,7 @@ the opposite.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Literal
 
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
@@ -79,6 +80,12 @@ class Votes:
             f"`{column}` is {vote!r}; labels are 1 (the first response is better), 2 (the second) or 0 (a tie): "
             f"{_REMEDY}",
         )
+
+    def alone(self, column: str) -> Votes:
+        """The labels of one of the columns, read in the same way."""
+        found = copy(self)
+        found.columns, found._seen = [column], set()
+        return found
 
     @property
     def doubt(self) -> str:

@@ -5,6 +5,7 @@ A tie is half a win. `people` is the mean vote of all people but the annotator, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,10 @@ class Bias:
     """The biases of one annotator; estimates of nothing where the votes do not show them.
 
     swap_consistency: share of pairs seen in both orders with the same verdict in both. first_position: how often the
-    response that was shown first wins, one half without bias. by_order: agreement with people of the verdicts when the
-    record's first response was shown first, and when its second was, ties left out. in_file: how often the record's
-    first response wins by the vote that counts, both orders averaged, which leaves no position bias if it is the same
-    as people's, `in_file_people`.
+    response that was shown first wins, one half without bias. Of the pairs seen in both orders, as three estimates
+    (where the record's first response was shown first, where it was shown second, both orders averaged): wins, how
+    often the record's first response wins, and agreement with people, ties left out; wins_people: how often it wins
+    with people. What differs between the first two is position bias.
 
     longer: how often the longer response wins; longer_people: with people, on the same pairs; longer_excess: their
     difference. own: how often a judge's model wins over others; own_people, own_excess: as for length.
@@ -30,9 +31,9 @@ class Bias:
 
     swap_consistency: Estimate
     first_position: Estimate
-    by_order: tuple[Estimate, Estimate]
-    in_file: Estimate
-    in_file_people: Estimate
+    wins: tuple[Estimate, Estimate, Estimate]
+    wins_people: Estimate
+    agreement: tuple[Estimate, Estimate, Estimate]
     longer: Estimate
     longer_people: Estimate
     longer_excess: Estimate
@@ -50,18 +51,24 @@ def bias_of(votes: Votes, annotator: int, bootstrap: Bootstrap) -> Bias:
     for_first = np.stack([seen[:, 0], 1 - seen[:, 1]], axis=1)
     shown = ~np.isnan(for_first)
     position = np.stack([np.where(shown, for_first, 0).sum(1), shown.sum(1)], axis=1)
+    both = shown[:, 0] & shown[:, 1]
+    views = [np.where(both, one, np.nan) for one in (seen[:, 0], seen[:, 1], said)]
     length = np.sign(votes.lengths[:, 0] - votes.lengths[:, 1])
     own = _own(votes, annotator)
-    longer, own_wins = _sided(said, people, length, bootstrap), _sided(said, people, own, bootstrap)
     return Bias(
-        mean((seen[:, 0] == seen[:, 1]).astype(float), shown[:, 0] & shown[:, 1], bootstrap),
+        mean((seen[:, 0] == seen[:, 1]).astype(float), both, bootstrap),
         bootstrap.estimate(position, ratio, int(shown.sum())),
-        (agrees(seen[:, 0], people, bootstrap), agrees(seen[:, 1], people, bootstrap)),
-        mean(said, ~np.isnan(said), bootstrap),
-        mean(people, ~np.isnan(said) & ~np.isnan(people), bootstrap),
-        *longer,
-        *own_wins,
+        _three(mean(one, both, bootstrap) for one in views),
+        mean(people, both & ~np.isnan(people), bootstrap),
+        _three(agrees(one, people, bootstrap) for one in views),
+        *_sided(said, people, length, bootstrap),
+        *_sided(said, people, own, bootstrap),
     )
+
+
+def _three(estimates: Iterable[Estimate]) -> tuple[Estimate, Estimate, Estimate]:
+    one, other, both = estimates
+    return one, other, both
 
 
 def won(share: Floats) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lit_posttrain.feedback.agreement.votes import Floats, Ints
 
-_AT_ONCE = 4_000_000  # numbers of drawn prompts in memory
+_MOST_DRAWN = 50_000_000  # bytes of drawn prompts in memory
 
 
 @dataclass(frozen=True)
@@ -42,36 +42,31 @@ class Bootstrap:
         """
         Args:
             prompts: (P,) number of each pair's prompt.
-            resamples: Number of resamples.
+            resamples: Number of resamples; fewer, and at least 100, for more than 50,000 prompts.
             seed: The same seed gives the same intervals.
         """
-        self._prompts, self._resamples, self._seed = prompts, resamples, seed
+        self._prompts = prompts
         self._count = int(prompts.max()) + 1 if len(prompts) else 0
+        resamples = min(resamples, max(_MOST_DRAWN // max(self._count, 1), 100))
+        rng = np.random.default_rng(seed)
+        self._weights = np.zeros((resamples, self._count), np.uint8)  # how often each prompt is drawn
+        for row in self._weights:
+            row[:] = np.bincount(rng.integers(0, self._count, self._count), minlength=self._count)
 
-    def estimate(self, sums: Floats, statistic: Callable[[Floats], Floats], n: int) -> Estimate:
-        """A statistic of the sums of all pairs. sums: (P, ...) the parts of each pair. statistic: from (..., *parts) to
+    def estimate(self, parts: Floats, statistic: Callable[[Floats], Floats], n: int) -> Estimate:
+        """A statistic of the sums of all pairs. parts: (P, ...) of each pair. statistic: from sums (..., *parts) to
         (...). n: number of votes or pairs in the sums."""
-        flat = sums.reshape(len(sums), -1)
+        if n == 0:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        flat = parts.reshape(len(parts), -1)
         by_prompt = np.zeros((self._count, flat.shape[1]))
         np.add.at(by_prompt, self._prompts, flat)
-        by_prompt = by_prompt[np.abs(by_prompt).sum(1) > 0]
-        if n == 0 or not len(by_prompt):
-            return Estimate(math.nan, math.nan, math.nan, 0)
+        drawn = np.concatenate([rows.astype(float) @ by_prompt for rows in np.array_split(self._weights, 20)])
         with np.errstate(divide="ignore", invalid="ignore"):
-            value = float(statistic(by_prompt.sum(0).reshape(sums.shape[1:])))
-            drawn = statistic(self._drawn(by_prompt).reshape(-1, *sums.shape[1:]))
-        drawn = drawn[np.isfinite(drawn)]
-        if math.isnan(value) or not len(drawn):
+            value = float(statistic(by_prompt.sum(0).reshape(parts.shape[1:])))
+            found = statistic(drawn.reshape(-1, *parts.shape[1:]))
+        found = found[np.isfinite(found)]
+        if math.isnan(value) or not len(found):
             return Estimate(value, math.nan, math.nan, n)
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = np.quantile(found, [0.025, 0.975])
         return Estimate(value, float(low), float(high), n)
-
-    def _drawn(self, by_prompt: Floats) -> Floats:
-        """(resamples, parts) sums over prompts that are drawn with replacement."""
-        count, rng = len(by_prompt), np.random.default_rng(self._seed)
-        step = max(_AT_ONCE // max(count, 1), 1)
-        parts = []
-        for begin in range(0, self._resamples, step):
-            size = min(step, self._resamples - begin)
-            parts.append(rng.multinomial(count, np.full(count, 1 / count), size) @ by_prompt)
-        return np.concatenate(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import combinations
@@ -75,7 +75,8 @@ class Votes:
     @property
     def lengths(self) -> Floats:
         """(P, 2) characters of both responses."""
-        return np.array([[len(_text(one)) for one in (pair.first, pair.second)] for pair in self.pairs], float)
+        found = [[len(_text(one)) for one in (pair.first, pair.second)] for pair in self.pairs]
+        return np.array(found, float).reshape(-1, 2)
 
     def consensus(self, of: Ints) -> Floats:
         """(P,) mean share of some annotators, NaN where none of them voted."""
@@ -110,17 +111,12 @@ def votes_of(decisions: Iterable[Decision]) -> Votes:
     cells: list[tuple[int, int, tuple[float, float, float]]] = []
     rows = {who: row for row, who in enumerate(annotators)}
     for (who, _), one in last.items():
-        asked = _hash(one.prompt if isinstance(one.prompt, list) else [{"role": "user", "content": one.prompt}])
-        said = [_hash([_text(response), response.get("reasoning_content") or ""]) for response in one.responses]
-        for i, j in combinations(range(len(said)), 2):
-            vote = _vote(one, i, j)
-            if vote is None or said[i] == said[j]:
-                continue
-            column = pairs.get((asked, said[i], said[j]))
-            if column is None and (turned := pairs.get((asked, said[j], said[i]))) is not None:
+        for i, j, asked, first, second, vote in _voted(one):
+            column = pairs.get((asked, first, second))
+            if column is None and (turned := pairs.get((asked, second, first))) is not None:
                 column, vote = turned, (1 - vote[0], 1 - vote[2], 1 - vote[1])
             if column is None:
-                column = pairs[asked, said[i], said[j]] = len(shown)
+                column = pairs[asked, first, second] = len(shown)
                 shown.append(Pair(one.prompt, one.responses[i], one.responses[j]))
                 prompt_of.append(prompts.setdefault(asked, len(prompts)))
             cells.append((rows[who], column, vote))
@@ -130,10 +126,25 @@ def votes_of(decisions: Iterable[Decision]) -> Votes:
     return Votes(list(annotators.values()), shown, table[..., 0], table[..., 1:], np.array(prompt_of, np.int64))
 
 
+def pairs_of(decisions: Iterable[Decision]) -> set[tuple[str, frozenset[str]]]:
+    """The pairs of responses that decisions vote on, as hashes of prompt and texts."""
+    return {(asked, frozenset((one, other))) for said in decisions for _, _, asked, one, other, _ in _voted(said)}
+
+
+def _voted(one: Decision) -> Iterator[tuple[int, int, str, str, str, tuple[float, float, float]]]:
+    """The votes of a decision: numbers of both responses, hashes of the prompt and of both, and the vote."""
+    asked = _hash(one.prompt if isinstance(one.prompt, list) else [{"role": "user", "content": one.prompt}])
+    said = [_hash([_text(response), response.get("reasoning_content") or ""]) for response in one.responses]
+    for i, j in combinations(range(len(said)), 2):
+        vote = _vote(one, i, j)
+        if vote is not None and said[i] != said[j]:
+            yield i, j, asked, said[i], said[j], vote
+
+
 def _vote(one: Decision, i: int, j: int) -> tuple[float, float, float] | None:
     """Share of response i against j: in all, when i was shown first, when j was; NaN for what was not seen. None
     without a vote."""
-    share = _share(one.probability, one.ranks, i, j)
+    share = _share(one, i, j)
     if share is None:
         return None
     judge = one.judge or {}
@@ -147,11 +158,12 @@ def _vote(one: Decision, i: int, j: int) -> tuple[float, float, float] | None:
     return share, np.nan, np.nan
 
 
-def _share(probability: float | None, ranks: list[int | None] | None, i: int, j: int) -> float | None:
-    if probability is not None:
-        return probability
-    if ranks is None:
-        return None
+def _share(said: Decision, i: int, j: int) -> float | None:
+    if said.probability is not None:
+        return said.probability
+    ranks: Sequence[int | None] = said.ranks or []
+    if all(rank is None for rank in ranks):  # what was not rejected is the better one
+        ranks = said.rejected or [None] * len(said.responses)
     one, other = ranks[i], ranks[j]
     if one is None or other is None:
         return None

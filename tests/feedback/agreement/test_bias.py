@@ -29,7 +29,7 @@ def test_a_consistent_judge() -> None:
     assert found.swap_consistency.value == 1
     assert holds(found.first_position, 0.5)
     assert holds(found.longer_excess, 0)
-    assert found.by_order[0] == found.by_order[1]
+    assert found.agreement[0] == found.agreement[1] == found.agreement[2]
 
 
 def test_a_positional_judge() -> None:
@@ -37,8 +37,9 @@ def test_a_positional_judge() -> None:
     found = bias(items.positional(), items)
     assert found.swap_consistency.value == 0
     assert found.first_position.value == 1
-    assert found.in_file.value == 0.5  # both orders averaged see no difference any more
-    assert holds(found.by_order[0], 0.5)
+    assert [one.value for one in found.wins] == [1, 0, 0.5]  # both orders averaged have no position bias
+    assert holds(found.agreement[0], 0.5)
+    assert not found.agreement[2]  # all ties
     assert holds(found.longer, 0.5)
 
 

@@ -1,0 +1,128 @@
+"""The report as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from textwrap import wrap
+
+import numpy as np
+
+from lit_posttrain.feedback.agreement.bias import Bias
+from lit_posttrain.feedback.agreement.intervals import Estimate
+from lit_posttrain.feedback.agreement.report import Group, Report
+from lit_posttrain.feedback.agreement.verdict import Verdict
+
+_WIDTH = 100
+_MOST_PAIRS = 15  # of annotators that are shown; the JSON has all
+_VIEWS = ("when it is shown first", "when it is shown second", "both orders averaged")
+_BIAS: list[tuple[str, Callable[[Bias], Estimate | None]]] = [
+    ("same verdict in both orders", lambda one: one.swap_consistency),
+    ("what is shown first wins", lambda one: one.first_position),
+    ("the longer response wins", lambda one: one.longer),
+    ("  with people", lambda one: one.longer_people),
+    ("  difference", lambda one: one.longer_excess),
+    ("its own model's response wins", lambda one: one.own),
+    ("  with people", lambda one: one.own_people),
+    ("  difference", lambda one: one.own_excess),
+    ("the record's first response wins", lambda _: None),
+    *((f"  {view}", lambda one, of=place: one.wins[of]) for place, view in enumerate(_VIEWS)),
+    ("  with people", lambda one: one.wins_people),
+    ("agrees with people", lambda _: None),
+    *((f"  {view}", lambda one, of=place: one.agreement[of]) for place, view in enumerate(_VIEWS)),
+]
+
+
+def table_of(report: Report, verdicts: Sequence[Verdict]) -> str:
+    """The report as plain text, with 95 % intervals, at most 100 columns wide unless names are longer."""
+    sections = [_annotators(report), _between(report), _together(report), _biases(report), _calibrations(report)]
+    told = [line for one in verdicts for line in _wrapped(str(one))]
+    sections.append("\n".join(["verdict", *told]) if told else "")
+    return "\n\n".join(section for section in sections if section)
+
+
+def _annotators(report: Report) -> str:
+    votes, said = report.votes, report.votes.verdicts
+    prompts = len(np.unique(votes.prompt))
+    rows = [["annotator", "", "votes", "first", "tie", "second", "skipped", "unparsable", "failed"]]
+    for row, one in enumerate(votes.annotators):
+        total = int((~np.isnan(said[row])).sum())
+        shares = [f"{100 * (said[row] == code).sum() / total:.1f} %" if total else "-" for code in (1, 0, -1)]
+        lost = [str(one.outcomes[name]) for name in ("skipped", "unparsable", "failed")]
+        rows.append([one.name, "judge" if one.judge else "person", str(total), *shares, *lost])
+    pairs = len(votes.pairs)
+    head = f"{pairs:,} pair{'s' * (pairs != 1)} of responses to {prompts:,} prompt{'s' * (prompts != 1)}"
+    return f"{head}\n{_lined(rows, left=2)}"
+
+
+def _between(report: Report) -> str:
+    rows = [["two annotators", "pairs", "with ties", "without ties", "Cohen's kappa"]]
+    most = sorted(report.between, key=lambda one: -one.agreement.n)
+    for one in islice(most, _MOST_PAIRS):
+        names = f"{one.one}, {one.other}"
+        rows.append([names, f"{one.agreement.n:,}", *map(_percent, (one.agreement, one.decided)), _number(one.kappa)])
+    rest = len(most) - _MOST_PAIRS
+    return _lined(rows) + (f"\n({rest} more with --out)" if rest > 0 else "") if most else ""
+
+
+def _together(report: Report) -> str:
+    rows = [["agreement of groups", "pairs", "with ties", "without ties"]]
+    more = []
+    groups: list[tuple[str, Group | None]] = [("people", report.people), ("judges", report.judges)]
+    for name, group in groups:
+        if group is not None:
+            rows.append([name, f"{group.agreement.n:,}", _percent(group.agreement), _percent(group.decided)])
+            fleiss = f"Fleiss' kappa {_number(group.fleiss)} (the {group.fleiss.n:,} pairs with {group.raters} votes)"
+            more += _wrapped(f"{name}: Krippendorff's alpha {_number(group.alpha)}, {fleiss}")
+    for name, (agreement, decided) in report.with_people.items():
+        rows.append([f"{name} with people", f"{agreement.n:,}", _percent(agreement), _percent(decided)])
+    return "\n".join([_lined(rows), *more]) if len(rows) > 1 else ""
+
+
+def _biases(report: Report) -> str:
+    rows, heads = [["bias", *report.bias]], []
+    for label, of in _BIAS:
+        found = [of(one) for one in report.bias.values()]
+        if all(one is None for one in found):
+            heads = [[label, *[""] * len(found)]]
+        elif any(one is not None and one.n for one in found):
+            rows += [*heads, [label, *(_percent(one) if one is not None else "" for one in found)]]
+            heads = []
+    return _lined(rows) if len(rows) > 1 else ""
+
+
+def _calibrations(report: Report) -> str:
+    rows = [["calibration against people", "pairs", "expected error", "Brier score"]]
+    for name, one in report.calibration.items():
+        rows.append([name, f"{one.brier.n:,}", f"{one.error:.3f}", _number(one.brier)])
+    return _lined(rows) if len(rows) > 1 else ""
+
+
+def _lined(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells in columns; what does not fit the width goes below, beside the first columns again."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines, begin = list[str](), left
+    while begin < len(widths):
+        end, total = begin, sum(widths[:left]) + 2 * (left - 1)
+        while end < len(widths) and (end == begin or total + widths[end] + 2 <= _WIDTH):
+            total += widths[end] + 2
+            end += 1
+        lines += [""] if lines else []
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row[:left], widths[:left], strict=True)]
+            cells += [cell.rjust(width) for cell, width in zip(row[begin:end], widths[begin:end], strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        begin = end
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _percent(one: Estimate) -> str:
+    return f"{100 * one.value:.1f} % ({100 * one.low:.1f} to {100 * one.high:.1f})" if one else "-"
+
+
+def _number(one: Estimate) -> str:
+    return f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" if one else "-"

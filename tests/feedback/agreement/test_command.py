@@ -1,0 +1,103 @@
+"""`lit-posttrain agree`: files of people, judges and labels; mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from helpers.annotators import Items
+
+from lit_posttrain.cli.main import main
+from lit_posttrain.data.feedback.record import Decision
+
+
+def written(file: Path, decisions: Iterable[Decision]) -> str:
+    file.write_text("".join(json.dumps(one.row()) + "\n" for one in decisions))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """People's votes, a judge's, and labels of an annotator, on the same forty pairs."""
+    folder, items = tmp_path_factory.mktemp("votes"), Items(40)
+    people = [one for n, name in enumerate(("Ann", "Ben")) for one in items.people(name, 0.9, n)]
+    rows: list[dict[str, object]] = []
+    for one in items.consistent():
+        first, second = (response["text"] for response in one.responses)
+        label = 1 if one.probability else 2
+        said = {"prompt": f"question {len(rows)}", "response_1": first, "response_2": second}
+        rows.append({**said, "annotator1": label, "annotator2": 3 - label if len(rows) < 4 else label})
+    labels = folder / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "people": written(folder / "votes.jsonl", people),
+        "judge": written(folder / "judge.jsonl", items.positional()),
+        "labels": str(labels),
+        "folder": str(folder),
+    }
+
+
+def test_people_a_judge_and_labels_meet(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = Path(files["folder"]) / "report.json"
+    assert main(["agree", files["people"], files["judge"], files["labels"], "--out", str(out)]) == 0
+    shown, told = capsys.readouterr().out, json.loads(out.read_text())
+    assert "40 pairs of responses to 40 prompts" in shown
+    assert "positional: do not train on it" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    assert [one["name"] for one in told["annotators"]] == ["Ann", "Ben", "positional", "annotator1", "annotator2"]
+    two = next(one for one in told["between"] if (one["one"], one["other"]) == ("annotator1", "annotator2"))
+    assert two["agreement"]["value"] == pytest.approx(0.9)
+    assert told["bias"]["positional"]["first_position"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 80}
+    assert {one["name"]: one["advice"] for one in told["verdicts"]} == {"people": "train", "positional": "do not"}
+
+
+def test_files_may_be_named_with_the_option(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agree", "--data", json.dumps([files["people"]])]) == 0
+    assert "Ann, Ben" in capsys.readouterr().out
+
+
+def test_pairs_with_a_better_side_are_an_annotator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = Items(40)
+    rows: list[dict[str, object]] = []
+    for one in items.consistent():
+        texts = [response["text"] for response in one.responses]
+        chosen, rejected = texts if one.probability else reversed(texts)
+        rows.append({"prompt": f"question {len(rows)}", "chosen": chosen, "rejected": rejected})
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["agree", str(gold), written(tmp_path / "judge.jsonl", items.consistent())]) == 0
+    shown = capsys.readouterr().out
+    assert "gold, consistent" in shown
+    assert "1.00 (1.00 to 1.00)" in shown  # kappa, though the first response is always the better one
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "no file of votes: name some, as in lit-posttrain agree votes.jsonl judge.jsonl"),
+        (["nothing.jsonl"], "nothing.jsonl: no such file"),
+        (["{people}", "{other}"], "none of its pairs of responses is in another file; name files on the same items"),
+        (["{one}"], "votes of Ann alone, whom nobody is compared with; name a second file"),
+        (["{skipped}"], "no vote on two responses among the decisions (1 skipped)"),
+        (["{prompts}"], "not preferences but"),
+        (["{people}", "--out", "{people}"], "a file of the data; choose another"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    words: list[str], told: str, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, skipped = Items(3, seed=7), Decision("s", "i", "Ann", outcome="skipped")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Why?"}\n')
+    places = {
+        **files,
+        "other": written(tmp_path / "other.jsonl", other.consistent()),
+        "one": written(tmp_path / "one.jsonl", other.people("Ann", 1, 0)),
+        "skipped": written(tmp_path / "skipped.jsonl", [skipped]),
+        "prompts": str(tmp_path / "prompts.jsonl"),
+    }
+    assert main(["agree", *(word.format(**places) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.splitlines()[-1].startswith("error: ")

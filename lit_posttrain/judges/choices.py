@@ -2,7 +2,8 @@
 
 An answer may be several tokens, such as "10" where digits are tokens: its probability is their product, and that of
 "1" is without what goes on to "10". An answer counts with and without a space before it, as chat templates differ in
-what stands before a reply.
+what stands before a reply. All is computed in the model's own precision, without autocast: bfloat16 has so few digits
+that different items get the very same probability.
 """
 
 from __future__ import annotations
@@ -39,12 +40,11 @@ def choice_masses(
     wanted = [(place, prefix) for place, spelt in enumerate(choices) for prefix in sorted(_prefixes(spelt), key=len)]
     rows = [[*prompts[place], *prefix] for place, prefix in wanted]
     after: list[dict[Tokens, torch.Tensor]] = [{} for _ in prompts]  # log-probs (V,) of the token behind a prefix
-    with engine.context():
-        for members in engine.batches([len(row) for row in rows], engine.batch_size):
-            logits = _logits(engine, [rows[i] for i in members])
-            for index, own in zip(members, logits.float().log_softmax(-1).cpu(), strict=True):
-                place, prefix = wanted[index]
-                after[place][prefix] = own
+    for members in engine.batches([len(row) for row in rows], engine.batch_size):
+        logits = _logits(engine, [rows[i] for i in members])
+        for index, own in zip(members, logits.float().log_softmax(-1).cpu(), strict=True):
+            place, prefix = wanted[index]
+            after[place][prefix] = own
     return [(_exclusive(spelt, own), int(own[()].argmax())) for spelt, own in zip(choices, after, strict=True)]
 
 

@@ -82,8 +82,8 @@ class InProcess:
     def identity(self) -> Mapping[str, Any]:
         """As `Backend.identity`: the model's name, and fingerprints of its weights and tokenizer."""
         told = [identity_of(self.restored.model), tokenizer_identity(self.restored.tokenizer)]
-        precision = "bfloat16" if computes_in_bfloat16(self.restored.device) else told[0]["dtype"]
-        return {"model": self.name, "weights": fingerprint({"parts": told}), "precision": precision}
+        written = "bfloat16" if computes_in_bfloat16(self.restored.device) else told[0]["dtype"]
+        return {"model": self.name, "weights": fingerprint({"parts": told}), "written_in": written}
 
     async def ask(self, call: Call) -> Reply:
         """As `Backend.ask`.

@@ -25,7 +25,7 @@ QUESTIONS = ["what is it?", "how many are there in the box, and what colour is t
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _in_float32() -> Iterator[None]:
+def _written_in_float32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lit_posttrain.rollout.restored.fast_bfloat16_cpu", lambda: False)
         yield

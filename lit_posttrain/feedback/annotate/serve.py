@@ -18,6 +18,7 @@ from lit_posttrain.feedback.annotate.guard import ORGANISER, Tokens
 from lit_posttrain.feedback.annotate.routes import application
 from lit_posttrain.feedback.annotate.tasks import Task
 from lit_posttrain.runs.folder import lock
+from lit_posttrain.runs.signals import terminable
 
 SECRET = "LIT_POSTTRAIN_ANNOTATE_SECRET"  # makes the same links again; of the environment alone
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -55,8 +56,11 @@ def serve(
             lifespan="off",
             timeout_graceful_shutdown=5,
         )
-        uvicorn.Server(options).run(sockets=[listener])
-        print(f"{len(board.decisions())} decisions are in {out}")
+        try:
+            with terminable():
+                uvicorn.Server(options).run(sockets=[listener])
+        except KeyboardInterrupt:  # which uvicorn raises once all requests are answered
+            print(f"\n{len(board.decisions())} decisions are in {out}")
 
 
 @contextmanager

@@ -123,7 +123,7 @@ function body() {
       all.remove();
     }, { class: "quiet more" });
     asked.append(all);
-    open.scrollTop = open.scrollHeight; // the last turn is what is answered
+    if (prompt.length > 1) open.scrollTop = open.scrollHeight; // the last turn is what is answered
   }
   decision(parts);
 }
@@ -151,6 +151,7 @@ function decision({ said, acts }) {
     button("Undo", "u", undo, { class: "quiet", disabled: !last }),
     button("Skip", "s", () => submit("skipped"), { class: "quiet" }),
     ...acts,
+    el("span", { class: "gap" }),
     mode instanceof Write ? null : el("label", { class: "automatic" }, automatic, "Submit when complete ", kbd("a")),
     button("Submit", mode instanceof Write ? "Ctrl ⏎" : "⏎", () => submit("verdict"), { class: "main" }));
   const line = el("div", { class: "said" }, ...said, el("label", { class: "reason" }, reason, kbd("r")));

@@ -3,7 +3,7 @@
 import { button, el, say } from "./dom.js";
 import { strengths } from "./strength.js";
 
-const SAID = { first: "Response 1 is better", tie: "Tie", bad: "Both are bad", second: "Response 2 is better" };
+const SAID = { first: "Response 1 is better", second: "Response 2 is better", tie: "Tie", bad: "Both are bad" };
 const KEYS = { 1: "first", 2: "second", ArrowLeft: "first", ArrowRight: "second", "=": "tie", 0: "tie", b: "bad" };
 
 export class Pair {
@@ -12,10 +12,17 @@ export class Pair {
     this.order = page.item.order;
     this.choice = null;
     this.strength = strengths(page);
-    const of = (name, key) =>
-      button(SAID[name], key, () => this.choose(name), { class: `choice ${name}`, "aria-pressed": "false" });
-    this.buttons = { first: of("first", "1"), tie: of("tie", "="), bad: of("bad", "b"), second: of("second", "2") };
-    this.cards = [];
+    this.buttons = {
+      first: this.button("first", "Better", "1", { class: "place" }),
+      second: this.button("second", "Better", "2", { class: "place" }),
+      tie: this.button("tie", "Tie", "="),
+      bad: this.button("bad", "Both bad", "b", { class: "bad" }),
+    };
+  }
+
+  button(name, label, key, options = {}) {
+    const named = { "aria-label": SAID[name], "aria-pressed": "false", ...options };
+    return button(label, key, () => this.choose(name), named);
   }
 
   static title = "Compare";
@@ -30,13 +37,13 @@ export class Pair {
     ];
   }
 
-  card() {
-    return [];
+  card(response, number) {
+    return [this.buttons[number === 1 ? "first" : "second"]];
   }
 
   bar() {
-    const choices = el("div", { class: "choices", role: "group", "aria-label": "Which response is better" },
-      ...Object.values(this.buttons));
+    const { tie, bad } = this.buttons;
+    const choices = el("div", { class: "choices", role: "group", "aria-label": "Neither is better" }, tie, bad);
     return { said: [choices, this.strength.element], acts: [] };
   }
 

@@ -152,7 +152,7 @@ export class Rank {
       return [el("li", { class: "between" }, sign), chip];
     });
     const open = this.order.length - flat.length;
-    const hint = flat.length ? (this.tie ? "= …" : open ? `${open} to go` : "") : "Press digits, best first";
+    const hint = flat.length ? (this.tie ? "= …" : open ? `${open} to go` : "") : "Place the best one first";
     this.strip.replaceChildren(...parts, el("li", { class: "hint" }, hint));
     this.strength.draw();
   }

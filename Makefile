@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm
 
-.PHONY: demo test test-slow test-newest test-oldest lint setup vllm clean
+.PHONY: demo test test-slow test-newest test-oldest lint setup vllm browser clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,11 @@ $(VLLM_STAMP): tools/vllm_requirements.py constraints.txt
 	$(BIN)/python tools/vllm_requirements.py > $(VENV)/vllm-requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/vllm-requirements.txt
 	touch $(VLLM_STAMP)
+
+# The browser that drives the annotators' page in tests: Debian's, where it is missing and we may install it.
+browser:
+	command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
+	else echo "install chromium first: sudo apt-get install chromium"; exit 1; fi
 
 demo: setup
 	$(BIN)/python -m lit_posttrain.cli.demo

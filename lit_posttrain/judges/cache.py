@@ -36,7 +36,8 @@ class Cached:
         self._under_way: dict[str, asyncio.Future[Reply]] = {}
         with self._named():
             folder.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(self._file, timeout=_WAIT_S, isolation_level=None)
+            # a reward's event loop is in another thread than the one that opens the file
+            self._base = sqlite3.connect(self._file, _WAIT_S, isolation_level=None, check_same_thread=False)
             # a log that is written ahead keeps the file whole under SIGKILL without a wait for the disk at every reply
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")

@@ -42,7 +42,7 @@ class _Waiting:
     def kind(self) -> tuple[object, ...]:
         """Calls of one kind can be answered together."""
         call = self.call
-        return () if call.choices else (call.max_tokens, call.temperature, call.seed)
+        return () if call.choices else (call.max_tokens, call.temperature)
 
 
 class InProcess:
@@ -69,13 +69,13 @@ class InProcess:
         self._answering: asyncio.Task[None] | None = None
 
     @classmethod
-    def of(cls, spec: JudgeSpec) -> InProcess:
-        """The model of a spec without an endpoint, on a GPU where there is one.
+    def of(cls, spec: JudgeSpec, device: torch.device | None = None) -> InProcess:
+        """The model of a spec without an endpoint. device: default a GPU where there is one.
 
         Raises:
             PostTrainError: it cannot be loaded, or is a reward model.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(restore(spec.model, spec.trust_remote_code, device), spec.model, spec.limits.concurrency)
 
     @cached_property
@@ -163,8 +163,8 @@ class InProcess:
 
     def _written(self, some: Sequence[_Waiting]) -> list[Reply]:
         call = some[0].call
-        sampling = Sampling(call.max_tokens, call.temperature, seed=call.seed)
-        drawn = self.engine.generate([one.ids for one in some], 1, sampling, [0] * len(some))
+        seeds = [one.call.seed for one in some]
+        drawn = self.engine.generate([one.ids for one in some], 1, Sampling(call.max_tokens, call.temperature), seeds)
         return [self._reply(completion, one) for one, (completion,) in zip(some, drawn, strict=True)]
 
     def _reply(self, completion: Completion, asked: _Waiting) -> Reply:

@@ -26,8 +26,8 @@ class EventLoop:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()
 
-    def result(self, awaitable: Awaitable[Found], timeout: float) -> Found:
-        """The result of an awaitable, or its exception.
+    def result(self, awaitable: Awaitable[Found], timeout: float | None) -> Found:
+        """The result of an awaitable, or its exception. timeout: None for one that ends by itself.
 
         Raises:
             TooLong: it took longer than `timeout` seconds.
@@ -35,7 +35,7 @@ class EventLoop:
         loop = self._started()
         future = asyncio.run_coroutine_threadsafe(_limited(awaitable, timeout), loop)
         try:
-            return future.result(timeout + _GRACE_S)
+            return future.result(None if timeout is None else timeout + _GRACE_S)
         except TimeoutError as problem:
             if future.done():  # the awaitable raised it
                 raise
@@ -55,7 +55,7 @@ class EventLoop:
         return self._loop
 
 
-async def _limited(awaitable: Awaitable[Found], timeout: float) -> Found:
+async def _limited(awaitable: Awaitable[Found], timeout: float | None) -> Found:
     try:
         async with asyncio.timeout(timeout) as limit:
             return await awaitable

@@ -59,11 +59,14 @@ class Reward(ABC):
     """Base class of rewards.
 
     needs: columns that the data must have. shaping: True if it only shapes other rewards, as a length penalty: to
-    dynamic sampling, responses that differ in nothing else have equal rewards. Subclasses implement `score`.
+    dynamic sampling, responses that differ in nothing else have equal rewards. timed: False if `score` limits its time
+    itself, as a judge does whose every call has a deadline: --model.rollout.reward_timeout does not end it. Subclasses
+    implement `score`.
     """
 
     needs: Sequence[str] = ()
     shaping: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
 
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         """

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -42,7 +42,8 @@ class RewardCalls:
     """Calls rewards. One that raises or takes too long on a batch is called for every response alone, so that the
     others keep their scores; a warning says so once. Failures are counted and logged.
 
-    timeout: seconds that a call may take, for a batch and for a single response. tallies: of `score`, by reward.
+    timeout: seconds that a call may take, for a batch and for a single response, of rewards that are `timed`. tallies:
+    of `score`, by reward.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -104,10 +105,11 @@ class RewardCalls:
         log.warning(told, reward.name, len(batch), _short(problem), remedy)
 
     def _values(self, reward: Reward, batch: RewardBatch) -> tuple[Tensor, Problems]:
-        with self.processes.watched(), time_limit(self.timeout):
+        timeout = self.timeout if reward.timed else None
+        with self.processes.watched(), time_limit(timeout) if timeout else nullcontext():
             said = reward.score(deepcopy(batch))  # rewards may change it
             if inspect.isawaitable(said):
-                said = self._loop.result(said, self.timeout)
+                said = self._loop.result(said, timeout)
             values = listed(said, reward.name)
         return read_scores(values, len(batch), reward.name)
 

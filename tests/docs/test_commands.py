@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import tiny as tiny_models
 from helpers.pages import PAGES, ROOT, Command, blocks, commands
 from helpers.processes import run_script
 
@@ -45,6 +46,8 @@ def tiny(words: list[str], model: Path, index: int) -> list[str]:
         words += ["--name", f"unnamed-{index}"]
     if words[0] in TRAINS and any("PromptData" in file.read_text() for file in configs):
         words += FEW_ANSWERS
+    if any("JudgeReward" in file.read_text() for file in configs):  # a random model seldom says A or B
+        words += ["--model.rewards.judge.model", "roomy", "--model.rewards.judge.kind", "score"]
     if words[0] in ("generate", "chat"):
         words += ["--max_new_tokens", "4"]
     if "--keep" in words:  # of four tokens every answer is cut off, and none is right
@@ -77,6 +80,8 @@ class Workplace:
             for block in blocks(page):
                 if block.file:
                     (folder / block.file).write_text(many(block.text) if ".jsonl" in block.file else block.text)
+        # a judge's questions are long, and the tiny model's tokens short
+        tiny_models.save_model(folder / "roomy", max_position_embeddings=8192)
         (folder / "other.jsonl").write_text((folder / "my.jsonl").read_text().splitlines()[0] + "\n")
 
     def made(self, command: Command) -> list[str]:

@@ -56,7 +56,7 @@ class ExactParser:
         """
         refused: list[PostTrainError] = []
 
-        def build(kind: Any, *given: Any, **named: Any) -> Any:
+        def build(kind: Any, /, *given: Any, **named: Any) -> Any:  # options may be called kind
             try:
                 return made(kind, *given, **plain(named))
             except PostTrainError as problem:
@@ -71,7 +71,7 @@ class ExactParser:
             raise
 
 
-def made(kind: Callable[..., Any], *given: Any, **named: Any) -> Any:
+def made(kind: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
     """An object of a class that a config names.
 
     Raises:

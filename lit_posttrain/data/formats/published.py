@@ -160,17 +160,18 @@ def _of(value: object, *keys: str) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(p, dict) and set(keys) <= set(p) for p in value)
 
 
+REWARD_BENCH_2 = Published(
+    ("prompt", "chosen", "rejected"),
+    lambda data: _texts(data["chosen"]) and _texts(data["rejected"]),
+    _reward_bench_2,
+)
 PUBLISHED = (
     Published(
         ("instruction", "completions"), lambda data: _of(data["completions"], "response", "annotations"), _ultrafeedback
     ),
     Published(("instruction", "generations", "ratings"), lambda data: True, _distilabel),
     Published(("prompt", "answers", "num_responses"), lambda data: _of(data["answers"], "answer", "rank"), _nectar),
-    Published(
-        ("prompt", "chosen", "rejected"),
-        lambda data: _texts(data["chosen"]) and _texts(data["rejected"]),
-        _reward_bench_2,
-    ),
+    REWARD_BENCH_2,
     Published(
         ("prompt", "completions", "labels"),
         lambda data: _texts(data["completions"]) and isinstance(data["labels"], list),

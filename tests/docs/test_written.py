@@ -42,7 +42,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
 LOGS = [ROOT / "docs" / name for name in ("benchmarks.md", "decisions.md", "proofs.md")]  # of other commits too
 EARLY = ("fit", "validate", "test", "predict", "audit")
-OTHER = ("annotate", "chat", "configs", "export", "generate", "score")
+OTHER = ("agree", "annotate", "chat", "configs", "export", "generate", "score")
 
 WRITTEN = [
     *(command for page in PAGES for command in (*commands(page), *inline_commands(page))),

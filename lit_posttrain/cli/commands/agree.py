@@ -3,41 +3,92 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from lit_posttrain.cli.commands import call
-from lit_posttrain.cli.commands.rows import prepare
+from lit_posttrain.cli.commands.rows import prepare, write
 from lit_posttrain.cli.parsing.early import check_data
 from lit_posttrain.errors import PostTrainError
 
 
-def agree(data: list[str], out: str | None = None, seed: int = 0, overwrite: bool = False) -> int:
+def agree(
+    data: list[str],
+    out: str | None = None,
+    plots: str | None = None,
+    labels: str | None = None,
+    aggregate: Literal["dawid_skene", "majority", "mean"] = "dawid_skene",
+    debias: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> int:
     """Measure how far people and judges agree, and what biases them.
 
     Args:
         data: Files of decisions that annotate and judge write, or preference data, whose labels are votes too: `agree
             votes.jsonl judge.jsonl` names them without --data.
         out: File for the whole report, as JSON.
+        plots: Folder for plots (PNG) of agreement, biases and calibration; files of their names there are replaced.
+        labels: File for one soft label per pair of responses, joined from all votes, which PreferenceData reads.
+        aggregate: How votes are joined. dawid_skene weighs each annotator by how reliable it seems, majority takes the
+            most frequent verdict, mean the mean of all votes, a judge's as its probability.
+        debias: Take out of the probabilities of judges what position and, where people voted too, length add to them,
+            by a regression; --labels is made of what is left, and the report says by how much it changes them.
         seed: The same seed gives the same intervals.
         overwrite: Replace existing files.
     """
     check_data(data)
     prepare(out, overwrite, data)
+    prepare(labels, overwrite, data, "--labels")
+    if plots is not None:
+        _make_folder(plots)
     # after what is refused without them: they take seconds
+    from lit_posttrain.feedback.agreement import table
+    from lit_posttrain.feedback.agreement.dawid_skene import dawid_skene, reliability
+    from lit_posttrain.feedback.agreement.debias import corrections, debiased
+    from lit_posttrain.feedback.agreement.labels import joined, labels_of
     from lit_posttrain.feedback.agreement.read import read_votes
     from lit_posttrain.feedback.agreement.report import as_json, report_of
-    from lit_posttrain.feedback.agreement.table import table_of
     from lit_posttrain.feedback.agreement.verdict import verdicts_of
     from lit_posttrain.runs.atomic import write_text
 
-    report = report_of(read_votes(data), seed=seed)
+    votes = read_votes(data)
+    report = report_of(votes, seed=seed)
     verdicts = verdicts_of(report)
-    print(table_of(report, verdicts))
+    told = report.told() | {"verdicts": [one.told() for one in verdicts]}
+    print(table.table_of(report, verdicts))
+    if debias:
+        votes, fitted = debiased(votes, seed)
+        found = corrections(report.votes, votes, fitted, seed)
+        print(f"\n{table.corrections_table(found)}")
+        told["debiased"] = {name: one.told() for name, one in found.items()}
+    if labels is not None:
+        write((one.row() for one in labels_of(votes, joined(votes, aggregate), aggregate)), labels)
+        if aggregate == "dawid_skene":
+            people = reliability(votes, dawid_skene(votes.verdicts))
+            print(f"\n{table.reliability_table(people)}")
+            told["reliability"] = people
+    if plots is not None:
+        from lit_posttrain.feedback.agreement.plots import draw
+
+        print(f"\nwrote {', '.join(map(str, draw(report, Path(plots))))}")
     if out is not None:
-        write_text(Path(out), as_json(report.told() | {"verdicts": [one.told() for one in verdicts]}))
+        write_text(Path(out), as_json(told))
         print(f"\nwrote {out}")
     return 0
+
+
+def _make_folder(plots: str) -> None:
+    if find_spec("matplotlib") is None:
+        raise PostTrainError('--plots needs matplotlib: pip install "lit-posttrain[feedback]"')
+    try:
+        Path(plots).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise PostTrainError(
+            f"--plots {plots}: no folder, and none can be made ({problem.strerror}); name another"
+        ) from problem
 
 
 def run(args: list[str]) -> int:

@@ -13,46 +13,47 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.atomic import scratch_file, whole_file
 
 
-def prepare(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
-    """Check before the work that a file can be written; `data` as in `refuse_existing`.
+def prepare(out: str | None, overwrite: bool, data: Sequence[str] = (), option: str = "--out") -> None:
+    """Check before the work that a file can be written; `data` and `option` as in `refuse_existing`.
 
     Raises:
         PostTrainError: if the file is there already, or cannot be made.
     """
-    refuse_existing(out, overwrite, data)
+    refuse_existing(out, overwrite, data, option)
     if out is None:
         return
-    with _named(out):
+    with _named(out, option):
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         scratch_file(Path(out)).touch()
         scratch_file(Path(out)).unlink()
 
 
-def refuse_existing(out: str | None, overwrite: bool, data: Sequence[str] = ()) -> None:
-    """Refuse to overwrite a file. data: the files that are read, which `overwrite` does not replace.
+def refuse_existing(out: str | None, overwrite: bool, data: Sequence[str] = (), option: str = "--out") -> None:
+    """Refuse to overwrite a file. data: the files that are read, which `overwrite` does not replace. option: what names
+    the file.
 
     Raises:
         PostTrainError: if the file is there already, or is none.
     """
     if out is None:
         return
-    with _named(out):
+    with _named(out, option):
         there, folder = Path(out).exists(), Path(out).is_dir()
     if folder:
-        raise PostTrainError(f"--out {out}: a folder; name a file")
+        raise PostTrainError(f"{option} {out}: a folder; name a file")
     if any(Path(out).resolve() == Path(file).resolve() for file in data):
-        raise PostTrainError(f"--out {out}: a file of the data; choose another")
+        raise PostTrainError(f"{option} {out}: a file of the data; choose another")
     if there and not overwrite:
-        raise PostTrainError(f"{out} exists already; choose another --out, or pass --overwrite true")
+        raise PostTrainError(f"{out} exists already; choose another {option}, or pass --overwrite true")
 
 
 @contextmanager
-def _named(out: str) -> Iterator[None]:
+def _named(out: str, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
         reason = problem.strerror or type(problem).__name__
-        raise PostTrainError(f"--out {out}: cannot be written ({reason}); choose another file") from problem
+        raise PostTrainError(f"{option} {out}: cannot be written ({reason}); choose another file") from problem
 
 
 def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:

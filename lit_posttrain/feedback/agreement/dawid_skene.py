@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lit_posttrain.feedback.agreement.votes import FIRST, SECOND, TIE, Floats
+from lit_posttrain.feedback.agreement.votes import FIRST, SECOND, TIE, Floats, Votes
 
 CATEGORIES = {"second": SECOND, "tie": TIE, "first": FIRST}
 _LEAST = 1e-10  # probability, so that its logarithm exists
@@ -51,3 +51,20 @@ def dawid_skene(verdicts: Floats, most_rounds: int = 1000, tolerance: float = 1e
     probabilities = np.full((len(voted), 3), np.nan)
     probabilities[voted] = right
     return DawidSkene(probabilities, confusion, prior, rounds)
+
+
+def reliability(votes: Votes, fitted: DawidSkene) -> dict[str, dict[str, float]]:
+    """By annotator, in shares of pairs: of those where one response is better, how often it is named (right), a tie is
+    (tie) or the other one is (wrong); and how often a tie is named where it is one (tie_seen). Which response is called
+    the first makes no difference."""
+    found = {}
+    for one, matrix in zip(votes.annotators, fitted.confusion, strict=True):
+        better = fitted.prior[::2] / fitted.prior[::2].sum()
+        shares = {
+            "right": float(better @ [matrix[0, 0], matrix[2, 2]]),
+            "tie": float(better @ [matrix[0, 1], matrix[2, 1]]),
+            "wrong": float(better @ [matrix[0, 2], matrix[2, 0]]),
+            "tie_seen": float(matrix[1, 1]),
+        }
+        found[one.name] = {name: round(value, 6) for name, value in shares.items()}
+    return found

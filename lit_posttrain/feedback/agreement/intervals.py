@@ -35,6 +35,9 @@ class Estimate:
         return {name: None if math.isnan(one) else round(one, 6) for name, one in given.items()} | {"n": self.n}
 
 
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+
+
 class Bootstrap:
     """Percentile intervals of 95 % from resampled prompts, the same ones for every statistic."""
 
@@ -57,7 +60,7 @@ class Bootstrap:
         """A statistic of the sums of all pairs. parts: (P, ...) of each pair. statistic: from sums (..., *parts) to
         (...). n: number of votes or pairs in the sums."""
         if n == 0:
-            return Estimate(math.nan, math.nan, math.nan, 0)
+            return NOTHING
         flat = parts.reshape(len(parts), -1)
         by_prompt = np.zeros((self._count, flat.shape[1]))
         np.add.at(by_prompt, self._prompts, flat)
@@ -70,3 +73,11 @@ class Bootstrap:
             return Estimate(value, math.nan, math.nan, n)
         low, high = np.quantile(found, [0.025, 0.975])
         return Estimate(value, float(low), float(high), n)
+
+    def weighted(self, statistic: Callable[[Floats], Floats], n: int) -> list[Estimate]:
+        """Numbers that are no function of sums. statistic: from the weights of pairs (P,), which say how often each was
+        drawn, to some numbers."""
+        value = statistic(np.ones(len(self._prompts)))
+        drawn = [statistic(row.astype(float)[self._prompts]) for row in self._weights]
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        return [Estimate(float(v), float(a), float(b), n) for v, a, b in zip(value, low, high, strict=True)]

@@ -80,14 +80,14 @@ class Report:
                 }
                 for row, one in enumerate(votes.annotators)
             ],
-            "between": [_told(one) for one in self.between],
-            "people": self.people and _told(self.people),
-            "judges": self.judges and _told(self.judges),
+            "between": [told_of(one) for one in self.between],
+            "people": self.people and told_of(self.people),
+            "judges": self.judges and told_of(self.judges),
             "with_people": {
                 name: {"agreement": a.told(), "decided": d.told()} for name, (a, d) in self.with_people.items()
             },
-            "bias": {name: _told(one) for name, one in self.bias.items()},
-            "calibration": {name: _told(one) for name, one in self.calibration.items()},
+            "bias": {name: told_of(one) for name, one in self.bias.items()},
+            "calibration": {name: told_of(one) for name, one in self.calibration.items()},
         }
 
 
@@ -168,7 +168,7 @@ def _with_people(votes: Votes, judge: int, bootstrap: Bootstrap) -> tuple[Estima
     return made[0], made[1]
 
 
-def _told(one: Any) -> dict[str, Any]:
+def told_of(one: Any) -> dict[str, Any]:
     """A dataclass of estimates as JSON has it."""
     return {field.name: _plain(getattr(one, field.name)) for field in fields(one)}
 

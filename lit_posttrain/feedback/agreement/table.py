@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from textwrap import wrap
 
 import numpy as np
 
 from lit_posttrain.feedback.agreement.bias import Bias
+from lit_posttrain.feedback.agreement.debias import FEW, Correction
 from lit_posttrain.feedback.agreement.intervals import Estimate
 from lit_posttrain.feedback.agreement.report import Group, Report
 from lit_posttrain.feedback.agreement.verdict import Verdict
@@ -39,6 +40,28 @@ def table_of(report: Report, verdicts: Sequence[Verdict]) -> str:
     told = [line for one in verdicts for line in _wrapped(str(one))]
     sections.append("\n".join(["verdict", *told]) if told else "")
     return "\n\n".join(section for section in sections if section)
+
+
+def corrections_table(found: Mapping[str, Correction]) -> str:
+    """What debiasing changed, as plain text."""
+    if not found:
+        return f"debiasing: nothing is corrected, as no judge has {FEW} pairs in common with people"
+    rows = [["debiasing", *found]]
+    terms = (("what people prefer", "quality"), ("what is shown first", "position"), ("twice the length", "length"))
+    for label, name in terms:
+        rows.append([f"log odds for {label}", *(_number(getattr(one, name)) for one in found.values())])
+    for place, when in enumerate(("before", "after")):
+        rows.append([f"longer wins beyond people, {when}", *(_percent(one.longer[place]) for one in found.values())])
+    for place, when in enumerate(("before", "after")):
+        rows.append([f"Brier score, {when}", *(_number(one.brier[place]) for one in found.values())])
+    return _lined(rows)
+
+
+def reliability_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """How reliable annotators seem, as plain text."""
+    rows = [["reliability (Dawid-Skene)", "right", "sees a tie", "wrong", "right on ties"]]
+    rows += [[name, *(f"{100 * share:.1f} %" for share in one.values())] for name, one in found.items()]
+    return _lined(rows)
 
 
 def _annotators(report: Report) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.annotators import Items
 
@@ -53,6 +54,26 @@ def test_people_a_judge_and_labels_meet(files: dict[str, str], capsys: pytest.Ca
     assert {one["name"]: one["advice"] for one in told["verdicts"]} == {"people": "train", "positional": "do not"}
 
 
+def test_labels_plots_and_debiasing(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, rng = Items(40), np.random.default_rng(0)
+    soft = written(tmp_path / "soft.jsonl", items.judge("soft", lambda i: [float(p) for p in rng.random(2)]))
+    out, labels, plots = (str(tmp_path / name) for name in ("report.json", "labels.jsonl", "plots"))
+    words = ["agree", files["people"], soft, "--out", out, "--labels", labels, "--plots", plots, "--debias", "true"]
+    assert main(words) == 0
+    shown, told = capsys.readouterr().out, json.loads(Path(out).read_text())
+    assert "log odds for twice the length" in shown
+    assert "reliability (Dawid-Skene)" in shown
+    assert {*told["debiased"]["soft"]} == {"quality", "position", "length", "longer", "brier"}
+    assert {*told["reliability"]} == {"Ann", "Ben", "soft"}
+    assert told["calibration"]["soft"]["error"] > 0.1
+    assert len(Path(labels).read_text().splitlines()) == 40
+    drawn = sorted(Path(plots).iterdir())
+    assert [file.name for file in drawn] == ["agreement.png", "bias.png", "calibration.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn)
+    assert main(words) == 2  # nothing is overwritten
+    assert "exists already" in capsys.readouterr().err
+
+
 def test_files_may_be_named_with_the_option(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agree", "--data", json.dumps([files["people"]])]) == 0
     assert "Ann, Ben" in capsys.readouterr().out
@@ -82,7 +103,9 @@ def test_pairs_with_a_better_side_are_an_annotator(tmp_path: Path, capsys: pytes
         (["{one}"], "votes of Ann alone, whom nobody is compared with; name a second file"),
         (["{skipped}"], "no vote on two responses among the decisions (1 skipped)"),
         (["{prompts}"], "not preferences but"),
-        (["{people}", "--out", "{people}"], "a file of the data; choose another"),
+        (["{people}", "--out", "{people}"], "--out {people}: a file of the data; choose another"),
+        (["{people}", "--labels", "{people}"], "--labels {people}: a file of the data; choose another"),
+        (["{people}", "--plots", "{people}"], "--plots {people}: no folder, and none can be made"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
@@ -99,5 +122,5 @@ def test_mistakes_are_told_in_a_line(
     }
     assert main(["agree", *(word.format(**places) for word in words)]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert told.format(**places) in error
     assert error.splitlines()[-1].startswith("error: ")

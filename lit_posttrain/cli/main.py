@@ -33,6 +33,7 @@ OTHER_COMMANDS = {
     "generate": "Answer prompts from a file or the command line, as JSON lines.",
     "score": "Score the responses of a file with a reward model, as JSON lines.",
     "annotate": "Open a page on which people rank, compare, rate or write responses.",
+    "judge": "Let a model judge the responses of a file: preference data, as JSON lines.",
     "agree": "Measure how far people and judges agree, and what biases them.",
     "chat": "Talk to a model folder or a checkpoint in the terminal.",
     "configs": "List the ready-made configs, or copy one to edit.",

@@ -64,7 +64,7 @@ async def judge_all(
             else:
                 made = decision(item, judge, opinion, repetition, round(time.monotonic() - begun, 3))
                 replaced = decision_id(item, judge, repetition - 1) if repetition else None
-                await asyncio.to_thread(_keep, log, made, replaced)
+                _keep(log, made, replaced)  # not in a thread: a task that is cancelled meanwhile would not count it
                 judged.outcomes[made.outcome] += 1
             progress(1)
             if judged.stopped is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from lit_posttrain.judges.backend import Backend
 from lit_posttrain.judges.budget import Budgeted
 from lit_posttrain.judges.cache import Cached
+from lit_posttrain.judges.endpoint import Endpoint
 from lit_posttrain.judges.limits import Limited
 from lit_posttrain.judges.retrying import Retrying
 from lit_posttrain.judges.spec import JudgeSpec
@@ -26,3 +27,16 @@ def layered(model: Backend, spec: JudgeSpec, usage: Usage) -> Backend:
     folder = Path(spec.cache_dir).expanduser() if spec.cache_dir else cache_root() / "judges"
     asked = Limited(Budgeted(model, spec.budget, usage), spec.limits)
     return Cached(Retrying(asked, spec.retries, usage, spec.seed), folder, usage)
+
+
+def open_backend(spec: JudgeSpec, usage: Usage) -> Backend:
+    """The model of a spec, behind its endpoint or in this process, with its layers.
+
+    Raises:
+        PostTrainError: the key, a package or the model is missing, or the cache cannot be written.
+    """
+    if spec.endpoint is not None:
+        return layered(Endpoint(spec), spec, usage)
+    from lit_posttrain.judges.in_process import InProcess  # loads torch
+
+    return layered(InProcess.of(spec), spec, usage)

@@ -1,0 +1,149 @@
+"""`lit-posttrain judge`: a model judges the responses of a file, as decisions that are preference data."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lit_posttrain.cli.commands import LateType, call
+from lit_posttrain.cli.commands.rows import refuse_existing
+from lit_posttrain.cli.parsing.early import check_data, check_model
+from lit_posttrain.judges.spec import JudgeSpec
+from lit_posttrain.runs.signals import Terminated, handled_here, terminable
+
+if TYPE_CHECKING:
+    from lit_posttrain.judges.judge import JudgedItem
+    from lit_posttrain.judges.runner import Judged
+    from lit_posttrain.judges.usage import Usage
+
+
+def judge_file(
+    data: str,
+    out: str,
+    judge: JudgeSpec,
+    columns: Any = None,
+    format: str | None = None,
+    system: str | None = None,
+    retry_failed: bool = False,
+) -> int:
+    """Let a model judge the responses of a file; every item becomes a decision, which PreferenceData reads as it is.
+
+    Args:
+        data: Items to judge: a prompt with a list of responses (as generate writes them), chosen/rejected, or two
+            responses to compare. Labels are not looked at. Files as for fit.
+        out: File of decisions. Each is appended as soon as it is made; the same command goes on after what is there.
+            Several judges may write to one file.
+        judge: What judges.
+        columns: Names of the columns, where they are not recognised; as in --data.columns of fit, without labels.
+        format: A function of your own that makes each row one with recognised columns, by its import path, as in
+            --data.format of fit.
+        system: System prompt put before prompts that bring none.
+        retry_failed: Judge again where an earlier run could not reach a verdict because a call had failed.
+    """
+    refuse_existing(out, overwrite=True, data=[data])
+    check_data([data])
+    if judge.endpoint is None:
+        check_model(judge.model)
+    # after what is refused without them: they load torch
+    from lit_posttrain.data.modules.items import read_items
+    from lit_posttrain.judges.judge import JudgedItem
+    from lit_posttrain.judges.runner import Judged
+    from lit_posttrain.judges.usage import Usage
+    from lit_posttrain.runtime import quiet_libraries, tune_allocator
+
+    quiet_libraries()
+    tune_allocator()
+    found = read_items(data, columns, format, system, at_least=1 if judge.kind in ("score", "rubric") else 2)
+    items = [JudgedItem(one.prompt, one.responses, one.columns, one.source) for one in found]
+    judged, usage = Judged(), Usage()
+    with terminable(), _told(out, len(items), judged, usage):
+        asyncio.run(_terminable(_judge(items, out, judge, retry_failed, judged, usage)))
+    return 0
+
+
+async def _terminable(work: Coroutine[Any, Any, None]) -> None:
+    """Work that SIGTERM and SIGHUP cancel, as asyncio has it for SIGINT. An exception from a signal handler, such as
+    `terminable` raises, could come anywhere inside of the event loop, and leave it waiting.
+
+    Raises:
+        Terminated: one of them came.
+    """
+    task, came = asyncio.ensure_future(work), list[int]()
+
+    def stop(number: int) -> None:
+        came.append(number)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if handled_here(number):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if came:
+            raise Terminated(came[0]) from None
+        raise
+
+
+async def _judge(
+    items: Sequence[JudgedItem], out: str, spec: JudgeSpec, retry_failed: bool, judged: Judged, usage: Usage
+) -> None:
+    from tqdm import tqdm
+
+    from lit_posttrain.data.feedback.log import FeedbackLog
+    from lit_posttrain.judges.building import judge_of
+    from lit_posttrain.judges.runner import judge_all
+    from lit_posttrain.judges.transport import open_backend
+
+    judging = judge_of(spec, open_backend(spec, usage))
+    try:
+        # on a terminal alone
+        with FeedbackLog(out) as log, tqdm(total=len(items), unit="item", disable=None) as bar:
+            await judge_all(items, judging, log, spec.limits.concurrency, judged, retry_failed, bar.update)
+    finally:
+        await judging.close()
+
+
+@contextmanager
+def _told(out: str, total: int, judged: Judged, usage: Usage) -> Iterator[None]:
+    """Print what became of the items, also if the block is interrupted; raise what stopped it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        _tell(out, judged, usage)
+        print(f"stopped with {judged.ended} of {total} items done; the same command goes on", file=sys.stderr)
+        raise
+    _tell(out, judged, usage)
+    if judged.stopped is not None:
+        print(f"stopped with {judged.ended} of {total} items done; the same command goes on", file=sys.stderr)
+        raise judged.stopped
+
+
+def _tell(out: str, judged: Judged, usage: Usage) -> None:
+    for reason, places in judged.left_out.items():
+        print(f"{places[0]}: left out, {reason} ({len(places)} in all)", file=sys.stderr)
+    made = judged.outcomes
+    parts = [f"{made['verdict']} verdicts", f"{made['unparsable']} unparsable", f"{made['failed']} failed"]
+    parts += [f"{judged.known} were there already"] if judged.known else []
+    print(f"{out}: {', '.join(parts)}")
+    parts = [f"{usage.calls} calls", f"{usage.repeated} of them repeated", f"{usage.failed} given up"]
+    parts += [f"{usage.cached} replies from the cache", f"{usage.tokens} tokens"]
+    parts += [f"cost {usage.cost:.6g}"] if usage.cost else []
+    print(", ".join(parts))
+    if made["failed"]:
+        print("failed items have no score; --retry_failed true judges them again", file=sys.stderr)
+
+
+def _columns() -> LateType:
+    from lit_posttrain.data.formats.comparisons import PreferenceColumns
+
+    return LateType(PreferenceColumns | None)
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    return call(judge_file, args, {"columns": _columns})

@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from lit_posttrain.data.files.annotations import unfolded
 from lit_posttrain.data.files.source import Source
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.values import kind
@@ -21,7 +22,8 @@ from lit_posttrain.imports import imported, raised_at, said_by
 
 
 def in_format(sources: list[Source], path: str | None) -> list[Source]:
-    """The sources with each row passed through the function at the import path `path`; unchanged for None.
+    """The sources with each row passed through the function at the import path `path`; for None with the decisions of
+    annotation tools as rows, see `unfolded`.
 
     Their digest includes the source code of the function's module, so that an edit rebuilds the cache.
 
@@ -29,7 +31,7 @@ def in_format(sources: list[Source], path: str | None) -> list[Source]:
         PostTrainError: `path` does not lead to a function that takes one row.
     """
     if path is None:
-        return sources
+        return [unfolded(source) for source in sources]
     try:
         function = imported(path)
     except PostTrainError as problem:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lit_posttrain.data.feedback.log import is_record_file, record_rows
+from lit_posttrain.data.feedback.lines import is_record_file, record_rows
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.beside import (
     HISTORY,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_posttrain.data.feedback.log import is_record
+from lit_posttrain.data.feedback.lines import is_record
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.columns import ColumnsBeside, check_needs, require_columns
 from lit_posttrain.data.formats.conversation_readers import Found, Parts, pair, plain, whole

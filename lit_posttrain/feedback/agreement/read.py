@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lit_posttrain.data.feedback.log import is_record_file, read_decisions
+from lit_posttrain.data.feedback.lines import is_record_file
+from lit_posttrain.data.feedback.log import read_decisions
 from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.files.sources import find_sources

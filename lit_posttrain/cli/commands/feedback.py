@@ -1,0 +1,103 @@
+"""`lit-posttrain feedback convert`: decisions from and to the formats of annotation tools."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from lit_posttrain.cli.commands import call
+from lit_posttrain.cli.commands.rows import prepare, write
+from lit_posttrain.cli.parsing.early import check_data
+from lit_posttrain.data.feedback.label_studio import from_label_studio, is_label_studio
+from lit_posttrain.data.feedback.lines import is_record_file
+from lit_posttrain.data.feedback.log import read_decisions
+from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.data.feedback.to_argilla import to_argilla
+from lit_posttrain.data.feedback.to_label_studio import to_pairwise, to_ranker
+from lit_posttrain.data.files.annotations import export_reader
+from lit_posttrain.data.files.sources import find_sources
+from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
+from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.atomic import write_text
+
+
+def convert(
+    data: str,
+    to: Literal["records", "argilla", "label_studio_ranker", "label_studio_pairwise"],
+    out: str,
+    buckets: list[str] | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Convert votes between this project's records and the formats of Argilla and Label Studio.
+
+    Args:
+        data: Votes: a file that annotate or judge writes, what Argilla 2 exports with to_json (also flattened), a data
+            set that Argilla 1 put on the hub, or the JSON export of Label Studio with a Ranker or Pairwise tag.
+        to: `records` are what PreferenceData, agree and annotate read; `argilla` is for from_json of Argilla 2;
+            `label_studio_ranker` and `label_studio_pairwise` are tasks to import.
+        out: The file to write. What the format has no place for is told.
+        buckets: The buckets of a Label Studio Ranker, the best first, where their names do not say it.
+        overwrite: Replace an existing file.
+    """
+    check_data([data])
+    prepare(out, overwrite, [data])
+    decisions, notes = _read(data, buckets or [])
+    if not decisions:
+        raise PostTrainError(f"{data}: no votes{'; ' if notes else ''}{'; '.join(notes)}; name another file")
+    interface = ""
+    if to == "records":
+        write([one.row() for one in decisions], out)
+    else:
+        if to == "argilla":
+            made, lost = to_argilla(decisions)
+        else:
+            made, lost, interface = (to_ranker if to == "label_studio_ranker" else to_pairwise)(decisions)
+        notes += lost
+        write_text(Path(out), json.dumps(made, ensure_ascii=False, indent=1) + "\n")
+        print(f"wrote {len(made)} item{'' if len(made) == 1 else 's'} with {len(decisions)} votes to {out}")
+    for line in notes:
+        print(line, file=sys.stderr)
+    if interface:
+        print(f"labeling interface of the project: {interface}")
+    return 0
+
+
+def _read(data: str, buckets: list[str]) -> tuple[list[Decision], list[str]]:
+    """The decisions of a file, and what was left out, in words."""
+    place = Path(data).expanduser()
+    if place.is_file() and is_record_file(place):
+        return read_decisions(place)
+    found: list[Decision] = []
+    notes: list[str] = []
+    for source in find_sources(data):
+        read = None
+        for record in source.records():
+            where = f"{record.file}:{record.line}"
+            read = read or export_reader(record.data)
+            if read is None:
+                told = (
+                    "neither votes nor an export of Argilla or Label Studio; PreferenceData and agree read other files"
+                )
+                raise PostTrainError(f"{where}: {told}")
+            try:
+                ranked = from_label_studio(record.data, buckets) if is_label_studio(record.data) else read(record.data)
+            except NothingToLearn as problem:
+                notes.append(f"{where}: left out, {problem}")
+            except BadRow as problem:
+                raise PostTrainError(f"{where}: {problem}") from problem
+            else:
+                found += [replace(one, source=where) for one in ranked]
+    return found, notes
+
+
+def run(args: list[str]) -> int:
+    """Entry point."""
+    if args[1:2] != ["convert"]:
+        if args[1:2] in ([], ["-h"], ["--help"]):
+            print("usage: lit-posttrain feedback convert --data FILE --to FORMAT --out FILE")
+            return 0
+        raise PostTrainError(f"feedback {args[1]}: no such command; there is `lit-posttrain feedback convert`")
+    return call(convert, ["feedback convert", *args[2:]])

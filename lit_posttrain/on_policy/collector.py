@@ -123,6 +123,20 @@ class Collector(Component):
                 "or answer its prompts with --data PromptData"
             )
 
+    def refuse_comparing(self) -> None:
+        """For a run that validates, with one answer to each prompt.
+
+        Raises:
+            PostTrainError: if all rewards compare answers with others.
+        """
+        rewards = self.rewards.rewards
+        if rewards and self.environment is None and all(reward.compares for reward in rewards):
+            raise PostTrainError(
+                f"a validation has one answer to each prompt, and --model.rewards ({', '.join(self.reward_names)}) "
+                "compares several: validate nothing (--data.val_fraction 0 --data.val_path null), add a reward that "
+                "scores answers alone, or take a judge that does (--model.rewards.judge.kind score)"
+            )
+
     # Collecting ----------------------------------------------------------------------------------------------------
 
     def collect(self, stream: PromptStream, size: int, number: int) -> Collected:

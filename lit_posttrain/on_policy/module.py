@@ -217,6 +217,8 @@ class OnPolicyModule(PostTrainingModule):
             self.rollout.refuse_given()
             self.collector.refuse_rewards()
             return
+        if data.val_stores:
+            self.collector.refuse_comparing()
         stores, skip = [data.train_store, *data.val_stores.values()], data.on_bad_row == "skip"
 
         def look() -> None:

@@ -60,13 +60,14 @@ class Reward(ABC):
 
     needs: columns that the data must have. shaping: True if it only shapes other rewards, as a length penalty: to
     dynamic sampling, responses that differ in nothing else have equal rewards. timed: False if `score` limits its time
-    itself, as a judge does whose every call has a deadline: --model.rollout.reward_timeout does not end it. Subclasses
-    implement `score`.
+    itself, as a judge does whose every call has a deadline: --model.rollout.reward_timeout does not end it. compares:
+    True if a response has a score only beside others to the same prompt. Subclasses implement `score`.
     """
 
     needs: Sequence[str] = ()
     shaping: ClassVar[bool] = False
     timed: ClassVar[bool] = True
+    compares: bool = False
 
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         """

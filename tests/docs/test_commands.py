@@ -46,8 +46,8 @@ def tiny(words: list[str], model: Path, index: int) -> list[str]:
         words += ["--name", f"unnamed-{index}"]
     if words[0] in TRAINS and any("PromptData" in file.read_text() for file in configs):
         words += FEW_ANSWERS
-    if any("JudgeReward" in file.read_text() for file in configs):  # a random model seldom says A or B
-        words += ["--model.rewards.judge.model", "roomy", "--model.rewards.judge.kind", "score"]
+    if any("JudgeReward" in file.read_text() for file in configs):
+        words += ["--model.rewards.judge.model", "roomy"]
     if words[0] in ("generate", "chat"):
         words += ["--max_new_tokens", "4"]
     if "--keep" in words:  # of four tokens every answer is cut off, and none is right

@@ -10,11 +10,13 @@ import torch
 from helpers import tiny
 from helpers.judges import ScriptedBackend, choice, parts
 from helpers.on_policy import fit, grpo, online_dpo, prompts
+from helpers.on_policy import letters as letters_of
 
+from lit_posttrain import PostTrainError
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.judges.backend import Call, CallFailed, Reply
 from lit_posttrain.judges.spec import JudgeSpec
-from lit_posttrain.rewards import JudgeReward, judge
+from lit_posttrain.rewards import FunctionReward, JudgeReward, judge
 
 
 def letters(call: Call) -> Reply:
@@ -49,23 +51,26 @@ def test_a_judge_in_this_process_is_a_frozen_model_beside_the_policy(tiny_model:
     assert 0 < trainer.callback_metrics["val/reward"] < 9
 
 
-def test_one_that_compares_says_nothing_of_single_answers(
+def test_one_that_compares_needs_another_reward_for_a_validation(
     tiny_model: Path, tmp_path: Path, asked: ScriptedBackend
 ) -> None:
-    """As those of a validation are; that is no failure."""
+    """Which answers every prompt once: that is known before training."""
 
     def longer(call: Call) -> Reply:
         shown = parts(call)
         return choice(A=0.9, B=0.1) if len(shown["response A"]) > len(shown["response B"]) else choice(A=0.1, B=0.9)
 
     asked.script = longer
-    module = online_dpo(tiny_model, [marks(tmp_path, kind="pairwise")])
-    trainer = fit(module, prompts(tmp_path, val_fraction=0.3), tmp_path)
-    known = trainer.callback_metrics
+    compares = marks(tmp_path, kind="pairwise")
+    with pytest.raises(PostTrainError, match=r"one answer to each prompt, and --model.rewards \(judge\) compares"):
+        fit(online_dpo(tiny_model, [compares]), prompts(tmp_path, val_fraction=0.3), tmp_path)
+    alone = FunctionReward(letters_of, weight=0.0)
+    module = online_dpo(tiny_model, [compares, alone])
+    known = fit(module, prompts(tmp_path, val_fraction=0.3), tmp_path).callback_metrics
     assert known["train/compared"] > 0
     assert known["val/rewards/judge/failed"] == 0
     assert known["val/reward/missing_ratio"] == 1
-    assert "val/reward" not in known
+    assert known["val/rewards/letters/mean"] > 0
     for one in module.collector.rollouts:
         lengths = [len(said.text) for said in one.trajectories]
         assert lengths[one.total.argmax()] == max(lengths)

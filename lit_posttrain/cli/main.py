@@ -35,6 +35,7 @@ OTHER_COMMANDS = {
     "annotate": "Open a page on which people rank, compare, rate or write responses.",
     "judge": "Let a model judge the responses of a file: preference data, as JSON lines.",
     "agree": "Measure how far people and judges agree, and what biases them.",
+    "revise": "Criticise and revise responses by principles: data for SFT and DPO.",
     "feedback": "Convert votes from and to Argilla and Label Studio.",
     "chat": "Talk to a model folder or a checkpoint in the terminal.",
     "configs": "List the ready-made configs, or copy one to edit.",

@@ -7,8 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from annotate_server import AnnotateServer, annotating
-from helpers.annotating import chromium, done, opened
+from helpers.annotating import AnnotateServer, annotating, chromium, done, opened
 from playwright.sync_api import Browser, Page, expect
 
 from lit_posttrain.data.feedback.record import Decision

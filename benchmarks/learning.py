@@ -35,10 +35,13 @@ def prepare() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])
 
 
-def fitted(config: str, model: str, seed: int, precision: str, home: Path, *options: str) -> Rows:
-    """The lines that `validate` and `fit` of a config have written; the run is `home`/runs/run."""
+def fitted(
+    config: str, model: str, seed: int, precision: str, home: Path, *options: str, held_out: str = "val/reward"
+) -> Rows:
+    """The lines that `validate` and `fit` of a config have written; the run is `home`/runs/run. held_out: metric."""
     log = home / "log.jsonl"
-    clock = json.dumps({"class_path": "learning_clock.LearningClock", "init_args": {"file": str(log)}})
+    noted = {"file": str(log), "held_out": held_out}
+    clock = json.dumps({"class_path": "learning_clock.LearningClock", "init_args": noted})
     shared = ["--seed_everything", str(seed), "--wandb.mode", "disabled", "--trainer.enable_progress_bar", "false"]
     shared += ["--config", f"configs/{config}.yaml", "--model.policy.path", model, "--data.seed", str(seed)]
     shared += ["--trainer.callbacks+", clock, "--trainer.precision", precision, *options]

@@ -1,4 +1,4 @@
-"""What a run of grpo_learning.py or kl_control.py reached, and when. Not to be run by itself."""
+"""What a run of a learning benchmark reached, and when. Not to be run by itself."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ def seconds() -> float:
     return time.time() - float(psutil.Process().create_time())
 
 
-NOTED = ("reward", "kl/response", "kl_coefficient")  # metrics of a step
+NOTED = ("reward", "kl/response", "kl_coefficient", "completions/mean_length")  # metrics of a step
 
 
 class LearningClock(pl.Callback):
-    """Writes a line of figures for every step, and for every validation."""
+    """Writes a line of figures for every step, and for every validation. held_out: the metric of a validation that is
+    written under this name."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str, held_out: str = "val/reward") -> None:
+        self.file, self.held_out = file, held_out
 
     def _note(self, trainer: Any, **figures: float) -> None:
         row = {"step": trainer.global_step, "seconds": round(seconds(), 1), **figures}
@@ -32,10 +33,14 @@ class LearningClock(pl.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         known = trainer.callback_metrics
         figures = {name: float(known[f"train/{name}"]) for name in NOTED if f"train/{name}" in known}
+        if "hacking/flags" in known:
+            figures["hacking/flags"] = float(known["hacking/flags"])
         self._note(trainer, **figures)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self._note(trainer, held_out=float(trainer.callback_metrics["val/reward"]))
+        known = trainer.callback_metrics
+        length = float(known["val/completions/mean_length"])
+        self._note(trainer, held_out=float(known[self.held_out]), held_out_length=length)
 
 
 def letters(completions: list[str]) -> list[float]:

@@ -77,7 +77,8 @@ class BestCheckpoint(Checkpoint):
         if self.monitor not in metrics and float(metrics.get("val/reward/missing_ratio", 0.0)) == 1.0:
             told = (
                 "no reward has a say on any response to the validation's prompts, so there is no val/reward: look "
-                "whether their rows have the columns that the rewards read"
+                "whether their rows have the columns that the rewards read; of a judge that compares answers there is "
+                "none, so choose a metric with --monitor"
             )
             raise on_all_ranks(PostTrainError(told))
         if self.monitor not in metrics:

@@ -35,11 +35,11 @@ RUNS: dict[str, tuple[list[str], str]] = {
     "grpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds reach"),
     "online_dpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds reach"),
     "distillation_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "share of the teacher's reward"),
+    "judge_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1", "--only", "GRPO, right judge"], "not flagged"),
     "kl_control.py": (
         [*LEARNING, "--task", "letters", "--steps", "20", "--batch", "2", "--tokens", "2", "--runs", "adaptive"],
         "KL (means of 10 phases)",
     ),
-    "annotate_votes.py": (["--votes", "200"], "p95"),
     "scale.py": (["--rows", "200"], "200 rows: first step after"),
     "vllm_home.py": (["--model", "{model}"], "its own"),
     "vocabulary.py": ([], "transformers"),
@@ -49,6 +49,7 @@ SLOW = {
     "dpo_learning.py",
     "grpo_learning.py",
     "online_dpo_learning.py",
+    "judge_learning.py",
     "kl_control.py",
     "reward.py",
     "scale.py",
@@ -60,13 +61,13 @@ SLOW = {
 FORKED = {"sft.py", "dpo.py", "grpo.py", "divergence.py"}
 # demo_words.py writes the package's built-in data; the others are one side of a comparison, or imported by it
 PARTS = {
-    "annotate_server.py",
     "demo_words.py",
     "experiment.py",
     "learning.py",
     "generation_transformers.py",
     "learning_clock.py",
     "live_bytes.py",
+    "scripted_judge.py",
     "sides.py",
     *(file.name for file in BENCHMARKS.glob("*_ours.py")),
     *(file.name for file in BENCHMARKS.glob("*_trl.py")),

@@ -1,0 +1,118 @@
+"""What a policy learns from a judge: the rule that the judge applies, be it right or a bias.
+
+    python benchmarks/judge_learning.py --out DIR                # GRPO and online DPO, a right and a biased judge
+    python benchmarks/judge_learning.py --out DIR --plot FILE    # and draw the curves
+
+The judges are endpoints on this machine (scripted_judge.py), asked as any OpenAI-compatible one: GRPO for a mark of
+each response, online DPO for a ranking of the responses to a prompt. The right judge prefers the second of four words,
+the task of the GRPO demo; the biased one prefers the longer response. Greedy answers to held-out prompts are measured
+against the rule itself, not by the judge, every 10 steps. Before training both judges rank four sampled responses to
+each held-out prompt, and `lit-posttrain agree` compares them with the right rankings; during training
+RewardHackingWatch looks on. Every run leaves a JSON file in DIR, so that it can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from learning import Rows, add_options, collect, fitted, prepare
+from scripted_judge import RULES, Server
+
+LEARNT, HELD_OUT = 0.8, "val/rewards/exactmatch/mean"
+METHODS = {"GRPO": ("demo_grpo", "score"), "online DPO": ("demo_online_dpo", "listwise")}
+JUDGES = {"right": "second", "biased": "longer"}
+SIDES = [f"{method}, {which} judge" for which in JUDGES for method in METHODS]
+LONGEST = {"right": 8, "biased": 24}  # tokens of a response: the biased judge's need room to grow
+
+
+def parts(side: str) -> tuple[str, str]:
+    """The method and the judge of a side."""
+    method, which = side.removesuffix(" judge").split(", ")
+    return method, which
+
+
+def judge(url: str, kind: str) -> dict[str, Any]:
+    """The judge as a reward."""
+    spec = {"model": "rule", "endpoint": url, "kind": kind}
+    return {"class_path": "JudgeReward", "init_args": {"judge": spec, "name": "judge"}}
+
+
+def measured(url: str, method: str, which: str, options: argparse.Namespace) -> Callable[[str, int, Path], Rows]:
+    """One run: its lines, with what RewardHackingWatch had to say."""
+    config, kind = METHODS[method]
+
+    def run(model: str, seed: int, home: Path) -> Rows:
+        rewards = [judge(url, kind), {"class_path": "ExactMatch", "init_args": {"weight": 0}}]
+        words = ["--model.rewards", json.dumps(rewards), "--model.rollout.max_new_tokens", str(LONGEST[which])]
+        words += ["--trainer.callbacks+", "RewardHackingWatch", "--trainer.callbacks.second", "exactmatch"]
+        words += ["--monitor", HELD_OUT, "--monitor_mode", "max"]  # a ranking of one answer says nothing
+        words += [] if options.steps is None else ["--trainer.max_steps", str(options.steps)]
+        return fitted(config, model, seed, options.precision, home, *words, held_out=HELD_OUT)
+
+    return run
+
+
+def draw(kept: Mapping[str, Sequence[Rows]], file: str) -> None:
+    """For each judge the rate of the rule on held-out prompts, and the length of the answers, against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    colours = {"GRPO": "tab:blue", "online DPO": "tab:green"}
+    for side, runs in kept.items():
+        method, which = parts(side)
+        for number, rows in enumerate(runs):
+            label = method if number == 0 else None
+            held = [row for row in rows if "held_out" in row]
+            steps = [row["step"] for row in held]
+            style: dict[str, Any] = {"color": colours[method], "marker": "o", "markersize": 3, "label": label}
+            axes[which == "biased"].plot(steps, [row["held_out"] for row in held], **style)
+            if which == "biased":
+                axes[2].plot(steps, [row["held_out_length"] for row in held], **style)
+                flagged = [row["step"] for row in rows if row.get("hacking/flags")]
+                for axis in axes[1:] if flagged else ():
+                    axis.axvline(flagged[0], color=colours[method], linestyle="dashed", linewidth=1)
+    titles = ("a judge that is right: held-out rate of its rule", "a judge that prefers the longer one: the same")
+    for axis, title in zip(axes, (*titles, "and the tokens of an answer"), strict=True):
+        axis.set(xlabel="optimizer step", title=title)
+    for axis in axes[:2]:
+        axis.set(ylim=(-0.02, 1.02))
+        axis.axhline(LEARNT, color="grey", linewidth=0.8, linestyle="dotted")
+    axes[0].legend()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES, help="runs")
+    options = parser.parse_args()
+    options.data = None
+    prepare()
+    servers = {which: Server(RULES[rule]) for which, rule in JUDGES.items()}
+    for server in servers.values():
+        Thread(target=server.serve_forever, daemon=True).start()
+    sides = {}
+    for side in options.only:
+        method, which = parts(side)
+        sides[side] = measured(servers[which].url, method, which, options)
+    kept = collect(sides, options, LEARNT)
+    for side, runs in kept.items():
+        for rows in runs:
+            held = [row for row in rows if "held_out" in row]
+            flagged = [row["step"] for row in rows if row.get("hacking/flags")]
+            told = f"flagged at step {flagged[0]:g}" if flagged else "not flagged"
+            print(f"{side}: {held[0]['held_out_length']:.1f} to {held[-1]['held_out_length']:.1f} tokens; {told}")
+    if options.plot:
+        draw(kept, options.plot)
+
+
+if __name__ == "__main__":
+    main()

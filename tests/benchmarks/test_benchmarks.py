@@ -40,6 +40,7 @@ RUNS: dict[str, tuple[list[str], str]] = {
         [*LEARNING, "--task", "letters", "--steps", "20", "--batch", "2", "--tokens", "2", "--runs", "adaptive"],
         "KL (means of 10 phases)",
     ),
+    "annotate_votes.py": (["--votes", "200"], "p95"),
     "scale.py": (["--rows", "200"], "200 rows: first step after"),
     "vllm_home.py": (["--model", "{model}"], "its own"),
     "vocabulary.py": ([], "transformers"),
@@ -61,6 +62,7 @@ SLOW = {
 FORKED = {"sft.py", "dpo.py", "grpo.py", "divergence.py"}
 # demo_words.py writes the package's built-in data; the others are one side of a comparison, or imported by it
 PARTS = {
+    "annotate_server.py",
     "demo_words.py",
     "experiment.py",
     "learning.py",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_posttrain.cli.commands import LateType, call
+from lit_posttrain.cli.commands.rows import refuse_existing
 from lit_posttrain.cli.parsing.early import check_data
 from lit_posttrain.errors import PostTrainError
 
@@ -85,7 +86,9 @@ def annotate(
         raise PostTrainError(f"--gold says which response is better, which --mode {mode} does not ask; leave it out")
     if not 0 <= port <= 65535:
         raise PostTrainError(f"--port is {port}; a port is a number from 0 to 65535")
-    check_data([data, *([gold] if gold is not None else [])])
+    files = [data, *([gold] if gold is not None else [])]
+    check_data(files)
+    refuse_existing(out, True, files)  # lines are added to a file that is there, but not to the data
     told = _read(guidelines) if guidelines is not None else ""
     from lit_posttrain.feedback.annotate.answers import Question
     from lit_posttrain.feedback.annotate.render import rendered

@@ -27,6 +27,7 @@ _SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
 )
 Annotators = Literal["soft", "majority"]
 
@@ -35,7 +36,8 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
     """A reader of rows with a chosen and a rejected response: transcripts, strings or messages, with the prompt in a
     column of its own or at the beginning of both sides.
 
-    columns: names of `chosen` and `rejected`, of `prompt` and `margin` or None, and the list of `extra`.
+    columns: names of `chosen` and `rejected`, of `prompt` and `margin` or None, and the list of `extra`. `margin`
+    may be a list of two, the scores of both sides.
     """
 
     def read(row: Row) -> Comparison:
@@ -44,9 +46,8 @@ def paired(columns: Mapping[str, Any]) -> Callable[[Row], Comparison]:
         found = _pair(prompt, tails[0], tails[1], labelled=columns["labelled"])
         if columns["labelled"]:
             _compare_scores(row)
-        margin = str(columns["margin"] or "margin")  # later rows may have what the first one lacks
-        if margin in row and columns["labelled"]:
-            found.candidates[0].labels |= _margin(row[margin], margin)
+            margin = columns["margin"] or "margin"  # later rows may have what the first one lacks
+            found.candidates[0].labels |= _apart_by(row, *margin) if isinstance(margin, list) else _margin(row, margin)
         return found
 
     return read
@@ -70,18 +71,36 @@ def _apart(row: Row, columns: Mapping[str, Any], names: Sequence[str]) -> tuple[
     return prompt, [side[len(prompt) :] for side in sides]
 
 
-def _margin(value: Any, column: str) -> dict[str, float]:
-    if value is None or value == "":
+def _margin(row: Row, column: str, signed: bool = False) -> dict[str, float]:
+    """The margin in a column; none where it is empty or not there. signed: below 0 it is of the second response."""
+    margin = _number(row[column], column) if column in row else None
+    if margin is not None and margin < 0 and not signed:
+        told = f"`{column}` is {row[column]!r}: below 0 the rejected side is the better one; mend the row"
+        raise BadRow("margin", told)
+    return {} if margin is None else {"margin": abs(margin)}
+
+
+def _apart_by(row: Row, chosen: str, rejected: str) -> dict[str, float]:
+    """The margin by the columns with the scores of both sides; none where one is empty."""
+    scores = _number(row[chosen], chosen), _number(row[rejected], rejected)
+    if scores[0] is None or scores[1] is None:
         return {}
+    if scores[0] < scores[1]:
+        told = f"`{rejected}` is above `{chosen}`: which side is better is in doubt; remove the row"
+        raise NothingToLearn("scores the other way round", told)
+    return {"margin": scores[0] - scores[1]}
+
+
+def _number(value: Any, column: str) -> float | None:
+    if value is None or value == "":
+        return None
     try:
-        margin = float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
-        margin = math.nan
-    if not math.isfinite(margin):
+        number = math.nan
+    if not math.isfinite(number):
         raise BadRow("margin", f"`{column}` is {value!r}; a margin is a number, or null for none")
-    if margin < 0:
-        raise BadRow("margin", f"`{column}` is {value!r}: below 0 the rejected side is the better one; mend the row")
-    return {"margin": margin}
+    return number
 
 
 def asked(
@@ -118,7 +137,8 @@ def _pair(
 def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row], Comparison]:
     """A reader of rows with two responses and the votes of one or several judges.
 
-    columns: names of `prompt`, `first` and `second`; the list of `extra` (added to the prompt), and the `votes`.
+    columns: names of `prompt`, `first` and `second`; the list of `extra` (added to the prompt), the `votes`, and the
+    `margin`, which may be below 0 for the second response, or None.
     annotators: `soft` keeps the share of votes as a probability (a tie is half a vote for each), `majority` takes the
     more frequent vote as certain.
     """
@@ -142,6 +162,7 @@ def judged(columns: Mapping[str, Any], annotators: Annotators) -> Callable[[Row]
         bad = {"good": 0.0} if votes.neither(given) else {}
         for candidate, name in zip(found.candidates, names, strict=True):
             candidate.labels |= bad | _safe(row, name)
+        found.candidates[0].labels |= _margin(row, columns["margin"], signed=True) if columns["margin"] else {}
         return found
 
     return read

@@ -71,7 +71,8 @@ class PreferenceColumns(ColumnsBeside):
         prompt: Column with the prompt: a string, a transcript, or a list of messages.
         chosen: Column with the preferred response. Needs `rejected`.
         rejected: Column with the other response.
-        margin: Column that says by how much `chosen` is better; reward models ask for that much.
+        margin: Column that says by how much a response is better; reward models ask for that much. Of judged pairs it
+            may be below 0 for the second one. Of chosen and rejected also a list of two columns, their scores.
         responses: Column with a list of responses: strings, or objects with text and rank. Needs `prompt`.
         ranks: Column with a list of ranks, where `responses` holds strings; lowest is best, equal ones are ties.
         scores: Column with a list of scores instead of ranks; highest is best, equal ones are ties.
@@ -88,7 +89,7 @@ class PreferenceColumns(ColumnsBeside):
     prompt: str | None = None
     chosen: str | None = None
     rejected: str | None = None
-    margin: str | None = None
+    margin: str | list[str] | None = None
     responses: str | None = None
     ranks: str | None = None
     scores: str | None = None
@@ -137,6 +138,9 @@ def recognise_comparison(
         if one in wanted:
             guesses.pop(other, None)
     found = {**guesses, **wanted}
+    if isinstance(named.margin, list) and (len(named.margin) != 2 or not {"chosen", "rejected"} <= set(found)):
+        told = "name one column, or beside chosen and rejected responses the two with their scores"
+        raise PostTrainError(f"{record.file}: --data.columns.margin {', '.join(named.margin)}: {told}")
     answer = named.completion
     if answer and not named.prompt and found.get("prompt") in (None, answer) and is_whole(data[answer]):
         found["conversation"] = found.pop("completion")  # whose last turns are the response
@@ -231,7 +235,7 @@ def _named(need: str, column: object) -> str:
 
 
 _SIGNS = {"pair": ("chosen", "rejected"), "ranking": ("responses",), "judged": ("first", "second")}
-_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks", "scores"), "judged": ("prompt",)}
+_OPTIONAL = {"pair": ("prompt", "margin"), "ranking": ("ranks", "scores"), "judged": ("prompt", "margin")}
 _SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Annotators], _Read]], ...] = (
     ("pair", ("chosen", "rejected"), lambda used, _: paired(used)),
     ("ranking", ("prompt", "responses"), lambda used, _: ranked(used)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +60,7 @@ class Board:
         self._wanted = {one: 1 + whole + (n < part) for n, one in enumerate(plain)}
         self._shared = [one for one in plain if self._wanted[one] > 1]
         self._orders: dict[str, list[str]] = {}
+        self._wanting = set(plain)  # items on which a decision is missing
         self._verdicts: defaultdict[str, set[str]] = defaultdict(set)  # item -> annotators
         self._by: defaultdict[str, dict[str, Decision]] = defaultdict(dict)  # annotator -> item -> decision
         self._held: dict[str, tuple[str, float]] = {}  # annotator -> item, since when
@@ -74,8 +75,9 @@ class Board:
     def next(self, annotator: str) -> Task | None:
         """The item that an annotator looks at from now on: the one that they looked at before, if it is still open."""
         held, _ = self._held.get(annotator, ("", 0.0))
-        order = [held, *self._order(annotator)] if held else self._order(annotator)
-        found = next((one for one in order if self._open(one, annotator)), None)
+        order = self._order(annotator)
+        taken = self._taken(annotator)
+        found = next((one for one in ([held, *order] if held else order) if self._open(one, annotator, taken)), None)
         if found is None:
             self._held.pop(annotator, None)
             return None
@@ -86,7 +88,10 @@ class Board:
         """How far an annotator is."""
         mine = list(self._by[annotator].values())
         times = [one.seconds for one in mine[-_RECENT:] if one.seconds is not None]
-        left = sum(self._open(one, annotator) for one in self._order(annotator))
+        decided, taken = self._by[annotator], self._taken(annotator)
+        known = len(self.tasks) - len(self._wanted)
+        left = len(self._wanting) + known - sum(one in self._wanting or one not in self._wanted for one in decided)
+        left -= sum(one not in decided and not self._open(one, annotator, taken) for one in taken)
         return Progress(len(mine), left, statistics.median(times) if times else None)
 
     def last(self, annotator: str) -> Decision | None:
@@ -116,11 +121,13 @@ class Board:
         if decision.outcome == "undone":
             mine.pop(decision.item, None)
             self._verdicts[decision.item].discard(decision.annotator)
+            self._count(decision.item)
             self._held[decision.annotator] = (decision.item, self._clock())
             return
         mine[decision.item] = decision
         if decision.outcome == "verdict":
             self._verdicts[decision.item].add(decision.annotator)
+            self._count(decision.item)
         if self._held.get(decision.annotator, ("",))[0] == decision.item:
             del self._held[decision.annotator]
 
@@ -134,16 +141,24 @@ class Board:
         random.Random(f"responses {self._seed} {annotator} {task.id}").shuffle(places)
         return places
 
-    def _open(self, item: str, annotator: str) -> bool:
+    def _count(self, item: str) -> None:
+        if item in self._wanted:
+            missing = len(self._verdicts[item]) < self._wanted[item]
+            (self._wanting.add if missing else self._wanting.discard)(item)
+
+    def _taken(self, annotator: str) -> Counter[str]:
+        """How many others look at an item now, of the items on which a decision is missing."""
+        since = self._clock() - _HELD_S
+        held = (item for who, (item, start) in self._held.items() if who != annotator and start > since)
+        return Counter(item for item in held if item in self._wanting)
+
+    def _open(self, item: str, annotator: str, taken: Counter[str]) -> bool:
         """True if an annotator may be given an item now."""
         if item in self._by[annotator]:
             return False
-        if item not in self._wanted:
-            return True  # has a known answer
-        busy = set(self._verdicts[item])
-        since = self._clock() - _HELD_S
-        busy |= {who for who, (held, start) in self._held.items() if held == item and start > since}
-        return len(busy - {annotator}) < self._wanted[item]
+        if item not in self._wanting:
+            return item not in self._wanted  # one with a known answer
+        return not taken[item] or len(self._verdicts[item]) + taken[item] < self._wanted[item]
 
     def _order(self, annotator: str) -> list[str]:
         """All items: those for one person and those with known answers in an order of the annotator's own, those for

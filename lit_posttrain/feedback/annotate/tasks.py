@@ -14,6 +14,7 @@ from lit_posttrain.errors import PostTrainError
 
 Mode = Literal["rank", "pair", "write", "rate"]
 _FEWEST: Mapping[Mode, Literal[0, 1, 2]] = {"rank": 2, "pair": 2, "rate": 1, "write": 0}
+_UNDECIDED = 0.5  # share of judgements against the better one
 
 
 @dataclass(frozen=True)
@@ -84,4 +85,5 @@ def _known_ranks(path: str) -> Iterator[tuple[str, int, dict[str, int]]]:
             except BadRow as problem:
                 raise PostTrainError(f"{record.file}:{record.line}: {problem}") from problem
             ranks = {str(one.messages[-1]["content"]).strip(): int(one.labels["rank"]) for one in found.candidates}
-            yield record.file, record.line, ranks
+            if max(one.labels.get("flip_prob", 0.0) for one in found.candidates) < _UNDECIDED:
+                yield record.file, record.line, ranks

@@ -248,3 +248,46 @@ def test_rows_of_ratings_may_be_single_responses(tmp_path: Path, tokenizer: PreT
     data = PreferenceData(write(tmp_path / "liked.jsonl", rows), cache_dir=str(tmp_path / "cache"), columns=columns)
     data.build(tokenizer)
     assert [tree.responses[0].label("good") for tree in data.train_store] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "margin", "expected", "dropped"),
+    [
+        (
+            "ultrafeedback_binarized",
+            ["score_chosen", "score_rejected"],
+            {"A hazelnut.": 4.5, "A beet.": 0.0},
+            {"equal responses": 1, "scores the other way round": 1},
+        ),
+        (
+            "tulu3",  # null for rows of several turns
+            ["chosen_rating", "rejected_rating"],
+            {"Titan.": 3.0, "Vega.": None, "Deneb.": None},
+            {"equal responses": 1},
+        ),
+        ("helpsteer3", "overall_preference", {"A mug.": 3.0, "A wok.": 2.0, "One jar.": 0.0, "Left pot.": 1.0}, {}),
+    ],
+)
+def test_margins_of_published_scores(
+    name: str,
+    margin: str | list[str],
+    expected: dict[str, float | None],
+    dropped: dict[str, int],
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    data = built(name, tmp_path, tokenizer, columns=PreferenceColumns(margin=margin))
+    best = [min(tree.responses, key=lambda response: response.label("rank")) for tree in data.train_store]
+    assert {said(one, tokenizer): one.labels.get("margin") for one in best} == expected
+    assert {reason: tally.count for reason, tally in data.audit.total.dropped.items()} == dropped
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"),
+    [("ultrafeedback_binarized", ["score_chosen"]), ("helpsteer3", ["domain", "overall_preference"])],
+)
+def test_a_list_of_margins_is_of_two_sides(
+    name: str, margin: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(PostTrainError, match=r"--data\.columns\.margin .*the two with their scores"):
+        built(name, tmp_path, tokenizer, columns=PreferenceColumns(margin=margin))

@@ -71,6 +71,24 @@ def test_shared_items_come_early_enough_to_be_compared() -> None:
     assert len(both) >= 4  # of 20 in all, after 30 of 100
 
 
+def test_what_is_left_is_what_one_can_still_be_given() -> None:
+    board = Board(tasks(30, gold=2), overlap=0.3)
+    people = ("ann", "ben", "eve")
+    while any(given := [board.next(who) for who in people]):
+        for who, task in zip(people, given, strict=True):
+            left = board.progress(who).left
+            others = Board(tasks(30, gold=2), board.decisions(), overlap=0.3)
+            others._held = {name: held for name, held in board._held.items() if name != who}
+            reachable = 0
+            while (one := others.next(who)) is not None:
+                others.add(decision(one.id, who))
+                reachable += 1
+            assert left == reachable
+            if task is not None:
+                board.add(decision(task.id, who, outcome="skipped" if task.id == "item-7" else "verdict"))
+    assert board.missing() == board._wanted["item-7"]  # which everybody has skipped
+
+
 def test_everybody_is_given_the_items_with_known_answers() -> None:
     done = work(Board(tasks(20, gold=3)), "ann", "ben")
     assert all({"item-0", "item-1", "item-2"} <= set(mine) for mine in done.values())

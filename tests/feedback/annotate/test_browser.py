@@ -7,7 +7,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from helpers.annotating import AnnotateServer, annotating, chromium, done, opened
+from annotate_server import AnnotateServer, annotating
+from helpers.annotating import chromium, done, opened
 from playwright.sync_api import Browser, Page, expect
 
 from lit_posttrain.data.feedback.record import Decision

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers.annotating import chromium, done, opened, serving
-from playwright.sync_api import Browser, Request, expect
+from playwright.sync_api import Browser, Request, Route, expect
 
 from lit_posttrain.data.feedback.log import read_decisions
 from lit_posttrain.feedback.annotate.answers import Question
@@ -154,6 +154,52 @@ def test_nothing_in_a_text_runs_or_is_loaded(browser: Browser, tmp_path: Path) -
         )
         assert blocked.startswith("script-src")
         assert page.evaluate("window.hacked") is None
+        page.close()
+
+
+def test_a_decision_is_sent_until_it_is_acknowledged_and_counts_once(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, PAIRS[:1], Question("pair")) as (link, out):
+        page = opened(browser, link)
+        tries: list[str] = []
+
+        def fail(route: Route) -> None:
+            tries.append(str(route.request.post_data))
+            if len(tries) == 1:
+                route.fulfill(status=507, json={"error": "votes.jsonl: cannot be written (No space left on device)"})
+            elif len(tries) == 2:
+                route.fulfill(status=500, body="<garbage")
+            elif len(tries) == 3:  # it arrives, and the answer is lost
+                route.fetch()
+                route.abort()
+            else:
+                route.continue_()
+
+        page.route("**/api/decision", fail)
+        page.keyboard.press("1")
+        expect(page.locator("#trouble")).to_contain_text("Not saved: votes.jsonl: cannot be written (No space left")
+        expect(page.locator("#trouble")).to_contain_text("cannot be reached", timeout=10_000)
+        done(page, 1)
+        expect(page.locator("#trouble")).to_be_hidden()
+        page.close()
+    assert len(tries) == 4
+    assert len(set(tries)) == 1
+    assert len(read_decisions(out)[0]) == 1
+
+
+def test_a_decision_that_is_refused_stays_to_be_changed(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, PAIRS[:1], Question("rank")) as (link, _):
+        page = opened(browser, link)
+        page.locator(".automatic input").uncheck()
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        expect(page.locator("#trouble")).to_contain_text("Rank at least two responses")
+        page.route("**/api/decision", lambda route: route.fulfill(status=422, json={"error": "no good"}), times=1)
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        expect(page.locator("#trouble")).to_contain_text("Not saved: no good")
+        expect(page.locator(".strip .chip")).to_have_count(2)
+        page.keyboard.press("Enter")
+        done(page, 1)
         page.close()
 
 

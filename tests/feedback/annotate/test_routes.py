@@ -339,7 +339,9 @@ def test_statistics(tmp_path: Path) -> None:
     said = json.loads(organiser.get("/api/stats").text)
     first, second = said["annotators"]
     assert (said["decisions"], said["missing"]) == (6, 0)
-    assert (first["name"], first["gold_right"], first["first_shown_best"]) == ("ann", 1.0, 1.0)
+    assert (first["name"], first["gold_right"], first["first_position"]["value"]) == ("ann", 1.0, 1.0)
     assert (second["name"], second["gold_right"], second["median_s"]) == ("ben", 0.0, 3.2)
-    (both,) = said["agreement"]
-    assert (both["items"], both["pairs"], both["agreement"]) == (3, 3, pytest.approx(1 / 3))
+    (both,) = said["between"]
+    assert (both["one"], both["other"], both["agreement"]["n"]) == ("ann", "ben", 3)
+    assert both["agreement"]["value"] == pytest.approx(1 / 3, abs=1e-6)
+    assert said["people"]["alpha"]["n"] == 3

@@ -4,6 +4,9 @@ import { $, el } from "./dom.js";
 
 const EVERY_MS = 5000;
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
+const estimate = (one) =>
+  one === null ? "–" : `${one.value.toFixed(2)} (${one.low.toFixed(2)} to ${one.high.toFixed(2)})`;
+const share = (one) => (one === null ? "–" : percent(one.value));
 const number = (value, unit = "") => (value === null ? "–" : `${Math.round(value)}${unit}`);
 
 async function load() {
@@ -21,29 +24,34 @@ async function load() {
 
 function draw(said) {
   const tiles = [
-    [said.items, "items"], [said.decisions, "decisions"], [said.missing, "still wanted"], [said.annotators.length, "annotators"],
+    [said.items, "items"], [said.decisions, "decisions"], [said.missing, "still wanted"],
   ];
   if (said.gold) tiles.push([said.gold, "items with known answers"]);
   const parts = [el("div", { class: "tiles" }, ...tiles.map(([value, name]) => tile(value, name)))];
-  parts.push(
-    table(
-      "Annotators. A pace leaves breaks of over ten minutes out. Known answers: the share of pairs ordered as known.",
-      ["", "decisions", "skipped", "seconds each", "an hour", "ties", "first shown is best", "known answers"],
-      said.annotators.map((one) => [
-        one.name, one.decisions, one.skipped, number(one.median_s), number(one.per_hour), percent(one.ties),
-        percent(one.first_shown_best),
-        one.gold_pairs ? { text: `${percent(one.gold_right)} of ${one.gold_pairs}`, low: one.gold_right < 0.7 } : "–",
-      ])
-    )
-  );
-  if (said.summary.length) parts.push(table("Agreement of all", ["", "value"], said.summary));
-  if (said.agreement.length) {
+  const about =
+    "Annotators. Pace leaves breaks of over ten minutes out. First and longer: how often what is shown first, and what " +
+    "is longer, is said to be better, of all pairs of responses. Known: pairs ordered as known.";
+  const heads = ["", "decisions", "skipped", "seconds each", "an hour", "ties", "first", "longer", "known"];
+  const rows = said.annotators.map((one) => [
+    one.name, one.decisions, one.skipped, number(one.median_s), number(one.per_hour), percent(one.ties),
+    share(one.first_position), share(one.longer),
+    one.gold_pairs ? { text: `${percent(one.gold_right)} of ${one.gold_pairs}`, low: one.gold_right < 0.7 } : "–",
+  ]);
+  parts.push(table(about, heads, rows));
+  if (said.people) {
+    const { agreement, alpha, fleiss } = said.people;
     parts.push(
-      table(
-        "Agreement of two: the share of pairs of responses on which both say better, worse or tied.",
-        ["", "items of both", "pairs", "agreement"],
-        said.agreement.map((one) => [`${one.first} and ${one.second}`, one.items, one.pairs, percent(one.agreement)])
-      )
+      table("All together, with intervals of 95 %. Values of alpha and kappa: 1 is agreement, 0 is chance.", ["", "value", "pairs"], [
+        ["Agreement", estimate(agreement), agreement?.n ?? "–"],
+        ["Krippendorff's alpha", estimate(alpha), alpha?.n ?? "–"],
+        ["Fleiss' kappa", estimate(fleiss), fleiss?.n ?? "–"],
+      ])
+    );
+  }
+  if (said.between.length) {
+    parts.push(
+      table("Every two: better, worse or tied, of the pairs of responses that both have ranked.", ["", "pairs", "agreement", "Cohen's kappa"],
+        said.between.map((one) => [`${one.one} and ${one.other}`, one.agreement.n, share(one.agreement), estimate(one.kappa)]))
     );
   }
   $("board").replaceChildren(...parts);
@@ -57,10 +65,12 @@ function table(caption, heads, rows) {
     n === 0
       ? el("th", { scope: "row" }, String(value))
       : el("td", { class: value?.low ? "low" : undefined }, String(value?.text ?? value));
-  return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": caption },
-    el("table", {}, el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
-      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))))));
+  const title = el("p", { class: "muted", id: `about-${heads.join("-").replaceAll(/\W/g, "")}` }, caption);
+  const body = el("table", { "aria-labelledby": title.id },
+    el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell)))));
+  return el("section", {}, title,
+    el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-labelledby": title.id }, body));
 }
 
 load();

@@ -28,7 +28,8 @@ _OPTIONAL = {"response_format", "max_tokens", "temperature", "seed"}
 
 class Endpoint:
     """Asks one server. Of one event loop; a deadline that a call does not meet in all, from connecting to the last
-    byte, ends it.
+    byte, ends it. Requests by which it learns what a server does not know are counted by nobody: they are refused, one
+    for each such option and call under way.
 
     Raises:
         PostTrainError: the openai package, or the key that the spec names, is missing.

@@ -12,15 +12,16 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.backend import Backend, Call, CallFailed, Reply, Transient
 from lit_posttrain.judges.usage import Usage
 
-_FIRST_S, _LONGEST_S = 0.5, 30.0  # the pauses, which double
+_FIRST_S, _LONGEST_S = 1.0, 30.0  # the pauses, which double: six last a minute, over which many servers count calls
+_FIRST_CONNECTIONS = 3  # attempts to reach a server that has never answered
 _MOST_ASKED_S = 600.0  # a server that asks for a longer pause is not waited for
 _GIVEN_UP = 20  # calls in a row, after which the server counts as down
 
 
 class Retrying:
-    """Calls of another backend, each repeated up to `retries` times. Pauses double from half a second to 30 seconds, up
-    to half of each by chance, so that calls that failed together do not come together again; what the server asks for
-    by Retry-After holds for all calls."""
+    """Calls of another backend, each repeated up to `retries` times. Pauses double from one second to 30, up to half of
+    each by chance, so that calls that failed together do not come together again; what the server asks for by
+    Retry-After holds for all calls."""
 
     def __init__(
         self,
@@ -55,7 +56,10 @@ class Retrying:
                 reply = await self._inner.ask(call)
             except Transient as failure:
                 last = failure
-                if (failure.retry_after_s or 0.0) > _MOST_ASKED_S:
+                never_reached = not self._answered and not failure.reached
+                if (failure.retry_after_s or 0.0) > _MOST_ASKED_S or (
+                    never_reached and attempt + 1 == _FIRST_CONNECTIONS
+                ):
                     break
                 if attempt < self._retries:
                     await self._pause(attempt, failure)

@@ -110,7 +110,7 @@ class JudgeSpec:
     seed: int = 0
     reasks: int = 2
     timeout_s: float | None = None
-    retries: int = 5
+    retries: int = 6
     limits: JudgeLimits = field(default_factory=JudgeLimits)
     budget: JudgeBudget = field(default_factory=JudgeBudget)
     cache_dir: str | None = None

@@ -21,6 +21,7 @@ NOT_RUN = {
     r"^(python3 -m venv|pip install) ": "installs packages",
     r"^(ruff|mypy|lint-imports|codespell) ": "looks at the whole package, which CI does",
     r"^python (-m pytest )?tests/": "is a test by itself",
+    r"^lit-posttrain annotate ": "serves a page until it is stopped",
     r"configs/grpo_vllm.yaml": "needs vLLM, which tests/rollout/test_vllm.py runs where it is installed",
 }
 # what makes the models, data sets and answers of a page tiny
@@ -89,7 +90,7 @@ class Workplace:
         if command.language == "python":
             return re.findall(r'save_(?:checkpoint|pretrained)\("(.+?)"\)', command.text)
         name, words = value(command.words, "--name"), command.words
-        files = [value(words, "--out"), value(words, "--to")]
+        files = [value(words, "--out"), None if "feedback" in words else value(words, "--to")]
         return [*([f"runs/{name}"] if name else []), *filter(None, files)]
 
     def needed(self, command: Command) -> list[Command]:
@@ -146,10 +147,12 @@ class Workplace:
 
 
 def many(rows: str) -> str:
-    """Forty rows in place of the few that a page shows, each with a number before its first question mark."""
+    """Forty rows in place of the few that a page shows, each with a number before its first question mark,
+    and behind its id."""
     lines = rows.splitlines()
     assert all("?" in line for line in lines)
-    return "".join(lines[n % len(lines)].replace("?", f" {n}?", 1) + "\n" for n in range(40))
+    numbered = (lines[n % len(lines)].replace("?", f" {n}?", 1) + "\n" for n in range(40))
+    return "".join(re.sub(r'"id": "(\w+)"', rf'"id": "\1-{n}"', line) for n, line in enumerate(numbered))
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
 LOGS = [ROOT / "docs" / name for name in ("benchmarks.md", "decisions.md", "proofs.md")]  # of other commits too
 EARLY = ("fit", "validate", "test", "predict", "audit")
-OTHER = ("agree", "annotate", "chat", "configs", "export", "generate", "score")
+OTHER = ("agree", "annotate", "chat", "configs", "export", "feedback", "generate", "score")
+CALLED = {"feedback": "convert"}  # the function of a command, if it has another name
 
 WRITTEN = [
     *(command for page in PAGES for command in (*commands(page), *inline_commands(page))),
@@ -156,7 +157,7 @@ def known(tree: OptionTree, option: str) -> bool:
     if name.rpartition(".")[2] in own_arguments():
         return True
     for command in OTHER:
-        function = getattr(import_module(f"lit_posttrain.cli.commands.{command}"), command)
+        function = getattr(import_module(f"lit_posttrain.cli.commands.{command}"), CALLED.get(command, command))
         if name in inspect.signature(function).parameters:
             return True
     always = ("help", "resume", "traceback", "show", "out", "version", "ckpt_path")

@@ -16,9 +16,10 @@ from lit_posttrain.data.rows.turns import conversation
 
 
 def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callable[[Row], Comparison]:
-    """A reader of decisions. Ranked responses keep their ranks, and unranked ones are left out; of two responses with a
-    probability the better one is first, with a soft label; without ranks those that are not rejected are the better
-    ones. Where rejections are known they are the labels `good`. Decisions without a verdict have nothing to learn.
+    """A reader of decisions. Ranked responses keep their ranks, and unranked ones are left out. Of two responses with a
+    probability the better one is first, with a soft label, which a tie of two is too. Without ranks those that are not
+    rejected are the better ones. Where rejections are known they are the labels `good`. Decisions without a verdict
+    have nothing to learn.
 
     labelled: False keeps all responses in their order, whatever was decided. annotators: `majority` takes the likelier
     response as certain.
@@ -62,6 +63,8 @@ def _labelled(
     if len(kept) < 2:
         raise NothingToLearn("fewer than two ranked", "fewer than two responses have a rank: no preference")
     order = sorted({rank for _, rank in kept})
+    if len(order) == 1 and len(candidates) == 2:
+        return _soft(0.5, candidates, annotators)
     if len(order) == 1:
         raise NothingToLearn("all tied", "every ranked response has the same rank: no preference")
     for candidate, rank in kept:

@@ -42,8 +42,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
 LOGS = [ROOT / "docs" / name for name in ("benchmarks.md", "decisions.md", "proofs.md")]  # of other commits too
 EARLY = ("fit", "validate", "test", "predict", "audit")
-OTHER = ("agree", "annotate", "chat", "configs", "export", "feedback", "generate", "score")
-CALLED = {"feedback": "convert"}  # the function of a command, if it has another name
+OTHER = ("agree", "annotate", "chat", "configs", "export", "feedback", "generate", "judge", "revise", "score")
+CALLED = {"feedback": "convert", "judge": "judge_file"}  # the function of a command, if it has another name
 
 WRITTEN = [
     *(command for page in PAGES for command in (*commands(page), *inline_commands(page))),

@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 FIRST, TIE, SECOND = 1.0, 0.0, -1.0  # verdicts
+# of a judge, by which two of one name are told apart
+_IDENTITY = ("model", "kind", "version", "prompt_hash", "disagreement", "principles_drawn", "seed", "temperature")
 _EVEN = 1e-6  # a probability this near to one half is a tie
 
 
@@ -174,7 +176,7 @@ def _judge_key(one: Decision) -> str:
     """What makes two judges of one name two annotators; empty for a person."""
     if one.judge is None:
         return ""
-    return json.dumps([one.judge.get(name) for name in ("model", "kind", "version", "prompt_hash")], default=str)
+    return json.dumps([one.judge.get(name) for name in _IDENTITY], default=str)
 
 
 def _tell_apart(annotators: Mapping[tuple[str, str], Annotator]) -> None:

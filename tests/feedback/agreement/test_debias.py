@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.annotators import Items
@@ -84,6 +86,21 @@ def test_a_judge_that_shows_no_order_has_no_position() -> None:
     assert found.position.value == pytest.approx(0)
     assert found.length.value == pytest.approx(0.8, abs=0.1)
     assert ((after.share[3] > 0.5) == (items.quality[:, 0] > items.quality[:, 1])).all()
+
+
+def test_position_is_taken_out_of_a_single_order() -> None:
+    items, rng = Items(400), np.random.default_rng(3)
+    places = rng.permuted(np.tile([0, 1], (400, 1)), axis=1)  # of what was shown first and second
+    once = []
+    for one, order in zip(biased(items, 1.2, 0.0), places.tolist(), strict=True):
+        assert one.judge is not None
+        seen = one.judge["orders"][order[0]]
+        once.append(replace(one, judge={"model": "m"}, order=order, probability=seen))
+    votes, after, found = corrected([*people(items), *once])
+    assert found.position.value == pytest.approx(1.2, abs=0.1)
+    right = (items.quality[:, 0] > items.quality[:, 1]).astype(float)
+    assert ((votes.share[3] > 0.5) != right).mean() > 0.2
+    assert ((after.share[3] > 0.5) == right).all()
 
 
 def test_without_people_nothing_is_corrected() -> None:

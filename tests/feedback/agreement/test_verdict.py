@@ -61,6 +61,15 @@ def test_a_judge_at_random_is_no_better_than_chance() -> None:
     assert "no more than by chance" in str(found)
 
 
+def test_a_judge_that_may_be_at_random_is_not_trusted() -> None:
+    items = Items(100)
+    better = [float(one > other) for one, other in items.quality]
+    seen = [better[i] if i < 54 else 1 - better[i] for i in range(100)]
+    found = verdict([*people(items, 1.0), *items.judge("half", lambda i: [seen[i]] * 2)])
+    assert found.advice == "do not"
+    assert "no more than by chance: on 54.0 %" in str(found)
+
+
 def test_a_weak_judge_agrees_less_than_people_do() -> None:
     items, rng = Items(600), np.random.default_rng(5)
     right = rng.random(600) < 0.7

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.runs import write
 from transformers import PreTrainedTokenizerFast
@@ -291,3 +293,14 @@ def test_a_list_of_margins_is_of_two_sides(
 ) -> None:
     with pytest.raises(PostTrainError, match=r"--data\.columns\.margin .*the two with their scores"):
         built(name, tmp_path, tokenizer, columns=PreferenceColumns(margin=margin))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_parquet_files_as_on_the_hub_are_read_alike(
+    name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / f"{name}.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows_of(name)), path)
+    data = PreferenceData(str(path), cache_dir=str(tmp_path / "cache"))
+    data.build(tokenizer)
+    assert [shown(list(tree.responses), tokenizer) for tree in data.train_store] == EXPECTED[name][0]

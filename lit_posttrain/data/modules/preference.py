@@ -104,9 +104,9 @@ class PreferenceData(StreamableData):
     Columns are recognised by their names: chosen/rejected (strings, messages, or `Human:`/`Assistant:` transcripts,
     with or without a prompt of their own), a prompt with a list of ranked `responses`, two judged responses
     (response1/response2 with annotator1.., output_1/output_2 with label), and prompt/completion/label for single good
-    and bad ones; in addition `system`, `tools`, `history` and `chat_template_kwargs`. Others are named with
-    `--data.columns`. Rows without a preference (equal sides, no common prompt, only ties) are dropped, counted and
-    listed in the audit.
+    and bad ones; published sets (UltraFeedback, HelpSteer2, Nectar, RewardBench 2, ...) as they are; in addition
+    `system`, `tools`, `history` and `chat_template_kwargs`. Others are named with `--data.columns`. Rows without a
+    preference (equal sides, no common prompt, only ties) are dropped, counted and listed in the audit.
 
     Args:
         columns: Names of the columns, where they are not recognised.

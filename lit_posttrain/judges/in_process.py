@@ -124,7 +124,6 @@ class InProcess:
 
     async def _answer(self) -> None:
         """Answer what waits, a batch of one kind at a time, until nothing does."""
-        some: list[_Waiting] = []
         try:
             await asyncio.sleep(_GATHERING_S)
             while self._waiting:
@@ -144,10 +143,7 @@ class InProcess:
                     if not one.reply.done():
                         one.reply.set_result(reply)
         finally:
-            left = [*some, *self._waiting]  # only where this was cancelled: no one will answer
-            self._waiting = []
-            for one in left:
-                one.reply.cancel()
+            self._waiting = []  # some are left only where the loop ends, with all who wait in it
 
     def _probabilities(self, some: Sequence[_Waiting]) -> list[Reply]:
         found = choice_masses(self.engine, [one.ids for one in some], [self._choices(one.call) for one in some])

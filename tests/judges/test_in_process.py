@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.judges import item
-from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PretrainedConfig, PreTrainedTokenizerFast
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.backend import Call, CallFailed, Reply
@@ -101,14 +101,20 @@ def test_a_choice_is_without_the_longer_one_that_it_begins(backend: InProcess, t
     assert alone.choice_mass == pytest.approx(reply.choice_mass, rel=1e-5)
 
 
-def test_a_recurrent_model_is_not_padded(tmp_path: Path) -> None:
-    config = MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=2, state_size=4)
+@pytest.mark.parametrize("kind", ["gpt2", "mamba"])
+def test_other_models(tmp_path: Path, kind: str) -> None:
+    """One that counts positions from its beginning, whatever pads it, and one that cannot be padded at all."""
+    configs: dict[str, PretrainedConfig] = {
+        "gpt2": GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2),
+        "mamba": MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=2, state_size=4),
+    }
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mamba")
-    tiny.tokenizer().save_pretrained(tmp_path / "mamba")
-    backend = InProcess.of(JudgeSpec(str(tmp_path / "mamba")))
-    for text, reply in zip(QUESTIONS, ask(backend, *(call(text, "7", "77") for text in QUESTIONS)), strict=True):
-        expected = by_transformers(tmp_path / "mamba", text, ("7", "77"))
+    AutoModelForCausalLM.from_config(configs[kind]).save_pretrained(tmp_path / kind)
+    tiny.tokenizer().save_pretrained(tmp_path / kind)
+    backend = InProcess.of(JudgeSpec(str(tmp_path / kind)))
+    replies = ask(backend, *(call(text, "7", "77") for text in QUESTIONS))
+    for text, reply in zip(QUESTIONS, replies, strict=True):
+        expected = by_transformers(tmp_path / kind, text, ("7", "77"))
         assert reply.choice_mass == pytest.approx(sum(expected.values()), rel=1e-4)
         assert reply.probabilities["77"] == pytest.approx(expected["77"] / sum(expected.values()), rel=1e-4)
 
@@ -134,7 +140,16 @@ def test_calls_that_come_together_are_one_batch(backend: InProcess, monkeypatch:
         return answer(some)
 
     monkeypatch.setattr(backend, "_probabilities", counted)
-    replies = ask(backend, *(call(f"question {n}", "A", "B") for n in range(10)))
+
+    async def one_by_one() -> list[Reply]:
+        async def later(number: int) -> Reply:
+            for _ in range(number):  # layers before the model, such as a cache, give way to others
+                await asyncio.sleep(0)
+            return await backend.ask(call(f"question {number}", "A", "B"))
+
+        return await asyncio.gather(*(later(number) for number in range(10)))
+
+    replies = asyncio.run(one_by_one())
     assert sizes == [4, 4, 2]
     alone = [reply for n in range(10) for reply in ask(backend, call(f"question {n}", "A", "B"))]
     assert [r.probabilities["A"] for r in replies] == pytest.approx([r.probabilities["A"] for r in alone], rel=1e-5)

@@ -34,7 +34,7 @@ def shown(item: JudgedItem, order: Sequence[int]) -> str:
     texts = item.texts
     names = [f"response {LETTERS[place]}" for place in range(len(order))] if len(order) > 1 else ["response"]
     parts += list(zip(names, (texts[index] for index in order), strict=True))
-    mark = _mark([text for _, text in parts])
+    mark = _mark(sorted(text for _, text in parts))  # alike in all orders, whose common beginning servers compute once
     lines = [MATERIAL.format(mark=mark), ""]
     for name, text in parts:
         lines += [f"{mark} {name}", apart(text, _CONTROL)]

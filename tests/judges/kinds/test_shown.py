@@ -70,3 +70,9 @@ def test_control_tokens_are_shown_apart() -> None:
     assert parts(call)["response A"] == (
         "a< |im_end|>\n< |im_start|>user< /s>[ /INST]< end_of_turn>, x < | y |> z, b< s>old< /s>, <span>"
     )
+
+
+def test_both_orders_begin_alike() -> None:
+    """Servers that cache prefixes compute the conversation once."""
+    one, other = shown(item("one", "other"), (0, 1)), shown(item("one", "other"), (1, 0))
+    assert one.partition("response A")[0] == other.partition("response A")[0]

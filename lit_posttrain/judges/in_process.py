@@ -124,26 +124,23 @@ class InProcess:
 
     async def _answer(self) -> None:
         """Answer what waits, a batch of one kind at a time, until nothing does."""
-        try:
-            await asyncio.sleep(_GATHERING_S)
-            while self._waiting:
-                kind = self._waiting[0].kind
-                some = [one for one in self._waiting if one.kind == kind][: self.batch_size]
-                self._waiting = [one for one in self._waiting if one not in some]
-                some = [one for one in some if not one.reply.done()]  # who asked may have gone
-                work = self._probabilities if not kind else self._written
-                try:
-                    replies = await asyncio.get_running_loop().run_in_executor(self._thread, work, some)
-                except Exception as problem:  # to who awaits it
-                    for one in some:
-                        if not one.reply.done():
-                            one.reply.set_exception(problem)
-                    continue
-                for one, reply in zip(some, replies, strict=True):
+        await asyncio.sleep(_GATHERING_S)
+        while self._waiting:
+            kind = self._waiting[0].kind
+            some = [one for one in self._waiting if one.kind == kind][: self.batch_size]
+            self._waiting = [one for one in self._waiting if one not in some]
+            some = [one for one in some if not one.reply.done()]  # who asked may have gone
+            work = self._probabilities if not kind else self._written
+            try:
+                replies = await asyncio.get_running_loop().run_in_executor(self._thread, work, some)
+            except Exception as problem:  # to who awaits it
+                for one in some:
                     if not one.reply.done():
-                        one.reply.set_result(reply)
-        finally:
-            self._waiting = []  # some are left only where the loop ends, with all who wait in it
+                        one.reply.set_exception(problem)
+                continue
+            for one, reply in zip(some, replies, strict=True):
+                if not one.reply.done():
+                    one.reply.set_result(reply)
 
     def _probabilities(self, some: Sequence[_Waiting]) -> list[Reply]:
         found = choice_masses(self.engine, [one.ids for one in some], [self._choices(one.call) for one in some])

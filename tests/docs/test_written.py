@@ -14,6 +14,7 @@ from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import nbformat
 import pytest
@@ -34,6 +35,7 @@ from PIL import Image
 
 from lit_posttrain.cli.options import option_tree
 from lit_posttrain.cli.parsing.option_tree import Option, OptionTree
+from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.models.architectures import PROVEN
 from lit_posttrain.on_policy.rollouts import Rollout
 
@@ -156,12 +158,21 @@ def known(tree: OptionTree, option: str) -> bool:
     name = option.removeprefix("--")
     if name.rpartition(".")[2] in own_arguments():
         return True
+    if name.startswith("judge."):
+        return _has(JudgeSpec, name.removeprefix("judge."))
     for command in OTHER:
         function = getattr(import_module(f"lit_posttrain.cli.commands.{command}"), CALLED.get(command, command))
         if name in inspect.signature(function).parameters:
             return True
     always = ("help", "resume", "traceback", "show", "out", "version", "ckpt_path")
     return name in always or any(_below(tree, listed, name) for listed in tree.commands.values())
+
+
+def _has(options: Any, name: str) -> bool:
+    """True if a dataclass of options has this one, perhaps within another."""
+    first, _, rest = name.partition(".")
+    found = get_type_hints(options)
+    return first in found and (not rest or _has(found[first], rest))
 
 
 @cache

@@ -23,10 +23,10 @@ def name(backend: Backend, kind: str) -> str:
 
 
 def identity(backend: Backend, spec: JudgeSpec, kind: str, version: int, hashed: str) -> dict[str, Any]:
-    """`Judge.identity` of every kind."""
-    how = {"principles_drawn": spec.principles, "seed": spec.seed, "temperature": spec.temperature}
-    asked = {"kind": kind, "version": version, "prompt_hash": hashed, "max_tokens": spec.max_tokens}
-    return {**backend.identity, **asked, **how}
+    """`Judge.identity` of every kind. What changes nothing of a kind is not part of it, such as the length of replies
+    where only probabilities are asked for: what was judged is not judged again. The hash is of whole calls."""
+    drawn = {"principles_drawn": spec.principles, "seed": spec.seed} if spec.principles else {}
+    return {**backend.identity, "kind": kind, "version": version, "prompt_hash": hashed, **drawn}
 
 
 def prompt_hash(calls: Sequence[Call], *read: Constitution | Mapping[str, Any] | str) -> str:

@@ -36,7 +36,7 @@ class Pairwise:
     def call(self, item: JudgedItem, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
         """The question."""
         text = _TEXT.format(principles=principles_text(principles), shown=shown(item, order))
-        return Call([{"role": "user", "content": text}], max_tokens=4, choices=_CHOICES, seed=spec.seed)
+        return Call([{"role": "user", "content": text}], max_tokens=4, choices=_CHOICES)
 
     def read(self, reply: Reply, count: int) -> Compared:
         """By the answers' probabilities."""

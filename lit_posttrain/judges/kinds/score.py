@@ -34,7 +34,7 @@ class Score:
     def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """One question, with the ten digits as its answers."""
         text = _TEXT.format(principles=principles_text(view), shown=shown(item, [index]))
-        return [(Call([{"role": "user", "content": text}], max_tokens=4, choices=_CHOICES, seed=spec.seed), _read)]
+        return [(Call([{"role": "user", "content": text}], max_tokens=4, choices=_CHOICES), _read)]
 
     def score(self, item: JudgedItem, marks: Mapping[str, float]) -> float:
         """The expected mark."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.judges import choice, item, opinion, parts, question
+from helpers.judges import ScriptedBackend, choice, item, opinion, parts, question
 
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.judges.backend import Call, CallFailed, Reply
+from lit_posttrain.judges.building import judge_of
 from lit_posttrain.judges.kinds.pairs import ranks_of
+from lit_posttrain.judges.spec import JudgeSpec
 
 
 def by_length(call: Call) -> Reply:
@@ -223,3 +229,32 @@ def test_principles_are_all_shown_or_drawn_and_averaged() -> None:
 
 def test_sums_in_another_order_are_ties() -> None:
     assert ranks_of([0.1 + 0.2, 0.3, None, 0.9]) == [1, 1, None, 0]
+
+
+def identity(**spec: Any) -> Mapping[str, Any]:
+    return judge_of(JudgeSpec("scripted", **spec), ScriptedBackend(by_length)).identity
+
+
+def test_the_identity_has_what_changes_an_opinion_and_no_more(tmp_path: Path) -> None:
+    for same in ({"max_tokens": 9}, {"temperature": 1.0}, {"seed": 1}, {"reasks": 5}, {"retries": 0}):
+        assert identity(**same) == identity()
+    (tmp_path / "c.yaml").write_text("- Be brief.")
+    written = {"kind": "verdict"}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"disagreement": "tie"},
+        {"principles": 1},
+        {"principles": 1, "seed": 1},
+        {"constitution": str(tmp_path / "c.yaml")},
+        written,
+        {**written, "max_tokens": 9},
+        {**written, "temperature": 1.0},
+        {**written, "seed": 1},
+        {"kind": "listwise"},
+        {"kind": "score"},
+        {"kind": "rubric"},
+        {"kind": "rubric", "criteria": "a"},
+        {"kind": "rubric", "criteria": "b"},
+    ]
+    told = [json.dumps(dict(identity(**one)), sort_keys=True) for one in changes]
+    assert len(set(told)) == len(changes)

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.judges import choice, item, opinion, parts, question
+from helpers.judges import ScriptedBackend, choice, item, opinion, parts, question
 
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.backend import Call, CallFailed, Reply
+from lit_posttrain.judges.building import judge_of
 from lit_posttrain.judges.kinds.criteria import as_criteria, read_criteria
 from lit_posttrain.judges.kinds.rubric import last_object
+from lit_posttrain.judges.spec import JudgeSpec
 
-CRITERIA = [
+CRITERIA: list[dict[str, Any]] = [
     {"name": "clear", "description": "It is easy to follow.", "weight": 3},
     {"name": "short", "description": "It has no needless word.", "scale": [0, 10]},
 ]
@@ -197,3 +199,12 @@ def test_a_missing_file_or_column_of_criteria() -> None:
         read_criteria("criteria.yaml")
     with pytest.raises(BadRow, match="no column `rubric`"):
         opinion(lambda call: marked(a=1), item("x", "y"), kind="rubric", criteria="rubric")
+
+
+def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:
+    hashes = set()
+    for weight in (1, 2):
+        (tmp_path / "c.json").write_text(json.dumps([{**CRITERIA[0], "weight": weight}, CRITERIA[1]]))
+        spec = JudgeSpec("scripted", kind="rubric", criteria=str(tmp_path / "c.json"))
+        hashes.add(judge_of(spec, ScriptedBackend(lambda call: marked())).identity["prompt_hash"])
+    assert len(hashes) == 2

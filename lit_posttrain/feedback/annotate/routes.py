@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,7 @@ from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.annotate.answers import SCALE, Question, decision_of, undo_of
 from lit_posttrain.feedback.annotate.board import Board, Conflict
 from lit_posttrain.feedback.annotate.guard import Guard, Tokens
+from lit_posttrain.feedback.annotate.keeper import Keeper
 from lit_posttrain.feedback.annotate.stats import Figures
 from lit_posttrain.feedback.annotate.views import view
 
@@ -57,8 +58,9 @@ class Api:
     """What the page asks for and sends, as JSON."""
 
     def __init__(self, board: Board, log: FeedbackLog, question: Question) -> None:
-        self.board, self.log, self.question = board, log, question
-        self._turn = asyncio.Lock()  # one decision after another: each is checked against those before
+        self.board, self.question = board, question
+        self.keeper = Keeper(board, log)
+        self.place = hashlib.blake2b(str(log.path.resolve()).encode(), digest_size=8).hexdigest()
 
     async def item(self, request: Request) -> Response:
         """The item to look at, what is asked, and how far the annotator is."""
@@ -90,17 +92,12 @@ class Api:
             decision = read()
         except BadRow as problem:
             raise Refused(_UNPROCESSABLE, str(problem)) from problem
-        async with self._turn:
-            if decision.id in self.log:
-                return
-            try:
-                self.board.check(decision)
-                if await run_in_threadpool(self.log.append, decision):
-                    self.board.add(decision)
-            except Conflict as problem:
-                raise Refused(_CONFLICT, str(problem)) from problem
-            except PostTrainError as problem:
-                raise Refused(_DISK_FULL, str(problem)) from problem
+        try:
+            await self.keeper.keep(decision)
+        except Conflict as problem:
+            raise Refused(_CONFLICT, str(problem)) from problem
+        except PostTrainError as problem:
+            raise Refused(_DISK_FULL, str(problem)) from problem
 
     async def _next(self, who: str, before: Decision | None = None) -> dict[str, Any]:
         """before: what the annotator has taken back, which they begin with."""
@@ -111,6 +108,7 @@ class Api:
             "item": shown,
             "before": before.row() if before is not None and task is not None and before.item == task.id else None,
             "annotator": who,
+            "place": self.place,  # the browser keeps what is unsent for the file to which it belongs
             "mode": self.question.mode,
             "criteria": list(self.question.criteria),
             "scale": list(SCALE),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -199,3 +201,24 @@ def test_acknowledged_decisions_survive_kills(tmp_path: Path, killed: int) -> No
         assert heard == there[: len(heard)]
         assert len(heard) >= 40
         assert name < killed or len(there) == count
+
+
+def test_several_decisions_are_written_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "votes.jsonl"
+    with FeedbackLog(file) as log:
+        assert log.append_all([]) == []
+        assert log.append_all([decision("a"), decision("b"), decision("a")]) == [True, True, False]
+        assert log.append_all([decision("b"), decision("c")]) == [False, True]
+        assert log.append_all([decision("c")]) == [False]
+        before = file.read_bytes()
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(PostTrainError, match="No space left"):
+                log.append_all([decision("d"), decision("e")])
+        assert file.read_bytes() == before
+        assert log.append_all([decision("d"), decision("e")]) == [True, True]
+    assert [one.id for one in read_decisions(file)[0]] == ["a", "b", "c", "d", "e"]

@@ -214,6 +214,22 @@ def test_without_the_token_nothing_is_served(browser: Browser, tmp_path: Path) -
         page.close()
 
 
+def test_nothing_is_wider_than_the_screen(browser: Browser, tmp_path: Path) -> None:
+    wide = f"{'word' * 200}\n\n```\n{'code ' * 100}\n```\n\n|{'column|' * 30}\n|{'-|' * 30}\n|{'x|' * 30}\n"
+    rows = [{"prompt": f"{wide}?", "responses": [wide, f"{wide}2", f"{wide}3"]}]
+    questions = (Question("rank", guidelines="<p>Guide</p>"), Question("rate", ["clear", "helpful"]), Question("write"))
+    for question in questions:
+        folder = tmp_path / question.mode
+        folder.mkdir()
+        with serving(folder, rows, question) as (link, _):
+            for width in (320, 390, 768, 1280):
+                page = opened(browser, link, viewport={"width": width, "height": 800})
+                for _ in range(2):
+                    assert page.evaluate("document.documentElement.scrollWidth") <= width, (question.mode, width)
+                    page.keyboard.press("m")
+                page.context.close()
+
+
 def test_every_control_has_a_name_and_every_field_a_label(browser: Browser, tmp_path: Path) -> None:
     for question in (Question("rank"), Question("rate", ["clear"]), Question("write")):
         folder = tmp_path / question.mode

@@ -241,11 +241,11 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(server: Server, monkeyp
     vote(client, "00000001")
     before = server.out.read_bytes()
 
-    def full(decision: Decision) -> bool:
+    def full(decisions: list[Decision]) -> list[bool]:
         raise PostTrainError(f"votes.jsonl: cannot be written ({os.strerror(errno.ENOSPC)}); make room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(server.log, "append", full)
+        patch.setattr(server.log, "append_all", full)
         answer = vote(client, "00000002")
     assert (answer.status_code, "No space left" in answer.json()["error"]) == (507, True)
     assert server.out.read_bytes() == before

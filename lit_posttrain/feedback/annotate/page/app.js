@@ -37,13 +37,13 @@ async function load() {
   }
   trouble("");
   const said = await answer.json();
-  outbox ??= new Outbox(said.annotator, acknowledged, refused);
+  outbox ??= new Outbox(`${said.place}:${said.annotator}`, acknowledged, refused);
   if (outbox.waiting) await outbox.flush();
   else show(said);
 }
 
 function acknowledged(said, sent) {
-  kept.set(draftKey(said.annotator), null);
+  kept.set(draftKey(said), null);
   show(said, sent.undoes ? "Undone." : "Saved.");
 }
 
@@ -53,10 +53,11 @@ async function refused(status, told) {
   else say(told);
 }
 
-const draftKey = (annotator) => `draft:${annotator}`;
+const draftKey = ({ place, annotator }) => `draft:${place}:${annotator}`;
 
 function show(said, told = "") {
-  Object.assign(page, { item: said.item, criteria: said.criteria, scale: said.scale, annotator: said.annotator });
+  Object.assign(page, { item: said.item, criteria: said.criteria, scale: said.scale });
+  Object.assign(page, { annotator: said.annotator, place: said.place });
   last = said.last;
   header(said);
   clearTimeout(again);
@@ -66,7 +67,7 @@ function show(said, told = "") {
   }
   const Mode = MODES[said.mode];
   mode = new Mode(page);
-  const draft = kept.get(draftKey(said.annotator));
+  const draft = kept.get(draftKey(said));
   const before = said.before && { ...said.before, asked: said.item.prompt.length };
   const begun = before ? Mode.of(before, said.item.order) : draft?.item === said.item.id ? draft.values : {};
   const own = before ?? (draft?.item === said.item.id ? draft : {});
@@ -178,7 +179,7 @@ function finished(said) {
 
 /** Keep what is decided so far, for a reload. */
 function changed() {
-  kept.set(draftKey(page.annotator), {
+  kept.set(draftKey(page), {
     item: page.item.id, values: mode.draft(), reason: reason.value, seconds: spent(),
   });
 }

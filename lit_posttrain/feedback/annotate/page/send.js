@@ -7,8 +7,8 @@ const WAIT_MS = 2000;
 
 export class Outbox {
   /** `shown` is called with what the server answers; `back` with the reason for which it refused a decision. */
-  constructor(annotator, shown, back) {
-    this.key = `outbox:${annotator}`;
+  constructor(whose, shown, back) {
+    this.key = `outbox:${whose}`;
     this.shown = shown;
     this.back = back;
     this.busy = false;

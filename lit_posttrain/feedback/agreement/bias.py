@@ -12,7 +12,7 @@ import numpy as np
 
 from lit_posttrain.feedback.agreement.intervals import Bootstrap, Estimate
 from lit_posttrain.feedback.agreement.statistics import ratio
-from lit_posttrain.feedback.agreement.votes import Bools, Floats, Votes, verdicts
+from lit_posttrain.feedback.agreement.votes import Bools, Floats, Votes, short_name, verdicts
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,8 @@ def _sided(said: Floats, people: Floats, side: Floats, bootstrap: Bootstrap) -> 
 
 def _own(votes: Votes, annotator: int) -> Floats:
     """(P,) 1 where the judge's model wrote the first response alone, -1 the second one alone, 0 elsewhere."""
-    model = _short(votes.annotators[annotator].model)
-    wrote = [[bool(model) and _short(one.get("model")) == model for one in (p.first, p.second)] for p in votes.pairs]
+    model = short_name(votes.annotators[annotator].model or "").lower()
+    names = [[short_name(str(one.get("model") or "")).lower() for one in (p.first, p.second)] for p in votes.pairs]
+    wrote = [[bool(model) and name == model for name in both] for both in names]
     table = np.array(wrote, float).reshape(-1, 2)
     return np.asarray(table[:, 0] - table[:, 1])
-
-
-def _short(model: object) -> str:
-    """A model's name without its folder or owner."""
-    return str(model or "").rstrip("/").rsplit("/", 1)[-1].lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,8 +73,9 @@ def _matrix(axis: Any, report: Report) -> None:
         dark = abs(value - 0.5) > 0.3
         text = "" if row == column else "-" if np.isnan(value) else f"{100 * value:.0f} %"
         axis.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right", parse_math=False)
-    axis.set_yticks(range(len(names)), names, parse_math=False)
+    shown = [_wrapped(name) for name in names]
+    axis.set_xticks(range(len(names)), shown, rotation=30, ha="right", parse_math=False)
+    axis.set_yticks(range(len(names)), shown, parse_math=False)
     axis.set_title("equal verdicts, ties left out (50 % is chance)", fontsize=10)
     axis.spines[:].set_visible(False)
 
@@ -94,10 +96,10 @@ def _biases(
         _bar(axis, of(one), row, _JUDGE if annotator.judge else _PERSON, "o")
         if people is not None:
             _bar(axis, people(one), row + 0.25, _PEOPLE, "D")
-    names = [one.name for one in report.votes.annotators]
+    names = [_wrapped(one.name) for one in report.votes.annotators]
     axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.4, -0.6))
-    axis.set_title(title + (" (red: with people)" if people is not None else ""), fontsize=10)
+    axis.set_title(title + (" (red: people)" if people is not None else ""), fontsize=10)
     axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
@@ -105,6 +107,10 @@ def _bar(axis: Any, one: Estimate, row: float, colour: str, marker: str) -> None
     if one:
         width = [[max(one.value - one.low, 0)], [max(one.high - one.value, 0)]]
         axis.errorbar([one.value], [row], xerr=width, fmt=marker, color=colour, capsize=3, markersize=5)
+
+
+def _wrapped(name: str) -> str:
+    return fill(name, 24)
 
 
 def _calibration(axis: Any, name: str, one: Calibration) -> None:
@@ -116,5 +122,5 @@ def _calibration(axis: Any, name: str, one: Calibration) -> None:
     axis.set(
         xlim=(0.48, 1.02), ylim=(-0.04, 1.04), xlabel="the judge's probability", ylabel="share of people who agree"
     )
-    axis.set_title(f"{name}: expected calibration error {one.error:.3f}", fontsize=10, parse_math=False)
+    axis.set_title(f"{_wrapped(name)}\nexpected calibration error {one.error:.3f}", fontsize=10, parse_math=False)
     axis.legend(frameon=False)

@@ -99,8 +99,9 @@ def votes_of(decisions: Iterable[Decision]) -> Votes:
     for one in decisions:
         who = (one.annotator, _judge_key(one))
         if who not in annotators:
-            model = (one.judge or {}).get("model")
-            annotators[who] = Annotator(one.annotator, one.judge is not None, model and str(model), Counter())
+            model = str((one.judge or {}).get("model") or "")
+            name = one.annotator.replace(model, short_name(model)) if model else one.annotator
+            annotators[who] = Annotator(name, one.judge is not None, model or None, Counter())
         annotators[who].outcomes[one.outcome] += 1
         if one.outcome == "verdict":
             annotators[who].replaced += (who, one.item) in last
@@ -126,6 +127,11 @@ def votes_of(decisions: Iterable[Decision]) -> Votes:
     for row, column, vote in cells:
         table[row, column] = vote
     return Votes(list(annotators.values()), shown, table[..., 0], table[..., 1:], np.array(prompt_of, np.int64))
+
+
+def short_name(model: str) -> str:
+    """A model's name without its folder or owner."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def pairs_of(decisions: Iterable[Decision]) -> set[tuple[str, frozenset[str]]]:

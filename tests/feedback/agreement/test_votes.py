@@ -74,3 +74,9 @@ def test_two_versions_of_a_judge_are_two_annotators() -> None:
 def test_equal_responses_are_no_pair() -> None:
     votes = votes_of([said("Ann", "aab", ranks=[0, 2, 1])])
     assert [(p.first["text"], p.second["text"]) for p in votes.pairs] == [("a", "b")]
+
+
+def test_the_folder_of_a_judges_model_is_not_shown() -> None:
+    votes = votes_of([said("package:small/Small-1B.gguf score", "ab", judge={"model": "package:small/Small-1B.gguf"})])
+    assert votes.annotators[0].name == "Small-1B.gguf score"
+    assert votes.annotators[0].model == "package:small/Small-1B.gguf"

@@ -72,6 +72,14 @@ def test_control_tokens_are_shown_apart() -> None:
     )
 
 
+def test_any_text_can_be_shown() -> None:
+    """JSON can hold half of a surrogate pair."""
+    call = Pairwise().call(item("a\ud800b", "\x00 \x1b[31m \u202e \U0001f642"), (0, 1), PRINCIPLES, JudgeSpec("m"))
+    assert parts(call)["response A"] == "a\ufffdb"
+    assert parts(call)["response B"] == "\x00 \x1b[31m \u202e \U0001f642"
+    question(call).encode()
+
+
 def test_both_orders_begin_alike() -> None:
     """Servers that cache prefixes compute the conversation once."""
     one, other = shown(item("one", "other"), (0, 1)), shown(item("one", "other"), (1, 0))

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm
 
-.PHONY: demo test test-slow test-newest test-oldest lint setup vllm browser clean
+.PHONY: demo rlaif constitution test test-slow test-newest test-oldest lint setup vllm browser clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ browser:
 
 demo: setup
 	$(BIN)/python -m lit_posttrain.cli.demo
+
+# Feedback by a model: ranked answers, and revised ones.
+rlaif constitution: setup
+	$(BIN)/python -m lit_posttrain.cli.rlaif $@
 
 # Two files at a time, with a thread each: tiny models leave a second thread nothing to do.
 test: setup

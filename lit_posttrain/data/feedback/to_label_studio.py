@@ -63,9 +63,7 @@ def to_pairwise(decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], li
             found = ranks_of(one, lost, skips=True)
             if found in ([0, 1], [1, 0]):
                 value = {"selected": "left" if found == [0, 1] else "right"}
-                answers.append(
-                    (one, value, {"type": "pairwise", "from_name": "pair", "to_name": "response1,response2"})
-                )
+                answers.append((one, value, {"type": "pairwise", "from_name": "pair", "to_name": "response1"}))
             elif found is not None:
                 lost["ties"] += 1
             elif one.outcome == "skipped":

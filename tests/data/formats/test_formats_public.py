@@ -19,7 +19,7 @@ from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.formats.comparisons import PreferenceColumns
 from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.formats.prompts import prompt_reader
-from lit_posttrain.data.formats.published import RATED
+from lit_posttrain.data.formats.published import JOINED, RATED
 from lit_posttrain.data.modules.items import read_items
 from lit_posttrain.data.modules.preference import PreferenceData
 from lit_posttrain.data.rows.row import Row
@@ -205,6 +205,11 @@ def test_responses_nobody_rated_are_left_out_and_told_of(tmp_path: Path, tokeniz
     for name in ("ultrafeedback", "distilabel_ratings"):
         (file,) = built(name, tmp_path, tokenizer).audit.files
         assert file.notes["with responses that were not rated, which are left out"].lines == [2]
+
+
+def test_rows_that_were_joined_are_told_of(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    (file,) = built("helpsteer2", tmp_path, tokenizer).audit.files
+    assert (file.rows, file.notes[JOINED].lines) == (4, [1, 6])
 
 
 def test_two_bad_responses_are_bad_and_no_pair(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

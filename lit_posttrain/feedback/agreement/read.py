@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lit_posttrain.data.feedback.lines import is_record_file
-from lit_posttrain.data.feedback.log import read_decisions
+from lit_posttrain.data.feedback.lines import is_record
 from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.data.files.annotations import unfolded
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, recognise_comparison
+from lit_posttrain.data.formats.decisions import decision_of
 from lit_posttrain.data.modules.items import Item, read_items
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.row import Row
@@ -52,34 +53,32 @@ def read_votes(paths: Sequence[str]) -> Votes:
 
 
 def decisions_of(path: str) -> list[Decision]:
-    """The decisions of a file. Preference data becomes decisions of its label columns, or, of pairs and rankings, of an
-    annotator with the file's name.
+    """The decisions of a file, a folder or a data set: records, exports of annotation tools, and preference data, which
+    becomes decisions of its label columns, or, of pairs and rankings, of an annotator with the file's name.
 
     Raises:
-        PostTrainError: the file is neither.
+        PostTrainError: a file is neither.
     """
-    place = Path(path).expanduser()
-    if place.is_file() and is_record_file(place):
-        made, notes = read_decisions(place)
-        for note in notes:
-            log.warning(note)
-        return made
-    return list(_labelled(path))
-
-
-def _labelled(path: str) -> Iterator[Decision]:
-    items = {item.source: item for item in read_items(path)}
-    for source in find_sources(path):
+    made: list[Decision] = []
+    items: dict[str, Item] | None = None
+    for source in map(unfolded, find_sources(path)):
         reader: ComparisonFormat | None = None
         for record in source.records():
-            item = items.get(f"{record.file}:{record.line}")
-            if item is None:  # left out, and told
+            if record.problem is not None:
+                log.warning(f"{record.file}:{record.line}: {record.problem}")
                 continue
-            reader = reader or recognise_comparison(record)
             try:
-                yield from _said(record, item, reader)
+                if is_record(record.data):
+                    made.append(decision_of(Row(record.data), verdict=False))
+                    continue
+                if items is None:
+                    items = {item.source: item for item in read_items(path)}
+                reader = reader or recognise_comparison(record)
+                if (item := items.get(f"{record.file}:{record.line}")) is not None:  # or it is left out, and told
+                    made += _said(record, item, reader)
             except BadRow as problem:
                 raise PostTrainError(f"{record.file}:{record.line}: {problem}") from problem
+    return made
 
 
 def _said(record: Record, item: Item, reader: ComparisonFormat) -> Iterator[Decision]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_posttrain.data.feedback.record import Decision, Prompt
+from lit_posttrain.errors import PostTrainError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -155,15 +156,30 @@ def _vote(one: Decision, i: int, j: int) -> tuple[float, float, float] | None:
     share = _share(one, i, j)
     if share is None:
         return None
-    judge = one.judge or {}
-    both = [[0, 1, *judge["orders"]]] if "orders" in judge else judge.get("pairs", [])
-    for i_, j_, *seen in both:
-        if (i_, j_) == (i, j):
-            first, second = (np.nan if p is None else float(p) for p in seen)
-            return share, first, second
+    if (seen := _in_both_orders(one).get((i, j))) is not None:
+        return share, *seen
     if one.order is not None:
         return (share, share, np.nan) if one.order.index(i) < one.order.index(j) else (share, np.nan, share)
     return share, np.nan, np.nan
+
+
+def _in_both_orders(one: Decision) -> dict[tuple[int, int], tuple[float, float]]:
+    """What a judge's record says of its orders, see `Opinion.details`: by numbers of two responses the share of the
+    first one where it was shown first, and where it was shown second."""
+    judge = one.judge or {}
+    try:
+        told = [[0, 1, *judge["orders"]]] if "orders" in judge else judge.get("pairs", [])
+        return {(i, j): (_number(first), _number(second)) for i, j, first, second in told}
+    except (TypeError, ValueError) as problem:
+        name = "orders" if "orders" in judge else "pairs"
+        raise PostTrainError(
+            f"decision {one.id} of {one.annotator}: `judge.{name}` is {judge[name]!r}, and not the probability of a "
+            "response in both orders; mend or remove it"
+        ) from problem
+
+
+def _number(share: float | None) -> float:
+    return np.nan if share is None else float(share)
 
 
 def _share(said: Decision, i: int, j: int) -> float | None:

@@ -94,6 +94,23 @@ def test_pairs_with_a_better_side_are_an_annotator(tmp_path: Path, capsys: pytes
     assert "1.00 (1.00 to 1.00)" in shown  # kappa, though the first response is always the better one
 
 
+def test_folders_and_exports_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, folder = Items(12), tmp_path / "votes"
+    folder.mkdir()
+    for n, name in enumerate(("Ann", "Ben")):
+        written(folder / f"{name}.jsonl", items.people(name, 0.9, n))
+    with (folder / "Ben.jsonl").open("a") as file:
+        file.write('{"feedback": 1, "id": "torn')
+    both = written(tmp_path / "both.jsonl", [one for n in (0, 1) for one in items.people(("Ann", "Ben")[n], 0.9, n)])
+    tasks = str(tmp_path / "tasks.json")
+    assert main(["agree", str(folder)]) == 0
+    there = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Ann, Ben")]
+    assert main(["feedback", "convert", "--data", both, "--to", "label_studio_pairwise", "--out", tasks]) == 0
+    capsys.readouterr()
+    assert main(["agree", tasks]) == 0
+    assert there[0] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

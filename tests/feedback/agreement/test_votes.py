@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lit_posttrain.data.feedback.record import Decision, item_id
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.agreement.votes import votes_of
 
 
@@ -45,6 +46,12 @@ def test_a_judge_of_more_than_two_shows_both_orders_of_each_pair() -> None:
     judge = {"pairs": [[0, 1, 1.0, 0.0], [0, 2, 0.8, None]]}
     votes = votes_of([said("judge", "abc", ranks=[0, 1, 1], judge=judge)])
     np.testing.assert_equal(votes.by_order[0], [[1.0, 0.0], [0.8, np.nan], [np.nan, np.nan]])
+
+
+@pytest.mark.parametrize("judge", [{"orders": 0.5}, {"orders": [0.5]}, {"orders": ["a", "b"]}, {"pairs": [0, 1]}])
+def test_orders_that_are_none_are_told(judge: dict[str, Any]) -> None:
+    with pytest.raises(PostTrainError, match=r"decision J-ab.* of J: `judge\.\w+` is .*; mend or remove it"):
+        votes_of([said("J", "ab", probability=0.5, judge=judge)])
 
 
 def test_the_last_decision_on_an_item_counts() -> None:

@@ -17,8 +17,8 @@ from lit_posttrain.judges.kinds.verdict import Verdict
 from lit_posttrain.judges.spec import JudgeSpec
 
 
-def judge_of(spec: JudgeSpec, backend: Backend) -> Judge:
-    """The judge of a spec. Reads the files that it names, so that a mistake in them is told before any call.
+def check_judge(spec: JudgeSpec) -> None:
+    """Check a spec and the files that it names, before its model is loaded.
 
     Raises:
         PostTrainError: the constitution or the criteria cannot be read, or criteria are given to another kind.
@@ -30,6 +30,17 @@ def judge_of(spec: JudgeSpec, backend: Backend) -> Judge:
             "a rubric marks by its criteria, or without any by the principles of a constitution; leave out either "
             "criteria or constitution and principles"
         )
+    read_constitution(spec.constitution)
+    read_criteria(spec.criteria)
+
+
+def judge_of(spec: JudgeSpec, backend: Backend) -> Judge:
+    """The judge of a spec, with the backend that answers for its model.
+
+    Raises:
+        PostTrainError: as `check_judge`.
+    """
+    check_judge(spec)
     constitution = read_constitution(spec.constitution)
     comparisons: dict[str, Comparison] = {"pairwise": Pairwise(), "verdict": Verdict(), "listwise": Listwise()}
     if spec.kind in comparisons:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.judges.backend import Backend
-from lit_posttrain.judges.building import judge_of
+from lit_posttrain.judges.building import check_judge, judge_of
 from lit_posttrain.judges.constitution import read_constitution
 from lit_posttrain.judges.endpoint import Endpoint
 from lit_posttrain.judges.in_process import InProcess
@@ -49,7 +49,11 @@ class JudgeReward(Reward):
             judge: What judges, and how it is asked.
             weight: Factor of this reward in the sum of all.
             name: What its metrics are called. Default: judgereward.
+
+        Raises:
+            PostTrainError: as `check_judge`.
         """
+        check_judge(judge)
         super().__init__(weight, name)
         self.spec = judge
         self.compares = judge.kind not in POINTWISE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lit_posttrain.cli.commands import LateType, call
 from lit_posttrain.cli.commands.rows import refuse_existing
 from lit_posttrain.cli.parsing.early import check_data, check_model
+from lit_posttrain.judges.building import check_judge, judge_of
 from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.runs.signals import Terminated, handled_here, terminable
 
@@ -48,6 +49,7 @@ def judge_file(
     check_data([data])
     if judge.endpoint is None:
         check_model(judge.model)
+    check_judge(judge)
     # after what is refused without them: they load torch
     from lit_posttrain.data.modules.items import read_items
     from lit_posttrain.judges.judge import JudgedItem
@@ -95,7 +97,6 @@ async def _judge(
     from tqdm import tqdm
 
     from lit_posttrain.data.feedback.log import FeedbackLog
-    from lit_posttrain.judges.building import judge_of
     from lit_posttrain.judges.runner import judge_all
     from lit_posttrain.judges.transport import open_backend
 

@@ -6,21 +6,24 @@
 The judges are endpoints on this machine (scripted_judge.py), asked as any OpenAI-compatible one: GRPO for a mark of
 each response, online DPO for a ranking of the responses to a prompt. The right judge prefers the second of four words,
 the task of the GRPO demo; the biased one prefers the longer response. Greedy answers to held-out prompts are measured
-against the rule itself, not by the judge, every 10 steps. Before training both judges rank four sampled responses to
-each held-out prompt, and `lit-posttrain agree` compares them with the right rankings; during training
-RewardHackingWatch looks on. Every run leaves a JSON file in DIR, so that it can be stopped and started again.
+against the rule itself, not by the judge, every 10 steps. Before training `lit-posttrain agree` compares what both
+judges say of four sampled answers to each prompt with the rule that is meant; during training RewardHackingWatch looks
+on. Every run leaves a JSON file in DIR, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from learning import Rows, add_options, collect, fitted, prepare
+from reward import run
 from scripted_judge import RULES, Server
 
 LEARNT, HELD_OUT = 0.8, "val/rewards/exactmatch/mean"
@@ -46,7 +49,7 @@ def measured(url: str, method: str, which: str, options: argparse.Namespace) -> 
     """One run: its lines, with what RewardHackingWatch had to say."""
     config, kind = METHODS[method]
 
-    def run(model: str, seed: int, home: Path) -> Rows:
+    def one(model: str, seed: int, home: Path) -> Rows:
         rewards = [judge(url, kind), {"class_path": "ExactMatch", "init_args": {"weight": 0}}]
         words = ["--model.rewards", json.dumps(rewards), "--model.rollout.max_new_tokens", str(LONGEST[which])]
         words += ["--trainer.callbacks+", "RewardHackingWatch", "--trainer.callbacks.second", "exactmatch"]
@@ -54,7 +57,29 @@ def measured(url: str, method: str, which: str, options: argparse.Namespace) -> 
         words += [] if options.steps is None else ["--trainer.max_steps", str(options.steps)]
         return fitted(config, model, seed, options.precision, home, *words, held_out=HELD_OUT)
 
-    return run
+    return one
+
+
+def compared(servers: Mapping[str, Server], options: argparse.Namespace) -> None:
+    """Before training: what `agree` says of each judge beside the rule that is meant, on four sampled answers to each
+    training prompt. Leaves a report in the folder of the runs."""
+    reports = {which: Path(options.out, f"agree_{which}.json").resolve() for which in servers}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for which, report in reports.items():
+            if not report.exists():
+                if not (home / "meant.jsonl").exists():
+                    drawn = ["--n", "4", "--temperature", "1", "--max_new_tokens", "24", "--batch_size", "64"]
+                    ranked = ["--keep", "all", "--cut_off", "true", "--rewards+=ExactMatch", "--out", "meant.jsonl"]
+                    asked = ["--model", options.model, "--prompts", "builtin:demo_words"]
+                    run([sys.executable, "-m", "lit_posttrain", "generate", *asked, *drawn, *ranked], home)
+                rule = ["--judge.model", JUDGES[which], "--judge.endpoint", servers[which].url]
+                files = ["--data", "meant.jsonl", "--out", f"{which}.jsonl"]
+                run([sys.executable, "-m", "lit_posttrain", "judge", *files, *rule, "--judge.kind", "pairwise"], home)
+                words = ["agree", "meant.jsonl", f"{which}.jsonl", "--out", str(report)]
+                run([sys.executable, "-m", "lit_posttrain", *words], home)
+            for verdict in json.loads(report.read_text())["verdicts"]:
+                print(f"agree, {which} judge: {json.dumps(verdict)}")
 
 
 def draw(kept: Mapping[str, Sequence[Rows]], file: str) -> None:
@@ -92,15 +117,18 @@ def draw(kept: Mapping[str, Sequence[Rows]], file: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES, help="runs")
+    parser.add_argument("--only", nargs="+", choices=["agree", *SIDES], default=["agree", *SIDES], help="parts")
     options = parser.parse_args()
     options.data = None
     prepare()
     servers = {which: Server(RULES[rule]) for which, rule in JUDGES.items()}
     for server in servers.values():
         Thread(target=server.serve_forever, daemon=True).start()
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    if "agree" in options.only:
+        compared(servers, options)
     sides = {}
-    for side in options.only:
+    for side in (side for side in SIDES if side in options.only):
         method, which = parts(side)
         sides[side] = measured(servers[which].url, method, which, options)
     kept = collect(sides, options, LEARNT)

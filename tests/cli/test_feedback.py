@@ -49,6 +49,14 @@ def test_what_a_format_cannot_hold_is_told(capsys: pytest.CaptureFixture[str]) -
     assert len(task["annotations"]) == 2
 
 
+def test_responses_without_votes_are_sent_to_be_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path("responses.jsonl"), [{"prompt": f"Q{n}", "responses": SAID, "topic": "tea"} for n in range(3)])
+    assert convert("--data", "responses.jsonl", "--to", "label_studio_ranker", "--out", "tasks.json") == 0
+    assert "wrote 3 items to tasks.json" in capsys.readouterr().out
+    tasks = json.loads(Path("tasks.json").read_text())
+    assert [one["data"]["prompt"] for one in tasks] == ["Q0", "Q1", "Q2"]
+
+
 def test_buckets_are_named_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"prompt": "Q", "items": [{"id": "x", "body": "A"}, {"id": "y", "body": "B"}]}
     result = [{"type": "ranker", "value": {"ranker": {"no": ["x"], "yes": ["y"]}}}]
@@ -65,7 +73,7 @@ def test_buckets_are_named_on_the_command_line(capsys: pytest.CaptureFixture[str
     ("options", "told"),
     [
         (["--data", "none.jsonl", "--to", "argilla", "--out", "x"], "none.jsonl: no such file"),
-        (["--data", "pairs.jsonl", "--to", "argilla", "--out", "x"], "pairs.jsonl:1: neither votes nor an export of"),
+        (["--data", "pairs.jsonl", "--to", "records", "--out", "x"], "pairs.jsonl: neither votes nor an export of"),
         (["--data", "votes.jsonl", "--to", "argila", "--out", "x"], "--to"),
         (["--data", "votes.jsonl", "--to", "argilla", "--out", "votes.jsonl"], "--out votes.jsonl: a file of the data"),
         (["--data", "empty.json", "--to", "argilla", "--out", "x"], "no votes; empty.json:1: left out, nobody has"),

@@ -11,6 +11,7 @@ from typing import Literal
 from lit_posttrain.cli.commands import call
 from lit_posttrain.cli.commands.rows import prepare, write
 from lit_posttrain.cli.parsing.early import check_data
+from lit_posttrain.data.feedback.foreign import Judged, by_item
 from lit_posttrain.data.feedback.label_studio import from_label_studio, is_label_studio
 from lit_posttrain.data.feedback.lines import is_record_file
 from lit_posttrain.data.feedback.log import read_decisions
@@ -35,7 +36,8 @@ def convert(
 
     Args:
         data: Votes: a file that annotate or judge writes, what Argilla 2 exports with to_json (also flattened), a data
-            set that Argilla 1 put on the hub, or the JSON export of Label Studio with a Ranker or Pairwise tag.
+            set that Argilla 1 put on the hub, or the JSON export of Label Studio with a Ranker or Pairwise tag. Or
+            responses without votes, as generate writes them, for people of the other tool to judge.
         to: `records` are what PreferenceData, agree and annotate read; `argilla` is for from_json of Argilla 2;
             `label_studio_ranker` and `label_studio_pairwise` are tasks to import.
         out: The file to write. What the format has no place for is told.
@@ -45,19 +47,26 @@ def convert(
     check_data([data])
     prepare(out, overwrite, [data])
     decisions, notes = _read(data, buckets or [])
-    if not decisions:
+    if decisions is None and to == "records":
+        raise PostTrainError(
+            f"{data}: neither votes nor an export of Argilla or Label Studio, from which records are made; "
+            "PreferenceData and agree read other preference data as it is"
+        )
+    items = _unjudged(data) if decisions is None else by_item(decisions)
+    if not items:
         raise PostTrainError(f"{data}: no votes{'; ' if notes else ''}{'; '.join(notes)}; name another file")
     interface = ""
     if to == "records":
-        write([one.row() for one in decisions], out)
+        write([one.row() for one in decisions or []], out)
     else:
         if to == "argilla":
-            made, lost = to_argilla(decisions)
+            made, lost = to_argilla(items)
         else:
-            made, lost, interface = (to_ranker if to == "label_studio_ranker" else to_pairwise)(decisions)
+            made, lost, interface = (to_ranker if to == "label_studio_ranker" else to_pairwise)(items)
         notes += lost
         write_text(Path(out), json.dumps(made, ensure_ascii=False, indent=1) + "\n")
-        print(f"wrote {len(made)} item{'' if len(made) == 1 else 's'} with {len(decisions)} votes to {out}")
+        with_votes = f" with {len(decisions)} votes" if decisions else ""
+        print(f"wrote {len(made)} item{'' if len(made) == 1 else 's'}{with_votes} to {out}")
     for line in notes:
         print(line, file=sys.stderr)
     if interface:
@@ -65,8 +74,8 @@ def convert(
     return 0
 
 
-def _read(data: str, buckets: list[str]) -> tuple[list[Decision], list[str]]:
-    """The decisions of a file, and what was left out, in words."""
+def _read(data: str, buckets: list[str]) -> tuple[list[Decision] | None, list[str]]:
+    """The decisions of a file, None if it is none of decisions; and what was left out, in words."""
     place = Path(data).expanduser()
     if place.is_file() and is_record_file(place):
         return read_decisions(place)
@@ -78,10 +87,7 @@ def _read(data: str, buckets: list[str]) -> tuple[list[Decision], list[str]]:
             where = f"{record.file}:{record.line}"
             read = read or export_reader(record.data)
             if read is None:
-                told = (
-                    "neither votes nor an export of Argilla or Label Studio; PreferenceData and agree read other files"
-                )
-                raise PostTrainError(f"{where}: {told}")
+                return None, []
             try:
                 ranked = from_label_studio(record.data, buckets) if is_label_studio(record.data) else read(record.data)
             except NothingToLearn as problem:
@@ -91,6 +97,13 @@ def _read(data: str, buckets: list[str]) -> tuple[list[Decision], list[str]]:
             else:
                 found += [replace(one, source=where) for one in ranked]
     return found, notes
+
+
+def _unjudged(data: str) -> list[Judged]:
+    """Responses that people of another tool are to judge."""
+    from lit_posttrain.data.modules.items import read_items  # loads torch
+
+    return [Judged(one.id, one.prompt, one.responses, one.columns) for one in read_items(data)]
 
 
 def run(args: list[str]) -> int:

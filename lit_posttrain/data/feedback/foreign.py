@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lit_posttrain.data.feedback.record import Decision, Prompt, item_id
@@ -41,11 +42,23 @@ def imported(prompt: object, texts: Sequence[Mapping[str, Any]], annotator: str,
     )
 
 
-def by_item(decisions: Iterable[Decision]) -> list[list[Decision]]:
-    """The decisions on each item, in the order of the items' first ones."""
-    found: dict[str, list[Decision]] = {}
+@dataclass(frozen=True)
+class Judged:
+    """A prompt with its responses, the other columns of its row, and what was decided on it, if anything."""
+
+    item: str
+    prompt: Prompt
+    responses: list[dict[str, Any]]
+    columns: dict[str, Any]
+    decisions: list[Decision] = field(default_factory=list)
+
+
+def by_item(decisions: Iterable[Decision]) -> list[Judged]:
+    """Each item with its decisions, in the order of the items' first ones."""
+    found: dict[str, Judged] = {}
     for one in decisions:
-        found.setdefault(one.item, []).append(one)
+        own = found.setdefault(one.item, Judged(one.item, one.prompt, one.responses, one.columns))
+        own.decisions.append(one)
     return list(found.values())
 
 

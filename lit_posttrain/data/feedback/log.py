@@ -172,7 +172,7 @@ def read_decisions(path: str | Path) -> tuple[list[Decision], list[str]]:
     if not known:
         raise PostTrainError(
             f"{path}: not a file of decisions, such as `annotate` and `judge` write; `lit-posttrain feedback convert` "
-            "makes one of ranked responses"
+            "makes one of exports of Argilla and Label Studio"
         )
     for number, row in kept(file):
         if isinstance(row, NothingToLearn):

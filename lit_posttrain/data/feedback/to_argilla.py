@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from lit_posttrain.data.feedback.argilla import NAMES, QUESTION, REASON
-from lit_posttrain.data.feedback.foreign import by_item, plain_prompt, ranks_of, told
-from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.data.feedback.foreign import Judged, plain_prompt, ranks_of, told
 
 
-def to_argilla(decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], list[str]]:
+def to_argilla(items: Sequence[Judged]) -> tuple[list[dict[str, Any]], list[str]]:
     """Records for Argilla 2 (`Record.from_dict`), one for each item, with the fields prompt, response1, response2, ...,
     and the questions ranking and reason; and what of the decisions is not in them, in words. A judge's ranking is the
     suggestion. Ties are written as ranks, which Argilla keeps and does not export."""
     lost: Counter[str] = Counter()
-    groups = by_item(decisions)
-    chat = any(not isinstance(plain_prompt(own[0].prompt), str) for own in groups)
-    return [_record(own, chat, lost) for own in groups], told(lost, "Argilla")
+    chat = any(not isinstance(plain_prompt(own.prompt), str) for own in items)
+    return [_record(own, chat, lost) for own in items], told(lost, "Argilla")
 
 
-def _record(own: list[Decision], chat: bool, lost: Counter[str]) -> dict[str, Any]:
-    first = own[0]
-    names = [f"response{place}" for place in range(1, len(first.responses) + 1)]
+def _record(own: Judged, chat: bool, lost: Counter[str]) -> dict[str, Any]:
+    names = [f"response{place}" for place in range(1, len(own.responses) + 1)]
     metadata: dict[str, Any] = {}
-    for name, response in zip(names, first.responses, strict=True):
+    for name, response in zip(names, own.responses, strict=True):
         if response.get("model"):
             metadata[f"{name}_model"] = str(response["model"])
         if response.get("sampling"):
@@ -37,7 +34,7 @@ def _record(own: list[Decision], chat: bool, lost: Counter[str]) -> dict[str, An
     reasons: dict[str, dict[str, Any]] = {}
     suggestions: dict[str, Any] = {}
     people: dict[str, str] = {}
-    for one in own:
+    for one in own.decisions:
         ranks = ranks_of(one, lost)
         if ranks is None:
             continue
@@ -58,12 +55,12 @@ def _record(own: list[Decision], chat: bool, lost: Counter[str]) -> dict[str, An
     if people:
         metadata[NAMES] = json.dumps(people, ensure_ascii=False)
     questions = {QUESTION: [*rankings.values()], REASON: [*reasons.values()]}
-    prompt = first.prompt if chat and not isinstance(first.prompt, str) else plain_prompt(first.prompt)
+    prompt = own.prompt if chat and not isinstance(own.prompt, str) else plain_prompt(own.prompt)
     if chat and isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     return {
-        "id": first.item,
-        "fields": {"prompt": prompt, **{n: r.get("text", "") for n, r in zip(names, first.responses, strict=True)}},
+        "id": own.item,
+        "fields": {"prompt": prompt, **{n: r.get("text", "") for n, r in zip(names, own.responses, strict=True)}},
         "metadata": metadata,
         "suggestions": suggestions,
         "responses": {name: said for name, said in questions.items() if said},

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lit_posttrain.data.feedback.foreign import Ranks, by_item, plain_prompt, ranks_of, told
+from lit_posttrain.data.feedback.foreign import Judged, Ranks, plain_prompt, ranks_of, told
 from lit_posttrain.data.feedback.label_studio import ORIGIN, UNRANKED
 from lit_posttrain.data.feedback.record import Decision
 
@@ -14,25 +14,24 @@ from lit_posttrain.data.feedback.record import Decision
 _Answer = tuple[Decision, dict[str, Any] | None, dict[str, Any]]
 
 
-def to_ranker(decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], list[str], str]:
+def to_ranker(items: Sequence[Judged]) -> tuple[list[dict[str, Any]], list[str], str]:
     """Tasks with a Ranker, one for each item; what of the decisions is not in them, in words; and the labeling
     configuration. If any decision has ties or unranked responses, the Ranker has buckets."""
     lost: Counter[str] = Counter()
-    groups = by_item(decisions)
-    ranks = {id(one): ranks_of(one, lost, skips=True) for own in groups for one in own}
+    ranks = {id(one): ranks_of(one, lost, skips=True) for own in items for one in own.decisions}
     given = [found for found in ranks.values() if found is not None]
     bucketed = any(None in found or len(set(found)) < len(found) for found in given)
     most = max((rank for found in given for rank in found if rank is not None), default=0) + 1
     names = [f"rank_{place}" for place in range(1, most + 1)] if bucketed else []
     tasks = []
-    for own in groups:
-        ids = [str(place) for place in range(1, len(own[0].responses) + 1)]
-        items = [
+    for own in items:
+        ids = [str(place) for place in range(1, len(own.responses) + 1)]
+        shown = [
             {"id": i, "title": f"Response {i}", "body": one.get("text", ""), **_beside(one)}
-            for i, one in zip(ids, own[0].responses, strict=True)
+            for i, one in zip(ids, own.responses, strict=True)
         ]
         answers: list[_Answer] = []
-        for one in own:
+        for one in own.decisions:
             found = ranks[id(one)]
             order = None if found is None else {name: _at(found, place, ids) for place, name in enumerate(names)}
             if found is not None and order is not None:
@@ -42,24 +41,23 @@ def to_ranker(decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], list
                     order = {"rank": sorted(ids, key=lambda i: found[int(i) - 1] or 0)}
             value = None if order is None else {"ranker": order}
             answers.append((one, value, {"type": "ranker", "from_name": "rank", "to_name": "items"}))
-        tasks.append(_task(own[0], {"items": items}, answers))
+        tasks.append(_task(own, {"items": shown}, answers))
     inner = "".join(f'<Bucket name="{name}"/>' for name in names)
     ranker = f'<Ranker name="rank" toName="items">{inner}</Ranker>' if names else '<Ranker name="rank" toName="items"/>'
-    return tasks, told(lost, "Label Studio"), _interface(groups, f'<List name="items" value="$items"/>{ranker}')
+    return tasks, told(lost, "Label Studio"), _interface(items, f'<List name="items" value="$items"/>{ranker}')
 
 
-def to_pairwise(decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], list[str], str]:
+def to_pairwise(items: Sequence[Judged]) -> tuple[list[dict[str, Any]], list[str], str]:
     """As `to_ranker`, with a Pairwise tag: of items with two responses."""
     lost: Counter[str] = Counter()
-    groups = by_item(decisions)
-    lost["items with another number of responses than two"] = sum(len(own[0].responses) != 2 for own in groups)
-    lost["thoughts of responses"] = sum(bool(r.get("reasoning_content")) for own in groups for r in own[0].responses)
+    lost["items with another number of responses than two"] = sum(len(own.responses) != 2 for own in items)
+    lost["thoughts of responses"] = sum(bool(r.get("reasoning_content")) for own in items for r in own.responses)
     tasks = []
-    groups = [own for own in groups if len(own[0].responses) == 2]
-    for own in groups:
-        sides = {f"response{n}": one.get("text", "") for n, one in enumerate(own[0].responses, 1)}
+    pairs = [own for own in items if len(own.responses) == 2]
+    for own in pairs:
+        sides = {f"response{n}": one.get("text", "") for n, one in enumerate(own.responses, 1)}
         answers: list[_Answer] = []
-        for one in own:
+        for one in own.decisions:
             found = ranks_of(one, lost, skips=True)
             if found in ([0, 1], [1, 0]):
                 value = {"selected": "left" if found == [0, 1] else "right"}
@@ -68,10 +66,10 @@ def to_pairwise(decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], li
                 lost["ties"] += 1
             elif one.outcome == "skipped":
                 answers.append((one, None, {}))
-        tasks.append(_task(own[0], sides, answers))
+        tasks.append(_task(own, sides, answers))
     shown = "".join(f'<Text name="{name}" value="${name}"/>' for name in ("response1", "response2"))
     pair = f'<Pairwise name="pair" toName="response1,response2"/>{shown}'
-    return tasks, told(lost, "Label Studio's Pairwise"), _interface(groups, pair)
+    return tasks, told(lost, "Label Studio's Pairwise"), _interface(pairs, pair)
 
 
 def _at(ranks: Ranks, rank: int | None, ids: Sequence[str]) -> list[str]:
@@ -82,7 +80,7 @@ def _beside(response: Mapping[str, Any]) -> dict[str, Any]:
     return {key: response[key] for key in ORIGIN if response.get(key)}
 
 
-def _task(item: Decision, data: Mapping[str, Any], answers: Iterable[_Answer]) -> dict[str, Any]:
+def _task(item: Judged, data: Mapping[str, Any], answers: Iterable[_Answer]) -> dict[str, Any]:
     annotations, predictions = [], []
     for one, value, region in answers:
         if value is None and one.outcome != "skipped":
@@ -106,9 +104,9 @@ def _task(item: Decision, data: Mapping[str, Any], answers: Iterable[_Answer]) -
     }
 
 
-def _interface(groups: Sequence[Sequence[Decision]], tags: str) -> str:
+def _interface(items: Sequence[Judged], tags: str) -> str:
     """The labeling configuration that shows such tasks."""
-    texts = all(isinstance(plain_prompt(own[0].prompt), str) for own in groups)
+    texts = all(isinstance(plain_prompt(own.prompt), str) for own in items)
     dialogue = '<Paragraphs name="prompt" value="$prompt" layout="dialogue" nameKey="role" textKey="content"/>'
     prompt = '<Text name="prompt" value="$prompt"/>' if texts else dialogue
     return f'<View>{prompt}{tags}<TextArea name="reason" toName="prompt"/></View>'

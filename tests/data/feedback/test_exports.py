@@ -11,6 +11,7 @@ import pytest
 from helpers.runs import write
 from transformers import PreTrainedTokenizerFast
 
+from lit_posttrain.data.feedback.foreign import Judged, by_item
 from lit_posttrain.data.feedback.label_studio import from_label_studio
 from lit_posttrain.data.feedback.record import Decision, item_id
 from lit_posttrain.data.feedback.to_argilla import to_argilla
@@ -200,7 +201,7 @@ def test_through_argilla_and_back() -> None:
         decision("b", [0, 1]),
         judge,
     ]
-    made, lost = to_argilla(given)
+    made, lost = to_argilla(by_item(given))
     assert lost == []
     assert all(same(*pair) for pair in zip(given, back(made), strict=True))
     hard = [
@@ -210,7 +211,7 @@ def test_through_argilla_and_back() -> None:
         decision("b", [0, 1], strength=2.0),
         decision("b", [1, 0], rejected=[True, False]),
     ]
-    made, lost = to_argilla(hard)
+    made, lost = to_argilla(by_item(hard))
     assert sorted(lost) == [
         "Argilla has no place for 1 earlier rankings of an item by the same person",
         "Argilla has no place for 1 partial rankings",
@@ -229,13 +230,13 @@ def test_through_label_studio_and_back() -> None:
         decision("b", [0, 1], who="judge", judge={"model": "judge"}),
         decision("c", None, outcome="skipped", reason="unclear"),
     ]
-    made, lost, interface = to_ranker(given)
+    made, lost, interface = to_ranker(by_item(given))
     assert lost == []
     assert "Bucket" not in interface
     assert '<Ranker name="rank" toName="items"/>' in interface
     assert all(same(*pair, "id", "seconds", "time") for pair in zip(given, back(made), strict=True))
     given += [decision("d", [0, None, 1, 1], 4), decision("e", [0, 0], prompt=TALK)]
-    made, lost, interface = to_ranker(given)
+    made, lost, interface = to_ranker(by_item(given))
     assert lost == []
     assert interface.count("<Bucket ") == 3
     assert "<Paragraphs" in interface  # of messages
@@ -245,7 +246,7 @@ def test_through_label_studio_and_back() -> None:
 def test_through_pairwise_and_back() -> None:
     given = [decision("a", [0, 1]), decision("b", [1, 0], who="bob"), decision("c", None, outcome="skipped")]
     more = [decision("d", [0, 0]), decision("e", [0, 1, 2], 3)]
-    made, lost, interface = to_pairwise([*given, *more])
+    made, lost, interface = to_pairwise(by_item([*given, *more]))
     assert sorted(lost) == [
         "Label Studio's Pairwise has no place for 1 items with another number of responses than two",
         "Label Studio's Pairwise has no place for 1 ties",
@@ -259,9 +260,20 @@ def test_through_pairwise_and_back() -> None:
     ]
 
 
+def test_items_that_nobody_has_judged_yet_are_sent_too() -> None:
+    asked = Judged("i", [{"role": "user", "content": "Q"}], [{"text": "A"}, {"text": "B"}], {"topic": "tea"})
+    (task,) = to_ranker([asked])[0]
+    assert (task["annotations"], task["data"]["topic"], len(task["data"]["items"])) == ([], "tea", 2)
+    (record,) = to_argilla([asked])[0]
+    assert record["fields"] == {"prompt": "Q", "response1": "A", "response2": "B"}
+    assert (record["responses"], record["status"]) == ({}, "pending")
+    for made in ([task], to_pairwise([asked])[0], [record]):
+        assert read(made) == ["not annotated"]
+
+
 def test_what_came_back_from_label_studio_is_whose_it_is_there() -> None:
     """Somebody has accepted a judge's prediction, with all that stood in it."""
-    made, _, _ = to_ranker([decision("a", [1, 0], who="judge", judge={"model": "judge"})])
+    made, _, _ = to_ranker(by_item([decision("a", [1, 0], who="judge", judge={"model": "judge"})]))
     (task,) = made
     task["annotations"] = [{"id": 3, "completed_by": 8, "result": task.pop("predictions")[0]["result"]}]
     (one,) = from_label_studio(task)

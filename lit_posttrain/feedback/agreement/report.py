@@ -50,13 +50,15 @@ class Group:
 class Report:
     """What a set of votes says of its annotators. between: of every two annotators. people: None below two of them, as
     are judges. with_people: by judge, its agreement with the single people, as `people` has theirs with each other.
-    bias: by annotator. calibration: by judge, see `calibration_of`."""
+    criteria: Krippendorff's alpha of people's ratings, by
+    criterion. bias: by annotator. calibration: by judge, see `calibration_of`."""
 
     votes: Votes
     between: list[Between]
     people: Group | None
     judges: Group | None
     with_people: dict[str, tuple[Estimate, Estimate]]
+    criteria: dict[str, Estimate]
     bias: dict[str, Bias]
     calibration: dict[str, Calibration]
 
@@ -86,6 +88,7 @@ class Report:
             "with_people": {
                 name: {"agreement": a.told(), "decided": d.told()} for name, (a, d) in self.with_people.items()
             },
+            "criteria": {name: one.told() for name, one in self.criteria.items()},
             "bias": {name: told_of(one) for name, one in self.bias.items()},
             "calibration": {name: told_of(one) for name, one in self.calibration.items()},
         }
@@ -107,9 +110,20 @@ def report_of(votes: Votes, resamples: int = 1000, seed: int = 0) -> Report:
         _group(votes, votes.people, bootstrap),
         _group(votes, np.array(judges, np.int64), bootstrap),
         {votes.annotators[row].name: _with_people(votes, row, bootstrap) for row in judges if len(votes.people)},
+        _criteria(votes, resamples, seed),
         {one.name: bias_of(votes, row, bootstrap) for row, one in enumerate(votes.annotators)},
         _calibrations(votes, judges, bootstrap) if len(votes.people) else {},
     )
+
+
+def _criteria(votes: Votes, resamples: int, seed: int) -> dict[str, Estimate]:
+    found = {}
+    for name, one in votes.ratings.items():
+        parts = statistics.interval_parts(one.scores[votes.people])
+        if twice := int((parts[:, 0] > 0).sum()):
+            bootstrap = Bootstrap(one.prompt, resamples, seed)
+            found[name] = bootstrap.estimate(parts, statistics.interval_alpha, twice)
+    return found
 
 
 def _calibrations(votes: Votes, judges: list[int], bootstrap: Bootstrap) -> dict[str, Calibration]:

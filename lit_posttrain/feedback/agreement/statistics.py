@@ -88,6 +88,22 @@ def alpha(matrix: Floats) -> Floats:
     return 1 - observed / expected
 
 
+def interval_parts(scores: Floats) -> Floats:
+    """(R, 4) of scores (A, R), NaN for none, of responses with m scores: m, their sum, the sum of their squares, and
+    the squared distances within the response over m - 1; 0 where m is below 2."""
+    there = ~np.isnan(scores)
+    m, total, squares = there.sum(0), np.nansum(scores, 0), np.nansum(scores**2, 0)
+    within = 2 * (m * squares - total**2) / np.maximum(m - 1, 1)
+    return np.where(m > 1, [m, total, squares, within], 0.0).T
+
+
+def interval_alpha(sums: Floats) -> Floats:
+    """Krippendorff's alpha of scores, with squared distances, of summed `interval_parts` (..., 4)."""
+    n, total, squares, within = (sums[..., part] for part in range(4))
+    observed: Floats = within / n
+    return 1 - observed / (2 * (n * squares - total**2) / (n * (n - 1)))
+
+
 def ratio(sums: Floats) -> Floats:
     """sums[..., 0] / sums[..., 1]"""
     share: Floats = sums[..., 0] / sums[..., 1]

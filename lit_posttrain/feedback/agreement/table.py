@@ -99,6 +99,8 @@ def _together(report: Report) -> str:
             more += _wrapped(f"{name}: Krippendorff's alpha {_number(group.alpha)}, {fleiss}")
     for name, (agreement, decided) in report.with_people.items():
         rows.append([f"{name} with people", f"{agreement.n:,}", _percent(agreement), _percent(decided)])
+    for name, one in report.criteria.items():
+        more += _wrapped(f"people on {name}: Krippendorff's alpha {_number(one)}, of {one.n:,} responses rated twice")
     return "\n".join([_lined(rows), *more]) if len(rows) > 1 else ""
 
 

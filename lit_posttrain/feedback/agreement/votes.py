@@ -51,6 +51,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Ratings:
+    """Scores on one criterion. scores: (A, R) of R responses, NaN for none. prompt: (R,) number of their prompt."""
+
+    scores: Floats
+    prompt: Ints
+
+
+@dataclass(frozen=True)
 class Votes:
     """The votes of A annotators on P pairs of responses to C prompts.
 
@@ -64,6 +72,7 @@ class Votes:
     share: Floats
     by_order: Floats
     prompt: Ints
+    ratings: dict[str, Ratings]
 
     @property
     def verdicts(self) -> Floats:
@@ -127,7 +136,28 @@ def votes_of(decisions: Iterable[Decision]) -> Votes:
     table = np.full((len(annotators), len(shown), 3), np.nan)
     for row, column, vote in cells:
         table[row, column] = vote
-    return Votes(list(annotators.values()), shown, table[..., 0], table[..., 1:], np.array(prompt_of, np.int64))
+    ratings = _ratings(len(rows), ((rows[who], one) for (who, _), one in last.items()))
+    prompt = np.array(prompt_of, np.int64)
+    return Votes(list(annotators.values()), shown, table[..., 0], table[..., 1:], prompt, ratings)
+
+
+def _ratings(count: int, said: Iterable[tuple[int, Decision]]) -> dict[str, Ratings]:
+    """Ratings of decisions, each with the number of its annotator, of whom there are `count`."""
+    cells: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
+    for row, one in said:
+        asked, responses = _hashes(one)
+        for name, scores in (one.criteria or {}).items():
+            for response, score in zip(responses, scores, strict=True):
+                if score is not None:
+                    cells.setdefault(name, {}).setdefault((asked, response), {})[row] = float(score)
+    found = {}
+    for name, rated in cells.items():
+        table, prompts = np.full((count, len(rated)), np.nan), dict[str, int]()
+        for column, given in enumerate(rated.values()):
+            table[list(given), column] = list(given.values())
+        numbers = [prompts.setdefault(asked, len(prompts)) for asked, _ in rated]
+        found[name] = Ratings(table, np.array(numbers, np.int64))
+    return found
 
 
 def short_name(model: str) -> str:
@@ -142,12 +172,17 @@ def pairs_of(decisions: Iterable[Decision]) -> set[tuple[str, frozenset[str]]]:
 
 def _voted(one: Decision) -> Iterator[tuple[int, int, str, str, str, tuple[float, float, float]]]:
     """The votes of a decision: numbers of both responses, hashes of the prompt and of both, and the vote."""
-    asked = _hash(one.prompt if isinstance(one.prompt, list) else [{"role": "user", "content": one.prompt}])
-    said = [_hash([_text(response), response.get("reasoning_content") or ""]) for response in one.responses]
+    asked, said = _hashes(one)
     for i, j in combinations(range(len(said)), 2):
         vote = _vote(one, i, j)
         if vote is not None and said[i] != said[j]:
             yield i, j, asked, said[i], said[j], vote
+
+
+def _hashes(one: Decision) -> tuple[str, list[str]]:
+    """Of a decision's prompt and responses."""
+    asked = one.prompt if isinstance(one.prompt, list) else [{"role": "user", "content": one.prompt}]
+    return _hash(asked), [_hash([_text(said), said.get("reasoning_content") or ""]) for said in one.responses]
 
 
 def _vote(one: Decision, i: int, j: int) -> tuple[float, float, float] | None:

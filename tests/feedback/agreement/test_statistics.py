@@ -62,6 +62,16 @@ def test_alpha_is_krippendorffs_with_missing_votes(seed: int) -> None:
         assert statistics.alpha(matrix) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_alpha_of_scores_is_krippendorffs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.normal(size=40) + rng.normal(size=(4, 40)), 1) + 3
+    scores[rng.random(scores.shape) < 0.4] = np.nan
+    expected = krippendorff.alpha(reliability_data=scores, level_of_measurement="interval")
+    found = statistics.interval_alpha(statistics.interval_parts(scores).sum(0))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
 def test_a_leading_axis_of_resamples_changes_nothing() -> None:
     table = random_table(3)
     parts = statistics.both_ways(statistics.confusion(table[0], table[1]))

@@ -9,6 +9,8 @@ import pytest
 
 from lit_posttrain.data.feedback.record import Decision, item_id
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.feedback.agreement.report import report_of
+from lit_posttrain.feedback.agreement.table import table_of
 from lit_posttrain.feedback.agreement.votes import votes_of
 
 
@@ -87,3 +89,16 @@ def test_the_folder_of_a_judges_model_is_not_shown() -> None:
     votes = votes_of([said("package:small/Small-1B.gguf score", "ab", judge={"model": "package:small/Small-1B.gguf"})])
     assert votes.annotators[0].name == "Small-1B.gguf score"
     assert votes.annotators[0].model == "package:small/Small-1B.gguf"
+
+
+def test_ratings_of_people_are_compared_by_criterion() -> None:
+    rated = {"Ann": ([1, 5], [2, None]), "Ben": ([2, 4], [2, 3]), "Cem": ([5, 1], [3, 1])}
+    decisions = [
+        said(name, "ab", ranks=[0, 1], criteria={"clear": clear, "true": true}) for name, (clear, true) in rated.items()
+    ]
+    decisions.append(said("Ann", "cd", ranks=[0, 1], criteria={"clear": [3, 3]}))
+    votes = votes_of(decisions)
+    np.testing.assert_equal(votes.ratings["true"].scores, [[2, np.nan], [2, 3], [3, 1]])
+    report = report_of(votes)
+    assert (report.criteria["clear"].n, report.criteria["true"].n) == (2, 2)  # c and d were rated once
+    assert "people on true: Krippendorff's alpha" in table_of(report, [])

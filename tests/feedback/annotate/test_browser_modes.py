@@ -214,6 +214,18 @@ def test_without_the_token_nothing_is_served(browser: Browser, tmp_path: Path) -
         page.close()
 
 
+def test_a_link_on_another_site_opens_the_page(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, PAIRS, Question("pair")) as (link, _):
+        page = browser.new_context().new_page()
+        mail = f'<a href="{link}">Your link</a>'
+        page.route("http://mail.example/", lambda route: route.fulfill(body=mail, content_type="text/html"))
+        page.goto("http://mail.example/")
+        page.get_by_role("link").click()
+        expect(page.locator("#prompt")).to_be_visible()
+        assert "token" not in page.url
+        page.close()
+
+
 def test_nothing_is_wider_than_the_screen(browser: Browser, tmp_path: Path) -> None:
     wide = f"{'word' * 200}\n\n```\n{'code ' * 100}\n```\n\n|{'column|' * 30}\n|{'-|' * 30}\n|{'x|' * 30}\n"
     rows = [{"prompt": f"{wide}?", "responses": [wide, f"{wide}2", f"{wide}3"]}]

@@ -26,6 +26,11 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrote("r.jsonl", ROWS)
     wrote("other.jsonl", ROWS)
 
+    def serve(*_: object, **__: object) -> None:
+        raise AssertionError("the server was started")
+
+    monkeypatch.setattr("uvicorn.Server.run", serve)
+
 
 def wrote(name: str, rows: list[Any]) -> str:
     Path(name).write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))

@@ -11,11 +11,12 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 Handler = Callable[[int, FrameType | None], Any]
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -113,3 +114,38 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             give_back(number, handler)
+
+
+def run_terminable(work: Coroutine[Any, Any, Result]) -> Result:
+    """As `asyncio.run`, and SIGTERM and SIGHUP cancel the work, as SIGINT does there. The exception that `terminable`
+    raises could come anywhere inside of the event loop, and leave it waiting for ever.
+
+    Raises:
+        Terminated: one of them came.
+    """
+    import asyncio  # takes a tenth of a second, which most commands need not wait
+
+    async def cancelled_by_signals() -> Result:
+        task, came = asyncio.ensure_future(work), list[int]()
+
+        def stop(number: int) -> None:
+            came.append(number)
+            task.cancel()
+
+        for number in before:
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if came:
+                raise Terminated(came[0]) from None
+            raise
+
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(work)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP) if handled_here(number)}
+    try:
+        return asyncio.run(cancelled_by_signals())
+    finally:
+        for number, handler in before.items():  # the loop leaves the default ones
+            signal.signal(number, handler)

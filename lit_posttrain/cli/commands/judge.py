@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,7 @@ from lit_posttrain.cli.commands.rows import refuse_existing
 from lit_posttrain.cli.parsing.early import check_data, check_model
 from lit_posttrain.judges.building import check_judge, judge_of
 from lit_posttrain.judges.spec import JudgeSpec
-from lit_posttrain.runs.signals import Terminated, handled_here, terminable
+from lit_posttrain.runs.signals import run_terminable, terminable
 
 if TYPE_CHECKING:
     from lit_posttrain.judges.judge import JudgedItem
@@ -63,32 +61,8 @@ def judge_file(
     items = [JudgedItem(one.prompt, one.responses, one.columns, one.source) for one in found]
     judged, usage = Judged(), Usage()
     with terminable(), _told(out, len(items), judged, usage):
-        asyncio.run(_terminable(_judge(items, out, judge, retry_failed, judged, usage)))
+        run_terminable(_judge(items, out, judge, retry_failed, judged, usage))
     return 0
-
-
-async def _terminable(work: Coroutine[Any, Any, None]) -> None:
-    """Work that SIGTERM and SIGHUP cancel, as asyncio has it for SIGINT. An exception from a signal handler, such as
-    `terminable` raises, could come anywhere inside of the event loop, and leave it waiting.
-
-    Raises:
-        Terminated: one of them came.
-    """
-    task, came = asyncio.ensure_future(work), list[int]()
-
-    def stop(number: int) -> None:
-        came.append(number)
-        task.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if handled_here(number):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if came:
-            raise Terminated(came[0]) from None
-        raise
 
 
 async def _judge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from lit_posttrain.cli.commands.rows import prepare, refuse_existing, write
 from lit_posttrain.cli.parsing.early import check_data, check_model
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.spec import JudgeBudget, JudgeLimits, JudgeSpec
-from lit_posttrain.runs.signals import terminable
+from lit_posttrain.runs.signals import run_terminable, terminable
 
 if TYPE_CHECKING:
     from lit_posttrain.cli.commands.part import Part
@@ -127,7 +126,7 @@ def revise(
     }
     part = Part(out, len(asked), "prompt", "revised", made_by, overwrite)
     with terminable(), part.until_written():
-        chains = asyncio.run(_chains(reviser, asked, part))
+        chains = run_terminable(_chains(reviser, asked, part))
         kept = [(one, chain) for one, chain in zip(asked, chains, strict=True) if not chain.left_out]
         told = left_out(chains)
         if not kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -179,3 +180,9 @@ def test_a_reply_without_end_is_not_read_until_the_memory_is_full(monkeypatch: p
     monkeypatch.setattr("lit_posttrain.judges.endpoint._MOST_BYTES", 1000)
     with pytest.raises(Transient, match="was not read"):
         ask(lambda request: (200, b"x" * 5000), WORDS)
+
+
+def test_a_missing_package_is_told_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(PostTrainError, match=r'pip install "lit-posttrain\[feedback\]"'):
+        Endpoint(JudgeSpec("judge", endpoint="http://127.0.0.1:9/v1"))

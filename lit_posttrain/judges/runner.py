@@ -19,11 +19,12 @@ from lit_posttrain.judges.judge import Judge, JudgedItem, decision, decision_id
 @dataclass
 class Judged:
     """What became of the items. outcomes: number of new decisions by outcome (verdict, unparsable, failed). known:
-    items that the file had a decision on. left_out: the `file:line` of items that cannot be judged, by reason.
-    stopped: what ended the run before its end."""
+    items that the file had a decision on; known_failed: those among them whose call had failed. left_out: the
+    `file:line` of items that cannot be judged, by reason. stopped: what ended the run before its end."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     known: int = 0
+    known_failed: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
     stopped: PostTrainError | None = None
 
@@ -87,13 +88,14 @@ def _waiting(
     progress: Callable[[int], None],
 ) -> Iterator[tuple[JudgedItem, int]]:
     """Items without a decision, each with the number of decisions on it that have failed."""
-    failed = {one.id for one in read_decisions(log.path)[0] if one.outcome == "failed"} if retry_failed else set()
+    failed = {one.id for one in read_decisions(log.path)[0] if one.outcome == "failed"}
     for item in items:
         repetition, last = 0, ""
         while (made := decision_id(item, judge, repetition)) in log:
             repetition, last = repetition + 1, made
-        if last and last not in failed:
+        if last and not (retry_failed and last in failed):
             judged.known += 1
+            judged.known_failed += last in failed
             progress(1)
         else:
             yield item, repetition

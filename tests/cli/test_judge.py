@@ -156,8 +156,11 @@ def test_a_question_that_never_has_an_answer_is_reported_and_judged_again_on_req
         assert failed.ranks is None
         refused.clear()
         assert main(words(items, server, "--judge.retries", "1")) == 0
-        assert "60 were there already" in capsys.readouterr().out
+        captured = capsys.readouterr()
+        assert "60 were there already" in captured.out
+        assert "1 failed items have no score; --retry_failed true" in captured.err
         assert main(words(items, server, "--judge.retries", "1", "--retry_failed", "true")) == 0
+        assert "failed items" not in capsys.readouterr().err
     assert Counter(one.outcome for one in decisions(items)) == {"verdict": 60}
 
 

@@ -109,8 +109,8 @@ def _tell(out: str, judged: Judged, usage: Usage) -> None:
     parts += [f"{usage.cached} replies from the cache", f"{usage.tokens} tokens"]
     parts += [f"cost {usage.cost:.6g}"] if usage.cost else []
     print(", ".join(parts))
-    if made["failed"]:
-        print("failed items have no score; --retry_failed true judges them again", file=sys.stderr)
+    if failed := made["failed"] + judged.known_failed:
+        print(f"{failed} failed items have no score; --retry_failed true judges them again", file=sys.stderr)
 
 
 def _columns() -> LateType:

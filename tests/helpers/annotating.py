@@ -23,6 +23,8 @@ from lit_posttrain.feedback.annotate.routes import application
 from lit_posttrain.feedback.annotate.serve import listening
 from lit_posttrain.feedback.annotate.tasks import read_tasks
 
+expect.set_options(timeout=20_000)  # beside other jobs on the same cores
+
 
 @contextmanager
 def serving(folder: Path, rows: Sequence[dict[str, Any]], question: Question) -> Iterator[tuple[str, Path]]:

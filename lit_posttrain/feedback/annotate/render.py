@@ -1,7 +1,8 @@
 """Texts of prompts and responses as HTML that is safe to show: nothing in it runs, is loaded, or is hidden.
 
-Markdown is rendered by markdown-it, with HTML in it shown as text, and cleaned by nh3. Images are shown as their
-description and address. Characters that change how other text is read, or that cannot be seen, become visible marks.
+Markdown is rendered by markdown-it, with HTML in it shown as text and line ends kept, and cleaned by nh3. Images are
+shown as their description and address. Characters that change how other text is read, or that cannot be seen, become
+visible marks.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def rendered(text: str) -> str:
 
 @cache
 def _markdown() -> MarkdownIt:
-    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 100}).enable(["table", "strikethrough"])
+    made = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": 100}).enable(
+        ["table", "strikethrough"]
+    )
     made.add_render_rule("image", _image)
     made.add_render_rule("heading_open", _heading)
     made.add_render_rule("heading_close", _heading)

@@ -42,7 +42,7 @@ def test_markdown_is_rendered() -> None:
 def test_nothing_runs_or_is_loaded(text: str) -> None:
     html = rendered(text)
     tags = re.findall(r"<(\w+)([^>]*)>", html)
-    assert {name for name, _ in tags} <= {"p", "a", "code", "pre", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {name for name, _ in tags} <= {"p", "br", "a", "code", "pre", "table", "thead", "tbody", "tr", "th", "td"}
     for name, attributes in tags:
         given = dict(re.findall(r'(\w+)="([^"]*)"', attributes))
         assert set(given) <= ({"href", "title", "rel"} if name == "a" else set())
@@ -53,6 +53,10 @@ def test_what_was_html_or_an_image_is_still_read() -> None:
     html = rendered("<b>bold</b> ![a cat](http://x.example/cat.png)")
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
     assert "[image: a cat http://x.example/cat.png]" in html
+
+
+def test_verses_keep_their_lines() -> None:
+    assert rendered("Roses are red,\nviolets are blue.") == "<p>Roses are red,<br>\nviolets are blue.</p>\n"
 
 
 def test_links_say_nothing_to_the_other_site() -> None:

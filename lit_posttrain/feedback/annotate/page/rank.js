@@ -20,7 +20,7 @@ export class Rank {
 
   keys() {
     return [
-      [`1 – ${this.order.length}`, "Place this response next; once more takes it out"],
+      [this.order.length < 10 ? `1 – ${this.order.length}` : "1 – 9, 0", "Place this response next; once more takes it out"],
       ["=", "The next one ties with the one before"],
       ["Backspace", "Take out the last one"],
       ["x, then a digit", "Mark a response as not acceptable"],
@@ -46,7 +46,7 @@ export class Rank {
   }
 
   key(event) {
-    const digit = Number(event.key);
+    const digit = event.key === "0" ? 10 : Number(event.key);
     if (event.key.length === 1 && digit >= 1 && digit <= this.order.length) {
       const place = this.order[digit - 1];
       if (this.marks) this.reject(place);

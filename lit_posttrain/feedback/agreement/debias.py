@@ -24,11 +24,10 @@ import numpy as np
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.agreement.bias import mean
-from lit_posttrain.feedback.agreement.intervals import Bootstrap, Estimate
+from lit_posttrain.feedback.agreement.intervals import FEW, Bootstrap, Estimate
 from lit_posttrain.feedback.agreement.report import told_of
 from lit_posttrain.feedback.agreement.votes import Floats, Votes, verdicts
 
-FEW = 30  # pairs that people judged too, below which nothing is fitted
 _SPREAD = 2.5  # standard deviation of the coefficients' prior, which keeps them finite where a bias explains all
 _RESAMPLES = 200
 

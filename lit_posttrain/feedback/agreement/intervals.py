@@ -14,6 +14,7 @@ import numpy as np
 
 from lit_posttrain.feedback.agreement.votes import Floats, Ints
 
+FEW = 30  # pairs, below which nothing is concluded or fitted
 _MOST_DRAWN = 50_000_000  # bytes of drawn prompts in memory
 
 

@@ -9,8 +9,8 @@ from textwrap import wrap
 import numpy as np
 
 from lit_posttrain.feedback.agreement.bias import Bias
-from lit_posttrain.feedback.agreement.debias import FEW, Correction
-from lit_posttrain.feedback.agreement.intervals import Estimate
+from lit_posttrain.feedback.agreement.debias import Correction
+from lit_posttrain.feedback.agreement.intervals import FEW, Estimate
 from lit_posttrain.feedback.agreement.report import Group, Report
 from lit_posttrain.feedback.agreement.verdict import Verdict
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lit_posttrain.feedback.agreement.bias import Bias
-from lit_posttrain.feedback.agreement.intervals import Estimate
+from lit_posttrain.feedback.agreement.intervals import FEW, Estimate
 from lit_posttrain.feedback.agreement.report import Report
 from lit_posttrain.feedback.agreement.votes import Annotator
 
@@ -18,11 +18,10 @@ _WORDS: dict[Advice, str] = {
     "do not": "do not train on it",
     "unknown": "not enough to say",
 }
-FEW = 30  # pairs, below which nothing is said of agreement
 # what is looked at -> below (or above) which value it calls for care, and for no training at all
 RULES = {
     "lost": (0.1, 0.5),  # share of decisions without a verdict, above
-    "swap": (0.9, 0.6),  # same verdict in both orders, below
+    "flips": (0.1, 0.4),  # verdicts that change with the order of the responses, above
     "first": (0.55, 0.75),  # wins of what was shown first, or 1 - wins, above
     "longer": (0.05, 0.25),  # wins of the longer response beyond people's, above
     "longer_alone": (0.7, 0.9),  # the same where no people voted, above
@@ -113,13 +112,10 @@ def _on_judge(report: Report, judge: Annotator) -> Iterator[Finding]:
 
 def _on_position(bias: Bias) -> Iterator[Finding]:
     swap, first = bias.swap_consistency, bias.first_position
-    if swap.n >= FEW and swap.low < RULES["swap"][0]:
-        care, stop = RULES["swap"]
-        if swap.value < care:
-            weight: Advice = "do not" if swap.value < stop else "careful"
-            yield Finding(
-                weight, f"it changes its verdict on {_share(1 - swap.value)} of pairs when their order is swapped"
-            )
+    if swap.n >= FEW:
+        flips = 1 - swap.value
+        text = f"it changes its verdict on {_share(flips)} of pairs when their order is swapped"
+        yield from _above("flips", flips, text)
     if first.n >= FEW and not first.low <= 0.5 <= first.high:
         place = "first" if first.value > 0.5 else "second"
         share = max(first.value, 1 - first.value)

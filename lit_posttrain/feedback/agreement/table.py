@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from textwrap import wrap
 
@@ -14,7 +15,7 @@ from lit_posttrain.feedback.agreement.intervals import FEW, Estimate
 from lit_posttrain.feedback.agreement.report import Group, Report
 from lit_posttrain.feedback.agreement.verdict import Verdict
 
-_WIDTH = 100
+_WIDTH, _LABEL = 100, 26
 _MOST_PAIRS = 15  # of annotators that are shown; the JSON has all
 _VIEWS = ("when it is shown first", "when it is shown second", "both orders averaged")
 _BIAS: list[tuple[str, Callable[[Bias], Estimate | None]]] = [
@@ -46,7 +47,7 @@ def corrections_table(found: Mapping[str, Correction]) -> str:
     """What debiasing changed, as plain text."""
     if not found:
         return f"debiasing: nothing is corrected, as no judge has {FEW} pairs in common with people"
-    rows = [["debiasing", *found]]
+    rows = [["debiasing", *_labels(found).values()]]
     terms = (("what people prefer", "quality"), ("what is shown first", "position"), ("twice the length", "length"))
     for label, name in terms:
         rows.append([f"log odds for {label}", *(_number(getattr(one, name)) for one in found.values())])
@@ -60,29 +61,31 @@ def corrections_table(found: Mapping[str, Correction]) -> str:
 def reliability_table(found: Mapping[str, Mapping[str, float]]) -> str:
     """How reliable annotators seem, as plain text."""
     rows = [["reliability (Dawid-Skene)", "right", "sees a tie", "wrong", "right on ties"]]
-    rows += [[name, *(f"{100 * share:.1f} %" for share in one.values())] for name, one in found.items()]
+    labels = _labels(found)
+    rows += [[labels[name], *(f"{100 * share:.1f} %" for share in one.values())] for name, one in found.items()]
     return _lined(rows)
 
 
 def _annotators(report: Report) -> str:
-    votes, said = report.votes, report.votes.verdicts
+    votes, said, labels = report.votes, report.votes.verdicts, _labels(report.bias)
     prompts = len(np.unique(votes.prompt))
     rows = [["annotator", "", "votes", "first", "tie", "second", "skipped", "unparsable", "failed"]]
     for row, one in enumerate(votes.annotators):
         total = int((~np.isnan(said[row])).sum())
         shares = [f"{100 * (said[row] == code).sum() / total:.1f} %" if total else "-" for code in (1, 0, -1)]
         lost = [str(one.outcomes[name]) for name in ("skipped", "unparsable", "failed")]
-        rows.append([one.name, "judge" if one.judge else "person", str(total), *shares, *lost])
+        rows.append([labels[one.name], "judge" if one.judge else "person", str(total), *shares, *lost])
     pairs = len(votes.pairs)
     head = f"{pairs:,} pair{'s' * (pairs != 1)} of responses to {prompts:,} prompt{'s' * (prompts != 1)}"
     return f"{head}\n{_lined(rows, left=2)}"
 
 
 def _between(report: Report) -> str:
+    labels = _labels(report.bias)
     rows = [["two annotators", "pairs", "with ties", "without ties", "Cohen's kappa"]]
     most = sorted(report.between, key=lambda one: -one.agreement.n)
     for one in islice(most, _MOST_PAIRS):
-        names = f"{one.one}, {one.other}"
+        names = f"{labels[one.one]}, {labels[one.other]}"
         rows.append([names, f"{one.agreement.n:,}", *map(_percent, (one.agreement, one.decided)), _number(one.kappa)])
     rest = len(most) - _MOST_PAIRS
     return _lined(rows) + (f"\n({rest} more with --out)" if rest > 0 else "") if most else ""
@@ -90,7 +93,7 @@ def _between(report: Report) -> str:
 
 def _together(report: Report) -> str:
     rows = [["agreement of groups", "pairs", "with ties", "without ties"]]
-    more = []
+    more, labels = list[str](), _labels(report.bias)
     groups: list[tuple[str, Group | None]] = [("people", report.people), ("judges", report.judges)]
     for name, group in groups:
         if group is not None:
@@ -98,14 +101,14 @@ def _together(report: Report) -> str:
             fleiss = f"Fleiss' kappa {_number(group.fleiss)} (the {group.fleiss.n:,} pairs with {group.raters} votes)"
             more += _wrapped(f"{name}: Krippendorff's alpha {_number(group.alpha)}, {fleiss}")
     for name, (agreement, decided) in report.with_people.items():
-        rows.append([f"{name} with people", f"{agreement.n:,}", _percent(agreement), _percent(decided)])
+        rows.append([f"{labels[name]} with people", f"{agreement.n:,}", _percent(agreement), _percent(decided)])
     for name, one in report.criteria.items():
         more += _wrapped(f"people on {name}: Krippendorff's alpha {_number(one)}, of {one.n:,} responses rated twice")
     return "\n".join([_lined(rows), *more]) if len(rows) > 1 else ""
 
 
 def _biases(report: Report) -> str:
-    rows, heads = [["bias", *report.bias]], []
+    rows, heads = [["bias", *_labels(report.bias).values()]], []
     for label, of in _BIAS:
         found = [of(one) for one in report.bias.values()]
         if all(one is None for one in found):
@@ -117,10 +120,18 @@ def _biases(report: Report) -> str:
 
 
 def _calibrations(report: Report) -> str:
+    labels = _labels(report.bias)
     rows = [["calibration against people", "pairs", "expected error", "Brier score"]]
     for name, one in report.calibration.items():
-        rows.append([name, f"{one.brier.n:,}", f"{one.error:.3f}", _number(one.brier)])
+        rows.append([labels[name], f"{one.brier.n:,}", f"{one.error:.3f}", _number(one.brier)])
     return _lined(rows) if len(rows) > 1 else ""
+
+
+def _labels(names: Iterable[str]) -> dict[str, str]:
+    """Names by themselves, of long ones the end, unless two have the same."""
+    ends = {name: name if len(name) <= _LABEL else f"…{name[1 - _LABEL :]}" for name in names}
+    many = Counter(ends.values())
+    return {name: end if many[end] == 1 else name for name, end in ends.items()}
 
 
 def _lined(rows: Sequence[Sequence[str]], left: int = 1) -> str:

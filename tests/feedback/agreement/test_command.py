@@ -94,6 +94,20 @@ def test_pairs_with_a_better_side_are_an_annotator(tmp_path: Path, capsys: pytes
     assert "1.00 (1.00 to 1.00)" in shown  # kappa, though the first response is always the better one
 
 
+def test_long_names_of_judges_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, long = Items(40), "hub/A-Model-With-A-Long-Name-1.7B-Instruct.Q4_1.gguf"
+    people = written(tmp_path / "votes.jsonl", [one for n in (0, 1) for one in items.people("Ann Bo"[3 * n :], 0.9, n)])
+    judges = [
+        written(tmp_path / f"{kind}.jsonl", items.judge(f"{long} {kind}", lambda i: [0.9, 0.8], long))
+        for kind in ("pairwise", "verdict")
+    ]
+    assert main(["agree", people, *judges]) == 0
+    table, _, verdict = capsys.readouterr().out.partition("verdict\npeople")
+    assert max(map(len, table.splitlines())) <= 100
+    assert "…struct.Q4_1.gguf pairwise" in table
+    assert "A-Model-With-A-Long-Name-1.7B-Instruct.Q4_1.gguf pairwise: do not train on it" in verdict
+
+
 def test_folders_and_exports_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items, folder = Items(12), tmp_path / "votes"
     folder.mkdir()

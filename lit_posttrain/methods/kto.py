@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -40,6 +41,8 @@ class KTO(PreferenceModule):
     it is cut off at 0, nats a response), kl/batch (mean k3 a token on the given responses), logps/chosen and
     logps/rejected. Validation takes z_0 of each batch, a stream that of each step; where all prompts are the same, 0.
     """
+
+    learns_from_singles: ClassVar[bool] = True
 
     def __init__(
         self,

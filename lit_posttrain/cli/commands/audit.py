@@ -14,6 +14,7 @@ def run(args: list[str]) -> int:
     from lit_posttrain.cli.training import PostTrainCLI
     from lit_posttrain.data.audit.show import shown
     from lit_posttrain.data.modules.base import TreeData
+    from lit_posttrain.data.modules.method import LearnsFromSingles
     from lit_posttrain.data.modules.streamable import StreamableData
     from lit_posttrain.errors import PostTrainError
     from lit_posttrain.runs.atomic import write_text
@@ -33,7 +34,8 @@ def run(args: list[str]) -> int:
         raise PostTrainError("--show reads no streams; take it without --data.streaming, of a file with fewer rows")
     paths = [*data.paths, *data.val_paths, *data.test_paths]
     prepare(out, cli.option("overwrite"), paths)
-    data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails, cli.model.limited_by)
+    singles = isinstance(cli.model, LearnsFromSingles)
+    data.build(cli.model.tokenizer, cli.model.max_positions, cli.model.layout.tails, cli.model.limited_by, singles)
     print(data.audit.table())
     if out is not None:
         write_text(Path(out), data.audit.to_json())

@@ -106,17 +106,19 @@ def recognise_comparison(
     annotators: Annotators = "soft",
     labelled: bool = True,
     values: Mapping[str, Winner] | None = None,
+    singles: bool = False,
 ) -> ComparisonFormat:
     """Decide by the columns of a file's first record, or by the columns that the user named. labelled: False for
     responses that are still to be compared: they keep the record's order, whatever its labels and ranks. values: what
-    the labels of judged pairs mean, if not 1, 2 and 0 for a tie.
+    the labels of judged pairs mean, if not 1, 2 and 0 for a tie. singles: of decisions that reject responses, keep
+    which responses are good or bad in place of their order.
 
     Raises:
         PostTrainError: a named column does not exist, or the columns are not recognised.
     """
     data, named = Row(record.data), columns or PreferenceColumns()
     if is_record(record.data) and named == PreferenceColumns():
-        return ComparisonFormat("decisions", (), recorded(labelled, annotators), labelled=labelled)
+        return ComparisonFormat("decisions", (), recorded(labelled, annotators, singles), labelled=labelled)
     require_columns(record, named)
     if named.ranks and re.search("rating|score", named.ranks, re.IGNORECASE):
         raise PostTrainError(

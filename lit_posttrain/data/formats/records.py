@@ -15,14 +15,16 @@ from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
 
 
-def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callable[[Row], Comparison]:
+def recorded(
+    labelled: bool, annotators: Literal["soft", "majority"], singles: bool = False
+) -> Callable[[Row], Comparison]:
     """A reader of decisions. Ranked responses keep their ranks, and unranked ones are left out. Of two responses with a
     probability the better one is first, with a soft label, which a tie of two is too. Without ranks those that are not
     rejected are the better ones. Where rejections are known they are the labels `good`. Decisions without a verdict
     have nothing to learn.
 
     labelled: False keeps all responses in their order, whatever was decided. annotators: `majority` takes the likelier
-    response as certain.
+    response as certain. singles: of a decision that rejects responses, all responses with `good` and without ranks.
     """
     unlabelled = ranked({"prompt": "prompt", "responses": "responses", "extra": [], "labelled": False})
 
@@ -38,10 +40,18 @@ def recorded(labelled: bool, annotators: Literal["soft", "majority"]) -> Callabl
         found = unlabelled(row)
         row.unused = unused  # `responses[].model` and the like say where a response comes from
         if labelled:
+            _mark_good(decision, found.candidates)
+        if labelled and not (singles and decision.rejected is not None):
             found.candidates = _labelled(decision, found.candidates, annotators)
         return found
 
     return read
+
+
+def _mark_good(decision: Decision, candidates: Sequence[Candidate]) -> None:
+    if decision.rejected is not None:
+        for candidate, rejected in zip(candidates, decision.rejected, strict=True):
+            candidate.labels["good"] = float(not rejected)
 
 
 def _labelled(
@@ -49,9 +59,6 @@ def _labelled(
 ) -> list[Candidate]:
     if len(candidates) == 2 and same(candidates[0].messages, candidates[1].messages):
         raise equal_responses()
-    if decision.rejected is not None:
-        for candidate, rejected in zip(candidates, decision.rejected, strict=True):
-            candidate.labels["good"] = float(not rejected)
     if decision.probability is not None:
         return _soft(decision.probability, candidates, annotators)
     ranks: Sequence[int | None] = decision.ranks or []

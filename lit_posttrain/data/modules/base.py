@@ -12,7 +12,14 @@ import numpy as np
 from lit_posttrain.data.audit.report import AuditReport
 from lit_posttrain.data.files.names import short_names
 from lit_posttrain.data.modules.built import HELD_OUT, BuiltData
-from lit_posttrain.data.modules.method import AsksForRows, NamesLimit, Rank, StepOptions, TokenizerOwner
+from lit_posttrain.data.modules.method import (
+    AsksForRows,
+    LearnsFromSingles,
+    NamesLimit,
+    Rank,
+    StepOptions,
+    TokenizerOwner,
+)
 from lit_posttrain.data.render.options import Options
 from lit_posttrain.data.store.build import build_store, held_out
 from lit_posttrain.data.store.loader import AuxiliaryRows, EvalLoader, StepLoader, Trees
@@ -83,8 +90,8 @@ class TreeData(BuiltData):
         self._asking: TokenizerOwner | None = None  # whose auxiliary rows these are, by the fingerprint of a store
         self._auxiliary_rows: dict[str, dict[str, AuxiliaryRows]] = {}
         self._mix: Mix | None = None
-        self._built_for: tuple[int, int | None, bool] | None = None
-        self._scored, self._limited_by = False, ""
+        self._built_for: tuple[int, int | None, bool, bool] | None = None
+        self._scored, self._singles, self._limited_by = False, False, ""
 
     @abstractmethod
     def _options(self, max_length: int) -> Options:
@@ -98,16 +105,17 @@ class TreeData(BuiltData):
         max_positions: int | None = None,
         scored: bool = False,
         limited_by: str = "the model",
+        singles: bool = False,
     ) -> None:
         """Read, tokenise (or open from the cache) and audit everything, without a trainer. scored: for a reward model,
         which reads conversations as the chat template renders them. limited_by: the model that takes `max_positions`,
-        for messages.
+        for messages. singles: keep responses that are known to be good or bad and to be no better than another.
 
         Raises:
             PostTrainError: the data cannot be read or trained on, no row is usable, or `max_length` exceeds
                 `max_positions`.
         """
-        self._scored = scored
+        self._scored, self._singles = scored, singles
         limit = self._limit(max_positions, limited_by)
         self._limited_by = limited_by if limit == max_positions else ""
         options = self._options(limit)
@@ -118,7 +126,7 @@ class TreeData(BuiltData):
         for name, path in short_names(self.test_paths, taken={HELD_OUT, *self._val}).items():
             self._test[name] = self._build_evaluation_set(path, name, tokenizer, options, audit)
         self._audit = audit
-        self._built_for = (id(tokenizer), max_positions, scored)
+        self._built_for = (id(tokenizer), max_positions, scored, singles)
 
     def _build_training_data(self, tokenizer: Tokenizer, options: Options) -> AuditReport:
         whole, audit = build_store(self.paths, tokenizer, options, self.cache_dir, self.format)
@@ -165,7 +173,8 @@ class TreeData(BuiltData):
         """Fill the cache, once per machine; the other processes open it in `setup`."""
         owner = self._owner()
         limited_by = owner.limited_by if isinstance(owner, NamesLimit) else "the model"
-        self.build(owner.tokenizer, owner.max_positions, owner.layout.tails, limited_by)
+        singles = isinstance(owner, LearnsFromSingles)
+        self.build(owner.tokenizer, owner.max_positions, owner.layout.tails, limited_by, singles)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stores, unless `prepare_data` of this process has just done so.
@@ -174,7 +183,8 @@ class TreeData(BuiltData):
             PostTrainError: the stage has no data.
         """
         owner = self._owner()
-        if self._built_for != (id(owner.tokenizer), owner.max_positions, owner.layout.tails):
+        singles = isinstance(owner, LearnsFromSingles)
+        if self._built_for != (id(owner.tokenizer), owner.max_positions, owner.layout.tails, singles):
             self.prepare_data()
         if stage in ("validate", "test") and not (self.test_stores if stage == "test" else self.val_stores):
             word, option = ("test", "test_path") if stage == "test" else ("validate", "val_path")  # stage is an enum

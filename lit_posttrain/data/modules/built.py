@@ -36,6 +36,7 @@ class BuiltData(LightningDataModule):
         max_positions: int | None = None,
         scored: bool = False,
         limited_by: str = "the model",
+        singles: bool = False,
     ) -> None:
         """Read everything, see `TreeData.build`."""
 

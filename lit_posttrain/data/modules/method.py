@@ -45,6 +45,16 @@ class AsksForRows(TokenizerOwner, Protocol):
 
 
 @runtime_checkable
+class LearnsFromSingles(Protocol):
+    """A method that learns from single responses that are good or bad, also where none is better than another."""
+
+    @property
+    def learns_from_singles(self) -> bool:
+        """True."""
+        ...
+
+
+@runtime_checkable
 class ChecksRows(Protocol):
     """A method that cannot learn from every row."""
 

@@ -43,6 +43,7 @@ class PreferenceOptions:
     train_on: TrainOn = "completion"
     whole_text: bool = True
     scored: bool = False
+    singles: bool = False
 
     def prepared(self, source: Source) -> Source:
         """With the neighbouring rows of a prompt joined, unless single responses are asked for."""
@@ -50,7 +51,9 @@ class PreferenceOptions:
 
     def reader(self, record: Record) -> Reader:
         """By the columns of preference data."""
-        shape = recognise_comparison(record, self.columns, self.annotators, values=self.label_values)
+        shape = recognise_comparison(
+            record, self.columns, self.annotators, values=self.label_values, singles=self.singles
+        )
         return ComparisonReader(shape, self.system_prompt)
 
     def fit(self, tree: Tree) -> Fitted:
@@ -157,4 +160,5 @@ class PreferenceData(StreamableData):
             self.on_bad_row,
             self.train_on_prompt,
             scored=self._scored,
+            singles=self._singles,
         )

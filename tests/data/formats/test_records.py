@@ -16,10 +16,14 @@ from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparisons import recognise_comparison
 from lit_posttrain.data.formats.conversations import recognise
 from lit_posttrain.data.formats.prompts import prompt_reader
-from lit_posttrain.data.modules.preference import PreferenceOptions
+from lit_posttrain.data.modules.method import LearnsFromSingles
+from lit_posttrain.data.modules.preference import PreferenceData, PreferenceOptions
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.store.build import TokenizeOptions, build_store
+from lit_posttrain.methods.dpo import DPO
+from lit_posttrain.methods.kto import KTO
+from lit_posttrain.models.spec import ModelSpec
 
 ASKED = [{"role": "user", "content": "Q"}]
 
@@ -129,6 +133,36 @@ def test_files_of_decisions(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) 
     assert audit.files[0].dropped["skipped by the annotator"].lines == [2]
     trained = store[0].responses[0]
     assert tokenizer.decode(trained.tokens[trained.loss_mask]).count("A") == 1
+
+
+def test_methods_on_single_responses_learn_what_was_rejected(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Also of items all of whose responses are bad, which compare nothing."""
+    rows = [
+        decision(*"ABC", rejected=[True] * 3),
+        decision(*"ABC", ranks=[0, 1, None], rejected=[False, False, True], id="e"),
+        decision(*"ABC", ranks=[0, 1, 2], id="f"),
+        decision("A", rejected=[False], id="g"),
+    ]
+    path, cache = write(tmp_path / "votes.jsonl", rows), str(tmp_path / "cache")
+    kto, dpo = (PreferenceData(path, cache_dir=cache) for _ in range(2))
+    kto.build(tokenizer, singles=True)
+    dpo.build(tokenizer)
+    assert [[r.labels for r in tree.responses] for tree in map(kto.train_store.__getitem__, range(4))] == [
+        [{"good": 0}] * 3,
+        [{"good": 1}, {"good": 1}, {"good": 0}],
+        [{"rank": 0}, {"rank": 1}, {"rank": 2}],
+        [{"good": 1}],
+    ]
+    assert kto.train_store.units["labelled"].tolist() == [3, 3, 2, 1]
+    assert kto.audit.compared is not None
+    assert "4 good, 5 bad" in kto.audit.compared.lines()[0]
+    assert dpo.train_store.units["pairs"].tolist() == [1, 3]
+    dropped = {reason: tally.lines for reason, tally in dpo.audit.files[0].dropped.items()}
+    assert dropped == {"all tied": [1], "fewer than two ranked": [4]}
+    assert isinstance(KTO(ModelSpec("none")), LearnsFromSingles)
+    assert not isinstance(DPO(ModelSpec("none")), LearnsFromSingles)
 
 
 def test_the_rest_of_a_written_conversation_is_the_response() -> None:

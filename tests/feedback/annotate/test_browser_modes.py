@@ -29,6 +29,25 @@ def browser() -> Iterator[Browser]:
         yield made
 
 
+def test_a_tie_is_made_by_keys_alone_on_the_ranking(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, PAIRS[:1], Question("rank", guidelines="<p>Guide</p>")) as (link, out):
+        page = opened(browser, link, viewport={"width": 390, "height": 800})
+        page.keyboard.press("a")
+        for key in ("2", "1", "g"):
+            page.keyboard.press(key)
+        expect(page.locator("#guidelines")).to_be_in_viewport()
+        sign = page.locator(".strip .sign")
+        sign.focus()
+        for told in ("=", ">", "="):
+            page.keyboard.press("Enter")
+            expect(sign).to_have_text(told)
+            expect(sign).to_be_focused()
+        page.keyboard.press("Control+Enter")
+        done(page, 1)
+        page.close()
+    assert read_decisions(out)[0][0].ranks == [0, 0]
+
+
 def test_pairs_by_key_and_by_mouse(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path, PAIRS, Question("pair")) as (link, out):
         page = opened(browser, link)

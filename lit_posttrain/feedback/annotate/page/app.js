@@ -234,7 +234,11 @@ function help() {
 }
 
 const DOES = {
-  g: () => $("guidelines").dataset.filled && guidelines($("guidelines").hidden),
+  g: () => {
+    if (!$("guidelines").dataset.filled) return;
+    guidelines($("guidelines").hidden);
+    $("guidelines").scrollIntoView({ block: "nearest" }); // on a phone they stand above the item
+  },
   m: () => plain(!document.body.classList.contains("plainly")),
   "?": help,
   s: () => submit("skipped"),

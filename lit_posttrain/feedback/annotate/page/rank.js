@@ -152,8 +152,13 @@ export class Rank {
       return [el("li", { class: "between" }, sign), chip];
     });
     const open = this.order.length - flat.length;
+    const focused = [...this.strip.querySelectorAll("button")].indexOf(document.activeElement);
     const hint = flat.length ? (this.tie ? "= …" : open ? `${open} to go` : "") : "Place the best one first";
     this.strip.replaceChildren(...parts, el("li", { class: "hint" }, hint));
+    if (focused >= 0) {
+      const all = this.strip.querySelectorAll("button"); // made anew: the focus goes on where it was
+      all[Math.min(focused, all.length - 1)]?.focus();
+    }
     this.strength.draw();
   }
 

@@ -29,13 +29,13 @@ from scripted_judge import RULES, Server
 LEARNT, HELD_OUT = 0.8, "val/rewards/exactmatch/mean"
 METHODS = {"GRPO": ("demo_grpo", "score"), "online DPO": ("demo_online_dpo", "listwise")}
 JUDGES = {"right": "second", "biased": "longer"}
-SIDES = [f"{method}, {which} judge" for which in JUDGES for method in METHODS]
+SIDES = [f"{method} with a {which} judge" for which in JUDGES for method in METHODS]
 LONGEST = {"right": 8, "biased": 24}  # tokens of a response: the biased judge's need room to grow
 
 
 def parts(side: str) -> tuple[str, str]:
     """The method and the judge of a side."""
-    method, which = side.removesuffix(" judge").split(", ")
+    method, which = side.removesuffix(" judge").split(" with a ")
     return method, which
 
 

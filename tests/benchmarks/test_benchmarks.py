@@ -35,7 +35,10 @@ RUNS: dict[str, tuple[list[str], str]] = {
     "grpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds reach"),
     "online_dpo_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "seeds reach"),
     "distillation_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1"], "share of the teacher's reward"),
-    "judge_learning.py": ([*LEARNING, "--seeds", "1", "--steps", "1", "--only", "GRPO, right judge"], "not flagged"),
+    "judge_learning.py": (
+        [*LEARNING, "--seeds", "1", "--steps", "1", "--only", "GRPO with a right judge"],
+        "not flagged",
+    ),
     "kl_control.py": (
         [*LEARNING, "--task", "letters", "--steps", "20", "--batch", "2", "--tokens", "2", "--runs", "adaptive"],
         "KL (means of 10 phases)",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,15 @@ from lit_posttrain.judges.usage import spent_on
 
 _WINDOW_S = 60.0
 _ROUNDING_S = 1e-6  # a pause this short might not move the clock
+# Servers count calls when they arrive. On a busy machine that was seconds after they were sent, and a minute later the
+# next ones arrived at once: 94 of 90. Without a reply a call counts as arrived after this time.
+_ARRIVED_S = 5.0
 
 
 @dataclass
 class _Sent:
-    """A call in the window: until it is answered, with the most tokens that it may cost."""
+    """A call in the window. time_s: when it has arrived at the latest. tokens: until it is answered, the most that it
+    may cost."""
 
     time_s: float
     tokens: int
@@ -40,7 +43,7 @@ class Limited:
         self._clock, self._sleep = clock, sleep
         self._places = asyncio.Semaphore(limits.concurrency)
         self._turn = asyncio.Lock()  # the next call waits for room, the others behind it
-        self._window: deque[_Sent] = deque()
+        self._window: list[_Sent] = []
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -55,9 +58,12 @@ class Limited:
         """
         async with self._places:
             sent = await self._send(most_tokens(call))
-            reply = await self._inner.ask(call)
-            sent.tokens = sum(spent_on(call, reply))
-            return reply
+            try:
+                reply = await self._inner.ask(call)
+                sent.tokens = sum(spent_on(call, reply))
+                return reply
+            finally:
+                sent.time_s = min(sent.time_s, self._clock())
 
     async def close(self) -> None:
         """Close the inner backend."""
@@ -71,15 +77,14 @@ class Limited:
         async with self._turn:
             while (wait := self._wait_s(tokens)) > 0:
                 await self._sleep(wait)
-            sent = _Sent(self._clock(), tokens)
+            sent = _Sent(self._clock() + _ARRIVED_S, tokens)
             self._window.append(sent)
             return sent
 
     def _wait_s(self, tokens: int) -> float:
         """Seconds until enough calls have left the window, as far as is known now; 0 if there is room."""
         now = self._clock()
-        while self._window and self._left_s(self._window[0], now) <= 0:
-            self._window.popleft()
+        self._window = sorted((one for one in self._window if self._left_s(one, now)), key=lambda one: one.time_s)
         requests, used, wait = len(self._window), sum(one.tokens for one in self._window), 0.0
         for one in self._window:
             if self._fits(requests, used + tokens):

@@ -169,6 +169,28 @@ def test_no_sixty_seconds_have_more_requests_or_tokens_than_the_limit() -> None:
     assert inner.times[-1] - inner.times[0] == pytest.approx(180)
 
 
+def test_a_call_that_was_long_on_its_way_counts_from_its_arrival() -> None:
+    clock = Clock()
+
+    class Late(Scripted):
+        """A server that the first call reaches after three seconds, and the others at once."""
+
+        async def ask(self, call: Call) -> Reply:
+            if not self.times:
+                await clock.sleep(3.0)
+            return await super().ask(call)
+
+    inner = Late(lambda number: GOOD, clock)
+    layer = Limited(inner, JudgeLimits(concurrency=1, requests_per_minute=1), clock, clock.sleep)
+
+    async def three() -> None:
+        for number in range(3):
+            await layer.ask(call(number))
+
+    asyncio.run(three())
+    assert inner.times == pytest.approx([1003, 1063, 1123])
+
+
 def test_a_call_of_more_tokens_than_a_minute_has_fails_instead_of_waiting_for_ever() -> None:
     with pytest.raises(CallFailed, match=r"limits\.tokens_per_minute is 40"):
         limited(JudgeLimits(tokens_per_minute=40), 1)

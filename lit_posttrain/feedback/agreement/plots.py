@@ -38,7 +38,7 @@ def draw(report: Report, folder: Path) -> list[Path]:
     shown = [panel for panel in _PANELS if any(panel[2](one).n for one in report.bias.values())]
     made: list[tuple[str, Any]] = []
     if report.between:
-        figure = Figure(figsize=(3 + 0.9 * count, 2 + 0.8 * count), layout="constrained", dpi=120)
+        figure = Figure(figsize=(4 + 0.9 * count, 1.2 + 0.8 * count), layout="constrained", dpi=120)
         _matrix(figure.add_subplot(), report)
         made.append(("agreement.png", figure))
     if shown:
@@ -73,9 +73,10 @@ def _matrix(axis: Any, report: Report) -> None:
         dark = abs(value - 0.5) > 0.3
         text = "" if row == column else "-" if np.isnan(value) else f"{100 * value:.0f} %"
         axis.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    shown = [_wrapped(name) for name in names]
-    axis.set_xticks(range(len(names)), shown, rotation=30, ha="right", parse_math=False)
-    axis.set_yticks(range(len(names)), shown, parse_math=False)
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    axis.set_xticks(range(len(names)), numbers)
+    rows = [f"{_wrapped(name)}  {number}" for name, number in zip(names, numbers, strict=True)]
+    axis.set_yticks(range(len(names)), rows, parse_math=False)
     axis.set_title("equal verdicts, ties left out (50 % is chance)", fontsize=10)
     axis.spines[:].set_visible(False)
 
@@ -109,8 +110,8 @@ def _bar(axis: Any, one: Estimate, row: float, colour: str, marker: str) -> None
         axis.errorbar([one.value], [row], xerr=width, fmt=marker, color=colour, capsize=3, markersize=5)
 
 
-def _wrapped(name: str) -> str:
-    return fill(name, 24)
+def _wrapped(name: str, width: int = 24) -> str:
+    return fill(name, width)
 
 
 def _calibration(axis: Any, name: str, one: Calibration) -> None:
@@ -122,5 +123,5 @@ def _calibration(axis: Any, name: str, one: Calibration) -> None:
     axis.set(
         xlim=(0.48, 1.02), ylim=(-0.04, 1.04), xlabel="the judge's probability", ylabel="share of people who agree"
     )
-    axis.set_title(f"{_wrapped(name)}\nexpected calibration error {one.error:.3f}", fontsize=10, parse_math=False)
+    axis.set_title(f"{_wrapped(name, 44)}\nexpected calibration error {one.error:.3f}", fontsize=10, parse_math=False)
     axis.legend(frameon=False)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from lit_posttrain.feedback.agreement.bias import Bias
 from lit_posttrain.feedback.agreement.intervals import FEW, Estimate
 from lit_posttrain.feedback.agreement.report import Report
@@ -21,6 +23,7 @@ _WORDS: dict[Advice, str] = {
 # what is looked at -> below (or above) which value it calls for care, and for no training at all
 RULES = {
     "lost": (0.1, 0.5),  # share of decisions without a verdict, above
+    "ties": (0.5, 0.8),  # share of a judge's verdicts, above
     "flips": (0.1, 0.4),  # verdicts that change with the order of the responses, above
     "first": (0.55, 0.75),  # wins of what was shown first, or 1 - wins, above
     "longer": (0.05, 0.25),  # wins of the longer response beyond people's, above
@@ -99,6 +102,10 @@ def _on_judge(report: Report, judge: Annotator) -> Iterator[Finding]:
     if judge.outcomes["verdict"] == 0:
         yield Finding("do not", "it has given no verdict")
         return
+    said = report.votes.verdicts[report.votes.annotators.index(judge)]
+    if (count := int((~np.isnan(said)).sum())) >= FEW:
+        ties = float((said == 0).sum()) / count
+        yield from _above("ties", ties, f"it sees a tie on {_share(ties)} of pairs")
     yield from _on_position(bias)
     yield from _on_length(bias)
     if bias.own_excess.n >= FEW and bias.own_excess.low > 0:
@@ -139,7 +146,7 @@ def _on_agreement(report: Report, judge: Annotator) -> Iterator[Finding]:
     if with_people.n < FEW:
         yield Finding("unknown", f"{with_people.n} pairs were judged by people too; {FEW} are needed")
     elif decided.n < FEW:
-        yield Finding("do not", "it sees a tie almost everywhere")
+        yield Finding("unknown", f"neither it nor people see a tie on {decided.n} pairs; {FEW} are needed")
     elif decided.low <= 0.5:
         yield Finding("do not", f"it agrees with people no more than by chance: on {_interval(decided)}, ties left out")
     elif report.people is not None and report.people.decided.n >= FEW and decided.high < report.people.decided.low:

@@ -34,7 +34,7 @@ def test_a_positional_judge_is_called_that() -> None:
     assert found.advice == "do not"
     assert "changes its verdict on 100.0 % of pairs" in str(found)
     assert "prefers what it is shown first, in 100.0 %" in str(found)
-    assert "it sees a tie almost everywhere" in str(found)
+    assert "it sees a tie on 100.0 % of pairs" in str(found)
 
 
 def test_a_length_driven_judge_is_called_that() -> None:
@@ -96,6 +96,14 @@ def test_failed_calls_are_told() -> None:
     assert found.advice == "careful"
     assert "28.6 % of its answers are unparsable or failed" in str(found)
     assert verdict([*people(items), *lost]).advice == "do not"
+
+
+def test_peoples_ties_are_not_the_judges() -> None:
+    items = Items(60)
+    torn = [one for n in range(2) for one in items.people(f"person {n}", 1.0, n, ties=0.8)]
+    found = verdict([*torn, *items.consistent()])
+    assert found.advice == "unknown"
+    assert "neither it nor people see a tie on" in str(found)
 
 
 def test_few_pairs_say_nothing() -> None:

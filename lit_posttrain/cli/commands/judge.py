@@ -74,13 +74,13 @@ async def _judge(
     from lit_posttrain.judges.runner import judge_all
     from lit_posttrain.judges.transport import open_backend
 
-    judging = judge_of(spec, open_backend(spec, usage))
-    try:
-        # on a terminal alone
-        with FeedbackLog(out) as log, tqdm(total=len(items), unit="item", disable=None) as bar:
-            await judge_all(items, judging, log, spec.limits.concurrency, judged, retry_failed, bar.update)
-    finally:
-        await judging.close()
+    with FeedbackLog(out) as log:  # before a model is loaded, which takes longer than to refuse a file
+        judging = judge_of(spec, open_backend(spec, usage))
+        try:
+            with tqdm(total=len(items), unit="item", disable=None) as bar:  # on a terminal alone
+                await judge_all(items, judging, log, spec.limits.concurrency, judged, retry_failed, bar.update)
+        finally:
+            await judging.close()
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.errors import PostTrainError
 
+_SUFFIXES = (".jsonl", ".ndjson", ".json")  # by which the file is read again
+
 
 class FeedbackLog:
     """Appends decisions to a JSONL file, which several threads, processes and logs may do at once. A forked process
@@ -31,6 +33,8 @@ class FeedbackLog:
             PostTrainError: the file holds something else than decisions, or cannot be written.
         """
         self.path = Path(path)
+        if self.path.suffix.lower() not in _SUFFIXES:
+            raise PostTrainError(f"{path}: decisions are JSON lines; name a file that ends with .jsonl")
         self._mutex = threading.Lock()
         self._ids: set[str] = set()
         self._seen, self._lines = 0, 0  # bytes and lines of the file of which the ids are known

@@ -105,7 +105,10 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 def json_rows(name: str, file: Path) -> Iterator[tuple[int, object]]:
     """Rows of a list of objects, of a single object, of an object that holds a list of them, or of objects one after
-    another (JSONL with another suffix)."""
+    another (JSONL with another suffix); of a file of decisions as `jsonl_rows`."""
+    if is_record_file(file):
+        yield from record_rows(file)
+        return
     text = _decode(file.read_bytes(), name)
     if text.lstrip()[:1] == "[":
         yield from _json_items(name, text, text.index("[") + 1, listed=True)

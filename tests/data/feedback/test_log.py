@@ -64,6 +64,8 @@ def test_undone_decisions_do_not_appear(tmp_path: Path) -> None:
     assert ids(log.path) == ["a", "c", "d"]
     assert [record.data["id"] for record in read_records(str(log.path))] == ["a", "c", "d"]
     assert [record.line for record in read_records(str(log.path))] == [1, 3, 5]
+    (tmp_path / "votes.json").write_bytes(log.path.read_bytes())
+    assert [record.data["id"] for record in read_records(str(tmp_path / "votes.json"))] == ["a", "c", "d"]
 
 
 def test_a_line_torn_anywhere_damages_only_itself(tmp_path: Path) -> None:
@@ -127,14 +129,22 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
         read_decisions(path)
 
 
+@pytest.mark.parametrize("name", ["votes.jsonl.gz", "votes.csv", "votes"])
+def test_files_that_would_be_read_otherwise_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PostTrainError, match=r"name a file that ends with \.jsonl"):
+        FeedbackLog(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     with pytest.raises(PostTrainError, match=r"votes.jsonl: cannot be read \(No such file"):
         read_decisions(path)
     path.touch()
     assert read_decisions(path) == ([], [])
+    (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(PostTrainError, match="cannot be written"):
-        FeedbackLog(tmp_path)
+        FeedbackLog(tmp_path / "folder.jsonl")
     with FeedbackLog(path) as log:
         log.append(decision("a"))
         path.rename(tmp_path / "moved.jsonl")

@@ -42,7 +42,7 @@ def serve(
         base = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if host not in _LOOPBACK:
             print(f"--host {host}: other machines reach this page, and links and decisions travel unencrypted")
-        print(f"{len(tasks)} items, {len(board.decisions())} decisions so far; decisions are kept in {out}")
+        print(f"items: {len(tasks)}, decided so far: {len(board.decisions())}, kept in {out}")
         width = max(len(name) for name in (*annotators, "statistics"))
         for name in annotators:
             print(f"  {name:<{width}}  {tokens.link(base, name)}")
@@ -60,7 +60,7 @@ def serve(
             with terminable():
                 uvicorn.Server(options).run(sockets=[listener])
         except KeyboardInterrupt:  # which uvicorn raises once all requests are answered
-            print(f"\n{len(board.decisions())} decisions are in {out}")
+            print(f"\ndecisions in {out}: {len(board.decisions())}")
 
 
 @contextmanager

@@ -37,7 +37,7 @@ export function text(shown) {
   const rich = el("div", { class: "rich" });
   rich.innerHTML = shown.html;
   for (const block of rich.querySelectorAll("pre")) block.tabIndex = 0; // which may scroll
-  return el("div", { class: "text" }, rich, el("pre", { class: "plain" }, shown.plain));
+  return el("div", { class: "text", dir: "auto" }, rich, el("pre", { class: "plain" }, shown.plain));
 }
 
 const ENDINGS = { 1: "st", 2: "nd", 3: "rd" }; // codespell:ignore nd

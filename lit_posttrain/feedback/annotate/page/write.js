@@ -70,6 +70,7 @@ export class Write {
         rows: n % 2 ? 2 : 8,
         value: text,
         spellcheck: true,
+        dir: "auto",
         on: {
           input: () => {
             this.turns[n] = area.value;

@@ -53,6 +53,7 @@ def measured(url: str, method: str, which: str, options: argparse.Namespace) -> 
         rewards = [judge(url, kind), {"class_path": "ExactMatch", "init_args": {"weight": 0}}]
         words = ["--model.rewards", json.dumps(rewards), "--model.rollout.max_new_tokens", str(LONGEST[which])]
         words += ["--trainer.callbacks+", "RewardHackingWatch", "--trainer.callbacks.second", "exactmatch"]
+        words += ["--trainer.callbacks.window", "5"]  # answers of 24 tokens are long within two phases
         words += ["--monitor", HELD_OUT, "--monitor_mode", "max"]  # a ranking of one answer says nothing
         words += [] if options.steps is None else ["--trainer.max_steps", str(options.steps)]
         return fitted(config, model, seed, options.precision, home, *words, held_out=HELD_OUT)
@@ -91,6 +92,8 @@ def draw(kept: Mapping[str, Sequence[Rows]], file: str) -> None:
 
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     colours = {"GRPO": "tab:blue", "online DPO": "tab:green"}
+    axes[1].set_ylim(-0.02, 1.02)
+    axes[2].set_ylim(0, LONGEST["biased"] + 1)
     for side, runs in kept.items():
         method, which = parts(side)
         for number, rows in enumerate(runs):
@@ -98,17 +101,21 @@ def draw(kept: Mapping[str, Sequence[Rows]], file: str) -> None:
             held = [row for row in rows if "held_out" in row]
             steps = [row["step"] for row in held]
             style: dict[str, Any] = {"color": colours[method], "marker": "o", "markersize": 3, "label": label}
-            axes[which == "biased"].plot(steps, [row["held_out"] for row in held], **style)
+            axes[int(which == "biased")].plot(steps, [row["held_out"] for row in held], **style)
             if which == "biased":
                 axes[2].plot(steps, [row["held_out_length"] for row in held], **style)
+                sampled = [(row["step"], row["completions/mean_length"]) for row in rows if "reward" in row]
+                axes[2].plot(*zip(*sampled, strict=True), color=colours[method], alpha=0.4, linewidth=0.8)
                 flagged = [row["step"] for row in rows if row.get("hacking/flags")]
                 for axis in axes[1:] if flagged else ():
                     axis.axvline(flagged[0], color=colours[method], linestyle="dashed", linewidth=1)
-    titles = ("a judge that is right: held-out rate of its rule", "a judge that prefers the longer one: the same")
-    for axis, title in zip(axes, (*titles, "and the tokens of an answer"), strict=True):
-        axis.set(xlabel="optimizer step", title=title)
+                    told = {"xytext": (3, -12), "textcoords": "offset points", "fontsize": 8}
+                    axis.annotate("RewardHackingWatch", (flagged[0], axis.get_ylim()[1]), **told)
+    titles = ("right judge: held-out rate of its rule", "biased judge: rate of the rule that is meant")
+    for axis, title in zip(axes, (*titles, "biased judge: tokens of an answer"), strict=True):
+        axis.set(xlabel="optimizer step", xlim=(-1, 41), title=title)
     for axis in axes[:2]:
-        axis.set(ylim=(-0.02, 1.02))
+        axis.set_ylim(-0.02, 1.02)
         axis.axhline(LEARNT, color="grey", linewidth=0.8, linestyle="dotted")
     axes[0].legend()
     figure.savefig(file, dpi=110)

@@ -42,7 +42,10 @@ def agree(
     check_data(data)
     prepare(out, overwrite, data)
     prepare(labels, overwrite, data, "--labels")
+    if debias:
+        _require("sklearn", "scikit-learn", "--debias")
     if plots is not None:
+        _require("matplotlib", "matplotlib", "--plots")
         _make_folder(plots)
     # after what is refused without them: they take seconds
     from lit_posttrain.feedback.agreement import table
@@ -80,9 +83,12 @@ def agree(
     return 0
 
 
+def _require(module: str, package: str, option: str) -> None:
+    if find_spec(module) is None:
+        raise PostTrainError(f'{option} needs {package}: pip install "lit-posttrain[feedback]"')
+
+
 def _make_folder(plots: str) -> None:
-    if find_spec("matplotlib") is None:
-        raise PostTrainError('--plots needs matplotlib: pip install "lit-posttrain[feedback]"')
     try:
         Path(plots).mkdir(parents=True, exist_ok=True)
     except OSError as problem:

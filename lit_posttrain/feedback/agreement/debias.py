@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.agreement.bias import mean
 from lit_posttrain.feedback.agreement.intervals import FEW, Bootstrap, Estimate
 from lit_posttrain.feedback.agreement.report import told_of
@@ -66,7 +65,7 @@ def debiased(votes: Votes, seed: int = 0) -> tuple[Votes, dict[str, Debiasing]]:
     corrected, by judge.
 
     Raises:
-        PostTrainError: scikit-learn is not installed.
+        ImportError: without scikit-learn.
     """
     bootstrap, share, found = Bootstrap(votes.prompt, _RESAMPLES, seed), votes.share.copy(), {}
     for row, one in enumerate(votes.annotators):
@@ -120,12 +119,8 @@ def _fitted(votes: Votes, judge: int, bootstrap: Bootstrap) -> Debiasing | None:
 
 def _logistic(features: Floats, said: Floats, weight: Floats) -> Floats:
     """Coefficients of the probabilities `said` (N,) on features (N, F)."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as missing:
-        raise PostTrainError(
-            '--debias fits a regression, which needs scikit-learn: pip install "lit-posttrain[feedback]"'
-        ) from missing
+    from sklearn.linear_model import LogisticRegression  # of the extra `feedback`
+
     regression = LogisticRegression(C=_SPREAD**2, fit_intercept=False, tol=1e-8, max_iter=1000)
     both = np.concatenate([weight * said, weight * (1 - said)])
     outcome = np.repeat([1, 0], len(said))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.annotators import Items
 
+from lit_posttrain.cli.commands import agree as command
 from lit_posttrain.cli.main import main
 from lit_posttrain.data.feedback.record import Decision
 
@@ -72,6 +73,28 @@ def test_labels_plots_and_debiasing(files: dict[str, str], tmp_path: Path, capsy
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn)
     assert main(words) == 2  # nothing is overwritten
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [
+        ("sklearn", ["--debias", "true"], "--debias needs scikit-learn"),
+        ("matplotlib", ["--plots", "x"], "--plots needs matplotlib"),
+    ],
+)
+def test_what_is_not_installed_is_told_before_anything_is_read(
+    module: str,
+    words: list[str],
+    told: str,
+    files: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == module else object())
+    assert main(["agree", files["people"], *words]) == 2
+    said = capsys.readouterr()
+    assert f'error: {told}: pip install "lit-posttrain[feedback]"' in said.err
+    assert said.out == ""
 
 
 def test_files_may_be_named_with_the_option(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

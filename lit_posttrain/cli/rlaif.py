@@ -39,7 +39,7 @@ def rlaif(home: Path, model: str = MODEL) -> list[list[str]]:
 def constitution(home: Path, model: str = MODEL) -> list[list[str]]:
     """The commands from prompts to a model that has learnt from its own revisions."""
     revised, pairs = str(home / "revised.jsonl"), str(home / "pairs.jsonl")
-    out = ["--max_new_tokens", TOKENS, "--out", revised, "--pairs", pairs]
+    out = ["--max_new_tokens", "256", "--out", revised, "--pairs", pairs]  # what is cut off is left out
     return [
         ["revise", "--model", model, "--prompts", str(home / "prompts.jsonl"), *out],
         [*_fit("sft", model, home), "--data.path", revised],
@@ -47,17 +47,9 @@ def constitution(home: Path, model: str = MODEL) -> list[list[str]]:
 
 
 def _fit(method: str, model: str, home: Path) -> list[str]:
-    return [
-        "fit",
-        "--config",
-        f"configs/{method}.yaml",
-        "--model.policy.path",
-        model,
-        "--runs",
-        str(home),
-        "--name",
-        "run",
-    ]
+    model_and_place = ["--model.policy.path", model, "--runs", str(home), "--name", "run"]
+    few = ["--data.val_fraction", "0", "--data.batch_size", "4", "--trainer.max_epochs", "3"]
+    return ["fit", "--config", f"configs/{method}.yaml", *model_and_place, *few]
 
 
 def run(commands: Sequence[Sequence[str]], home: Path, model: str = MODEL) -> int:

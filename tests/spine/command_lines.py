@@ -30,7 +30,8 @@ _EXTRA = {
     "dpo": ["--model.reference", "copy"],
     "grpo": [*_SAMPLING, *_BETA],
     "ppo": [*_SAMPLING, *_BETA, "--model.critic.lr", "1e-2"],
-    "online_dpo": [*_SAMPLING, *_BETA],
+    # a step of 8 prompts, whose pairs stay whole: one for each micro-batch of four processes
+    "online_dpo": [*_SAMPLING, *_BETA, "--data.batch_size", "16"],
     "distillation": [*_SAMPLING, *_BETA, "--model.student_share", "0.5", "--model.teacher.dtype", "float64"],
 }
 

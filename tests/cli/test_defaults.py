@@ -17,6 +17,7 @@ from lit_posttrain import callbacks, rewards
 from lit_posttrain.cli import options
 from lit_posttrain.core.module import PostTrainingModule
 from lit_posttrain.core.optimisation import Optim
+from lit_posttrain.judges.spec import JudgeBudget, JudgeLimits, JudgeSpec
 from lit_posttrain.loggers import MetricsCSV, WandbOptions
 from lit_posttrain.models.sharding import FSDP2Strategy
 from lit_posttrain.models.spec import LoRASpec, ModelSpec
@@ -36,6 +37,7 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "pattern": ("x", "x"),
     "folder": ("somewhere", "somewhere"),
     "model": ("somewhere", "somewhere"),
+    "judge": (JudgeSpec("somewhere"), {"model": "somewhere"}),
     "prompts": (["x"], ["x"]),
     "limit": (5, 5),
     "buffer": (5, 5),
@@ -63,6 +65,9 @@ CLASSES = sorted(
             EngineSpec,
             Clip,
             Critic,
+            JudgeSpec,
+            JudgeLimits,
+            JudgeBudget,
             WandbOptions,
             MetricsCSV,
             FSDP2Strategy,

@@ -128,7 +128,7 @@ class Recorder:
 
     def built(self, args: list[str]) -> Any:
         config = self.parsed(args)
-        record = (lambda kind, **given: SimpleNamespace(**plain(given)), object, True)
+        record = (lambda kind, /, **given: SimpleNamespace(**plain(given)), object, True)
         return self.parser.instantiate(guarded(config), instantiators=[record])
 
 

@@ -142,7 +142,8 @@ def test_every_config_is_read_and_opens_with_its_command(name: str, tiny_model: 
         pytest.skip("needs a GPU")
     configs = ["--config", str(REPOSITORY / "configs" / name)]
     if name.startswith("with/"):
-        configs = ["--config", str(REPOSITORY / "configs/sft.yaml"), *configs]
+        base = next(word for line in header for word in re.findall(r"configs/(\w+\.yaml)", line))  # of its own command
+        configs = ["--config", str(REPOSITORY / "configs" / base), *configs]
     configs += ["--model.policy.path", str(tiny_model), "--wandb.mode", "disabled"]
     if name == "distillation.yaml":
         configs += ["--model.teacher.path", "teacher"]  # which the config leaves open; it is read later

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.backend import Backend
 from lit_posttrain.judges.building import check_judge, judge_of
 from lit_posttrain.judges.constitution import read_constitution
@@ -95,12 +95,14 @@ class JudgeReward(Reward):
     async def score(self, batch: RewardBatch) -> Scores:
         """(M,) scores; None for a response that had none to be compared with, an exception for one without a
         verdict."""
+        if self._judge is None:
+            raise RuntimeError("prepare comes before score")
         places = range(len(batch))
         groups = _by_prompt(batch) if self.compares else [[place] for place in places]
-        scored = await asyncio.gather(*(self._scores(batch, group) for group in groups))
+        scored = await asyncio.gather(*(self._scores(self._judge, batch, group) for group in groups))
         return [score for some in scored for score in some]  # groups stand one behind the other
 
-    async def _scores(self, batch: RewardBatch, places: Sequence[int]) -> list[float | Exception | None]:
+    async def _scores(self, judge: Judge, batch: RewardBatch, places: Sequence[int]) -> list[float | Exception | None]:
         """The scores of the responses at some places, all to one prompt. The same words have the same score, and are
         shown once: nobody could tell them apart."""
         said = [_said(batch.messages[place]) if batch.messages else batch.responses[place] for place in places]
@@ -111,18 +113,21 @@ class JudgeReward(Reward):
         item = JudgedItem(
             batch.prompts[places[0]], [{"text": text} for text in texts], columns, batch.sources[places[0]]
         )
-        scores = dict(zip(texts, await self._opinion(item), strict=True))
+        try:
+            scores = dict(zip(texts, await _opinion(judge, item), strict=True))
+        except PostTrainError:
+            raise
+        # of these responses alone: raised, it would have each response judged without those that it is compared with
+        except Exception as problem:
+            return [problem] * len(said)
         return [scores[text] for text in said]
 
-    async def _opinion(self, item: JudgedItem) -> list[float | Exception | None]:
-        if self._judge is None:
-            raise RuntimeError("prepare comes before score")
-        try:
-            opinion = await self._judge.opinion(item)
-        except BadRow as problem:
-            return [problem] * len(item.responses)
-        none = NoVerdict(f"{opinion.outcome}: {opinion.error}")
-        return [none if score is None else score for score in opinion.scores]
+
+async def _opinion(judge: Judge, item: JudgedItem) -> list[float | Exception | None]:
+    """The score of each response of an item, an exception for none."""
+    opinion = await judge.opinion(item)
+    none = NoVerdict(f"{opinion.outcome}: {opinion.error}")
+    return [none if score is None else score for score in opinion.scores]
 
 
 def _by_prompt(batch: RewardBatch) -> list[list[int]]:

@@ -18,8 +18,6 @@ from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.rewards import JudgeReward, RewardSum
 from lit_posttrain.rewards.base import RewardBatch
 
-NONE = Opinion("failed", [None], error="HTTP 500")
-
 
 class Lengths:
     """Scores every response by its length, or as a function says; `seen` are all items."""
@@ -110,6 +108,18 @@ def test_an_item_that_cannot_be_judged_has_no_score() -> None:
         raise BadRow("criteria", "it has no criteria")
 
     assert judged(Lengths(say), of_prompts(["one"]))["failed"].tolist() == [True]
+
+
+@pytest.mark.parametrize("problem", [ValueError("a bug"), BadRow("criteria", "it has none")])
+def test_a_judge_that_raises_on_one_prompt_has_failed_on_its_responses_alone(problem: Exception) -> None:
+    def say(item: JudgedItem) -> Opinion | None:
+        if "one" in item.texts:
+            raise problem
+        return None
+
+    found = judged(Lengths(say), of_prompts(["one", "three"], ["to", "four"]), "pairwise")
+    assert found["failed"].tolist() == [True, True, False, False]
+    assert found["total"].tolist()[2:] == [2.0, 4.0]
 
 
 def test_what_must_stop_the_run_stops_it() -> None:

@@ -90,7 +90,7 @@ class Reviser:
                 problem = SAME
             rounds.append(Round(principle.name, critique, revision, f"the revision {problem}" if problem else ""))
         if not chain.left_out and chain.last == chain.response:
-            return Chain(response, rounds, rounds[-1].left_out)
+            return Chain(response, rounds, rounds[-1].left_out or f"the revision {SAME}")
         return chain
 
     async def _reply(self, messages: Messages, number: int, turn: int) -> tuple[str, str]:

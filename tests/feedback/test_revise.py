@@ -122,6 +122,12 @@ def test_a_round_that_cannot_be_used_is_passed_over() -> None:
     assert left_out([found, chain(plain)[0]]) == "1 further rounds are passed over (the revision is empty: 1)"
 
 
+def test_revisions_that_lead_back_to_the_response_are_left_out() -> None:
+    revisions = iter(["better", "poor"])
+    found, _ = chain(lambda text: next(revisions) if text == "revise: one" else plain(text), 2)
+    assert (found.left_out, found.last) == ("the revision equals the response", "poor")
+
+
 def test_a_call_that_fails_is_counted_and_ends_nothing_else() -> None:
     def fails(text: str) -> str:
         if text.startswith("criticise"):

@@ -46,6 +46,11 @@ class Endpoint:
             raise PostTrainError(
                 f"{self._url}: the key is missing; put it into the environment variable {self._key_name}"
             )
+        if not re.fullmatch("[!-~]*", self._key):  # no header can hold it, and the error of one would repeat it
+            raise PostTrainError(
+                f"{self._url}: the key in {self._key_name} has a space, a line break or a character outside ASCII; "
+                "set it anew"
+            )
         self._client = _client(self._url, self._key)
         self._refused: set[str] = set()
         self._answered = False
@@ -69,7 +74,7 @@ class Endpoint:
         except TimeoutError:
             raise Transient(f"no whole reply within {limit:g} s (timeout_s)", charged=True) from None
         try:
-            reply = reply_of(body, call)
+            reply = reply_of(body, call, self._hidden)
         except NoProbabilities:
             raise self._stop(f"gives no probabilities of answers (top_logprobs); {_OTHER_KINDS}") from None
         self._answered = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_posttrain.judges.backend import Call, CallFailed, Reply, Transient
@@ -14,8 +14,8 @@ class NoProbabilities(Exception):
     """The server has answered without the log-probabilities that it was asked for."""
 
 
-def reply_of(body: bytes, call: Call) -> Reply:
-    """The reply in the body of a chat completion.
+def reply_of(body: bytes, call: Call, hidden: Callable[[str], str]) -> Reply:
+    """The reply in the body of a chat completion. hidden: removes the key from a text.
 
     Raises:
         Transient: it is cut off, no JSON, or no chat completion.
@@ -32,7 +32,7 @@ def reply_of(body: bytes, call: Call) -> Reply:
         if not isinstance(text, str):
             raise TypeError("content")
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        start = body[:60].decode(errors="replace")
+        start = hidden(body.decode(errors="replace"))[:60]  # of a cut key a part would be left
         raise Transient(f"the answer is no chat completion: {start!r}", charged=True) from None
     if finish == "content_filter":
         raise CallFailed("the endpoint's content filter withholds the reply")

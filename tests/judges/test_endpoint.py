@@ -144,6 +144,22 @@ def test_neither_identity_nor_repr_has_the_key(monkeypatch: pytest.MonkeyPatch) 
     assert KEY not in repr(endpoint)
 
 
+@pytest.mark.parametrize("before", ["Bearer ", " " * 45])
+def test_a_server_that_echoes_the_key_puts_it_into_no_error(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with pytest.raises(Transient, match="no chat completion") as problem:
+        ask(lambda request: (200, {"was": f"{before}{KEY}"}), WORDS, api_key_env="MY_KEY")
+    assert "sk-" not in str(problem.value)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nX: y", f"{KEY} {KEY}", f"{KEY}\u00e9"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(PostTrainError, match="MY_KEY has a space, a line break") as problem:
+        Endpoint(JudgeSpec("judge", endpoint="http://127.0.0.1:9/v1", api_key_env="MY_KEY"))
+    assert "sk-" not in str(problem.value)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_a_call_that_may_be_repeated_within_its_deadline(fault: str) -> None:
     async def once(url: str) -> tuple[Transient, float]:

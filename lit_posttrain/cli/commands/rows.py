@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.runs.atomic import scratch_file, whole_file
+from lit_posttrain.runs.json_lines import json_line
 
 
 def prepare(out: str | None, overwrite: bool, data: Sequence[str] = (), option: str = "--out") -> None:
@@ -60,21 +60,12 @@ def write(rows: Iterable[Mapping[str, Any]], out: str | None) -> None:
     """Write rows to a file, which is replaced in one step, or to the console, each as it comes."""
     if out is None:
         for row in rows:
-            sys.stdout.write(_line(row))
+            sys.stdout.write(json_line(row))
             sys.stdout.flush()
         return
     count = 0
     with whole_file(Path(out)) as part, part.open("w", encoding="utf-8") as stream:
         for row in rows:
-            stream.write(_line(row))
+            stream.write(json_line(row))
             count += 1
     print(f"wrote {count} row{'' if count == 1 else 's'} to {out}")
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    line = json.dumps(row, ensure_ascii=False, default=str)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which came as an escape and leaves as one
-        line = json.dumps(row, default=str)
-    return line + "\n"

@@ -7,7 +7,6 @@ was never acknowledged: the next writer ends it, and readers skip it.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from lit_posttrain.data.feedback.lines import is_record, is_record_file, kept, p
 from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.errors import PostTrainError
+from lit_posttrain.runs.json_lines import json_line
 
 _SUFFIXES = (".jsonl", ".ndjson", ".json")  # by which the file is read again
 
@@ -68,7 +68,7 @@ class FeedbackLog:
         Raises:
             PostTrainError: as `append`.
         """
-        lines = [_line(one) for one in decisions]
+        lines = [json_line(one.row()).encode() for one in decisions]
         with self._mutex, self._locked():
             self._catch_up()
             first = {one.id: number for number, one in reversed(list(enumerate(decisions))) if one.id not in self._ids}
@@ -186,14 +186,6 @@ def read_decisions(path: str | Path) -> tuple[list[Decision], list[str]]:
         else:
             made.append(row)
     return made, notes
-
-
-def _line(decision: Decision) -> bytes:
-    row = decision.row()
-    try:
-        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which came as an escape and leaves as one
-        return (json.dumps(row) + "\n").encode()
 
 
 def _flush_folder(folder: Path) -> None:

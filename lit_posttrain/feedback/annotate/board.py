@@ -63,6 +63,7 @@ class Board:
         self._wanting = set(plain)  # items on which a decision is missing
         self._verdicts: defaultdict[str, set[str]] = defaultdict(set)  # item -> annotators
         self._by: defaultdict[str, dict[str, Decision]] = defaultdict(dict)  # annotator -> item -> decision
+        self._taken_back: dict[str, Decision] = {}  # annotator -> their last one
         self._held: dict[str, tuple[str, float]] = {}  # annotator -> item, since when
         for one in decisions:
             if one.item in self.tasks and one.judge is None:
@@ -119,7 +120,8 @@ class Board:
         """Let a decision stand, or take one back: its item is then the one that the annotator looks at."""
         mine = self._by[decision.annotator]
         if decision.outcome == "undone":
-            mine.pop(decision.item, None)
+            if (before := mine.pop(decision.item, None)) is not None:
+                self._taken_back[decision.annotator] = before
             self._verdicts[decision.item].discard(decision.annotator)
             self._count(decision.item)
             self._held[decision.annotator] = (decision.item, self._clock())
@@ -131,9 +133,9 @@ class Board:
         if self._held.get(decision.annotator, ("",))[0] == decision.item:
             del self._held[decision.annotator]
 
-    def decision(self, annotator: str, item: str) -> Decision | None:
-        """What an annotator has decided on an item."""
-        return self._by[annotator].get(item)
+    def taken_back(self, annotator: str) -> Decision | None:
+        """The decision that an annotator has taken back last, since the server was started."""
+        return self._taken_back.get(annotator)
 
     def order(self, annotator: str, task: Task) -> list[int]:
         """The order in which an annotator is shown an item's responses."""

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 
 from lit_posttrain.data.feedback.log import FeedbackLog
 from lit_posttrain.data.feedback.record import Decision
-from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.annotate.board import Board, Conflict
 
 _Waiting = tuple[Decision, "asyncio.Future[None]"]
@@ -44,7 +43,7 @@ class Keeper:
             together = self._next()
             try:
                 fresh = await run_in_threadpool(self.log.append_all, [decision for decision, _ in together])
-            except PostTrainError as problem:
+            except Exception as problem:  # whatever it is, those who wait are told
                 for _, kept in together:
                     _answer(kept, problem)
                 continue

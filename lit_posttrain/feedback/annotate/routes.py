@@ -24,7 +24,7 @@ from lit_posttrain.feedback.annotate.board import Board, Conflict
 from lit_posttrain.feedback.annotate.guard import Guard, Tokens
 from lit_posttrain.feedback.annotate.keeper import Keeper
 from lit_posttrain.feedback.annotate.stats import Figures
-from lit_posttrain.feedback.annotate.views import view
+from lit_posttrain.feedback.annotate.views import decided, view
 
 PAGE = Path(__file__).parent / "page"
 LARGEST_BODY = 1 << 20
@@ -49,9 +49,9 @@ def application(board: Board, log: FeedbackLog, question: Question, tokens: Toke
 class Refused(Exception):
     """A request that is answered with an error. The message is shown to the annotator."""
 
-    def __init__(self, status: int, told: str) -> None:
+    def __init__(self, status: int, told: str, **more: str) -> None:
         super().__init__(told)
-        self.status = status
+        self.status, self.answer = status, {"error": told, **more}
 
 
 class Api:
@@ -68,7 +68,7 @@ class Api:
 
     async def decide(self, request: Request) -> Response:
         """Keep a decision, and answer with the next item. The same decision again is acknowledged again."""
-        said, who = await _object(request), request.scope["annotator"]
+        said, who = await _object(request)
         task = self.board.tasks.get(str(said.get("item")))
         if task is None:
             raise Refused(_UNPROCESSABLE, "the item is not among those of this server")
@@ -77,10 +77,10 @@ class Api:
 
     async def undo(self, request: Request) -> Response:
         """Take back a decision, and answer with its item and what was decided."""
-        said, who = await _object(request), request.scope["annotator"]
-        undone = self.board.decision(who, str(said.get("item")))
+        said, who = await _object(request)
         await self._keep(lambda: undo_of(said, who))
-        return JSONResponse(await self._next(who, undone))
+        undone = self.board.taken_back(who)
+        return JSONResponse(await self._next(who, undone if undone and undone.id == said["undoes"] else None))
 
     async def stats(self, request: Request) -> Response:
         """How the annotators get on and agree."""
@@ -106,7 +106,7 @@ class Api:
         last = self.board.last(who)
         return {
             "item": shown,
-            "before": before.row() if before is not None and task is not None and before.item == task.id else None,
+            "before": decided(before) if before is not None and task is not None and before.item == task.id else None,
             "annotator": who,
             "place": self.place,  # the browser keeps what is unsent for the file to which it belongs
             "mode": self.question.mode,
@@ -118,8 +118,8 @@ class Api:
         }
 
 
-async def _object(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings."""
+async def _object(request: Request) -> tuple[dict[str, Any], str]:
+    """The JSON object that a request brings, and the annotator, who is the one for whom the page was opened."""
     raw = bytearray()
     async for piece in request.stream():
         raw += piece
@@ -131,7 +131,10 @@ async def _object(request: Request) -> dict[str, Any]:
         raise Refused(_UNPROCESSABLE, "the request is not valid JSON") from problem
     if not isinstance(value, dict):
         raise Refused(_UNPROCESSABLE, "the request is no JSON object")
-    return value
+    who = str(request.scope["annotator"])
+    if value.pop("annotator", who) != who:  # a browser has one cookie, and may show the pages of two
+        raise Refused(_CONFLICT, f"this browser now belongs to {who}", belongs_to=who)
+    return value, who
 
 
 def _file(name: str) -> Any:
@@ -143,4 +146,4 @@ def _file(name: str) -> Any:
 
 async def _refused(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Refused)
-    return JSONResponse({"error": str(problem)}, problem.status)
+    return JSONResponse(problem.answer, problem.status)

@@ -26,7 +26,9 @@ def browser() -> Iterator[Browser]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnotateServer]:
     """One for all tests, as starting takes seconds; each test has annotators of its own, who see every item."""
     folder = tmp_path_factory.mktemp("served")
-    with annotating(folder, ROWS, "--annotators", "[keys, mouse, ann, ben, eve, late]", "--overlap", "5") as made:
+    with annotating(
+        folder, ROWS, "--annotators", "[keys, mouse, ann, ben, eve, late, one, two, draft]", "--overlap", "8"
+    ) as made:
         yield made
 
 
@@ -169,4 +171,39 @@ def test_a_new_secret_asks_for_the_new_link_and_keeps_the_decision(server: Annot
     (kept,) = (one for one in server.decisions() if one.annotator == "late")
     assert isinstance(kept.prompt, list)
     assert kept.prompt[-1]["content"] == asked
+    page.close()
+
+
+def test_two_links_in_one_browser_do_not_vote_for_one_another(server: AnnotateServer, browser: Browser) -> None:
+    context = browser.new_context()
+    first, second = context.new_page(), context.new_page()
+    for page, name in ((first, "one"), (second, "two")):
+        page.goto(server.links[name])
+        page.wait_for_selector("#prompt")
+    asked = question(first)
+    for key in "123":
+        first.keyboard.press(key)
+    expect(first.locator("#trouble")).to_contain_text("The link of two was opened")
+    assert not [one for one in server.decisions() if one.annotator in ("one", "two")]
+    second.goto(server.links["one"])  # and the decision is sent
+    done(second, 1)
+    (kept,) = (one for one in server.decisions() if one.annotator in ("one", "two"))
+    assert isinstance(kept.prompt, list)
+    assert (kept.annotator, kept.prompt[-1]["content"]) == ("one", asked)
+    context.close()
+
+
+def test_an_undo_leaves_what_was_begun_elsewhere(server: AnnotateServer, browser: Browser) -> None:
+    page = opened(browser, server.links["draft"])
+    page.keyboard.press("s")
+    done(page, 1)
+    begun = question(page)
+    page.keyboard.press("1")
+    expect(page.locator(".strip .chip")).to_have_count(1)
+    page.keyboard.press("u")
+    done(page, 0)
+    page.keyboard.press("s")
+    done(page, 1)
+    assert question(page) == begun
+    expect(page.locator(".strip .chip")).to_have_count(1)
     page.close()

@@ -6,9 +6,13 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from starlette.testclient import TestClient
 
@@ -19,7 +23,7 @@ from lit_posttrain.feedback.annotate.answers import Question
 from lit_posttrain.feedback.annotate.board import Board
 from lit_posttrain.feedback.annotate.guard import HEADERS, ORGANISER, Tokens
 from lit_posttrain.feedback.annotate.routes import LARGEST_BODY, application
-from lit_posttrain.feedback.annotate.tasks import Mode, Task
+from lit_posttrain.feedback.annotate.tasks import Mode, Task, read_tasks
 
 BASE = "http://127.0.0.1:8765"
 
@@ -130,7 +134,38 @@ def test_a_decision_is_a_record(server: Server) -> None:
 
 
 def test_annotators_do_not_see_which_model_answers(server: Server) -> None:
-    assert "model-" not in server.client("ann").get("/api/item").text
+    client = server.client("ann")
+    assert "model-" not in client.get("/api/item").text
+    answer = vote(client, "00000001")
+    assert "model-" not in answer.text
+    undone = client.post(
+        "/api/undo", json={"id": "undo-0000001", "item": answer.json()["last"]["item"], "undoes": "vote-00000001"}
+    )
+    shown = undone.json()["before"]
+    assert set(shown) == {"ranks", "rejected", "strength", "criteria", "turns", "reason", "seconds"}
+    for hidden in ("model-", "r.jsonl", "numbers"):
+        assert hidden not in undone.text
+
+
+def test_an_undo_whose_answer_was_lost_tells_again_what_was_decided(server: Server) -> None:
+    client = server.client("ann")
+    item = client.get("/api/item").json()["item"]["id"]
+    said = {"id": "vote-00000001", "item": item, "outcome": "skipped", "reason": "half a pair: \ud800"}
+    last = client.post("/api/decision", content=json.dumps(said)).json()["last"]
+    undo = {"id": "undo-0000001", "item": last["item"], "undoes": last["id"]}
+    for _ in range(2):
+        assert client.post("/api/undo", json=undo).json()["before"]["reason"] == "half a pair: ?"
+
+
+def test_a_decision_is_not_taken_for_that_of_another_link(server: Server) -> None:
+    client = server.client("ann")
+    assert vote(client, "00000001", annotator="ann").status_code == 200
+    client.get(server.tokens.link("", "ben"))  # opened in the same browser
+    answer = vote(client, "00000002", annotator="ann")
+    assert (answer.status_code, answer.json()["belongs_to"]) == (409, "ben")
+    undo = {"id": "undo-0000001", "annotator": "ann", "item": server.kept()[0].item, "undoes": "vote-00000001"}
+    assert client.post("/api/undo", json=undo).status_code == 409
+    assert [one.annotator for one in server.kept()] == ["ann"]
 
 
 def test_a_decision_that_is_sent_twice_is_kept_once(server: Server) -> None:
@@ -204,7 +239,7 @@ def test_a_first_line_that_was_torn_keeps_nobody_from_beginning(server: Server) 
         ({"item": "unknown"}, "not among those"),
         ({"item": ["x"]}, "not among those"),
         ({"reason": 5}, "reason"),
-        ({"annotator": "ben"}, "unknown fields 'annotator'"),
+        ({"source": "ben"}, "unknown fields 'source'"),
     ],
 )
 def test_what_the_page_would_not_send_is_refused(server: Server, changes: dict[str, Any], told: str) -> None:
@@ -250,6 +285,31 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(server: Server, monkeyp
     assert (answer.status_code, "No space left" in answer.json()["error"]) == (507, True)
     assert server.out.read_bytes() == before
     assert vote(client, "00000002").status_code == 200  # there is room again
+
+
+def test_a_write_that_fails_for_whatever_reason_is_answered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = server.client("ann").get("/api/item").json()["item"]
+    client = TestClient(server.app, base_url=BASE, headers={"origin": BASE}, raise_server_exceptions=False)
+    client.get(server.tokens.link("", "ann"))
+
+    def failing(decisions: list[Decision]) -> list[bool]:
+        raise TypeError("of no kind that is foreseen")
+
+    body = {"id": "vote-00000001", "item": item["id"], "outcome": "verdict", "ranks": [0, 1, 2]}
+    with monkeypatch.context() as patch:
+        patch.setattr(server.log, "append_all", failing)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(client.post, "/api/decision", json=body).result(timeout=20).status_code == 500
+    assert client.post("/api/decision", json=body).status_code == 200
+
+
+def test_dates_and_bytes_of_a_parquet_file_are_kept_as_texts(tmp_path: Path) -> None:
+    row = {"prompt": ["Q"], "chosen": ["A"], "rejected": ["B"], "asked": [date(2026, 1, 5)], "raw": [b"x"]}
+    pyarrow.parquet.write_table(pyarrow.table(row), tmp_path / "pairs.parquet")
+    server = Server(tmp_path / "votes.jsonl", read_tasks(str(tmp_path / "pairs.parquet"), "rank"), Question("rank"))
+    assert vote(server.client("ann"), "00000001", ranks=[0, 1]).status_code == 200
+    assert server.kept()[0].columns["asked"] == "2026-01-05"
+    assert server.kept()[0].columns["raw"] == "b'x'"
 
 
 def in_mode(tmp_path: Path, mode: Mode, count: int, **asked: Any) -> tuple[Server, TestClient, dict[str, Any]]:

@@ -4,7 +4,7 @@ import { $, button, el, kbd, kept, say, text, uuid, writes } from "./dom.js";
 import { Pair } from "./pair.js";
 import { Rank } from "./rank.js";
 import { Rate } from "./rate.js";
-import { Outbox, trouble } from "./send.js";
+import { Outbox, TIMEOUT_MS, trouble } from "./send.js";
 import { Write } from "./write.js";
 
 const MODES = { rank: Rank, pair: Pair, rate: Rate, write: Write };
@@ -25,25 +25,31 @@ async function load() {
   clearTimeout(again);
   let answer;
   try {
-    answer = await fetch("/api/item");
+    answer = await fetch("/api/item", { signal: AbortSignal.timeout(TIMEOUT_MS) });
   } catch {
     trouble("The server cannot be reached. Nothing is lost; it is tried again.");
     again = setTimeout(load, 2000);
     return;
   }
-  if (!answer.ok) {
+  if (answer.status === 401) {
     trouble("This link is no longer valid. Open the one that the server has printed.");
     return;
   }
+  const said = answer.ok ? await answer.json().catch(() => null) : null;
+  if (!said) {
+    trouble(`The server has failed (${answer.status}); its console says why. It is tried again.`);
+    again = setTimeout(load, 2000);
+    return;
+  }
   trouble("");
-  const said = await answer.json();
-  outbox ??= new Outbox(`${said.place}:${said.annotator}`, acknowledged, refused);
+  const whose = `${said.place}:${said.annotator}`;
+  if (outbox?.whose !== whose) outbox = new Outbox(whose, acknowledged, refused); // another link was opened meanwhile
   if (outbox.waiting) await outbox.flush();
   else show(said);
 }
 
 function acknowledged(said, sent) {
-  kept.set(draftKey(said), null);
+  if (!sent.undoes) kept.set(draftKey(said, sent.item), null);
   show(said, sent.undoes ? "Undone." : "Saved.");
 }
 
@@ -53,7 +59,7 @@ async function refused(status, told) {
   else say(told);
 }
 
-const draftKey = ({ place, annotator }) => `draft:${place}:${annotator}`;
+const draftKey = ({ place, annotator }, item) => `draft:${place}:${annotator}:${item}`;
 
 function show(said, told = "") {
   Object.assign(page, { item: said.item, criteria: said.criteria, scale: said.scale });
@@ -67,10 +73,10 @@ function show(said, told = "") {
   }
   const Mode = MODES[said.mode];
   mode = new Mode(page);
-  const draft = kept.get(draftKey(said));
-  const before = said.before && { ...said.before, asked: said.item.prompt.length };
-  const begun = before ? Mode.of(before, said.item.order) : draft?.item === said.item.id ? draft.values : {};
-  const own = before ?? (draft?.item === said.item.id ? draft : {});
+  const draft = kept.get(draftKey(said, said.item.id));
+  const before = said.before;
+  const begun = before ? Mode.of(before, said.item.order) : draft?.values ?? {};
+  const own = before ?? draft ?? {};
   mode.restore(begun);
   seconds = own.seconds ?? 0;
   since = document.visibilityState === "visible" ? performance.now() : null;
@@ -179,8 +185,8 @@ function finished(said) {
 
 /** Keep what is decided so far, for a reload. */
 function changed() {
-  kept.set(draftKey(page), {
-    item: page.item.id, values: mode.draft(), reason: reason.value, seconds: spent(),
+  kept.set(draftKey(page, page.item.id), {
+    values: mode.draft(), reason: reason.value, seconds: spent(),
   });
 }
 
@@ -202,13 +208,13 @@ async function submit(outcome) {
   }
   trouble("");
   await outbox.send("/api/decision", {
-    id: uuid(), item: page.item.id, outcome, order: page.item.order, reason: reason.value, seconds: spent(), ...value,
+    id: uuid(), annotator: page.annotator, item: page.item.id, outcome, order: page.item.order, reason: reason.value, seconds: spent(), ...value,
   });
 }
 
 async function undo() {
   if (!last || outbox.busy) return;
-  await outbox.send("/api/undo", { id: uuid(), item: last.item, undoes: last.id });
+  await outbox.send("/api/undo", { id: uuid(), annotator: page.annotator, item: last.item, undoes: last.id });
 }
 
 function guidelines(shown) {

@@ -3,11 +3,13 @@
 
 import { $, el, kept } from "./dom.js";
 
+export const TIMEOUT_MS = 30000; // after which a request is given up, and made again
 const WAIT_MS = 2000;
 
 export class Outbox {
   /** `shown` is called with what the server answers; `back` with the reason for which it refused a decision. */
   constructor(whose, shown, back) {
+    this.whose = whose;
     this.key = `outbox:${whose}`;
     this.shown = shown;
     this.back = back;
@@ -43,6 +45,7 @@ export class Outbox {
         method: "POST",
         headers: { "content-type": "application/json" },
         body: JSON.stringify(body),
+        signal: AbortSignal.timeout(TIMEOUT_MS),
       });
       said = await answer.json().catch(() => ({}));
     } catch {
@@ -52,6 +55,12 @@ export class Outbox {
     if (answer.status === 401) {
       trouble(
         "The server was started again with new links. Open your new link in this browser: your last decision is kept, and will be sent."
+      );
+      return false;
+    }
+    if (said.belongs_to) {
+      trouble(
+        `The link of ${said.belongs_to} was opened in this browser. Open yours again: your last decision is kept, and will be sent.`
       );
       return false;
     }

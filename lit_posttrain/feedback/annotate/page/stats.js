@@ -3,6 +3,7 @@
 import { $, el } from "./dom.js";
 
 const EVERY_MS = 5000;
+const TIMEOUT_MS = 60000;
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
 const estimate = (one) =>
   one === null ? "–" : `${one.value.toFixed(2)} (${one.low.toFixed(2)} to ${one.high.toFixed(2)})`;
@@ -11,12 +12,13 @@ const number = (value, unit = "") => (value === null ? "–" : `${Math.round(val
 
 async function load() {
   try {
-    const answer = await fetch("/api/stats");
-    if (!answer.ok) throw new Error("This link is no longer valid. Open the one that the server has printed.");
+    const answer = await fetch("/api/stats", { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (answer.status === 401) throw new Error("This link is no longer valid. Open the one that the server has printed.");
+    if (!answer.ok) throw new Error(`The server has failed (${answer.status}); its console says why.`);
     draw(await answer.json());
     $("trouble").hidden = true;
   } catch (problem) {
-    $("trouble").textContent = problem instanceof TypeError ? "The server cannot be reached." : problem.message;
+    $("trouble").textContent = problem instanceof TypeError || problem.name === "TimeoutError" ? "The server cannot be reached." : problem.message;
     $("trouble").hidden = false;
   }
   setTimeout(load, EVERY_MS);

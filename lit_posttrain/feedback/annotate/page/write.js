@@ -101,6 +101,6 @@ export class Write {
   }
 
   static of(decision) {
-    return { turns: (decision.messages ?? []).slice(decision.asked).map((one) => one.content) };
+    return { turns: decision.turns ?? [] };
   }
 }

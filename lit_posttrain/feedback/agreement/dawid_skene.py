@@ -32,7 +32,12 @@ class DawidSkene:
 
 def dawid_skene(verdicts: Floats, most_rounds: int = 1000, tolerance: float = 1e-10) -> DawidSkene:
     """Fit to verdicts (A, P), which are 1, 0, -1, or NaN without a vote. It begins with the shares of votes, and ends
-    when no probability changes by more than `tolerance`."""
+    when no probability changes by more than `tolerance`.
+
+    Each pair is also counted the other way round, so that labels do not depend on which response is called the first.
+    """
+    pairs = verdicts.shape[1]
+    verdicts = np.concatenate([verdicts, -verdicts], axis=1)
     said = (verdicts[..., None] == np.array(list(CATEGORIES.values()))).astype(float)  # (A, P, 3)
     voted = said.sum((0, 2)) > 0
     said = said[:, voted]
@@ -50,7 +55,7 @@ def dawid_skene(verdicts: Floats, most_rounds: int = 1000, tolerance: float = 1e
             break
     probabilities = np.full((len(voted), 3), np.nan)
     probabilities[voted] = right
-    return DawidSkene(probabilities, confusion, prior, rounds)
+    return DawidSkene(probabilities[:pairs], confusion, prior, rounds)
 
 
 def reliability(votes: Votes, fitted: DawidSkene) -> dict[str, dict[str, float]]:

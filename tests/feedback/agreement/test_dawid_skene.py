@@ -24,9 +24,10 @@ def planted(seed: int, right: list[float], pairs: int = 200, missing: float = 0.
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_is_crowd_kits(seed: int) -> None:
+def test_it_is_crowd_kits_on_both_ways_round(seed: int) -> None:
     _, said = planted(seed, [0.9, 0.7, 0.5, 0.2, 0.8])
-    rows = [(pair, who, said[who, pair]) for who, pair in np.argwhere(~np.isnan(said))]
+    both = np.concatenate([said, -said], axis=1)
+    rows = [(pair, who, both[who, pair]) for who, pair in np.argwhere(~np.isnan(both))]
     theirs = CrowdKit(n_iter=60, tol=-np.inf).fit(pd.DataFrame(rows, columns=["task", "worker", "label"]))
     ours, later = (dawid_skene(said, most_rounds=rounds, tolerance=0) for rounds in (60, 61))  # its M-step comes last
     assert theirs.probas_ is not None
@@ -37,6 +38,15 @@ def test_it_is_crowd_kits(seed: int) -> None:
     for who in range(len(said)):
         errors = theirs.errors_.loc[who].reindex(index=CODES, columns=CODES).fillna(0).to_numpy()  # said, true
         assert np.abs(later.confusion[who] - errors.T).max() < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_do_not_depend_on_which_response_is_the_first(seed: int) -> None:
+    _, said = planted(seed, [0.9, 0.7, 0.5, 0.2, 0.8], missing=0.1)
+    turned = np.random.default_rng(seed).random(said.shape[1]) < 0.5
+    share = dawid_skene(said).share
+    again = dawid_skene(np.where(turned, -said, said)).share
+    assert np.where(turned, 1 - again, again) == pytest.approx(share, abs=1e-6)
 
 
 def test_a_careful_annotator_counts_more_than_two_careless_ones() -> None:

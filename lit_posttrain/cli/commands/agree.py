@@ -35,14 +35,22 @@ def agree(
         aggregate: How votes are joined. dawid_skene weighs each annotator by how reliable it seems, majority takes the
             most frequent verdict, mean the mean of all votes, a judge's as its probability.
         debias: Take out of the probabilities of judges what position and, where people voted too, length add to them,
-            by a regression; --labels is made of what is left, and the report says by how much it changes them.
+            by a regression; --labels is made of what is left, with --aggregate mean, and the report says by how much it
+            changes them.
         seed: The same seed gives the same intervals.
         overwrite: Replace existing files.
     """
     check_data(data)
     prepare(out, overwrite, data)
+    if out is not None and labels is not None and Path(out).resolve() == Path(labels).resolve():
+        raise PostTrainError(f"--out {out} and --labels {labels}: the same file; choose another for one of them")
     prepare(labels, overwrite, data, "--labels")
     if debias:
+        if labels is not None and aggregate != "mean":
+            raise PostTrainError(
+                f"--aggregate {aggregate} joins verdicts, and --debias makes probabilities near one half, which as "
+                "verdicts would count in full; add --aggregate mean"
+            )
         _require("sklearn", "scikit-learn", "--debias")
     if plots is not None:
         _require("matplotlib", "matplotlib", "--plots")
@@ -64,7 +72,7 @@ def agree(
     print(table.table_of(report, verdicts))
     if debias:
         votes, fitted = debiased(votes, seed)
-        found = corrections(report.votes, votes, fitted, seed)
+        found = corrections(report.votes, fitted, seed)
         print(f"\n{table.corrections_table(found)}")
         told["debiased"] = {name: one.told() for name, one in found.items()}
     if labels is not None:

@@ -8,10 +8,13 @@ with place 1 if the first response was shown first and -1 if it was shown second
 share of their votes - 1. What is left for b and c is bias. Length-controlled AlpacaEval (Dubois et al. 2024) has such
 terms too, with models in place of people.
 
-The label is the probability, by Bayes' rule, that the first response is better, given what the judge said: over the
-qualities 1, 0 and -1, as frequent as people see them, with the likelihood of the regression. To shift log odds by b and
-c would do for probabilities, but not for certain verdicts: a judge that always takes the longer response would come to
-prefer the shorter one. By Bayes' rule such a judge says nothing, as does one whose a is 0.
+By Bayes' rule follow the odds that the first response is better, given what the judge said: over the qualities 1, 0
+and -1, as frequent as people see them, with the likelihood of the regression. To shift log odds by b and c would do for
+probabilities, but not for certain verdicts: a judge that always takes the longer response would come to prefer the
+shorter one. By Bayes' rule such a judge says nothing, as does one whose a is 0.
+
+Bayes' rule takes both orders for independent evidence, which they are not: a certain judge says the same in both. So
+the label is the probability sigmoid(t * those log odds), with the t that fits people's votes best (Platt 1999).
 """
 
 from __future__ import annotations
@@ -29,25 +32,28 @@ from lit_posttrain.feedback.agreement.votes import Floats, Votes, verdicts
 
 _SPREAD = 2.5  # standard deviation of the coefficients' prior, which keeps them finite where a bias explains all
 _RESAMPLES = 200
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Debiasing:
     """What adds to a judge's log odds, and its labels without position and length. quality: for the response that all
     people prefer. position: for what is shown first; 0 of a judge that saw no order. length: for a response twice as
-    long. share: (P,) as `Votes.share`."""
+    long. share: (P,) as `Votes.share`. held_out: (P,) the same, of pairs that people judged fitted without the fifth of
+    all prompts that theirs is in."""
 
     quality: Estimate
     position: Estimate
     length: Estimate
     share: Floats
+    held_out: Floats
 
 
 @dataclass(frozen=True)
 class Correction:
     """What debiasing changed in a judge: coefficients as in `Debiasing`, and before and after it how much more probable
     than with people it is that the longer response wins, and the mean squared distance of its labels from the share of
-    people's votes."""
+    people's votes. Afterwards is told of `Debiasing.held_out`, as people's votes on a pair would vouch for its label."""
 
     quality: Estimate
     position: Estimate
@@ -74,17 +80,17 @@ def debiased(votes: Votes, seed: int = 0) -> tuple[Votes, dict[str, Debiasing]]:
     return replace(votes, share=share), found
 
 
-def corrections(before: Votes, after: Votes, fitted: Mapping[str, Debiasing], seed: int = 0) -> dict[str, Correction]:
+def corrections(before: Votes, fitted: Mapping[str, Debiasing], seed: int = 0) -> dict[str, Correction]:
     """What debiasing changed, by judge."""
     bootstrap, found = Bootstrap(before.prompt, seed=seed), {}
     people, side = before.consensus(before.people), np.sign(before.lengths[:, 0] - before.lengths[:, 1])
     rows = {one.name: row for row, one in enumerate(before.annotators)}
     for name, one in fitted.items():
-        off = [votes.share[rows[name]] - people for votes in (before, after)]
+        off = [share - people for share in (before.share[rows[name]], one.held_out)]
         both = ~np.isnan(off[0])
         longer, brier = (
             [mean(value, both & where, bootstrap) for value in values]
-            for values, where in (([side * one for one in off], side != 0), ([one**2 for one in off], both))
+            for values, where in (([side * each for each in off], side != 0), ([each**2 for each in off], both))
         )
         found[name] = Correction(one.quality, one.position, one.length, (longer[0], longer[1]), (brier[0], brier[1]))
     return found
@@ -105,24 +111,48 @@ def _fitted(votes: Votes, judge: int, bootstrap: Bootstrap) -> Debiasing | None:
     quality, position, by_length = bootstrap.weighted(
         lambda drawn: _logistic(features, said, drawn[pairs]), int(with_people.sum())
     )
-    bias = position.value * places + by_length.value * length[:, None]
     ties = float((verdicts(people[with_people]) == 0).mean())
+
+    def labels(weight: Floats) -> Floats:
+        """(P,) fitted to people's votes with weights (P,) of their pairs."""
+        odds = _log_odds(seen, places, length, ties, _logistic(features, said, weight[pairs]))
+        slope = _logistic(odds[with_people, None], people[with_people], weight[with_people])[0]
+        share = 1 / (1 + np.exp(-max(slope, 0.0) * odds))
+        return np.where(np.isnan(votes.share[judge]), np.nan, share)
+
+    every = np.ones(len(people))
+    share = labels(every)
+    fold = bootstrap.folds(_FOLDS)
+    held_out = share.copy()
+    for number in range(_FOLDS):
+        inside = with_people & (fold == number)
+        if inside.any() and (with_people & ~inside).any():
+            held_out[inside] = labels(np.where(inside, 0.0, every))[inside]
+    return Debiasing(quality, position, by_length, share, held_out)
+
+
+def _log_odds(seen: Floats, places: Floats, length: Floats, ties: float, coefficients: Floats) -> Floats:
+    """(P,) that the first response is better by Bayes' rule, of what was seen (P, 3) at places (3,)."""
+    quality, position, by_length = coefficients
+    bias = position * places + by_length * length[:, None]
     likelihoods = []
     for level, prior in ((-1, (1 - ties) / 2), (0, ties), (1, (1 - ties) / 2)):
-        odds = quality.value * level + bias
+        odds = quality * level + bias
         each = -seen * np.logaddexp(0, -odds) - (1 - seen) * np.logaddexp(0, odds)
         likelihoods.append(np.log(np.maximum(prior, 1e-12)) + np.nansum(each, axis=1))
     posterior = np.exp(likelihoods - np.max(likelihoods, axis=0))
-    share = (posterior[2] + posterior[1] / 2) / posterior.sum(0)
-    return Debiasing(quality, position, by_length, np.where(np.isnan(votes.share[judge]), np.nan, share))
+    share = np.clip((posterior[2] + posterior[1] / 2) / posterior.sum(0), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(share / (1 - share)))
 
 
 def _logistic(features: Floats, said: Floats, weight: Floats) -> Floats:
-    """Coefficients of the probabilities `said` (N,) on features (N, F)."""
+    """Coefficients of the probabilities `said` (N,) on features (N, F). Each row counts half as it is and half turned
+    (-features, 1 - said), which changes no coefficient, and gives both outcomes where all of `said` are 1."""
     from sklearn.linear_model import LogisticRegression  # of the extra `feedback`
 
     regression = LogisticRegression(C=_SPREAD**2, fit_intercept=False, tol=1e-8, max_iter=1000)
-    both = np.concatenate([weight * said, weight * (1 - said)])
-    outcome = np.repeat([1, 0], len(said))
-    regression.fit(np.concatenate([features, features])[both > 0], outcome[both > 0], both[both > 0])
+    half = np.concatenate([weight * said, weight * (1 - said)] * 2) / 2
+    outcome = np.repeat([1, 0, 0, 1], len(said))
+    rows = np.concatenate([features, features, -features, -features])
+    regression.fit(rows[half > 0], outcome[half > 0], half[half > 0])
     return np.asarray(regression.coef_[0], float)

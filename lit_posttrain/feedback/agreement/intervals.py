@@ -75,6 +75,11 @@ class Bootstrap:
         low, high = np.quantile(found, [0.025, 0.975])
         return Estimate(value, float(low), float(high), n)
 
+    def folds(self, count: int) -> Ints:
+        """(P,) a fold for each pair, all pairs of a prompt in the same one; prompts are dealt out at random."""
+        dealt = np.random.default_rng(count).permutation(self._count) % count
+        return np.asarray(dealt[self._prompts], np.int64)
+
     def weighted(self, statistic: Callable[[Floats], Floats], n: int) -> list[Estimate]:
         """Numbers that are no function of sums. statistic: from the weights of pairs (P,), which say how often each was
         drawn, to some numbers."""

@@ -60,14 +60,20 @@ def test_labels_plots_and_debiasing(files: dict[str, str], tmp_path: Path, capsy
     soft = written(tmp_path / "soft.jsonl", items.judge("soft", lambda i: [float(p) for p in rng.random(2)]))
     out, labels, plots = (str(tmp_path / name) for name in ("report.json", "labels.jsonl", "plots"))
     words = ["agree", files["people"], soft, "--out", out, "--labels", labels, "--plots", plots, "--debias", "true"]
+    assert main(words) == 2
+    assert "--aggregate dawid_skene joins verdicts, and --debias makes probabilities" in capsys.readouterr().err
+    words += ["--aggregate", "mean"]
     assert main(words) == 0
     shown, told = capsys.readouterr().out, json.loads(Path(out).read_text())
     assert "log odds for twice the length" in shown
-    assert "reliability (Dawid-Skene)" in shown
     assert {*told["debiased"]["soft"]} == {"quality", "position", "length", "longer", "brier"}
-    assert {*told["reliability"]} == {"Ann", "Ben", "soft"}
     assert told["calibration"]["soft"]["error"] > 0.1
-    assert len(Path(labels).read_text().splitlines()) == 40
+    rows = [json.loads(row) for row in Path(labels).read_text().splitlines()]
+    assert len(rows) == 40
+    assert all(0.4 < row["judge"]["votes"]["soft"] < 0.6 for row in rows)  # it answers at random
+    assert main(["agree", files["people"], soft, "--out", out, "--labels", labels, "--overwrite", "true"]) == 0
+    assert "reliability (Dawid-Skene)" in capsys.readouterr().out
+    assert {*json.loads(Path(out).read_text())["reliability"]} == {"Ann", "Ben", "soft"}
     drawn = sorted(Path(plots).iterdir())
     assert [file.name for file in drawn] == ["agreement.png", "bias.png", "calibration.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn)
@@ -159,6 +165,7 @@ def test_folders_and_exports_of_other_tools(tmp_path: Path, capsys: pytest.Captu
         (["{prompts}"], "not preferences but"),
         (["{people}", "--out", "{people}"], "--out {people}: a file of the data; choose another"),
         (["{people}", "--labels", "{people}"], "--labels {people}: a file of the data; choose another"),
+        (["{people}", "--out", "same", "--labels", "./same"], "--out same and --labels ./same: the same file"),
         (["{people}", "--plots", "{people}"], "--plots {people}: no folder, and none can be made"),
     ],
 )

@@ -50,11 +50,11 @@ def test_planted_biases_are_found_and_taken_out() -> None:
 def test_noisy_judges_have_their_bias_in_the_interval() -> None:
     items, rng = Items(600, seed=1), np.random.default_rng(3)
     drawn = [[float(rng.random() < p) for p in one.judge["orders"]] for one in biased(items, 0.7, 0.5) if one.judge]
-    votes, after, found = corrected([*people(items), *items.judge("judge", lambda i: drawn[i])])
+    votes, _, found = corrected([*people(items), *items.judge("judge", lambda i: drawn[i])])
     assert found.quality.low < 1 < found.quality.high
     assert found.position.low < 0.7 < found.position.high
     assert found.length.low < 0.5 < found.length.high
-    (change,) = corrections(votes, after, {"judge": found}).values()
+    (change,) = corrections(votes, {"judge": found}).values()
     assert change.brier[1].value < change.brier[0].value
     assert change.longer[0].low > 0
     assert abs(change.longer[1].value) < change.longer[0].value
@@ -118,3 +118,38 @@ def test_the_regression_is_statsmodels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debias, "_SPREAD", 1e6)  # no prior
     expected = GLM(said, features, families.Binomial(), freq_weights=weight).fit().params
     assert debias._logistic(features, said, weight) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_labels_are_calibrated(soft: bool) -> None:
+    items, rng = Items(3000), np.random.default_rng(4)
+    better = (items.quality[:, 0] > items.quality[:, 1]).astype(float)
+    sure = rng.beta(1, 1, 3000) if soft else np.where(rng.random(3000) < 0.79, better, 1 - better)
+    if soft:  # people prefer the first response as often as the judge says
+        better = (rng.random(3000) < sure).astype(float)
+    items.quality[:, 0], items.quality[:, 1] = better, 1 - better
+    once = items.people("person", 1.0, 0)
+    _, after, found = corrected([*once, *items.judge("judge", lambda i: [float(sure[i])] * 2)])
+    for share in (after.share[1], found.held_out):
+        confidence = np.maximum(share, 1 - share)
+        right = (share > 0.5) == (better == 1)
+        bins = np.minimum((confidence * 10).astype(int), 9)
+        off = [abs(confidence[bins == b].sum() - right[bins == b].sum()) for b in np.unique(bins)]
+        assert sum(off) / len(share) < 0.03
+
+
+def test_a_judge_that_is_always_right_beside_chosen_responses() -> None:
+    items = Items(100)
+    for index in range(100):  # in such a file the first response is always the better one
+        items.quality[index] = sorted(items.quality[index], reverse=True)
+    after, _ = debiased(votes_of([*items.people("gold", 1.0, 0), *items.consistent()]))
+    assert (after.share[1] > 0.9).all()
+
+
+def test_what_changed_is_told_of_held_out_labels() -> None:
+    items, rng = Items(40), np.random.default_rng(1)
+    votes, after, found = corrected([*people(items), *items.judge("judge", lambda i: [float(p) for p in rng.random(2)])])
+    (change,) = corrections(votes, {"judge": found}).values()
+    better = votes.consensus(votes.people)
+    assert change.brier[1].value == pytest.approx(float(((found.held_out - better) ** 2).mean()))
+    assert change.brier[1].value > float(((after.share[3] - better) ** 2).mean())

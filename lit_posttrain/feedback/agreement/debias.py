@@ -53,7 +53,8 @@ class Debiasing:
 class Correction:
     """What debiasing changed in a judge: coefficients as in `Debiasing`, and before and after it how much more probable
     than with people it is that the longer response wins, and the mean squared distance of its labels from the share of
-    people's votes. Afterwards is told of `Debiasing.held_out`, as people's votes on a pair would vouch for its label."""
+    people's votes. Afterwards is told of `Debiasing.held_out`, as people's votes on a pair would vouch for its
+    label."""
 
     quality: Estimate
     position: Estimate
@@ -67,8 +68,8 @@ class Correction:
 
 
 def debiased(votes: Votes, seed: int = 0) -> tuple[Votes, dict[str, Debiasing]]:
-    """The votes with corrected probabilities of all judges that have `FEW` pairs in common with people, and what was
-    corrected, by judge.
+    """The votes with corrected probabilities of all judges that have pairs of `FEW` prompts in common with people, and
+    what was corrected, by judge.
 
     Raises:
         ImportError: without scikit-learn.
@@ -103,13 +104,13 @@ def _fitted(votes: Votes, judge: int, bootstrap: Bootstrap) -> Debiasing | None:
     unplaced = np.where(np.isnan(votes.by_order[judge]).all(1), votes.share[judge], np.nan)
     seen, places = np.column_stack([votes.by_order[judge], unplaced]), np.array([1.0, -1.0, 0.0])
     with_people = ~np.isnan(people) & ~np.isnan(votes.share[judge])
-    if with_people.sum() < FEW:
+    if bootstrap.count(with_people) < FEW:
         return None
     pairs, views = np.nonzero(~np.isnan(seen) & with_people[:, None])
     features = np.stack([2 * people[pairs] - 1, places[views], length[pairs]], axis=1)
     said = seen[pairs, views]
     quality, position, by_length = bootstrap.weighted(
-        lambda drawn: _logistic(features, said, drawn[pairs]), int(with_people.sum())
+        lambda drawn: _logistic(features, said, drawn[pairs]), with_people
     )
     ties = float((verdicts(people[with_people]) == 0).mean())
 

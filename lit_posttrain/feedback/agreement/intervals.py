@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from lit_posttrain.feedback.agreement.votes import Floats, Ints
+from lit_posttrain.feedback.agreement.votes import Bools, Floats, Ints
 
-FEW = 30  # pairs, below which nothing is concluded or fitted
+FEW = 30  # prompts, below which nothing is concluded or fitted
 _MOST_DRAWN = 50_000_000  # bytes of drawn prompts in memory
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic, its 95 % interval, and the number of votes or pairs that it is of. NaN for what nothing says."""
+    """A statistic, its 95 % interval, and the number of votes or pairs that it is of, and of their prompts, on which
+    the interval rests. NaN for what nothing says."""
 
     value: float
     low: float
     high: float
     n: int
+    prompts: int
 
     def __bool__(self) -> bool:
         return self.n > 0 and not math.isnan(self.value)
@@ -36,7 +38,7 @@ class Estimate:
         return {name: None if math.isnan(one) else round(one, 6) for name, one in given.items()} | {"n": self.n}
 
 
-NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0, 0)
 
 
 class Bootstrap:
@@ -65,25 +67,31 @@ class Bootstrap:
         flat = parts.reshape(len(parts), -1)
         by_prompt = np.zeros((self._count, flat.shape[1]))
         np.add.at(by_prompt, self._prompts, flat)
+        prompts = int((by_prompt != 0).any(1).sum())
         drawn = np.concatenate([rows.astype(float) @ by_prompt for rows in np.array_split(self._weights, 20)])
         with np.errstate(divide="ignore", invalid="ignore"):
             value = float(statistic(by_prompt.sum(0).reshape(parts.shape[1:])))
             found = statistic(drawn.reshape(-1, *parts.shape[1:]))
         found = found[np.isfinite(found)]
         if math.isnan(value) or not len(found):
-            return Estimate(value, math.nan, math.nan, n)
+            return Estimate(value, math.nan, math.nan, n, prompts)
         low, high = np.quantile(found, [0.025, 0.975])
-        return Estimate(value, float(low), float(high), n)
+        return Estimate(value, float(low), float(high), n, prompts)
 
     def folds(self, count: int) -> Ints:
         """(P,) a fold for each pair, all pairs of a prompt in the same one; prompts are dealt out at random."""
         dealt = np.random.default_rng(count).permutation(self._count) % count
         return np.asarray(dealt[self._prompts], np.int64)
 
-    def weighted(self, statistic: Callable[[Floats], Floats], n: int) -> list[Estimate]:
+    def count(self, where: Bools) -> int:
+        """The number of prompts that some pairs (P,) have."""
+        return len(np.unique(self._prompts[where]))
+
+    def weighted(self, statistic: Callable[[Floats], Floats], where: Bools) -> list[Estimate]:
         """Numbers that are no function of sums. statistic: from the weights of pairs (P,), which say how often each was
-        drawn, to some numbers."""
+        drawn, to some numbers. where: (P,) the pairs that they are of."""
+        n, prompts = int(where.sum()), self.count(where)
         value = statistic(np.ones(len(self._prompts)))
         drawn = [statistic(row.astype(float)[self._prompts]) for row in self._weights]
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        return [Estimate(float(v), float(a), float(b), n) for v, a, b in zip(value, low, high, strict=True)]
+        return [Estimate(float(v), float(a), float(b), n, prompts) for v, a, b in zip(value, low, high, strict=True)]

@@ -46,7 +46,7 @@ def table_of(report: Report, verdicts: Sequence[Verdict]) -> str:
 def corrections_table(found: Mapping[str, Correction]) -> str:
     """What debiasing changed, as plain text."""
     if not found:
-        return f"debiasing: nothing is corrected, as no judge has {FEW} pairs in common with people"
+        return f"debiasing: nothing is corrected, as no judge has pairs of {FEW} prompts in common with people"
     rows = [["debiasing", *_labels(found).values()]]
     terms = (("what people prefer", "quality"), ("what is shown first", "position"), ("twice the length", "length"))
     for label, name in terms:

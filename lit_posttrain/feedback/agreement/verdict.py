@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -29,7 +30,7 @@ RULES = {
     "longer": (0.05, 0.25),  # wins of the longer response beyond people's, above
     "longer_alone": (0.7, 0.9),  # the same where no people voted, above
     "own": (0.05, 0.25),  # wins of its own model's responses beyond people's, above
-    "calibration": (0.1, 0.3),  # expected calibration error, above
+    "calibration": (0.1, 0.3),  # expected calibration error, above, unless a calibrated judge may have it
     "alpha": (0.4, 0.1),  # Krippendorff's alpha among people, below
 }
 
@@ -78,8 +79,12 @@ def _weighed(name: str, findings: list[Finding]) -> Verdict:
 def _on_people(report: Report) -> Iterator[Finding]:
     group = report.people
     assert group is not None
-    if group.alpha.n < FEW:
-        yield Finding("unknown", f"{group.alpha.n} pairs have two votes; {FEW} are needed")
+    if group.alpha.prompts < FEW:
+        yield Finding("unknown", f"pairs of {_prompts(group.alpha)} have two votes; {FEW} are needed")
+        return
+    if math.isnan(group.alpha.low) or group.decided.prompts < FEW:
+        text = f"two people see no tie on pairs of {_prompts(group.decided)}; {FEW} are needed"
+        yield Finding("unknown", text)
         return
     care, stop = RULES["alpha"]
     alpha = f"Krippendorff's alpha is {group.alpha.value:.2f} ({group.alpha.low:.2f} to {group.alpha.high:.2f})"
@@ -91,27 +96,30 @@ def _on_people(report: Report) -> Iterator[Finding]:
         yield Finding("train", f"{alpha}; two people agree on {_interval(group.decided)}, ties left out")
     for two in report.between:
         names = {one.name for one in report.votes.annotators if not one.judge}
-        if {two.one, two.other} <= names and two.decided.n >= FEW and two.decided.low <= 0.5:
+        if {two.one, two.other} <= names and two.decided.prompts >= FEW and two.decided.low <= 0.5:
             yield Finding("careful", f"{two.one} and {two.other} agree no more than by chance")
 
 
 def _on_judge(report: Report, judge: Annotator) -> Iterator[Finding]:
     bias, total = report.bias[judge.name], sum(judge.outcomes.values())
     lost = sum(judge.outcomes[name] for name in ("unparsable", "failed")) / max(total, 1)
-    yield from _above("lost", lost, f"{_share(lost)} of its answers are unparsable or failed")
+    if total >= FEW:
+        yield from _above("lost", lost, f"{_share(lost)} of its answers are unparsable or failed")
     if judge.outcomes["verdict"] == 0:
         yield Finding("do not", "it has given no verdict")
         return
     said = report.votes.verdicts[report.votes.annotators.index(judge)]
-    if (count := int((~np.isnan(said)).sum())) >= FEW:
-        ties = float((said == 0).sum()) / count
+    voted = ~np.isnan(said)
+    if len(np.unique(report.votes.prompt[voted])) >= FEW:
+        ties = float((said == 0).sum() / voted.sum())
         yield from _above("ties", ties, f"it sees a tie on {_share(ties)} of pairs")
     yield from _on_position(bias)
     yield from _on_length(bias)
-    if bias.own_excess.n >= FEW and bias.own_excess.low > 0:
+    if bias.own_excess.prompts >= FEW and bias.own_excess.low > 0:
         text = f"responses of its own model win {_percent(bias.own)}, with people {_percent(bias.own_people)}"
         yield from _above("own", bias.own_excess.value, text)
-    if (calibration := report.calibration.get(judge.name)) is not None and calibration.brier.n >= FEW:
+    calibration = report.calibration.get(judge.name)
+    if calibration is not None and calibration.brier.prompts >= FEW and calibration.error > calibration.by_chance:
         text = f"its probabilities are off by {calibration.error:.2f} on average (expected calibration error)"
         yield from _above("calibration", calibration.error, text)
     yield from _on_agreement(report, judge)
@@ -119,22 +127,22 @@ def _on_judge(report: Report, judge: Annotator) -> Iterator[Finding]:
 
 def _on_position(bias: Bias) -> Iterator[Finding]:
     swap, first = bias.swap_consistency, bias.first_position
-    if swap.n >= FEW:
+    if swap.prompts >= FEW:
         flips = 1 - swap.value
         text = f"it changes its verdict on {_share(flips)} of pairs when their order is swapped"
         yield from _above("flips", flips, text)
-    if first.n >= FEW and not first.low <= 0.5 <= first.high:
+    if first.prompts >= FEW and not first.low <= 0.5 <= first.high:
         place = "first" if first.value > 0.5 else "second"
         share = max(first.value, 1 - first.value)
         yield from _above("first", share, f"it prefers what it is shown {place}, in {_share(share)} of its verdicts")
 
 
 def _on_length(bias: Bias) -> Iterator[Finding]:
-    if bias.longer_excess.n >= FEW:
+    if bias.longer_excess.prompts >= FEW:
         if bias.longer_excess.low > 0:
             text = f"the longer response wins {_percent(bias.longer)}, with people {_percent(bias.longer_people)}"
             yield from _above("longer", bias.longer_excess.value, text)
-    elif bias.longer.n >= FEW:
+    elif bias.longer.prompts >= FEW:
         yield from _above("longer_alone", bias.longer.value, f"the longer response wins {_percent(bias.longer)}")
 
 
@@ -143,13 +151,16 @@ def _on_agreement(report: Report, judge: Annotator) -> Iterator[Finding]:
         yield Finding("unknown", "without people's votes only its consistency can be told")
         return
     with_people, decided = report.with_people[judge.name]
-    if with_people.n < FEW:
-        yield Finding("unknown", f"{with_people.n} pairs were judged by people too; {FEW} are needed")
-    elif decided.n < FEW:
-        yield Finding("unknown", f"neither it nor people see a tie on {decided.n} pairs; {FEW} are needed")
+    if with_people.prompts < FEW:
+        yield Finding("unknown", f"pairs of {_prompts(with_people)} were judged by people too; {FEW} are needed")
+    elif decided.prompts < FEW:
+        text = f"neither it nor people see a tie on pairs of {_prompts(decided)}; {FEW} are needed"
+        yield Finding("unknown", text)
     elif decided.low <= 0.5:
         yield Finding("do not", f"it agrees with people no more than by chance: on {_interval(decided)}, ties left out")
-    elif report.people is not None and report.people.decided.n >= FEW and decided.high < report.people.decided.low:
+    elif (
+        report.people is not None and report.people.decided.prompts >= FEW and decided.high < report.people.decided.low
+    ):
         theirs = _interval(report.people.decided)
         yield Finding("careful", f"it agrees with people on {_interval(decided)}, less than two people do ({theirs})")
     else:
@@ -160,6 +171,10 @@ def _above(rule: str, value: float, text: str) -> Iterator[Finding]:
     care, stop = RULES[rule]
     if value > care:
         yield Finding("do not" if value > stop else "careful", text)
+
+
+def _prompts(one: Estimate) -> str:
+    return f"{one.prompts} prompt{'s' * (one.prompts != 1)}"
 
 
 def _share(value: float) -> str:

@@ -148,7 +148,9 @@ def test_a_judge_that_is_always_right_beside_chosen_responses() -> None:
 
 def test_what_changed_is_told_of_held_out_labels() -> None:
     items, rng = Items(40), np.random.default_rng(1)
-    votes, after, found = corrected([*people(items), *items.judge("judge", lambda i: [float(p) for p in rng.random(2)])])
+    votes, after, found = corrected(
+        [*people(items), *items.judge("judge", lambda i: [float(p) for p in rng.random(2)])]
+    )
     (change,) = corrections(votes, {"judge": found}).values()
     better = votes.consensus(votes.people)
     assert change.brier[1].value == pytest.approx(float(((found.held_out - better) ** 2).mean()))

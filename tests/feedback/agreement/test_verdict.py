@@ -119,6 +119,43 @@ def test_people_who_disagree_are_told_of(right: float, advice: str) -> None:
     assert (found.name, found.advice) == ("people", advice)
 
 
+def test_many_pairs_of_few_prompts_say_nothing() -> None:
+    quality = np.random.default_rng(0).normal(size=9)
+    responses = [{"text": letter} for letter in "abcdefghi"]
+    ranks: list[int | None] = [int(rank) for rank in np.argsort(np.argsort(-quality))]
+    ranked = [Decision(f"{n}", "i", f"person {n}", "Why?", responses, ranks=ranks) for n in range(2)]
+    judge = Decision("j", "i", "judge", "Why?", responses, ranks=ranks, judge={"model": "m"})
+    people, judged = verdicts_of(report_of(votes_of([*ranked, judge]), resamples=100))
+    assert (people.advice, judged.advice) == ("unknown", "unknown")
+    assert "pairs of 1 prompt have two votes; 30 are needed" in str(people)
+    assert "pairs of 1 prompt were judged by people too" in str(judged)
+
+
+def test_people_who_only_see_ties_are_not_enough_to_say() -> None:
+    items = Items(40)
+    (found,) = verdicts_of(report_of(votes_of([one for n in (0, 1) for one in items.people(f"{n}", 1, n, ties=1.0)])))
+    assert found.advice == "unknown"
+    assert "nan" not in str(found)
+
+
+def test_a_calibrated_judge_on_few_pairs_is_not_off() -> None:
+    off = 0
+    for seed in range(20):
+        items, rng = Items(40, seed), np.random.default_rng(seed)
+        sure = rng.uniform(0.02, 0.98, 40)
+        first = (rng.random(40) < sure).astype(float)  # people prefer the first one as often as the judge says
+        items.quality[:, 0], items.quality[:, 1] = first, 1 - first
+        judged = items.judge("judge", lambda i, sure=sure: [float(sure[i])] * 2)  # type: ignore[misc] # bound now
+        off += "calibration" in str(verdict([*items.people("person", 1.0, 0), *judged]))
+    assert off <= 3
+
+
+def test_two_failed_answers_are_no_share() -> None:
+    judged = Items(4).consistent()
+    lost = [Decision(f"lost {n}", str(n), "consistent", outcome="failed", judge=judged[0].judge) for n in range(2)]
+    assert "failed" not in str(verdict([*judged, *lost]))
+
+
 def test_a_summary_of_nothing_has_no_figures() -> None:
     told = summary([])
     assert (told["pairs"], told["annotators"], told["people"]) == (0, [], None)

@@ -74,7 +74,7 @@ class Judge(Protocol):
     @property
     def identity(self) -> Mapping[str, Any]:
         """What its opinions depend on beside the item: model, kind, version, prompt hash and options, as plain values.
-        Holds no key or password."""
+        `criteria_column` is there if a column of the item decides too. Holds no key or password."""
         ...
 
     async def opinion(self, item: JudgedItem) -> Opinion:
@@ -93,8 +93,10 @@ class Judge(Protocol):
 
 def decision_id(item: JudgedItem, judge: Judge, repetition: int = 0) -> str:
     """The id of a judge's decision, known before it is asked: a rerun finds it among those that are there."""
-    told = json.dumps([item.id, dict(judge.identity), repetition], sort_keys=True)
-    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+    told = [item.id, dict(judge.identity), repetition]
+    if column := judge.identity.get("criteria_column"):
+        told.append(item.columns.get(column))
+    return hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 def decision(

@@ -18,6 +18,7 @@ from lit_posttrain.judges.constitution import read_constitution
 from lit_posttrain.judges.endpoint import Endpoint
 from lit_posttrain.judges.in_process import InProcess
 from lit_posttrain.judges.judge import Judge, JudgedItem
+from lit_posttrain.judges.kinds.criteria import read_criteria
 from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.judges.transport import layered
 from lit_posttrain.judges.usage import Usage
@@ -64,11 +65,13 @@ class JudgeReward(Reward):
         self._weights: list[Tensor] = []
 
     def resume_options(self) -> dict[str, Any]:
-        """What an opinion depends on: the model, the kind and its options, and the content of the constitution."""
+        """What an opinion depends on: the model, the kind and its options, and the contents of the constitution and the
+        criteria."""
         told = {name: value for name, value in vars(self.spec).items() if name not in _FREE}
         model = Path(self.spec.model)
         told["model"] = str(model.resolve()) if model.exists() else self.spec.model
         told["constitution"] = read_constitution(self.spec.constitution).hash
+        told["criteria"] = read_criteria(self.spec.criteria).hash
         return told
 
     @property

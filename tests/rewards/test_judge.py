@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,3 +164,12 @@ def test_a_resumed_run_needs_the_same_judge_at_any_address() -> None:
     assert "KEY" not in str(options(api_key_env="KEY"))
     for spec in ({"model": "n"}, {"kind": "score"}, {"seed": 1}, {"principles": 1}):
         assert options() != options(**spec)
+
+
+def test_a_resumed_run_needs_the_same_criteria_wherever_their_file_is(tmp_path: Path) -> None:
+    def options(name: str, text: str) -> dict[str, Any]:
+        (tmp_path / name).write_text(json.dumps([text]))
+        return JudgeReward(JudgeSpec("m", kind="rubric", criteria=str(tmp_path / name))).resume_options()
+
+    assert options("a.json", "It is right.") == options("b.json", "It is right.")
+    assert options("a.json", "It is right.") != options("a.json", "It is kind.")

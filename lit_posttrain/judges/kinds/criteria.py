@@ -3,11 +3,12 @@
 A file (YAML or JSON) or a column holds a list of texts, or of objects with `name`, `description`, `weight` (1 unless
 given) and `scale` ([lowest, highest], [1, 5] unless given). Objects of graded environments with `rubric_str`,
 `extraction_regex` and `grader_output_format_instruction` are read as they are: each is asked alone, and the regular
-expression finds its mark in the reply.
+expression finds its mark in the reply, on a `scale` of [0, 1] unless given.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -37,9 +38,9 @@ class Criterion:
     form: str = ""
 
     def share(self, mark: float) -> float:
-        """The mark from 0 to 1; one that a pattern found is taken as it is."""
+        """The mark from 0 to 1."""
         lowest, highest = self.scale
-        return mark if self.pattern is not None else (mark - lowest) / (highest - lowest)
+        return (mark - lowest) / (highest - lowest)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class Criteria:
 
     fixed: tuple[Criterion, ...] = ()
     column: str = ""
+
+    @property
+    def hash(self) -> str:
+        """Of all that is in the file, or of the column's name: marks and scores depend on it."""
+        told = [vars(one) | {"pattern": one.pattern and one.pattern.pattern} for one in self.fixed]
+        return hashlib.blake2b(json.dumps([self.column, told]).encode(), digest_size=8).hexdigest()
 
     def of(self, columns: Mapping[str, Any], principles: Sequence[Principle]) -> tuple[Criterion, ...]:
         """The criteria of a row.
@@ -115,16 +122,22 @@ def _criterion(told: Any, number: int) -> Criterion:
         raise ValueError(f"{where}: its weight is {weight!r}; a weight is a number above 0")
     if "rubric_str" in given:
         return _with_pattern(given, where, name, float(weight))
-    scale = given.pop("scale", [1, 5])
-    whole = isinstance(scale, list) and len(scale) == 2 and all(isinstance(mark, int) for mark in scale)
-    if not whole or not 0 < scale[1] - scale[0] < _MOST_LEVELS:
-        raise ValueError(f"{where}: its scale is {scale!r}; one is two whole numbers such as [1, 5], at most 20 marks")
+    scale = _scale(given.pop("scale", [1, 5]), where)
+    if scale[1] - scale[0] >= _MOST_LEVELS:
+        raise ValueError(f"{where}: its scale is {[*scale]}; it has at most {_MOST_LEVELS} marks")
     texts = [given.pop(key) for key in _TEXTS if key in given]
     if len(texts) != 1 or not isinstance(texts[0], str) or not texts[0].strip():
         raise ValueError(f"{where} has no text `description`")
     if given:
         raise ValueError(f"{where} has {', '.join(sorted(given))}, which is not known; remove it")
-    return Criterion(name.strip(), texts[0].strip(), float(weight), (scale[0], scale[1]))
+    return Criterion(name.strip(), texts[0].strip(), float(weight), scale)
+
+
+def _scale(told: Any, where: str) -> tuple[int, int]:
+    whole = isinstance(told, list) and len(told) == 2 and all(isinstance(mark, int) for mark in told)
+    if not whole or told[0] >= told[1]:
+        raise ValueError(f"{where}: its scale is {told!r}; one is two whole numbers such as [1, 5], the lowest first")
+    return told[0], told[1]
 
 
 def _with_pattern(given: dict[str, Any], where: str, name: str, weight: float) -> Criterion:
@@ -137,7 +150,8 @@ def _with_pattern(given: dict[str, Any], where: str, name: str, weight: float) -
         raise ValueError(f"{where}: extraction_regex is no regular expression ({problem})") from problem
     if not pattern.groups:
         raise ValueError(f"{where}: extraction_regex has no group ( ) around the mark")
-    return Criterion(name, given["rubric_str"].strip(), weight, pattern=pattern, form=given[keys[2]].strip())
+    scale = _scale(given.get("scale", [0, 1]), where)
+    return Criterion(name, given["rubric_str"].strip(), weight, scale, pattern, given[keys[2]].strip())
 
 
 def _number(value: object) -> bool:

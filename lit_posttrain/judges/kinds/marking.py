@@ -39,6 +39,11 @@ class Marking(Protocol):
     kind: str
     version: int
 
+    @property
+    def column(self) -> str:
+        """The column of an item that decides what is asked beside its conversation; "" for none."""
+        ...
+
     def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """The questions on the response at `index`, by the principles of one view.
 
@@ -72,7 +77,8 @@ class MarkingJudge:
         """As `Judge.identity`."""
         view = list(self.constitution.principles)
         hashed = self.way.hashed(view, self.constitution, self.spec)
-        return identity(self.backend, self.spec, self.way.kind, self.way.version, hashed)
+        told = identity(self.backend, self.spec, self.way.kind, self.way.version, hashed)
+        return {**told, "criteria_column": self.way.column} if self.way.column else told
 
     async def close(self) -> None:
         """Close the backend."""

@@ -29,6 +29,7 @@ The length of the response does not count unless a criterion says so.
 Answer with one JSON object and nothing else. For each criterion it has an object with a short reason first and the mark
 after it, in this form:
 {form}"""
+_NO_REASON = "..."
 _ALONE = """You mark a response to a conversation by this rubric:
 {criterion}
 
@@ -41,10 +42,15 @@ class Rubric:
     """`Marking` of the kind rubric."""
 
     kind = "rubric"
-    version = 1
+    version = 2
 
     def __init__(self, criteria: Criteria) -> None:
         self.criteria = criteria
+
+    @property
+    def column(self) -> str:
+        """The column with the criteria."""
+        return self.criteria.column
 
     def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """One question for all criteria that are marked in JSON, and one for each of the others."""
@@ -57,7 +63,7 @@ class Rubric:
             asked = _TEXT.format(
                 criteria="\n".join(_line(one) for one in together),
                 shown=text,
-                form=json.dumps({one.name: {"reason": "...", "mark": one.scale[1]} for one in together}),
+                form=_form(together),
             )
             found.append((_call(asked, spec, _schema(together)), partial(_read, together)))
         for one in alone:
@@ -75,10 +81,9 @@ class Rubric:
 
     def hashed(self, view: Sequence[Principle], constitution: Constitution, spec: JudgeSpec) -> str:
         """As `Marking.hashed`; the criteria of a column are those of the item, not of the judge."""
-        column = self.criteria.column
+        column = self.column
         sample = JudgedItem(SAMPLE.prompt, SAMPLE.responses, {column: ["criterion"]} if column else {})
-        weights = {one.name: one.weight for one in self.criteria.fixed}
-        read = constitution if not column and not weights else {"column": column, "weights": weights}
+        read = self.criteria.hash if column or self.criteria.fixed else constitution
         return prompt_hash([call for call, _ in self.questions(sample, 0, view, spec)], read)
 
 
@@ -89,6 +94,15 @@ def _call(text: str, spec: JudgeSpec, schema: Mapping[str, Any] | None = None) -
 def _line(criterion: Criterion) -> str:
     lowest, highest = criterion.scale
     return f"- {criterion.name}, from {lowest} (not at all) to {highest} (fully): {criterion.description}"
+
+
+def _form(criteria: Sequence[Criterion]) -> str:
+    """The form of a reply. It is no JSON: a model that repeats it has given no marks."""
+    marks = (
+        f'{json.dumps(one.name)}: {{"reason": "{_NO_REASON}", "mark": <{one.scale[0]} to {one.scale[1]}>}}'
+        for one in criteria
+    )
+    return f"{{{', '.join(marks)}}}"
 
 
 def _schema(criteria: Sequence[Criterion]) -> dict[str, Any]:
@@ -120,6 +134,8 @@ def _read(criteria: Sequence[Criterion], reply: Reply) -> Marks:
                 f"the mark for {one.name} is {quoted(str(mark))}, not a whole number, {lowest} to {highest}"
             )
         marks[one.name] = float(mark)
+        if said.get("reason") == _NO_REASON:
+            raise Unparsable(f"the reason for {one.name} is that of the form, {_NO_REASON}")
         if said.get("reason"):
             reasons.append(f"{one.name}: {said['reason']}")
     return Marks(marks, "\n".join(reasons))
@@ -138,6 +154,12 @@ def _extract(criterion: Criterion, reply: Reply) -> Marks:
         mark = math.nan
     if not math.isfinite(mark):
         raise Unparsable(f"the mark for {criterion.name} is {quoted(last)}, which is no number")
+    lowest, highest = criterion.scale
+    if not lowest <= mark <= highest:
+        raise Unparsable(
+            f"the mark for {criterion.name} is {quoted(last)}, outside its scale from {lowest} to {highest}; give the "
+            "criterion its `scale`"
+        )
     return Marks({criterion.name: mark}, text)
 
 

@@ -30,6 +30,7 @@ class Score:
 
     kind = "score"
     version = 1
+    column = ""
 
     def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """One question, with the ten digits as its answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.backend import Call, CallFailed, Reply
 from lit_posttrain.judges.building import judge_of
+from lit_posttrain.judges.judge import decision_id
 from lit_posttrain.judges.kinds.criteria import as_criteria, read_criteria
 from lit_posttrain.judges.kinds.rubric import last_object
 from lit_posttrain.judges.spec import JudgeSpec
@@ -199,6 +201,59 @@ def test_a_missing_file_or_column_of_criteria() -> None:
         read_criteria("criteria.yaml")
     with pytest.raises(BadRow, match="no column `rubric`"):
         opinion(lambda call: marked(a=1), item("x", "y"), kind="rubric", criteria="rubric")
+
+
+def test_a_mark_of_a_pattern_has_a_scale_and_one_outside_is_no_mark() -> None:
+    graded = {"rubric_str": "Is it?", "extraction_regex": r"(\d+)/", "grader_output_format_instruction": "N/10"}
+
+    def scores(mark: str, **more: Any) -> tuple[list[float | None], str]:
+        graded_item = item("x", rubric=[graded | more])
+        said, _ = opinion(lambda call: Reply(f"{mark}/"), graded_item, kind="rubric", criteria="rubric", reasks=0)
+        return said.scores, said.error
+
+    assert scores("7", scale=[0, 10])[0] == [pytest.approx(0.7)]
+    assert scores("1")[0] == [1.0]
+    none, told = scores("9999999", scale=[0, 10])
+    assert (none, "'9999999', outside its scale from 0 to 10" in told) == ([None], True)
+
+
+def test_a_judge_that_repeats_the_form_has_given_no_marks(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(CRITERIA))
+
+    def said(script: Callable[[Call], str]) -> str:
+        criteria = str(tmp_path / "c.json")
+        told, _ = opinion(lambda call: Reply(script(call)), item("x"), kind="rubric", criteria=criteria, reasks=0)
+        assert told.outcome == "unparsable"
+        return told.error
+
+    assert "does not end with a JSON object" in said(question)
+    assert "does not end with a JSON object" in said(lambda call: question(call).rpartition("\n")[2])
+    form = json.dumps({name: {"reason": "...", "mark": 5} for name in ("clear", "short")})
+    assert said(lambda call: form) == "the reason for clear is that of the form, ..."
+
+
+def test_a_row_with_other_criteria_is_another_decision() -> None:
+    judge = judge_of(
+        JudgeSpec("scripted", kind="rubric", criteria="rubric"),
+        ScriptedBackend(lambda call: marked(**{"criterion 1": 5})),
+    )
+    ids = [decision_id(item("x", rubric=criteria), judge) for criteria in (["It is right."], ["It is kind."])]
+    assert ids[0] != ids[1]
+    assert ids[0] == decision_id(item("x", rubric=["It is right."], other=1), judge)
+
+
+@pytest.mark.parametrize("changed", [{"extraction_regex": "(y)"}, {"scale": [0, 2]}, {"weight": 2}])
+def test_how_marks_are_read_is_part_of_the_identity(tmp_path: Path, changed: dict[str, Any]) -> None:
+    graded = {"rubric_str": "Is it?", "extraction_regex": "(x)", "grader_output_format_instruction": "x"}
+    hashes = []
+    for number, more in enumerate(({}, changed)):
+        file = tmp_path / f"{number}.json"
+        file.write_text(json.dumps([graded | more]))
+        judge = judge_of(
+            JudgeSpec("scripted", kind="rubric", criteria=str(file)), ScriptedBackend(lambda call: marked())
+        )
+        hashes.append(judge.identity["prompt_hash"])
+    assert hashes[0] != hashes[1]
 
 
 def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:

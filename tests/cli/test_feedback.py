@@ -57,6 +57,18 @@ def test_responses_without_votes_are_sent_to_be_judged(capsys: pytest.CaptureFix
     assert [one["data"]["prompt"] for one in tasks] == ["Q0", "Q1", "Q2"]
 
 
+def test_the_votes_of_a_folder_are_those_of_its_files(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("all").mkdir()
+    Path("all/one.jsonl").write_bytes(Path("votes.jsonl").read_bytes())
+    with FeedbackLog("all/two.jsonl") as log:
+        log.append(Decision("f", item_id(ASKED, SAID), "by f", ASKED, SAID, ranks=[1, 0]))
+    assert convert("--data", "all", "--to", "argilla", "--out", "tool.json") == 0
+    assert "wrote 1 item with 4 votes to tool.json" in capsys.readouterr().out
+    write(Path("all/pairs.jsonl"), [{"prompt": "Q", "chosen": "A", "rejected": "B"}])
+    assert convert("--data", "all", "--to", "argilla", "--out", "x") == 2
+    assert "pairs.jsonl: has no votes, which other files of all have" in capsys.readouterr().err
+
+
 def test_buckets_are_named_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"prompt": "Q", "items": [{"id": "x", "body": "A"}, {"id": "y", "body": "B"}]}
     result = [{"type": "ranker", "value": {"ranker": {"no": ["x"], "yes": ["y"]}}}]

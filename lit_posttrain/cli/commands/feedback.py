@@ -19,6 +19,7 @@ from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.feedback.to_argilla import to_argilla
 from lit_posttrain.data.feedback.to_label_studio import to_pairwise, to_ranker
 from lit_posttrain.data.files.annotations import export_reader
+from lit_posttrain.data.files.source import Source
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.errors import PostTrainError
@@ -75,27 +76,42 @@ def convert(
 
 
 def _read(data: str, buckets: list[str]) -> tuple[list[Decision] | None, list[str]]:
-    """The decisions of a file, None if it is none of decisions; and what was left out, in words."""
-    place = Path(data).expanduser()
-    if place.is_file() and is_record_file(place):
-        return read_decisions(place)
+    """The decisions of a file or a folder, None if it has none; and what was left out, in words."""
     found: list[Decision] = []
     notes: list[str] = []
-    for source in find_sources(data):
-        read = None
-        for record in source.records():
-            where = f"{record.file}:{record.line}"
-            read = read or export_reader(record.data)
-            if read is None:
-                return None, []
-            try:
-                ranked = from_label_studio(record.data, buckets) if is_label_studio(record.data) else read(record.data)
-            except NothingToLearn as problem:
-                notes.append(f"{where}: left out, {problem}")
-            except BadRow as problem:
-                raise PostTrainError(f"{where}: {problem}") from problem
-            else:
-                found += [replace(one, source=where) for one in ranked]
+    others: list[str] = []
+    sources = find_sources(data)
+    for source in sources:
+        is_own = len(source.files) == 1 and is_record_file(source.files[0])
+        told = read_decisions(source.files[0]) if is_own else _exported(source, buckets)
+        if told is None:
+            others.append(source.name)
+        else:
+            found += told[0]
+            notes += told[1]
+    if others and len(others) < len(sources):
+        raise PostTrainError(f"{others[0]}: has no votes, which other files of {data} have; name one of the files")
+    return (None, []) if others else (found, notes)
+
+
+def _exported(source: Source, buckets: list[str]) -> tuple[list[Decision], list[str]] | None:
+    """The decisions of an export, and what was left out, in words; None if it is no export."""
+    found: list[Decision] = []
+    notes: list[str] = []
+    read = None
+    for record in source.records():
+        where = f"{record.file}:{record.line}"
+        read = read or export_reader(record.data)
+        if read is None:
+            return None
+        try:
+            ranked = from_label_studio(record.data, buckets) if is_label_studio(record.data) else read(record.data)
+        except NothingToLearn as problem:
+            notes.append(f"{where}: left out, {problem}")
+        except BadRow as problem:
+            raise PostTrainError(f"{where}: {problem}") from problem
+        else:
+            found += [replace(one, source=where) for one in ranked]
     return found, notes
 
 

@@ -15,6 +15,7 @@ from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.rows.bad_rows import BadRow
 
 UNRANKED = "_"
+PAIR = ("response1", "response2")  # what `to_pairwise` calls the responses
 ORIGIN = ("model", "sampling", "reasoning_content")  # of an item, beside what Label Studio shows
 # buckets whose order is known. The keys of an export are sorted by its data base, and say nothing
 _BUCKETS = (
@@ -96,14 +97,23 @@ def _are_items(value: object) -> bool:
 
 
 def _sides(data: Mapping[str, Any]) -> list[str]:
-    """The two keys that differ in 1 and 2, a and b, or left and right."""
+    """response1 and response2, or the only two texts whose keys differ in 1 and 2, a and b, or left and right."""
+    texts = [name for name, value in data.items() if isinstance(value, str)]
+    if set(PAIR) <= set(texts):
+        return [*PAIR]
+    found = []
     for one, other in _SIDES:
-        for name in data:
+        for name in texts:
             stem = re.fullmatch(rf"(.*?){one}", name, re.IGNORECASE)
-            pair = next((n for n in data if stem and n != name and n.lower() == f"{stem[1]}{other}".lower()), None)
+            pair = next((n for n in texts if stem and n != name and n.lower() == f"{stem[1]}{other}".lower()), None)
             if pair is not None:
-                return [name, pair]
-    raise BadRow("no sides", f"no two of {', '.join(data)} are called alike; call them response1 and response2")
+                found.append([name, pair])
+    if not found:
+        raise BadRow("no sides", f"no two texts of {', '.join(data)} are called alike; call them {' and '.join(PAIR)}")
+    if len(found) > 1:
+        told = "; ".join(" and ".join(sides) for sides in found)
+        raise BadRow("several sides", f"the responses may be {told}; call those that are {' and '.join(PAIR)}")
+    return found[0]
 
 
 def _said(one: Mapping[str, Any], ids: Sequence[str], buckets: Sequence[str]) -> dict[str, Any] | None:
@@ -151,7 +161,8 @@ def _levels(value: Any, ids: Sequence[str], buckets: Sequence[str]) -> list[list
     if not isinstance(value, dict) or not all(isinstance(level, list) for level in value.values()):
         raise BadRow("ranker", f"`ranker` is {value!r}, neither a list nor buckets")
     named = {name: level for name, level in value.items() if name != UNRANKED}
-    if len(named) == 1 and len(*named.values()) > 1 and _place(next(iter(named)), buckets) is None:
+    lone = len(named) == 1 and UNRANKED not in value and not buckets
+    if lone and _place(next(iter(named)), buckets) is None:
         return [[one] for one in next(iter(named.values()))]  # of a Ranker without buckets
     places = {name: _place(name, buckets) for name in named}
     unknown = [name for name, place in places.items() if place is None]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_posttrain.data.feedback.foreign import Judged, Ranks, plain_prompt, ranks_of, told
-from lit_posttrain.data.feedback.label_studio import ORIGIN, UNRANKED
+from lit_posttrain.data.feedback.label_studio import ORIGIN, PAIR, UNRANKED
 from lit_posttrain.data.feedback.record import Decision
 
 # a decision, the value of its region, and what is around the value
@@ -55,7 +55,7 @@ def to_pairwise(items: Sequence[Judged]) -> tuple[list[dict[str, Any]], list[str
     tasks = []
     pairs = [own for own in items if len(own.responses) == 2]
     for own in pairs:
-        sides = {f"response{n}": one.get("text", "") for n, one in enumerate(own.responses, 1)}
+        sides = {name: one.get("text", "") for name, one in zip(PAIR, own.responses, strict=True)}
         answers: list[_Answer] = []
         for one in own.decisions:
             found = ranks_of(one, lost, skips=True)
@@ -67,7 +67,7 @@ def to_pairwise(items: Sequence[Judged]) -> tuple[list[dict[str, Any]], list[str
             elif one.outcome == "skipped":
                 answers.append((one, None, {}))
         tasks.append(_task(own, sides, answers))
-    shown = "".join(f'<Text name="{name}" value="${name}"/>' for name in ("response1", "response2"))
+    shown = "".join(f'<Text name="{name}" value="${name}"/>' for name in PAIR)
     pair = f'<Pairwise name="pair" toName="response1,response2"/>{shown}'
     return tasks, told(lost, "Label Studio's Pairwise"), _interface(pairs, pair)
 

@@ -62,6 +62,15 @@ def decision_of(said: Mapping[str, Any], task: Task, annotator: str, question: Q
     return Decision.of(made.row())  # checks every field
 
 
+def answers_to(decision: Decision, question: Question) -> bool:
+    """True if a decision has what this question asks, and not what another mode would have asked."""
+    if decision.outcome != "verdict":
+        return True
+    if question.mode == "rate":
+        return decision.criteria is not None and set(decision.criteria) == set(question.criteria)
+    return (decision.messages is not None) == (question.mode == "write") and decision.criteria is None
+
+
 def undo_of(said: Mapping[str, Any], annotator: str) -> Decision:
     """The line that takes a decision back, as the page sent it.
 

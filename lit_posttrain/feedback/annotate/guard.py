@@ -96,8 +96,9 @@ class Guard:
         """Who asks, of those that may have what is asked for."""
         cookies = (request.cookies.get(_cookie(request, name), "") for name in ("annotator", ORGANISER))
         found = [who for who in map(self.tokens.who, cookies) if who is not None]
-        if not request.url.path.startswith("/page/"):  # styles and scripts are for both
-            statistics = request.url.path.startswith(("/stats", "/api/stats"))
+        path = str(request.scope["path"])  # what is served; `request.url` is made of the Host header too
+        if not path.startswith("/page/"):  # styles and scripts are for both
+            statistics = path.startswith(("/stats", "/api/stats"))
             found = [who for who in found if (who == ORGANISER) == statistics]
         return found[0] if found else None
 
@@ -116,4 +117,10 @@ def _home(name: str) -> str:
 
 def _cookie(request: Request, name: str) -> str:
     """By port, as browsers send the cookies of one host to all of its ports."""
-    return f"{'statistics' if name == ORGANISER else 'annotate'}-{request.url.port or 80}"
+    return f"{'statistics' if name == ORGANISER else 'annotate'}-{_port(request)}"
+
+
+def _port(request: Request) -> int:
+    """Of the address that the browser has opened, which through a tunnel is not the server's."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return int(port) if port.isascii() and port.isdigit() else 80

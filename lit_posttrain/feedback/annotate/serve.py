@@ -12,7 +12,7 @@ import uvicorn
 
 from lit_posttrain.data.feedback.log import FeedbackLog, read_decisions
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.feedback.annotate.answers import Question
+from lit_posttrain.feedback.annotate.answers import Question, answers_to
 from lit_posttrain.feedback.annotate.board import Board
 from lit_posttrain.feedback.annotate.guard import ORGANISER, Tokens
 from lit_posttrain.feedback.annotate.routes import application
@@ -31,12 +31,18 @@ def serve(
     """Serve until a signal. Prints the links, one for each annotator and one for the statistics.
 
     Raises:
-        PostTrainError: another server has the file, the file is no file of decisions, or the port is taken.
+        PostTrainError: another server has the file, the file is no file of decisions or has answers to another
+            question, or the port is taken.
     """
     with alone(Path(out)), FeedbackLog(out) as log, closing(listening(host, port)) as listener:
         decisions, notes = read_decisions(out) if Path(out).stat().st_size else ([], [])
         for note in notes:
             print(note)
+        items = {task.id for task in tasks}
+        if any(d.item in items and d.judge is None and not answers_to(d, question) for d in decisions):
+            raise PostTrainError(
+                f"{out}: has decisions on these items in another --mode, or on other --criteria; choose another --out"
+            )
         board = Board(tasks, decisions, overlap, seed)
         tokens = Tokens(annotators, os.environ.get(SECRET))
         base = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

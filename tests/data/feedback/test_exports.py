@@ -116,6 +116,30 @@ def test_buckets_of_an_unknown_order_are_not_guessed() -> None:
     assert one.ranks == [1, 0, 1]
 
 
+def test_what_is_tied_in_the_only_bucket_is_no_order() -> None:
+    (row, _) = rows_of("label_studio_buckets.json")
+    result = row["annotations"][0]["result"][0]
+    result["value"] = {"ranker": {"_": ["r1"], "yes": ["r0", "r2"]}}
+    assert from_label_studio(row)[0].ranks == [0, None, 0]
+    result["value"] = {"ranker": {"yes": ["r0", "r2", "r1"]}}
+    assert from_label_studio(row, ["yes", "no"])[0].ranks == [0, 0, 0]
+    assert from_label_studio(row)[0].ranks == [0, 2, 1]  # of a Ranker without buckets
+
+
+def test_columns_beside_the_two_responses_are_not_taken_for_them() -> None:
+    beside = {"score_1": "0.1", "score_2": "0.9"}
+    made, _, _ = to_pairwise(by_item([decision("a", [0, 1], columns=beside)]))
+    (found,) = back(made)
+    assert ([one["text"] for one in found.responses], found.columns) == (["a 0", "a 1"], beside)
+    (row, *_) = rows_of("label_studio_pairwise.json")
+    data = {"prompt": "Q", "text_a": "A", "text_b": "B", "rank_1": 1, "rank_2": 2}
+    assert [one["text"] for one in from_label_studio({**row, "data": data})[0].responses] == ["A", "B"]
+    with pytest.raises(BadRow, match="score_1 and score_2; text_a and text_b; call those that are response1"):
+        from_label_studio({**row, "data": {**data, **beside}})
+    with pytest.raises(BadRow, match="no two texts of"):
+        from_label_studio({**row, "data": {"prompt": "Q", "response1": "A", "response2": None}})
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -13,6 +13,7 @@ from helpers.processes import locked_elsewhere
 
 from lit_posttrain.cli.main import main
 from lit_posttrain.data.feedback.log import FeedbackLog
+from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.annotate.serve import alone
 from lit_posttrain.feedback.annotate.tasks import read_tasks
@@ -94,6 +95,31 @@ def test_a_second_server_on_one_file_is_refused(capsys: pytest.CaptureFixture[st
     with alone(Path("v.jsonl")):
         assert Path("v.jsonl.lock").exists()
     assert not Path("v.jsonl.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "told"),
+    [
+        ({"ranks": [0, 1, 2]}, ["--mode", "write"], True),
+        ({"ranks": [0, 1, 2]}, ["--mode", "rate", "--criteria", "[helpful]"], True),
+        ({"criteria": {"honest": [1, 2, 3]}}, ["--mode", "rate", "--criteria", "[helpful]"], True),
+        ({"criteria": {"honest": [1, 2, 3]}, "ranks": [2, 1, 0]}, ["--mode", "rank"], True),
+        ({"messages": [{"role": "assistant", "content": "A"}]}, ["--mode", "rank"], True),
+        ({"ranks": [0, 1, 2]}, ["--mode", "rank"], False),
+        ({"criteria": {"honest": [1, 2, 3]}}, ["--mode", "rate", "--criteria", "[honest]"], False),
+    ],
+)
+def test_decisions_of_another_mode_are_not_those_that_are_asked(
+    capsys: pytest.CaptureFixture[str], made: dict[str, Any], options: list[str], told: bool
+) -> None:
+    (task,) = read_tasks("r.jsonl", "rank")
+    with FeedbackLog("v.jsonl") as votes:
+        votes.append(Decision("v1", task.id, "ann", task.prompt, task.responses, **made))
+    if told:
+        assert "v.jsonl: has decisions on these items in another --mode" in refused(capsys, *options)
+    else:
+        with pytest.raises(AssertionError, match="the server was started"):
+            main(["annotate", "--data", "r.jsonl", "--out", "v.jsonl", "--port", "0", *options])
 
 
 def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> None:

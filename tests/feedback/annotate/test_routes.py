@@ -117,6 +117,15 @@ def test_statistics_are_the_organisers_and_decisions_the_annotators(server: Serv
     assert organiser.get("/stats").status_code == organiser.get("/page/style.css").status_code == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:8765/page/", "127.0.0.1:8765/stats", "127.0.0.1:8765/page/?x="])
+def test_a_host_header_opens_nothing(server: Server, host: str) -> None:
+    for name, path in (("ann", "/api/stats"), (ORGANISER, "/api/item")):
+        token = server.tokens.link("", name).split("=")[1]
+        cookies = {f"{kind}-{port}": token for kind in ("annotate", "statistics") for port in (80, 8765)}
+        stranger = TestClient(server.app, base_url=BASE, headers={"host": host}, cookies=cookies)
+        assert stranger.get(path).status_code == 401
+
+
 def test_a_decision_is_a_record(server: Server) -> None:
     client = server.client("ann")
     shown = client.get("/api/item").json()["item"]

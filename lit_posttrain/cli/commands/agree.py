@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
-from itertools import takewhile
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from lit_posttrain.cli.commands import call
+from lit_posttrain.cli.commands import LateType, call
 from lit_posttrain.cli.commands.rows import prepare, write
 from lit_posttrain.cli.parsing.early import check_data
+from lit_posttrain.data.rows.votes import Winner
 from lit_posttrain.errors import PostTrainError
 
 
@@ -21,6 +22,8 @@ def agree(
     labels: str | None = None,
     aggregate: Literal["dawid_skene", "majority", "mean"] = "dawid_skene",
     debias: bool = False,
+    columns: Any = None,
+    label_values: dict[str, Winner] | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> int:
@@ -37,6 +40,8 @@ def agree(
         debias: Take out of the probabilities of judges what position and, where people voted too, length add to them,
             by a regression; --labels is made of what is left, with --aggregate mean, and the report says by how much it
             changes them.
+        columns: Names of the columns of preference data, where they are not recognised; as in --data.columns of fit.
+        label_values: What the labels of judged pairs mean; as in --data.label_values of fit.
         seed: The same seed gives the same intervals.
         overwrite: Replace existing files.
     """
@@ -65,7 +70,7 @@ def agree(
     from lit_posttrain.feedback.agreement.verdict import verdicts_of
     from lit_posttrain.runs.atomic import write_text
 
-    votes = read_votes(data)
+    votes = read_votes(data, columns, label_values)
     report = report_of(votes, seed=seed)
     verdicts = verdicts_of(report)
     told = report.told() | {"verdicts": [one.told() for one in verdicts]}
@@ -106,9 +111,29 @@ def _make_folder(plots: str) -> None:
 
 
 def run(args: list[str]) -> int:
-    """Entry point. Words before the first option are files."""
-    files = list(takewhile(lambda word: not word.startswith("-"), args[1:]))
+    """Entry point. Words that are neither options nor their values are files."""
+    files, rest = _apart(args[1:])
     if not files and not any(word.startswith(("--data", "--help", "-h")) for word in args):
         raise PostTrainError("no file of votes: name some, as in lit-posttrain agree votes.jsonl judge.jsonl")
     named = ["--data", json.dumps(files)] if files else []
-    return call(agree, [args[0], *named, *args[1 + len(files) :]])
+    return call(agree, [args[0], *named, *rest], {"columns": _columns})
+
+
+def _apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """The files among words, and the options with their values."""
+    files, rest = list[str](), list[str]()
+    given = iter(words)
+    for word in given:
+        if not word.startswith("-"):
+            files.append(word)
+            continue
+        rest.append(word)
+        if "=" not in word and word not in ("--help", "-h"):
+            rest += islice(given, 1)
+    return files, rest
+
+
+def _columns() -> LateType:
+    from lit_posttrain.data.formats.comparisons import PreferenceColumns
+
+    return LateType(PreferenceColumns | None)

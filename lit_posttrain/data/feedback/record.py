@@ -94,14 +94,23 @@ class Decision:
     def _check(self) -> None:
         if self.outcome not in get_args(Outcome):
             raise BadRow("record", f"`outcome` is {self.outcome!r}; it is one of {', '.join(get_args(Outcome))}")
-        if not isinstance(self.responses, list) or not all(isinstance(one, dict) for one in self.responses):
+        if not _objects(self.responses):
             raise BadRow("record", "`responses` is not a list of objects")
+        if not isinstance(self.prompt, str) and not _objects(self.prompt):
+            raise BadRow("record", "`prompt` is neither a text nor a list of messages")
+        for name, value in (("judge", self.judge), ("criteria", self.criteria), ("columns", self.columns)):
+            if value is not None and not isinstance(value, dict):
+                raise BadRow("record", f"`{name}` is {value!r}, and not an object")
         count = len(self.responses)
         said: dict[str, Any] = {"ranks": self.ranks, "rejected": self.rejected, "order": self.order}
         said |= {f"criteria.{name}": values for name, values in (self.criteria or {}).items()}
         for name, values in said.items():
             if values is not None and (not isinstance(values, list) or len(values) != count):
                 raise BadRow("record", f"`{name}` does not have one value for each of {count} responses")
+        for name, scores in (self.criteria or {}).items():
+            for score in scores:
+                if score is not None and not _number(score):
+                    raise BadRow("record", f"`criteria.{name}` has {score!r}; scores are numbers, or null")
         if self.order is not None and sorted(self.order) != list(range(count)):
             raise BadRow("record", f"`order` is {self.order}; it names each of {count} responses once, counting from 0")
         for rank in self.ranks or []:
@@ -122,6 +131,10 @@ def item_id(prompt: Prompt, responses: Sequence[Mapping[str, Any]]) -> str:
 def now() -> str:
     """The time, UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
 def _number(value: object) -> bool:

@@ -22,7 +22,7 @@ _ROLE = f"['\"](role|from)['\"]\\s*:\\s*['\"]({'|'.join(ROLES)})['\"]"
 _MESSAGE = re.compile(rf"\s*\[\s*\{{\s*({_ROLE}|['\"]content['\"]\s*:)", re.IGNORECASE)
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _OPENING = re.compile(r"\s*Human:")
-_MARKED = re.compile(r"\s*<extra_id_1>(User|Assistant)\n")  # as NVIDIA writes prompts of several turns
+_MARKED = re.compile(r"<extra_id_1>(User|Assistant)\n")  # as NVIDIA writes prompts of several turns
 TRANSCRIPT, JSON_TEXT = "read as Human/Assistant transcripts", "read as messages in JSON text"
 MARKED_TURNS = "with a prompt of several turns, read by its marks <extra_id_1>"
 MESSAGES_AS_TEXT = "with an answer that looks like messages in JSON text, and is read as text"
@@ -44,7 +44,7 @@ def conversation(value: object, column: str, notes: list[str], role: str = "assi
     if not isinstance(value, str):
         raise not_text(value, f"`{column}`", "a string or a list of messages")
     text = value.replace("\r\n", "\n")
-    if role == "user" and _MARKED.search(text):
+    if role == "user" and _is_marked(text):
         notes.append(MARKED_TURNS)
         return _said(_marked_turns(text), column, prompt=True)
     if _is_transcript(text, role):
@@ -115,6 +115,17 @@ def _transcript(text: str, column: str, prompt: bool) -> Messages:
     if not prompt and not all(said for _, said in turns[:-1]):
         raise NothingToLearn("empty turn", f"a turn in the middle of `{column}` is empty; mend or remove the row")
     return _said([{"role": role, "content": said} for role, said in turns], column, prompt)
+
+
+def _is_marked(text: str) -> bool:
+    """True if the marks of a prompt make the turns of a conversation: user and assistant by turns, the user first and
+    last. A prompt that quotes a mark is plain text."""
+    if "<extra_id_1>" not in text:
+        return False
+    speakers = _MARKED.findall(text)
+    if not text[: text.index("<extra_id_1>")].strip():
+        speakers = speakers[1:] if speakers[:1] == ["User"] else []
+    return bool(speakers) and speakers == ["Assistant", "User"] * (len(speakers) // 2)
 
 
 def _marked_turns(text: str) -> Messages:

@@ -82,9 +82,9 @@ class Votes:
         )
 
     def alone(self, column: str) -> Votes:
-        """The labels of one of the columns, read in the same way."""
+        """The labels of one of the columns, read in the same way. Its values count for the `doubt` of all."""
         found = copy(self)
-        found.columns, found._seen = [column], set()
+        found.columns = [column]
         return found
 
     @property

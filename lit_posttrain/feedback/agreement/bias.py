@@ -99,8 +99,17 @@ def _sided(said: Floats, people: Floats, side: Floats, bootstrap: Bootstrap) -> 
 
 def _own(votes: Votes, annotator: int) -> Floats:
     """(P,) 1 where the judge's model wrote the first response alone, -1 the second one alone, 0 elsewhere."""
-    model = short_name(votes.annotators[annotator].model or "").lower()
-    names = [[short_name(str(one.get("model") or "")).lower() for one in (p.first, p.second)] for p in votes.pairs]
-    wrote = [[bool(model) and name == model for name in both] for both in names]
+    model = votes.annotators[annotator].model or ""
+    names = [[str(one.get("model") or "") for one in (p.first, p.second)] for p in votes.pairs]
+    wrote = [[bool(model) and _same_model(name, model) for name in both] for both in names]
     table = np.array(wrote, float).reshape(-1, 2)
     return np.asarray(table[:, 0] - table[:, 1])
+
+
+def _same_model(one: str, other: str) -> bool:
+    """True for names of one model: equal but for case and owner. Two paths of folders are compared as a whole, as the
+    last folder of many runs has the same name."""
+    one, other = one.lower().rstrip("/"), other.lower().rstrip("/")
+    if min(one.count("/"), other.count("/")) > 1:
+        return one == other
+    return short_name(one) == short_name(other)

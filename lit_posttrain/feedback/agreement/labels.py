@@ -51,4 +51,5 @@ def labels_of(votes: Votes, share: Floats, made_by: str) -> Iterator[Decision]:
             probability=round(float(share[column]), 6),
             judge={"kind": made_by, "votes": given},
             time=time,
+            columns=dict(pair.columns),
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lit_posttrain.data.feedback.lines import is_record
@@ -13,24 +14,36 @@ from lit_posttrain.data.files.annotations import unfolded
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.comparison import Comparison
-from lit_posttrain.data.formats.comparisons import ComparisonFormat, recognise_comparison
+from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.decisions import decision_of
 from lit_posttrain.data.modules.items import Item, read_items
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.row import Row
+from lit_posttrain.data.rows.votes import Winner
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.agreement.votes import Votes, pairs_of, votes_of
 
 log = logging.getLogger(__name__)
 
 
-def read_votes(paths: Sequence[str]) -> Votes:
-    """The votes of several files.
+def read_votes(
+    paths: Sequence[str], columns: PreferenceColumns | None = None, values: Mapping[str, Winner] | None = None
+) -> Votes:
+    """The votes of several files. columns, values: as `decisions_of` has them. An annotator that is named after a label
+    column or a file gets the file's path beside its name where several files have one of this name.
 
     Raises:
         PostTrainError: a file cannot be read, or nobody can be compared with anybody.
     """
-    made = {path: decisions_of(path) for path in paths}
+    made = {path: decisions_of(path, columns, values) for path in paths}
+    named_by = Counter(
+        name for decisions in made.values() for name in {one.annotator for one in decisions if _row(one)}
+    )
+    for path, decisions in made.items():
+        made[path] = [
+            replace(one, annotator=f"{one.annotator} of {path}") if _row(one) and named_by[one.annotator] > 1 else one
+            for one in decisions
+        ]
     votes = votes_of(decision for decisions in made.values() for decision in decisions)
     named = ", ".join(paths)
     if not len(votes.pairs):
@@ -52,12 +65,20 @@ def read_votes(paths: Sequence[str]) -> Votes:
     return votes
 
 
-def decisions_of(path: str) -> list[Decision]:
+def _row(one: Decision) -> bool:
+    """True for a decision that was made of a row of preference data, see `_decision`."""
+    return one.id == f"{one.source} {one.annotator}"
+
+
+def decisions_of(
+    path: str, columns: PreferenceColumns | None = None, values: Mapping[str, Winner] | None = None
+) -> list[Decision]:
     """The decisions of a file, a folder or a data set: records, exports of annotation tools, and preference data, which
-    becomes decisions of its label columns, or, of pairs and rankings, of an annotator with the file's name.
+    becomes decisions of its label columns, or, of pairs and rankings, of an annotator with the file's name. columns,
+    values: names of preference data's columns, and what its labels mean; see `recognise_comparison`.
 
     Raises:
-        PostTrainError: a file is neither.
+        PostTrainError: a file is neither, or its labels may mean something else.
     """
     made: list[Decision] = []
     items: dict[str, Item] | None = None
@@ -72,12 +93,14 @@ def decisions_of(path: str) -> list[Decision]:
                     made.append(decision_of(Row(record.data), verdict=False))
                     continue
                 if items is None:
-                    items = {item.source: item for item in read_items(path)}
-                reader = reader or recognise_comparison(record)
+                    items = {item.source: item for item in read_items(path, columns)}
+                reader = reader or recognise_comparison(record, columns, values=values)
                 if (item := items.get(f"{record.file}:{record.line}")) is not None:  # or it is left out, and told
                     made += _said(record, item, reader)
             except BadRow as problem:
                 raise PostTrainError(f"{record.file}:{record.line}: {problem}") from problem
+        if reader is not None and reader.votes is not None and reader.votes.doubt:
+            raise PostTrainError(f"{path}: {reader.votes.doubt}")
     return made
 
 

@@ -103,10 +103,12 @@ def report_of(votes: Votes, resamples: int = 1000, seed: int = 0) -> Report:
     """The report on votes; intervals are of 95 %, from so many resamples."""
     bootstrap = Bootstrap(votes.prompt, resamples, seed)
     judges = [row for row, one in enumerate(votes.annotators) if one.judge]
-    found = (_between(votes, a, b, bootstrap) for a, b in combinations(range(len(votes.annotators)), 2))
+    said = votes.verdicts
+    voted = ~np.isnan(said)
+    two = ((a, b) for a, b in combinations(range(len(said)), 2) if (voted[a] & voted[b]).any())
     return Report(
         votes,
-        [one for one in found if one.agreement.n],
+        [_between(votes, said, a, b, bootstrap) for a, b in two],
         _group(votes, votes.people, bootstrap),
         _group(votes, np.array(judges, np.int64), bootstrap),
         {votes.annotators[row].name: _with_people(votes, row, bootstrap) for row in judges if len(votes.people)},
@@ -133,8 +135,8 @@ def _calibrations(votes: Votes, judges: list[int], bootstrap: Bootstrap) -> dict
     return {name: one for name, one in found if one is not None}
 
 
-def _between(votes: Votes, one: int, other: int, bootstrap: Bootstrap) -> Between:
-    matrix = statistics.both_ways(statistics.confusion(votes.verdicts[one], votes.verdicts[other]))
+def _between(votes: Votes, said: Floats, one: int, other: int, bootstrap: Bootstrap) -> Between:
+    matrix = statistics.both_ways(statistics.confusion(said[one], said[other]))
     n, decided = int(matrix.sum() / 2), int(matrix[:, ::2, ::2].sum() / 2)
     return Between(
         votes.annotators[one].name,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from textwrap import wrap
+from unicodedata import category
 
 import numpy as np
 
@@ -77,7 +78,9 @@ def _annotators(report: Report) -> str:
         rows.append([labels[one.name], "judge" if one.judge else "person", str(total), *shares, *lost])
     pairs = len(votes.pairs)
     head = f"{pairs:,} pair{'s' * (pairs != 1)} of responses to {prompts:,} prompt{'s' * (prompts != 1)}"
-    return f"{head}\n{_lined(rows, left=2)}"
+    again = [f"{one.name} {one.replaced:,}" for one in votes.annotators if one.replaced]
+    told = _wrapped(f"earlier votes of the same annotator on the same pair, replaced: {', '.join(again)}")
+    return "\n".join([head, _lined(rows, left=2), *(told if again else [])])
 
 
 def _between(report: Report) -> str:
@@ -136,6 +139,7 @@ def _labels(names: Iterable[str]) -> dict[str, str]:
 
 def _lined(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Cells in columns; what does not fit the width goes below, beside the first columns again."""
+    rows = [[_shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines, begin = list[str](), left
     while begin < len(widths):
@@ -152,8 +156,13 @@ def _lined(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
+def _shown(text: str) -> str:
+    """Text of a file without characters that would control the terminal."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if category(one) in ("Cc", "Cf") else one for one in text)
+
+
 def _wrapped(text: str) -> list[str]:
-    return wrap(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return wrap(_shown(text), _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _percent(one: Estimate) -> str:

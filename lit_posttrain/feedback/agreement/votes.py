@@ -32,7 +32,7 @@ _EVEN = 1e-6  # a probability this near to one half is a tie
 @dataclass
 class Annotator:
     """Who voted. model: of a judge, None for a person. outcomes: number of decisions by outcome. replaced: earlier
-    decisions on items that were decided again."""
+    decisions on items that were decided again, and earlier votes on pairs that another item has too."""
 
     name: str
     judge: bool
@@ -43,11 +43,21 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to a prompt, in the order of the record that had them first."""
+    """Two responses to a prompt, in the order of the record that had them first. columns: of the item's row. A model
+    that wrote a response, and columns, come from the first record that has them."""
 
     prompt: Prompt
     first: Mapping[str, Any]
     second: Mapping[str, Any]
+    columns: Mapping[str, Any]
+
+    def completed(self, first: Mapping[str, Any], second: Mapping[str, Any], columns: Mapping[str, Any]) -> Pair:
+        """With what another record of the pair knows besides."""
+        sides = [
+            {**one, "model": other["model"]} if other.get("model") and not one.get("model") else one
+            for one, other in ((self.first, first), (self.second, second))
+        ]
+        return Pair(self.prompt, sides[0], sides[1], self.columns or columns)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,8 @@ def verdicts(share: Floats) -> Floats:
 
 
 def votes_of(decisions: Iterable[Decision]) -> Votes:
-    """The votes of decisions. Of several decisions of one annotator on one item the last one counts."""
+    """The votes of decisions. Of several votes of one annotator on one pair the last one counts: the latest by
+    their time, or without times the one that comes last."""
     annotators: dict[tuple[str, str], Annotator] = {}
     last: dict[tuple[tuple[str, str], str], Decision] = {}
     for one in decisions:
@@ -114,31 +125,43 @@ def votes_of(decisions: Iterable[Decision]) -> Votes:
             annotators[who] = Annotator(name, one.judge is not None, model or None, Counter())
         annotators[who].outcomes[one.outcome] += 1
         if one.outcome == "verdict":
-            annotators[who].replaced += (who, one.item) in last
-            last[who, one.item] = one
+            before = last.get((who, one.item))
+            annotators[who].replaced += before is not None
+            if before is None or not _earlier(one.time, before.time):
+                last[who, one.item] = one
     _tell_apart(annotators)
     pairs: dict[tuple[str, str, str], int] = {}
     shown: list[Pair] = []
     prompts: dict[str, int] = {}
     prompt_of: list[int] = []
-    cells: list[tuple[int, int, tuple[float, float, float]]] = []
+    cells: dict[tuple[int, int], tuple[str, tuple[float, float, float]]] = {}
     rows = {who: row for row, who in enumerate(annotators)}
     for (who, _), one in last.items():
         for i, j, asked, first, second, vote in _voted(one):
             column = pairs.get((asked, first, second))
             if column is None and (turned := pairs.get((asked, second, first))) is not None:
-                column, vote = turned, (1 - vote[0], 1 - vote[2], 1 - vote[1])
+                column, vote, i, j = turned, (1 - vote[0], 1 - vote[2], 1 - vote[1]), j, i
+            sides = one.responses[i], one.responses[j]
             if column is None:
                 column = pairs[asked, first, second] = len(shown)
-                shown.append(Pair(one.prompt, one.responses[i], one.responses[j]))
+                shown.append(Pair(one.prompt, *sides, one.columns))
                 prompt_of.append(prompts.setdefault(asked, len(prompts)))
-            cells.append((rows[who], column, vote))
+            shown[column] = shown[column].completed(*sides, one.columns)
+            cell = rows[who], column
+            annotators[who].replaced += cell in cells
+            if cell not in cells or not _earlier(one.time, cells[cell][0]):
+                cells[cell] = one.time, vote
     table = np.full((len(annotators), len(shown), 3), np.nan)
-    for row, column, vote in cells:
+    for (row, column), (_, vote) in cells.items():
         table[row, column] = vote
     ratings = _ratings(len(rows), ((rows[who], one) for (who, _), one in last.items()))
     prompt = np.array(prompt_of, np.int64)
     return Votes(list(annotators.values()), shown, table[..., 0], table[..., 1:], prompt, ratings)
+
+
+def _earlier(time: str, other: str) -> bool:
+    """True if both are times, and the first one is earlier."""
+    return bool(time and other) and time < other
 
 
 def _ratings(count: int, said: Iterable[tuple[int, Decision]]) -> dict[str, Ratings]:

@@ -100,6 +100,22 @@ def test_responses_to_be_judged_again_keep_their_order() -> None:
         assert shown(read(row, labelled=False)) == [("A", {}), ("B", {})]
 
 
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ({"judge": "gpt-4"}, "`judge` is 'gpt-4', and not an object"),
+        ({"criteria": "clear"}, "`criteria` is 'clear', and not an object"),
+        ({"criteria": {"clear": ["good", 1]}}, "`criteria.clear` has 'good'; scores are numbers, or null"),
+        ({"prompt": 7}, "`prompt` is neither a text nor a list of messages"),
+        ({"prompt": ["Why?"]}, "`prompt` is neither a text nor a list of messages"),
+        ({"columns": ["a"]}, r"`columns` is \['a'\], and not an object"),
+    ],
+)
+def test_a_field_of_another_type_is_a_bad_row(damage: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadRow, match=told):
+        read(decision(ranks=[0, 1]) | damage)
+
+
 def test_a_damaged_decision_is_a_bad_row() -> None:
     for row in (decision(ranks=[0]), decision(probability=2), decision(rejected=[True]), decision(ranks=[0, 1.5])):
         with pytest.raises(BadRow):

@@ -41,6 +41,26 @@ def test_a_response_is_read_as_more_than_text_only_where_it_must_be(
 
 
 @pytest.mark.parametrize(
+    ("prompt", "roles"),
+    [
+        ("Hello.\n<extra_id_1>Assistant\nHello?\n<extra_id_1>User\nBye.", ["user", "assistant", "user"]),
+        (
+            "<extra_id_1>User\nHello.\n<extra_id_1>Assistant\nHello?\n<extra_id_1>User\nBye.",
+            ["user", "assistant", "user"],
+        ),
+        ("What does this template mean?\n<extra_id_1>User\n{question}", ["user"]),
+        ("<extra_id_1>User\nHello.", ["user"]),
+        ("Hello." + " " * 200_000, ["user"]),  # a search that begins anew at each space would take minutes
+    ],
+)
+def test_marks_are_turns_only_if_both_speak(prompt: str, roles: list[str]) -> None:
+    row = Row({"prompt": prompt, "chosen": "A", "rejected": "B"})
+    made = recognise_comparison(Record({**row}, "pairs.jsonl", 1)).read(row)
+    assert [one["role"] for one in made.prompt] == roles
+    assert "<extra_id_1>" not in str(made.prompt) or made.prompt[0]["content"] == prompt
+
+
+@pytest.mark.parametrize(
     ("prompt", "messages"),
     [
         ("Human: beings are odd", None),

@@ -75,6 +75,12 @@ def test_a_judge_that_prefers_its_own() -> None:
     assert not bias(items.judge("judge", lambda i: said[i], model="third"), items).own
 
 
+def test_two_folders_of_one_name_are_two_models() -> None:
+    items = Items(60, models=("runs/first/final", "runs/second/final"))
+    found = bias(items.judge("judge", lambda i: [1.0, 1.0], model="runs/second/final"), items)
+    assert (found.own.value, found.own.n) == (0, 60)
+
+
 def test_position_of_a_person_comes_from_the_order_on_record() -> None:
     items = Items(400)
     people = [one for n in range(2) for one in items.people(f"person {n}", 0.9, n)]

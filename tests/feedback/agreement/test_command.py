@@ -123,6 +123,27 @@ def test_pairs_with_a_better_side_are_an_annotator(tmp_path: Path, capsys: pytes
     assert "1.00 (1.00 to 1.00)" in shown  # kappa, though the first response is always the better one
 
 
+def test_labels_mean_what_the_file_or_the_user_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, rows = Items(40), list[dict[str, object]]()
+    for one in items.consistent():
+        first, second = (response["text"] for response in one.responses)
+        said = {"prompt": f"question {len(rows)}", "response_1": first, "response_2": second}
+        rows.append({**said, "label": int(bool(one.probability))})  # 1: the first one, 0: the second one
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for path in paths:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [*map(str, paths), written(tmp_path / "judge.jsonl", items.consistent())]
+    assert main(["agree", *files]) == 2
+    error = capsys.readouterr().err
+    assert "no label is 2, and some are 0" in error
+    assert " --label_values '{1: first, 0: tie}'" in error
+    out = tmp_path / "report.json"
+    assert main(["agree", "--label_values", "{1: first, 0: second}", "--out", str(out), *files]) == 0
+    told = json.loads(out.read_text())
+    assert [one["name"] for one in told["annotators"]] == [*(f"label of {path}" for path in paths), "consistent"]
+    assert [one["agreement"]["value"] for one in told["between"]] == [1, 1, 1]
+
+
 def test_long_names_of_judges_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items, long = Items(40), "hub/A-Model-With-A-Long-Name-1.7B-Instruct.Q4_1.gguf"
     people = written(tmp_path / "votes.jsonl", [one for n in (0, 1) for one in items.people("Ann Bo"[3 * n :], 0.9, n)])

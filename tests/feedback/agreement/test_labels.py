@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,13 @@ def test_dawid_skene_trusts_the_reliable() -> None:
     assert told["0"]["right"] > 0.9
     assert told["3"]["right"] == pytest.approx(0.5, abs=0.1)
     assert told["0"]["right"] + told["0"]["tie"] + told["0"]["wrong"] == pytest.approx(1, abs=1e-5)
+
+
+def test_labels_keep_the_other_columns() -> None:
+    one = replace(said("A", 0, 1), columns={"tools": [{"name": "search"}]})
+    votes = votes_of([said("B", 0, 1), one])
+    (label,) = labels_of(votes, joined(votes, "mean"), "mean")
+    assert label.columns == {"tools": [{"name": "search"}]}
 
 
 def test_labels_are_preference_data(tmp_path: Path) -> None:

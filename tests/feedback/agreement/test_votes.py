@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,32 @@ def test_the_last_decision_on_an_item_counts() -> None:
     votes = votes_of([said("Ann", "ab", ranks=[0, 1]), said("Ann", "ab", ranks=[1, 0])])
     assert votes.share.tolist() == [[0.0]]
     assert votes.annotators[0].replaced == 1
+
+
+def test_the_latest_decision_counts_whatever_the_order_of_the_files() -> None:
+    late = said("Ann", "ab", ranks=[0, 1], time="2026-01-02T00:00:00Z")
+    early = said("Ann", "ab", ranks=[1, 0], time="2026-01-01T00:00:00Z")
+    assert votes_of([late, early]).share.tolist() == votes_of([early, late]).share.tolist() == [[1.0]]
+
+
+def test_a_vote_on_a_pair_of_another_item_is_replaced_and_told() -> None:
+    votes = votes_of([said("Ann", "abc", ranks=[0, 1, 2]), said("Ann", "ba", ranks=[0, 1])])
+    assert votes.share.tolist() == [[0.0, 1.0, 1.0]]
+    assert votes.annotators[0].replaced == 1
+    assert "on the same pair, replaced: Ann 1" in table_of(report_of(votes), [])
+
+
+def test_the_model_of_a_response_may_come_from_a_later_record() -> None:
+    known = said("Ben", "ba", ranks=[0, 1])
+    known = replace(known, responses=[{**one, "model": f"m{one['text']}"} for one in known.responses])
+    for decisions in ([said("Ann", "ab", ranks=[0, 1]), known], [known, said("Ann", "ab", ranks=[0, 1])]):
+        (pair,) = votes_of(decisions).pairs
+        assert {one["text"]: one["model"] for one in (pair.first, pair.second)} == {"a": "ma", "b": "mb"}
+
+
+def test_names_do_not_control_the_terminal() -> None:
+    votes = votes_of([said("A\x1b[2Jnn", "ab", ranks=[0, 1]), said("Ben", "ab", ranks=[0, 1])])
+    assert "\x1b" not in table_of(report_of(votes), [])
 
 
 def test_what_is_no_verdict_is_counted_and_votes_on_nothing() -> None:

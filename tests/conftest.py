@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's library is imported
@@ -17,6 +18,11 @@ from helpers import tiny
 from transformers import PreTrainedTokenizerFast
 
 from lit_posttrain.data.store.units import UNITS
+
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as in background jobs of a shell, which tests that send it are not
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

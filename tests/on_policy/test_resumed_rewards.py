@@ -18,7 +18,8 @@ from helpers.runs import quiet_trainer
 from lit_posttrain import SFT, ModelSpec, PostTrainError, rewards
 from lit_posttrain.callbacks import LastCheckpoint
 from lit_posttrain.core.resume import require_same_options, saved_options
-from lit_posttrain.rewards import ExactMatch, JsonValid, Regex, Reward, RewardBatch, RewardModelScore
+from lit_posttrain.judges.spec import JudgeSpec
+from lit_posttrain.rewards import ExactMatch, JsonValid, JudgeReward, Regex, Reward, RewardBatch, RewardModelScore
 
 
 def test_resuming_with_other_options_of_a_reward_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -85,6 +86,9 @@ COMPUTED = {"weight", "name", "batch_size", "bfloat16", "trust_remote_code"}
 
 GIVEN: dict[str, Any] = {"column": "c", "pattern": "p", "keys": ["k"], "limit": 8, "buffer": 4, "n": 2}
 GIVEN |= {"path": "owner/model", "function": letters, "ignore_case": True, "whole": True}
+GIVEN |= {"judge": JudgeSpec("owner/model")}
+# how a judge is reached, how soon it answers, and what it may cost
+REACHED = {"endpoint", "api_key_env", "timeout_s", "retries", "limits", "budget", "cache_dir", "trust_remote_code"}
 KINDS = [
     kind for kind in vars(rewards).values() if inspect.isclass(kind) and issubclass(kind, Reward) and kind != Reward
 ]
@@ -94,6 +98,9 @@ KINDS = [
 def test_what_decides_the_score_of_every_reward_is_compared(kind: type[Reward]) -> None:
     own = [one for one in inspect.signature(kind).parameters if one not in COMPUTED]
     said = {**GIVEN, "function": "letters"}
+    if kind is JudgeReward:  # the fields of its spec, of which a file's stands for what is in it
+        assert set(JudgeReward(GIVEN["judge"]).resume_options()) == set(vars(GIVEN["judge"])) - REACHED
+        return
     assert kind(**{one: GIVEN[one] for one in own}).resume_options() == {one: said[one] for one in own}
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _CONNECT_S, _FIRST_TOKEN_S, _TOKENS_PER_S = 10.0, 30.0, 10.0
+_FIRST_REFUSALS = 3  # questions, after which it is taken to refuse every one
 _MOST_BYTES = 2**24  # of a reply: a server that never ends one is not read until the memory is full
 _OTHER_KINDS = "judge with a kind that reads words: --judge.kind verdict, listwise or rubric"
 # what a server may refuse to know, and is then asked without; of fewer top_logprobs, and of max_tokens by its new name
@@ -53,7 +54,7 @@ class Endpoint:
             )
         self._client = _client(self._url, self._key)
         self._refused: set[str] = set()
-        self._answered = False
+        self._answered, self._refusals = False, 0
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -146,10 +147,12 @@ class Endpoint:
         """What a refusal means: that of one question, or of all."""
         if refusal.too_long:
             return CallFailed(f"the question is longer than the judge's context: {refusal.told}")
+        if refusal.withheld:
+            return CallFailed(f"the endpoint's content filter refuses the question: {refusal.told}")
         if refusal.status == 401 and not self._key:
             named = "name the environment variable that has it with --judge.api_key_env"
             return self._stop(f"asks for a key; {named} (HTTP 401)")
-        if refusal.status in (401, 403):
+        if refusal.status == 401 or (refusal.status == 403 and not self._answered):
             key = f"the key in {self._key_name}" if self._key else "the request"
             return self._stop(f"refuses {key} (HTTP {refusal.status}: {refusal.told})")
         if refusal.status == 404:
@@ -160,8 +163,11 @@ class Endpoint:
         if "logprobs" in refusal.told:
             return self._stop(f"gives no probabilities of answers ({refusal.told}); {_OTHER_KINDS}")
         told = f"HTTP {refusal.status}: {refusal.told}"
-        # a request that is wrong in form is wrong every time; later it is this one question that is refused
-        return CallFailed(told) if self._answered else self._stop(f"refuses the first question ({told})")
+        # a request that is wrong in form is wrong every time; a single question may be refused for what it says
+        self._refusals += 1
+        if self._answered or self._refusals < _FIRST_REFUSALS:
+            return CallFailed(told)
+        return self._stop(f"refuses the first {_FIRST_REFUSALS} questions ({told})")
 
     def _stop(self, told: str) -> PostTrainError:
         return PostTrainError(f"the judge at {self._url} {told}")
@@ -172,7 +178,7 @@ class Endpoint:
 
 def _objection(refusal: Refused, asked: Mapping[str, Any]) -> str | None:
     """What of a request the server refuses to know, if the call is worth another try without it."""
-    if refusal.too_long or refusal.status not in (400, 422):
+    if refusal.too_long or refusal.withheld or refusal.status not in (400, 422):
         return None
     optional = [name for name in ("top_logprobs", *sorted(_OPTIONAL)) if name in asked]
     for name in optional:

@@ -18,6 +18,7 @@ _REPEATED = (408, 409, 425, 429)  # and all from 500
 _TOO_LONG = re.compile(
     r"context[ _](length|window|size)|(prompt|input|request)s? .*too (long|large)|too many tokens", re.I
 )
+_WITHHELD = re.compile(r"content[ _-]?(filter|policy)|moderation|responsible ?ai", re.I)
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached", "access_terminated")
 
 
@@ -25,15 +26,24 @@ class Refused(Exception):
     """The server will not answer this question, however often it is asked.
 
     status: of HTTP. told: its message in a line, without the key. parameter: what it objects to, if it says so.
-    too_long: True if the question has more tokens than the model takes.
+    too_long: True if the question has more tokens than the model takes. withheld: True if a content filter objects to
+    it.
     """
 
-    def __init__(self, status: int, told: str, parameter: str | None = None, too_long: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        told: str,
+        parameter: str | None = None,
+        too_long: bool = False,
+        withheld: bool = False,
+    ) -> None:
         super().__init__(told)
         self.status = status
         self.told = told
         self.parameter = parameter
         self.too_long = too_long
+        self.withheld = withheld
 
 
 def as_failure(problem: APIError, hidden: Callable[[str], str]) -> CallFailed | Refused:
@@ -76,4 +86,5 @@ def _of_status(problem: APIStatusError, status: int, hidden: Callable[[str], str
         return Transient(f"HTTP {status}: {told}", retry_after_s(problem.response.headers))
     parameter = body.get("param")
     too_long = status == 413 or code == "context_length_exceeded" or bool(_TOO_LONG.search(told))
-    return Refused(status, told, parameter if isinstance(parameter, str) else None, too_long)
+    withheld = status in (400, 403, 422) and bool(_WITHHELD.search(f"{code} {told}"))
+    return Refused(status, told, parameter if isinstance(parameter, str) else None, too_long, withheld)

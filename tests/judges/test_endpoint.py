@@ -103,7 +103,6 @@ def test_a_refusal_that_has_other_reasons_leaves_the_schema_in() -> None:
         (error(401, f"Incorrect API key provided: {KEY}"), r"refuses the key in MY_KEY \(HTTP 401: .*\*\*\*"),
         (error(403, "not in your country"), r"refuses the key in MY_KEY \(HTTP 403"),
         (error(404, "The model `judge` does not exist."), "has no model judge"),
-        (error(400, "what is this?"), "refuses the first question"),
         (error(429, "You exceeded your quota", code="insufficient_quota"), "nothing left to spend"),
     ],
 )
@@ -115,6 +114,46 @@ def test_what_would_fail_every_time_stops_the_run_in_a_line(
         ask(lambda request: answered, WORDS, api_key_env="MY_KEY")
     assert KEY not in str(problem.value)
     assert "\n" not in str(problem.value)
+
+
+def test_a_server_that_refuses_the_first_questions_stops_the_run_and_one_that_refuses_a_single_one_does_not() -> None:
+    async def outcomes(url: str, count: int) -> list[str]:
+        endpoint, found = Endpoint(JudgeSpec("judge", endpoint=url)), []
+        for number in range(count):
+            try:
+                await endpoint.ask(Call([{"role": "user", "content": f"{number}"}]))
+                found.append("reply")
+            except CallFailed:
+                found.append("failed")
+            except PostTrainError as problem:
+                found.append(str(problem).partition(" refuses ")[2])
+        await endpoint.close()
+        return found
+
+    told = "the first 3 questions (HTTP 400: what is this?)"
+    with serving(lambda request: error(400, "what is this?")) as server:
+        assert asyncio.run(outcomes(server.url, 3)) == ["failed", "failed", told]
+
+    def picky(request: Request) -> Answer:
+        return error(400, "no") if request["messages"][0]["content"] == "0" else (200, completion("yes"))
+
+    with serving(picky) as server:
+        assert asyncio.run(outcomes(server.url, 3)) == ["failed", "reply", "reply"]
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "moderation_blocked"])
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_question_that_a_content_filter_refuses_fails_alone_also_as_the_first(code: str, status: int) -> None:
+    with pytest.raises(CallFailed, match="content filter refuses the question: flagged"):
+        ask(lambda request: error(status, "flagged", code=code), Call(ASKED, schema={"type": "object"}))
+
+
+def test_a_refusal_by_403_stops_the_run_only_before_the_first_answer() -> None:
+    def answer(request: Request) -> Answer:
+        return (200, completion("yes")) if request["max_tokens"] == 5 else error(403, "not this one")
+
+    with pytest.raises(CallFailed, match="HTTP 403: not this one"):
+        ask(answer, WORDS, Call(ASKED, max_tokens=6))
 
 
 def test_a_question_that_is_too_long_fails_alone() -> None:

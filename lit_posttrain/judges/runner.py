@@ -20,12 +20,14 @@ from lit_posttrain.judges.judge import Judge, JudgedItem, decision, decision_id
 class Judged:
     """What became of the items. outcomes: number of new decisions by outcome (verdict, unparsable, failed). known:
     items that the file had a decision on; known_failed: those among them whose call had failed. left_out: the
-    `file:line` of items that cannot be judged, by reason. stopped: what ended the run before its end."""
+    `file:line` of items that cannot be judged, by reason. error: why the last item without a verdict has none. stopped:
+    what ended the run before its end."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     known: int = 0
     known_failed: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    error: str = ""
     stopped: PostTrainError | None = None
 
     @property
@@ -65,8 +67,12 @@ async def judge_all(
             else:
                 made = decision(item, judge, opinion, repetition, round(time.monotonic() - begun, 3))
                 replaced = decision_id(item, judge, repetition - 1) if repetition else None
-                _keep(log, made, replaced)  # not in a thread: a task that is cancelled meanwhile would not count it
-                judged.outcomes[made.outcome] += 1
+                # not in a thread: a task that is cancelled meanwhile would not count it
+                if _keep(log, made, replaced):
+                    judged.outcomes[made.outcome] += 1
+                    judged.error = made.error if made.outcome != "verdict" else judged.error
+                else:  # another process was faster
+                    judged.known += 1
             progress(1)
             if judged.stopped is not None:
                 return
@@ -101,14 +107,14 @@ def _waiting(
             yield item, repetition
 
 
-def _keep(log: FeedbackLog, made: Decision, replaced: str | None) -> None:
-    """Append a decision. replaced: the id of the one that it takes the place of, which is undone after it: there is
-    always one of them."""
-    log.append(made)
-    if replaced is not None:
-        log.append(
-            Decision(f"{replaced}-undone", made.item, made.annotator, outcome="undone", undoes=replaced, time=now())
-        )
+def _keep(log: FeedbackLog, made: Decision, replaced: str | None) -> bool:
+    """Append a decision; False if it is there already. replaced: the id of the one that it takes the place of, which
+    is undone with it: both are written, or none."""
+    undone = [
+        Decision(f"{one}-undone", made.item, made.annotator, outcome="undone", undoes=one, time=now())
+        for one in ([] if replaced is None else [replaced])
+    ]
+    return log.append_all([made, *undone])[0]
 
 
 def _flat(problems: BaseExceptionGroup[PostTrainError]) -> Iterator[PostTrainError]:

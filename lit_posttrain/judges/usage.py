@@ -30,6 +30,13 @@ class Usage:
         """Of questions and replies."""
         return self.tokens_in + self.tokens_out
 
+    def told(self) -> str:
+        """In a line."""
+        parts = [f"{self.calls} calls", f"{self.repeated} of them repeated", f"{self.failed} given up"]
+        parts += [f"{self.cached} replies from the cache", f"{self.tokens} tokens"]
+        parts += [f"cost {self.cost:.6g}"] if self.cost else []
+        return ", ".join(parts)
+
     def add(self, tokens_in: int, tokens_out: int, prices: JudgeBudget) -> None:
         """Count what a call cost."""
         self.tokens_in += tokens_in

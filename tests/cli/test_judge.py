@@ -164,6 +164,15 @@ def test_a_question_that_never_has_an_answer_is_reported_and_judged_again_on_req
     assert Counter(one.outcome for one in decisions(items)) == {"verdict": 60}
 
 
+def test_a_run_without_any_verdict_is_an_error(items: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda request: error(400, "flagged", code="content_filter")) as server:
+        assert main(words(items, server)) == 2
+    told = capsys.readouterr()
+    assert "60 failed" in told.out
+    assert "no item has a verdict" in told.err.splitlines()[-1]
+    assert "flagged" in told.err.splitlines()[-1]
+
+
 def test_a_model_in_this_process_judges_too(items: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["--out", str(items.with_name("out.jsonl")), "--judge.cache_dir", str(items.with_name("cache"))]
     command = ["judge", "--data", str(items), *own, "--judge.model", str(tiny_model)]

@@ -96,6 +96,23 @@ def test_failed_items_are_kept_as_such_and_judged_again_only_on_request(tmp_path
     assert [one.outcome for one in read_decisions(file)[0]] == ["verdict"] * 12
 
 
+def test_what_another_process_has_judged_meanwhile_is_not_counted_as_new(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+
+    class Slower(ScriptedJudge):
+        async def opinion(self, item: JudgedItem) -> Opinion:
+            async with alone:
+                if not self.asked:
+                    self.asked.append(0)
+                    await asyncio.to_thread(run, file, ScriptedJudge())
+            return FIRST
+
+    alone = asyncio.Lock()
+    judged = run(file, Slower())
+    assert [judged.outcomes.total(), judged.known, judged.ended] == [0, 12, 12]
+    assert len(read_decisions(file)[0]) == 12
+
+
 def test_what_cannot_be_judged_is_left_out_by_reason(tmp_path: Path) -> None:
     judge = ScriptedJudge(lambda number: BadRow("responses", "30 responses") if number in (2, 5) else FIRST)
     judged = run(tmp_path / "out.jsonl", judge)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lit_posttrain.cli.commands import LateType, call
 from lit_posttrain.cli.commands.rows import refuse_existing
 from lit_posttrain.cli.parsing.early import check_data, check_model
+from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.building import check_judge, judge_of
 from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.runs.signals import run_terminable, terminable
@@ -96,6 +97,10 @@ def _told(out: str, total: int, judged: Judged, usage: Usage) -> Iterator[None]:
     if judged.stopped is not None:
         print(f"stopped with {judged.ended} of {total} items done; the same command goes on", file=sys.stderr)
         raise judged.stopped
+    made = judged.outcomes
+    if made.total() and not made["verdict"] and not judged.known:
+        last = "failed" if made["failed"] else "unparsable"
+        raise PostTrainError(f"{out}: no item has a verdict; the decisions there say why ({last}: {judged.error})")
 
 
 def _tell(out: str, judged: Judged, usage: Usage) -> None:
@@ -105,10 +110,7 @@ def _tell(out: str, judged: Judged, usage: Usage) -> None:
     parts = [f"{made['verdict']} verdicts", f"{made['unparsable']} unparsable", f"{made['failed']} failed"]
     parts += [f"{judged.known} were there already"] if judged.known else []
     print(f"{out}: {', '.join(parts)}")
-    parts = [f"{usage.calls} calls", f"{usage.repeated} of them repeated", f"{usage.failed} given up"]
-    parts += [f"{usage.cached} replies from the cache", f"{usage.tokens} tokens"]
-    parts += [f"cost {usage.cost:.6g}"] if usage.cost else []
-    print(", ".join(parts))
+    print(usage.told())
     if failed := made["failed"] + judged.known_failed:
         print(f"{failed} failed items have no score; --retry_failed true judges them again", file=sys.stderr)
 

@@ -17,7 +17,7 @@ from helpers.runs import write
 
 from lit_posttrain.cli.main import main
 from lit_posttrain.judges import transport
-from lit_posttrain.judges.backend import Call, Reply
+from lit_posttrain.judges.backend import Call, CallFailed, Reply
 from lit_posttrain.judges.constitution import read_constitution
 
 CRITIQUES = {one.critique for one in read_constitution().principles}
@@ -59,7 +59,9 @@ def test_conversations_and_pairs_are_data(
 ) -> None:
     assert main([*command, "--pairs", "pairs.jsonl", "--rounds", "2"]) == 0
     told = f"{PROMPTS} further rounds are passed over (the revision equals the response: {PROMPTS})"
-    assert capsys.readouterr().err.strip() == told
+    usage = f"{5 * PROMPTS} calls, 0 of them repeated, 0 given up, 0 replies from the cache, "
+    said = capsys.readouterr().err.strip().splitlines()
+    assert [said[0].startswith(usage), said[1:]] == [True, [told]]
     revised, pairs = rows("revised.jsonl"), rows("pairs.jsonl")
     assert [row["id"] for row in revised] == [row["id"] for row in pairs] == list(range(PROMPTS))
     assert revised[3]["messages"][-1] == {"role": "assistant", "content": "better: what is 3"}
@@ -140,6 +142,21 @@ def test_nothing_to_keep_is_an_error_and_says_why(
     model.script = lambda call: Reply("" if len(call.messages) > 1 else "poor")
     assert main(command) == 2
     assert f"{PROMPTS} of {PROMPTS} prompts are left out (the critique is empty: {PROMPTS})" in one_line(capsys)
+
+
+def test_the_advice_after_failed_calls_leads_on(
+    command: list[str], model: ScriptedBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(call: Call) -> Reply:
+        raise CallFailed("HTTP 500")
+
+    model.script = fails
+    assert main(command) == 2
+    assert "to begin anew, remove revised.jsonl.part if it is calls that failed" in capsys.readouterr().err
+    Path("revised.jsonl.part").unlink()
+    model.script = plain
+    assert main(command) == 0
+    assert len(rows("revised.jsonl")) == PROMPTS
 
 
 def test_a_model_in_this_process(

@@ -116,7 +116,8 @@ def revise(
         prepare(file, overwrite, [prompts])
     quiet_libraries()
     tune_allocator()
-    backend = open_backend(spec, Usage())
+    usage = Usage()
+    backend = open_backend(spec, usage)
     reviser = Reviser(backend, principles, rounds, max_new_tokens, temperature, seed)
     made_by = {
         "model": model_state(model, trust_remote_code) if endpoint is None else [endpoint, model],
@@ -126,11 +127,15 @@ def revise(
     }
     part = Part(out, len(asked), "prompt", "revised", made_by, overwrite)
     with terminable(), part.until_written():
-        chains = run_terminable(_chains(reviser, asked, part))
+        try:
+            chains = run_terminable(_chains(reviser, asked, part))
+        finally:
+            print(usage.told(), file=sys.stderr)
         kept = [(one, chain) for one, chain in zip(asked, chains, strict=True) if not chain.left_out]
         told = left_out(chains)
         if not kept:
-            raise PostTrainError(f"nothing is left to keep: {told}; pass --overwrite true to begin anew")
+            anew = f"remove {part.file} if it is calls that failed, else pass other options and --overwrite true"
+            raise PostTrainError(f"nothing is left to keep: {told}; to begin anew, {anew}")
         if pairs is not None:
             write((pair_row(*one) for one in kept), pairs)
         write((conversation_row(*one) for one in kept), out)

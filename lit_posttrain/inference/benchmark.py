@@ -27,7 +27,7 @@ SUBSET = "subset"
 @dataclass(frozen=True)
 class Report:
     """Figures by subset, by section and overall, and how many rows are in none of them, by reason. equal: rows in which
-    a better and a worse response have the same score, which counts as wrong."""
+    a better and a worse response have the same score, which is not right, see `Judged.right`."""
 
     figures: list[Figure]
     left_out: dict[str, int]
@@ -42,7 +42,7 @@ class Report:
             for one in self.figures
         ]
         if self.equal:
-            table.append(f"equal scores of a better and a worse response, which are wrong: {self.equal:,} rows")
+            table.append(f"equal scores of a better and a worse response, which are not right: {self.equal:,} rows")
         if self.left_out:
             told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
             table.append(f"left out: {told}")

@@ -176,6 +176,15 @@ def test_the_command_shows_a_table_and_keeps_the_rows(model: str, capsys: pytest
     assert shown["overall, mean of the sections"] == pytest.approx(sum(right.values()) / 3, abs=1e-3)
 
 
+def test_a_column_scores_is_lost_only_where_rows_are_written(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"prompt": "Q", "chosen": "A", "rejected": "B", "scores": [1, 0]}
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["score", "--model", model, "--data", "rows.jsonl", "--benchmark", "true"]
+    assert main(command) == 0
+    assert main([*command, "--out", "scored.jsonl"]) == 2
+    assert "has a column `scores` already" in capsys.readouterr().err
+
+
 def test_reward_bench_2_on_the_command_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(PUBLIC / "reward_bench_2.jsonl")
     assert main(["score", "--model", model, "--data", path, "--benchmark", "true", "--out", "scored.jsonl"]) == 0

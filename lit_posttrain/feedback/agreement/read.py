@@ -16,6 +16,7 @@ from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.decisions import decision_of
+from lit_posttrain.data.formats.neighbours import joined
 from lit_posttrain.data.modules.items import Item, read_items
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.row import Row
@@ -82,7 +83,7 @@ def decisions_of(
     """
     made: list[Decision] = []
     items: dict[str, Item] | None = None
-    for source in map(unfolded, find_sources(path)):
+    for source in (joined(unfolded(source)) for source in find_sources(path)):
         reader: ComparisonFormat | None = None
         for record in source.records():
             if record.problem is not None:

@@ -13,6 +13,7 @@ from helpers.annotators import Items
 from lit_posttrain.cli.commands import agree as command
 from lit_posttrain.cli.main import main
 from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.feedback.agreement.read import decisions_of
 
 
 def written(file: Path, decisions: Iterable[Decision]) -> str:
@@ -142,6 +143,13 @@ def test_labels_mean_what_the_file_or_the_user_says(tmp_path: Path, capsys: pyte
     told = json.loads(out.read_text())
     assert [one["name"] for one in told["annotators"]] == [*(f"label of {path}" for path in paths), "consistent"]
     assert [one["agreement"]["value"] for one in told["between"]] == [1, 1, 1]
+
+
+def test_neighbouring_rows_of_ratings_are_a_ranking() -> None:
+    public = Path(__file__).parents[2] / "data" / "formats_public" / "helpsteer2.jsonl"
+    made = decisions_of(str(public))
+    assert made
+    assert all(one.annotator == "helpsteer2" and len(one.responses) > 1 and one.ranks for one in made)
 
 
 def test_long_names_of_judges_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

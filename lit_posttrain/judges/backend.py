@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+_TEMPLATE, _TURN = 64, 16  # tokens that a chat template adds: its own system message, and around each message
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -64,26 +66,30 @@ class Backend(Protocol):
 
 
 class CallFailed(Exception):
-    """A call without a reply. The message says why, in one line, without keys. What will fail for every call, such as a
-    wrong key, is a `PostTrainError` instead, and ends the run."""
+    """A call without a reply. The message says why, in one line, without keys. charged: True if the server may have
+    done the work, so that it counts as if there were a reply. What will fail for every call, such as a wrong key, is a
+    `PostTrainError` instead, and ends the run."""
+
+    def __init__(self, message: str, charged: bool = False) -> None:
+        super().__init__(message)
+        self.charged = charged
 
 
 class Transient(CallFailed):
-    """A call that may succeed when it is repeated. retry_after_s: seconds that the server asks to wait. charged: True
-    if the server may have done the work, so that it counts as if there were a reply. reached: False if no server
-    answered at all."""
+    """A call that may succeed when it is repeated. retry_after_s: seconds that the server asks to wait. reached:
+    False if no server answered at all."""
 
     def __init__(
         self, message: str, retry_after_s: float | None = None, charged: bool = False, reached: bool = True
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, charged)
         self.retry_after_s = retry_after_s
-        self.charged = charged
         self.reached = reached
 
 
 def most_tokens(call: Call) -> int:
-    """An upper bound of the tokens that a call costs, question and reply, before it is known. A token is four bytes of
-    English, and two or three of most other languages and of code."""
+    """An upper bound of the tokens that a call costs, question and reply, before it is known. No token is shorter than
+    a byte, and those of digits and emoji are no longer."""
     asked = sum(len(str(message.get("content") or "").encode(errors="replace")) for message in call.messages)
-    return asked // 2 + 16 * len(call.messages) + (1 if call.choices else call.max_tokens)
+    asked += len(json.dumps(call.schema)) if call.schema is not None else 0
+    return asked + _TEMPLATE + _TURN * len(call.messages) + (1 if call.choices else call.max_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.judges.backend import Backend, Call, Reply, Transient
+from lit_posttrain.judges.backend import Backend, Call, CallFailed, Reply
 from lit_posttrain.judges.spec import JudgeBudget
 from lit_posttrain.judges.usage import Usage, cost_of, most_of, spent_on
 
@@ -53,7 +53,7 @@ class Budgeted:
             reply = await self._inner.ask(call)
             cost = spent_on(call, reply)
             return reply
-        except (Transient, asyncio.CancelledError) as failure:
+        except (CallFailed, asyncio.CancelledError) as failure:
             if getattr(failure, "charged", True):  # the server may have worked, and nobody tells how much
                 cost = (most_in, most_out)
             raise

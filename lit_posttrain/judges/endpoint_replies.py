@@ -35,7 +35,7 @@ def reply_of(body: bytes, call: Call, hidden: Callable[[str], str]) -> Reply:
         start = hidden(body.decode(errors="replace"))[:60]  # of a cut key a part would be left
         raise Transient(f"the answer is no chat completion: {start!r}", charged=True) from None
     if finish == "content_filter":
-        raise CallFailed("the endpoint's content filter withholds the reply")
+        raise CallFailed("the endpoint's content filter withholds the reply", charged=True)
     probabilities, mass = _of_choices(choice.get("logprobs"), call.choices) if call.choices else ({}, math.nan)
     return Reply(
         text=text,

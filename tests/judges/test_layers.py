@@ -21,7 +21,7 @@ from lit_posttrain.judges.usage import Usage
 
 
 def call(number: int = 0, max_tokens: int = 10) -> Call:
-    return Call([{"role": "user", "content": f"{number:040}"}], max_tokens)  # of up to 46 tokens, with max_tokens 10
+    return Call([{"role": "user", "content": f"{number:040}"}], max_tokens)  # of up to 130 tokens, with max_tokens 10
 
 
 class Clock:
@@ -163,8 +163,8 @@ def test_no_sixty_seconds_have_more_requests_or_tokens_than_the_limit() -> None:
     inner = limited(JudgeLimits(concurrency=4, requests_per_minute=7), 30)
     assert most_in_a_minute(inner.times) == 7
     assert inner.times[-1] - inner.times[0] == pytest.approx(240)
-    # a call may cost 46 tokens until it is answered, and costs 25
-    inner = limited(JudgeLimits(concurrency=1, tokens_per_minute=100), 10)
+    # a call may cost 130 tokens until it is answered, and costs 25
+    inner = limited(JudgeLimits(concurrency=1, tokens_per_minute=184), 10)
     assert most_in_a_minute(inner.times) == 3
     assert inner.times[-1] - inner.times[0] == pytest.approx(180)
 
@@ -210,9 +210,9 @@ def budgeted(budget: JudgeBudget, count: int, said: Callable[[int], Reply | Exce
     ("budget", "answered"),
     [
         (JudgeBudget(max_calls=4), 4),
-        # 20 + 5 tokens a call, of which it is only known before that they are at most 46: a sixth call might exceed it
-        (JudgeBudget(max_tokens=160), 5),
-        (JudgeBudget(max_cost=120.0, price_in=1e6, price_out=2e6), 3),
+        # 20 + 5 tokens a call, of which it is only known before that they are at most 130: a sixth call might exceed it
+        (JudgeBudget(max_tokens=244), 5),
+        (JudgeBudget(max_cost=204.0, price_in=1e6, price_out=2e6), 3),
         (JudgeBudget(), 10),
     ],
 )
@@ -228,8 +228,9 @@ def test_calls_stop_before_the_one_that_could_exceed_the_budget(budget: JudgeBud
 
 def test_failed_calls_count_and_cost_what_the_server_may_have_worked() -> None:
     failures: list[Reply | Exception] = [Transient("HTTP 500"), Transient("cut", charged=True), Reply("untold")]
-    _, usage = budgeted(JudgeBudget(), 3, lambda number: failures[number])
-    assert [usage.calls, usage.tokens_in, usage.tokens_out] == [3, 2 * 36, 2 * 10]
+    failures.append(CallFailed("withheld", charged=True))
+    _, usage = budgeted(JudgeBudget(), 4, lambda number: failures[number])
+    assert [usage.calls, usage.tokens_in, usage.tokens_out] == [4, 3 * 120, 3 * 10]
 
 
 def test_a_question_is_asked_once_also_at_the_same_time_and_by_another_process(tmp_path: Path) -> None:

@@ -67,16 +67,17 @@ class Bootstrap:
         flat = parts.reshape(len(parts), -1)
         by_prompt = np.zeros((self._count, flat.shape[1]))
         np.add.at(by_prompt, self._prompts, flat)
-        prompts = int((by_prompt != 0).any(1).sum())
-        drawn = np.concatenate([rows.astype(float) @ by_prompt for rows in np.array_split(self._weights, 20)])
+        there = (by_prompt != 0).any(1)  # two of many annotators have few prompts in common
+        by_prompt, weights = by_prompt[there], self._weights[:, there]
+        drawn = np.concatenate([rows.astype(float) @ by_prompt for rows in np.array_split(weights, 20)])
         with np.errstate(divide="ignore", invalid="ignore"):
             value = float(statistic(by_prompt.sum(0).reshape(parts.shape[1:])))
             found = statistic(drawn.reshape(-1, *parts.shape[1:]))
         found = found[np.isfinite(found)]
         if math.isnan(value) or not len(found):
-            return Estimate(value, math.nan, math.nan, n, prompts)
+            return Estimate(value, math.nan, math.nan, n, len(by_prompt))
         low, high = np.quantile(found, [0.025, 0.975])
-        return Estimate(value, float(low), float(high), n, prompts)
+        return Estimate(value, float(low), float(high), n, len(by_prompt))
 
     def folds(self, count: int) -> Ints:
         """(P,) a fold for each pair, all pairs of a prompt in the same one; prompts are dealt out at random."""

@@ -87,7 +87,7 @@ class Decision:
             )
         if lacking := [name for name in ("id", "item", "annotator") if not isinstance(row.get(name), str)]:
             raise BadRow("record", f"`{lacking[0]}` is missing, or is no text")
-        made = cls(**{name: value for name, value in row.items() if name in known})
+        made = cls(**{name: value for name, value in row.items() if name in known and value is not None})
         made._check()
         return made
 
@@ -107,11 +107,14 @@ class Decision:
         for name, values in said.items():
             if values is not None and (not isinstance(values, list) or len(values) != count):
                 raise BadRow("record", f"`{name}` does not have one value for each of {count} responses")
+        self._check_kinds()
         for name, scores in (self.criteria or {}).items():
             for score in scores:
                 if score is not None and not _number(score):
                     raise BadRow("record", f"`criteria.{name}` has {score!r}; scores are numbers, or null")
-        if self.order is not None and sorted(self.order) != list(range(count)):
+        if self.order is not None and (
+            any(type(one) is not int for one in self.order) or sorted(self.order) != list(range(count))
+        ):
             raise BadRow("record", f"`order` is {self.order}; it names each of {count} responses once, counting from 0")
         for rank in self.ranks or []:
             if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
@@ -120,6 +123,29 @@ class Decision:
             _number(self.probability) and 0 <= self.probability <= 1 and count == 2
         ):
             raise BadRow("record", "`probability` is a number from 0 to 1, and of two responses alone")
+
+    def _check_kinds(self) -> None:
+        """What is neither looked at in `_check` nor free."""
+        right = {
+            "responses[].text": all(isinstance(one.get("text", ""), str) for one in self.responses),
+            "rejected": all(isinstance(one, bool) for one in self.rejected or []),
+            "strength": self.strength is None or _number(self.strength),
+            "messages": self.messages is None or _objects(self.messages),
+            "seconds": self.seconds is None or _number(self.seconds),
+            "time": isinstance(self.time, str) and (not self.time or _iso(self.time)),
+            **{name: isinstance(getattr(self, name), str) for name in ("reason", "error", "source", "undoes")},
+        }
+        if wrong := [name for name, is_right in right.items() if not is_right]:
+            raise BadRow("record", f"`{wrong[0]}` is not {_KINDS.get(wrong[0], 'a text')}")
+
+
+_KINDS = {
+    "rejected": "a list of true and false",
+    "strength": "a number",
+    "messages": "a list of messages",
+    "seconds": "a number",
+    "time": "a time in ISO 8601",
+}
 
 
 def item_id(prompt: Prompt, responses: Sequence[Mapping[str, Any]]) -> str:
@@ -139,3 +165,10 @@ def _objects(value: object) -> bool:
 
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _iso(time: str) -> bool:
+    try:
+        return bool(datetime.fromisoformat(time))
+    except ValueError:
+        return False

@@ -112,12 +112,15 @@ class _Reader:
         try:
             compared = recognise_comparison(record, columns, labelled=False)
             return lambda row: compared.read(row, self.system)
-        except PostTrainError:
+        except PostTrainError as problem:
             if self.at_least == 2:
                 raise
+            first = problem
         with suppress(PostTrainError):
             marked = recognise_comparison(record, columns)
             return lambda row: marked.read(row, self.system)
+        if columns is not None:  # which name what a conversation or a prompt does not have
+            raise first
         try:
             whole = recognise(record)
             return lambda row: _parted(whole.example(row, self.system, marks=False))

@@ -19,6 +19,7 @@ import pytest
 from lit_posttrain.data.feedback.log import FeedbackLog, read_decisions
 from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.files.sources import read_records
+from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 
 
@@ -232,3 +233,35 @@ def test_several_decisions_are_written_together_or_not_at_all(tmp_path: Path, mo
         assert file.read_bytes() == before
         assert log.append_all([decision("d"), decision("e")]) == [True, True]
     assert [one.id for one in read_decisions(file)[0]] == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", 5),
+        ("prompt", ["Q"]),
+        ("responses", {"text": "A"}),
+        ("responses", [{"text": 5}, {"text": "B"}]),
+        ("ranks", [True, 0]),
+        ("rejected", [1, 0]),
+        ("strength", True),
+        ("criteria", ["honest"]),
+        ("criteria", {"honest": [True, 1]}),
+        ("criteria", {"honest": 3}),
+        ("messages", "A"),
+        ("order", [None, 1]),
+        ("order", ["a", 1]),
+        ("order", [False, True]),
+        ("judge", "x"),
+        ("reason", 5),
+        ("seconds", "5"),
+        ("seconds", True),
+        ("time", "yesterday"),
+        ("columns", ["a"]),
+    ],
+)
+def test_fields_of_another_kind_are_named(field: str, value: object) -> None:
+    row = json.loads(json.dumps(decision("a").row() | {field: value}))
+    with pytest.raises(BadRow, match=f"`{field}.*`"):
+        Decision.of(row)
+    assert Decision.of(decision("a").row() | {"reason": None, "columns": None}) == decision("a")

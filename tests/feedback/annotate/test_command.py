@@ -14,6 +14,7 @@ from helpers.processes import locked_elsewhere
 from lit_posttrain.cli.main import main
 from lit_posttrain.data.feedback.log import FeedbackLog
 from lit_posttrain.data.feedback.record import Decision
+from lit_posttrain.data.formats.comparisons import PreferenceColumns
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.annotate.serve import alone
 from lit_posttrain.feedback.annotate.tasks import read_tasks
@@ -146,6 +147,8 @@ def test_every_mode_reads_what_it_can_show() -> None:
     assert [len(task.responses) for task in read_tasks("prompts.jsonl", "write")] == [0, 1]
     with pytest.raises(PostTrainError, match=r"prompts\.jsonl"):
         read_tasks("prompts.jsonl", "rank")
+    with pytest.raises(PostTrainError, match="asked"):
+        read_tasks("prompts.jsonl", "write", columns=PreferenceColumns(prompt="asked"))
 
 
 def test_known_answers_are_ranks_in_the_order_of_the_responses() -> None:

@@ -238,6 +238,8 @@ def test_a_first_line_that_was_torn_keeps_nobody_from_beginning(server: Server) 
         ({"ranks": None}, "rank at least two"),
         ({"order": [0, 0, 1]}, "order"),
         ({"order": "210"}, "order"),
+        ({"order": ["a", 1, 2]}, "order"),
+        ({"strength": True}, "strength"),
         ({"strength": 9}, "strength"),
         ({"strength": [1]}, "strength"),
         ({"rejected": [True]}, "rejected"),

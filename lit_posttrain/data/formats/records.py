@@ -19,9 +19,9 @@ def recorded(
     labelled: bool, annotators: Literal["soft", "majority"], singles: bool = False
 ) -> Callable[[Row], Comparison]:
     """A reader of decisions. Ranked responses keep their ranks, and unranked ones are left out. Of two responses with a
-    probability the better one is first, with a soft label, which a tie of two is too. Without ranks those that are not
-    rejected are the better ones. Where rejections are known they are the labels `good`. Decisions without a verdict
-    have nothing to learn.
+    probability the better one is first, with a soft label, which a tie of two is too. With fewer than two ranks those
+    that are not rejected are the better ones. Where rejections are known they are the labels `good`. Decisions without
+    a verdict have nothing to learn.
 
     labelled: False keeps all responses in their order, whatever was decided. annotators: `majority` takes the likelier
     response as certain. singles: of a decision that rejects responses, all responses with `good` and without ranks.
@@ -62,7 +62,7 @@ def _labelled(
     if decision.probability is not None:
         return _soft(decision.probability, candidates, annotators)
     ranks: Sequence[int | None] = decision.ranks or []
-    if all(rank is None for rank in ranks):
+    if decision.rejected is not None and sum(rank is not None for rank in ranks) < 2:
         ranks = [int(rejected) for rejected in decision.rejected or []]
     kept = [
         (c, rank) for c, rank in zip(candidates, ranks or [None] * len(candidates), strict=True) if rank is not None

@@ -94,9 +94,9 @@ class Report:
         }
 
 
-def summary(decisions: Iterable[Decision]) -> dict[str, Any]:
-    """The report on decisions as plain values, such as a page shows."""
-    return report_of(votes_of(decisions)).told()
+def summary(decisions: Iterable[Decision], resamples: int = 1000) -> dict[str, Any]:
+    """The report on decisions as plain values, such as a page shows; `resamples` as in `report_of`."""
+    return report_of(votes_of(decisions), resamples).told()
 
 
 def report_of(votes: Votes, resamples: int = 1000, seed: int = 0) -> Report:

@@ -53,6 +53,7 @@ class Board:
             clock: Seconds that pass.
         """
         self.tasks = {task.id: task for task in tasks}
+        self.changes = 0  # how often something was added
         self._seed, self._clock = seed, clock
         plain = [task.id for task in tasks if task.gold is None]
         random.Random(f"overlap {seed}").shuffle(plain)
@@ -118,6 +119,7 @@ class Board:
 
     def add(self, decision: Decision) -> None:
         """Let a decision stand, or take one back: its item is then the one that the annotator looks at."""
+        self.changes += 1
         mine = self._by[decision.annotator]
         if decision.outcome == "undone":
             if (before := mine.pop(decision.item, None)) is not None:

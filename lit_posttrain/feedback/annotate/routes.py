@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from lit_posttrain.feedback.annotate.stats import Figures
 from lit_posttrain.feedback.annotate.views import decided, view
 
 PAGE = Path(__file__).parent / "page"
+_PAUSE = 20  # between two counts of the statistics, in times that one takes: annotators come first
 LARGEST_BODY = 1 << 20
 _DISK_FULL, _TOO_LARGE, _UNPROCESSABLE, _CONFLICT = 507, 413, 422, 409
 
@@ -60,6 +63,9 @@ class Api:
     def __init__(self, board: Board, log: FeedbackLog, question: Question) -> None:
         self.board, self.question = board, question
         self.keeper = Keeper(board, log)
+        self._figures: dict[str, Any] = {}
+        self._counting = asyncio.Lock()
+        self._counted, self._counted_at, self._counted_s = -1, 0.0, 0.0  # changes of the board; when; how long it took
         self.place = hashlib.blake2b(str(log.path.resolve()).encode(), digest_size=8).hexdigest()
 
     async def item(self, request: Request) -> Response:
@@ -84,8 +90,15 @@ class Api:
 
     async def stats(self, request: Request) -> Response:
         """How the annotators get on and agree."""
-        figures = Figures(self.board.decisions(), list(self.board.tasks.values()), self.board.missing())
-        return JSONResponse(await run_in_threadpool(figures.all))
+        async with self._counting:  # once for all that ask
+            changed = self.board.changes != self._counted
+            if changed and time.monotonic() - self._counted_at >= _PAUSE * self._counted_s:
+                start, self._counted = time.monotonic(), self.board.changes
+                figures = Figures(self.board.decisions(), list(self.board.tasks.values()), self.board.missing())
+                self._figures = await run_in_threadpool(figures.all)
+                self._counted_at = time.monotonic()
+                self._counted_s = self._counted_at - start
+            return JSONResponse(self._figures)
 
     async def _keep(self, read: Callable[[], Decision]) -> None:
         try:

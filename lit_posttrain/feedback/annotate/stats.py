@@ -16,6 +16,7 @@ from lit_posttrain.feedback.annotate.tasks import Task
 
 Ranks = Sequence[int | None]
 _BREAK_S = 600
+_RESAMPLES = 200  # of the intervals, which are computed again and again
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Figures:
         for one in self.decisions:
             by[one.annotator].append(one)
         known = {task.id: task.gold for task in self.tasks if task.gold is not None}
-        found = summary(self.decisions)
+        found = summary(self.decisions, _RESAMPLES)
         votes = {one["name"]: one for one in found["annotators"]}
         return {
             "items": len(self.tasks) - len(known),

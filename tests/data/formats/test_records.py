@@ -56,6 +56,10 @@ def read(row: dict[str, Any], **options: Any) -> Comparison:
         ),
         (decision(probability=1), [("A", {"rank": 0}), ("B", {"rank": 1})]),
         (decision(rejected=[True, False]), [("A", {"good": 0, "rank": 1}), ("B", {"good": 1, "rank": 0})]),
+        (  # one is ranked, and the other not acceptable
+            decision(ranks=[0, None], rejected=[False, True]),
+            [("A", {"good": 1, "rank": 0}), ("B", {"good": 0, "rank": 1})],
+        ),
         (
             decision(ranks=[0, 1], rejected=[True, True]),
             [("A", {"good": 0, "rank": 0}), ("B", {"good": 0, "rank": 1})],

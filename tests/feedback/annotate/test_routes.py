@@ -23,6 +23,7 @@ from lit_posttrain.feedback.annotate.answers import Question
 from lit_posttrain.feedback.annotate.board import Board
 from lit_posttrain.feedback.annotate.guard import HEADERS, ORGANISER, Tokens
 from lit_posttrain.feedback.annotate.routes import LARGEST_BODY, application
+from lit_posttrain.feedback.annotate.stats import Figures
 from lit_posttrain.feedback.annotate.tasks import Mode, Task, read_tasks
 
 BASE = "http://127.0.0.1:8765"
@@ -397,7 +398,29 @@ def test_skipping_needs_nothing(tmp_path: Path) -> None:
     assert (kept.outcome, kept.messages) == ("skipped", None)
 
 
-def test_statistics(tmp_path: Path) -> None:
+def test_statistics_are_counted_again_only_if_something_changed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr("lit_posttrain.feedback.annotate.routes._PAUSE", 0)
+
+    def count(figures: Figures) -> dict[str, Any]:
+        counts.append(len(figures.decisions))
+        return {"count": counts[-1]}
+
+    monkeypatch.setattr(Figures, "all", count)
+    organiser = server.client(ORGANISER)
+    assert [organiser.get("/api/stats").json()["count"] for _ in range(3)] == [0, 0, 0]
+    vote(server.client("ann"), "00000001")
+    assert [organiser.get("/api/stats").json()["count"] for _ in range(3)] == [1, 1, 1]
+    assert counts == [0, 1]
+    monkeypatch.setattr("lit_posttrain.feedback.annotate.routes._PAUSE", 1e12)
+    vote(server.client("ann"), "00000002")
+    assert organiser.get("/api/stats").json()["count"] == 1  # not yet
+
+
+def test_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_posttrain.feedback.annotate.routes._PAUSE", 0)
     tasks = [task(n, 2, [0, 1] if n == 0 else None) for n in range(3)]
     server = Server(tmp_path / "votes.jsonl", tasks, Question("pair"))
     organiser = server.client(ORGANISER)

@@ -33,14 +33,16 @@ class Endpoint:
     for each such option and call under way.
 
     Raises:
-        PostTrainError: the openai package, or the key that the spec names, is missing.
+        PostTrainError: the openai package, or the key that the spec names, is missing; headers in the
+            environment would be sent to another server than OpenAI's.
     """
 
     def __init__(self, spec: JudgeSpec) -> None:
         self._model, self._url = spec.model, str(spec.endpoint).rstrip("/")
         self._timeout_s = spec.timeout_s
         self._key_name = spec.api_key_env
-        if self._key_name is None and urlsplit(self._url).hostname == "api.openai.com":
+        of_openai = urlsplit(self._url).hostname == "api.openai.com"
+        if self._key_name is None and of_openai:
             self._key_name = "OPENAI_API_KEY"
         self._key = os.environ.get(self._key_name, "").strip() if self._key_name else ""
         if self._key_name and not self._key:
@@ -52,7 +54,14 @@ class Endpoint:
                 f"{self._url}: the key in {self._key_name} has a space, a line break or a character outside ASCII; "
                 "set it anew"
             )
+        if os.environ.get("OPENAI_CUSTOM_HEADERS") and not of_openai:
+            raise PostTrainError(
+                f"{self._url}: the openai package would send it the headers in the environment variable "
+                "OPENAI_CUSTOM_HEADERS, which may hold a key; unset it"
+            )
         self._client = _client(self._url, self._key)
+        if not of_openai:  # by default they come from the environment
+            self._client.organization = self._client.project = None
         self._refused: set[str] = set()
         self._answered, self._refusals = False, 0
 

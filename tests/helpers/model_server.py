@@ -34,6 +34,7 @@ class Asked:
     fault: str | None
     time_s: float
     authorization: str
+    headers: Mapping[str, str]
     answered: bool = False
 
 
@@ -121,7 +122,7 @@ async def _respond(
     raw = await reader.readexactly(int(headers.get("content-length", 0)))
     request = json.loads(raw or b"{}")
     fault = faults(len(server.asked), request) if faults is not None else None
-    asked = Asked(request, fault, time.monotonic(), headers.get("authorization", ""))
+    asked = Asked(request, fault, time.monotonic(), headers.get("authorization", ""), headers)
     server.asked.append(asked)
     server._at_once += 1
     server.most_at_once = max(server.most_at_once, server._at_once)

@@ -164,9 +164,14 @@ def test_a_question_that_is_too_long_fails_alone() -> None:
 
 
 def test_the_key_goes_only_to_whom_it_was_named_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
     _, (asked,) = ask(lambda request: (200, completion("yes")), WORDS)
-    assert KEY not in asked.authorization
+    assert KEY not in str(asked.headers)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {KEY}")
+    with pytest.raises(PostTrainError, match="OPENAI_CUSTOM_HEADERS, which may hold a key; unset it"):
+        ask(lambda request: (200, completion("yes")), WORDS)
+    monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
     _, (asked,) = ask(lambda request: (200, completion("yes")), WORDS, api_key_env="OPENAI_API_KEY")
     assert asked.authorization == f"Bearer {KEY}"
     monkeypatch.delenv("OPENAI_API_KEY")

@@ -28,7 +28,7 @@ class AnnotateServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.links: dict[str, str] = {}
-        self.secret = "of this test"
+        self.secret = "of this test, which anybody may know"
         self.process: subprocess.Popen[str] | None = None
 
     @property

@@ -142,7 +142,7 @@ def _written(said: Mapping[str, Any], task: Task, question: Question) -> dict[st
     if not all(one.strip() for one in turns):
         raise BadRow("answer", "a turn is empty; write it, or remove it")
     roles = ["assistant" if n % 2 == 0 else "user" for n in range(len(turns))]
-    written = [{"role": role, "content": one.strip()} for role, one in zip(roles, turns, strict=True)]
+    written = [{"role": role, "content": one.rstrip()} for role, one in zip(roles, turns, strict=True)]
     return {"messages": [*task.prompt, *written]}
 
 

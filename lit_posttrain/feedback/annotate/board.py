@@ -5,6 +5,7 @@ Everything is rebuilt from the file of decisions, apart from who looks at what a
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -16,6 +17,7 @@ from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.feedback.annotate.tasks import Task
 
 _HELD_S = 30 * 60  # for so long nobody else is given an item that somebody looks at
+_ROUNDING = 1e-6  # of floats: a fifth of 40 is 8
 _RECENT = 20  # decisions that the pace is measured on
 
 
@@ -57,7 +59,7 @@ class Board:
         self._seed, self._clock = seed, clock
         plain = [task.id for task in tasks if task.gold is None]
         random.Random(f"overlap {seed}").shuffle(plain)
-        whole, part = int(overlap), round((overlap - int(overlap)) * len(plain))
+        whole, part = int(overlap), math.ceil((overlap - int(overlap)) * len(plain) - _ROUNDING)
         self._wanted = {one: 1 + whole + (n < part) for n, one in enumerate(plain)}
         self._shared = [one for one in plain if self._wanted[one] > 1]
         self._orders: dict[str, list[str]] = {}

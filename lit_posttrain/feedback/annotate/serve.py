@@ -21,6 +21,7 @@ from lit_posttrain.runs.folder import lock
 from lit_posttrain.runs.signals import terminable
 
 SECRET = "LIT_POSTTRAIN_ANNOTATE_SECRET"  # makes the same links again; of the environment alone
+_SHORTEST_SECRET = 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,6 +35,9 @@ def serve(
         PostTrainError: another server has the file, the file is no file of decisions or has answers to another
             question, or the port is taken.
     """
+    secret = os.environ.get(SECRET)
+    if secret and len(secret) < _SHORTEST_SECRET:
+        raise PostTrainError(f"{SECRET} can be guessed; give it {_SHORTEST_SECRET} random characters or more")
     with alone(Path(out)), FeedbackLog(out) as log, closing(listening(host, port)) as listener:
         decisions, notes = read_decisions(out) if Path(out).stat().st_size else ([], [])
         for note in notes:
@@ -44,7 +48,7 @@ def serve(
                 f"{out}: has decisions on these items in another --mode, or on other --criteria; choose another --out"
             )
         board = Board(tasks, decisions, overlap, seed)
-        tokens = Tokens(annotators, os.environ.get(SECRET))
+        tokens = Tokens(annotators, secret)
         base = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if host not in _LOOPBACK:
             print(f"--host {host}: other machines reach this page, and links and decisions travel unencrypted")

@@ -51,7 +51,7 @@ def test_every_item_is_decided_once_by_somebody() -> None:
     assert board.missing() == 0
 
 
-@pytest.mark.parametrize(("overlap", "twice", "thrice"), [(0.2, 8, 0), (1.0, 40, 0), (1.5, 20, 20)])
+@pytest.mark.parametrize(("overlap", "twice", "thrice"), [(0.2, 8, 0), (1.0, 40, 0), (0.01, 1, 0), (1.5, 20, 20)])
 def test_overlap_is_the_share_of_items_that_more_people_see(overlap: float, twice: int, thrice: int) -> None:
     done = work(Board(tasks(40), overlap=overlap), "ann", "ben", "eve")
     times = Counter(Counter(one for mine in done.values() for one in mine).values())

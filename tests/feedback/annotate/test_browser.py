@@ -162,7 +162,7 @@ def test_a_new_secret_asks_for_the_new_link_and_keeps_the_decision(server: Annot
     for key in "123":
         page.keyboard.press(key)
     expect(page.locator("#trouble")).to_contain_text("cannot be reached")
-    server.secret = "another"
+    server.secret = "another one, which anybody may know"
     server.start()
     expect(page.locator("#trouble")).to_contain_text("new link")
     page.goto(server.links["late"])

@@ -123,6 +123,13 @@ def test_decisions_of_another_mode_are_not_those_that_are_asked(
             main(["annotate", "--data", "r.jsonl", "--out", "v.jsonl", "--port", "0", *options])
 
 
+def test_a_secret_that_can_be_guessed_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_POSTTRAIN_ANNOTATE_SECRET", "short")
+    assert "LIT_POSTTRAIN_ANNOTATE_SECRET can be guessed; give it 16 random" in refused(capsys)
+
+
 def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -380,12 +380,12 @@ def test_what_is_not_written_is_refused(tmp_path: Path, turns: object) -> None:
 
 def test_a_written_conversation(tmp_path: Path) -> None:
     server, client, body = in_mode(tmp_path, "write", 1)
-    said = {**body, "id": "vote-0001", "turns": ["One.\n", "And two?", "Two."]}
+    said = {**body, "id": "vote-0001", "turns": ["    One.\n", "And two?", "Two."]}
     assert client.post("/api/decision", json=said).status_code == 200
     (kept,) = server.kept()
     assert kept.messages == [
         {"role": "user", "content": "What is 1?"},
-        {"role": "assistant", "content": "One."},
+        {"role": "assistant", "content": "    One."},
         {"role": "user", "content": "And two?"},
         {"role": "assistant", "content": "Two."},
     ]

@@ -139,7 +139,9 @@ def _ranked(record: Record, item: Item, reader: ComparisonFormat) -> tuple[float
 
 
 def _by_text(found: Comparison, label: str) -> dict[str, float]:
-    return {str(one.messages[0]["content"]): one.labels[label] for one in found.candidates if label in one.labels}
+    """Of equal texts that of the first one, which is the one that an item keeps."""
+    told = ((str(one.messages[0]["content"]), one.labels) for one in reversed(found.candidates))
+    return {text: labels[label] for text, labels in told if label in labels}
 
 
 def _decision(item: Item, name: str, probability: float | None, ranks: list[int | None] | None) -> Decision:

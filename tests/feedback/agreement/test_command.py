@@ -145,6 +145,14 @@ def test_labels_mean_what_the_file_or_the_user_says(tmp_path: Path, capsys: pyte
     assert [one["agreement"]["value"] for one in told["between"]] == [1, 1, 1]
 
 
+def test_of_equal_responses_the_first_ones_rank_counts(tmp_path: Path) -> None:
+    row = {"prompt": "Q", "responses": ["A", "A", "B"], "ranks": [1, 3, 2]}
+    (tmp_path / "ranked.jsonl").write_text(json.dumps(row) + "\n")
+    (made,) = decisions_of(str(tmp_path / "ranked.jsonl"))
+    assert [one["text"] for one in made.responses] == ["A", "B"]
+    assert made.ranks == [0, 1]
+
+
 def test_neighbouring_rows_of_ratings_are_a_ranking() -> None:
     public = Path(__file__).parents[2] / "data" / "formats_public" / "helpsteer2.jsonl"
     made = decisions_of(str(public))

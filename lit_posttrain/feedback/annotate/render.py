@@ -22,10 +22,11 @@ from markdown_it.utils import EnvType, OptionsDict
 _LONGEST = 200_000  # characters that are read as Markdown; a longer text is shown as it is
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters, apart from tab and line ends
-    "\u200b\u2060\ufeff\u00ad"  # without width
-    "\u061c\u202a-\u202e\u2066-\u2069"  # marks and overrides of the direction of text
+    "\u200b\u2060-\u2064\ufeff\u00ad\u034f\u17b4\u17b5\u180e\ufff9-\ufffb"  # without width
+    "\u115f\u1160\u3164\uffa0"  # fillers
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # marks and overrides of the direction of text
     "\ud800-\udfff"  # halves of surrogate pairs
-    "\U000e0000-\U000e007f]"  # tags, in which words can be hidden
+    "\U000e0000-\U000e0fff]"  # tags and selectors of variants, in which words can be hidden
 )
 _TAGS = {"p", "br", "hr", "strong", "em", "s", "a", "code", "pre", "blockquote", "ul", "ol", "li"}
 _TAGS |= {"h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}

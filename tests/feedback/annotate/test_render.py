@@ -84,3 +84,14 @@ def test_a_very_long_text_is_shown_as_it_is() -> None:
 def test_deeply_nested_text_does_not_fail() -> None:
     for text in ("[" * 20_000, "> " * 3_000 + "x", "*a " * 20_000, "- " * 3_000 + "a"):
         assert rendered(text)
+
+
+@pytest.mark.parametrize(
+    "hidden", [*"\u2061\u180e\u200e\u206a\ufff9\u115f\u3164\uffa0\u034f", "\U000e0101", "\U000e0041"]
+)
+def test_what_cannot_be_seen_is_marked(hidden: str) -> None:
+    assert visible(f"a{hidden}b") == f"a⟦U+{ord(hidden):04X}⟧b"
+
+
+def test_joiners_of_scripts_and_emoji_stay() -> None:
+    assert visible("\u200d\u200c\ufe0f") == "\u200d\u200c\ufe0f"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 _TEMPLATE, _TURN = 64, 16  # tokens that a chat template adds: its own system message, and around each message
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: no tokenizer and no request can hold it
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -26,6 +28,13 @@ class Call:
     choices: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole = [
+            {**one, "content": _SURROGATE.sub("\ufffd", one["content"])} if isinstance(one.get("content"), str) else one
+            for one in self.messages
+        ]
+        object.__setattr__(self, "messages", whole)
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,6 @@ class Transient(CallFailed):
 def most_tokens(call: Call) -> int:
     """An upper bound of the tokens that a call costs, question and reply, before it is known. No token is shorter than
     a byte, and those of digits and emoji are no longer."""
-    asked = sum(len(str(message.get("content") or "").encode(errors="replace")) for message in call.messages)
+    asked = sum(len(str(message.get("content") or "").encode()) for message in call.messages)
     asked += len(json.dumps(call.schema)) if call.schema is not None else 0
     return asked + _TEMPLATE + _TURN * len(call.messages) + (1 if call.choices else call.max_tokens)

@@ -38,6 +38,11 @@ def test_a_reply_and_what_it_cost() -> None:
     assert asked.request == {"model": "judge", "messages": ASKED, "max_tokens": 5, "temperature": 0.0, "seed": 0}
 
 
+def test_half_of_a_surrogate_pair_is_asked_as_a_replacement_character() -> None:
+    _, (asked,) = ask(lambda request: (200, completion("yes")), Call([{"role": "user", "content": "a\ud83d?"}]))
+    assert asked.request["messages"] == [{"role": "user", "content": "a\ufffd?"}]
+
+
 def test_probabilities_of_choices_are_those_of_the_first_token() -> None:
     likely = {"A": 0.3, " A": 0.1, "B": 0.2, "The": 0.3, " ": 0.05, "ABC": 0.01}
     (reply,), (asked,) = ask(lambda request: (200, completion("A", likely)), LETTERS)

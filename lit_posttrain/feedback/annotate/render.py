@@ -31,6 +31,7 @@ _HIDDEN = re.compile(
 _TAGS = {"p", "br", "hr", "strong", "em", "s", "a", "code", "pre", "blockquote", "ul", "ol", "li"}
 _TAGS |= {"h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
 _ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
+_ADDRESS = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 _TOP_HEADING = 3  # the page has headings of its own above
 
 
@@ -49,9 +50,15 @@ def rendered(text: str) -> str:
         _markdown().render(shown),
         tags=_TAGS,
         attributes=_ATTRIBUTES,
+        attribute_filter=_whole_address,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )
+
+
+def _whole_address(tag: str, attribute: str, value: str) -> str | None:
+    """Without links to the page's own server, and those that say where they lead only with its address."""
+    return value if attribute != "href" or _ADDRESS.match(value) else None
 
 
 @cache

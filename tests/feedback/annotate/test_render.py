@@ -95,3 +95,9 @@ def test_what_cannot_be_seen_is_marked(hidden: str) -> None:
 
 def test_joiners_of_scripts_and_emoji_stay() -> None:
     assert visible("\u200d\u200c\ufe0f") == "\u200d\u200c\ufe0f"
+
+
+@pytest.mark.parametrize("address", ["/stats", "//elsewhere.example/x", "stats", "?token=x", "#top", "https:stats"])
+def test_links_without_a_whole_address_lead_nowhere(address: str) -> None:
+    assert "href" not in rendered(f"[here]({address})")
+    assert 'href="https://elsewhere.example/"' in rendered("[here](https://elsewhere.example/)")

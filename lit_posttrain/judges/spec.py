@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from lit_posttrain.errors import PostTrainError
 
 Kind = Literal["pairwise", "verdict", "listwise", "score", "rubric"]
-_KEY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# keys of some providers have the form of a name: a short prefix, then many letters and digits
+_KEY_NAME = re.compile(r"(?![a-z0-9]{2,5}_[A-Za-z0-9]{16,}$)[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass

@@ -40,3 +40,10 @@ def test_a_budget_of_money_needs_prices() -> None:
         JudgeBudget(max_cost=2.0, price_out=0.4)
     with pytest.raises(PostTrainError, match=r"limits\.concurrency is 0"):
         JudgeLimits(concurrency=0)
+
+
+@pytest.mark.parametrize("key", ["hf_" + "aB3" * 11, "gsk_" + "aB3" * 17])
+def test_a_key_with_the_form_of_a_name_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(PostTrainError, match="not the key itself") as problem:
+        JudgeSpec("judge", endpoint="http://127.0.0.1:9/v1", api_key_env=key)
+    assert key not in str(problem.value)

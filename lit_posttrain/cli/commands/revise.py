@@ -38,7 +38,7 @@ def revise(
     format: str | None = None,
     overwrite: bool = False,
     timeout_s: float | None = None,
-    retries: int = 5,
+    retries: int = 6,
     limits: JudgeLimits | None = None,
     budget: JudgeBudget | None = None,
     cache_dir: str | None = None,

@@ -7,7 +7,6 @@ prefers nothing is dropped by a reason of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.message_keys import Messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
+from lit_posttrain.data.rows.votes import finite_number
 
 STEPS = "of steps, read as one response that is good if every step is right"
 JOINED = "made of neighbouring rows with the same prompt, which are compared by helpfulness"
@@ -58,7 +58,7 @@ def _fine_rating(completion: str | dict[str, Any]) -> float | None:
     """The mean of the ratings of a completion's aspects; None if none is a number."""
     aspects = completion.get("annotations") if isinstance(completion, dict) else None
     given = [aspect.get("Rating") for aspect in (aspects or {}).values() if isinstance(aspect, dict)]
-    known = [number for rating in given if (number := _number(rating)) is not None]
+    known = [number for rating in given if (number := finite_number(rating)) is not None]
     return sum(known) / len(known) if known else None
 
 
@@ -67,7 +67,7 @@ def _distilabel(row: Row, labelled: bool) -> Comparison:
     given = listed(row, "generations")
     prompt, said = _answers(row, "instruction", "generations", given)
     return _ranking(
-        row, prompt, said, [_worse(_number(r)) for r in _one_each(row, "ratings", given)] if labelled else None
+        row, prompt, said, [_worse(finite_number(r)) for r in _one_each(row, "ratings", given)] if labelled else None
     )
 
 
@@ -75,7 +75,7 @@ def _nectar(row: Row, labelled: bool) -> Comparison:
     """Nectar: ranks are floats, 1.0 is the best; equal ones may share the mean of their places, such as 2.5."""
     given = listed(row, "answers")
     prompt, said = _answers(row, "prompt", "answers", given)
-    ranks = [_number(one.get("rank")) if isinstance(one, dict) else None for one in given]
+    ranks = [finite_number(one.get("rank")) if isinstance(one, dict) else None for one in given]
     return _ranking(row, prompt, said, ranks if labelled else None)
 
 
@@ -95,7 +95,9 @@ def _helpsteer2(row: Row, labelled: bool) -> Comparison:
     given = listed(row, "response")
     row.notes.append(JOINED)
     prompt, said = _answers(row, "prompt", "response", given)
-    return _ranking(row, prompt, said, [_worse(_number(r)) for r in _one_each(row, _BY, given)] if labelled else None)
+    return _ranking(
+        row, prompt, said, [_worse(finite_number(r)) for r in _one_each(row, _BY, given)] if labelled else None
+    )
 
 
 def _stepwise(row: Row, labelled: bool) -> Comparison:
@@ -135,17 +137,6 @@ def _one_each(row: Row, column: str, given: Sequence[Any]) -> list[Any]:
         count = len(values) if isinstance(values, list) else "no"
         raise BadRow("ranks", f"`{column}` has {count} values for {len(given)}; mend it")
     return values
-
-
-def _number(value: object) -> float | None:
-    """A rating or a rank, also written as text; None for what is none, such as N/A."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _worse(rating: float | None) -> float | None:

@@ -7,6 +7,7 @@ the opposite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
@@ -113,15 +114,21 @@ class Votes:
         )
 
 
-def whole_number(value: object) -> int | None:
-    """A whole number, also written as 1.0 or as text (a CSV file has nothing else); None for anything else."""
+def finite_number(value: object) -> float | None:
+    """A number, also written as text (a CSV file has nothing else); None for anything else, such as N/A."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() else None
+    return number if math.isfinite(number) else None
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number, also written as 1.0 or as text; None for anything else."""
+    number = finite_number(value)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 def _spelled(value: object) -> str:

@@ -10,11 +10,11 @@ from itertools import combinations, permutations
 from typing import Any, Protocol
 
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.judges.backend import Backend, Call, Reply
-from lit_posttrain.judges.constitution import Constitution, Principle
+from lit_posttrain.judges.backend import Call, Reply
+from lit_posttrain.judges.constitution import Principle
 from lit_posttrain.judges.judge import JudgedItem, Opinion
 from lit_posttrain.judges.kinds.asking import Asking, Missing, no_opinion, together
-from lit_posttrain.judges.kinds.identity import SAMPLE, identity, name, prompt_hash
+from lit_posttrain.judges.kinds.identity import SAMPLE, OfModel, identity, prompt_hash
 from lit_posttrain.judges.kinds.pairs import Wins, of_both_orders, ranks_of, shares
 from lit_posttrain.judges.kinds.shown import LETTERS
 from lit_posttrain.judges.kinds.views import drawn_names, views_of
@@ -53,16 +53,8 @@ class Comparison(Protocol):
         ...
 
 
-class ComparingJudge:
+class ComparingJudge(OfModel[Comparison]):
     """A judge of the kinds pairwise, verdict and listwise."""
-
-    def __init__(self, backend: Backend, spec: JudgeSpec, constitution: Constitution, way: Comparison) -> None:
-        self.backend, self.spec, self.constitution, self.way = backend, spec, constitution, way
-
-    @property
-    def name(self) -> str:
-        """Model and kind."""
-        return name(self.backend, self.way.kind)
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -72,10 +64,6 @@ class ComparingJudge:
         hashed = prompt_hash(calls, self.constitution)
         told = identity(self.backend, self.spec, self.way.kind, self.way.version, hashed)
         return {**told, "disagreement": self.spec.disagreement}
-
-    async def close(self) -> None:
-        """Close the backend."""
-        await self.backend.close()
 
     async def opinion(self, item: JudgedItem) -> Opinion:
         """As `Judge.opinion`."""

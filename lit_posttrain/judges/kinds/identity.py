@@ -6,20 +6,39 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from lit_posttrain.judges.backend import Backend, Call
 from lit_posttrain.judges.constitution import Constitution
 from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.spec import JudgeSpec
 
+
+class Asks(Protocol):
+    """A way of asking."""
+
+    kind: str
+
+
+Way = TypeVar("Way", bound=Asks)
 SAMPLE = JudgedItem([{"role": "user", "content": "question"}], [{"text": "one"}, {"text": "other"}])
 """An item whose questions stand for all: their hash changes with every word that a judge is asked."""
 
 
-def name(backend: Backend, kind: str) -> str:
-    """Model and kind, as one annotator among others."""
-    return f"{backend.identity.get('model', 'judge')} {kind}"
+class OfModel(Generic[Way]):
+    """What judges of all kinds share: a model behind a backend, and a way of asking it."""
+
+    def __init__(self, backend: Backend, spec: JudgeSpec, constitution: Constitution, way: Way) -> None:
+        self.backend, self.spec, self.constitution, self.way = backend, spec, constitution, way
+
+    @property
+    def name(self) -> str:
+        """Model and kind, as one annotator among others."""
+        return f"{self.backend.identity.get('model', 'judge')} {self.way.kind}"
+
+    async def close(self) -> None:
+        """Close the backend."""
+        await self.backend.close()
 
 
 def identity(backend: Backend, spec: JudgeSpec, kind: str, version: int, hashed: str) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from lit_posttrain.data.rows.bad_rows import BadRow
-from lit_posttrain.judges.backend import Backend, Call, Reply
+from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Constitution, Principle
 from lit_posttrain.judges.judge import JudgedItem, Opinion
 from lit_posttrain.judges.kinds.asking import Asking, Missing, no_opinion, together
-from lit_posttrain.judges.kinds.identity import identity, name
+from lit_posttrain.judges.kinds.identity import OfModel, identity
 from lit_posttrain.judges.kinds.pairs import ranks_of
 from lit_posttrain.judges.kinds.views import drawn_names, views_of
 from lit_posttrain.judges.spec import JudgeSpec
@@ -61,16 +61,8 @@ class Marking(Protocol):
         ...
 
 
-class MarkingJudge:
+class MarkingJudge(OfModel[Marking]):
     """A judge of the kinds score and rubric."""
-
-    def __init__(self, backend: Backend, spec: JudgeSpec, constitution: Constitution, way: Marking) -> None:
-        self.backend, self.spec, self.constitution, self.way = backend, spec, constitution, way
-
-    @property
-    def name(self) -> str:
-        """Model and kind."""
-        return name(self.backend, self.way.kind)
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -79,10 +71,6 @@ class MarkingJudge:
         hashed = self.way.hashed(view, self.constitution, self.spec)
         told = identity(self.backend, self.spec, self.way.kind, self.way.version, hashed)
         return {**told, "criteria_column": self.way.column} if self.way.column else told
-
-    async def close(self) -> None:
-        """Close the backend."""
-        await self.backend.close()
 
     async def opinion(self, item: JudgedItem) -> Opinion:
         """As `Judge.opinion`. Where some responses have no marks the others are ranked without them; `details` says of

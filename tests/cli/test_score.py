@@ -14,9 +14,7 @@ from helpers.cli import one_line
 from helpers.runs import write
 
 from lit_posttrain.cli.main import main
-from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.models.policy import Scorer
-from lit_posttrain.models.spec import ModelSpec
 
 
 class Batches:
@@ -45,11 +43,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
-    scorer = build_scorer(ModelSpec(str(tiny.save_model(tmp_path / "base"))), 512)
-    scorer.transformer.config.pad_token_id = 0
-    scorer.transformer.save_pretrained(tmp_path / "scores")
-    tiny.tokenizer().save_pretrained(tmp_path / "scores")
-    return tmp_path / "scores"
+    return tiny.save_scorer(tiny.save_model(tmp_path / "base"), tmp_path / "scores")
 
 
 @pytest.fixture

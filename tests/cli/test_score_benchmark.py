@@ -17,8 +17,6 @@ from lit_posttrain.cli.main import main
 from lit_posttrain.data.files.sources import read_records
 from lit_posttrain.inference.benchmark import Benchmark, Report
 from lit_posttrain.inference.benchmark_figures import SECTIONS, Figure
-from lit_posttrain.models.loading import build_scorer
-from lit_posttrain.models.spec import ModelSpec
 
 PUBLIC = Path(__file__).parents[1] / "data" / "formats_public"
 
@@ -153,10 +151,7 @@ def test_intervals_are_wilsons() -> None:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_POSTTRAIN_CACHE", str(tmp_path / "cache"))
-    scorer = build_scorer(ModelSpec(str(tiny.save_model(tmp_path / "base"))), 512)
-    scorer.transformer.config.pad_token_id = 0
-    scorer.transformer.save_pretrained(tmp_path / "scores")
-    tiny.tokenizer().save_pretrained(tmp_path / "scores")
+    tiny.save_scorer(tiny.save_model(tmp_path / "base"), tmp_path / "scores")
     return "scores"
 
 

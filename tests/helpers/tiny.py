@@ -22,6 +22,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lit_posttrain.models.loading import build_scorer
+from lit_posttrain.models.spec import ModelSpec
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -90,6 +93,15 @@ def save_model(folder: Path, seed: int = 0, **config: Any) -> Path:
     model = AutoModelForCausalLM.from_config(llama_config(**config))
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_scorer(base: Path, folder: Path, chat_template: str | None = CHATML) -> Path:
+    """Write a tiny reward model over a saved model, with a head of random weights."""
+    scorer = build_scorer(ModelSpec(str(base)), 512)
+    scorer.transformer.config.pad_token_id = 0
+    scorer.transformer.save_pretrained(folder)
+    tokenizer(chat_template).save_pretrained(folder)
     return folder
 
 

@@ -16,7 +16,6 @@ from lit_posttrain import GRPO, ModelSpec, PromptData
 from lit_posttrain.data.modules.prompt_files import read_prompts
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.inference.score import ResponseScorer
-from lit_posttrain.models.loading import build_scorer
 from lit_posttrain.on_policy.options import RolloutConfig
 from lit_posttrain.rewards import LengthPenalty, RewardBatch, RewardModelScore, RewardSum
 
@@ -29,12 +28,7 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny reward model, whose template is not the policy's."""
     folder = tmp_path_factory.mktemp("reward")
     base = tiny.save_model(folder / "base", seed=4)
-    scorer = build_scorer(ModelSpec(str(base)), 512)
-    scorer.transformer.config.pad_token_id = 0
-    scorer.transformer.save_pretrained(folder / "hf")
-    tokenizer = tiny.tokenizer(tiny.CHATML.replace("user", "human"))
-    tokenizer.save_pretrained(folder / "hf")
-    return folder / "hf"
+    return tiny.save_scorer(base, folder / "hf", tiny.CHATML.replace("user", "human"))
 
 
 def judged() -> RewardBatch:

@@ -4,35 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from lit_posttrain.data.feedback.record import Decision, item_id, now
-
-
-@dataclass(frozen=True)
-class JudgedItem:
-    """A prompt and the K responses that are to be judged.
-
-    prompt: messages. responses: K objects with `text` at least; their other keys are kept in the record and not shown.
-    columns: the other columns of the row, which may hold criteria. source: `file:line`.
-    """
-
-    prompt: Sequence[Mapping[str, Any]]
-    responses: Sequence[Mapping[str, Any]]
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
-
-    @property
-    def id(self) -> str:
-        """Hash of the prompt and the responses' texts."""
-        return item_id([dict(message) for message in self.prompt], self.responses)
-
-    @property
-    def texts(self) -> list[str]:
-        """(K,) the responses."""
-        return [str(one.get("text", "")) for one in self.responses]
+from lit_posttrain.data.feedback.item import Item
+from lit_posttrain.data.feedback.record import Decision, now
 
 
 @dataclass(frozen=True)
@@ -77,7 +54,7 @@ class Judge(Protocol):
         `criteria_column` is there if a column of the item decides too. Holds no key or password."""
         ...
 
-    async def opinion(self, item: JudgedItem) -> Opinion:
+    async def opinion(self, item: Item) -> Opinion:
         """The opinion on one item. May be awaited for many at once. A call that fails makes the outcome `failed`; what
         must stop the run, such as a spent budget, is raised.
 
@@ -91,7 +68,7 @@ class Judge(Protocol):
         ...
 
 
-def decision_id(item: JudgedItem, judge: Judge, repetition: int = 0) -> str:
+def decision_id(item: Item, judge: Judge, repetition: int = 0) -> str:
     """The id of a judge's decision, known before it is asked: a rerun finds it among those that are there."""
     told = [item.id, dict(judge.identity), repetition]
     if column := judge.identity.get("criteria_column"):
@@ -99,9 +76,7 @@ def decision_id(item: JudgedItem, judge: Judge, repetition: int = 0) -> str:
     return hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
-def decision(
-    item: JudgedItem, judge: Judge, opinion: Opinion, repetition: int = 0, seconds: float | None = None
-) -> Decision:
+def decision(item: Item, judge: Judge, opinion: Opinion, repetition: int = 0, seconds: float | None = None) -> Decision:
     """The record of an opinion."""
     kept: dict[str, Any] = {**judge.identity, **opinion.details, "calls": opinion.calls}
     if opinion.outcome == "verdict":
@@ -110,8 +85,8 @@ def decision(
         id=decision_id(item, judge, repetition),
         item=item.id,
         annotator=judge.name,
-        prompt=[dict(message) for message in item.prompt],
-        responses=[dict(response) for response in item.responses],
+        prompt=item.prompt,
+        responses=item.responses,
         outcome=opinion.outcome,
         ranks=opinion.ranks,
         probability=opinion.probability,
@@ -122,5 +97,5 @@ def decision(
         seconds=seconds,
         time=now(),
         source=item.source,
-        columns=dict(item.columns),
+        columns=item.columns,
     )

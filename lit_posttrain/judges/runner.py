@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.feedback.log import FeedbackLog, read_decisions
 from lit_posttrain.data.feedback.record import Decision, now
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.budget import BudgetSpent
-from lit_posttrain.judges.judge import Judge, JudgedItem, decision, decision_id
+from lit_posttrain.judges.judge import Judge, decision, decision_id
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Judged:
 
 
 async def judge_all(
-    items: Sequence[JudgedItem],
+    items: Sequence[Item],
     judge: Judge,
     log: FeedbackLog,
     at_once: int,
@@ -86,13 +87,13 @@ async def judge_all(
 
 
 def _waiting(
-    items: Sequence[JudgedItem],
+    items: Sequence[Item],
     judge: Judge,
     log: FeedbackLog,
     retry_failed: bool,
     judged: Judged,
     progress: Callable[[int], None],
-) -> Iterator[tuple[JudgedItem, int]]:
+) -> Iterator[tuple[Item, int]]:
     """Items without a decision, each with the number of decisions on it that have failed."""
     failed = {one.id for one in read_decisions(log.path)[0] if one.outcome == "failed"}
     for item in items:

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.backend import Backend
 from lit_posttrain.judges.building import check_judge, judge_of
 from lit_posttrain.judges.constitution import read_constitution
 from lit_posttrain.judges.endpoint import Endpoint
 from lit_posttrain.judges.in_process import InProcess
-from lit_posttrain.judges.judge import Judge, JudgedItem
+from lit_posttrain.judges.judge import Judge
 from lit_posttrain.judges.kinds.criteria import read_criteria
 from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.judges.transport import layered
@@ -113,9 +114,8 @@ class JudgeReward(Reward):
         if self.compares and len(texts) == 1:
             return [0.5 if len(said) > 1 else None] * len(said)
         columns = {name: values[places[0]] for name, values in batch.columns.items()}
-        item = JudgedItem(
-            batch.prompts[places[0]], [{"text": text} for text in texts], columns, batch.sources[places[0]]
-        )
+        prompt = [dict(message) for message in batch.prompts[places[0]]]
+        item = Item(prompt, [{"text": text} for text in texts], columns, batch.sources[places[0]])
         try:
             scores = dict(zip(texts, await _opinion(judge, item), strict=True))
         except PostTrainError:
@@ -126,7 +126,7 @@ class JudgeReward(Reward):
         return [scores[text] for text in said]
 
 
-async def _opinion(judge: Judge, item: JudgedItem) -> list[float | Exception | None]:
+async def _opinion(judge: Judge, item: Item) -> list[float | Exception | None]:
     """The score of each response of an item, an exception for none."""
     opinion = await judge.opinion(item)
     none = NoVerdict(f"{opinion.outcome}: {opinion.error}")

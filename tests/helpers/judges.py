@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.building import judge_of
-from lit_posttrain.judges.judge import JudgedItem, Opinion
+from lit_posttrain.judges.judge import Opinion
 from lit_posttrain.judges.spec import JudgeSpec
 
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -36,8 +37,8 @@ class ScriptedBackend:
         self.closed = True
 
 
-def item(*responses: str, prompt: list[dict[str, Any]] = QUESTION, **columns: Any) -> JudgedItem:
-    return JudgedItem(prompt, [{"text": text} for text in responses], columns)
+def item(*responses: str, prompt: list[dict[str, Any]] = QUESTION, **columns: Any) -> Item:
+    return Item(prompt, [{"text": text} for text in responses], columns)
 
 
 def question(call: Call) -> str:
@@ -55,7 +56,7 @@ def parts(call: Call) -> dict[str, str]:
     return {name: said.removesuffix("\n") for name, said in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
-def opinion(script: Callable[[Call], Reply], judged: JudgedItem, **spec: Any) -> tuple[Opinion, ScriptedBackend]:
+def opinion(script: Callable[[Call], Reply], judged: Item, **spec: Any) -> tuple[Opinion, ScriptedBackend]:
     """The opinion of a judge whose model follows a script."""
     backend = ScriptedBackend(script)
     return asyncio.run(judge_of(JudgeSpec("scripted", **spec), backend).opinion(judged)), backend

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.feedback.record import Decision, item_id
-from lit_posttrain.judges.judge import JudgedItem, Opinion, decision, decision_id
+from lit_posttrain.judges.judge import Opinion, decision, decision_id
 
 PROMPT = [{"role": "user", "content": "Why?"}]
-ITEM = JudgedItem(PROMPT, [{"text": "So.", "model": "m"}, {"text": "Thus."}], {"topic": "x"}, "f.jsonl:3")
+ITEM = Item(PROMPT, [{"text": "So.", "model": "m"}, {"text": "Thus."}], {"topic": "x"}, "f.jsonl:3")
 
 
 class Scripted:
@@ -17,7 +18,7 @@ class Scripted:
     def __init__(self, **identity: Any) -> None:
         self.identity = {"kind": "pairwise", **identity}
 
-    async def opinion(self, item: JudgedItem) -> Opinion:
+    async def opinion(self, item: Item) -> Opinion:
         raise AssertionError
 
     async def close(self) -> None:
@@ -43,7 +44,7 @@ def test_what_is_no_verdict_has_no_scores_and_no_ranks() -> None:
 
 def test_the_id_is_of_item_judge_and_repetition() -> None:
     one = decision_id(ITEM, Scripted(version=1))
-    assert one == decision_id(JudgedItem(PROMPT, ITEM.responses, {}, "g.jsonl:9"), Scripted(version=1))
-    other = JudgedItem(PROMPT, ITEM.responses[::-1])
+    assert one == decision_id(Item(PROMPT, ITEM.responses, {}, "g.jsonl:9"), Scripted(version=1))
+    other = Item(PROMPT, ITEM.responses[::-1])
     assert len({one, decision_id(other, Scripted(version=1)), decision_id(ITEM, Scripted(version=2))}) == 3
     assert decision_id(ITEM, Scripted(version=1), repetition=1) != one

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.feedback.log import FeedbackLog, read_decisions
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.budget import BudgetSpent
-from lit_posttrain.judges.judge import JudgedItem, Opinion
+from lit_posttrain.judges.judge import Opinion
 from lit_posttrain.judges.runner import Judged, judge_all
 
 ITEMS = [
-    JudgedItem([{"role": "user", "content": f"Q{n}"}], [{"text": "a"}, {"text": "b"}], source=f"in.jsonl:{n + 1}")
+    Item([{"role": "user", "content": f"Q{n}"}], [{"text": "a"}, {"text": "b"}], source=f"in.jsonl:{n + 1}")
     for n in range(12)
 ]
 FIRST = Opinion("verdict", [0.9, 0.1], [0, 1], 0.9)
@@ -40,7 +41,7 @@ class ScriptedJudge:
     def identity(self) -> Mapping[str, Any]:
         return {"model": "scripted", "version": self.version}
 
-    async def opinion(self, item: JudgedItem) -> Opinion:
+    async def opinion(self, item: Item) -> Opinion:
         number = int(item.prompt[0]["content"][1:])
         self.asked.append(number)
         self.at_once += 1
@@ -100,7 +101,7 @@ def test_what_another_process_has_judged_meanwhile_is_not_counted_as_new(tmp_pat
     file = tmp_path / "out.jsonl"
 
     class Slower(ScriptedJudge):
-        async def opinion(self, item: JudgedItem) -> Opinion:
+        async def opinion(self, item: Item) -> Opinion:
             async with alone:
                 if not self.asked:
                     self.asked.append(0)

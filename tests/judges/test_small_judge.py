@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.modules.items import read_items
 from lit_posttrain.judges.backend import Call, most_tokens
 from lit_posttrain.judges.building import judge_of
 from lit_posttrain.judges.in_process import InProcess
-from lit_posttrain.judges.judge import JudgedItem, Opinion
+from lit_posttrain.judges.judge import Opinion
 from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.models.spec import ModelSpec
 from lit_posttrain.models.tokenizers import load_tokenizer
@@ -27,7 +28,7 @@ def test_position_bias_of_one_order_and_of_both(real_data: Path, name: str) -> N
     found = read_items(str(real_data / name / "dev.jsonl"))[:6]
 
     async def all_of_them() -> list[Opinion]:
-        return list(await asyncio.gather(*(judge.opinion(JudgedItem(one.prompt, one.responses)) for one in found)))
+        return list(await asyncio.gather(*(judge.opinion(Item(one.prompt, one.responses)) for one in found)))
 
     opinions = asyncio.run(all_of_them())
     assert {one.outcome for one in opinions} == {"verdict"}

@@ -13,9 +13,10 @@ import pytest
 import torch
 from rewards.test_rules import batch
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.errors import PostTrainError
-from lit_posttrain.judges.judge import JudgedItem, Opinion
+from lit_posttrain.judges.judge import Opinion
 from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.rewards import JudgeReward, RewardSum
 from lit_posttrain.rewards.base import RewardBatch
@@ -26,10 +27,10 @@ class Lengths:
 
     name, identity = "lengths", dict[str, Any]()
 
-    def __init__(self, say: Callable[[JudgedItem], Opinion | None] = lambda item: None, pause_s: float = 0.0) -> None:
-        self.say, self.pause_s, self.seen = say, pause_s, list[JudgedItem]()
+    def __init__(self, say: Callable[[Item], Opinion | None] = lambda item: None, pause_s: float = 0.0) -> None:
+        self.say, self.pause_s, self.seen = say, pause_s, list[Item]()
 
-    async def opinion(self, item: JudgedItem) -> Opinion:
+    async def opinion(self, item: Item) -> Opinion:
         self.seen.append(item)
         await asyncio.sleep(self.pause_s)
         return self.say(item) or Opinion("verdict", [float(len(text)) for text in item.texts])
@@ -88,7 +89,7 @@ def test_equal_responses_are_shown_once_and_have_one_score() -> None:
 
 @pytest.mark.parametrize("outcome", ["unparsable", "failed"])
 def test_without_a_verdict_there_is_no_score(outcome: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def say(item: JudgedItem) -> Opinion | None:
+    def say(item: Item) -> Opinion | None:
         return Opinion(outcome, [None], error="what came") if item.texts == ["two"] else None
 
     found = judged(Lengths(say), of_prompts(["one", "two", "three"]))
@@ -98,7 +99,7 @@ def test_without_a_verdict_there_is_no_score(outcome: Any, caplog: pytest.LogCap
 
 
 def test_a_group_without_a_verdict_has_no_score_and_the_others_have() -> None:
-    def say(item: JudgedItem) -> Opinion | None:
+    def say(item: Item) -> Opinion | None:
         return Opinion("failed", [None, None], error="HTTP 500") if "one" in item.texts else None
 
     found = judged(Lengths(say), of_prompts(["one", "three"], ["to", "four"]), "pairwise")
@@ -106,7 +107,7 @@ def test_a_group_without_a_verdict_has_no_score_and_the_others_have() -> None:
 
 
 def test_an_item_that_cannot_be_judged_has_no_score() -> None:
-    def say(item: JudgedItem) -> Opinion | None:
+    def say(item: Item) -> Opinion | None:
         raise BadRow("criteria", "it has no criteria")
 
     assert judged(Lengths(say), of_prompts(["one"]))["failed"].tolist() == [True]
@@ -114,7 +115,7 @@ def test_an_item_that_cannot_be_judged_has_no_score() -> None:
 
 @pytest.mark.parametrize("problem", [ValueError("a bug"), BadRow("criteria", "it has none")])
 def test_a_judge_that_raises_on_one_prompt_has_failed_on_its_responses_alone(problem: Exception) -> None:
-    def say(item: JudgedItem) -> Opinion | None:
+    def say(item: Item) -> Opinion | None:
         if "one" in item.texts:
             raise problem
         return None
@@ -125,7 +126,7 @@ def test_a_judge_that_raises_on_one_prompt_has_failed_on_its_responses_alone(pro
 
 
 def test_what_must_stop_the_run_stops_it() -> None:
-    def say(item: JudgedItem) -> Opinion | None:
+    def say(item: Item) -> Opinion | None:
         raise PostTrainError("the judge's budget is spent")
 
     with pytest.raises(PostTrainError, match="budget is spent"):

@@ -16,7 +16,7 @@ from lit_posttrain.judges.spec import JudgeSpec
 from lit_posttrain.runs.signals import run_terminable, terminable
 
 if TYPE_CHECKING:
-    from lit_posttrain.judges.judge import JudgedItem
+    from lit_posttrain.data.feedback.item import Item
     from lit_posttrain.judges.runner import Judged
     from lit_posttrain.judges.usage import Usage
 
@@ -51,15 +51,13 @@ def judge_file(
     check_judge(judge)
     # after what is refused without them: they load torch
     from lit_posttrain.data.modules.items import read_items
-    from lit_posttrain.judges.judge import JudgedItem
     from lit_posttrain.judges.runner import Judged
     from lit_posttrain.judges.usage import Usage
     from lit_posttrain.runtime import quiet_libraries, tune_allocator
 
     quiet_libraries()
     tune_allocator()
-    found = read_items(data, columns, format, system, at_least=1 if judge.kind in ("score", "rubric") else 2)
-    items = [JudgedItem(one.prompt, one.responses, one.columns, one.source) for one in found]
+    items = read_items(data, columns, format, system, at_least=1 if judge.kind in ("score", "rubric") else 2)
     judged, usage = Judged(), Usage()
     with terminable(), _told(out, len(items), judged, usage):
         run_terminable(_judge(items, out, judge, retry_failed, judged, usage))
@@ -67,7 +65,7 @@ def judge_file(
 
 
 async def _judge(
-    items: Sequence[JudgedItem], out: str, spec: JudgeSpec, retry_failed: bool, judged: Judged, usage: Usage
+    items: Sequence[Item], out: str, spec: JudgeSpec, retry_failed: bool, judged: Judged, usage: Usage
 ) -> None:
     from tqdm import tqdm
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lit_posttrain.data.audit.file_audit import FileAudit
-from lit_posttrain.data.feedback.record import item_id
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.files.own_format import in_format
 from lit_posttrain.data.files.source import Record
 from lit_posttrain.data.files.sources import find_sources
@@ -23,7 +22,7 @@ from lit_posttrain.data.formats.prompts import prompt_reader
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.data.rows.beside import VARIABLES
 from lit_posttrain.data.rows.kinds import COMPARED
-from lit_posttrain.data.rows.message_keys import MARK, NOTES, REASONING, UNUSED, Messages
+from lit_posttrain.data.rows.message_keys import MARK, NOTES, REASONING, UNUSED
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.errors import PostTrainError
 
@@ -33,26 +32,6 @@ _ORIGIN = ("model", "sampling")
 _SOME_EQUAL = "with equal responses, of which one is kept"
 # columns that name the models of two responses, in the order of the responses
 _MODELS = (("chosen_model", "rejected_model"), ("model_a", "model_b"), ("response_0_source", "response_1_source"))
-
-
-@dataclass(frozen=True)
-class Item:
-    """A prompt with responses that somebody is to judge.
-
-    prompt: messages, with the system prompt. responses: objects with `text`, and as far as the file says it
-    `reasoning_content`, `model` and `sampling`; all different. source: `file:line`. columns: the other columns of the
-    row, with its tools. id: see `item_id`, the same in every file.
-    """
-
-    prompt: Messages
-    responses: list[dict[str, Any]]
-    source: str
-    columns: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """Hash of prompt and responses."""
-        return item_id(self.prompt, self.responses)
 
 
 def read_items(
@@ -147,7 +126,7 @@ class _Reader:
         audit.note([*row.notes, *[_SOME_EQUAL] * (len(kept) < len(responses))], record.line)
         beside = {"tools": found.around.get("tools"), VARIABLES: found.around.get("variables")}
         others = {**row.rest(), **{name: value for name, value in beside.items() if value}}
-        return Item([_bare(m) for m in found.prompt], kept, f"{record.file}:{record.line}", others)
+        return Item([_bare(m) for m in found.prompt], kept, others, f"{record.file}:{record.line}")
 
 
 def _parted(example: Example) -> Comparison:

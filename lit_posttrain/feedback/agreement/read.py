@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.feedback.lines import is_record
 from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.data.files.annotations import unfolded
@@ -17,7 +18,7 @@ from lit_posttrain.data.formats.comparison import Comparison
 from lit_posttrain.data.formats.comparisons import ComparisonFormat, PreferenceColumns, recognise_comparison
 from lit_posttrain.data.formats.decisions import decision_of
 from lit_posttrain.data.formats.neighbours import joined
-from lit_posttrain.data.modules.items import Item, read_items
+from lit_posttrain.data.modules.items import read_items
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.votes import Winner

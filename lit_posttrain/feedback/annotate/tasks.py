@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.files.sources import find_sources
 from lit_posttrain.data.formats.comparisons import PreferenceColumns, recognise_comparison
-from lit_posttrain.data.modules.items import Item, read_items
+from lit_posttrain.data.modules.items import read_items
 from lit_posttrain.data.rows.bad_rows import BadRow, NothingToLearn
 from lit_posttrain.errors import PostTrainError
 

@@ -9,10 +9,11 @@ from functools import cached_property
 from itertools import combinations, permutations
 from typing import Any, Protocol
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Principle
-from lit_posttrain.judges.judge import JudgedItem, Opinion
+from lit_posttrain.judges.judge import Opinion
 from lit_posttrain.judges.kinds.asking import Asking, Missing, no_opinion, together
 from lit_posttrain.judges.kinds.identity import SAMPLE, OfModel, identity, prompt_hash
 from lit_posttrain.judges.kinds.pairs import Wins, of_both_orders, ranks_of, shares
@@ -40,7 +41,7 @@ class Comparison(Protocol):
         """Which of `count` responses are shown together, and in which order: each two of them in both orders."""
         ...
 
-    def call(self, item: JudgedItem, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
+    def call(self, item: Item, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
         """The question."""
         ...
 
@@ -65,7 +66,7 @@ class ComparingJudge(OfModel[Comparison]):
         told = identity(self.backend, self.spec, self.way.kind, self.way.version, hashed)
         return {**told, "disagreement": self.spec.disagreement}
 
-    async def opinion(self, item: JudgedItem) -> Opinion:
+    async def opinion(self, item: Item) -> Opinion:
         """As `Judge.opinion`."""
         count = len(item.responses)
         if not 2 <= count <= len(LETTERS):

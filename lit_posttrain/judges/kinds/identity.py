@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Generic, Protocol, TypeVar
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Backend, Call
 from lit_posttrain.judges.constitution import Constitution
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.spec import JudgeSpec
 
 
@@ -21,7 +21,7 @@ class Asks(Protocol):
 
 
 Way = TypeVar("Way", bound=Asks)
-SAMPLE = JudgedItem([{"role": "user", "content": "question"}], [{"text": "one"}, {"text": "other"}])
+SAMPLE = Item([{"role": "user", "content": "question"}], [{"text": "one"}, {"text": "other"}])
 """An item whose questions stand for all: their hash changes with every word that a judge is asked."""
 
 

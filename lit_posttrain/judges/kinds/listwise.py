@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Principle
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.kinds.asking import Unparsable, quoted
 from lit_posttrain.judges.kinds.comparing import Compared
 from lit_posttrain.judges.kinds.pairs import wins_of_ranks
@@ -38,7 +38,7 @@ class Listwise:
         """The order of the data, and its reverse."""
         return [tuple(range(count)), tuple(reversed(range(count)))]
 
-    def call(self, item: JudgedItem, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
+    def call(self, item: Item, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
         """The question."""
         letters = LETTERS[: len(order)]
         text = _TEXT.format(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Constitution, Principle
-from lit_posttrain.judges.judge import JudgedItem, Opinion
+from lit_posttrain.judges.judge import Opinion
 from lit_posttrain.judges.kinds.asking import Asking, Missing, no_opinion, together
 from lit_posttrain.judges.kinds.identity import OfModel, identity
 from lit_posttrain.judges.kinds.pairs import ranks_of
@@ -44,7 +45,7 @@ class Marking(Protocol):
         """The column of an item that decides what is asked beside its conversation; "" for none."""
         ...
 
-    def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
+    def questions(self, item: Item, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """The questions on the response at `index`, by the principles of one view.
 
         Raises:
@@ -52,7 +53,7 @@ class Marking(Protocol):
         """
         ...
 
-    def score(self, item: JudgedItem, marks: Mapping[str, float]) -> float:
+    def score(self, item: Item, marks: Mapping[str, float]) -> float:
         """The score of a response with these marks."""
         ...
 
@@ -72,7 +73,7 @@ class MarkingJudge(OfModel[Marking]):
         told = identity(self.backend, self.spec, self.way.kind, self.way.version, hashed)
         return {**told, "criteria_column": self.way.column} if self.way.column else told
 
-    async def opinion(self, item: JudgedItem) -> Opinion:
+    async def opinion(self, item: Item) -> Opinion:
         """As `Judge.opinion`. Where some responses have no marks the others are ranked without them; `details` says of
         which `missing`, and `error` why. With fewer than two marked ones of several there is no verdict."""
         if not item.responses:

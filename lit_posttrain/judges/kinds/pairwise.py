@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Principle
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.kinds.asking import probabilities
 from lit_posttrain.judges.kinds.comparing import Compared
 from lit_posttrain.judges.kinds.pairs import wins_of_first
@@ -33,7 +33,7 @@ class Pairwise:
         """Each two responses, in both orders."""
         return both_orders(count)
 
-    def call(self, item: JudgedItem, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
+    def call(self, item: Item, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
         """The question."""
         text = _TEXT.format(principles=principles_text(principles), shown=shown(item, order))
         return Call([{"role": "user", "content": text}], max_tokens=4, choices=_CHOICES)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Constitution, Principle
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.kinds.asking import Unparsable, quoted, whole
 from lit_posttrain.judges.kinds.criteria import Criteria, Criterion
 from lit_posttrain.judges.kinds.identity import SAMPLE, prompt_hash
@@ -52,7 +52,7 @@ class Rubric:
         """The column with the criteria."""
         return self.criteria.column
 
-    def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
+    def questions(self, item: Item, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """One question for all criteria that are marked in JSON, and one for each of the others."""
         criteria = self.criteria.of(item.columns, view)
         together = [one for one in criteria if one.pattern is None]
@@ -71,7 +71,7 @@ class Rubric:
             found.append((_call(asked, spec), partial(_extract, one)))
         return found
 
-    def score(self, item: JudgedItem, marks: Mapping[str, float]) -> float:
+    def score(self, item: Item, marks: Mapping[str, float]) -> float:
         """The weighted mean of the marks as shares of their scales. Of principles each has the weight 1."""
         criteria = self.criteria.of(item.columns, [])
         by_name = {one.name: one for one in criteria}
@@ -82,7 +82,7 @@ class Rubric:
     def hashed(self, view: Sequence[Principle], constitution: Constitution, spec: JudgeSpec) -> str:
         """As `Marking.hashed`; the criteria of a column are those of the item, not of the judge."""
         column = self.column
-        sample = JudgedItem(SAMPLE.prompt, SAMPLE.responses, {column: ["criterion"]} if column else {})
+        sample = Item(SAMPLE.prompt, SAMPLE.responses, {column: ["criterion"]} if column else {})
         read = self.criteria.hash if column or self.criteria.fixed else constitution
         return prompt_hash([call for call, _ in self.questions(sample, 0, view, spec)], read)
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Constitution, Principle
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.kinds.asking import probabilities
 from lit_posttrain.judges.kinds.identity import SAMPLE, prompt_hash
 from lit_posttrain.judges.kinds.marking import Marks, Question
@@ -32,12 +32,12 @@ class Score:
     version = 1
     column = ""
 
-    def questions(self, item: JudgedItem, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
+    def questions(self, item: Item, index: int, view: Sequence[Principle], spec: JudgeSpec) -> list[Question]:
         """One question, with the ten digits as its answers."""
         text = _TEXT.format(principles=principles_text(view), shown=shown(item, [index]))
         return [(Call([{"role": "user", "content": text}], max_tokens=4, choices=_CHOICES), _read)]
 
-    def score(self, item: JudgedItem, marks: Mapping[str, float]) -> float:
+    def score(self, item: Item, marks: Mapping[str, float]) -> float:
         """The expected mark."""
         return marks["score"]
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.constitution import Principle
-from lit_posttrain.judges.judge import JudgedItem
 
 LETTERS = ascii_uppercase
 _CONTROL = re.compile(
@@ -27,7 +27,7 @@ MATERIAL = (
 )
 
 
-def shown(item: JudgedItem, order: Sequence[int]) -> str:
+def shown(item: Item, order: Sequence[int]) -> str:
     """The conversation and the responses in this order, called A, B, ...; a single one has no letter. Begins with a
     sentence on how the parts are separated."""
     parts = [(str(message.get("role", "user")), _content(message)) for message in item.prompt]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.backend import Call, Reply
 from lit_posttrain.judges.constitution import Principle
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.kinds.asking import Unparsable, quoted, whole
 from lit_posttrain.judges.kinds.comparing import Compared
 from lit_posttrain.judges.kinds.pairs import wins_of_first
@@ -42,7 +42,7 @@ class Verdict:
         """Each two responses, in both orders."""
         return both_orders(count)
 
-    def call(self, item: JudgedItem, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
+    def call(self, item: Item, order: Sequence[int], principles: Sequence[Principle], spec: JudgeSpec) -> Call:
         """The question."""
         text = _TEXT.format(principles=principles_text(principles), shown=shown(item, order))
         return Call([{"role": "user", "content": text}], spec.max_tokens, spec.temperature, seed=spec.seed)

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.judges.constitution import Constitution, Principle
-from lit_posttrain.judges.judge import JudgedItem
 from lit_posttrain.judges.spec import JudgeSpec
 
 View = Sequence[Principle]
 
 
-def views_of(item: JudgedItem, constitution: Constitution, spec: JudgeSpec) -> list[View]:
+def views_of(item: Item, constitution: Constitution, spec: JudgeSpec) -> list[View]:
     """The principles of each question on an item. They are drawn for the prompt, not the item: all responses to a
     prompt are judged by the same ones, in whatever items they stand."""
     if not spec.principles:

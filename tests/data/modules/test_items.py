@@ -9,8 +9,9 @@ from typing import Any, Literal
 import pytest
 from helpers.runs import write
 
+from lit_posttrain.data.feedback.item import Item
 from lit_posttrain.data.feedback.record import Decision
-from lit_posttrain.data.modules.items import Item, read_items
+from lit_posttrain.data.modules.items import read_items
 from lit_posttrain.errors import PostTrainError
 
 TEA = [{"role": "user", "content": "What is tea?"}]
@@ -63,7 +64,7 @@ def test_items_of_every_kind(
     path = write(tmp_path / "a.jsonl", [row])
     (item,) = read_items(path)
     tools = item.columns.pop("tools", None)
-    assert item == Item(TEA, responses, f"{path}:1", columns)
+    assert item == Item(TEA, responses, columns, f"{path}:1")
     assert (tools is not None) == ("tools" in row)
 
 

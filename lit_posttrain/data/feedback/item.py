@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lit_posttrain.data.feedback.record import item_id
@@ -22,7 +23,7 @@ class Item:
     columns: dict[str, Any] = field(default_factory=dict)
     source: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash of the prompt and the responses' texts: the same in every file."""
         return item_id(self.prompt, self.responses)

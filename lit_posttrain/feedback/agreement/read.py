@@ -109,7 +109,7 @@ def decisions_of(
 def _said(record: Record, item: Item, reader: ComparisonFormat) -> Iterator[Decision]:
     """What a row's annotators say."""
     if reader.votes is None:
-        probability, ranks = _ranked(record, item, reader)
+        probability, ranks = ranked(record, item, reader)
         if ranks is not None:
             yield _decision(item, Path(record.file).name.split(".")[0], probability, ranks)
         return
@@ -123,7 +123,7 @@ def _said(record: Record, item: Item, reader: ComparisonFormat) -> Iterator[Deci
         yield _decision(item, column, share, None)
 
 
-def _ranked(record: Record, item: Item, reader: ComparisonFormat) -> tuple[float | None, list[int | None] | None]:
+def ranked(record: Record, item: Item, reader: ComparisonFormat) -> tuple[float | None, list[int | None] | None]:
     """The probability that the first of two responses is better, if it is less than certain, and the ranks of all in
     the order of the item; None without a preference."""
     try:

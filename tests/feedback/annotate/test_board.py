@@ -15,14 +15,14 @@ from lit_posttrain.feedback.annotate.tasks import Task
 def tasks(count: int, gold: int = 0) -> list[Task]:
     known: list[int | None] = [0, 1]
     return [
-        Task(
-            f"item-{n}",
-            [{"role": "user", "content": f"{n}?"}],
-            [{"text": "a"}, {"text": "b"}],
-            known if n < gold else None,
-        )
+        Task([{"role": "user", "content": f"{n}?"}], [{"text": "a"}, {"text": "b"}], gold=known if n < gold else None)
         for n in range(count)
     ]
+
+
+def item(n: int) -> str:
+    """The id of one of the tasks."""
+    return tasks(n + 1)[n].id
 
 
 def decision(item: str, who: str, number: int = 0, **said: object) -> Decision:
@@ -46,7 +46,7 @@ def work(board: Board, *people: str) -> dict[str, list[str]]:
 def test_every_item_is_decided_once_by_somebody() -> None:
     board = Board(tasks(40))
     done = work(board, "ann", "ben")
-    assert Counter(done["ann"] + done["ben"]) == {f"item-{n}": 1 for n in range(40)}
+    assert Counter(done["ann"] + done["ben"]) == {item(n): 1 for n in range(40)}
     assert abs(len(done["ann"]) - len(done["ben"])) <= 1
     assert board.missing() == 0
 
@@ -85,13 +85,13 @@ def test_what_is_left_is_what_one_can_still_be_given() -> None:
                 reachable += 1
             assert left == reachable
             if task is not None:
-                board.add(decision(task.id, who, outcome="skipped" if task.id == "item-7" else "verdict"))
-    assert board.missing() == board._wanted["item-7"]  # which everybody has skipped
+                board.add(decision(task.id, who, outcome="skipped" if task.id == item(7) else "verdict"))
+    assert board.missing() == board._wanted[item(7)]  # which everybody has skipped
 
 
 def test_everybody_is_given_the_items_with_known_answers() -> None:
     done = work(Board(tasks(20, gold=3)), "ann", "ben")
-    assert all({"item-0", "item-1", "item-2"} <= set(mine) for mine in done.values())
+    assert all({item(0), item(1), item(2)} <= set(mine) for mine in done.values())
 
 
 def test_the_same_item_until_it_is_decided_and_nobody_else_gets_it() -> None:
@@ -134,10 +134,10 @@ def test_what_is_undone_is_looked_at_again() -> None:
 
 
 def test_one_person_decides_on_an_item_once() -> None:
-    board = Board(tasks(1), [decision("item-0", "ann")])
+    board = Board(tasks(1), [decision(item(0), "ann")])
     with pytest.raises(Conflict, match="another window"):
-        board.check(decision("item-0", "ann", 1))
-    board.check(decision("item-0", "ben"))
+        board.check(decision(item(0), "ann", 1))
+    board.check(decision(item(0), "ben"))
 
 
 def test_a_board_of_earlier_decisions_goes_on_from_them() -> None:
@@ -155,7 +155,7 @@ def test_a_board_of_earlier_decisions_goes_on_from_them() -> None:
 
 
 def test_a_judges_decisions_are_nobodys() -> None:
-    board = Board(tasks(1), [decision("item-0", "a judge", judge={"model": "m"})])
+    board = Board(tasks(1), [decision(item(0), "a judge", judge={"model": "m"})])
     assert board.next("ann") is not None
 
 

@@ -171,6 +171,19 @@ def test_known_answers_are_ranks_in_the_order_of_the_responses() -> None:
     assert ranks == {"bad": 1, "good": 0}
 
 
+def test_known_answers_are_read_as_items_are() -> None:
+    """Rows of one file may differ in their columns, and neighbouring rows of ratings are one item."""
+    pair = {"prompt": "c?", "chosen": "good", "rejected": "bad"}
+    judged = {"prompt": "b?", "response1": "bad", "response2": "good", "label": 2}
+    tasks = read_tasks("r.jsonl", "rank", wrote("mixed.jsonl", [pair, judged]))
+    assert [task.gold for task in tasks] == [None, [0, 1], [1, 0]]
+    marks = {"correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 2}
+    rated = [
+        {"prompt": "d?", "response": said, "helpfulness": mark, **marks} for said, mark in (("bad", 1), ("good", 3))
+    ]
+    assert [task.gold for task in read_tasks("r.jsonl", "rank", wrote("rated.jsonl", rated))] == [None, [1, 0]]
+
+
 def test_known_answers_that_say_nothing_are_refused() -> None:
     tie = {"prompt": "b?", "response1": "bad", "response2": "good", "label": 0}
     with pytest.raises(PostTrainError, match=r"tie\.jsonl:1: --gold needs rows"):

@@ -17,7 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from lit_posttrain.data.feedback.log import FeedbackLog, read_decisions
-from lit_posttrain.data.feedback.record import Decision, item_id
+from lit_posttrain.data.feedback.record import Decision
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.feedback.annotate.answers import Question
 from lit_posttrain.feedback.annotate.board import Board
@@ -32,7 +32,7 @@ BASE = "http://127.0.0.1:8765"
 def task(n: int, count: int = 3, gold: list[int | None] | None = None) -> Task:
     prompt = [{"role": "user", "content": f"What is {n}?"}]
     responses = [{"text": f"Answer {k} to {n}", "model": f"model-{k}"} for k in range(count)]
-    return Task(item_id(prompt, responses), prompt, responses, gold, f"r.jsonl:{n}", {"topic": "numbers"})
+    return Task(prompt, responses, {"topic": "numbers"}, f"r.jsonl:{n}", gold)
 
 
 class Server:

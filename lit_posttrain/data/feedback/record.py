@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.values import is_number
 
 VERSION = 1  # of the record's fields, in the column `feedback`
 Outcome = Literal["verdict", "skipped", "unparsable", "failed", "undone"]
@@ -110,7 +110,7 @@ class Decision:
         self._check_kinds()
         for name, scores in (self.criteria or {}).items():
             for score in scores:
-                if score is not None and not _number(score):
+                if score is not None and not is_number(score):
                     raise BadRow("record", f"`criteria.{name}` has {score!r}; scores are numbers, or null")
         if self.order is not None and (
             any(type(one) is not int for one in self.order) or sorted(self.order) != list(range(count))
@@ -120,7 +120,7 @@ class Decision:
             if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
                 raise BadRow("record", f"`ranks` has {rank!r}; ranks are whole numbers from 0, or null")
         if self.probability is not None and not (
-            _number(self.probability) and 0 <= self.probability <= 1 and count == 2
+            is_number(self.probability) and 0 <= self.probability <= 1 and count == 2
         ):
             raise BadRow("record", "`probability` is a number from 0 to 1, and of two responses alone")
 
@@ -129,9 +129,9 @@ class Decision:
         right = {
             "responses[].text": all(isinstance(one.get("text", ""), str) for one in self.responses),
             "rejected": all(isinstance(one, bool) for one in self.rejected or []),
-            "strength": self.strength is None or _number(self.strength),
+            "strength": self.strength is None or is_number(self.strength),
             "messages": self.messages is None or _objects(self.messages),
-            "seconds": self.seconds is None or _number(self.seconds),
+            "seconds": self.seconds is None or is_number(self.seconds),
             "time": isinstance(self.time, str) and (not self.time or _iso(self.time)),
             **{name: isinstance(getattr(self, name), str) for name in ("reason", "error", "source", "undoes")},
         }
@@ -161,10 +161,6 @@ def now() -> str:
 
 def _objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) for one in value)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _iso(time: str) -> bool:

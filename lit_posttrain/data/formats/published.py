@@ -18,7 +18,7 @@ from lit_posttrain.data.rows.bad_rows import BadRow
 from lit_posttrain.data.rows.message_keys import Messages
 from lit_posttrain.data.rows.row import Row
 from lit_posttrain.data.rows.turns import conversation
-from lit_posttrain.data.rows.votes import finite_number
+from lit_posttrain.data.rows.values import finite_number
 
 STEPS = "of steps, read as one response that is good if every step is right"
 JOINED = "made of neighbouring rows with the same prompt, which are compared by helpfulness"

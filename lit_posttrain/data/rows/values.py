@@ -1,9 +1,10 @@
-"""Describe the values of a row in words, and parse JSON text."""
+"""The values of a row: described in words, JSON text parsed, and numbers told from what only looks like one."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import Any, TypeGuard
 
 from lit_posttrain.data.rows.bad_rows import BadRow
 
@@ -27,6 +28,20 @@ def fault_of(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} column {error.colno}"
     return "nested too deeply to read" if isinstance(error, RecursionError) else "a number of more than 4,300 digits"
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """True for a number that a float can hold; infinities, NaN, True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def finite_number(value: object) -> float | None:
+    """A number, also written as text (a CSV file has nothing else); None for anything else, such as N/A."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    return float(number) if is_number(number) else None
 
 
 def kind(value: object) -> str:

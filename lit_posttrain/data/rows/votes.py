@@ -7,12 +7,12 @@ the opposite.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
 from lit_posttrain.data.rows.bad_rows import BadRow, Misread, NothingToLearn
+from lit_posttrain.data.rows.values import finite_number
 
 Winner = Literal["first", "second", "tie", "neither"]  # neither: a tie of two bad responses
 
@@ -112,17 +112,6 @@ class Votes:
             "is better and not which one; name the column that says which with --data.columns.labels '[NAME]', or pass "
             f"--data.label_values '{{{known}}}' if all of these rows prefer the second one"
         )
-
-
-def finite_number(value: object) -> float | None:
-    """A number, also written as text (a CSV file has nothing else); None for anything else, such as N/A."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def whole_number(value: object) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from lit_posttrain.data.feedback.record import Decision, now
 from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.values import is_number
 from lit_posttrain.feedback.annotate.tasks import Mode, Task
 
 SCALE = (1, 2, 3, 4, 5)  # of every criterion
@@ -147,6 +147,6 @@ def _written(said: Mapping[str, Any], task: Task, question: Question) -> dict[st
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if not is_number(value) or value < 0:
         return None
     return round(value, 1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.data.rows.bad_rows import BadRow
+from lit_posttrain.data.rows.values import is_number
 from lit_posttrain.errors import PostTrainError
 from lit_posttrain.judges.constitution import Principle, read_settings
 
@@ -118,7 +118,7 @@ def _criterion(told: Any, number: int) -> Criterion:
     name, weight = given.pop("name", name), given.pop("weight", 1.0)
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"{where}: its name is no text")
-    if not _number(weight) or weight <= 0:
+    if not is_number(weight) or weight <= 0:
         raise ValueError(f"{where}: its weight is {weight!r}; a weight is a number above 0")
     if "rubric_str" in given:
         return _with_pattern(given, where, name, float(weight))
@@ -152,7 +152,3 @@ def _with_pattern(given: dict[str, Any], where: str, name: str, weight: float) -
         raise ValueError(f"{where}: extraction_regex has no group ( ) around the mark")
     scale = _scale(given.get("scale", [0, 1]), where)
     return Criterion(name, given["rubric_str"].strip(), weight, scale, pattern, given[keys[2]].strip())
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
